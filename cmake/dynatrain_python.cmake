@@ -1,0 +1,22 @@
+# The Python module dynatrain._native. It includes pybind11 but no torch header: torch's c10d is
+# reached when the program runs, so one build serves every supported torch.
+find_package(Python 3.10 REQUIRED COMPONENTS Interpreter Development.Module)
+
+if(NOT pybind11_DIR)
+  execute_process(
+    COMMAND "${Python_EXECUTABLE}" -m pybind11 --cmakedir
+    OUTPUT_VARIABLE pybind11_cmake_dir OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+  set(pybind11_DIR "${pybind11_cmake_dir}" CACHE PATH "Folder of pybind11Config.cmake")
+endif()
+set(PYBIND11_FINDPYTHON ON)
+find_package(pybind11 3.0 CONFIG REQUIRED)
+
+file(GLOB_RECURSE DYNATRAIN_NATIVE_SOURCES CONFIGURE_DEPENDS csrc/torch/*.cpp)
+pybind11_add_module(dynatrain_native MODULE NO_EXTRAS ${DYNATRAIN_NATIVE_SOURCES})
+set_target_properties(dynatrain_native PROPERTIES
+  OUTPUT_NAME _native
+  LIBRARY_OUTPUT_DIRECTORY "${DYNATRAIN_NATIVE_DIR}")
+target_include_directories(dynatrain_native PRIVATE ${PROJECT_SOURCE_DIR}/csrc)
+target_compile_definitions(dynatrain_native PRIVATE DYNATRAIN_VERSION="${PROJECT_VERSION}")
+target_link_libraries(dynatrain_native PRIVATE dynatrain::core ${CMAKE_DL_LIBS})
+dynatrain_own_target(dynatrain_native)

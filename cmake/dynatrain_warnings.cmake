@@ -1,0 +1,17 @@
+# dynatrain_own_target(<target>): our warnings and the chosen sanitizer, for our own targets only.
+function(dynatrain_own_target target)
+  target_compile_options(${target} PRIVATE
+    -Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow)
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+    # g++ 12 reports overlaps inside std::string's own operator+ (gcc bug 105651).
+    target_compile_options(${target} PRIVATE -Wno-restrict)
+  endif()
+  if(DYNATRAIN_WERROR)
+    target_compile_options(${target} PRIVATE -Werror)
+  endif()
+  if(DYNATRAIN_SANITIZER)
+    target_compile_options(${target} PRIVATE
+      -fsanitize=${DYNATRAIN_SANITIZER} -fno-sanitize-recover=all -fno-omit-frame-pointer)
+    target_link_options(${target} PRIVATE -fsanitize=${DYNATRAIN_SANITIZER})
+  endif()
+endfunction()

@@ -1,0 +1,70 @@
+"""Builds the native module with CMake; everything else about the package is in pyproject.toml."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+
+
+def find_tool(name: str, module: str, attribute: str) -> str | None:
+    """Returns the path of a build tool: the one of this Python environment before the system's."""
+    try:
+        folder = getattr(importlib.import_module(module), attribute)
+    except ImportError:
+        return shutil.which(name)
+    return shutil.which(name, path=str(folder)) or shutil.which(name)
+
+
+class CMakeBuild(build_ext):
+    """Configures and builds dynatrain._native in a folder that later builds use again."""
+
+    def build_extension(self, ext: Extension) -> None:
+        """Puts the module where setuptools expects it (beside the sources when editable)."""
+        target_dir = Path(self.get_ext_fullpath(ext.name)).resolve().parent
+        build_dir = os.environ.get("DYNATRAIN_BUILD_DIR") or str(Path(self.build_temp) / "cmake")
+        cmake = find_tool("cmake", "cmake", "CMAKE_BIN_DIR")
+        if cmake is None:
+            raise SystemExit(
+                "dynatrain: CMake was not found; nothing was built\n"
+                "  install it (pip install 'cmake>=3.26' ninja) or let pip do it: "
+                "pip install without --no-build-isolation"
+            )
+        configure = [cmake, "-S", str(ROOT), "-B", build_dir, *self.settings(target_dir)]
+        self.call(configure)
+        jobs = str(self.parallel or os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", os.cpu_count()))
+        self.call([cmake, "--build", build_dir, "--target", "dynatrain_native", "-j", jobs])
+
+    def settings(self, target_dir: Path) -> list[str]:
+        """Returns the options of the configure call."""
+        options = [
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-DDYNATRAIN_NATIVE_DIR={target_dir}",
+            "-DDYNATRAIN_BUILD_PYTHON=ON",
+        ]
+        if "DYNATRAIN_BUILD_DIR" not in os.environ:
+            options.append("-DDYNATRAIN_BUILD_TESTS=OFF")
+        ninja = find_tool("ninja", "ninja", "BIN_DIR")
+        if ninja is not None:
+            options += ["-GNinja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
+        return options + os.environ.get("CMAKE_ARGS", "").split()
+
+    def call(self, command: list[str]) -> None:
+        """Runs one CMake step; on failure stops with its exit status and no Python traceback."""
+        done = subprocess.run(command, check=False)
+        if done.returncode != 0:
+            raise SystemExit(f"dynatrain: the native build failed (see above): {' '.join(command)}")
+
+
+setup(
+    ext_modules=[Extension("dynatrain._native", sources=[])],
+    cmdclass={"build_ext": CMakeBuild},
+)
