@@ -1,0 +1,166 @@
+#include "plan/sender.hpp"
+
+#include <algorithm>
+#include <numeric>
+
+namespace dynatrain {
+namespace {
+
+/// Splitting below this would turn long runs into small parts for little balance.
+constexpr std::int64_t kMinShareBytes = 256LL << 10U;
+
+struct Split {
+  int dim = 0;
+  std::int64_t num_pieces = 1;
+  bool is_even = false;  ///< every candidate gets the same number of pieces when dealt in turn
+};
+
+Split choose_split(const SenderGroup& group, const Box& cell, std::int64_t elem_bytes) {
+  const auto num_candidates = static_cast<std::int64_t>(group.candidates.size());
+  const auto num_needers = static_cast<std::int64_t>(group.needers.size());
+  const std::int64_t full = num_candidates / std::gcd(num_candidates, num_needers);
+  if (full == 1) {
+    return {.is_even = true};
+  }
+  const std::int64_t cell_bytes = cell.num_elements() * elem_bytes;
+  const std::int64_t wanted = std::clamp<std::int64_t>(cell_bytes / kMinShareBytes, 1, full);
+  Split split;
+  for (int d = 0; d < cell.rank() && split.num_pieces < wanted; ++d) {
+    const std::int64_t pieces = std::min(wanted, cell.dim(d).size());
+    if (pieces > split.num_pieces) {
+      split.dim = d;
+      split.num_pieces = pieces;
+    }
+  }
+  split.is_even = split.num_pieces == full;
+  return split;
+}
+
+Box piece_of(const Box& cell, const Split& split, std::int64_t index) {
+  if (split.num_pieces == 1) {
+    return cell;
+  }
+  Box piece = cell;
+  const Interval whole = cell.dim(split.dim);
+  piece.begin[split.dim] = whole.begin + whole.size() * index / split.num_pieces;
+  piece.end[split.dim] = whole.begin + whole.size() * (index + 1) / split.num_pieces;
+  return piece;
+}
+
+/// The place of `rank` in an ascending list, or -1.
+std::int64_t place_of(const std::vector<int>& ranks, int rank) {
+  const auto found = std::ranges::lower_bound(ranks, rank);
+  return found != ranks.end() && *found == rank ? found - ranks.begin() : -1;
+}
+
+/// Turn t serves needer t / pieces with piece t % pieces; candidate (t + first) % n takes turn t.
+/// Only the turns of `rank` are visited.
+std::vector<Share> deal_in_turn(
+    const SenderGroup& group, const Box& cell, const Split& split, std::int64_t first, int rank) {
+  const auto num_candidates = static_cast<std::int64_t>(group.candidates.size());
+  const std::int64_t num_turns = static_cast<std::int64_t>(group.needers.size()) * split.num_pieces;
+  std::int64_t turn = 0;
+  std::int64_t end = num_turns;
+  std::int64_t step = 1;
+  if (const std::int64_t needer = place_of(group.needers, rank); needer >= 0) {
+    turn = needer * split.num_pieces;
+    end = turn + split.num_pieces;
+  } else {
+    const std::int64_t own = place_of(group.candidates, rank);
+    turn = ((own - first) % num_candidates + num_candidates) % num_candidates;
+    step = num_candidates;
+  }
+  std::vector<Share> shares;
+  for (; turn < end; turn += step) {
+    const auto src = static_cast<std::size_t>((turn + first) % num_candidates);
+    const auto dst = static_cast<std::size_t>(turn / split.num_pieces);
+    shares.push_back({.box = piece_of(cell, split, turn % split.num_pieces),
+                      .src_rank = group.candidates[src],
+                      .dst_rank = group.needers[dst]});
+  }
+  return shares;
+}
+
+/// The candidate with the fewest booked bytes; among equals the next one from `first` on.
+std::size_t least_loaded(const SenderGroup& group, std::int64_t first) {
+  const std::size_t num_candidates = group.candidates.size();
+  std::size_t best = static_cast<std::size_t>(first) % num_candidates;
+  for (std::size_t i = 1; i < num_candidates; ++i) {
+    const std::size_t next = (static_cast<std::size_t>(first) + i) % num_candidates;
+    if (group.dealt_bytes[next] < group.dealt_bytes[best]) {
+      best = next;
+    }
+  }
+  return best;
+}
+
+}  // namespace
+
+int SenderBook::node_of(int rank) const {
+  return record_.node_of_rank.empty() ? 0 : record_.node_of_rank[static_cast<std::size_t>(rank)];
+}
+
+int SenderBook::intern(std::vector<int> candidates, std::vector<int> needers) {
+  auto key = std::make_pair(std::move(candidates), std::move(needers));
+  const auto [entry, is_new] = group_ids_.try_emplace(key, static_cast<int>(groups_.size()));
+  if (is_new) {
+    std::vector<std::int64_t> dealt_bytes(key.first.size(), 0);
+    groups_.push_back({.candidates = std::move(key.first),
+                       .needers = std::move(key.second),
+                       .dealt_bytes = std::move(dealt_bytes)});
+  }
+  return entry->second;
+}
+
+std::vector<int> SenderBook::groups_of(const std::vector<int>& owners,
+                                       const std::vector<int>& lacking) {
+  std::map<int, std::vector<int>> owners_of_node;
+  for (const int owner : owners) {
+    owners_of_node[node_of(owner)].push_back(owner);
+  }
+  std::map<int, std::vector<int>> near;
+  std::vector<int> far;
+  for (const int needer : lacking) {
+    const int node = node_of(needer);
+    (owners_of_node.contains(node) ? near[node] : far).push_back(needer);
+  }
+  const bool is_owner = place_of(owners, rank_) >= 0;
+  std::vector<int> groups;
+  for (auto& [node, needers] : near) {
+    const bool is_member = is_owner ? node_of(rank_) == node : place_of(needers, rank_) >= 0;
+    if (is_member) {
+      groups.push_back(intern(owners_of_node[node], std::move(needers)));
+    }
+  }
+  if (!far.empty() && (is_owner || place_of(far, rank_) >= 0)) {
+    groups.push_back(intern(owners, std::move(far)));
+  }
+  return groups;
+}
+
+std::vector<Share> SenderBook::deal(int group_id,
+                                    const Box& cell,
+                                    TensorId tensor,
+                                    std::int64_t elem_bytes) {
+  SenderGroup& group = groups_[static_cast<std::size_t>(group_id)];
+  const Split split = choose_split(group, cell, elem_bytes);
+  const std::int64_t first = std::int64_t{group.needers.front()} + tensor.value;
+  if (split.is_even) {
+    return deal_in_turn(group, cell, split, first, rank_);
+  }
+  std::vector<Share> shares;
+  std::int64_t turn = first;
+  for (const int needer : group.needers) {
+    for (std::int64_t piece = 0; piece < split.num_pieces; ++piece, ++turn) {
+      const Box box = piece_of(cell, split, piece);
+      const std::size_t src = least_loaded(group, turn);
+      group.dealt_bytes[src] += box.num_elements() * elem_bytes;
+      if (needer == rank_ || group.candidates[src] == rank_) {
+        shares.push_back({.box = box, .src_rank = group.candidates[src], .dst_rank = needer});
+      }
+    }
+  }
+  return shares;
+}
+
+}  // namespace dynatrain

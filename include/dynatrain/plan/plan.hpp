@@ -1,0 +1,111 @@
+#pragma once
+
+#include "dynatrain/base/strong_id.hpp"
+#include "dynatrain/geometry/box.hpp"
+#include "dynatrain/layout/shard_map.hpp"
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace dynatrain {
+
+/// How the sender of a cell is chosen among its owners.
+enum class SenderRule : std::uint8_t {
+  /// Local if held, else owners on the needer's node first. A cell that its n candidates cannot
+  /// share evenly among its m needers is split into n / gcd(n, m) pieces, dealt in turn; pieces too
+  /// small for that go to the candidate of their group with the fewest bytes so far. Rank-local and
+  /// equal on both ends; see docs/design/plan.md, "Who sends".
+  kClosedForm,
+};
+
+/// The few global choices of a switch. Computed once, published, compared by all (law 4).
+struct DecisionRecord {
+  SenderRule sender_rule = SenderRule::kClosedForm;
+  /// Node of each rank; empty means that all share one node.
+  std::vector<int> node_of_rank;
+
+  [[nodiscard]] std::uint64_t hash() const;
+};
+
+/// A box of one tensor from one src rank to one dst rank; local when they are equal. It lies within
+/// one fragment of the source map at src and within one fragment of the target map at dst.
+struct Move {
+  TensorId tensor;
+  Box box;
+  int src_rank = 0;
+  int dst_rank = 0;
+
+  friend bool operator==(const Move&, const Move&) = default;
+};
+
+/// The canonical list of one ordered pair of ranks, by tensor, then box; equal on both ends.
+struct PairList {
+  int peer = 0;
+  std::vector<Move> moves;
+  std::int64_t size_bytes = 0;
+  std::uint64_t hash = 0;  ///< of moves in order; exchanged before any byte moves
+};
+
+/// Bytes that a plan moves for its rank, and the bounds they are held against.
+struct Traffic {
+  std::int64_t sent_bytes = 0;
+  std::int64_t received_bytes = 0;
+  std::int64_t kept_bytes = 0;         ///< needed and already held (adopted or copied locally)
+  std::int64_t lower_bound_bytes = 0;  ///< |need \ own|, computed apart from the moves
+  std::int64_t adoptable_bytes = 0;    ///< part of kept_bytes: the tensors in Plan::adoptable
+};
+
+/// All moves of one rank under a decision record.
+struct Plan {
+  int rank = 0;
+  std::vector<PairList> sends;     ///< peers ascending, none empty
+  std::vector<PairList> receives;  ///< peers ascending, none empty
+  std::vector<Move> locals;
+  /// Tensors whose fragments and views are equal in source and target on this rank: their buffer
+  /// may be adopted instead of copied. Their moves are in `locals` all the same.
+  std::vector<TensorId> adoptable;
+  Traffic traffic;
+  /// Cell tables that were computed; every other tensor was stamped from one of them.
+  int num_cell_tables = 0;
+};
+
+/// Errors   LayoutError when the maps differ in names, shapes or dtypes: lists missing, extra and
+///          differing tensors (at most 8 of each), and the nearest names.
+void check_same_tensors(const ShardMap& source, const ShardMap& target);
+
+/// Derives the moves of `rank` from both maps; no communication.
+///
+/// Errors   LayoutError as check_same_tensors; LayoutError naming tensor, box and rank when a cell
+///          that `rank` needs has no owner (law 2; other ranks learn of it by the switch's vote);
+///          LayoutError when the record's nodes do not cover the ranks.
+/// Cost     cells that involve this rank, per distinct (shape, sharding pair); never all pairs of
+///          shards. Tensors that share both are planned once and stamped.
+/// Source   own; docs/design/plan.md, "Cells".
+[[nodiscard]] Plan make_plan(const ShardMap& source,
+                             const ShardMap& target,
+                             int rank,
+                             const DecisionRecord& record);
+
+/// Checks the plans of all ranks together, by other arithmetic than the planner's: every target
+/// element arrives exactly once, every src holds what it sends, both ends of a pair list the same
+/// moves, nobody receives what it holds or does not need (laws 2 and 3).
+/// Returns  one line per violation; empty when the plans are complete.
+[[nodiscard]] std::vector<std::string> check_plans(const ShardMap& source,
+                                                   const ShardMap& target,
+                                                   std::span<const Plan> plans);
+
+/// Link speeds for the time bound of a plan.
+struct Topology {
+  double link_bytes_per_second = 25e9;  ///< per rank and direction
+  double stage_latency_seconds = 20e-6;
+  double memory_bytes_per_second = 1e12;  ///< for kept bytes that change address
+};
+
+/// The least time a plan can take: busiest link, plus stages * latency, plus local copies.
+[[nodiscard]] double time_bound_seconds(const Traffic& traffic,
+                                        int num_stages,
+                                        const Topology& topology);
+
+}  // namespace dynatrain
