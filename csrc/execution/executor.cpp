@@ -1,0 +1,159 @@
+#include "dynatrain/execution/executor.hpp"
+
+#include "dynatrain/base/error.hpp"
+
+#include "execution/pulled_run.hpp"
+#include "execution/run_inputs.hpp"
+#include "execution/run_monitor.hpp"
+#include "execution/staged_run.hpp"
+#include "execution/staging_arena.hpp"
+#include <algorithm>
+#include <exception>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+
+namespace dynatrain {
+namespace {
+
+constexpr const char* kStillRunning =
+    "execution: operations of an aborted run have not ended after 30 seconds\n  they may still "
+    "write into target memory, which must not be freed; staging memory was given up\n"
+    "  end this process";
+
+/// Runs to the end or to the first failure; when it returns or throws, nothing touches memory any
+/// more, except after the error that says so.
+template <class MakeRun>
+RunResult run_to_end(MakeRun make_run, std::unique_ptr<StagingArena>& arena, RunMonitor& monitor) {
+  decltype(make_run()) run;
+  try {
+    run = make_run();
+    run->run();
+  } catch (...) {
+    monitor.fail(0, std::current_exception());
+  }
+  const bool has_ended = run == nullptr || run->drain_all();
+  monitor.stop();
+  if (!has_ended) {
+    // Threads still use them: leaking is the only safe end.
+    static_cast<void>(run.release());    // NOLINT(bugprone-unused-return-value)
+    static_cast<void>(arena.release());  // NOLINT(bugprone-unused-return-value)
+    throw TransportError(kStillRunning, -1, -1, false);
+  }
+  monitor.check();
+  RunResult result;
+  result.seconds = monitor.seconds_at(RunMonitor::Clock::now());
+  result.spans = monitor.take_spans();
+  run->report(result);
+  std::stable_sort(result.spans.begin(), result.spans.end(), [](const auto& a, const auto& b) {
+    return a.begin_seconds < b.begin_seconds;
+  });
+  return result;
+}
+
+std::string hex(std::uint64_t value) {
+  std::string text(16, '0');
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    text[text.size() - 1 - i] = "0123456789abcdef"[(value >> (4 * i)) & 15U];
+  }
+  return text;
+}
+
+[[noreturn]] void throw_disagreement(int rank, int peer, std::uint64_t own, std::uint64_t theirs) {
+  throw TransportError("execution: ranks " + std::to_string(rank) + " and " + std::to_string(peer) +
+                           " have different lists of moves between them\n  hash on rank " +
+                           std::to_string(rank) + ": " + hex(own) + ", on rank " +
+                           std::to_string(peer) + ": " + hex(theirs) +
+                           "\n  nothing was moved; the source state is intact\n  give all ranks "
+                           "the same layouts, tensors and decision record",
+                       peer,
+                       -1,
+                       false);
+}
+
+}  // namespace
+
+struct Executor::Impl {
+  Transport& transport;
+  Copier& copier;
+  TagCounter tags;
+  std::unique_ptr<StagingArena> arena = std::make_unique<StagingArena>();
+  std::int64_t next_exposed = 0;
+
+  [[nodiscard]] Ports ports() { return {.transport = transport, .copier = copier, .tags = tags}; }
+};
+
+Executor::Executor(Transport& transport, Copier& copier, int first_tag)
+    : impl_(std::make_unique<Impl>(
+          transport, copier, TagCounter(transport.size(), static_cast<std::uint32_t>(first_tag)))) {
+}
+
+Executor::~Executor() = default;
+
+void Executor::agree(const Plan& plan, const ExecuteOptions& options) {
+  std::map<int, Note> own;  // by peer: hash of the sends to it, of the receives from it
+  for (const PairList& list : plan.sends) {
+    own[list.peer][0] = list.hash;
+  }
+  for (const PairList& list : plan.receives) {
+    own[list.peer][1] = list.hash;
+  }
+  const std::vector<std::pair<int, Note>> notes(own.begin(), own.end());
+  std::vector<int> peers;
+  peers.reserve(notes.size());
+  for (const auto& [peer, note] : notes) {
+    peers.push_back(peer);
+  }
+  const std::vector<Note> theirs =
+      exchange_notes(impl_->ports(), notes, peers, deadline_in(options.timeout));
+  for (std::size_t i = 0; i < peers.size(); ++i) {
+    const auto& [peer, note] = notes[i];
+    if (note[0] != theirs[i][1]) {
+      throw_disagreement(plan.rank, peer, note[0], theirs[i][1]);
+    }
+    if (note[1] != theirs[i][0]) {
+      throw_disagreement(plan.rank, peer, note[1], theirs[i][0]);
+    }
+  }
+}
+
+void Executor::reserve(const Schedule& schedule) {
+  impl_->arena->reserve(schedule.slot_bytes,
+                        std::min<std::int64_t>(2, std::ssize(schedule.stages)));
+}
+
+// NOLINTNEXTLINE(readability-function-size): the contract's eight inputs, which become one value.
+RunResult Executor::run(const Plan& plan,
+                        const Schedule& schedule,
+                        const ShardMap& source,
+                        const ShardMap& target,
+                        const TensorMemory& source_memory,
+                        const TensorMemory& target_memory,
+                        const ExecuteOptions& options,
+                        RunControl& control) {
+  const RunInputs inputs{.plan = plan,
+                         .schedule = schedule,
+                         .source = source,
+                         .target = target,
+                         .source_memory = source_memory,
+                         .target_memory = target_memory,
+                         .options = options,
+                         .control = control,
+                         .deadline = deadline_in(options.timeout)};
+  RunMonitor monitor(impl_->transport, control, inputs.deadline);
+  if (!options.allow_one_sided || impl_->transport.one_sided() == nullptr) {
+    const auto make_run = [&] {
+      return std::make_unique<StagedRun>(inputs, impl_->ports(), monitor, *impl_->arena);
+    };
+    return run_to_end(make_run, impl_->arena, monitor);
+  }
+  const std::int64_t first_exposed = impl_->next_exposed;
+  impl_->next_exposed += static_cast<std::int64_t>(source.num_tensors());
+  const auto make_run = [&] {
+    return std::make_unique<PulledRun>(inputs, impl_->ports(), monitor, first_exposed);
+  };
+  return run_to_end(make_run, impl_->arena, monitor);
+}
+
+}  // namespace dynatrain

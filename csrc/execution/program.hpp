@@ -1,0 +1,82 @@
+#pragma once
+
+#include "dynatrain/execution/copier.hpp"
+#include "dynatrain/schedule/schedule.hpp"
+
+#include <cstdint>
+#include <vector>
+
+namespace dynatrain {
+
+/// A message with its memory still named by buffer and offset.
+struct ProgramMessage {
+  int peer = 0;
+  BufferId buffer;
+  std::int64_t offset_bytes = 0;
+  std::int64_t size_bytes = 0;
+};
+
+/// A received part whose sum is compared with the sender's.
+struct PartCheck {
+  const Part* part = nullptr;
+  int peer = 0;
+  std::int64_t sum_offset_bytes = 0;  ///< of the sender's sum, within the stage's slot
+};
+
+/// What a stage asks of the copier and the transport. Addresses are patched in when it runs.
+struct StageProgram {
+  CopyBatch pack;    ///< source to slot; sums go into the slot, where they travel
+  CopyBatch unpack;  ///< slot to target; sums of the parts, in the order of `checks`
+  CopyBatch local;   ///< source to target
+  std::vector<ProgramMessage> sends;
+  std::vector<ProgramMessage> receives;
+  std::vector<ProgramMessage> sum_regions;  ///< of the sends, to be zeroed before packing
+  std::vector<PartCheck> checks;
+  std::int64_t sent_bytes = 0;
+  std::int64_t received_bytes = 0;
+  std::int64_t local_bytes = 0;
+};
+
+/// The ids of a rank's buffers: source tensors, target tensors, two slots, then what peers expose.
+struct BufferIds {
+  std::int64_t num_tensors = 0;
+
+  [[nodiscard]] static BufferId source(TensorId tensor) { return BufferId(tensor.value); }
+  [[nodiscard]] BufferId target(TensorId tensor) const {
+    return BufferId(num_tensors + tensor.value);
+  }
+  [[nodiscard]] BufferId slot(std::size_t stage) const {
+    return BufferId(2 * num_tensors + static_cast<std::int64_t>(stage % 2));
+  }
+  [[nodiscard]] BufferId first_mapped() const { return BufferId(2 * num_tensors + 2); }
+};
+
+/// Turns parts into copies: part → boxes → views in the fragments → collapsed strided copies.
+///
+/// Ownership  keeps references into schedule and maps.
+/// Errors     InternalError when the schedule and the maps differ.
+/// Cost       O(parts), a few hundred nanoseconds each.
+/// Source     own; docs/design/execution.md, "From parts to copies".
+[[nodiscard]] std::vector<StageProgram> make_program(const Schedule& schedule,
+                                                     const ShardMap& source,
+                                                     const ShardMap& target,
+                                                     bool with_sums);
+
+/// One buffer of a peer that this rank reads in place.
+struct MappedBuffer {
+  int peer = 0;
+  TensorId tensor;
+  BufferId id;                  ///< in this rank's table
+  std::int64_t size_bytes = 0;  ///< as the source map has it
+};
+
+/// The one-sided form: no slots and no messages, every part is read where its owner keeps it.
+struct PullProgram {
+  std::vector<StageProgram> stages;  ///< `unpack` and `local` alone
+  std::vector<MappedBuffer> mapped;
+};
+[[nodiscard]] PullProgram make_pull_program(const Schedule& schedule,
+                                            const ShardMap& source,
+                                            const ShardMap& target);
+
+}  // namespace dynatrain

@@ -1,0 +1,181 @@
+#include "execution/run_monitor.hpp"
+
+#include "dynatrain/base/error.hpp"
+
+#include <algorithm>
+#include <utility>
+
+namespace dynatrain {
+namespace {
+
+/// How late cancel may be seen.
+constexpr std::chrono::milliseconds kSlice{5};
+/// The transport names the peer when its own deadline passes, so it is given the time to do so.
+constexpr std::chrono::milliseconds kTransportsOwnDeadline{200};
+
+bool all_done(const std::vector<Token>& tokens) {
+  return std::all_of(tokens.begin(), tokens.end(), [](const Token& t) { return t.done(); });
+}
+
+std::string what_remains() {
+  return "\n  nothing was committed: source memory is untouched, target memory is undefined, the "
+         "transport is aborted";
+}
+
+std::string reason_of(const std::exception_ptr& error) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const std::exception& known) {
+    return known.what();
+  } catch (...) {
+    return "an error of unknown type";
+  }
+}
+
+}  // namespace
+
+RunMonitor::RunMonitor(Transport& transport, const RunControl& control, Deadline deadline)
+    : transport_(transport), control_(control), deadline_(deadline) {
+  thread_ = std::thread([this] { run(); });
+}
+
+RunMonitor::~RunMonitor() {
+  stop();
+}
+
+void RunMonitor::stop() {
+  {
+    const std::lock_guard lock(mutex_);
+    is_stopping_ = true;
+  }
+  changed_.notify_all();
+  if (thread_.joinable()) {
+    thread_.join();
+  }
+}
+
+void RunMonitor::watch(int stage, std::int64_t size_bytes, std::vector<Token> tokens) {
+  {
+    const std::lock_guard lock(mutex_);
+    watched_.push_back({.stage = stage,
+                        .size_bytes = size_bytes,
+                        .begin = Clock::now(),
+                        .tokens = std::move(tokens)});
+  }
+  changed_.notify_all();
+}
+
+void RunMonitor::fail(int stage, const std::exception_ptr& error) noexcept {
+  {
+    const std::lock_guard lock(mutex_);
+    if (error_ != nullptr) {
+      return;
+    }
+    error_ = with_stage(stage, error);
+  }
+  transport_.abort(reason_of(error));
+}
+
+void RunMonitor::check() const {
+  const std::lock_guard lock(mutex_);
+  if (error_ != nullptr) {
+    std::rethrow_exception(error_);
+  }
+}
+
+std::vector<TraceSpan> RunMonitor::take_spans() {
+  return std::move(spans_);
+}
+
+void RunMonitor::run() {
+  int stage = 0;
+  while (const std::optional<Watched> watched = next()) {
+    stage = std::max(stage, watched->stage);
+    check_limits(stage);
+    while (!wait_a_little(*watched)) {
+      check_limits(stage);
+      if (is_over()) {
+        return;
+      }
+    }
+    if (watched->size_bytes > 0) {
+      spans_.push_back({.phase = TraceSpan::Phase::kWire,
+                        .stage = stage,
+                        .begin_seconds = seconds_at(watched->begin),
+                        .end_seconds = seconds_at(Clock::now()),
+                        .size_bytes = watched->size_bytes});
+    }
+  }
+}
+
+std::optional<RunMonitor::Watched> RunMonitor::next() {
+  std::unique_lock lock(mutex_);
+  changed_.wait_for(lock, kSlice, [this] { return is_stopping_ || !watched_.empty(); });
+  if (!watched_.empty()) {
+    Watched watched = std::move(watched_.front());
+    watched_.pop_front();
+    return watched;
+  }
+  return is_stopping_ ? std::nullopt : std::optional(Watched());
+}
+
+bool RunMonitor::is_over() const {
+  const std::lock_guard lock(mutex_);
+  return is_stopping_ && error_ != nullptr;
+}
+
+void RunMonitor::check_limits(int stage) {
+  if (control_.cancel.load()) {
+    fail(stage,
+         std::make_exception_ptr(
+             TransportError("execution: the run was cancelled by its caller", -1, -1, true)));
+  } else if (Clock::now() > deadline_ + kTransportsOwnDeadline) {
+    fail(stage,
+         std::make_exception_ptr(TransportError(
+             "execution: the run did not end before its deadline\n  raise the timeout when the "
+             "ranks are only slow",
+             -1,
+             -1,
+             true)));
+  }
+}
+
+bool RunMonitor::wait_a_little(const Watched& watched) {
+  const auto wait_until = [&](Deadline deadline) -> std::exception_ptr {
+    try {
+      wait_all(watched.tokens, deadline);
+    } catch (...) {
+      return std::current_exception();
+    }
+    return nullptr;
+  };
+  if (wait_until(Clock::now() + kSlice) == nullptr) {
+    return true;
+  }
+  if (!all_done(watched.tokens)) {
+    return false;
+  }
+  // Asked again, as the error may have been that the slice was over.
+  if (const std::exception_ptr error = wait_until(Clock::now()); error != nullptr) {
+    fail(watched.stage, error);
+  }
+  return true;
+}
+
+std::exception_ptr RunMonitor::with_stage(int stage, const std::exception_ptr& error) const {
+  try {
+    std::rethrow_exception(error);
+  } catch (const TransportError& known) {
+    return std::make_exception_ptr(TransportError(
+        "execution: stage " + std::to_string(stage) + " of the switch failed on rank " +
+            std::to_string(transport_.rank()) + "\n  " + known.what() + what_remains(),
+        known.peer,
+        stage,
+        known.retryable,
+        known.where()));
+  } catch (...) {
+    return std::current_exception();
+  }
+}
+
+}  // namespace dynatrain

@@ -1,0 +1,77 @@
+#pragma once
+
+#include "dynatrain/execution/executor.hpp"
+
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <exception>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace dynatrain {
+
+/// Watches a run from a thread of its own: the messages of each stage, cancel and the deadline. The
+/// first failure of the run is kept here and aborts the transport, which frees every other waiter.
+/// Threads  members may be called from any thread.
+class RunMonitor {
+ public:
+  using Clock = std::chrono::steady_clock;
+
+  RunMonitor(Transport& transport, const RunControl& control, Deadline deadline);
+  ~RunMonitor();
+  RunMonitor(const RunMonitor&) = delete;
+  RunMonitor& operator=(const RunMonitor&) = delete;
+  RunMonitor(RunMonitor&&) = delete;
+  RunMonitor& operator=(RunMonitor&&) = delete;
+
+  /// The messages of a stage, just posted; their end is timed.
+  void watch(int stage, std::int64_t size_bytes, std::vector<Token> tokens);
+  /// Keeps the run's first failure, with its stage, and aborts the transport.
+  void fail(int stage, const std::exception_ptr& error) noexcept;
+  /// Throws the first failure, if there is one.
+  void check() const;
+  /// One span per stage whose messages have ended. Only after stop().
+  [[nodiscard]] std::vector<TraceSpan> take_spans();
+  /// Seconds since the run began.
+  [[nodiscard]] double seconds_at(Clock::time_point time) const {
+    return std::chrono::duration<double>(time - begin_).count();
+  }
+  /// Ends the thread once the watched messages have ended; a failed run's are not waited for.
+  void stop();
+
+ private:
+  struct Watched {
+    int stage = 0;
+    std::int64_t size_bytes = 0;
+    Clock::time_point begin;
+    std::vector<Token> tokens;
+  };
+
+  void run();
+  /// The next stage's messages; an empty one to look at the limits again, nothing at the end.
+  [[nodiscard]] std::optional<Watched> next();
+  void check_limits(int stage);
+  [[nodiscard]] bool is_over() const;
+  /// Waits a little; true once all tokens have ended, after keeping the first failure.
+  bool wait_a_little(const Watched& watched);
+  [[nodiscard]] std::exception_ptr with_stage(int stage, const std::exception_ptr& error) const;
+
+  Transport& transport_;
+  const RunControl& control_;
+  Deadline deadline_;
+  Clock::time_point begin_ = Clock::now();
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<Watched> watched_;
+  std::vector<TraceSpan> spans_;
+  std::exception_ptr error_;
+  bool is_stopping_ = false;
+  std::thread thread_;
+};
+
+}  // namespace dynatrain

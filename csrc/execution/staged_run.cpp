@@ -1,0 +1,205 @@
+#include "execution/staged_run.hpp"
+
+#include "dynatrain/base/error.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <string>
+#include <utility>
+
+namespace dynatrain {
+namespace {
+
+/// Waits end this long after the monitor had to abort, at the latest.
+constexpr std::chrono::seconds kAfterAbort{1};
+
+bool carries_sums(const Schedule& schedule) {
+  return std::any_of(schedule.stages.begin(), schedule.stages.end(), [](const Stage& stage) {
+    const auto has_sums = [](const StageMessage& m) { return m.sums_offset_bytes >= 0; };
+    return std::any_of(stage.sends.begin(), stage.sends.end(), has_sums) ||
+           std::any_of(stage.receives.begin(), stage.receives.end(), has_sums);
+  });
+}
+
+}  // namespace
+
+StagedRun::StagedRun(const RunInputs& run,
+                     const Ports& ports,
+                     RunMonitor& monitor,
+                     StagingArena& arena)
+    : run_(run),
+      ports_(ports),
+      monitor_(monitor),
+      program_(make_program(run.schedule,
+                            run.source,
+                            run.target,
+                            run.options.verify_sums && carries_sums(run.schedule))),
+      running_(program_.size()) {
+  const BufferIds ids{.num_tensors = static_cast<std::int64_t>(run.source.num_tensors())};
+  addresses_ = patch_addresses(run, ids);
+  const std::size_t num_slots = std::min<std::size_t>(2, program_.size());
+  arena.reserve(run.schedule.slot_bytes, static_cast<std::int64_t>(num_slots));
+  for (std::size_t slot = 0; slot < num_slots; ++slot) {
+    addresses_.set(ids.slot(slot), arena.slot(slot), arena.slot_bytes());
+  }
+  for (std::size_t k = 0; k < program_.size(); ++k) {
+    adopted_bytes_ += skip_adopted(program_[k].local, addresses_);
+    program_[k].pack.times = &running_[k].pack_times;
+    program_[k].pack.sums = reinterpret_cast<std::uint64_t*>(arena.slot(k % 2));
+    running_[k].sums.resize(program_[k].checks.size());
+    program_[k].unpack.times = &running_[k].unpack_times;
+    program_[k].unpack.sums = running_[k].sums.data();
+    program_[k].local.times = &running_[k].local_times;
+  }
+}
+
+void StagedRun::run() {
+  for (std::size_t k = 0; k < program_.size(); ++k) {
+    if (k >= 2) {
+      retire(k - 2);
+    }
+    monitor_.check();
+    begin_stage(k);
+  }
+  for (std::size_t k = program_.size() - std::min<std::size_t>(2, program_.size());
+       k < program_.size();
+       ++k) {
+    retire(k);
+  }
+}
+
+void StagedRun::begin_stage(std::size_t k) {
+  StageProgram& program = program_[k];
+  Running& running = running_[k];
+  for (const ProgramMessage& region : program.sum_regions) {
+    std::memset(addresses_.base(region.buffer) + region.offset_bytes,
+                0,
+                static_cast<std::size_t>(region.size_bytes));
+  }
+  running.packed = ports_.copier.submit(program.pack, addresses_, {});
+  running.copied = ports_.copier.submit(program.local, addresses_, {});
+  post(k);
+  const std::array received{running.received};
+  running.unpacked = ports_.copier.submit(program.unpack, addresses_, received);
+}
+
+void StagedRun::post(std::size_t k) {
+  const StageProgram& program = program_[k];
+  Running& running = running_[k];
+  std::vector<WireMessage> receives;
+  receives.reserve(program.receives.size());
+  for (const ProgramMessage& message : program.receives) {
+    receives.push_back(to_wire(message, ports_.tags.next_receive(message.peer)));
+  }
+  std::vector<WireMessage> sends;
+  sends.reserve(program.sends.size());
+  for (const ProgramMessage& message : program.sends) {
+    sends.push_back(to_wire(message, ports_.tags.next_send(message.peer)));
+  }
+  running.received = ports_.transport.submit_receives(receives, {}, run_.deadline);
+  const std::array packed{running.packed};
+  running.sent = ports_.transport.submit_sends(sends, packed, run_.deadline);
+  monitor_.watch(stage_index(k),
+                 program.sent_bytes + program.received_bytes,
+                 {running.received, running.sent});
+}
+
+WireMessage StagedRun::to_wire(const ProgramMessage& message, std::uint32_t tag) const {
+  DYNATRAIN_CHECK(
+      message.offset_bytes + message.size_bytes <= addresses_.size_bytes(message.buffer),
+      "execution: a message would leave its buffer");
+  return {.peer = message.peer,
+          .tag = tag,
+          .data = addresses_.base(message.buffer) + message.offset_bytes,
+          .size_bytes = message.size_bytes};
+}
+
+void StagedRun::retire(std::size_t k) {
+  const Running& running = running_[k];
+  try {
+    const std::array tokens{
+        running.packed, running.received, running.sent, running.unpacked, running.copied};
+    wait_all(tokens, run_.deadline + kAfterAbort);
+    verify(k);
+  } catch (...) {
+    monitor_.fail(stage_index(k), std::current_exception());
+    monitor_.check();
+  }
+  run_.control.landed_bytes += program_[k].received_bytes + program_[k].local_bytes;
+  run_.control.landed_stages = stage_index(k) + 1;
+}
+
+void StagedRun::verify(std::size_t k) {
+  const StageProgram& program = program_[k];
+  Running& running = running_[k];
+  if (program.checks.empty()) {
+    return;
+  }
+  running.verify_begin_seconds = monitor_.seconds_at(RunMonitor::Clock::now());
+  for (std::size_t i = 0; i < program.checks.size(); ++i) {
+    const PartCheck& check = program.checks[i];
+    std::uint64_t sent = 0;
+    std::memcpy(&sent,
+                reinterpret_cast<const std::byte*>(program.pack.sums) + check.sum_offset_bytes,
+                sizeof(sent));
+    if (sent != running.sums[i]) {
+      throw TransportError("execution: '" + run_.target.tensor(check.part->tensor).name +
+                               "' arrived damaged\n  box " + check.part->box.to_string() +
+                               ", elements " + std::to_string(check.part->begin_elem) + " to " +
+                               std::to_string(check.part->end_elem) + ", from rank " +
+                               std::to_string(check.peer) + ": the sender's sum is " +
+                               std::to_string(sent) + ", the receiver's " +
+                               std::to_string(running.sums[i]) +
+                               "\n  check memory and network of both hosts before trying again",
+                           check.peer,
+                           stage_index(k),
+                           true);
+    }
+  }
+  running.verify_end_seconds = monitor_.seconds_at(RunMonitor::Clock::now());
+}
+
+bool StagedRun::drain_all() const noexcept {
+  const Deadline deadline = deadline_in(kDrainTime);
+  return std::all_of(running_.begin(), running_.end(), [deadline](const Running& running) {
+    const std::array tokens{
+        running.packed, running.copied, running.received, running.sent, running.unpacked};
+    return drain(tokens, deadline);
+  });
+}
+
+void StagedRun::report(RunResult& result) const {
+  using Phase = TraceSpan::Phase;
+  result.adopted_bytes = adopted_bytes_;
+  result.staging_peak_bytes = run_.schedule.slot_bytes *
+                              static_cast<std::int64_t>(std::min<std::size_t>(2, program_.size()));
+  for (std::size_t k = 0; k < program_.size(); ++k) {
+    const Running& running = running_[k];
+    const auto add = [&](Phase phase, const CopyTimes& times, std::int64_t size_bytes) {
+      result.spans.push_back({.phase = phase,
+                              .stage = stage_index(k),
+                              .begin_seconds = monitor_.seconds_at(times.begin),
+                              .end_seconds = monitor_.seconds_at(times.end),
+                              .size_bytes = size_bytes});
+    };
+    if (!program_[k].pack.copies.empty()) {
+      add(Phase::kPack, running.pack_times, program_[k].sent_bytes);
+    }
+    if (!program_[k].local.copies.empty()) {
+      add(Phase::kLocal, running.local_times, program_[k].local_bytes);
+    }
+    if (!program_[k].unpack.copies.empty()) {
+      add(Phase::kUnpack, running.unpack_times, program_[k].received_bytes);
+    }
+    if (!program_[k].checks.empty()) {
+      result.spans.push_back({.phase = Phase::kVerify,
+                              .stage = stage_index(k),
+                              .begin_seconds = running.verify_begin_seconds,
+                              .end_seconds = running.verify_end_seconds,
+                              .size_bytes = program_[k].received_bytes});
+    }
+  }
+}
+
+}  // namespace dynatrain

@@ -1,0 +1,82 @@
+#pragma once
+
+#include "dynatrain/base/strong_id.hpp"
+#include "dynatrain/base/token.hpp"
+#include "dynatrain/execution/run_sum.hpp"
+#include "dynatrain/geometry/view.hpp"
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace dynatrain {
+
+/// One strided copy between two buffers. Offsets in `copy` are elements of `elem_bytes` from the
+/// buffers' bases. With a sum_slot the copy also adds the part's sum (see part_sum_term) into
+/// CopyBatch::sums[sum_slot], read back from dst; without dst (value -1) it only sums src.
+struct CopyDescriptor {
+  BufferId src;
+  BufferId dst;
+  std::int64_t elem_bytes = 1;
+  /// Byte offsets that come on top of the element offsets (packed parts need not start at a
+  /// multiple of an element).
+  std::int64_t src_offset_bytes = 0;
+  std::int64_t dst_offset_bytes = 0;
+  StridedCopy copy;
+  int sum_slot = -1;
+  /// Index, within the part that sum_slot belongs to, of this copy's first element in the row-major
+  /// order of the part's box; a part may be several copies.
+  std::int64_t first_elem = 0;
+};
+
+/// When a batch was really worked on; equal instants for an empty one.
+struct CopyTimes {
+  std::chrono::steady_clock::time_point begin;
+  std::chrono::steady_clock::time_point end;
+};
+
+/// A batch of copies that is built once and submitted as a whole.
+struct CopyBatch {
+  std::vector<CopyDescriptor> copies;
+  /// Zeroed by the caller before submit; as many as the largest sum_slot + 1. Not owning.
+  std::uint64_t* sums = nullptr;
+  /// Written before the token is done, unless null. Not owning.
+  CopyTimes* times = nullptr;
+};
+
+/// The addresses behind buffer ids; patched in when a switch commits to run. Not owning: every
+/// buffer must stay alive until the tokens of the operations that name it are done.
+class AddressTable {
+ public:
+  void set(BufferId id, std::byte* base, std::int64_t size_bytes);
+  /// Errors: InternalError when `id` has no address.
+  [[nodiscard]] std::byte* base(BufferId id) const;
+  [[nodiscard]] std::int64_t size_bytes(BufferId id) const;
+  [[nodiscard]] bool has(BufferId id) const;
+
+ private:
+  struct Region {
+    std::byte* base = nullptr;
+    std::int64_t size_bytes = 0;
+    bool present = false;
+  };
+  std::vector<Region> regions_;
+};
+
+/// Port: copies boxes inside a rank (pack, unpack, local). Implemented in room 7.
+class Copier {
+ public:
+  virtual ~Copier() = default;
+  /// Starts the batch after all of `after` are done and returns at once.
+  /// Ownership  the batch and the table are read until the token is done; the caller keeps them.
+  /// Threads    one caller at a time; order between batches is given by `after` alone.
+  /// Errors     through the token: what an `after` failed with, or InternalError for a copy that
+  ///            would leave its buffer.
+  virtual Token submit(const CopyBatch& batch,
+                       const AddressTable& addresses,
+                       std::span<const Token> after) = 0;
+};
+
+}  // namespace dynatrain

@@ -1,0 +1,117 @@
+#pragma once
+
+#include "dynatrain/execution/copier.hpp"
+#include "dynatrain/execution/transport.hpp"
+#include "dynatrain/schedule/schedule.hpp"
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace dynatrain {
+
+/// Base addresses of one rank's buffers of the tensors of a map, by tensor id. Null for tensors
+/// that this rank does not hold. Not owning.
+struct TensorMemory {
+  std::vector<std::byte*> base;          ///< element 0 of the rank's buffer of tensor i
+  std::vector<std::int64_t> size_bytes;  ///< bytes from base that belong to it
+};
+
+/// A span of work of one rank, for timelines. Seconds since the executor started to run.
+struct TraceSpan {
+  enum class Phase : std::uint8_t { kPack, kWire, kUnpack, kLocal, kVerify };
+  Phase phase = Phase::kPack;
+  int stage = 0;
+  double begin_seconds = 0;
+  double end_seconds = 0;
+  std::int64_t size_bytes = 0;
+};
+
+/// How to run. Equal on all ranks, the timeout apart.
+struct ExecuteOptions {
+  std::chrono::milliseconds timeout{60000};  ///< of the whole call, agree() or run()
+  /// Compare each receiver's sum of every part with the sender's (8 bytes a part on the wire).
+  bool verify_sums = true;
+  /// Use the transport's one-sided part when it has one: one pass, no staging.
+  bool allow_one_sided = true;
+};
+
+/// Lets another thread watch and stop a run. Threads: any.
+struct RunControl {
+  std::atomic<bool> cancel{false};
+  std::atomic<std::int64_t> landed_bytes{0};
+  std::atomic<int> landed_stages{0};
+};
+
+struct RunResult {
+  std::vector<TraceSpan> spans;
+  double seconds = 0;
+  std::int64_t staging_peak_bytes = 0;
+  std::int64_t adopted_bytes = 0;  ///< kept without a copy, as source and target share the address
+};
+
+/// Runs schedules of one rank over a transport and a copier. Reusable; one run at a time.
+class Executor {
+ public:
+  /// Ownership: keeps references; both must outlive the executor.
+  Executor(Transport& transport, Copier& copier, int first_tag);
+  ~Executor();
+  Executor(const Executor&) = delete;
+  Executor& operator=(const Executor&) = delete;
+
+  /// Exchanges the hashes of every pair's list (law 4); also warms the links. Collective over the
+  /// plan's peers. Errors: TransportError naming the peer and both hashes; nothing was moved.
+  void agree(const Plan& plan, const ExecuteOptions& options);
+
+  /// Takes and touches the staging arena ahead of run(), so that run() pays no page fault.
+  void reserve(const Schedule& schedule);
+
+  /// Moves everything (retain: the source memory is only read). Collective.
+  /// Ownership  all inputs stay as they are until the call ends; nothing touches target memory
+  /// after
+  ///            that. One-sided: until the peers' calls have ended too, they may read the source.
+  /// Errors   TransportError (peer, stage), deadline or cancel included: the transport is aborted,
+  ///          target memory is undefined, source memory is untouched. InternalError when target
+  ///          memory lies over source memory that is not adopted; nothing was moved.
+  RunResult run(const Plan& plan,
+                const Schedule& schedule,
+                const ShardMap& source,
+                const ShardMap& target,
+                const TensorMemory& source_memory,
+                const TensorMemory& target_memory,
+                const ExecuteOptions& options,
+                RunControl& control);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+/// This rank's share of the 64-bit fingerprint of a state: the sum modulo 2^64, over the elements
+/// of which this rank is the lowest owner, of a mixed hash of (name, global index, bits). The sum
+/// over all ranks is the same in every layout. Threads: uses `num_threads`.
+[[nodiscard]] std::uint64_t fingerprint_share(const ShardMap& map,
+                                              int rank,
+                                              const TensorMemory& memory,
+                                              int num_threads);
+
+/// A rank's hash of one of its fragments; ranks that hold the same box must agree.
+struct FragmentHash {
+  TensorId tensor;
+  Box box;
+  std::uint64_t hash = 0;
+};
+[[nodiscard]] std::vector<FragmentHash> fragment_hashes(const ShardMap& map,
+                                                        int rank,
+                                                        const TensorMemory& memory,
+                                                        int num_threads);
+/// Compares what all ranks hold of each cell. `hashes_of_rank[r]` is fragment_hashes() of rank r.
+/// Returns  one line per difference, naming tensor, box and ranks; empty when replicas agree.
+[[nodiscard]] std::vector<std::string> compare_replicas(
+    const ShardMap& map, std::span<const std::vector<FragmentHash>> hashes_of_rank);
+
+}  // namespace dynatrain

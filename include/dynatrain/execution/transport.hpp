@@ -1,0 +1,62 @@
+#pragma once
+
+#include "dynatrain/base/strong_id.hpp"
+#include "dynatrain/base/token.hpp"
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace dynatrain {
+
+/// Bytes between this rank and a peer. A send meets the receive of the same tag between the same
+/// two ranks; sizes must agree. A tag is used once per direction and pair while a transport lives.
+struct WireMessage {
+  int peer = 0;
+  std::uint32_t tag = 0;
+  std::byte* data = nullptr;  ///< read by sends, written by receives
+  std::int64_t size_bytes = 0;
+};
+
+/// The optional one-sided part of a transport: the receiver reads where the data lies.
+class OneSided {
+ public:
+  virtual ~OneSided() = default;
+  /// Lets peers read [base, base + size_bytes) of this rank as `buffer` until withdraw_all().
+  virtual void expose(BufferId buffer, const std::byte* base, std::int64_t size_bytes) = 0;
+  /// The address in this process of what `peer` exposes as `buffer`; valid until the peer
+  /// withdraws, which it must not do before this rank has acknowledged. Blocks until exposed or the
+  /// deadline. Errors: TransportError when the peer is gone or the deadline passes.
+  [[nodiscard]] virtual const std::byte* map(int peer, BufferId buffer, Deadline deadline) = 0;
+  virtual void withdraw_all() = 0;
+};
+
+/// Port: moves messages between ranks. Implemented in room 6 and, for c10d, in csrc/torch.
+class Transport {
+ public:
+  virtual ~Transport() = default;
+  [[nodiscard]] virtual int rank() const = 0;
+  [[nodiscard]] virtual int size() const = 0;
+
+  /// Posts all messages, none waiting for another, once all of `after` are done. A host transport
+  /// may block here for `after`; it never blocks here for a peer.
+  /// Ownership  message memory belongs to the transport until the token is done.
+  /// Errors     through the token: TransportError with the peer (wrong size, peer gone, abort).
+  virtual Token submit_sends(std::span<const WireMessage> messages,
+                             std::span<const Token> after,
+                             Deadline deadline) = 0;
+  virtual Token submit_receives(std::span<const WireMessage> messages,
+                                std::span<const Token> after,
+                                Deadline deadline) = 0;
+
+  /// Ends every pending and later operation with a TransportError that says `reason`. Idempotent,
+  /// any thread. The transport is of no further use.
+  virtual void abort(const std::string& reason) noexcept = 0;
+
+  /// The one-sided part, or null. The default has none.
+  [[nodiscard]] virtual OneSided* one_sided() noexcept { return nullptr; }
+};
+
+}  // namespace dynatrain

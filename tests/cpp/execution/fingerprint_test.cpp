@@ -1,0 +1,146 @@
+#include "dynatrain/base/hash.hpp"
+#include "dynatrain/execution/run_sum.hpp"
+
+#include <gtest/gtest.h>
+
+#include "execution/switch_over_loopback.hpp"
+#include <cstring>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace dynatrain {
+namespace {
+
+/// The fingerprint of a whole tagged model.
+std::uint64_t fingerprint_of(const Layout& layout, int num_threads) {
+  const ShardMap map = model_map(layout);
+  std::uint64_t total = 0;
+  for (int rank = 0; rank < map.num_ranks(); ++rank) {
+    RankBuffers buffers = tagged_buffers(map, rank);
+    total += fingerprint_share(map, rank, buffers.memory(), num_threads);
+  }
+  return total;
+}
+
+// The number is printed before and after a switch; it means something only if no layout changes it.
+TEST(Fingerprint, IsTheSameInEveryLayout) {
+  const std::uint64_t expected = fingerprint_of(Layout::parse("dp=1"), 1);
+  for (int world_size = 1; world_size <= 8; ++world_size) {
+    for (const Layout& layout : layouts_of(world_size, true)) {
+      EXPECT_EQ(fingerprint_of(layout, 2), expected) << layout.to_string();
+    }
+  }
+}
+
+// An oracle without boxes or strides: every element of one dense tensor, one by one.
+TEST(Fingerprint, IsTheSumOfTheTermsOfAllElements) {
+  const LogicalTensor tensor{"w|param", {3, 5}, {"int16", 2}};
+  const ShardMap map({{tensor, make_replicated_sharding({0})}});
+  RankBuffers buffers = tagged_buffers(map, 0);
+  Hasher key;
+  key.add(std::string_view("w|param"));
+  std::uint64_t expected = 0;
+  for (std::uint64_t i = 0; i < 15; ++i) {
+    std::uint16_t bits = 0;
+    std::memcpy(&bits, buffers.bytes[0].data() + 2 * i, 2);
+    expected += fingerprint_term(key.digest(), i, bits);
+  }
+  EXPECT_EQ(fingerprint_share(map, 0, buffers.memory(), 1), expected);
+}
+
+// Comparing sorted values misses exactly this: two elements that changed places.
+TEST(Fingerprint, ChangesWhenTwoElementsChangePlaces) {
+  const ShardMap map = model_map(Layout::parse("dp=1"));
+  RankBuffers buffers = tagged_buffers(map, 0);
+  const std::uint64_t before = fingerprint_share(map, 0, buffers.memory(), 1);
+  const TensorId up = map.find("layers.3.up|param");
+  std::byte* const data = buffers.bytes[up.index()].data();
+  for (std::size_t byte = 0; byte < 4; ++byte) {
+    std::swap(data[byte], data[4 * 17 + byte]);
+  }
+  EXPECT_NE(fingerprint_share(map, 0, buffers.memory(), 1), before);
+}
+
+// Swapping two equally shaped tensors keeps all indices and all bits; only names tell.
+TEST(Fingerprint, ChangesWhenTwoTensorsAreExchanged) {
+  const ShardMap map = model_map(Layout::parse("dp=1"));
+  RankBuffers buffers = tagged_buffers(map, 0);
+  const std::uint64_t before = fingerprint_share(map, 0, buffers.memory(), 1);
+  std::swap(buffers.bytes[map.find("layers.3.up|param").index()],
+            buffers.bytes[map.find("layers.4.up|param").index()]);
+  EXPECT_NE(fingerprint_share(map, 0, buffers.memory(), 1), before);
+}
+
+// Vectorised runs, odd widths and strides must all be the plain sum of the terms.
+TEST(RunSum, EqualsElementByElementSums) {
+  std::vector<std::byte> data(4096);
+  for (std::size_t i = 0; i < data.size(); ++i) {
+    data[i] = static_cast<std::byte>(i * 37 + i / 251);
+  }
+  for (const std::int64_t width : {1, 2, 3, 4, 7, 8, 12, 16}) {
+    for (const std::int64_t stride : {1, 3}) {
+      std::uint64_t sum = 0;
+      std::uint64_t fingerprint = 0;
+      const auto words = static_cast<std::uint64_t>((width + 7) / 8);
+      for (std::int64_t i = 0; i < 77; ++i) {
+        for (std::uint64_t word = 0; word < words; ++word) {
+          std::uint64_t bits = 0;
+          for (std::int64_t b = 0; b < 8 && static_cast<std::int64_t>(word) * 8 + b < width; ++b) {
+            const std::int64_t at =
+                1 + i * stride * width + static_cast<std::int64_t>(word) * 8 + b;
+            bits |= static_cast<std::uint64_t>(data[static_cast<std::size_t>(at)])
+                    << static_cast<unsigned>(8 * b);
+          }
+          const std::uint64_t index = (static_cast<std::uint64_t>(i) + 9) * words + word;
+          sum += part_sum_term(index, bits);
+          fingerprint += fingerprint_term(5, index, bits);
+        }
+      }
+      const ElementRun run{
+          .data = data.data() + 1, .elem_bytes = width, .stride_elems = stride, .count = 77};
+      EXPECT_EQ(part_sum_run(run, 9), sum) << width << " bytes, stride " << stride;
+      EXPECT_EQ(fingerprint_run(run, 5, 9), fingerprint) << width << " bytes, stride " << stride;
+    }
+  }
+}
+
+/// The fragment hashes of all ranks, after `change` has been made to rank `rank`'s tensor.
+std::vector<std::string> compare_after_change(const ShardMap& map,
+                                              int changed_rank,
+                                              const std::string& name) {
+  std::vector<std::vector<FragmentHash>> hashes;
+  for (int rank = 0; rank < map.num_ranks(); ++rank) {
+    RankBuffers buffers = tagged_buffers(map, rank);
+    if (rank == changed_rank) {
+      buffers.bytes[map.find(name).index()].back() ^= std::byte{1};
+    }
+    hashes.push_back(fragment_hashes(map, rank, buffers.memory(), 2));
+  }
+  return compare_replicas(map, hashes);
+}
+
+// Replicas that drifted apart make the outcome of a switch depend on who sends.
+TEST(Replicas, DifferenceNamesTensorBoxAndRanks) {
+  const ShardMap map = model_map(Layout::parse("dp_replicate=2,tp=2"));
+  EXPECT_EQ(compare_after_change(map, -1, ""), std::vector<std::string>{});
+  const std::vector<std::string> lines = compare_after_change(map, 2, "layers.1.norm|exp_avg");
+  ASSERT_EQ(lines.size(), 1U);
+  EXPECT_NE(lines[0].find("'layers.1.norm|exp_avg' "), std::string::npos) << lines[0];
+  EXPECT_NE(lines[0].find("2"), std::string::npos) << lines[0];
+}
+
+// Tied weights may be cut differently on two stages; the cells that both hold must still agree.
+TEST(Replicas, CopiesThatAreCutDifferentlyAreComparedCellByCell) {
+  const LogicalTensor tensor{"tied|param", {6, 4}, {"float32", 4}};
+  const Placement rows{.kind = Placement::Kind::kShard, .dim = 0, .split_factor = 1};
+  const Placement columns{.kind = Placement::Kind::kShard, .dim = 1, .split_factor = 1};
+  const ShardMap map({{tensor,
+                       make_union_sharding({make_compact_sharding({{2}, {0, 1}}, {rows}),
+                                            make_compact_sharding({{2}, {2, 3}}, {columns})})}});
+  EXPECT_EQ(compare_after_change(map, -1, ""), std::vector<std::string>{});
+  EXPECT_EQ(compare_after_change(map, 3, "tied|param").size(), 1U);
+}
+
+}  // namespace
+}  // namespace dynatrain
