@@ -1,0 +1,209 @@
+#include "kernels/cpu/strided_range.hpp"
+
+#include "dynatrain/base/error.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <string>
+
+namespace dynatrain {
+namespace {
+
+/// Calls visit(src_elems, dst_elems, count, at) for every piece of an innermost row within `elems`:
+/// the element offsets of its first element on both sides, its length, its place in row-major
+/// order.
+template <class Visit>
+void for_each_run(const StridedCopy& copy, Interval elems, Visit visit) {
+  const int last = copy.extents.rank() - 1;
+  const std::int64_t row_elems = copy.extents[last];
+  Dims coordinate = Dims::filled(last + 1, 0);
+  std::int64_t rest = elems.begin;
+  std::int64_t src = 0;
+  std::int64_t dst = 0;
+  for (int d = last; d >= 0; --d) {
+    coordinate[d] = rest % copy.extents[d];
+    rest /= copy.extents[d];
+    if (d != last) {
+      src += coordinate[d] * copy.src_strides[d];
+      dst += coordinate[d] * copy.dst_strides[d];
+    }
+  }
+  std::int64_t in_row = coordinate[last];
+  for (std::int64_t at = elems.begin; at < elems.end;) {
+    const std::int64_t count = std::min(row_elems - in_row, elems.end - at);
+    visit(src + in_row * copy.src_strides[last], dst + in_row * copy.dst_strides[last], count, at);
+    at += count;
+    in_row = 0;
+    for (int d = last - 1; d >= 0; --d) {
+      src += copy.src_strides[d];
+      dst += copy.dst_strides[d];
+      if (++coordinate[d] < copy.extents[d]) {
+        break;
+      }
+      src -= coordinate[d] * copy.src_strides[d];
+      dst -= coordinate[d] * copy.dst_strides[d];
+      coordinate[d] = 0;
+    }
+  }
+}
+
+/// 16 bytes that move as one.
+struct Wide {
+  std::array<std::uint64_t, 2> words{};
+};
+
+template <class Word>
+void copy_strided(const BoundCopy& bound, Interval elems) {
+  const StridedCopy& copy = bound.descriptor->copy;
+  constexpr auto word_size = static_cast<std::int64_t>(sizeof(Word));
+  const std::int64_t src_step = copy.src_strides[copy.extents.rank() - 1] * word_size;
+  const std::int64_t dst_step = copy.dst_strides[copy.extents.rank() - 1] * word_size;
+  for_each_run(copy, elems, [&](auto src_elems, auto dst_elems, auto count, auto) {
+    const std::byte* src = bound.src + src_elems * word_size;
+    std::byte* dst = bound.dst + dst_elems * word_size;
+    for (std::int64_t i = 0; i < count; ++i) {
+      Word word{};
+      std::memcpy(&word, src + i * src_step, sizeof(Word));
+      std::memcpy(dst + i * dst_step, &word, sizeof(Word));
+    }
+  });
+}
+
+void copy_strided_any(const BoundCopy& bound, Interval elems) {
+  const StridedCopy& copy = bound.descriptor->copy;
+  const std::int64_t size = bound.descriptor->elem_bytes;
+  const int last = copy.extents.rank() - 1;
+  for_each_run(copy, elems, [&](auto src_elems, auto dst_elems, auto count, auto) {
+    for (std::int64_t i = 0; i < count; ++i) {
+      std::memcpy(bound.dst + (dst_elems + i * copy.dst_strides[last]) * size,
+                  bound.src + (src_elems + i * copy.src_strides[last]) * size,
+                  static_cast<std::size_t>(size));
+    }
+  });
+}
+
+void copy_contiguous(const BoundCopy& bound, Interval elems) {
+  const std::int64_t size = bound.descriptor->elem_bytes;
+  for_each_run(
+      bound.descriptor->copy, elems, [&](auto src_elems, auto dst_elems, auto count, auto) {
+        std::memcpy(bound.dst + dst_elems * size,
+                    bound.src + src_elems * size,
+                    static_cast<std::size_t>(count * size));
+      });
+}
+
+[[noreturn]] void throw_outside(const char* side, const CopyDescriptor& descriptor, BufferId id) {
+  throw InternalError(std::string("kernels: a copy of ") + descriptor.copy.extents.to_string() +
+                      " elements of " + std::to_string(descriptor.elem_bytes) +
+                      " bytes would leave its " + side + " buffer " + std::to_string(id.value) +
+                      "\n  nothing of its batch was written\n"
+                      "  please report this as a bug of dynatrain");
+}
+
+/// One side of a copy: where it starts, and how it strides.
+struct Side {
+  const char* name = nullptr;
+  BufferId buffer;
+  std::int64_t offset_bytes = 0;
+  std::int64_t offset_elems = 0;
+  const Strides& strides;
+};
+
+/// The address of the copy's element 0 on one side, after checking that all elements are inside.
+std::byte* bind_side(const CopyDescriptor& descriptor,
+                     const Side& side,
+                     const AddressTable& addresses) {
+  std::int64_t first = 0;
+  bool fits = !__builtin_mul_overflow(side.offset_elems, descriptor.elem_bytes, &first) &&
+              !__builtin_add_overflow(first, side.offset_bytes, &first) && first >= 0;
+  std::int64_t end = 0;
+  fits = fits && !__builtin_add_overflow(first, descriptor.elem_bytes, &end);
+  for (int d = 0; fits && d < descriptor.copy.extents.rank(); ++d) {
+    const std::int64_t steps = descriptor.copy.extents[d] - 1;
+    std::int64_t bytes = 0;
+    fits = side.strides[d] >= 0 && !__builtin_mul_overflow(steps, side.strides[d], &bytes) &&
+           !__builtin_mul_overflow(bytes, descriptor.elem_bytes, &bytes) &&
+           !__builtin_add_overflow(end, bytes, &end);
+  }
+  if (!fits || end > addresses.size_bytes(side.buffer)) {
+    throw_outside(side.name, descriptor, side.buffer);
+  }
+  return addresses.base(side.buffer) + first;
+}
+
+}  // namespace
+
+std::int64_t num_elements_of(const CopyDescriptor& descriptor) {
+  return num_elements(descriptor.copy.extents);
+}
+
+BoundCopy bind_copy(const CopyDescriptor& descriptor, const AddressTable& addresses) {
+  const StridedCopy& copy = descriptor.copy;
+  DYNATRAIN_CHECK(copy.extents.rank() >= 1 && descriptor.elem_bytes >= 1,
+                  "kernels: a copy needs at least one dimension and elements of one byte");
+  BoundCopy bound{.descriptor = &descriptor, .src = nullptr, .dst = nullptr};
+  if (num_elements_of(descriptor) == 0) {
+    return bound;
+  }
+  bound.src = bind_side(descriptor,
+                        {.name = "source",
+                         .buffer = descriptor.src,
+                         .offset_bytes = descriptor.src_offset_bytes,
+                         .offset_elems = copy.src_offset_elems,
+                         .strides = copy.src_strides},
+                        addresses);
+  if (descriptor.dst.value >= 0) {
+    bound.dst = bind_side(descriptor,
+                          {.name = "target",
+                           .buffer = descriptor.dst,
+                           .offset_bytes = descriptor.dst_offset_bytes,
+                           .offset_elems = copy.dst_offset_elems,
+                           .strides = copy.dst_strides},
+                          addresses);
+  }
+  return bound;
+}
+
+void copy_range(const BoundCopy& bound, Interval elems) {
+  const StridedCopy& copy = bound.descriptor->copy;
+  const int last = copy.extents.rank() - 1;
+  if (copy.src_strides[last] == 1 && copy.dst_strides[last] == 1) {
+    copy_contiguous(bound, elems);
+    return;
+  }
+  switch (bound.descriptor->elem_bytes) {
+    case 1:
+      return copy_strided<std::uint8_t>(bound, elems);
+    case 2:
+      return copy_strided<std::uint16_t>(bound, elems);
+    case 4:
+      return copy_strided<std::uint32_t>(bound, elems);
+    case 8:
+      return copy_strided<std::uint64_t>(bound, elems);
+    case 16:
+      return copy_strided<Wide>(bound, elems);
+    default:
+      return copy_strided_any(bound, elems);
+  }
+}
+
+std::uint64_t sum_range(const BoundCopy& bound, Interval elems) {
+  const CopyDescriptor& descriptor = *bound.descriptor;
+  const bool from_dst = bound.dst != nullptr;
+  const std::byte* base = from_dst ? bound.dst : bound.src;
+  const Strides& strides = from_dst ? descriptor.copy.dst_strides : descriptor.copy.src_strides;
+  std::uint64_t sum = 0;
+  for_each_run(
+      descriptor.copy, elems, [&](auto src_elems, auto dst_elems, auto count, std::int64_t at) {
+        const std::int64_t offset = from_dst ? dst_elems : src_elems;
+        sum += part_sum_run({.data = base + offset * descriptor.elem_bytes,
+                             .elem_bytes = descriptor.elem_bytes,
+                             .stride_elems = strides[strides.rank() - 1],
+                             .count = count},
+                            static_cast<std::uint64_t>(descriptor.first_elem + at));
+      });
+  return sum;
+}
+
+}  // namespace dynatrain

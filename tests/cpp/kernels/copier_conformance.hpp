@@ -1,0 +1,333 @@
+#pragma once
+
+// What every Copier promises, failures included. A copier's own test file includes this header,
+// once per test program, and instantiates CopierConformance with a CopierCase. Buffers are host
+// memory; a device copier wraps its own around them in `make`.
+
+#include "dynatrain/base/error.hpp"
+#include "dynatrain/execution/copier.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace dynatrain {
+
+struct CopierCase {
+  std::string name;
+  std::function<std::unique_ptr<Copier>()> make;
+};
+
+/// Element offsets of a strided region in row-major order, by plain nested counting: the oracle.
+inline std::vector<std::int64_t> offsets_in_order(const Dims& extents,
+                                                  std::int64_t offset,
+                                                  const Strides& strides) {
+  std::vector<std::int64_t> offsets{offset};
+  for (int d = 0; d < extents.rank(); ++d) {
+    std::vector<std::int64_t> next;
+    for (const std::int64_t base : offsets) {
+      for (std::int64_t i = 0; i < extents[d]; ++i) {
+        next.push_back(base + i * strides[d]);
+      }
+    }
+    offsets = std::move(next);
+  }
+  return offsets;
+}
+
+class CopierConformance : public ::testing::TestWithParam<CopierCase> {
+ protected:
+  using Bytes = std::vector<std::byte>;
+  static constexpr BufferId kSrc{0};
+  static constexpr BufferId kDst{1};
+  static constexpr BufferId kNone{-1};
+
+  static Deadline late() { return deadline_in(std::chrono::seconds(30)); }
+
+  void SetUp() override { copier_ = GetParam().make(); }
+
+  void use(Bytes& src, Bytes& dst) {
+    src_ = &src;
+    dst_ = &dst;
+    addresses_.set(kSrc, src.data(), static_cast<std::int64_t>(src.size()));
+    addresses_.set(kDst, dst.data(), static_cast<std::int64_t>(dst.size()));
+  }
+  Token submit(const CopyBatch& batch, std::span<const Token> after = {}) {
+    return copier_->submit(batch, addresses_, after);
+  }
+  static Bytes noise(std::size_t size, std::uint64_t seed) {
+    std::mt19937_64 random(seed);
+    Bytes bytes(size);
+    for (std::byte& byte : bytes) {
+      byte = static_cast<std::byte>(random());
+    }
+    return bytes;
+  }
+  /// `count` contiguous bytes from src to dst.
+  static CopyDescriptor run(std::int64_t src, std::int64_t dst, std::int64_t count) {
+    CopyDescriptor copy;
+    copy.src = kSrc;
+    copy.dst = kDst;
+    copy.copy = {.extents = {count},
+                 .src_offset_elems = src,
+                 .dst_offset_elems = dst,
+                 .src_strides = {1},
+                 .dst_strides = {1}};
+    return copy;
+  }
+  /// Copies by the oracle, and returns the sum that the copier should report.
+  static std::uint64_t expect_copy(const CopyDescriptor& copy, const Bytes& src, Bytes& dst) {
+    const auto from =
+        offsets_in_order(copy.copy.extents, copy.copy.src_offset_elems, copy.copy.src_strides);
+    const auto to =
+        offsets_in_order(copy.copy.extents, copy.copy.dst_offset_elems, copy.copy.dst_strides);
+    const std::int64_t num_words = (copy.elem_bytes + 7) / 8;
+    std::vector<std::uint64_t> words(from.size() * static_cast<std::size_t>(num_words));
+    for (std::size_t i = 0; i < from.size(); ++i) {
+      for (std::int64_t b = 0; b < copy.elem_bytes; ++b) {
+        const std::byte byte =
+            src.at(static_cast<std::size_t>(from[i] * copy.elem_bytes + copy.src_offset_bytes + b));
+        if (copy.dst.value >= 0) {
+          dst.at(static_cast<std::size_t>(to[i] * copy.elem_bytes + copy.dst_offset_bytes + b)) =
+              byte;
+        }
+        words[i * static_cast<std::size_t>(num_words) + static_cast<std::size_t>(b / 8)] |=
+            static_cast<std::uint64_t>(byte) << static_cast<unsigned>(8 * (b % 8));
+      }
+    }
+    std::uint64_t sum = 0;
+    auto index = static_cast<std::uint64_t>(copy.first_elem * num_words);
+    for (const std::uint64_t bits : words) {
+      sum += part_sum_term(index++, bits);
+    }
+    return sum;
+  }
+  /// A copy of a random box between dense buffers of 64 KiB, with dimensions in any memory order.
+  static CopyDescriptor random_copy(std::int64_t elem_bytes, std::mt19937_64& random) {
+    CopyDescriptor copy = run(0, 0, 1);
+    copy.elem_bytes = elem_bytes;
+    copy.src_offset_bytes = static_cast<std::int64_t>(random() % 5);
+    copy.dst_offset_bytes = static_cast<std::int64_t>(random() % 5);
+    const int rank = 1 + static_cast<int>(random() % 4);
+    copy.copy.extents = Dims::filled(rank, 1);
+    copy.copy.src_strides = Dims::filled(rank, 1);
+    copy.copy.dst_strides = Dims::filled(rank, 1);
+    for (Strides* strides : {&copy.copy.src_strides, &copy.copy.dst_strides}) {
+      std::vector<int> memory_order(static_cast<std::size_t>(rank));
+      std::iota(memory_order.begin(), memory_order.end(), 0);
+      if (random() % 2 == 0) {
+        std::shuffle(memory_order.begin(), memory_order.end(), random);
+      }
+      std::int64_t stride = random() % 3 == 0 ? 2 : 1;
+      for (const int d : memory_order) {
+        (*strides)[rank - 1 - d] = stride;
+        stride *= 6;
+      }
+    }
+    for (int d = 0; d < rank; ++d) {
+      copy.copy.extents[d] = 1 + static_cast<std::int64_t>(random() % 6);
+    }
+    copy.copy.src_offset_elems = static_cast<std::int64_t>(random() % 50);
+    copy.copy.dst_offset_elems = static_cast<std::int64_t>(random() % 50);
+    return copy;
+  }
+
+  std::unique_ptr<Copier> copier_;
+  AddressTable addresses_;
+  Bytes* src_ = nullptr;
+  Bytes* dst_ = nullptr;
+};
+
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(CopierConformance);
+
+// Widths take different loops, strides different runs; bytes next to the box must stay untouched.
+TEST_P(CopierConformance, RandomStridedCopiesEqualElementByElementCopies) {
+  for (const std::int64_t elem_bytes : {1, 2, 3, 4, 5, 8, 12, 16, 24}) {
+    for (std::uint64_t seed = 0; seed < 40; ++seed) {
+      SCOPED_TRACE("elem_bytes " + std::to_string(elem_bytes) + " seed " + std::to_string(seed));
+      std::mt19937_64 random(seed);
+      const Bytes src = noise(64U << 10U, seed);
+      Bytes readable = src;
+      Bytes dst = noise(64U << 10U, seed + 1000);
+      Bytes expected = dst;
+      use(readable, dst);
+      CopyBatch batch;
+      batch.copies.push_back(random_copy(elem_bytes, random));
+      batch.copies.back().sum_slot = 0;
+      batch.copies.back().first_elem = static_cast<std::int64_t>(random() % 1000);
+      std::array<std::uint64_t, 1> sums{};
+      batch.sums = sums.data();
+      const std::uint64_t expected_sum = expect_copy(batch.copies.back(), src, expected);
+      submit(batch).wait(late());
+      EXPECT_EQ(dst, expected);
+      EXPECT_EQ(sums[0], expected_sum);
+      EXPECT_EQ(readable, src);
+    }
+  }
+}
+
+// One huge box must not leave the other threads idle, nor ten thousand tiny ones; whatever the cut
+// between the threads is, every byte and every sum must be there once.
+TEST_P(CopierConformance, HugeAndTinyBoxesInOneBatchAllArrive) {
+  constexpr std::int64_t kHuge = (5LL << 20U) + 3;
+  constexpr std::int64_t kTiny = 7;
+  constexpr std::int64_t kNumTiny = 10000;
+  Bytes src = noise(static_cast<std::size_t>(kHuge + kTiny * kNumTiny), 1);
+  Bytes dst(src.size());
+  use(src, dst);
+  CopyBatch batch;
+  batch.copies.push_back(run(0, 0, kHuge));
+  for (std::int64_t i = 0; i < kNumTiny; ++i) {
+    batch.copies.push_back(run(kHuge + i * kTiny, kHuge + i * kTiny, kTiny));
+    batch.copies.back().first_elem = i * kTiny;
+  }
+  for (CopyDescriptor& copy : batch.copies) {
+    copy.sum_slot = &copy == batch.copies.data() ? 0 : 1;
+  }
+  std::array<std::uint64_t, 2> sums{};
+  batch.sums = sums.data();
+  CopyTimes times;
+  batch.times = &times;
+  submit(batch).wait(late());
+  EXPECT_EQ(dst, src);
+  Bytes scratch(src.size());
+  EXPECT_EQ(sums[0], expect_copy(run(0, 0, kHuge), src, scratch));
+  EXPECT_EQ(sums[1], expect_copy(run(kHuge, kHuge, kTiny * kNumTiny), src, scratch));
+  EXPECT_LE(times.begin, times.end);
+}
+
+// A direct message arrives without a copy; its bytes are summed where they lie.
+TEST_P(CopierConformance, CopyWithoutTargetOnlySums) {
+  Bytes src = noise(4096, 3);
+  Bytes dst = src;
+  use(src, dst);
+  CopyBatch batch;
+  batch.copies.push_back(run(5, 0, 3001));
+  batch.copies.back().dst = kNone;
+  batch.copies.back().sum_slot = 0;
+  std::array<std::uint64_t, 1> sums{};
+  batch.sums = sums.data();
+  const std::uint64_t expected = expect_copy(batch.copies.back(), src, dst);
+  submit(batch).wait(late());
+  EXPECT_EQ(sums[0], expected);
+}
+
+// Stages without local moves are normal, and so are boxes with an empty side.
+TEST_P(CopierConformance, EmptyBatchAndEmptyBoxDoNothing) {
+  Bytes src(8);
+  Bytes dst = noise(8, 1);
+  const Bytes before = dst;
+  use(src, dst);
+  const CopyBatch nothing;
+  submit(nothing).wait(late());
+  CopyBatch empty_box;
+  empty_box.copies.push_back(run(100, 100, 0));
+  submit(empty_box).wait(late());
+  EXPECT_EQ(dst, before);
+}
+
+// An unpack that started before its message arrived would copy the bytes of an older stage.
+TEST_P(CopierConformance, BatchStartsOnlyAfterItsTokens) {
+  Bytes src(64);
+  Bytes dst(64);
+  use(src, dst);
+  CopyBatch batch;
+  batch.copies.push_back(run(0, 0, 64));
+  auto arrival = std::make_shared<HostCompletion>();
+  const std::array after{Token(arrival)};
+  const Token unpack = submit(batch, after);
+  EXPECT_FALSE(unpack.done());
+  const Bytes arrived = noise(64, 4);
+  std::copy(arrived.begin(), arrived.end(), src.begin());
+  arrival->set();
+  unpack.wait(late());
+  EXPECT_EQ(dst, arrived);
+}
+
+// Packing stage k+1 must go on while stage k-1 still waits for the wire.
+TEST_P(CopierConformance, WaitingBatchesDoNotHoldUpReadyOnes) {
+  Bytes src = noise(64, 5);
+  Bytes dst(64);
+  use(src, dst);
+  std::vector<CopyBatch> waiting(40);
+  auto arrival = std::make_shared<HostCompletion>();
+  const std::array after{Token(arrival)};
+  std::vector<Token> tokens;
+  for (CopyBatch& batch : waiting) {
+    batch.copies.push_back(run(0, 0, 32));
+    tokens.push_back(submit(batch, after));
+  }
+  CopyBatch ready;
+  ready.copies.push_back(run(32, 32, 32));
+  submit(ready).wait(late());
+  EXPECT_EQ(Bytes(dst.begin() + 32, dst.end()), Bytes(src.begin() + 32, src.end()));
+  arrival->set();
+  wait_all(tokens, late());
+  EXPECT_EQ(dst, src);
+}
+
+// Batches are ordered by tokens alone; a chain of them must run in the order of the chain.
+TEST_P(CopierConformance, ChainOfBatchesRunsInOrder) {
+  Bytes src = noise(257, 6);
+  Bytes dst(257);
+  use(src, dst);
+  addresses_.set(kSrc, dst.data(), 257);
+  dst[0] = std::byte{42};
+  std::vector<CopyBatch> chain(256);
+  Token last;
+  for (std::size_t i = 0; i < chain.size(); ++i) {
+    const auto at = static_cast<std::int64_t>(i);
+    chain[i].copies.push_back(run(at, at + 1, 1));
+    const std::array after{last};
+    last = submit(chain[i], after);
+  }
+  last.wait(late());
+  EXPECT_EQ(dst, Bytes(257, std::byte{42}));
+}
+
+// If the message failed, unpacking what lies in the slot would write garbage.
+TEST_P(CopierConformance, FailedTokenBeforeABatchIsItsFailureAndNothingIsWritten) {
+  Bytes src = noise(64, 7);
+  Bytes dst(64);
+  use(src, dst);
+  CopyBatch batch;
+  batch.copies.push_back(run(0, 0, 64));
+  auto arrival = std::make_shared<HostCompletion>();
+  const std::array after{Token(arrival)};
+  const Token unpack = submit(batch, after);
+  arrival->fail(std::make_exception_ptr(TransportError("peer died", 3, -1, false)));
+  EXPECT_THROW(unpack.wait(late()), TransportError);
+  EXPECT_EQ(dst, Bytes(64));
+}
+
+// A wrong descriptor is our bug; it must not become somebody else's corrupted memory. The good copy
+// ahead of the bad one shows that the whole batch is checked before its first byte is written.
+TEST_P(CopierConformance, CopyThatWouldLeaveItsBufferIsRefusedBeforeAnythingIsWritten) {
+  Bytes src = noise(64, 8);
+  Bytes dst(64);
+  use(src, dst);
+  std::vector<CopyDescriptor> bad{run(0, 1, 64), run(1, 0, 64), run(-1, 0, 8), run(0, -1, 8)};
+  bad.push_back(run(0, 0, 2));
+  bad.back().copy.dst_strides = {std::int64_t{1} << 62U};
+  bad.push_back(run(0, 0, 8));
+  bad.back().dst = BufferId(9);
+  for (const CopyDescriptor& copy : bad) {
+    CopyBatch batch;
+    batch.copies = {run(0, 0, 8), copy};
+    EXPECT_THROW(submit(batch).wait(late()), InternalError);
+  }
+  EXPECT_EQ(dst, Bytes(64));
+}
+
+}  // namespace dynatrain
