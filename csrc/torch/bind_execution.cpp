@@ -1,0 +1,176 @@
+#include "dynatrain/execution/executor.hpp"
+#include "dynatrain/kernels/cpu_copier.hpp"
+
+#include "torch/bind.hpp"
+#include "torch/fragment_hash_codec.hpp"
+#include "torch/state_table.hpp"
+#include <string>
+#include <tuple>
+#include <vector>
+
+namespace dynatrain::binding {
+namespace {
+
+using PySpan = std::tuple<std::string, int, double, double, std::int64_t>;
+
+const char* phase_name(TraceSpan::Phase phase) {
+  switch (phase) {
+    case TraceSpan::Phase::kPack:
+      return "pack";
+    case TraceSpan::Phase::kWire:
+      return "wire";
+    case TraceSpan::Phase::kUnpack:
+      return "unpack";
+    case TraceSpan::Phase::kLocal:
+      return "local";
+    case TraceSpan::Phase::kVerify:
+      return "verify";
+  }
+  return "unknown";
+}
+
+std::vector<PySpan> spans_of(const RunResult& result) {
+  std::vector<PySpan> spans;
+  spans.reserve(result.spans.size());
+  for (const TraceSpan& span : result.spans) {
+    spans.emplace_back(
+        phase_name(span.phase), span.stage, span.begin_seconds, span.end_seconds, span.size_bytes);
+  }
+  return spans;
+}
+
+void agree(Executor& executor, const NamedPlan& plan, double timeout_s) {
+  ExecuteOptions options;
+  options.timeout = to_ms(timeout_s);
+  executor.agree(plan.plan, options);
+}
+
+RunResult run(Executor& executor,
+              const NamedPlan& plan,
+              const Schedule& schedule,
+              std::pair<const ShardMap&, const ShardMap&> maps,
+              std::pair<const StateTable&, const StateTable&> tables,
+              std::pair<const ExecuteOptions&, RunControl&> how) {
+  return executor.run(plan.plan,
+                      schedule,
+                      maps.first,
+                      maps.second,
+                      tables.first.memory_for(maps.first),
+                      tables.second.memory_for(maps.second),
+                      how.first,
+                      how.second);
+}
+
+std::uint64_t fingerprint(const ShardMap& map, int rank, const StateTable& table, int num_threads) {
+  return fingerprint_share(map, rank, table.memory_for(map), num_threads);
+}
+
+py::bytes hashes(const ShardMap& map, int rank, const StateTable& table, int num_threads) {
+  std::string blob;
+  {
+    const py::gil_scoped_release no_gil;
+    blob = encode_hashes(fragment_hashes(map, rank, table.memory_for(map), num_threads));
+  }
+  return blob;
+}
+
+std::vector<std::string> compare(const ShardMap& map, const std::vector<py::bytes>& blobs) {
+  const std::vector<std::string> published(blobs.begin(), blobs.end());
+  const py::gil_scoped_release no_gil;
+  std::vector<std::vector<FragmentHash>> hashes_of_rank;
+  hashes_of_rank.reserve(published.size());
+  for (const std::string& blob : published) {
+    hashes_of_rank.push_back(decode_hashes(blob));
+  }
+  return compare_replicas(map, hashes_of_rank);
+}
+
+void bind_run_types(py::module_& m) {
+  py::class_<RunControl>(m, "RunControl")
+      .def(py::init<>())
+      .def("cancel", [](RunControl& self) { self.cancel.store(true); })
+      .def_property_readonly("landed_bytes",
+                             [](const RunControl& self) { return self.landed_bytes.load(); })
+      .def_property_readonly("landed_stages",
+                             [](const RunControl& self) { return self.landed_stages.load(); });
+  py::class_<RunResult>(m, "RunResult")
+      .def_readonly("seconds", &RunResult::seconds)
+      .def_readonly("staging_peak_bytes", &RunResult::staging_peak_bytes)
+      .def_readonly("adopted_bytes", &RunResult::adopted_bytes)
+      .def_property_readonly("spans", &spans_of);
+  const py::class_<Copier> copier(m, "Copier");
+  m.def("CpuCopier", &make_cpu_copier, py::arg("num_threads"), NoGil());
+}
+
+// The run's lambda spells out what Python passes.
+// NOLINTBEGIN(readability-function-size)
+void bind_executor(py::module_& m) {
+  py::class_<Executor>(m, "Executor")
+      .def(py::init<Transport&, Copier&, int>(),
+           py::arg("transport"),
+           py::arg("copier"),
+           py::arg("first_tag") = 0,
+           py::keep_alive<1, 2>(),
+           py::keep_alive<1, 3>())
+      .def("agree", &agree, py::arg("plan"), py::arg("timeout_s"), NoGil())
+      .def("reserve", &Executor::reserve, py::arg("schedule"), NoGil())
+      .def(
+          "run",
+          [](Executor& self,
+             const NamedPlan& plan,
+             const Schedule& schedule,
+             const ShardMap& source,
+             const ShardMap& target,
+             const StateTable& source_table,
+             const StateTable& target_table,
+             double timeout_s,
+             bool verify_sums,
+             bool allow_one_sided,
+             RunControl* control) {
+            const ExecuteOptions options{.timeout = to_ms(timeout_s),
+                                         .verify_sums = verify_sums,
+                                         .allow_one_sided = allow_one_sided};
+            RunControl own;
+            return run(self,
+                       plan,
+                       schedule,
+                       {source, target},
+                       {source_table, target_table},
+                       {options, control == nullptr ? own : *control});
+          },
+          py::arg("plan"),
+          py::arg("schedule"),
+          py::arg("source"),
+          py::arg("target"),
+          py::arg("source_table"),
+          py::arg("target_table"),
+          py::arg("timeout_s"),
+          py::arg("verify_sums") = true,
+          py::arg("allow_one_sided") = true,
+          py::arg("control") = nullptr,
+          NoGil());
+}
+// NOLINTEND(readability-function-size)
+
+}  // namespace
+
+void bind_execution(py::module_& m) {
+  bind_run_types(m);
+  bind_executor(m);
+  m.def("fingerprint_share",
+        &fingerprint,
+        py::arg("map"),
+        py::arg("rank"),
+        py::arg("table"),
+        py::arg("num_threads") = 1,
+        NoGil());
+  m.def("fragment_hashes",
+        &hashes,
+        py::arg("map"),
+        py::arg("rank"),
+        py::arg("table"),
+        py::arg("num_threads") = 1);
+  m.def("compare_replicas", &compare, py::arg("map"), py::arg("hashes_of_rank"));
+}
+
+}  // namespace dynatrain::binding

@@ -1,0 +1,92 @@
+#include "dynatrain/schedule/schedule.hpp"
+
+#include "torch/bind.hpp"
+#include <algorithm>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace dynatrain::binding {
+namespace {
+
+ScheduleOptions options_of(std::int64_t staging_budget_bytes,
+                           std::int64_t direct_threshold_bytes,
+                           int max_direct_per_pair,
+                           int num_stages_to_overlap,
+                           std::int64_t min_message_bytes,
+                           bool with_sums) {
+  return {.staging_budget_bytes = staging_budget_bytes,
+          .direct_threshold_bytes = direct_threshold_bytes,
+          .max_direct_per_pair = max_direct_per_pair,
+          .num_stages_to_overlap = num_stages_to_overlap,
+          .min_message_bytes = min_message_bytes,
+          .with_sums = with_sums};
+}
+
+int stages_wanted(const NamedPlan& plan, const ScheduleOptions& options) {
+  return num_stages_wanted(plan.plan, options);
+}
+
+Schedule schedule_for(const NamedPlan& plan,
+                      const ShardMap& source,
+                      const ShardMap& target,
+                      int num_stages,
+                      const ScheduleOptions& options) {
+  return make_schedule(plan.plan, source, target, num_stages, options);
+}
+
+/// Totals over all stages, for reports and logs.
+std::map<std::string, std::int64_t> summarize(const Schedule& self) {
+  std::map<std::string, std::int64_t> out;
+  for (const Stage& stage : self.stages) {
+    for (const StageMessage& message : stage.sends) {
+      out["sent_messages"] += 1;
+      out["sent_direct_messages"] += message.direct ? 1 : 0;
+      out["sent_bytes"] += message.size_bytes;
+    }
+    for (const StageMessage& message : stage.receives) {
+      out["received_messages"] += 1;
+      out["received_direct_messages"] += message.direct ? 1 : 0;
+      out["received_bytes"] += message.size_bytes;
+    }
+    out["local_parts"] += static_cast<std::int64_t>(stage.locals.size());
+  }
+  return out;
+}
+
+}  // namespace
+
+void bind_schedule(py::module_& m) {
+  const ScheduleOptions usual;
+  py::class_<ScheduleOptions>(m, "ScheduleOptions")
+      .def(py::init(&options_of),
+           py::arg("staging_budget_bytes") = usual.staging_budget_bytes,
+           py::arg("direct_threshold_bytes") = usual.direct_threshold_bytes,
+           py::arg("max_direct_per_pair") = usual.max_direct_per_pair,
+           py::arg("num_stages_to_overlap") = usual.num_stages_to_overlap,
+           py::arg("min_message_bytes") = usual.min_message_bytes,
+           py::arg("with_sums") = usual.with_sums)
+      .def_readonly("staging_budget_bytes", &ScheduleOptions::staging_budget_bytes)
+      .def_readonly("direct_threshold_bytes", &ScheduleOptions::direct_threshold_bytes)
+      .def_readonly("max_direct_per_pair", &ScheduleOptions::max_direct_per_pair)
+      .def_readonly("num_stages_to_overlap", &ScheduleOptions::num_stages_to_overlap)
+      .def_readonly("min_message_bytes", &ScheduleOptions::min_message_bytes)
+      .def_readonly("with_sums", &ScheduleOptions::with_sums);
+  py::class_<Schedule>(m, "Schedule")
+      .def_readonly("rank", &Schedule::rank)
+      .def_property_readonly("num_stages", [](const Schedule& self) { return self.stages.size(); })
+      .def_readonly("slot_bytes", &Schedule::slot_bytes)
+      .def_readonly("staging_peak_bytes", &Schedule::staging_peak_bytes)
+      .def("summary", &summarize);
+  m.def("num_stages_wanted", &stages_wanted, py::arg("plan"), py::arg("options"), NoGil());
+  m.def("make_schedule",
+        &schedule_for,
+        py::arg("plan"),
+        py::arg("source"),
+        py::arg("target"),
+        py::arg("num_stages"),
+        py::arg("options"),
+        NoGil());
+}
+
+}  // namespace dynatrain::binding

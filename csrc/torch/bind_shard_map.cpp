@@ -1,0 +1,85 @@
+#include "dynatrain/base/error.hpp"
+
+#include "torch/bind.hpp"
+#include "torch/state_table.hpp"
+#include <string>
+#include <tuple>
+#include <vector>
+
+namespace dynatrain::binding {
+namespace {
+
+/// Errors: LayoutError for a name that the map does not have.
+TensorId id_of(const ShardMap& map, const std::string& name) {
+  const TensorId id = map.find(name);
+  if (id.value < 0) {
+    throw LayoutError("layout: the map has no tensor '" + name + "'\n  it has " +
+                      std::to_string(map.num_tensors()) + " tensors\n  ask names() for them");
+  }
+  return id;
+}
+
+SharedMap merge(const std::vector<std::pair<py::bytes, std::vector<int>>>& published) {
+  std::vector<Publication> publications;
+  publications.reserve(published.size());
+  for (const auto& [blob, ranks] : published) {
+    publications.push_back({std::string(blob), ranks});
+  }
+  const py::gil_scoped_release no_gil;
+  return std::make_shared<ShardMap>(merge_publications(publications));
+}
+
+std::vector<std::string> names_of(const ShardMap& map) {
+  std::vector<std::string> names;
+  names.reserve(map.num_tensors());
+  for (std::size_t i = 0; i < map.num_tensors(); ++i) {
+    names.push_back(map.tensor(TensorId(static_cast<std::int64_t>(i))).name);
+  }
+  return names;
+}
+
+std::tuple<PyDims, std::string, std::int64_t> info_of(const ShardMap& map,
+                                                      const std::string& name) {
+  const LogicalTensor& tensor = map.tensor(id_of(map, name));
+  return {to_list(tensor.shape), tensor.dtype.name, tensor.dtype.size_bytes};
+}
+
+std::vector<PyBox> fragments_of(const ShardMap& map, const std::string& name, int rank) {
+  std::vector<PyBox> boxes;
+  for (const Fragment& fragment : map.fragments(id_of(map, name), rank)) {
+    boxes.push_back(to_pair(fragment.box));
+  }
+  return boxes;
+}
+
+std::vector<std::tuple<PyDims, PyDims, std::vector<int>>> owners_of(const ShardMap& map,
+                                                                    const std::string& name) {
+  std::vector<std::tuple<PyDims, PyDims, std::vector<int>>> owners;
+  for (const OwnedBox& owned : map.owned_boxes(id_of(map, name))) {
+    owners.emplace_back(to_list(owned.box.begin), to_list(owned.box.end), owned.ranks);
+  }
+  return owners;
+}
+
+void prove_live_table(const ShardMap& map, int rank, const StateTable& table) {
+  prove_live(map, rank, table.live_in(map));
+}
+
+}  // namespace
+
+void bind_shard_map(py::module_& m) {
+  py::class_<ShardMap, SharedMap>(m, "ShardMap")
+      .def_static("merge", &merge, py::arg("publications"))
+      .def_property_readonly("num_tensors", &ShardMap::num_tensors)
+      .def_property_readonly("num_ranks", &ShardMap::num_ranks)
+      .def("hash", &ShardMap::hash, NoGil())
+      .def("names", &names_of)
+      .def("info", &info_of, py::arg("name"))
+      .def("fragments", &fragments_of, py::arg("name"), py::arg("rank"))
+      .def("owners", &owners_of, py::arg("name"))
+      .def("bytes_of_rank", &ShardMap::bytes_of_rank, py::arg("rank"), NoGil())
+      .def("prove_live", &prove_live_table, py::arg("rank"), py::arg("table"), NoGil())
+      .def("prove_coverage", &prove_coverage, NoGil());
+}
+
+}  // namespace dynatrain::binding

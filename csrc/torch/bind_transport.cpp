@@ -1,0 +1,107 @@
+#include "dynatrain/base/error.hpp"
+#include "dynatrain/transport/loopback.hpp"
+
+#include "torch/bind.hpp"
+#include "torch/c10d_transport.hpp"
+#include <memory>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+namespace dynatrain::binding {
+namespace {
+
+/// (peer, tag, address, size_bytes); the caller keeps the memory until the token is done.
+using PyMessage = std::tuple<int, std::uint32_t, std::uintptr_t, std::int64_t>;
+
+std::vector<WireMessage> to_messages(const std::vector<PyMessage>& given) {
+  std::vector<WireMessage> messages;
+  messages.reserve(given.size());
+  for (const auto& [peer, tag, address, size_bytes] : given) {
+    auto* const data = reinterpret_cast<std::byte*>(address);  // NOLINT(performance-no-int-to-ptr)
+    messages.push_back({peer, tag, data, size_bytes});
+  }
+  return messages;
+}
+
+Token send(Transport& self,
+           const std::vector<PyMessage>& messages,
+           double timeout_s,
+           const std::vector<Token>& after) {
+  return self.submit_sends(to_messages(messages), after, deadline_in(to_ms(timeout_s)));
+}
+
+Token receive(Transport& self,
+              const std::vector<PyMessage>& messages,
+              double timeout_s,
+              const std::vector<Token>& after) {
+  return self.submit_receives(to_messages(messages), after, deadline_in(to_ms(timeout_s)));
+}
+
+void bind_port(py::module_& m) {
+  py::class_<Token>(m, "Token")
+      .def("done", &Token::done, NoGil())
+      .def(
+          "wait",
+          [](const Token& self, double timeout_s) { self.wait(deadline_in(to_ms(timeout_s))); },
+          py::arg("timeout_s"),
+          NoGil());
+  py::class_<Transport>(m, "Transport")
+      .def_property_readonly("rank", &Transport::rank)
+      .def_property_readonly("size", &Transport::size)
+      .def("submit_sends",
+           &send,
+           py::arg("messages"),
+           py::arg("timeout_s"),
+           py::arg("after") = std::vector<Token>{},
+           NoGil())
+      .def("submit_receives",
+           &receive,
+           py::arg("messages"),
+           py::arg("timeout_s"),
+           py::arg("after") = std::vector<Token>{},
+           NoGil())
+      .def("abort", &Transport::abort, py::arg("reason"), NoGil());
+}
+
+std::unique_ptr<C10dTransport> make_c10d(const py::object& group,
+                                         int rank,
+                                         int size,
+                                         double timeout_s) {
+  auto transport = std::make_unique<C10dTransport>(group, to_ms(timeout_s));
+  if (transport->rank() != rank || transport->size() != size) {
+    throw LayoutError("transport: the process group says rank " +
+                      std::to_string(transport->rank()) + " of " +
+                      std::to_string(transport->size()) + "\n  expected rank " +
+                      std::to_string(rank) + " of " + std::to_string(size) +
+                      "\n  nothing was sent\n  pass the group that spans these ranks in order");
+  }
+  return transport;
+}
+
+}  // namespace
+
+void bind_transport(py::module_& m) {
+  bind_port(m);
+  py::class_<C10dTransport, Transport>(m, "C10dTransport")
+      .def(py::init(&make_c10d),
+           py::arg("group"),
+           py::arg("rank"),
+           py::arg("size"),
+           py::arg("timeout_s"));
+  py::class_<LoopbackWorld>(m, "LoopbackWorld")
+      .def(py::init([](int size, bool rendezvous, std::uint64_t adversary_seed, bool one_sided) {
+             return std::make_unique<LoopbackWorld>(
+                 size, LoopbackOptions{rendezvous, adversary_seed, one_sided});
+           }),
+           py::arg("size"),
+           py::arg("rendezvous") = true,
+           py::arg("adversary_seed") = 0,
+           py::arg("one_sided") = false)
+      .def("transport", &LoopbackWorld::transport, py::arg("rank"), py::keep_alive<0, 1>())
+      .def("kill", &LoopbackWorld::kill, py::arg("rank"), NoGil());
+  m.def("probe_c10d", &probe_c10d);
+}
+
+}  // namespace dynatrain::binding

@@ -1,0 +1,74 @@
+#pragma once
+
+#include "dynatrain/base/error.hpp"
+#include "dynatrain/execution/transport.hpp"
+
+#include "torch/c10d_group.hpp"
+#include "torch/waiter_pool.hpp"
+#include <atomic>
+#include <chrono>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+
+namespace dynatrain {
+
+/// Messages over any torch ProcessGroup that moves host memory (Gloo).
+///
+/// Wire      every message begins with a head: its size and its first bytes; the rest follows in
+///           pieces whose wire tag depends on the size. So ends that disagree about a size learn it
+///           from the head, and Gloo never meets a piece longer than its buffer (which would end
+///           the process). See docs/design/torch.md, "Messages".
+/// Threads   any; the GIL is taken to post and given up in every wait, so do not call it with the
+///           GIL held. One thread waits per peer of a submission.
+/// Errors    through the tokens: TransportError with the peer. The first failure (peer gone, wrong
+///           size, deadline, abort) closes every connection of the group, so that all its messages
+///           end and their memory is free; the transport is of no further use.
+/// Source    own; docs/design/torch.md.
+class C10dTransport final : public Transport {
+ public:
+  /// No wait is longer than `timeout`, whatever deadline a submission has. Needs the GIL.
+  C10dTransport(const pybind11::object& group, std::chrono::milliseconds timeout);
+  /// Ends what is pending as abort() does. With or without the GIL.
+  ~C10dTransport() override;
+  C10dTransport(const C10dTransport&) = delete;
+  C10dTransport& operator=(const C10dTransport&) = delete;
+
+  [[nodiscard]] int rank() const override { return group_.rank(); }
+  [[nodiscard]] int size() const override { return group_.size(); }
+  Token submit_sends(std::span<const WireMessage> messages,
+                     std::span<const Token> after,
+                     Deadline deadline) override;
+  Token submit_receives(std::span<const WireMessage> messages,
+                        std::span<const Token> after,
+                        Deadline deadline) override;
+  void abort(const std::string& reason) noexcept override;
+
+ private:
+  struct Operation;
+  struct PeerQueue;
+  struct Submission;
+
+  Token submit(const std::shared_ptr<Submission>& submission,
+               std::span<const WireMessage> messages,
+               std::span<const Token> after);
+  void post_all(Submission& submission, std::span<const WireMessage> messages);
+  void post(PeerQueue& queue, const WireMessage& message, bool is_send);
+  void wait_for(Submission& submission, PeerQueue& queue);
+  void wait_for(Submission& submission, Operation& operation);
+  void fail(Submission& submission, const TransportError& error, bool is_cause);
+  void finish(Submission& submission);
+  void close_connections();
+
+  C10dGroup group_;
+  std::chrono::milliseconds timeout_;
+  std::mutex mutex_;
+  std::optional<TransportError> cause_;  ///< what ended the transport
+  std::atomic<bool> is_closed_{false};
+  std::atomic<int> num_pending_{0};
+  std::unique_ptr<WaiterPool> waiters_;
+};
+
+}  // namespace dynatrain
