@@ -1,0 +1,51 @@
+"""dynatrain: a running PyTorch training job changes its parallel layout, bit for bit.
+
+See README.md for the ten-line example and docs/ for the manual.
+"""
+
+from dynatrain._errors import (
+    BudgetError,
+    DeviceError,
+    Error,
+    InternalError,
+    LayoutError,
+    StaleStateError,
+    TransportError,
+)
+from dynatrain._version import __version__
+from dynatrain.api import current_session, fingerprint, init, switch_parallelism
+from dynatrain.data import ElasticLoader, ElasticSampler
+from dynatrain.layout import Layout
+from dynatrain.planning import PlanReport, TensorSpec, Topology, plan
+from dynatrain.report import Span, SwitchReport
+from dynatrain.session import Session
+from dynatrain.train_state import Stateful, TrainState
+from dynatrain.world import World
+
+__all__ = [
+    "BudgetError",
+    "DeviceError",
+    "ElasticLoader",
+    "ElasticSampler",
+    "Error",
+    "InternalError",
+    "Layout",
+    "LayoutError",
+    "PlanReport",
+    "Session",
+    "Span",
+    "StaleStateError",
+    "Stateful",
+    "SwitchReport",
+    "TensorSpec",
+    "Topology",
+    "TrainState",
+    "TransportError",
+    "World",
+    "__version__",
+    "current_session",
+    "fingerprint",
+    "init",
+    "plan",
+    "switch_parallelism",
+]

@@ -1,0 +1,447 @@
+"""The C++ core, as Python sees it. Internal: use the package's own names where they exist.
+
+Heavy calls release the GIL. Errors are the classes of ``dynatrain._errors``; where that module
+cannot be imported (the package needs torch, this module does not) they are ``RuntimeError``. Boxes
+are two lists, ``begin`` and ``end``, with one entry per dimension; ranges are half open. Addresses
+are plain integers (``Tensor.data_ptr()``); whoever passes one keeps the memory alive.
+"""
+
+from collections.abc import Callable, Sequence
+
+__version__: str
+
+def set_log_sink(sink: Callable[[int, str, str], None] | None) -> None:
+    """Sends every log line to ``sink(level, room, text)``; None means silence (the default).
+
+    Called from any thread, one call at a time; what it raises is reported and dropped.
+    """
+
+def hash64(data: bytes) -> int:
+    """A 64-bit digest, equal on every machine and build."""
+
+def probe_c10d() -> dict[str, bool]:
+    """What this torch offers of the things that ``C10dTransport`` stands on, by dotted name."""
+
+def local_intervals(
+    shape: Sequence[int],
+    mesh_shape: Sequence[int],
+    coordinate: Sequence[int],
+    placements: Sequence[tuple[int, int]],
+) -> list[list[tuple[int, int]]]:
+    """For each tensor dimension, the ranges of global indices that a mesh coordinate holds.
+
+    A placement is ``(dim, split_factor)``; dim -1 is Replicate, a split factor above 1 is torch's
+    ``_StridedShard``. An entry is empty when the coordinate holds nothing of that dimension.
+    """
+
+class Layout:
+    """The sizes of all parallel axes, the order of the ranks and the layers of each stage."""
+
+    def __init__(
+        self,
+        *,
+        dp_shard: int = 1,
+        dp_replicate: int = 1,
+        cp: int = 1,
+        tp: int = 1,
+        pp: int = 1,
+        ep: int = 1,
+        etp: int = 1,
+        vpp: int = 1,
+        stages: Sequence[int] = (),
+        order: Sequence[str] = ("pp", "dp_replicate", "dp_shard", "cp", "tp"),
+    ) -> None:
+        """Raises LayoutError naming the axis when the sizes do not fit together."""
+
+    @staticmethod
+    def parse(text: str) -> Layout:
+        """Reads the text form, ``"dp=2,tp=2"``; raises LayoutError naming the word at fault."""
+
+    @property
+    def dp_shard(self) -> int: ...
+    @property
+    def dp_replicate(self) -> int: ...
+    @property
+    def cp(self) -> int: ...
+    @property
+    def tp(self) -> int: ...
+    @property
+    def pp(self) -> int: ...
+    @property
+    def ep(self) -> int: ...
+    @property
+    def etp(self) -> int: ...
+    @property
+    def vpp(self) -> int: ...
+    @property
+    def stages(self) -> list[int]:
+        """Layers of each virtual stage as they were given; empty means even."""
+
+    @property
+    def order(self) -> list[str]:
+        """Mesh axes from the slowest to the fastest varying rank."""
+
+    @property
+    def world_size(self) -> int: ...
+    @property
+    def efsdp_size(self) -> int:
+        """What remains of dp_shard * cp * tp after ep * etp."""
+
+    def size(self, axis: str) -> int:
+        """The size of an axis; ``"dp"`` means ``"dp_shard"``."""
+
+    def coordinate(self, rank: int, axis: str) -> int:
+        """The coordinate of a rank along a mesh axis."""
+
+    def group(self, rank: int, axes: Sequence[str]) -> list[int]:
+        """The ranks that differ from ``rank`` only along ``axes``, ascending, itself included."""
+
+    def expert_coordinate(self, rank: int) -> tuple[int, int, int]:
+        """``(efsdp, ep, etp)`` of a rank."""
+
+    def layers(self, pp_rank: int, num_layers: int) -> list[tuple[int, int]]:
+        """The layer ranges of the virtual stages of ``pp_rank``, in model order."""
+
+    def __eq__(self, other: object) -> bool: ...
+    def __hash__(self) -> int: ...
+
+class StateTable:
+    """One rank's live tensors: descriptors to publish, and addresses to keep."""
+
+    def __init__(self) -> None: ...
+    def add_mesh(self, shape: Sequence[int], ranks: Sequence[int]) -> int:
+        """Adds a row-major mesh of global ranks and returns its index."""
+
+    def add_sharded(
+        self,
+        name: str,
+        shape: Sequence[int],
+        dtype_name: str,
+        itemsize: int,
+        mesh_index: int,
+        placements: Sequence[tuple[int, int]],
+        data_ptr: int,
+        local_shape: Sequence[int],
+        local_strides: Sequence[int],
+    ) -> None:
+        """Adds a tensor that a mesh shares by placements (see local_intervals).
+
+        Raises LayoutError when the name is there already or the mesh index is not.
+        """
+
+    def add_whole(
+        self,
+        name: str,
+        shape: Sequence[int],
+        dtype_name: str,
+        itemsize: int,
+        data_ptr: int,
+        local_strides: Sequence[int],
+    ) -> None:
+        """Adds a tensor that this rank holds whole, dense or strided."""
+
+    def add_fragments(
+        self,
+        name: str,
+        shape: Sequence[int],
+        dtype_name: str,
+        itemsize: int,
+        fragments: Sequence[tuple[Sequence[int], Sequence[int], int, Sequence[int]]],
+        data_ptr: int,
+        nbytes: int,
+    ) -> None:
+        """Adds a buffer that holds boxes of a tensor: ``(begin, end, offset_elems, strides)``."""
+
+    def encode(self) -> bytes:
+        """What to publish; equal on ranks that hold the same, as it has no address in it."""
+
+    def hash(self) -> int:
+        """A digest of what is published."""
+
+    def signature(self) -> int:
+        """A digest of what is published and of all addresses."""
+
+    def names(self) -> list[str]:
+        """The tensors in the order in which they were added."""
+
+    def data_ptrs(self) -> dict[str, int]:
+        """The address of every tensor; for tests."""
+
+    def __len__(self) -> int: ...
+
+class ShardMap:
+    """Which rank holds which box of each logical tensor. Immutable."""
+
+    @staticmethod
+    def merge(publications: Sequence[tuple[bytes, Sequence[int]]]) -> ShardMap:
+        """Joins what all ranks published: ``StateTable.encode()`` and the ranks that said it.
+
+        Raises LayoutError when two ranks disagree about a tensor.
+        """
+
+    @property
+    def num_tensors(self) -> int: ...
+    @property
+    def num_ranks(self) -> int:
+        """One past the largest rank that takes part."""
+
+    def hash(self) -> int:
+        """Equal on all ranks that hold the same map."""
+
+    def names(self) -> list[str]:
+        """All tensors, sorted; a tensor's place in the list is its id."""
+
+    def info(self, name: str) -> tuple[list[int], str, int]:
+        """``(shape, dtype name, bytes per element)``; raises LayoutError for an unknown name."""
+
+    def fragments(self, name: str, rank: int) -> list[tuple[list[int], list[int]]]:
+        """The boxes ``(begin, end)`` that a rank holds, sorted."""
+
+    def owners(self, name: str) -> list[tuple[list[int], list[int], list[int]]]:
+        """All distinct boxes with their owners, ``(begin, end, ranks)``, sorted."""
+
+    def bytes_of_rank(self, rank: int) -> int:
+        """Bytes of all fragments of a rank."""
+
+    def prove_live(self, rank: int, table: StateTable) -> None:
+        """Raises LayoutError unless the map's answer for a rank equals its live tensors."""
+
+    def prove_coverage(self) -> None:
+        """Raises LayoutError naming a box that nobody holds."""
+
+class Plan:
+    """All moves of one rank for one switch."""
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def sent_bytes(self) -> int: ...
+    @property
+    def received_bytes(self) -> int: ...
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes that the rank needs and already holds."""
+
+    @property
+    def lower_bound_bytes(self) -> int:
+        """Bytes that the rank needs and lacks; computed apart from the moves."""
+
+    @property
+    def num_moves(self) -> int:
+        """Sends, receives and local moves together."""
+
+    def adoptable(self) -> list[str]:
+        """Tensors whose source memory may serve as target memory as it is."""
+
+    def sends(self) -> list[tuple[int, int, int, int]]:
+        """Per peer ``(peer, number of moves, bytes, hash of the list)``."""
+
+    def receives(self) -> list[tuple[int, int, int, int]]:
+        """As ``sends()``."""
+
+    def moves(self) -> list[tuple[str, list[int], list[int], int, int]]:
+        """``(name, begin, end, src rank, dst rank)`` of all sends, receives and local moves."""
+
+def check_same_tensors(source: ShardMap, target: ShardMap) -> None:
+    """Raises LayoutError listing missing, extra and differing tensors."""
+
+def make_plan(
+    source: ShardMap, target: ShardMap, rank: int, node_of_rank: Sequence[int] = ()
+) -> Plan:
+    """Derives the moves of ``rank``, without communication.
+
+    Raises LayoutError when the maps' tensors differ or a needed box has no owner.
+    """
+
+def check_plans(source: ShardMap, target: ShardMap, plans: Sequence[Plan]) -> list[str]:
+    """Checks the plans of all ranks together; one line per violation, empty when complete."""
+
+def time_bound_seconds(
+    plan: Plan,
+    num_stages: int = 1,
+    link_bytes_per_second: float = ...,
+    stage_latency_seconds: float = ...,
+    memory_bytes_per_second: float = ...,
+) -> float:
+    """The least time that a plan can take over such links."""
+
+class ScheduleOptions:
+    """What bounds the cutting of a plan into stages; equal on all ranks."""
+
+    def __init__(
+        self,
+        staging_budget_bytes: int = ...,
+        direct_threshold_bytes: int = ...,
+        max_direct_per_pair: int = ...,
+        num_stages_to_overlap: int = ...,
+        min_message_bytes: int = ...,
+        with_sums: bool = ...,
+    ) -> None: ...
+    @property
+    def staging_budget_bytes(self) -> int: ...
+    @property
+    def direct_threshold_bytes(self) -> int: ...
+    @property
+    def max_direct_per_pair(self) -> int: ...
+    @property
+    def num_stages_to_overlap(self) -> int: ...
+    @property
+    def min_message_bytes(self) -> int: ...
+    @property
+    def with_sums(self) -> bool: ...
+
+class Schedule:
+    """The stages of one rank."""
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def num_stages(self) -> int: ...
+    @property
+    def slot_bytes(self) -> int: ...
+    @property
+    def staging_peak_bytes(self) -> int: ...
+    def summary(self) -> dict[str, int]:
+        """Totals over all stages: messages and bytes each way, direct messages, local parts."""
+
+def num_stages_wanted(plan: Plan, options: ScheduleOptions) -> int:
+    """Stages that this rank asks for; the switch uses the maximum over all ranks."""
+
+def make_schedule(
+    plan: Plan, source: ShardMap, target: ShardMap, num_stages: int, options: ScheduleOptions
+) -> Schedule:
+    """Cuts a plan into stages; raises BudgetError when a stage would exceed the budget."""
+
+class Token:
+    """The completion of submitted messages."""
+
+    def done(self) -> bool:
+        """True once they have ended, well or badly."""
+
+    def wait(self, timeout_s: float) -> None:
+        """Blocks until they have ended; raises TransportError if they failed or are late."""
+
+class Transport:
+    """Moves messages between ranks. A message is ``(peer, tag, address, bytes)``.
+
+    The memory belongs to the transport until the token is done. A tag is used once per direction
+    and pair while a transport lives.
+    """
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    def submit_sends(
+        self,
+        messages: Sequence[tuple[int, int, int, int]],
+        timeout_s: float,
+        after: Sequence[Token] = (),
+    ) -> Token:
+        """Posts all messages at once, after ``after``; never waits for a peer."""
+
+    def submit_receives(
+        self,
+        messages: Sequence[tuple[int, int, int, int]],
+        timeout_s: float,
+        after: Sequence[Token] = (),
+    ) -> Token:
+        """As ``submit_sends``."""
+
+    def abort(self, reason: str) -> None:
+        """Ends every pending and later operation with a TransportError that says ``reason``."""
+
+class C10dTransport(Transport):
+    """Messages over a torch process group that moves host memory, such as Gloo's."""
+
+    def __init__(self, group: object, rank: int, size: int, timeout_s: float) -> None:
+        """Takes a ``ProcessGroup`` or the name of one, used by nothing else.
+
+        ``timeout_s`` bounds every wait. Raises LayoutError when the group has another rank or size.
+        """
+
+class LoopbackWorld:
+    """Ranks as threads of one process; for tests and for planning without a process group."""
+
+    def __init__(
+        self, size: int, rendezvous: bool = True, adversary_seed: int = 0, one_sided: bool = False
+    ) -> None: ...
+    def transport(self, rank: int) -> Transport:
+        """The transport of one rank; ask once per rank."""
+
+    def kill(self, rank: int) -> None:
+        """Makes a rank fall silent as a killed process does."""
+
+class Copier:
+    """Moves boxes inside a rank."""
+
+def CpuCopier(num_threads: int) -> Copier:  # noqa: N802 - named for what it returns
+    """A copier on ``num_threads`` host threads."""
+
+class RunControl:
+    """Lets another thread watch and stop a run."""
+
+    def __init__(self) -> None: ...
+    def cancel(self) -> None:
+        """Makes the run end with a TransportError at its next stage."""
+
+    @property
+    def landed_bytes(self) -> int: ...
+    @property
+    def landed_stages(self) -> int: ...
+
+class RunResult:
+    """What a run did."""
+
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def staging_peak_bytes(self) -> int: ...
+    @property
+    def adopted_bytes(self) -> int:
+        """Bytes kept without a copy, as source and target share the address."""
+
+    @property
+    def spans(self) -> list[tuple[str, int, float, float, int]]:
+        """``(phase, stage, begin, end, bytes)``; seconds since the run began."""
+
+class Executor:
+    """Runs schedules of one rank. One run at a time; it may be used again."""
+
+    def __init__(self, transport: Transport, copier: Copier, first_tag: int = 0) -> None: ...
+    def agree(self, plan: Plan, timeout_s: float) -> None:
+        """Compares the hash of every pair's list with the peer; collective over the plan's peers.
+
+        Raises TransportError naming the peer and both hashes; nothing was moved.
+        """
+
+    def reserve(self, schedule: Schedule) -> None:
+        """Takes and touches the staging memory ahead of ``run``."""
+
+    def run(
+        self,
+        plan: Plan,
+        schedule: Schedule,
+        source: ShardMap,
+        target: ShardMap,
+        source_table: StateTable,
+        target_table: StateTable,
+        timeout_s: float,
+        verify_sums: bool = True,
+        allow_one_sided: bool = True,
+        control: RunControl | None = None,
+    ) -> RunResult:
+        """Moves everything; source memory is only read. Collective.
+
+        Raises TransportError: target memory is undefined, source memory untouched, the transport of
+        no further use.
+        """
+
+def fingerprint_share(map: ShardMap, rank: int, table: StateTable, num_threads: int = 1) -> int:
+    """This rank's share of the state's fingerprint: add up over all ranks, modulo 2**64."""
+
+def fragment_hashes(map: ShardMap, rank: int, table: StateTable, num_threads: int = 1) -> bytes:
+    """The hashes of what a rank holds, to be exchanged and given to ``compare_replicas``."""
+
+def compare_replicas(map: ShardMap, hashes_of_rank: Sequence[bytes]) -> list[str]:
+    """One line per box of which two ranks hold different bits; empty when replicas agree."""

@@ -1,0 +1,142 @@
+"""Every private torch API that dynatrain uses, in one place, checked when this file is imported."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch._C._distributed_c10d import HashStore, PrefixStore, Store
+from torch.distributed import ProcessGroup, distributed_c10d
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor, debug
+
+_NEEDED = (
+    (torch.utils, "swap_tensors"),
+    (torch._C, "_current_graph_task_id"),
+    (FSDPModule, "_get_fsdp_state"),
+    (distributed_c10d, "_get_default_store"),
+    (distributed_c10d._World, "group_count"),
+    (debug, "_clear_sharding_prop_cache"),
+)
+for _owner, _name in _NEEDED:
+    if not hasattr(_owner, _name):
+        raise ImportError(
+            f"dynatrain: torch {torch.__version__} has no {_owner.__name__}.{_name}\n"
+            "  expected torch 2.11 to 2.15\n  install one of these versions"
+        )
+
+_FIRST_LOCAL_GROUP = 1_000_000
+#: Groups that only their members made, by ranks: the same number on every member.
+_num_local_groups: Counter[tuple[int, ...]] = Counter()
+
+
+def local_tensor(tensor: torch.Tensor) -> torch.Tensor:
+    """The memory that this rank holds of a DTensor, no copy, no autograd; others as they are."""
+    return tensor._local_tensor if isinstance(tensor, DTensor) else tensor.detach()
+
+
+def in_backward() -> bool:
+    """Whether the calling thread is inside a backward pass."""
+    return torch._C._current_graph_task_id() != -1
+
+
+def _fsdp_params(module: nn.Module) -> Iterator[Any]:
+    for child in module.modules():
+        if isinstance(child, FSDPModule):
+            state = child._get_fsdp_state()
+            groups = getattr(state, "_fsdp_param_groups", None)
+            if groups is None:
+                groups = [state._fsdp_param_group] if state._fsdp_param_group else []
+            for group in groups:
+                yield from group.fsdp_params
+
+
+def refresh_fsdp_memory(module: nn.Module) -> None:
+    """Makes ``fully_shard`` read its shards from the parameters' present memory."""
+    for fsdp_param in _fsdp_params(module):
+        fsdp_param.reset_sharded_param()
+
+
+def unsharded_fsdp_params(module: nn.Module) -> list[str]:
+    """FQNs of parameters that ``fully_shard`` has gathered and not yet dropped."""
+    return [
+        str(getattr(fsdp_param, "_param_fqn", None) or "a parameter")
+        for fsdp_param in _fsdp_params(module)
+        if getattr(fsdp_param.sharded_state, "name", "SHARDED") == "UNSHARDED"
+    ]
+
+
+def release_memory(module: nn.Module) -> None:
+    """Lets go of the memory of parameters and buffers, whoever still holds the module."""
+    for fsdp_param in _fsdp_params(module):
+        fsdp_param._sharded_param_data = torch.empty(0)
+        fsdp_param.all_gather_outputs = []
+    with torch.no_grad():
+        for param in module.parameters():
+            if isinstance(param, DTensor):
+                param._local_tensor = torch.empty_like(param._local_tensor, device="meta")
+            else:
+                param.data = torch.empty(0, dtype=param.dtype, device=param.device)
+        for child in module.modules():
+            for name, buffer in child._buffers.items():
+                if buffer is not None:
+                    child._buffers[name] = torch.empty_like(buffer, device="meta")
+
+
+def session_store(rank: int) -> Store:
+    """The job's store under a prefix of its own for every session of the job.
+
+    The n-th call on each rank of one job gets the same prefix.
+    """
+    store = PrefixStore("dynatrain", distributed_c10d._get_default_store())
+    return PrefixStore(str(store.add(f"sessions/{rank}", 1)), store)
+
+
+def single_process_store() -> Store:
+    """A store for a job of one process."""
+    return HashStore()
+
+
+def new_group(
+    ranks: list[int] | None, timeout: timedelta, *, backend: str | None = None, local: bool = False
+) -> ProcessGroup:
+    """``dist.new_group`` for ranks that are members; ``local``: only members make the call."""
+    numbering = _numbering_of_local_groups(ranks) if local else nullcontext()
+    with numbering:
+        group = dist.new_group(ranks, timeout, backend, use_local_synchronization=local)
+    assert isinstance(group, ProcessGroup)
+    return group
+
+
+@contextmanager
+def _numbering_of_local_groups(ranks: list[int] | None) -> Iterator[None]:
+    """Numbers a group that only its members make, and leaves torch's own count as it was.
+
+    torch names the next group of all ranks by that count: were it ahead on the members, they and
+    the others would wait for each other under two names.
+    """
+    assert ranks is not None
+    world = distributed_c10d._world
+    count, key = world.group_count, tuple(ranks)
+    world.group_count = _FIRST_LOCAL_GROUP + _num_local_groups[key]
+    _num_local_groups[key] += 1
+    try:
+        yield
+    finally:
+        world.group_count = count
+
+
+def swap(a: torch.Tensor, b: torch.Tensor) -> None:
+    """Exchanges what two tensor objects are; whoever holds ``a`` then sees ``b``."""
+    torch.utils.swap_tensors(a, b)  # type: ignore[no-untyped-call]
+
+
+def clear_sharding_cache() -> None:
+    """Forgets sharding propagation results, which name meshes by equality, not identity."""
+    debug._clear_sharding_prop_cache()  # type: ignore[no-untyped-call]

@@ -1,0 +1,131 @@
+"""The calls that a training script makes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from dynatrain._errors import LayoutError
+from dynatrain._torch_private import single_process_store
+from dynatrain.guard import Build
+from dynatrain.layout import Layout, as_layout
+from dynatrain.report import SwitchReport
+from dynatrain.session import Initialize, Session
+from dynatrain.transition import VERIFY, Options
+
+_current: list[Session] = []
+
+
+def init(  # noqa: PLR0913 - the settings of a session, all but two with defaults
+    build: Build,
+    layout: Layout | str,
+    *,
+    initialize: Initialize | None = None,
+    keep: Mapping[str, Any] | None = None,
+    device: torch.device | str | None = None,
+    timeout_s: float = 60.0,
+    staging_budget_bytes: int = 256 << 20,
+    memory_budget_bytes: int | None = None,
+    num_threads: int | None = None,
+    verify: Collection[str] = ("sums",),
+    seed: int = 0,
+) -> Session:
+    """Starts a session: builds the first world and state. Collective over all ranks of the job.
+
+    Initialises ``torch.distributed`` from the environment when the script has not.
+
+    Args:
+        build: ``build(world) -> TrainState``, called once per layout; at a switch under the meta
+            device, where it must run no collective and draw no random number.
+        layout: the first layout; ranks beyond its world size idle.
+        initialize: ``initialize(state, world)``, run once. With it the first build runs on meta,
+            too, and this fills the materialised weights and buffers; without it the first build
+            runs for real, with torch's own initialisation.
+        keep: objects that live on across switches, by name. ``on_world(world)`` is called on those
+            that have it, with None on a rank that idles. Those that have ``state_dict`` as well
+            bring ranks that join up to date. ``check_layout(layout)`` is asked before a switch, and
+            refuses it by raising LayoutError.
+        device: where parameters live; the rank's GPU when there is one, else the CPU.
+        timeout_s: deadline of every wait.
+        staging_budget_bytes: staging memory of a transfer, per rank.
+        memory_budget_bytes: refuse switches that need more than this beside the source, per rank.
+        num_threads: threads that copy; half of the processors that the rank may use by default.
+        verify: any of ``sums`` (receiver's sums of every move against the sender's),
+            ``fingerprint`` (of the whole state before and after), ``replicas`` (all owners of a
+            cell hold the same before a switch).
+        seed: of random streams that belong to a coordinate.
+
+    Returns:
+        The session, also used by :func:`switch_parallelism`.
+
+    Raises:
+        LayoutError: the layout does not fit the job, or build returned no TrainState.
+    """
+    unknown = set(verify) - set(VERIFY)
+    if unknown:
+        raise LayoutError(
+            f"session: verify={sorted(unknown)}\n  expected any of {VERIFY}\n  nothing was started"
+        )
+    _join()
+    options = Options(
+        timeout=timedelta(seconds=timeout_s),
+        staging_budget_bytes=staging_budget_bytes,
+        memory_budget_bytes=memory_budget_bytes,
+        num_threads=num_threads or _default_threads(),
+        verify=frozenset(verify),
+        seed=seed,
+    )
+    session = Session(build, options, _device(device))
+    session.start(as_layout(layout), initialize, keep)
+    _current[:] = [session]
+    session.place_kept()
+    return session
+
+
+def switch_parallelism(
+    layout: Layout | str, *, names: Mapping[str, str] | None = None
+) -> SwitchReport:
+    """Switches the session made last to ``layout``; see :meth:`dynatrain.Session.switch`."""
+    return current_session().switch(layout, names=names)
+
+
+def fingerprint() -> str:
+    """The fingerprint of the present state, the same in every layout. Collective."""
+    return current_session().fingerprint()
+
+
+def current_session() -> Session:
+    """The session made last; raises LayoutError before the first ``init``."""
+    if not _current:
+        raise LayoutError(
+            "session: no session was started\n  nothing was changed\n  call dynatrain.init first"
+        )
+    return _current[0]
+
+
+def _join() -> None:
+    if dist.is_initialized():
+        return
+    if "RANK" in os.environ:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    else:
+        dist.init_process_group("gloo", store=single_process_store(), rank=0, world_size=1)
+
+
+def _device(device: torch.device | str | None) -> torch.device:
+    if device is not None:
+        return torch.device(device)
+    if torch.cuda.is_available():
+        index = int(os.environ.get("LOCAL_RANK", dist.get_rank() % torch.cuda.device_count()))
+        return torch.device("cuda", index)
+    return torch.device("cpu")
+
+
+def _default_threads() -> int:
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, len(os.sched_getaffinity(0)) // (2 * local))

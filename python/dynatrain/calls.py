@@ -1,0 +1,125 @@
+"""Calls that all ranks make together, and the reasons to refuse one before anything happens."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dynatrain._errors import LayoutError
+from dynatrain._torch_private import in_backward, unsharded_fsdp_params
+from dynatrain.control import refused
+from dynatrain.layout import Layout
+from dynatrain.rendezvous import Rendezvous
+from dynatrain.train_state import TrainState
+
+_UNCHANGED = "nothing was moved; the source state is intact"
+
+
+@dataclass(frozen=True)
+class Call:
+    """What one rank brings to a meeting.
+
+    Attributes:
+        operation: ``switch``, ``prepare``, ``commit``, or ``attend`` for a rank that idles.
+        layout: text form of the target.
+        step: completed steps.
+        ready: whether the rank holds the target prepared.
+        connected: whether its union communicator stands.
+        problem: why it refuses, or None.
+    """
+
+    operation: str
+    layout: str
+    step: int
+    ready: bool
+    connected: bool
+    problem: str | None
+
+
+class Calls:
+    """Meetings in which every rank learns what all others called."""
+
+    def __init__(self, meeting: Rendezvous, rank: int) -> None:
+        self._meeting = meeting
+        self._rank = rank
+
+    def meet(self, own: Call) -> list[Call]:
+        """Meets all ranks; returns their calls by rank.
+
+        Raises:
+            TransportError: ranks are missing.
+            LayoutError: the calls differ, or a rank refuses; the same outcome on every rank.
+        """
+        payloads = self._meeting.meet(pickle.dumps(own)).payloads
+        calls: list[Call] = [pickle.loads(payload) for payload in payloads]
+        _check_same(calls)
+        problems = {rank: call.problem for rank, call in enumerate(calls) if call.problem}
+        if self._rank in problems:
+            raise LayoutError(problems[self._rank])
+        if problems:
+            raise refused("the call", problems)
+        return calls
+
+
+def _check_same(calls: Sequence[Call]) -> None:
+    asked = {
+        (call.operation, call.layout, call.step) for call in calls if call.operation != "attend"
+    }
+    if len(asked) != 1:
+        lines = "\n".join(
+            f"  rank {rank}: {call.operation} {call.layout} after {call.step} steps"
+            for rank, call in enumerate(calls)
+        )
+        raise LayoutError(
+            f"session: the ranks made different calls\n{lines}\n  {_UNCHANGED}\n"
+            "  make the same call on every rank between the same two steps"
+        )
+
+
+def reason_to_refuse(
+    state: TrainState | None, layout: Layout, num_ranks: int, keep: Mapping[str, Any]
+) -> str | None:
+    """Why a rank with ``state`` (None when idle) cannot go to ``layout`` now, or None.
+
+    Kept objects that have ``check_layout(layout)`` may refuse by raising LayoutError.
+    """
+    if layout.world_size > num_ranks:
+        return (
+            f"session: {layout} needs {layout.world_size} ranks\n"
+            f"  the job has {num_ranks}\n  {_UNCHANGED}\n"
+            "  choose sizes whose product is at most the number of ranks"
+        )
+    if in_backward():
+        return (
+            "session: a switch was called inside backward\n"
+            f"  expected a call between two steps\n  {_UNCHANGED}\n"
+            "  call it after optimizer.step() and zero_grad()"
+        )
+    for item in keep.values():
+        if hasattr(item, "check_layout"):
+            try:
+                item.check_layout(layout)
+            except LayoutError as error:
+                return str(error)
+    return None if state is None else _not_at_boundary(state)
+
+
+def _not_at_boundary(state: TrainState) -> str | None:
+    for module in state.modules:
+        held = [name for name, param in module.named_parameters() if param.grad is not None]
+        if held:
+            return (
+                f"session: {len(held)} parameters hold gradients, first {held[0]!r}\n"
+                f"  expected gradients None at a step boundary\n  {_UNCHANGED}\n"
+                "  call optimizer.zero_grad(set_to_none=True) before the switch"
+            )
+        gathered = unsharded_fsdp_params(module)
+        if gathered:
+            return (
+                f"session: fully_shard holds {gathered[0]!r} gathered\n"
+                f"  expected sharded parameters at a step boundary\n  {_UNCHANGED}\n"
+                "  finish the backward pass, or call model.reshard()"
+            )
+    return None

@@ -1,0 +1,163 @@
+"""A data loader whose global sample order does not depend on the layout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from dynatrain._errors import LayoutError
+from dynatrain.layout import Layout
+from dynatrain.world import World
+
+_ORDER_KEYS = ("num_samples", "global_batch_size", "seed", "shuffle")
+
+
+class ElasticSampler(Sampler[list[int]]):
+    """Batches of sample numbers for this data parallel rank, cut from one global order.
+
+    Step ``s`` of an epoch takes the samples ``[s * B, (s + 1) * B)`` of the epoch's order, ``B``
+    being ``global_batch_size``; of these the i-th of ``n`` data parallel ranks takes the i-th of
+    ``n`` equal runs. The order is a permutation by (seed, epoch), or 0, 1, 2, ... . A remainder
+    smaller than B at an epoch's end is left out.
+
+    Args:
+        num_samples: length of the dataset.
+        global_batch_size: samples of one step, all ranks together.
+        seed: of the permutations.
+        shuffle: permute, or keep the dataset's order.
+    """
+
+    def __init__(
+        self, num_samples: int, global_batch_size: int, *, seed: int = 0, shuffle: bool = True
+    ) -> None:
+        if not 0 < global_batch_size <= num_samples:
+            raise LayoutError(
+                f"data: a global batch of {global_batch_size} from {num_samples} samples\n"
+                "  expected 1 <= global_batch_size <= num_samples\n  nothing was changed"
+            )
+        self.num_samples = num_samples
+        self.global_batch_size = global_batch_size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.step = 0  #: global batches taken since the beginning
+        self._dp_rank, self._dp_size = 0, 1
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Global batches in one pass over the dataset."""
+        return self.num_samples // self.global_batch_size
+
+    def check_layout(self, layout: Layout) -> None:
+        """Asked before a switch; raises LayoutError when the batch does not divide by its dp."""
+        size = layout.dp_replicate * layout.dp_shard
+        if self.global_batch_size % size:
+            raise LayoutError(
+                f"data: a global batch of {self.global_batch_size} over {size} data parallel ranks"
+                f"\n  expected a multiple of {size}\n"
+                "  nothing was moved; the source state is intact\n"
+                "  choose a global batch that every layout's dp divides"
+            )
+
+    def on_world(self, world: World | None) -> None:
+        """Takes this rank's run of every batch from ``world``."""
+        if world is None:
+            return
+        self.check_layout(world.layout)
+        self._dp_size = world.size("dp_replicate") * world.size("dp_shard")
+        self._dp_rank = world.coordinate("dp_replicate") * world.size(
+            "dp_shard"
+        ) + world.coordinate("dp_shard")
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Batches from ``step`` on, without end."""
+        step = self.step
+        while True:
+            epoch, inside = divmod(step, self.steps_per_epoch)
+            order = self._order(epoch)
+            for index in range(inside, self.steps_per_epoch):
+                yield self._own_run(order, index)
+                step += 1
+
+    def _order(self, epoch: int) -> torch.Tensor:
+        if not self.shuffle:
+            return torch.arange(self.num_samples, device="cpu")
+        generator = torch.Generator(device="cpu").manual_seed(self.seed * 1_000_003 + epoch)
+        return torch.randperm(self.num_samples, generator=generator, device="cpu")
+
+    def _own_run(self, order: torch.Tensor, index: int) -> list[int]:
+        run = self.global_batch_size // self._dp_size
+        begin = index * self.global_batch_size + self._dp_rank * run
+        return [int(sample) for sample in order[begin : begin + run]]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The cursor and what the order depends on."""
+        return {"step": self.step, **{key: getattr(self, key) for key in _ORDER_KEYS}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on where the other sampler was; raises LayoutError when their orders differ."""
+        own = self.state_dict()
+        for key in _ORDER_KEYS:
+            if state_dict[key] != own[key]:
+                raise LayoutError(
+                    f"data: {key} is {own[key]} here and {state_dict[key]} in the state\n"
+                    "  expected equal values, or the sample order changes\n  nothing was changed"
+                )
+        self.step = int(state_dict["step"])
+
+
+class ElasticLoader(Iterator[Any]):
+    """An endless iterator over this rank's batches that survives switches.
+
+    Pass it to ``dynatrain.init(..., keep={"data": loader})``. Batches that workers have fetched
+    ahead are dropped at a switch and asked again by the new rule; no sample is skipped or repeated.
+    It draws nothing from torch's default random stream.
+
+    Args:
+        dataset: a map-style dataset.
+        sampler: the global order.
+        options: passed on to ``torch.utils.data.DataLoader`` (``num_workers``, ``collate_fn``,
+            ``pin_memory``, ...).
+    """
+
+    def __init__(self, dataset: Dataset[Any], sampler: ElasticSampler, **options: Any) -> None:
+        self.dataset = dataset
+        self.sampler = sampler
+        self._options = options
+        self._batches: Iterator[Any] | None = None
+
+    def __next__(self) -> Any:
+        if self._batches is None:
+            self._batches = self._make()
+        batch = next(self._batches)
+        self.sampler.step += 1
+        return batch
+
+    def _make(self) -> Iterator[Any]:
+        generator = torch.Generator(device="cpu").manual_seed(
+            (self.sampler.seed << 32) + self.sampler.step
+        )
+        loader: DataLoader[Any] = DataLoader(
+            self.dataset, batch_sampler=self.sampler, generator=generator, **self._options
+        )
+        return iter(loader)
+
+    def check_layout(self, layout: Layout) -> None:
+        """Asked before a switch; see ElasticSampler."""
+        self.sampler.check_layout(layout)
+
+    def on_world(self, world: World | None) -> None:
+        """Drops what was fetched ahead and goes on by the new world's rule."""
+        self._batches = None
+        self.sampler.on_world(world)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sampler's state."""
+        return self.sampler.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on where the other loader was."""
+        self._batches = None
+        self.sampler.load_state_dict(state_dict)

@@ -1,0 +1,85 @@
+"""Runs the user's ``build`` under watch: no collective, no random draw, no memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from dynatrain._errors import Error, LayoutError
+from dynatrain.adapters.values import random_streams, read_streams
+from dynatrain.train_state import TrainState
+from dynatrain.world import World
+
+Build = Callable[[World], TrainState]
+_COLLECTIVES = ("c10d", "_c10d_functional", "c10d_functional")
+
+
+class _NoCollectives(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:  # signature of torch
+        if func.namespace in _COLLECTIVES:
+            raise LayoutError(
+                f"session: build ran the collective {func}\n"
+                "  expected build to communicate with nobody: other ranks are training\n"
+                "  nothing was moved; the source state is intact\n"
+                "  move it behind dynatrain.init(..., initialize=), or take the group from world"
+            )
+        return func(*args, **(kwargs or {}))
+
+
+def build_on_meta(build: Build, world: World) -> TrainState:
+    """Calls ``build(world)`` under the meta device.
+
+    Raises:
+        LayoutError: build raised, ran a collective, drew a random number, or returned something
+            else than a TrainState. Random streams are put back as they were.
+    """
+    before = read_streams(world.device)
+    try:
+        with torch.device("meta"), _NoCollectives():  # type: ignore[no-untyped-call]
+            state = build(world)
+    except Error:
+        raise
+    except Exception as error:
+        raise LayoutError(
+            f"session: build raised {type(error).__name__}: {error}\n"
+            f"  in {world}, under the meta device\n"
+            "  nothing was moved; the source state is intact\n"
+            "  the traceback above this error says where"
+        ) from error
+    finally:
+        drawn = _put_back(world.device, before)
+    if drawn:
+        raise LayoutError(
+            f"session: build drew random numbers from {', '.join(drawn)}\n"
+            "  expected build to draw none: the streams of a run must not depend on its switches\n"
+            "  nothing was moved; the streams were put back and the source state is intact\n"
+            "  draw in dynatrain.init(..., initialize=), which runs once"
+        )
+    return checked_state(state)
+
+
+def _put_back(device: torch.device, before: dict[str, bytes]) -> list[str]:
+    drawn = []
+    after = read_streams(device)
+    for name, (_, put, _) in random_streams(device).items():
+        if after[name] != before[name]:
+            put(before[name])
+            drawn.append(name)
+    return drawn
+
+
+def checked_state(state: object) -> TrainState:
+    """Returns ``state`` when it is a TrainState; raises LayoutError otherwise."""
+    if not isinstance(state, TrainState):
+        raise LayoutError(
+            f"session: build returned a {type(state).__name__}\n"
+            "  expected a dynatrain.TrainState\n"
+            "  nothing was moved; the source state is intact\n"
+            "  end build with: return TrainState(model=..., optimizer=...)"
+        )
+    return state

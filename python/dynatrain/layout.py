@@ -1,0 +1,167 @@
+"""Parallel layouts as the user writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dynatrain import _native
+from dynatrain._errors import LayoutError
+
+MESH_AXES = ("pp", "dp_replicate", "dp_shard", "cp", "tp")
+
+
+class Layout:
+    """The size of every parallel axis. Immutable, hashable, checked when made.
+
+    ``world_size`` is ``dp_replicate * dp_shard * cp * tp * pp``; ``ep`` divides
+    ``dp_shard * cp * tp / etp``. The text form (``str``, :meth:`parse`) is ``"dp=2,tp=2"``.
+
+    Args:
+        dp: shorthand for ``dp_shard``.
+        dp_shard: ranks that shard parameters and optimizer state among them (FSDP, ZeRO).
+        dp_replicate: replicas of those groups (HSDP, DDP).
+        cp: context parallel size.
+        tp: tensor parallel size.
+        pp: pipeline stages.
+        ep: expert parallel size.
+        etp: tensor parallel size inside an expert, 1 or ``tp``.
+        vpp: virtual stages per pipeline rank.
+        stages: layers of each of the ``pp * vpp`` virtual stages; as even as can be when None.
+        order: mesh axes from the slowest to the fastest varying rank.
+
+    Raises:
+        LayoutError: a size is below 1 or does not divide; the message names the axis.
+    """
+
+    __slots__ = ("_native",)
+
+    def __init__(  # noqa: PLR0913 - one keyword per axis is the plainest form
+        self,
+        *,
+        dp: int | None = None,
+        dp_shard: int = 1,
+        dp_replicate: int = 1,
+        cp: int = 1,
+        tp: int = 1,
+        pp: int = 1,
+        ep: int = 1,
+        etp: int = 1,
+        vpp: int = 1,
+        stages: Sequence[int] | None = None,
+        order: Sequence[str] = MESH_AXES,
+    ) -> None:
+        if dp is not None and dp_shard != 1:
+            raise LayoutError(
+                f"layout: dp={dp} and dp_shard={dp_shard} were both given\n"
+                "  dp is shorthand for dp_shard\n  nothing was changed\n  give one of them"
+            )
+        self._native = _native.Layout(
+            dp_shard=dp_shard if dp is None else dp,
+            dp_replicate=dp_replicate,
+            cp=cp,
+            tp=tp,
+            pp=pp,
+            ep=ep,
+            etp=etp,
+            vpp=vpp,
+            stages=list(stages or ()),
+            order=list(order),
+        )
+
+    @classmethod
+    def parse(cls, text: str) -> Layout:
+        """Reads the text form, e.g. ``"dp=2,tp=2"``; raises LayoutError naming what is wrong."""
+        layout = cls.__new__(cls)
+        layout._native = _native.Layout.parse(text)
+        return layout
+
+    @property
+    def native(self) -> _native.Layout:
+        """The C++ value behind this layout."""
+        return self._native
+
+    @property
+    def world_size(self) -> int:
+        """Ranks that the layout occupies."""
+        return self._native.world_size
+
+    def size(self, axis: str) -> int:
+        """Size of one axis, ``"dp"`` meaning ``"dp_shard"``."""
+        return self._native.size(axis)
+
+    @property
+    def dp_shard(self) -> int:
+        """Size of the sharding data parallel axis."""
+        return self.size("dp_shard")
+
+    @property
+    def dp_replicate(self) -> int:
+        """Size of the replicating data parallel axis."""
+        return self.size("dp_replicate")
+
+    @property
+    def cp(self) -> int:
+        """Context parallel size."""
+        return self.size("cp")
+
+    @property
+    def tp(self) -> int:
+        """Tensor parallel size."""
+        return self.size("tp")
+
+    @property
+    def pp(self) -> int:
+        """Pipeline stages."""
+        return self.size("pp")
+
+    @property
+    def ep(self) -> int:
+        """Expert parallel size."""
+        return self.size("ep")
+
+    @property
+    def etp(self) -> int:
+        """Tensor parallel size inside an expert."""
+        return self.size("etp")
+
+    @property
+    def vpp(self) -> int:
+        """Virtual stages per pipeline rank."""
+        return self.size("vpp")
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """Mesh axes from the slowest to the fastest varying rank."""
+        return tuple(self._native.order)
+
+    def coordinate(self, rank: int, axis: str) -> int:
+        """Coordinate of ``rank`` along a mesh axis."""
+        return self._native.coordinate(rank, axis)
+
+    def group(self, rank: int, *axes: str) -> list[int]:
+        """Ranks that differ from ``rank`` only along ``axes``, ascending."""
+        return self._native.group(rank, list(axes))
+
+    def layers(self, pp_rank: int, num_layers: int) -> list[range]:
+        """Layers of each virtual stage of ``pp_rank``, in model order."""
+        return [range(begin, end) for begin, end in self._native.layers(pp_rank, num_layers)]
+
+    def __str__(self) -> str:
+        return str(self._native)
+
+    def __repr__(self) -> str:
+        return f"Layout({self})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Layout) and self._native == other._native
+
+    def __hash__(self) -> int:
+        return hash(self._native)
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (Layout.parse, (str(self),))
+
+
+def as_layout(value: Layout | str) -> Layout:
+    """Accepts a Layout or its text form."""
+    return value if isinstance(value, Layout) else Layout.parse(value)

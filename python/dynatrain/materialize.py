@@ -1,0 +1,139 @@
+"""Gives a state that was built on the meta device its memory, in place.
+
+Parameters keep their identity, so optimizers and hooks made inside ``build`` stay valid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
+
+from dynatrain import _native
+from dynatrain._errors import LayoutError
+from dynatrain._torch_private import local_tensor, refresh_fsdp_memory, swap
+from dynatrain.adapters.tensors import (
+    BUFFER,
+    PARAM,
+    LiveTensors,
+    iter_optimizer_params,
+    slots_by_fqn,
+)
+from dynatrain.train_state import TrainState
+
+
+def add_slots(
+    state: TrainState,
+    live: LiveTensors,
+    source: _native.ShardMap,
+    host_slots: set[str],
+) -> None:
+    """Creates, on meta, the optimizer slots that the source has for the parameters of ``state``.
+
+    Raises:
+        LayoutError: a slot has neither its parameter's shape nor no dimension at all.
+    """
+    slots = slots_by_fqn(source)
+    for optimizer, param in iter_optimizer_params(state):
+        fqn = live.fqn(param)
+        for slot in slots.get(fqn, ()):
+            shape, dtype, _ = source.info(f"{fqn}|{slot}")
+            tensor = _slot_like(param, tuple(shape), getattr(torch, dtype), f"{fqn}|{slot}")
+            if not shape and slot in host_slots:
+                tensor.dynatrain_on_host = True  # type: ignore[attr-defined]
+            optimizer.state[param][slot] = tensor
+
+
+def _slot_like(
+    param: nn.Parameter, shape: tuple[int, ...], dtype: torch.dtype, name: str
+) -> torch.Tensor:
+    if not shape:
+        return torch.empty((), dtype=dtype, device="meta")
+    if shape == tuple(param.shape):
+        local = local_tensor(param)
+        return _wrap_like(param, torch.empty_like(local, dtype=dtype, device="meta"))
+    raise LayoutError(
+        f"materialize: optimizer slot {name!r} has shape {list(shape)}\n"
+        f"  expected the parameter's shape {list(param.shape)}, or a scalar\n"
+        "  nothing was moved; the source state is intact\n"
+        "  hand such an optimizer's state over as extra= instead"
+    )
+
+
+def _wrap_like(tensor: torch.Tensor, local: torch.Tensor) -> torch.Tensor:
+    if not isinstance(tensor, DTensor):
+        return local
+    return DTensor.from_local(
+        local,
+        tensor.device_mesh,
+        tensor.placements,
+        run_check=False,
+        shape=tensor.shape,
+        stride=tensor.stride(),
+    )
+
+
+def materialize(
+    state: TrainState,
+    live: LiveTensors,
+    device: torch.device,
+    adopted: Mapping[str, torch.Tensor],
+) -> None:
+    """Puts memory behind every meta tensor of ``state``: adopted where given, else fresh zeros.
+
+    Fresh memory is written once, so that its pages are there before a switch needs them.
+
+    Args:
+        state: the state built on meta, with its slots.
+        live: its tensors; brought up to date here.
+        device: where parameters and buffers live.
+        adopted: local tensors to share, by logical name; dense, of the local shape and dtype.
+    """
+    for name, tensor in live.tensors.items():
+        if not name.endswith((f"|{PARAM}", f"|{BUFFER}")) or not local_tensor(tensor).is_meta:
+            continue
+        memory = adopted.get(name)
+        _swap_in(tensor, _fresh(local_tensor(tensor), device) if memory is None else memory)
+    for module in state.modules:
+        refresh_fsdp_memory(module)
+    _materialize_slots(state, live, device, adopted)
+
+
+def _fresh(local: torch.Tensor, device: torch.device) -> torch.Tensor:
+    strided = torch.empty_strided(
+        tuple(local.shape), local.stride(), dtype=local.dtype, device=device
+    )
+    return strided.zero_()
+
+
+def _swap_in(tensor: torch.Tensor, memory: torch.Tensor) -> None:
+    wrapped = _wrap_like(tensor, memory)
+    if isinstance(tensor, nn.Parameter):
+        wrapped = nn.Parameter(wrapped, requires_grad=tensor.requires_grad)
+    for key, value in tensor.__dict__.items():
+        if key not in wrapped.__dict__ and key not in ("_local_tensor", "_spec"):
+            wrapped.__dict__[key] = value
+    swap(tensor, wrapped)
+
+
+def _materialize_slots(
+    state: TrainState,
+    live: LiveTensors,
+    device: torch.device,
+    adopted: Mapping[str, torch.Tensor],
+) -> None:
+    for optimizer, param in iter_optimizer_params(state):
+        fqn = live.fqn(param)
+        slots = optimizer.state.get(param, {})
+        for slot, tensor in slots.items():
+            if not isinstance(tensor, torch.Tensor) or not local_tensor(tensor).is_meta:
+                continue
+            name = f"{fqn}|{slot}"
+            memory = adopted.get(name)
+            if memory is None:
+                on_host = getattr(tensor, "dynatrain_on_host", False)
+                memory = _fresh(local_tensor(tensor), torch.device("cpu") if on_host else device)
+            slots[slot] = _wrap_like(param, memory) if isinstance(tensor, DTensor) else memory
+            live.tensors[name] = slots[slot]

@@ -1,0 +1,240 @@
+"""Plans a switch on paper: no process group, no GPU, no tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from dynatrain import _native
+from dynatrain._errors import LayoutError
+from dynatrain.layout import Layout, as_layout
+from dynatrain.report import SCHEMA_VERSION
+
+ADAMW_SLOTS = ("param", "exp_avg", "exp_avg_sq")
+_ITEMSIZE = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1}
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One parameter of a model that is described, not built.
+
+    Attributes:
+        fqn: its name.
+        shape: its global shape.
+        tp_dim: the dimension that tensor parallelism cuts, None when it replicates.
+        layers: layers of the model that hold it; several when it is tied. Layer 0 stands for what
+            comes before it, the last one for what comes after.
+        dtype: torch's name of its element type.
+    """
+
+    fqn: str
+    shape: tuple[int, ...]
+    tp_dim: int | None = None
+    layers: tuple[int, ...] = (0,)
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Link speeds for the time bound.
+
+    Attributes:
+        link_bytes_per_second: of one rank's link, each direction.
+        stage_latency_seconds: of one stage.
+        memory_bytes_per_second: for kept bytes that change address.
+        ranks_per_node: senders on the needer's node are preferred; None for one node.
+    """
+
+    link_bytes_per_second: float = 25e9
+    stage_latency_seconds: float = 20e-6
+    memory_bytes_per_second: float = 1e12
+    ranks_per_node: int | None = None
+
+
+@dataclass
+class RankPlan:
+    """Bytes of one rank."""
+
+    rank: int
+    sent_bytes: int
+    received_bytes: int
+    kept_bytes: int
+    lower_bound_bytes: int
+    staging_bytes: int
+    num_moves: int
+
+
+@dataclass
+class PlanReport:
+    """What a switch would move, and the least time it could take.
+
+    Attributes:
+        source: text form of the layout before.
+        target: text form of the layout after.
+        num_stages: stages that the staging budget asks for.
+        bound_seconds: the least time of the busiest rank.
+        ranks: bytes per rank.
+    """
+
+    source: str
+    target: str
+    num_stages: int
+    bound_seconds: float
+    ranks: list[RankPlan] = field(default_factory=list)
+
+    @property
+    def bytes_moved(self) -> int:
+        """Bytes that would cross between ranks."""
+        return sum(rank.received_bytes for rank in self.ranks)
+
+    @property
+    def lower_bound_bytes(self) -> int:
+        """Bytes that any switch between these layouts must move."""
+        return sum(rank.lower_bound_bytes for rank in self.ranks)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for ``json.dumps``; docs/reference/json.md has the schema."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            **asdict(self),
+            "bytes_moved": self.bytes_moved,
+            "lower_bound_bytes": self.lower_bound_bytes,
+        }
+
+
+def llama_tensors(
+    num_layers: int, hidden: int, ffn: int, vocab: int, kv_hidden: int | None = None
+) -> list[TensorSpec]:
+    """The parameters of a Llama-like model with an untied head, in float32."""
+    kv = kv_hidden or hidden
+    last = num_layers - 1
+    specs = [
+        TensorSpec("tok_embeddings.weight", (vocab, hidden), 0, (0,)),
+        TensorSpec("norm.weight", (hidden,), None, (last,)),
+        TensorSpec("output.weight", (vocab, hidden), 0, (last,)),
+    ]
+    for layer in range(num_layers):
+        block = (
+            ("attention.wq.weight", (hidden, hidden), 0),
+            ("attention.wk.weight", (kv, hidden), 0),
+            ("attention.wv.weight", (kv, hidden), 0),
+            ("attention.wo.weight", (hidden, hidden), 1),
+            ("feed_forward.w1.weight", (ffn, hidden), 0),
+            ("feed_forward.w2.weight", (hidden, ffn), 1),
+            ("feed_forward.w3.weight", (ffn, hidden), 0),
+            ("attention_norm.weight", (hidden,), None),
+            ("ffn_norm.weight", (hidden,), None),
+        )
+        specs += [
+            TensorSpec(f"layers.{layer}.{name}", shape, tp_dim, (layer,))
+            for name, shape, tp_dim in block
+        ]
+    return specs
+
+
+def describe(
+    layout: Layout | str,
+    tensors: Sequence[TensorSpec],
+    slots: Sequence[str] = ADAMW_SLOTS,
+) -> _native.ShardMap:
+    """The shard map of a described model: FSDP2 on dimension 0 inside TP, stages by layer.
+
+    Args:
+        layout: where the model would live.
+        tensors: its parameters.
+        slots: what each parameter brings: itself and its optimizer state, all of its dtype.
+
+    Raises:
+        LayoutError: there are fewer layers than stages, or a dtype is unknown.
+    """
+    target = as_layout(layout)
+    num_layers = 1 + max(layer for spec in tensors for layer in spec.layers)
+    publications = []
+    for pp_rank in range(target.pp):
+        layers = {layer for part in target.layers(pp_rank, num_layers) for layer in part}
+        stage = [spec for spec in tensors if layers.intersection(spec.layers)]
+        ranks = [
+            rank for rank in range(target.world_size) if target.coordinate(rank, "pp") == pp_rank
+        ]
+        publications.append((_stage_table(target, ranks, stage, slots).encode(), ranks))
+    return _native.ShardMap.merge(publications)
+
+
+def _stage_table(
+    layout: Layout, ranks: list[int], stage: Sequence[TensorSpec], slots: Sequence[str]
+) -> _native.StateTable:
+    table = _native.StateTable()
+    axes = [axis for axis in layout.order if axis != "pp"]
+    mesh = table.add_mesh([layout.size(axis) for axis in axes], ranks)
+    for spec in stage:
+        if spec.dtype not in _ITEMSIZE:
+            raise LayoutError(
+                f"plan: {spec.fqn!r} has dtype {spec.dtype!r}\n  expected one of "
+                f"{sorted(_ITEMSIZE)}\n  nothing was planned"
+            )
+        placements = [_placement(layout, axis, spec) for axis in axes]
+        for slot in slots:
+            name, itemsize = f"{spec.fqn}|{slot}", _ITEMSIZE[spec.dtype]
+            # No memory stands behind a described tensor: address 0, and no local extents.
+            table.add_sharded(
+                name, list(spec.shape), spec.dtype, itemsize, mesh, placements, 0, [], []
+            )
+    return table
+
+
+def _placement(layout: Layout, axis: str, spec: TensorSpec) -> tuple[int, int]:
+    if axis == "tp" and spec.tp_dim is not None:
+        return (spec.tp_dim, 1)
+    if axis in ("dp_shard", "cp"):
+        return (0, layout.tp if spec.tp_dim == 0 else 1)
+    return (-1, 1)
+
+
+def plan(
+    source: Layout | str,
+    target: Layout | str,
+    tensors: Sequence[TensorSpec],
+    topology: Topology | None = None,
+    staging_budget_bytes: int = 256 << 20,
+) -> PlanReport:
+    """Plans the switch of a described model from ``source`` to ``target``.
+
+    Returns:
+        Traffic of every rank, stages, and the least time that the links allow.
+
+    Raises:
+        LayoutError: a layout does not fit the model.
+    """
+    links = topology or Topology()
+    before, after = describe(source, tensors), describe(target, tensors)
+    num_ranks = max(before.num_ranks, after.num_ranks)
+    nodes = (
+        [rank // links.ranks_per_node for rank in range(num_ranks)] if links.ranks_per_node else []
+    )
+    plans = [_native.make_plan(before, after, rank, nodes) for rank in range(num_ranks)]
+    options = _native.ScheduleOptions(staging_budget_bytes=staging_budget_bytes)
+    stages = max(_native.num_stages_wanted(item, options) for item in plans)
+    ranks = [
+        RankPlan(
+            item.rank,
+            item.sent_bytes,
+            item.received_bytes,
+            item.kept_bytes,
+            item.lower_bound_bytes,
+            _native.make_schedule(item, before, after, stages, options).staging_peak_bytes,
+            item.num_moves,
+        )
+        for item in plans
+    ]
+    bound = max(
+        _native.time_bound_seconds(
+            item,
+            stages,
+            links.link_bytes_per_second,
+            links.stage_latency_seconds,
+            links.memory_bytes_per_second,
+        )
+        for item in plans
+    )
+    return PlanReport(str(as_layout(source)), str(as_layout(target)), stages, bound, ranks)

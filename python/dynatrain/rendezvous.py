@@ -1,0 +1,122 @@
+"""Meeting points over the store: all ranks arrive, or those that arrived learn who did not.
+
+A meeting is decided by one write-once key, so that every rank that asks gets the same answer. With
+no meeting called, nothing here touches the store.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from torch._C._distributed_c10d import PrefixStore, Store
+from torch.distributed import DistStoreError
+
+from dynatrain._errors import TransportError
+
+_GO = "go"
+_IDLE_POLL_SECONDS = 0.01
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """One attempt to meet: its name, unique within the job, and what each rank brought."""
+
+    name: str
+    payloads: Sequence[bytes]
+
+
+class Rendezvous:
+    """Meetings of all ranks of a job.
+
+    Args:
+        store: a store with a prefix of its own.
+        rank: this rank.
+        num_ranks: ranks that take part in every meeting.
+        timeout: how long an arrival waits for the others.
+    """
+
+    def __init__(self, store: Store, rank: int, num_ranks: int, timeout: timedelta) -> None:
+        self._store = PrefixStore("meet", store)
+        self._rank = rank
+        self._num_ranks = num_ranks
+        self._timeout = timeout
+        self._attempt = 0
+
+    def meet(self, payload: bytes) -> Meeting:
+        """Arrives with ``payload`` and waits for all others.
+
+        Raises:
+            TransportError: not all ranks arrived within the timeout; names the missing ones. The
+                others notice nothing, unless they arrive later: then they wait for a new meeting.
+        """
+        self._skip_decided()
+        name = f"{self._attempt}"
+        self._attempt += 1
+        self._store.set(f"{name}/rank/{self._rank}", payload)  # type: ignore[arg-type]
+        self._store.set(f"{name}/called", "1")
+        if self._store.add(f"{name}/count", 1) == self._num_ranks:
+            decision = self._decide(name, _GO)
+        else:
+            decision = self._await_decision(name)
+        if decision != _GO:
+            raise self._missing(name, decision)
+        payloads = [
+            bytes(self._store.get(f"{name}/rank/{rank}")) for rank in range(self._num_ranks)
+        ]
+        return Meeting(name, payloads)
+
+    def wait_called(self, ended: str) -> bool:
+        """Blocks an idle rank until some rank calls a meeting (True) or ``ended`` is set (False).
+
+        Only for ranks that do not train: it asks the store every few milliseconds.
+        """
+        while True:
+            self._skip_decided()
+            if self._store.check([f"{self._attempt}/called"]):
+                return True
+            if self._store.check([ended]):
+                return False
+            time.sleep(_IDLE_POLL_SECONDS)
+
+    def announce(self, key: str) -> None:
+        """Sets a key that idle ranks look for in :meth:`wait_called`."""
+        self._store.set(key, "1")
+
+    def _skip_decided(self) -> None:
+        while self._store.check([f"{self._attempt}/decision"]):
+            self._attempt += 1
+
+    def _decide(self, name: str, decision: str) -> str:
+        return self._store.compare_set(f"{name}/decision", "", decision).decode()
+
+    def _await_decision(self, name: str) -> str:
+        deadline = time.monotonic() + self._timeout.total_seconds()
+        try:
+            self._store.wait([f"{name}/decision"], self._timeout)
+            return self._store.get(f"{name}/decision").decode()
+        except DistStoreError:
+            if time.monotonic() < deadline - 1.0:
+                raise  # the store is gone, which is not a late peer
+        return self._decide(name, self._absent(name))
+
+    def _absent(self, name: str) -> str:
+        absent = [
+            str(rank)
+            for rank in range(self._num_ranks)
+            if not self._store.check([f"{name}/rank/{rank}"])
+        ]
+        return ",".join(absent) or "none"
+
+    def _missing(self, name: str, decision: str) -> TransportError:
+        ranks = [int(rank) for rank in decision.split(",") if rank.isdigit()]
+        seconds = self._timeout.total_seconds()
+        return TransportError(
+            f"session: a collective call was given up: ranks {ranks or 'unknown'} did not arrive\n"
+            f"  expected all {self._num_ranks} ranks within {seconds:g} s (meeting {name})\n"
+            "  nothing was moved; the source state is intact and training may go on\n"
+            "  make the same call on every rank between the same two steps",
+            peer=ranks[0] if len(ranks) == 1 else -1,
+        )

@@ -1,0 +1,324 @@
+"""The session: one training job, its present world and state, and the switches between worlds."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import torch
+
+from dynatrain import _torch_private
+from dynatrain._errors import Error, LayoutError
+from dynatrain.adapters.tensors import LiveTensors
+from dynatrain.calls import Call, Calls, reason_to_refuse
+from dynatrain.guard import Build, build_on_meta, checked_state
+from dynatrain.layout import Layout, as_layout
+from dynatrain.materialize import materialize
+from dynatrain.rendezvous import Rendezvous
+from dynatrain.report import SwitchReport
+from dynatrain.switching import Present, Telling, run
+from dynatrain.train_state import TrainState
+from dynatrain.transition import Clock, Engine, Options, Prepared, Request, Side, prepare
+from dynatrain.world import Meshes, World
+
+Initialize = Callable[[TrainState, World], None]
+_log = logging.getLogger("dynatrain.session")
+
+
+class Session:
+    """One training job under dynatrain; made by :func:`dynatrain.init`.
+
+    Not thread-safe: all methods belong to the training thread.
+    """
+
+    def __init__(self, build: Build, options: Options, device: torch.device) -> None:
+        self._build = build
+        self._options = options
+        self._device = device
+        self._engine = Engine(options)
+        store = _torch_private.session_store(self._engine.rank)
+        self._meeting = Rendezvous(
+            store, self._engine.rank, self._engine.num_ranks, options.timeout
+        )
+        self._calls = Calls(self._meeting, self._engine.rank)
+        self._worlds: dict[Layout, World | None] = {}
+        self._now = Present(device, options.seed)
+        self._step = 0
+        self._in_step = False
+        self._loops = 0
+        self._prepared: Prepared | None = None
+        self._request: tuple[Layout, Future[SwitchReport]] | None = None
+        self._callbacks: list[Callable[[SwitchReport], None]] = []
+
+    # ---- what a script reads -------------------------------------------------------------------
+
+    @property
+    def state(self) -> TrainState:
+        """The present training state; raises LayoutError on a rank that idles."""
+        if self._now.state is None:
+            raise self._idle("state")
+        return self._now.state
+
+    @property
+    def world(self) -> World:
+        """The present world; raises LayoutError on a rank that idles."""
+        if self._now.world is None:
+            raise self._idle("world")
+        return self._now.world
+
+    @property
+    def active(self) -> bool:
+        """Whether this rank takes part in the present layout."""
+        return self._now.world is not None
+
+    @property
+    def layout(self) -> Layout:
+        """The present layout, also known to ranks that idle."""
+        assert self._now.layout is not None
+        return self._now.layout
+
+    @property
+    def step(self) -> int:
+        """Completed steps of the loop, the one under way not counted."""
+        return self._step
+
+    @property
+    def keep(self) -> Mapping[str, Any]:
+        """The kept objects, by name."""
+        return dict(self._now.keep)
+
+    def _idle(self, what: str) -> LayoutError:
+        return LayoutError(
+            f"session: rank {self._engine.rank} idles in {self._now.layout} and has no {what}\n"
+            "  nothing was changed\n"
+            "  let session.steps() drive the loop, or ask session.active first"
+        )
+
+    # ---- the loop ------------------------------------------------------------------------------
+
+    def steps(self, total: int) -> Iterator[int]:
+        """Yields the number of every step from ``session.step`` up to ``total``.
+
+        A requested switch runs between two steps. On a rank that idles the loop waits for the next
+        switch that needs it, and ends with the loop of the others.
+        """
+        self._loops += 1
+        ended = f"ended/{self._loops}"
+        try:
+            while self._await_activity(ended) and self._step < total:
+                yield self._begin_step()
+                self._end_step()
+                self._run_request()
+        finally:
+            self._end_step()
+            if self.active and self._engine.num_ranks > self.layout.world_size:
+                self._meeting.announce(ended)
+
+    def _await_activity(self, ended: str) -> bool:
+        """Attends what others call while this rank idles; False when their loop has ended."""
+        while not self.active:
+            if not self._meeting.wait_called(ended):
+                return False
+            self._attend()
+        return True
+
+    def _begin_step(self) -> int:
+        self._in_step = True
+        return self._step
+
+    def _end_step(self) -> None:
+        if self._in_step:
+            self._in_step = False
+            self._step += 1
+
+    @property
+    def _completed(self) -> int:
+        return self._step + (1 if self._in_step else 0)
+
+    def _run_request(self) -> None:
+        if self._request is None:
+            return
+        layout, future = self._request
+        self._request = None
+        try:
+            future.set_result(self.switch(layout))
+        except Exception as error:  # noqa: BLE001 - the future is where the caller looks
+            future.set_exception(error)
+
+    # ---- switching -----------------------------------------------------------------------------
+
+    def request(self, layout: Layout | str) -> Future[SwitchReport]:
+        """Asks for a switch at the next step boundary of :meth:`steps`.
+
+        Every active rank must ask in the same step. The future holds the report, or the error; the
+        training goes on either way.
+        """
+        future: Future[SwitchReport] = Future()
+        if self._request is not None:
+            raise LayoutError(
+                f"session: a switch to {self._request[0]} is already requested\n"
+                "  nothing was changed\n  wait for its future"
+            )
+        self._request = (as_layout(layout), future)
+        return future
+
+    def on_switch(self, callback: Callable[[SwitchReport], None]) -> None:
+        """Calls ``callback(report)`` on this rank after every switch."""
+        self._callbacks.append(callback)
+
+    def prepare(self, layout: Layout | str, *, names: Mapping[str, str] | None = None) -> None:
+        """Builds and plans ``layout`` ahead, so that a switch to it only moves bytes. Collective.
+
+        The target's memory is held from now on. One layout is prepared at a time; preparing
+        another one drops the former.
+        """
+        target = as_layout(layout)
+        self._call("prepare", target)
+        self._prepare(target, names)
+
+    def switch(
+        self, layout: Layout | str, *, names: Mapping[str, str] | None = None
+    ) -> SwitchReport:
+        """Switches to ``layout`` between two steps. Collective and blocking.
+
+        Args:
+            layout: the target; at most as many ranks as the job has, the rest idles.
+            names: FQNs of the target, by FQN of the source, where they differ.
+
+        Returns:
+            The report, equal on all ranks.
+
+        Raises:
+            LayoutError: the layout, the model or the moment does not fit; the state is unchanged.
+            BudgetError: the switch needs more memory than it may take; the state is unchanged.
+            TransportError: a rank is missing or failed; the state is unchanged.
+        """
+        target = as_layout(layout)
+        clock = Clock(self._engine.rank)
+        ready = self._call("switch", target)
+        clock.add("meet", 0.0)
+        return self._switch(target, names, clock, ready)
+
+    def _call(self, op: str, layout: Layout) -> bool:
+        """Meets all ranks over one operation; returns whether all hold ``layout`` prepared."""
+        problem = reason_to_refuse(self._now.state, layout, self._engine.num_ranks, self._now.keep)
+        ready = False
+        prepared = self._prepared
+        if problem is None and prepared is not None and prepared.request.layout == layout:
+            try:
+                ready = prepared.refresh(self._now.state)
+            except LayoutError as error:  # the others must learn of it, not wait for this rank
+                problem = str(error)
+        own = Call(op, str(layout), self._completed, ready, self._engine.connected, problem)
+        calls = self._calls.meet(own)
+        self._reconnect(calls)
+        return all(call.ready for call in calls)
+
+    def _reconnect(self, calls: Sequence[Call]) -> None:
+        if not all(call.connected for call in calls):
+            self._engine.disconnect("a rank has no union communicator")
+            self._engine.connect()
+
+    def _attend(self) -> None:
+        """An idle rank's part in an operation that others called."""
+        ready = self._prepared is not None and self._prepared.refresh(None)
+        clock = Clock(self._engine.rank)
+        try:
+            calls = self._calls.meet(Call("attend", "", 0, ready, self._engine.connected, None))
+            self._reconnect(calls)
+            asked = next(call for call in calls if call.operation != "attend")
+            layout = Layout.parse(asked.layout)
+            if asked.operation == "prepare":
+                self._prepare(layout, None)
+                return
+            self._step = asked.step
+            self._switch(layout, None, clock, all(call.ready for call in calls))
+        except Error as error:
+            _log.warning("an idle rank saw a switch fail: %s", error)
+
+    def _prepare(self, layout: Layout, names: Mapping[str, str] | None) -> Prepared:
+        self._prepared = None
+        clock = Clock(self._engine.rank)
+        world = self._engine.together("making the world", lambda: self._world_of(layout))
+        clock.add("world", 0.0)
+        request = Request(layout, world, self._build, dict(names or {}))
+        self._prepared = prepare(self._engine, self._now.state, request, clock)
+        return self._prepared
+
+    def _world_of(self, layout: Layout) -> World | None:
+        """This rank's place in ``layout``; groups are made once per layout and kept."""
+        if layout not in self._worlds:
+            meshes = Meshes(layout, self._device.type)
+            inside = self._engine.rank < layout.world_size
+            timeout = self._options.timeout
+            world = (
+                World(layout, self._engine.rank, self._device, meshes, timeout) if inside else None
+            )
+            if world is not None:
+                world.group(
+                    *layout.order
+                )  # what most scripts reduce over; made before it is needed
+            self._worlds[layout] = world
+        return self._worlds[layout]
+
+    def _switch(
+        self, layout: Layout, names: Mapping[str, str] | None, clock: Clock, ready: bool
+    ) -> SwitchReport:
+        prepared = self._prepared
+        if not ready or prepared is None:
+            began = clock.now()
+            prepared = self._prepare(layout, names)
+            clock.adopt(prepared.spans, began)
+        report = SwitchReport(
+            str(self.layout), str(layout), self._now.epoch + 1, self._completed, prepared=ready
+        )
+        run(self._engine, self._calls, self._now, prepared, Telling(report, clock))
+        self._prepared = None
+        for callback in self._callbacks:
+            callback(report)
+        return report
+
+    # ---- life ----------------------------------------------------------------------------------
+
+    def start(
+        self, layout: Layout, initialize: Initialize | None, keep: Mapping[str, Any] | None
+    ) -> None:
+        """Builds the first world and state; called once by :func:`dynatrain.init`."""
+        problem = reason_to_refuse(None, layout, self._engine.num_ranks, keep or {})
+        if problem is not None:
+            raise LayoutError(problem)
+        world = self._world_of(layout)
+        self._engine.connect()
+        state = None if world is None else self._first_state(world, initialize)
+        self._now.install(layout, world, state)
+        self._now.keep = dict(keep or {})
+
+    def place_kept(self) -> None:
+        """Tells the kept objects of the first world; called once by :func:`dynatrain.init`."""
+        self._now.move_kept(())
+
+    def _first_state(self, world: World, initialize: Initialize | None) -> TrainState:
+        if initialize is None:
+            with torch.device(self._device):
+                return checked_state(self._build(world))
+        state = build_on_meta(self._build, world)
+        live = LiveTensors(state)
+        materialize(state, live, self._device, {})
+        initialize(state, world)
+        return state
+
+    def fingerprint(self) -> str:
+        """The fingerprint of the present state, the same in every layout. Collective."""
+        side = Side.read(self._now.state)
+        return self._engine.fingerprint(self._engine.publish_map(side), side.table)
+
+    def verify_replicas(self) -> list[str]:
+        """One line per cell on which its owners differ; empty when replicas agree. Collective."""
+        side = Side.read(self._now.state)
+        return self._engine.differing_replicas(self._engine.publish_map(side), side.table)
+
+    def close(self) -> None:
+        """Ends the session's communicator; the present state stays usable."""
+        self._engine.disconnect("the session was closed")

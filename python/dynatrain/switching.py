@@ -1,0 +1,170 @@
+"""The switch itself, once its target stands: check, move, vote, install."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from dynatrain._errors import LayoutError, StaleStateError
+from dynatrain._torch_private import clear_sharding_cache, release_memory
+from dynatrain.adapters.values import Values, continue_streams
+from dynatrain.calls import Call, Calls
+from dynatrain.layout import Layout
+from dynatrain.report import RankStats, SwitchReport, fill
+from dynatrain.train_state import Stateful, TrainState
+from dynatrain.transition import Clock, Engine, Moved, Prepared, transfer
+from dynatrain.world import World
+
+_log = logging.getLogger("dynatrain.session")
+
+
+@dataclass
+class Present:
+    """What a rank is now: its place, its state, and what it keeps across switches.
+
+    ``world`` and ``state`` are None on a rank that idles.
+    """
+
+    device: torch.device
+    seed: int
+    layout: Layout | None = None
+    world: World | None = None
+    state: TrainState | None = None
+    epoch: int = 0
+    keep: dict[str, Any] = field(default_factory=dict)
+
+    def install(self, layout: Layout, world: World | None, state: TrainState | None) -> None:
+        """Takes another place; the world is one of its own for each epoch."""
+        self.layout = layout
+        self.state = state
+        self.world = copy.copy(world)
+        if self.world is not None:
+            self.world.epoch = self.epoch
+
+    def kept_states(self, target: Layout) -> dict[str, Any]:
+        """State of kept objects, for ranks that join; nobody asks for it otherwise."""
+        assert self.layout is not None
+        if self.world is None or target.world_size <= self.layout.world_size:
+            return {}
+        return {
+            f"keep.{name}": item.state_dict()
+            for name, item in self.keep.items()
+            if isinstance(item, Stateful) and hasattr(item, "on_world")
+        }
+
+    def move_kept(self, published: Sequence[Values]) -> None:
+        """Tells kept objects of the world; with what was published, they catch up first."""
+        for name, item in self.keep.items():
+            states = [v.stateful[f"keep.{name}"] for v in published if f"keep.{name}" in v.stateful]
+            if states:
+                item.load_state_dict(states[0])
+            if hasattr(item, "on_world"):
+                item.on_world(self.world)
+
+
+@dataclass(frozen=True)
+class Telling:
+    """What a switch is told into."""
+
+    report: SwitchReport
+    clock: Clock
+
+
+def run(
+    engine: Engine, calls: Calls, present: Present, prepared: Prepared, telling: Telling
+) -> None:
+    """Moves the state into the prepared target and installs it. Collective.
+
+    Raises:
+        LayoutError: replicas differ, or the target does not take what is no tensor.
+        TransportError: a peer failed. Either way the source is as it was.
+    """
+    report, clock = telling.report, telling.clock
+    verify = engine.options.verify
+    if "replicas" in verify:
+        _check_replicas(engine, prepared)
+    if "fingerprint" in verify:
+        report.fingerprint_before = engine.fingerprint(prepared.source_map, prepared.source.table)
+    kept = present.kept_states(prepared.request.layout)
+    moved = transfer(engine, prepared, present.device, kept, clock)
+    if "fingerprint" in verify:
+        report.fingerprint_after = engine.fingerprint(prepared.target_map, prepared.target.table)
+    begin = clock.now()
+    _commit(calls, present, prepared, moved)
+    if present.world is not None:
+        streams = [values.streams for values in moved.published]
+        rank, step = present.world.rank, report.step
+        continue_streams(present.device, streams, present.seed, rank, step)
+    clock.add("commit", begin)
+    _tell(engine, prepared, moved, telling)
+
+
+def _commit(calls: Calls, present: Present, prepared: Prepared, moved: Moved) -> None:
+    """Votes, then installs the target; after the vote only the user's callbacks can fail."""
+    layout = prepared.request.layout
+    calls.meet(Call("commit", str(layout), present.epoch, True, True, None))
+    former, joined = present.state, present.world is None
+    present.epoch += 1
+    present.install(layout, prepared.request.world, prepared.target.state)
+    if former is not None:
+        _retire(former, str(layout))
+    clear_sharding_cache()
+    present.move_kept(moved.published if joined else ())
+
+
+def _retire(state: TrainState, successor: str) -> None:
+    """Drops the memory of a replaced state and makes later use raise."""
+
+    def refuse(*_: object) -> None:
+        raise StaleStateError(
+            f"session: a model or optimizer that the switch to {successor} replaced was used\n"
+            "  the present state is intact\n  read session.state again after every switch"
+        )
+
+    for optimizer in state.optimizers:
+        optimizer.state.clear()
+        optimizer.register_step_pre_hook(refuse)
+    for module in state.modules:
+        module.register_forward_pre_hook(refuse, prepend=True)
+        release_memory(module)
+    state.retire(successor)
+
+
+def _check_replicas(engine: Engine, prepared: Prepared) -> None:
+    lines = engine.differing_replicas(prepared.source_map, prepared.source.table)
+    if lines:
+        raise LayoutError(
+            f"session: replicas differ in {len(lines)} cells\n  "
+            + "\n  ".join(lines[:8])
+            + "\n  nothing was moved; the source state is intact\n"
+            "  a switch would pick one of them; find out which rank went astray"
+        )
+
+
+def _tell(engine: Engine, prepared: Prepared, moved: Moved, telling: Telling) -> None:
+    """Joins the numbers of all ranks into the report. Collective."""
+    report, clock = telling.report, telling.clock
+    clock.spans += moved.spans
+    stats = RankStats(
+        stop_seconds=clock.now(),
+        transfer_seconds=moved.seconds,
+        build_seconds=prepared.build_seconds,
+        prepare_seconds=prepared.prepare_seconds,
+        plan_seconds=prepared.plan_seconds,
+        received_bytes=prepared.plan.received_bytes,
+        kept_bytes=prepared.plan.kept_bytes,
+        lower_bound_bytes=prepared.plan.lower_bound_bytes,
+        staging_peak_bytes=moved.staging_peak_bytes,
+        extra_peak_bytes=prepared.fresh_bytes + moved.staging_peak_bytes,
+        traffic=[(engine.rank, peer, size) for peer, _, size, _ in prepared.plan.sends()],
+        timeline=clock.spans,
+    )
+    report.num_stages = prepared.schedule.num_stages
+    fill(report, engine.control.gather(stats))
+    report.stop_seconds += clock.now() - stats.stop_seconds
+    _log.info("%s", report)

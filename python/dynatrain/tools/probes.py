@@ -1,0 +1,215 @@
+"""One function per question of `dynatrain doctor`: what it found, or an error that says why not.
+
+Every import stands inside its probe: a missing part fails its own line and no other.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+OLDEST_PYTHON, NEWEST_PYTHON = (3, 10), (3, 13)
+OLDEST_TORCH, NEWEST_TORCH = (2, 11), (2, 15)
+PROBE_TIMEOUT_S = 20.0
+MIN_SHARED_BYTES = 64 * 2**20
+MIN_FREE_BYTES = 2**30
+
+
+class ProbeError(Exception):
+    """What was looked for is not there; the message says what was found and what to do."""
+
+
+def dotted(version: tuple[int, int]) -> str:
+    """Returns (2, 11) as 2.11."""
+    return f"{version[0]}.{version[1]}"
+
+
+def gigabytes(size_bytes: int) -> str:
+    """Returns a size for people."""
+    return f"{size_bytes / 2**30:.1f} GiB"
+
+
+def python_version() -> str:
+    """Looks at the interpreter."""
+    found = sys.version_info[:2]
+    text = sys.version.split()[0]
+    if not OLDEST_PYTHON <= found <= NEWEST_PYTHON:
+        raise ProbeError(f"{text}; expected {dotted(OLDEST_PYTHON)} to {dotted(NEWEST_PYTHON)}")
+    return text
+
+
+def torch_version() -> str:
+    """Imports torch."""
+    import torch
+
+    major, minor = (int(part) for part in torch.__version__.split(".")[:2])
+    if not OLDEST_TORCH <= (major, minor) <= NEWEST_TORCH:
+        raise ProbeError(
+            f"{torch.__version__}; expected {dotted(OLDEST_TORCH)} to {dotted(NEWEST_TORCH)}: "
+            "pip install 'torch>=2.11,<2.16'"
+        )
+    return str(torch.__version__)
+
+
+def native_module() -> str:
+    """Imports the compiled part."""
+    return str(importlib.import_module("dynatrain._native").__file__)
+
+
+def package() -> str:
+    """Imports dynatrain as a script does, in a process of its own."""
+    command = [sys.executable, "-c", "import dynatrain; print(*dynatrain.__path__)"]
+    limit_s = 6 * PROBE_TIMEOUT_S
+    try:
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=limit_s)
+    except subprocess.TimeoutExpired as error:
+        raise ProbeError(f"import dynatrain takes longer than {limit_s:.0f} s") from error
+    if done.returncode != 0:
+        raise ProbeError("import dynatrain fails: " + done.stderr.strip().splitlines()[-1])
+    return done.stdout.strip()
+
+
+def c10d() -> str:
+    """Asks the c10d transport whether this torch has what it stands on."""
+    native = importlib.import_module("dynatrain._native")
+    parts: dict[str, bool] = native.probe_c10d()
+    missing = sorted(name for name, there in parts.items() if not there)
+    if missing:
+        raise ProbeError(f"this torch lacks {', '.join(missing)}: pip install 'torch>=2.11,<2.16'")
+    return f"all {len(parts)} parts"
+
+
+def gloo() -> str:
+    """Sends one tensor between two ranks that are threads of this process."""
+    import torch
+    import torch.distributed as dist
+    from torch._C._distributed_c10d import HashStore
+
+    if not dist.is_gloo_available():
+        raise ProbeError("this torch was built without Gloo")
+    received = torch.zeros(8)
+    store = HashStore()
+    errors: list[BaseException] = []
+
+    def rank(number: int) -> None:
+        try:
+            group = gloo_group(store, number)
+            if number == 0:
+                group.send([torch.arange(8.0)], 1, 0).wait()
+            else:
+                group.recv([received], 0, 0).wait()
+        except RuntimeError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=rank, args=(number,), daemon=True) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PROBE_TIMEOUT_S)
+    if errors:
+        raise ProbeError(str(errors[0]))
+    if not torch.equal(received, torch.arange(8.0)):
+        raise ProbeError(f"no message arrived within {PROBE_TIMEOUT_S} s")
+    return "a message arrived"
+
+
+def gloo_group(store: object, rank: int) -> Any:
+    """Returns rank `rank` of a group of two, apart from every registered group."""
+    from torch._C import _distributed_c10d
+
+    backend: Any = _distributed_c10d.ProcessGroupGloo
+    return backend(store, rank, 2, datetime.timedelta(seconds=PROBE_TIMEOUT_S / 2))
+
+
+def shared_memory() -> str:
+    """Looks at the file system that processes of one host share."""
+    free_bytes = shutil.disk_usage("/dev/shm").free
+    if free_bytes < MIN_SHARED_BYTES:
+        raise ProbeError(
+            f"/dev/shm has {free_bytes} bytes free, expected {MIN_SHARED_BYTES}; "
+            "in a container start it with a larger --shm-size"
+        )
+    return f"/dev/shm, {gigabytes(free_bytes)} free"
+
+
+def free_memory() -> str:
+    """Looks at the memory that a switch could use."""
+    free_bytes = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        free_bytes = int(lines["MemAvailable"].split()[0]) * 1024
+    if free_bytes < MIN_FREE_BYTES:
+        raise ProbeError(f"{gigabytes(free_bytes)}, expected {gigabytes(MIN_FREE_BYTES)}")
+    return f"{gigabytes(free_bytes)}, {os.cpu_count()} CPU cores"
+
+
+def cuda_devices() -> str:
+    """Counts the GPUs that torch can use."""
+    import torch
+
+    if not torch.cuda.is_available():
+        built_for = torch.version.cuda
+        reason = "torch was built without CUDA" if built_for is None else "no usable device"
+        raise ProbeError(reason)
+    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return ", ".join(names)
+
+
+def last_line(command: list[str]) -> str:
+    """Runs a tool and returns the last line that it prints."""
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S
+    )
+    return done.stdout.strip().splitlines()[-1]
+
+
+def cuda_toolkit() -> str:
+    """Looks for nvcc."""
+    home = os.environ.get("CUDA_HOME") or "/usr/local/cuda"
+    nvcc = shutil.which("nvcc") or shutil.which("nvcc", path=f"{home}/bin")
+    if nvcc is None:
+        raise ProbeError(f"no nvcc in PATH or {home}/bin; the CPU library is complete without it")
+    return f"{nvcc}, {last_line([nvcc, '--version'])}"
+
+
+def nccl() -> str:
+    """Asks torch for its NCCL."""
+    import torch
+    import torch.distributed as dist
+
+    if not dist.is_nccl_available():
+        raise ProbeError("this torch was built without NCCL")
+    version_of: Any = torch.cuda.nccl.version
+    version = ".".join(str(part) for part in version_of())
+    return version if torch.cuda.is_available() else f"{version} (needs a CUDA device)"
+
+
+def compiler() -> str:
+    """Looks for a compiler that knows C++20; needed to build, not to run."""
+    name = os.environ.get("CXX") or "c++"
+    path = shutil.which(name)
+    if path is None:
+        raise ProbeError(f"no {name} in PATH; needed only to build from source")
+    program = "#include <source_location>\nint main() {}\n"
+    done = subprocess.run(
+        [path, "-std=c++20", "-fsyntax-only", "-x", "c++", "-"],
+        input=program,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=PROBE_TIMEOUT_S,
+    )
+    if done.returncode != 0:
+        raise ProbeError(f"{path} cannot compile C++20; needed only to build from source")
+    version = subprocess.run(
+        [path, "--version"], check=True, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S
+    )
+    return version.stdout.splitlines()[0]

@@ -1,0 +1,195 @@
+"""Worlds: the ranks taking part, their mesh and groups, under one epoch number."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh
+
+from dynatrain._errors import InternalError, LayoutError
+from dynatrain._torch_private import new_group
+from dynatrain.layout import MESH_AXES, Layout
+
+_FLATTENED = {"dp_shard_cp": ("dp_shard", "cp"), "dp": ("dp_replicate", "dp_shard")}
+_EXPERT_AXES = ("pp", "dp_replicate", "efsdp", "ep", "etp")
+
+
+class World:
+    """One rank's place in a layout, and the meshes and groups that a model is built on.
+
+    Made by the session only. Axes of size 1 are not part of ``mesh`` (when every size is 1 it has
+    the one dimension ``dp_shard`` of size 1).
+
+    Attributes:
+        layout: the layout that this world realises.
+        rank: rank in this world, ``0 <= rank < world_size``; equal to the mesh's numbering.
+        world_size: ranks of the layout; ranks of the job beyond it idle.
+        mesh: n-d mesh over the enabled axes, torchtitan's names, in the layout's order.
+        expert_mesh: mesh with the dimensions efsdp, ep, etp in place of dp_shard, cp, tp; None
+            without expert parallelism.
+        device: where parameters live.
+        epoch: counts the switches that led to this world; 0 for the first.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        rank: int,
+        device: torch.device,
+        meshes: Meshes,
+        timeout: timedelta,
+    ) -> None:
+        self.layout = layout
+        self.rank = rank
+        self.world_size = layout.world_size
+        self.device = device
+        self.mesh = meshes.mesh
+        self.expert_mesh = meshes.expert_mesh
+        self.epoch = 0
+        self._timeout = timeout
+        self._groups: dict[tuple[str, ...], dist.ProcessGroup] = {}
+
+    def size(self, axis: str) -> int:
+        """Size of an axis, 1 when it is not enabled."""
+        return self.layout.size(axis)
+
+    def enabled(self, axis: str) -> bool:
+        """Whether the axis has more than one rank."""
+        return self.size(axis) > 1
+
+    def coordinate(self, axis: str) -> int:
+        """This rank's coordinate along a mesh axis."""
+        return self.layout.coordinate(self.rank, axis)
+
+    def submesh(self, *axes: str) -> DeviceMesh | None:
+        """The mesh over the enabled ones of ``axes``; None when none of them is enabled."""
+        enabled = tuple(axis for axis in self.layout.order if axis in axes and self.enabled(axis))
+        return self.mesh[enabled] if enabled else None
+
+    def flat(self, *axes: str) -> DeviceMesh | None:
+        """A 1-D mesh over the enabled ones of ``axes``; None when none of them is enabled.
+
+        ``("dp_shard", "cp")`` and ``("dp_replicate", "dp_shard")`` are children of ``mesh``, as
+        ``fully_shard`` beside tensor parallelism asks; other pairs stand alone.
+        """
+        enabled = tuple(axis for axis in self.layout.order if axis in axes and self.enabled(axis))
+        if len(enabled) < 2:
+            return self.submesh(*enabled)
+        for name, members in _FLATTENED.items():
+            if enabled == members:
+                return self.mesh[name]
+        group = self.group(*enabled)
+        assert group is not None
+        return DeviceMesh.from_group(group, self.device.type, mesh_dim_names=("_".join(enabled),))
+
+    def group(self, *axes: str) -> dist.ProcessGroup | None:
+        """One group over all ranks that vary along ``axes``; None when none of them is enabled.
+
+        Collective over the ranks of the group the first time that it is asked for axes which no
+        mesh of this world has a group for; it then runs over the store alone.
+        """
+        enabled = tuple(axis for axis in self.layout.order if axis in axes and self.enabled(axis))
+        if not enabled:
+            return None
+        if len(enabled) == 1:
+            return self.mesh.get_group(enabled[0])
+        if enabled not in self._groups:
+            ranks = self.layout.group(self.rank, *enabled)
+            self._groups[enabled] = new_group(ranks, self._timeout, local=True)
+        return self._groups[enabled]
+
+    def layers(self, num_layers: int) -> list[range]:
+        """Layers of each virtual stage on this rank, in model order (``vpp`` of them)."""
+        return self.layout.layers(self.coordinate("pp"), num_layers)
+
+    @property
+    def is_first_stage(self) -> bool:
+        """Whether this rank holds the first virtual stage."""
+        return self.coordinate("pp") == 0
+
+    @property
+    def is_last_stage(self) -> bool:
+        """Whether this rank holds the last virtual stage."""
+        return self.coordinate("pp") == self.layout.pp - 1
+
+    def __repr__(self) -> str:
+        return f"World({self.layout}, rank={self.rank}/{self.world_size}, epoch={self.epoch})"
+
+
+class Meshes:
+    """The device meshes of one layout; making them is collective over the whole job.
+
+    Ranks beyond the layout take part in the making and hold no coordinate.
+    """
+
+    def __init__(self, layout: Layout, device_type: str) -> None:
+        if layout.world_size > dist.get_world_size():
+            raise LayoutError(
+                f"layout: {layout} needs {layout.world_size} ranks\n"
+                f"  the job has {dist.get_world_size()}\n"
+                "  nothing was moved; the source state is intact\n"
+                "  choose sizes whose product is at most the number of ranks"
+            )
+        sizes = {axis: layout.size(axis) for axis in layout.order if layout.size(axis) > 1}
+        self.mesh = _make_mesh(device_type, sizes or {"dp_shard": 1})
+        for name, axes in _FLATTENED.items():
+            if all(axis in sizes for axis in axes):
+                _flatten_everywhere(self.mesh, axes, name, layout)
+        self.expert_mesh = _make_expert_mesh(layout, device_type)
+
+
+def _make_mesh(device_type: str, sizes: dict[str, int]) -> DeviceMesh:
+    count = 1
+    for size in sizes.values():
+        count *= size
+    ranks = torch.arange(count, device="cpu").view(tuple(sizes.values()))
+    mesh = DeviceMesh(device_type, ranks, mesh_dim_names=tuple(sizes))
+    coordinate = mesh.get_coordinate()
+    if coordinate is not None:
+        group_ranks = [dist.get_rank(mesh.get_group(axis)) for axis in sizes]
+        if group_ranks != list(coordinate):
+            raise InternalError(
+                f"world: group ranks {group_ranks} differ from the mesh coordinate {coordinate}\n"
+                "  nothing was moved; please report this with the layout"
+            )
+    return mesh
+
+
+def _flatten_everywhere(mesh: DeviceMesh, axes: tuple[str, ...], name: str, layout: Layout) -> None:
+    # Only members can slice a mesh; the groups behind a flattened dimension need every rank.
+    if mesh.get_coordinate() is not None:
+        mesh[axes]._flatten(name)
+        return
+    seen: set[tuple[int, ...]] = set()
+    for rank in range(layout.world_size):
+        ranks = tuple(layout.group(rank, *axes))
+        if ranks not in seen:
+            seen.add(ranks)
+            dist.new_group(list(ranks))
+
+
+def _make_expert_mesh(layout: Layout, device_type: str) -> DeviceMesh | None:
+    if layout.ep == 1 and layout.etp in (1, layout.tp):
+        return None
+    if layout.order != MESH_AXES:
+        raise LayoutError(
+            f"layout: expert parallelism asks for the default order of axes, got {layout.order}\n"
+            "  nothing was moved\n  leave out order="
+        )
+    dense = layout.dp_shard * layout.cp * layout.tp
+    sizes = dict(
+        zip(
+            _EXPERT_AXES,
+            (
+                layout.pp,
+                layout.dp_replicate,
+                dense // (layout.ep * layout.etp),
+                layout.ep,
+                layout.etp,
+            ),
+            strict=True,
+        )
+    )
+    return _make_mesh(device_type, {axis: size for axis, size in sizes.items() if size > 1})
