@@ -1,0 +1,180 @@
+"""The house rules of the style guide that no compiler and no linter knows."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from checkout import ROOT, read, short, tracked
+
+# Design, section 10. A file includes its own room and rooms above it in this list.
+CPP_ROOMS = [
+    "base", "geometry", "layout", "plan", "schedule", "execution", "transport", "kernels",
+    "membership", "torch",
+]  # fmt: skip
+STANDARD_LIBRARY_ROOMS = {"base", "geometry", "layout", "plan", "schedule", "membership"}
+BINDING = "torch"
+PYTHON_ROOMS = ["adapters", "elastic", "tools"]
+FORBIDDEN_ROOM_NAMES = {"utils", "common", "helpers", "misc", "core"}
+MAX_CPP_LINES = 400
+INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
+STANDARD_HEADER = re.compile(r"^(sys/|netinet/|arpa/|linux/)?[a-z_0-9]+(\.h)?$")
+
+
+def room_of(path: Path) -> str:
+    """Returns the C++ room of a file in include/dynatrain, csrc or tests/cpp."""
+    parts = path.relative_to(ROOT).parts
+    return parts[1] if parts[0] == "csrc" else parts[2]
+
+
+def room_of_include(header: str) -> str | None:
+    """Returns the room that an include names, or None for a header of somebody else."""
+    parts = header.split("/")
+    if parts[0] == "dynatrain":
+        return parts[1]
+    return parts[0] if len(parts) > 1 and parts[0] in CPP_ROOMS and parts[0] != BINDING else None
+
+
+def product_files() -> list[Path]:
+    return tracked("include/*.hpp", "csrc/*.hpp", "csrc/*.cpp", "csrc/*.cu", "csrc/*.cuh")
+
+
+def arrow_faults(room: str, kind: str, header: str) -> str | None:
+    """Says why a file of `room` may not include `header`, or returns None."""
+    included = room_of_include(header)
+    if included is None:
+        if room == BINDING:
+            return None
+        if kind == '"':
+            return None if "/" not in header else f"unknown header {header}"
+        if room in STANDARD_LIBRARY_ROOMS and not STANDARD_HEADER.match(header):
+            return f"{header} is not the standard library's"
+        if header.split("/")[0] in {"torch", "ATen", "c10", "pybind11", "Python.h"}:
+            return f"{header} belongs to room torch"
+        return None
+    if CPP_ROOMS.index(included) > CPP_ROOMS.index(room):
+        return f"{header} points down"
+    if {included, room} == {"transport", "kernels"}:
+        return f"{header}: transport and kernels do not see each other"
+    return None
+
+
+# An arrow that points down ties a room to what stands on it, and neither can be read alone.
+def test_every_cpp_include_points_up():
+    faults = []
+    for path in product_files():
+        room = room_of(path)
+        for kind, header in INCLUDE.findall(read(path)):
+            fault = arrow_faults(room, kind, header)
+            if fault:
+                faults.append(f"{short(path)}: {fault}")
+
+    assert faults == []
+
+
+# One wheel serves every supported torch only as long as no torch header is compiled in.
+def test_no_cpp_file_includes_a_torch_header():
+    faults = [
+        f"{short(path)}: {header}"
+        for path in product_files()
+        for _, header in INCLUDE.findall(read(path))
+        if header.split("/")[0] in {"torch", "ATen", "c10", "caffe2", "gloo"}
+        and not (ROOT / "csrc" / header).exists()
+    ]
+
+    assert faults == []
+
+
+# The rule above is only worth something if it sees what it forbids.
+@pytest.mark.parametrize(
+    ("room", "kind", "header"),
+    [
+        ("plan", '"', "dynatrain/schedule/schedule.hpp"),
+        ("plan", '"', "execution/arena.hpp"),
+        ("transport", '"', "dynatrain/kernels/cpu_copier.hpp"),
+        ("kernels", '"', "transport/loopback/loopback.hpp"),
+        ("execution", "<", "pybind11/pybind11.h"),
+        ("geometry", "<", "nccl/nccl.h"),
+    ],
+)
+def test_arrow_rule_refuses_what_points_down(room: str, kind: str, header: str):
+    assert arrow_faults(room, kind, header) is not None
+
+
+@pytest.mark.parametrize(
+    ("room", "kind", "header"),
+    [
+        ("plan", '"', "dynatrain/layout/layout.hpp"),
+        ("plan", '"', "plan/cells.hpp"),
+        ("transport", "<", "sys/socket.h"),
+        ("torch", "<", "pybind11/pybind11.h"),
+        ("base", "<", "cstdint"),
+    ],
+)
+def test_arrow_rule_allows_what_points_up(room: str, kind: str, header: str):
+    assert arrow_faults(room, kind, header) is None
+
+
+# A room is found by its name in four places; a room that is not in the design has no page.
+def test_every_cpp_folder_is_a_room_of_the_design():
+    found = {room_of(path) for path in [*product_files(), *tracked("tests/cpp/*/*")]}
+
+    assert found - set(CPP_ROOMS) == set()
+    assert found & FORBIDDEN_ROOM_NAMES == set()
+
+
+def imports_of(path: Path) -> set[str]:
+    """Returns the full names of all modules that a Python file imports."""
+    names = set()
+    for node in ast.walk(ast.parse(read(path))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def python_rank(module: str) -> int:
+    """Returns 0 for the top level of the package, else the place of its room."""
+    parts = module.split(".")
+    return PYTHON_ROOMS.index(parts[1]) + 1 if len(parts) > 1 and parts[1] in PYTHON_ROOMS else 0
+
+
+# Adapters serve the session through a port; nothing of the package may need the command line tool.
+def test_no_python_room_imports_a_later_one():
+    faults = []
+    for path in tracked("python/dynatrain/*.py"):
+        own = ".".join(path.relative_to(ROOT / "python").with_suffix("").parts)
+        for name in imports_of(path):
+            later = name.startswith("dynatrain.") and python_rank(name) > python_rank(own)
+            if later and python_rank(name) > 1:
+                faults.append(f"{short(path)}: imports {name}")
+
+    assert faults == []
+
+
+# All of torch's private process-group API sits in one file: a new torch breaks one place.
+def test_private_process_group_state_is_touched_in_one_file():
+    users = [
+        short(path)
+        for path in tracked("python/dynatrain/*.py")
+        if re.search(
+            r"distributed_c10d\._world|c10d\._world\b|\b_register_process_group\b", read(path)
+        )
+    ]
+
+    assert len(users) <= 1, users
+
+
+# A file that does not fit a reader's head is two files.
+def test_no_cpp_file_is_longer_than_four_hundred_lines():
+    long_files = [
+        f"{short(path)}: {num_lines} lines"
+        for path in tracked("*.cpp", "*.hpp", "*.cu", "*.cuh")
+        if (num_lines := read(path).count("\n")) > MAX_CPP_LINES
+    ]
+
+    assert long_files == []

@@ -1,0 +1,239 @@
+"""The likely mistakes: each is refused on all ranks, and the training goes on as if nothing was."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+import torch.distributed as dist
+
+import dynatrain
+import training_jobs as jobs
+from dynatrain import LayoutError, TransportError
+
+
+def refuse_and_go_on(rank, world_size, mistake, source="dp=4", target="dp=2,tp=2"):
+    """Trains, makes the mistake, trains on; returns errors, bits before and after, and a switch."""
+    broken = {"on": False}
+
+    def build(world):
+        return mistake.build(world, broken["on"]) if mistake.build else jobs.build(world)
+
+    session = dynatrain.init(build, source, initialize=jobs.initialize, timeout_s=8)
+    jobs.train_step(session.state, session.world, 0)
+    before = jobs.whole_state(session.state)
+    broken["on"] = True
+    error = None
+    try:
+        mistake.call(session, mistake.target or target)
+    except dynatrain.Error as caught:
+        error = (type(caught).__name__, str(caught))
+    broken["on"] = False
+    session.state.optimizer.zero_grad()
+    differing = jobs.differences(before, jobs.whole_state(session.state))
+    jobs.train_step(session.state, session.world, 1)
+    report = session.switch(target)
+    jobs.train_step(session.state, session.world, 2)
+    return error, differing, str(session.layout), report.bytes_moved > 0
+
+
+class Mistake:
+    """What is done wrong; `words` must all be in the message of every rank."""
+
+    def __init__(self, words, build=None, call=None, target=None):
+        self.words = words
+        self.build = build
+        self.call = call or (lambda session, target: session.switch(target))
+        self.target = target
+
+
+def with_model_change(change):
+    def build(world, broken):
+        state_builder = jobs.Mlp
+
+        def changed():
+            model = state_builder()
+            if broken:
+                change(model)
+            return model
+
+        jobs.Mlp, original = changed, jobs.Mlp
+        try:
+            return jobs.build(world)
+        finally:
+            jobs.Mlp = original
+
+    return build
+
+
+def drop_bias(model):
+    model.head.bias = None
+
+
+def add_parameter(model):
+    model.surplus = torch.nn.Parameter(torch.zeros(3))
+
+
+def widen_head(model):
+    model.head = torch.nn.Linear(jobs.WIDTH, 9)
+
+
+def halve_head(model):
+    model.head = torch.nn.Linear(jobs.WIDTH, 7, dtype=torch.bfloat16)
+
+
+def failing(world, broken):
+    if broken and world.rank == 1:
+        raise KeyError("the user's own mistake")
+    return jobs.build(world)
+
+
+def drawing(world, broken):
+    if broken:
+        random.random()
+        torch.rand(3, device="cpu")
+    return jobs.build(world)
+
+
+def communicating(world, broken):
+    if broken:
+        dist.all_reduce(torch.ones(1, device="cpu"))
+    return jobs.build(world)
+
+
+def returning_nothing(world, broken):
+    return None if broken else jobs.build(world)
+
+
+def hold_gradients(session, target):
+    for param in session.state.model.parameters():
+        param.grad = torch.zeros_like(param)
+    session.switch(target)
+
+
+def inside_backward(session, target):
+    caught = []
+    probe = torch.ones(2, requires_grad=True)
+
+    def hook(grad):
+        try:
+            session.switch(target)
+        except dynatrain.Error as error:
+            caught.append(error)
+
+    probe.register_hook(hook)
+    probe.sum().backward()
+    raise caught[0]
+
+
+def different_layouts(session, target):
+    session.switch(target if dist.get_rank() else "tp=4")
+
+
+class OddBatch:
+    """A kept object that cannot serve two data parallel ranks."""
+
+    def __init__(self):
+        self.sampler = dynatrain.ElasticSampler(64, 12)
+
+    def check_layout(self, layout):
+        dynatrain.ElasticSampler(64, 13 if layout.tp > 1 else 12).check_layout(layout)
+
+
+def batch_does_not_divide(session, target):
+    session._now.keep["odd"] = OddBatch()
+    try:
+        session.switch(target)
+    finally:
+        del session._now.keep["odd"]
+
+
+MISTAKES = {
+    "batch does not divide": Mistake(["13", "multiple of 2"], call=batch_does_not_divide),
+    "layout too large": Mistake(["needs 8 ranks", "has 4"], target="dp=4,tp=2"),
+    "missing tensor": Mistake(["head.bias", "missing"], with_model_change(drop_bias)),
+    "extra tensor": Mistake(["surplus"], with_model_change(add_parameter)),
+    "other shape": Mistake(["head.weight", "[9, 12]", "[7, 12]"], with_model_change(widen_head)),
+    "other dtype": Mistake(["head.weight", "bfloat16"], with_model_change(halve_head)),
+    "exception in build": Mistake(["the user's own mistake"], failing),
+    "random draw in build": Mistake(["random numbers", "torch.cpu"], drawing),
+    "collective in build": Mistake(["collective"], communicating),
+    "build returns nothing": Mistake(["NoneType", "TrainState"], returning_nothing),
+    "gradients held": Mistake(["gradients"], call=hold_gradients),
+    "inside backward": Mistake(["inside backward"], call=inside_backward),
+    "ranks disagree": Mistake(["different calls", "tp=4"], call=different_layouts),
+}
+
+
+# A mistake found after bytes moved would cost the run; found on one rank only, it would hang it.
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistake_is_refused_everywhere_and_training_goes_on(pool, name):
+    mistake = MISTAKES[name]
+
+    for error, differing, layout, switched in pool.run(refuse_and_go_on, mistake):
+        assert error is not None, "the mistake was accepted"
+        kind, text = error
+        assert kind == "LayoutError"
+        assert "intact" in text
+        for word in mistake.words:
+            assert word in text
+        assert differing == []
+        assert layout == "dp=2,tp=2"
+        assert switched
+
+
+def rename(rank, world_size):
+    def build(world):
+        state = jobs.build(world)
+        if world.layout.tp > 1:
+            state.model.top = state.model.head
+            del state.model.head
+        return state
+
+    session = dynatrain.init(build, "dp=4", initialize=jobs.initialize, timeout_s=20)
+    jobs.train_step(session.state, session.world, 0)
+    before = jobs.whole_state(session.state)
+    with pytest.raises(LayoutError, match=r"head\.weight"):
+        session.switch("dp=2,tp=2")
+    names = {"head.weight": "top.weight", "head.bias": "top.bias"}
+    session.switch("dp=2,tp=2", names=names)
+    after = jobs.whole_state(session.state)
+    renamed = {
+        next((new + k[len(old) :] for old, new in names.items() if k.startswith(old)), k): v
+        for k, v in before.items()
+    }
+    return jobs.differences(renamed, after)
+
+
+# Models are renamed in the course of a month; the map of names is the way through.
+def test_names_map_lets_renamed_tensors_through(pool):
+    assert pool.run(rename) == [[], [], [], []]
+
+
+def call_on_some(rank, world_size, callers):
+    session = dynatrain.init(jobs.build, "dp=4", initialize=jobs.initialize, timeout_s=3)
+    jobs.train_step(session.state, session.world, 0)
+    error = None
+    if rank in callers:
+        try:
+            session.switch("dp=2,tp=2")
+        except TransportError as caught:
+            error = str(caught)
+    for step in (1, 2):
+        jobs.train_step(session.state, session.world, step)
+    report = session.switch("dp=2,tp=2")
+    return error, report.epoch
+
+
+# Half a call must not hang the callers for ever, nor disturb those who did not call.
+def test_call_on_some_ranks_names_the_missing_ones(pool):
+    results = pool.run(call_on_some, [0, 2])
+
+    for rank, (error, epoch) in enumerate(results):
+        assert epoch == 1
+        if rank in (0, 2):
+            assert "[1, 3]" in error
+            assert "intact" in error
+        else:
+            assert error is None

@@ -1,0 +1,364 @@
+"""The life of a session: preparing, requesting, idling, budgets, memory, and ranks that die."""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import signal
+import threading
+import time
+import weakref
+
+import pytest
+import torch
+
+import dynatrain
+import training_jobs as jobs
+from dynatrain import BudgetError, LayoutError, StaleStateError, TransportError
+
+
+def start(layout, **options):
+    return dynatrain.init(
+        jobs.build, layout, initialize=jobs.initialize, **{"timeout_s": 20, **options}
+    )
+
+
+def step_of(session, step):
+    jobs.train_step(session.state, session.world, step)
+
+
+def request_a_switch(rank, world_size):
+    session = start("dp=4")
+    reports, future, layouts = [], None, []
+    session.on_switch(reports.append)
+    for step in session.steps(4):
+        layouts.append((step, str(session.layout)))
+        step_of(session, step)
+        if step == 1:
+            future = session.request("dp=2,tp=2")
+            assert not future.done()
+            with pytest.raises(LayoutError, match="already requested"):
+                session.request("tp=4")
+    refused = None
+    for step in session.steps(6):
+        step_of(session, step)
+        if step == 4:
+            refused = session.request("dp=64")
+    return layouts, future.result(0) is reports[0], len(reports), str(refused.exception(0))
+
+
+# A request is for code that cannot block in the middle of a step, such as a signal's handler.
+def test_request_switches_at_the_next_boundary_and_its_future_tells(pool):
+    for layouts, same_report, num_reports, refused in pool.run(request_a_switch):
+        assert layouts == [(0, "dp=4"), (1, "dp=4"), (2, "dp=2,tp=2"), (3, "dp=2,tp=2")]
+        assert same_report
+        assert num_reports == 1
+        assert "needs 64 ranks" in refused
+
+
+def build_counter():
+    """A build that counts its calls."""
+    calls = []
+
+    def build(world):
+        calls.append(str(world.layout))
+        return jobs.build(world)
+
+    return build, calls
+
+
+def prepare_and_change_ones_mind(rank, world_size):
+    build, calls = build_counter()
+    session = dynatrain.init(build, "dp=4", initialize=jobs.initialize, timeout_s=20)
+    step_of(session, 0)
+    out = {}
+
+    session.prepare("dp=2,tp=2")
+    step_of(session, 1)  # training goes on beside a prepared target, and its result must arrive
+    before, num_builds = jobs.whole_state(session.state), len(calls)
+    report = session.switch("dp=2,tp=2")
+    out["prepared"] = report.prepared and len(calls) == num_builds
+    out["bits"] = jobs.differences(before, jobs.whole_state(session.state))
+    out["phases"] = {span.phase for span in report.timeline} & {"build", "plan"}
+
+    session.prepare("tp=4")
+    dropped = weakref.ref(session._prepared.target.state.model)
+    report = session.switch("dp=4")
+    gc.collect()
+    out["other switch is cold, the prepared target is gone"] = (
+        not report.prepared and dropped() is None and session._prepared is None
+    )
+
+    session.prepare("dp=2,tp=2")
+    head = session.state.model.head
+    head.bias._local_tensor = head.bias._local_tensor.clone() + 1
+    before = jobs.whole_state(session.state)
+    report = session.switch("dp=2,tp=2")
+    out["replaced tensors make it cold"] = not report.prepared
+    out["bits after replacing"] = jobs.differences(before, jobs.whole_state(session.state))
+    return out
+
+
+# A prepared target that no longer fits the source would bring back an old tensor.
+def test_prepared_switch_is_used_when_it_fits_and_dropped_when_not(pool):
+    for out in pool.run(prepare_and_change_ones_mind):
+        assert out == {
+            "prepared": True,
+            "bits": [],
+            "phases": set(),
+            "other switch is cold, the prepared target is gone": True,
+            "replaced tensors make it cold": True,
+            "bits after replacing": [],
+        }
+
+
+def local_bits(state):
+    out = {}
+    names = {id(p): name for name, p in state.model.named_parameters()}
+    items = [*state.model.named_parameters(), *state.model.named_buffers()]
+    for param, slots in state.optimizer.state.items():
+        items += [(f"{names[id(param)]}.{slot}", value) for slot, value in slots.items()]
+    for name, tensor in items:
+        local = getattr(tensor, "_local_tensor", tensor).detach()
+        out[name] = local.contiguous().reshape(-1).view(torch.uint8).clone()
+    return out
+
+
+def same_bits(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def there_and_back(rank, world_size):
+    session = start("dp=4", verify=("sums", "fingerprint", "replicas"))
+    step_of(session, 0)
+    before, world, fingerprint = local_bits(session.state), session.world, session.fingerprint()
+    old = (session.state, session.state.model, session.state.optimizer)
+    session.switch("dp=2,tp=2")
+    refused = 0
+    for use in (lambda: old[0].model, lambda: old[1](torch.zeros(1, 12)), old[2].step):
+        with pytest.raises(StaleStateError):
+            use()
+        refused += 1
+    session.switch("dp=4")
+    same = same_bits(before, local_bits(session.state))
+    step_of(session, 1)  # DTensor's caches must not answer with the first world's mesh
+    return same, refused, session.world.epoch, world.rank == session.world.rank, fingerprint
+
+
+# A -> B -> A is the identity, shard by shard.
+def test_there_and_back_is_the_identity_and_replaced_objects_refuse(pool):
+    for same, refused, epoch, same_rank, fingerprint in pool.run(there_and_back):
+        assert same
+        assert refused == 3
+        assert epoch == 2
+        assert same_rank
+        assert int(fingerprint, 16) != 0
+
+
+ENDINGS = ("to the end", "break", "raise")
+
+
+def idle_through_switches(rank, world_size, ending):
+    session = start("dp=1")
+    seen = []
+    try:
+        for step in session.steps(6):
+            seen.append((step, str(session.layout)))
+            step_of(session, step)
+            if step < 4:
+                session.switch(["dp=3", "dp=2", "dp=4", "dp=1"][step])
+            if step == 4 and ending == "break":
+                break
+            if step == 4 and ending == "raise":
+                raise KeyError("the user's own")
+    except KeyError:
+        seen.append("raised")
+    return seen
+
+
+# An idle rank that waits on after the others have left would hold its machine for ever.
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_idle_ranks_follow_every_switch_and_end_with_the_others(pool, ending):
+    results = pool.run(idle_through_switches, ending, timeout_s=60)
+
+    layouts = ["dp=1", "dp=3", "dp=2", "dp=4", "dp=1", "dp=1"]
+    sizes = [1, 3, 2, 4, 1, 1]
+    num_steps = 6 if ending == "to the end" else 5
+    for rank, seen in enumerate(results):
+        expected = [(i, layouts[i]) for i in range(num_steps) if rank < sizes[i]]
+        assert seen == expected + (["raised"] if ending == "raise" and rank == 0 else [])
+
+
+# Groups that only members make must not shift the numbering that idle ranks share with them.
+def test_two_axes_with_an_idle_rank(pool):
+    assert pool.run(two_axes_with_an_idle_rank, world_size=5, timeout_s=60) == [
+        *[["dp=2,tp=2", "dp=5", "dp=2,tp=2"]] * 4,
+        ["dp=5"],
+    ]
+
+
+def two_axes_with_an_idle_rank(rank, world_size):
+    session = start("dp=2,tp=2")
+    seen = []
+    for step in session.steps(3):
+        seen.append(str(session.layout))
+        if session.layout.tp > 1:
+            assert session.world.group("dp_shard", "tp").size() == 4
+        if step < 2:
+            session.switch(["dp=5", "dp=2,tp=2"][step])
+    return seen
+
+
+BUDGET_BYTES = 25_000  # between the needs of the two ranks
+
+
+def exceed_the_budget(rank, world_size):
+    session = start("dp=2", memory_budget_bytes=BUDGET_BYTES)
+    errors = []
+    for step in session.steps(3):
+        step_of(session, step)
+        before = local_bits(session.state)
+        if step < 2:
+            try:
+                session.switch("dp=1")
+            except dynatrain.Error as error:
+                errors.append((type(error), str(error), getattr(error, "budget_bytes", 0)))
+        assert same_bits(before, local_bits(session.state))
+    return errors, str(session.layout)
+
+
+# Law 5. Rank 0 would need the whole state, rank 1 staging only: one refusal must be everybody's.
+def test_law5_switch_over_the_budget_is_refused_and_training_goes_on(pool):
+    for errors, layout in pool.run(exceed_the_budget, world_size=2):
+        assert layout == "dp=2"
+        assert len(errors) == 2
+        for kind, text, budget_bytes in errors:
+            assert kind is BudgetError
+            assert f"{BUDGET_BYTES} bytes" in text
+            assert "intact" in text
+            assert budget_bytes == BUDGET_BYTES
+
+
+def resident_bytes():
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * resource.getpagesize()
+
+
+LARGE = 24 << 20  # elements
+
+
+def switch_something_large(rank, world_size):
+    def build(world):
+        model = torch.nn.Linear(4096, LARGE // 4096, bias=False)
+        if world.enabled("dp_shard"):
+            torch.distributed.fsdp.fully_shard(model, mesh=world.mesh)
+        return dynatrain.TrainState(model)
+
+    def fill(state, world):
+        with torch.no_grad():
+            state.model.weight.fill_(1.0)
+
+    session = dynatrain.init(build, "dp=1", initialize=fill, timeout_s=40, verify=())
+    sizes, models = [], []
+    for step in session.steps(3):
+        models.append(session.state.model)  # a reference that a script forgot
+        sizes.append(resident_bytes())
+        if step < 2:
+            session.switch(["dp=2", "dp=1"][step])
+    return sizes
+
+
+# A script, a logger or a cycle may hold the old model; its memory must go all the same.
+def test_memory_of_a_replaced_state_is_freed_though_the_model_is_held(pool):
+    whole, half, whole_again = pool.run(switch_something_large, world_size=2, timeout_s=80)[0]
+
+    assert whole - half > LARGE * 4 * 0.4
+    assert whole_again - whole < LARGE * 4 * 0.3
+
+
+class DiesWhen:
+    """An extra that kills its rank when it is read or written."""
+
+    def __init__(self, moment, rank):
+        self.moment, self.rank, self.armed = moment, rank, False
+
+    def state_dict(self):
+        self._maybe("reading")
+        if self.moment == "moving" and self._mine():
+            threading.Timer(0.02, self._die).start()
+        return {}
+
+    def load_state_dict(self, state_dict):
+        self._maybe("handing over")
+
+    def _mine(self):
+        return self.armed and torch.distributed.get_rank() == self.rank
+
+    def _maybe(self, moment):
+        if self.moment == moment and self._mine():
+            self._die()
+
+    @staticmethod
+    def _die():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def lose_a_rank(rank, world_size, moment, dying):
+    extra = DiesWhen(moment, dying)
+
+    def build(world):
+        if moment == "build" and extra.armed and rank == dying:
+            os.kill(os.getpid(), signal.SIGKILL)
+        state = jobs.build(world)
+        return dynatrain.TrainState(state.model, state.optimizer, extra={"extra": extra})
+
+    session = dynatrain.init(build, "dp=4", initialize=jobs.initialize, timeout_s=6)
+    state = session.state
+    for param in state.model.parameters():
+        param.grad = torch.zeros_like(param)
+    state.optimizer.step()
+    state.optimizer.zero_grad()
+    before = local_bits(state)
+    extra.armed = True
+    begin = time.monotonic()
+    with pytest.raises(TransportError) as caught:
+        session.switch("dp=2,tp=2")
+    seconds = time.monotonic() - begin
+    same = session.state is state and same_bits(before, local_bits(session.state))
+    return same, seconds, str(caught.value), str(session.layout)
+
+
+# Law 7. Whenever a rank dies, the survivors learn it in time and hold what they held.
+@pytest.mark.parametrize("moment", ["build", "reading", "moving", "handing over"])
+def test_law7_survivors_of_a_lost_rank_keep_their_state(pool, moment):
+    results = pool.run(lose_a_rank, moment, 2, may_die={2}, timeout_s=60)
+
+    assert results[2] is None
+    for same, seconds, text, layout in (results[rank] for rank in (0, 1, 3)):
+        assert same
+        assert layout == "dp=4"
+        assert "intact" in text
+        assert seconds < 3 * 6
+
+
+def corrupt_a_replica(rank, world_size):
+    session = start("dp_replicate=2,dp=2", verify=("replicas",))
+    step_of(session, 0)
+    if rank == 3:
+        with torch.no_grad():
+            session.state.model.head.weight._local_tensor.view(-1)[2] += 1e-3
+    with pytest.raises(LayoutError) as caught:
+        session.switch("dp=4")
+    lines = session.verify_replicas()
+    return str(caught.value), lines, str(session.layout)
+
+
+# A switch picks one of the owners; which one is right is not for it to say.
+def test_replica_that_was_changed_by_hand_is_named(pool):
+    for text, lines, layout in pool.run(corrupt_a_replica):
+        assert "head.weight" in text
+        assert "3" in text
+        assert "intact" in text
+        assert len(lines) == 1
+        assert dynatrain.Layout.parse(layout) == dynatrain.Layout(dp_replicate=2, dp=2)

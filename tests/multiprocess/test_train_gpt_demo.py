@@ -1,0 +1,92 @@
+"""The demo itself, shortened: what `make demo` promises is in the file that it writes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.timeout(300)  # 60 s of processor time
+ROOT = Path(__file__).parents[2]
+KEYS_OF_A_SWITCH = {
+    "source",
+    "target",
+    "stop_seconds",
+    "transfer_seconds",
+    "build_seconds",
+    "prepare_seconds",
+    "bytes_moved",
+    "bytes_kept",
+    "lower_bound_bytes",
+    "staging_peak_bytes",
+    "extra_peak_bytes",
+    "fingerprint_before",
+    "fingerprint_after",
+}
+
+
+def run_demo(folder, *arguments):
+    launch = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=4")
+    script = (str(ROOT / "examples/train_gpt.py"), "--demo", "--out", str(folder), *arguments)
+    done = subprocess.run(
+        (*launch, *script), check=False, timeout=240, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout, json.loads((folder / "summary.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    # Every kind of parallelism, a rank that idles, and one that comes back.
+    layouts = "dp=4;tp=2,pp=2;dp=3;dp=4"
+    output, summary = run_demo(folder, "--steps-per-layout=2", "--layouts", layouts)
+    return folder, output, summary
+
+
+# Whoever reads the summary by a program relies on these names.
+def test_summary_has_the_promised_keys(demo):
+    _, _, summary = demo
+
+    assert summary.keys() >= {"schema_version", "steps", "loss_gap_max", "switches"}
+    assert all(switch.keys() >= KEYS_OF_A_SWITCH for switch in summary["switches"])
+
+
+# The point of the library: a run that switches is the same training.
+def test_switching_changes_neither_a_bit_nor_the_loss(demo):
+    _, _, summary = demo
+
+    assert summary["steps"] == 8
+    assert summary["loss_gap_max"] <= 1e-3
+    for switch in summary["switches"]:
+        assert switch["fingerprint_before"] == switch["fingerprint_after"]
+        assert switch["not_continuous"] == []
+
+
+# Minimality (law 3): nothing is sent that its receiver holds already.
+def test_no_switch_moves_more_than_the_lower_bound(demo):
+    _, _, summary = demo
+
+    for switch in summary["switches"]:
+        assert switch["bytes_moved"] == switch["lower_bound_bytes"] > 0
+
+
+# The cold switch shows what preparing saves; the others must really have been prepared.
+def test_only_the_first_switch_is_cold(demo):
+    _, _, summary = demo
+
+    assert [switch["prepared"] for switch in summary["switches"]] == [False, True, True]
+
+
+# A newcomer sees one line per switch and finds the two pictures.
+def test_every_switch_has_a_line_and_the_pictures_are_written(demo):
+    folder, output, summary = demo
+
+    for switch in summary["switches"]:
+        start = f"{switch['source']} → {switch['target']} "
+        lines = [line for line in output.splitlines() if line.strip().startswith(start)]
+        assert len(lines) == 1
+        assert switch["fingerprint_before"] in lines[0]
+    assert (folder / "losses.png").stat().st_size > 10_000
+    assert (folder / "timeline.png").stat().st_size > 10_000

@@ -1,0 +1,171 @@
+"""The global sample order is one list, whatever the layout that reads it and when it changes."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+import pytest
+import torch
+
+from dynatrain import ElasticLoader, ElasticSampler, Layout, LayoutError, World
+
+NUM_SAMPLES, GLOBAL_BATCH = 53, 12
+
+
+class NoMeshes:
+    mesh = expert_mesh = None
+
+
+class Numbers(torch.utils.data.Dataset):
+    def __len__(self):
+        return NUM_SAMPLES
+
+    def __getitem__(self, index):
+        return index
+
+
+def worlds(layout):
+    """One world per rank of the layout, without groups."""
+    layout = Layout.parse(layout)
+    return [World(layout, rank, "cpu", NoMeshes(), None) for rank in range(layout.world_size)]
+
+
+def loaders(layout, **options):
+    """One loader per rank of the layout."""
+    made = []
+    for world in worlds(layout):
+        loader = ElasticLoader(
+            Numbers(), ElasticSampler(NUM_SAMPLES, GLOBAL_BATCH, seed=3), **options
+        )
+        loader.on_world(world)
+        made.append(loader)
+    return made
+
+
+def take(ranks, num_steps):
+    """Global batches: all ranks' batches of a step, joined in rank order."""
+    return [[int(i) for loader in ranks for i in next(loader)] for _ in range(num_steps)]
+
+
+EXPECTED_STEPS = 9  # two epochs of four steps, and one step of the third
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return take(loaders("dp=1"), EXPECTED_STEPS)
+
+
+# Law 8: the global batch of a step is the same whichever layout trains it.
+@pytest.mark.parametrize("dp", [1, 2, 3, 4, 6])
+def test_global_order_does_not_depend_on_dp(expected, dp):
+    assert take(loaders(f"dp={dp}"), EXPECTED_STEPS) == expected
+
+
+def test_replicas_and_shards_share_one_data_parallel_numbering(expected):
+    assert take(loaders("dp_replicate=2,dp=3"), EXPECTED_STEPS) == expected
+
+
+# Ranks of one tensor, context or pipeline group work on the same samples.
+@pytest.mark.parametrize("axis", ["tp", "cp", "pp"])
+def test_ranks_inside_a_model_replica_read_the_same_samples(axis):
+    ranks = loaders(f"dp=2,{axis}=2")
+    batches = [[int(i) for i in next(loader)] for loader in ranks]
+    by_dp = {}
+    for world, batch in zip(worlds(f"dp=2,{axis}=2"), batches, strict=True):
+        by_dp.setdefault(world.coordinate("dp_shard"), []).append(batch)
+
+    assert all(pair[0] == pair[1] for pair in by_dp.values())
+    assert by_dp[0][0] != by_dp[1][0]
+
+
+def test_an_epoch_repeats_no_sample_and_epochs_differ(expected):
+    first = list(chain(*expected[:4]))
+    second = list(chain(*expected[4:8]))
+
+    assert len(set(first)) == len(first) == 4 * GLOBAL_BATCH
+    assert len(set(second)) == len(second)
+    assert first != second
+
+
+def test_without_shuffling_the_order_is_the_dataset_s():
+    loader = ElasticLoader(Numbers(), ElasticSampler(NUM_SAMPLES, GLOBAL_BATCH, shuffle=False))
+
+    assert list(chain(*take([loader], 4))) == list(range(48))
+    assert take([loader], 1) == [list(range(GLOBAL_BATCH))]
+
+
+# Workers have fetched the old layout's batches ahead. Used, samples are repeated; skipped, lost.
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_switch_in_the_middle_skips_and_repeats_no_sample(expected, num_workers):
+    ranks = loaders("dp=2", num_workers=num_workers)
+    taken = take(ranks, 3)
+    for loader, world in zip(ranks, worlds("dp=2"), strict=True):
+        loader.on_world(None if world.rank else worlds("dp=1")[0])
+    taken += take(ranks[:1], 2)
+    for loader, world in zip(ranks, worlds("dp=2"), strict=True):
+        loader.load_state_dict(ranks[0].state_dict())
+        loader.on_world(world)
+    taken += take(ranks, EXPECTED_STEPS - 5)
+
+    assert taken == expected
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_loader_draws_nothing_from_torch_s_default_stream(num_workers):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+
+    (loader,) = loaders("dp=1", num_workers=num_workers)
+    take([loader], 5)
+    loader.on_world(worlds("dp=1")[0])
+    take([loader], 1)
+
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# A rank that joins gets the cursor of the others and must go on with them.
+def test_state_moves_the_cursor_to_another_loader(expected):
+    (first,) = loaders("dp=1")
+    (second,) = loaders("dp=1")
+    take([second], 1)
+    take([first], 6)
+
+    second.load_state_dict(first.state_dict())
+
+    assert take([second], 3) == expected[6:]
+
+
+@pytest.mark.parametrize("size", [0, NUM_SAMPLES + 1])
+def test_global_batch_that_the_dataset_cannot_fill_is_refused(size):
+    with pytest.raises(LayoutError, match=str(size)):
+        ElasticSampler(NUM_SAMPLES, size)
+
+
+def test_global_batch_that_dp_does_not_divide_is_refused_and_the_old_rule_stays():
+    sampler = ElasticSampler(NUM_SAMPLES, GLOBAL_BATCH, seed=3)
+    before = next(iter(sampler))
+
+    with pytest.raises(LayoutError, match="multiple of 5"):
+        sampler.on_world(worlds("dp=5")[0])
+
+    assert next(iter(sampler)) == before
+
+
+# Going on in another order trains some samples twice and others never, without a word.
+@pytest.mark.parametrize(
+    ("other", "field"),
+    [
+        (ElasticSampler(NUM_SAMPLES, GLOBAL_BATCH, seed=4), "seed"),
+        (ElasticSampler(NUM_SAMPLES, 6, seed=3), "global_batch_size"),
+        (ElasticSampler(NUM_SAMPLES, GLOBAL_BATCH, seed=3, shuffle=False), "shuffle"),
+        (ElasticSampler(NUM_SAMPLES - 1, GLOBAL_BATCH, seed=3), "num_samples"),
+    ],
+)
+def test_state_of_another_order_is_refused(other, field):
+    sampler = ElasticSampler(NUM_SAMPLES, GLOBAL_BATCH, seed=3)
+    other.step = 7
+
+    with pytest.raises(LayoutError, match=field):
+        sampler.load_state_dict(other.state_dict())
+
+    assert sampler.step == 0

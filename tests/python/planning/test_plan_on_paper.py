@@ -1,0 +1,139 @@
+"""Plans of described models, against counts made by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+import dynatrain
+from dynatrain import LayoutError, TensorSpec, Topology
+from dynatrain.planning import llama_tensors
+
+# 8 x 4 float32 with two moments: 96 elements, 384 bytes, of which one row is 48 bytes.
+MATRIX = [TensorSpec("w", (8, 4), tp_dim=0)]
+ROW_BYTES = 4 * 4 * 3
+
+
+def received(report):
+    return [rank.received_bytes for rank in report.ranks]
+
+
+def kept(report):
+    return [rank.kept_bytes for rank in report.ranks]
+
+
+# dp=2: rows 0-3 | 4-7. dp=4: 0-1 | 2-3 | 4-5 | 6-7. Rank 0 has its rows, the others fetch two each.
+def test_scale_out_moves_what_each_rank_lacks():
+    report = dynatrain.plan("dp=2", "dp=4", MATRIX)
+
+    assert received(report) == [0, 2 * ROW_BYTES, 2 * ROW_BYTES, 2 * ROW_BYTES]
+    assert kept(report) == [2 * ROW_BYTES, 0, 0, 0]
+    assert [rank.sent_bytes for rank in report.ranks] == [2 * ROW_BYTES, 4 * ROW_BYTES, 0, 0]
+
+
+# dp=4 to one rank: it holds two rows of eight.
+def test_gathering_on_one_rank_moves_all_but_its_own():
+    report = dynatrain.plan("dp=4", "dp=1", MATRIX)
+
+    assert received(report) == [6 * ROW_BYTES, 0, 0, 0]
+    assert kept(report) == [2 * ROW_BYTES, 0, 0, 0]
+
+
+# Rows: tp=2 gives 0-3 to tp rank 0 and 4-7 to tp rank 1; dp=2 inside halves each. So ranks hold
+# 0-1 | 4-5 | 2-3 | 6-7 (tp varies fastest) against 0-1 | 2-3 | 4-5 | 6-7 before.
+def test_fsdp_inside_tp_swaps_the_middle_ranks():
+    report = dynatrain.plan("dp=4", "dp=2,tp=2", MATRIX)
+
+    assert received(report) == [0, 2 * ROW_BYTES, 2 * ROW_BYTES, 0]
+    assert kept(report) == [2 * ROW_BYTES, 0, 0, 2 * ROW_BYTES]
+
+
+# A tensor that tp cuts by columns: dp=2 holds half of the rows, tp=2 half of the columns.
+def test_rows_to_columns_exchanges_a_quarter_each_way():
+    columns = [TensorSpec("w", (8, 4), tp_dim=1)]
+    report = dynatrain.plan("dp=2", "tp=2", columns)
+
+    assert received(report) == [4 * 2 * 4 * 3] * 2
+    assert kept(report) == [4 * 2 * 4 * 3] * 2
+
+
+# Two layers of 96 elements: pp=2 puts the second one on rank 1, tp=1.
+def test_pipeline_moves_the_layers_that_change_rank():
+    layers = [TensorSpec(f"layers.{i}.w", (8, 4), 0, (i,)) for i in range(2)]
+    report = dynatrain.plan("dp=1", "pp=2", layers)
+
+    assert received(report) == [0, 8 * ROW_BYTES]
+    assert kept(report) == [8 * ROW_BYTES, 0]
+
+
+def test_same_layout_moves_nothing():
+    report = dynatrain.plan("dp=2,tp=2", "dp=2,tp=2", llama_tensors(2, 16, 32, 64))
+
+    assert report.bytes_moved == report.lower_bound_bytes == 0
+    assert sum(kept(report)) > 0
+
+
+# Law 3: a byte over the bound is a byte that was held, or came twice.
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ("dp=4", "dp=2,tp=2"),
+        ("dp=3", "dp=5"),
+        ("tp=4", "pp=2,tp=2"),
+        ("dp_replicate=2,dp=3", "cp=2,dp=2"),
+        ("pp=2,vpp=2", "pp=4"),
+        ("dp=7", "dp=2,tp=2,pp=2"),
+    ],
+)
+def test_law3_bytes_moved_are_the_lower_bound(source, target):
+    report = dynatrain.plan(source, target, llama_tensors(5, 24, 36, 50, kv_hidden=12))
+
+    assert report.bytes_moved == report.lower_bound_bytes
+    for rank in report.ranks:
+        assert rank.received_bytes == rank.lower_bound_bytes
+    assert sum(rank.sent_bytes for rank in report.ranks) == report.bytes_moved
+
+
+# Law 5: staging stays inside its budget, by cutting the same bytes into more stages.
+@pytest.mark.parametrize("budget", [1 << 30, 300_000, 100_000])
+def test_law5_staging_budget_splits_the_plan_into_stages(budget):
+    tensors = llama_tensors(4, 64, 128, 256)
+    report = dynatrain.plan("dp=4", "dp=2,tp=2", tensors, staging_budget_bytes=budget)
+    busiest = max(rank.sent_bytes + rank.received_bytes for rank in report.ranks)
+
+    assert max(rank.staging_bytes for rank in report.ranks) <= budget
+    assert report.num_stages >= busiest / budget
+    assert report.bytes_moved == report.lower_bound_bytes
+
+
+def test_slower_links_raise_the_bound_in_proportion():
+    fast = dynatrain.plan("dp=2", "tp=2", MATRIX, Topology(1e6, 0.0, 1e30))
+    slow = dynatrain.plan("dp=2", "tp=2", MATRIX, Topology(1e5, 0.0, 1e30))
+
+    assert slow.bound_seconds == pytest.approx(10 * fast.bound_seconds)
+
+
+# Of the ranks that hold a replica the one on the needer's own node sends.
+def test_senders_on_the_needer_s_node_are_preferred():
+    report = dynatrain.plan("dp_replicate=2", "dp_replicate=4", MATRIX, Topology(ranks_per_node=2))
+
+    assert sum(rank.sent_bytes for rank in report.ranks) == 2 * 8 * ROW_BYTES
+    inside = dynatrain.plan("dp_replicate=3", "dp_replicate=4", MATRIX, Topology(ranks_per_node=2))
+    assert [rank.sent_bytes for rank in inside.ranks] == [0, 0, 8 * ROW_BYTES, 0]
+
+
+def test_json_has_the_fields_of_the_reference(reference_fields):
+    report = dynatrain.plan("dp=2", "dp=4", MATRIX).to_json()
+
+    assert set(report) == reference_fields("Plan")
+    assert set(report["ranks"][0]) == reference_fields("Plan", of="ranks")
+    assert report["bytes_moved"] == sum(rank["received_bytes"] for rank in report["ranks"])
+
+
+def test_model_with_fewer_layers_than_stages_is_refused():
+    with pytest.raises(LayoutError, match="3 layers over 4 stages"):
+        dynatrain.plan("dp=4", "pp=4", llama_tensors(3, 8, 16, 16))
+
+
+def test_unknown_dtype_is_refused_by_the_tensor_s_name():
+    with pytest.raises(LayoutError, match=r"'w' has dtype 'int3'"):
+        dynatrain.plan("dp=2", "dp=4", [TensorSpec("w", (8, 4), dtype="int3")])

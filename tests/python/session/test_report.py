@@ -1,0 +1,66 @@
+"""Reports: what they add up, and that their JSON is what the reference page lists."""
+
+from __future__ import annotations
+
+import json
+
+from dynatrain import Span, SwitchReport
+from dynatrain.report import RankStats, fill
+
+
+def stats(rank, **changes):
+    values = {
+        "stop_seconds": 1.0,
+        "transfer_seconds": 0.5,
+        "build_seconds": 0.2,
+        "prepare_seconds": 0.4,
+        "plan_seconds": 0.1,
+        "received_bytes": 100,
+        "kept_bytes": 10,
+        "lower_bound_bytes": 100,
+        "staging_peak_bytes": 7,
+        "extra_peak_bytes": 70,
+        "traffic": [(rank, 1 - rank, 100)],
+        "timeline": [Span(rank, "pack", 0, 0.0, 0.1, 100)],
+    }
+    return RankStats(**(values | changes))
+
+
+def filled():
+    report = SwitchReport("dp=2", "tp=2", epoch=1, step=5, prepared=False)
+    fill(report, [stats(0), stats(1, stop_seconds=2.0, received_bytes=50, staging_peak_bytes=9)])
+    return report
+
+
+# Scripts read these fields; a field that the page does not list is a promise nobody knows of.
+def test_json_has_the_fields_of_the_reference(reference_fields):
+    data = json.loads(json.dumps(filled().to_json()))
+
+    assert set(data) == reference_fields("Switch report")
+    assert set(data["timeline"][0]) == reference_fields("Switch report", of="timeline") - {
+        *("build", "plan", "pack", "wire", "unpack", "local", "verify", "commit")
+    }
+
+
+# Times of different ranks overlap: their sum would be no time at all, the first rank's too short.
+def test_times_are_the_slowest_rank_s_and_bytes_are_sums():
+    report = filled()
+
+    assert report.stop_seconds == 2.0
+    assert report.bytes_moved == 150
+    assert report.bytes_kept == 20
+    assert report.staging_peak_bytes == 9
+    assert report.traffic == [(0, 1, 100), (1, 0, 100)]
+    assert [span.rank for span in report.timeline] == [0, 1]
+
+
+def test_text_names_layouts_and_says_whether_the_bits_are_the_same():
+    report = filled()
+    report.fingerprint_before = report.fingerprint_after = "ab" * 8
+    assert "dp=2 -> tp=2 (cold)" in str(report)
+    assert f"{'ab' * 8} = {'ab' * 8}" in str(report)
+
+    report.fingerprint_after = "cd" * 8
+    report.not_continuous = ["a reason"]
+    assert "!=" in str(report)
+    assert "not continuous: a reason" in str(report)

@@ -1,0 +1,193 @@
+"""State that is no tensor: it arrives by name, and what cannot arrive is refused by name."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from torch import nn
+
+from dynatrain import LayoutError, TrainState
+from dynatrain.adapters.tensors import LiveTensors
+from dynatrain.adapters.values import (
+    Values,
+    continue_streams,
+    read_streams,
+    read_values,
+    write_values,
+)
+
+CPU = torch.device("cpu")
+
+
+def model():
+    return nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+
+
+def carry(source, target):
+    """Reads one state, sends it through bytes, writes it into another."""
+    blob = read_values(source, LiveTensors(source)).encode()
+    write_values(target, LiveTensors(target), [Values.decode(blob)])
+
+
+def sgd(module, groups):
+    """An optimizer with the given groups of parameter numbers and options."""
+    params = list(module.parameters())
+    return torch.optim.SGD(
+        [{"params": [params[i] for i in numbers], **options} for numbers, options in groups],
+        lr=1.0,
+    )
+
+
+# Pipeline stages hold other parameters than before: groups follow the names, not the places.
+def test_param_group_options_follow_the_names():
+    source_model, target_model = model(), model()
+    source = TrainState(
+        source_model, sgd(source_model, [([0, 2], {"lr": 0.1}), ([1, 3], {"lr": 0.2})])
+    )
+    target = TrainState(
+        target_model, sgd(target_model, [([1], {}), ([3], {}), ([2], {}), ([0], {})])
+    )
+
+    carry(source, target)
+
+    assert [group["lr"] for group in target.optimizer.param_groups] == [0.2, 0.2, 0.1, 0.1]
+
+
+# One learning rate would win over the other without a word.
+def test_group_that_joins_different_options_is_refused_with_both_names():
+    source_model, target_model = model(), model()
+    source = TrainState(source_model, sgd(source_model, [([0, 1], {"lr": 0.1}), ([2, 3], {})]))
+    target = TrainState(target_model, sgd(target_model, [([0, 1, 2, 3], {})]))
+
+    with pytest.raises(LayoutError) as caught:
+        carry(source, target)
+
+    for word in ("0.weight", "1.weight", "0.1", "1.0", "intact"):
+        assert word in str(caught.value)
+
+
+def test_scheduler_scaler_and_extra_go_on():
+    def state():
+        module = model()
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.5)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=2, gamma=0.1)
+        scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+        return TrainState(module, optimizer, scheduler, scaler, extra={"counter": Counter()})
+
+    source, target = state(), state()
+    for _ in range(3):
+        source.optimizer.step()
+        source.scheduler.step()
+    source.scaler._init_scale = 128.0
+    source.extra["counter"].value = 7
+
+    carry(source, target)
+
+    assert target.scheduler.state_dict() == source.scheduler.state_dict()
+    assert target.scaler.state_dict() == source.scaler.state_dict()
+    assert target.extra["counter"].value == 7
+    assert target.optimizer.param_groups[0]["lr"] == pytest.approx(0.05)
+
+
+class Counter:
+    def __init__(self):
+        self.value = 0
+
+    def state_dict(self):
+        return {"value": self.value}
+
+    def load_state_dict(self, state_dict):
+        self.value = state_dict["value"]
+
+
+def test_extra_that_the_source_lacks_is_refused_by_name():
+    with pytest.raises(LayoutError, match=r"extra\.late"):
+        carry(TrainState(model()), TrainState(model(), extra={"late": Counter()}))
+
+
+def test_extra_without_a_state_dict_is_refused_at_once():
+    with pytest.raises(LayoutError, match=r"extra\['plain'\] is a object"):
+        TrainState(model(), extra={"plain": object()})
+
+
+# "Cannot pickle" alone does not say which of ten objects to mend.
+@pytest.mark.parametrize("place", ["extra.bad", "scheduler", "param_groups", "optimizer.state"])
+def test_state_that_cannot_be_pickled_is_named(place):
+    module = model()
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    bad = Counter()
+    bad.value = lambda: None
+    if place == "param_groups":
+        optimizer.param_groups[0]["hook"] = bad.value
+    if place == "optimizer.state":
+        optimizer.state[next(module.parameters())]["hook"] = bad.value
+    state = TrainState(
+        module,
+        optimizer,
+        scheduler=bad if place == "scheduler" else None,
+        extra={"bad": bad} if place == "extra.bad" else None,
+    )
+
+    with pytest.raises(LayoutError, match=place) as caught:
+        read_values(state, LiveTensors(state)).encode()
+
+    assert "intact" in str(caught.value)
+
+
+# Some optimizers count steps in a plain number and keep no tensor at all.
+def test_optimizer_values_arrive_without_any_tensor_beside_them():
+    source_model, target_model = model(), model()
+    source = TrainState(source_model, torch.optim.SGD(source_model.parameters(), lr=0.1))
+    target = TrainState(target_model, torch.optim.SGD(target_model.parameters(), lr=0.1))
+    source.optimizer.state[source_model[0].weight]["count"] = 9
+
+    carry(source, target)
+
+    assert target.optimizer.state[target_model[0].weight] == {"count": 9}
+    assert target_model[1].weight not in target.optimizer.state
+
+
+def test_parameter_of_an_optimizer_that_the_model_lacks_is_refused_by_its_shape():
+    state = TrainState(model(), torch.optim.SGD([nn.Parameter(torch.zeros(5, 6))], lr=0.1))
+
+    with pytest.raises(LayoutError, match=r"\(5, 6\)"):
+        read_values(state, LiveTensors(state))
+
+
+@pytest.fixture
+def streams():
+    """Every stream of the process at a known place, put back afterwards."""
+    before = (random.getstate(), torch.get_rng_state())
+    random.seed(1)
+    torch.manual_seed(1)
+    yield read_streams(CPU)
+    random.setstate(before[0])
+    torch.set_rng_state(before[1])
+
+
+def test_stream_that_is_equal_on_all_ranks_goes_on(streams):
+    expected = random.random(), torch.rand(1).item()
+    random.seed(99)
+    torch.manual_seed(99)
+
+    derived = continue_streams(CPU, [streams, streams], seed=0, rank=1, step=4)
+
+    assert derived == []
+    assert (random.random(), torch.rand(1).item()) == expected
+
+
+# A dropout mask drawn per rank has no continuation in another layout; it must be made, not copied,
+# or two ranks drop the same elements.
+def test_stream_that_differs_is_derived_from_seed_stream_rank_and_step(streams):
+    torch.manual_seed(2)
+    other = {**streams, "torch.cpu": read_streams(CPU)["torch.cpu"]}
+    draws = {}
+    for place in [(0, 0, 4), (0, 1, 4), (0, 0, 5), (1, 0, 4), (0, 0, 4)]:
+        seed, rank, step = place
+        assert continue_streams(CPU, [streams, other], seed, rank, step) == ["torch.cpu"]
+        draws.setdefault(place, []).append(torch.rand(1).item())
+
+    assert draws[0, 0, 4][0] == draws[0, 0, 4][1]
+    assert len({values[0] for values in draws.values()}) == 4

@@ -1,0 +1,86 @@
+"""`dynatrain doctor`: the first command that somebody types when something does not work."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dynatrain.tools import cli, doctor, probes
+
+PACKAGE = Path(doctor.__file__).resolve().parents[1]
+
+
+def run_command(arguments: list[str], python_path: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(python_path), "COLUMNS": "200"}
+    return subprocess.run(
+        [sys.executable, "-m", "dynatrain_command", *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=110,
+    )
+
+
+def copy_without_native_module(folder: Path) -> None:
+    ignored = shutil.ignore_patterns("_native*.so", "__pycache__")
+    shutil.copytree(PACKAGE, folder / "dynatrain", ignore=ignored)
+    shutil.copy(PACKAGE.parent / "dynatrain_command.py", folder)
+
+
+# Continuous integration reads the JSON form; a field that goes missing breaks it silently.
+def test_json_names_every_probe_with_its_state(capsys: pytest.CaptureFixture[str]):
+    status = cli.main(["doctor", "--json"])
+    report = json.loads(capsys.readouterr().out)
+
+    assert report["schema_version"] == 1
+    assert [probe["name"] for probe in report["probes"]] == [check.name for check in doctor.CHECKS]
+    assert report["healthy"] == (status == 0)
+    assert report["healthy"], report
+
+
+# A machine without a GPU is healthy: what is optional is absent, never failed.
+def test_missing_optional_part_is_absent_and_missing_required_part_fails():
+    def refuse() -> str:
+        raise probes.ProbeError("not here")
+
+    assert doctor.run_check(doctor.Check("extra", False, refuse)).status == "absent"
+    finding = doctor.run_check(doctor.Check("core", True, refuse))
+    assert (finding.status, finding.detail) == ("failed", "not here")
+
+
+# The native module is what breaks most easily; the doctor must survive its absence to say so.
+def test_doctor_runs_where_the_native_module_is_missing(tmp_path: Path):
+    copy_without_native_module(tmp_path)
+
+    done = run_command(["doctor", "--json"], tmp_path)
+    states = {probe["name"]: probe["status"] for probe in json.loads(done.stdout)["probes"]}
+
+    assert done.returncode == 1
+    assert states["native module"] == states["package"] == "failed"
+    assert states["PyTorch"] == states["Gloo between two ranks"] == "ok"
+
+
+# Every other command needs the package; its user is sent to the doctor, not shown a traceback.
+def test_other_command_points_to_the_doctor_where_the_native_module_is_missing(tmp_path: Path):
+    copy_without_native_module(tmp_path)
+
+    done = run_command(["plan", "dp=2", "tp=2"], tmp_path)
+
+    assert done.returncode == 1
+    assert "dynatrain doctor" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# A typo must not look like success to a script.
+def test_unknown_command_exits_with_status_two():
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["doktor"])
+
+    assert caught.value.code == 2
