@@ -1,0 +1,1 @@
+"""A byte-level GPT and its parallel training step: the model of the main job."""
