@@ -1,0 +1,304 @@
+"""Times a switch beside torch's distributed checkpoint and a raw ceiling, interleaved in one run.
+
+Starts its own processes. Contenders, each on the same state and the same machine, in turn:
+
+dynatrain-c10d  session.switch() to a prepared layout
+dcp-tmpfs       torch.distributed.checkpoint, save in the source, load in the target, in tmpfs
+c10d-ceiling    the bytes that cross between ranks, one large raw message per pair of ranks
+
+A benchmark never asserts; it prints a table, or JSON as docs/reference/json.md describes it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+import torch.multiprocessing as mp
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+import dynatrain
+from dynatrain import Layout, TrainState, World
+
+PAIRS = (
+    ("dp=4", "dp=2,tp=2"),
+    ("tp=4", "dp=2,tp=2"),
+    ("dp=2,tp=2", "tp=4"),
+    ("dp=4", "dp=2"),
+)
+HIDDEN = 1024
+
+
+class FeedForward(nn.Module):
+    """Two matrices and a norm: 8 * HIDDEN**2 parameters and a few."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(HIDDEN)
+        self.up = nn.Linear(HIDDEN, 4 * HIDDEN, bias=False)
+        self.down = nn.Linear(4 * HIDDEN, HIDDEN, bias=False)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A stack of blocks with AdamW's two moments, in any layout of dp and tp."""
+
+    num_blocks: int
+
+    def build(self, world: World) -> TrainState:
+        """Builds the stack; nothing is ever computed with it."""
+        model = nn.ModuleList(FeedForward() for _ in range(self.num_blocks))
+        for block in model:
+            if world.enabled("tp"):
+                plan = {"up": ColwiseParallel(), "down": RowwiseParallel()}
+                parallelize_module(block, world.mesh["tp"], plan)
+            mesh = world.submesh("dp_replicate", "dp_shard")
+            if mesh is not None:
+                fully_shard(block, mesh=mesh)
+        return TrainState(model, torch.optim.AdamW(model.parameters(), foreach=False))
+
+    @staticmethod
+    def initialize(state: TrainState, world: World) -> None:
+        """Fills weights and moments with numbers that differ from rank to rank."""
+        generator = torch.Generator().manual_seed(world.rank)
+        with torch.no_grad():
+            for param in state.model.parameters():
+                slots = {"step": torch.tensor(7.0)}
+                slots |= {slot: torch.empty_like(param) for slot in ("exp_avg", "exp_avg_sq")}
+                state.optimizer.state[param] = slots
+                for tensor in (param, slots["exp_avg"], slots["exp_avg_sq"]):
+                    local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+                    local.uniform_(generator=generator)
+
+
+@dataclass
+class Samples:
+    """Seconds of each run of one contender, slowest rank, and what the switch reported."""
+
+    seconds: list[float] = field(default_factory=list)
+    stop_seconds: list[float] = field(default_factory=list)
+    report: dynatrain.SwitchReport | None = None
+
+
+@dataclass
+class Row:
+    """One layout pair and contender; the schema of the JSON output."""
+
+    source: str
+    target: str
+    contender: str
+    seconds_min: float
+    seconds_median: float
+    seconds_first: float
+    stop_seconds_median: float
+    bytes_moved: int
+    lower_bound_bytes: int
+    plan_seconds: float
+    staging_peak_bytes: int
+    extra_peak_bytes: int
+    share_of_ceiling: float
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds from a common start to the last rank's return."""
+    dist.barrier()
+    start = time.perf_counter()
+    work()
+    seconds = torch.tensor(time.perf_counter() - start, dtype=torch.float64)
+    dist.all_reduce(seconds, op=dist.ReduceOp.MAX)
+    return float(seconds)
+
+
+def state_dict(session: dynatrain.Session) -> dict[str, torch.Tensor]:
+    """Parameters and moments by name, as torch's checkpoint takes them."""
+    if not session.active:
+        return {}
+    state = session.state
+    tensors: dict[str, torch.Tensor] = {}
+    for name, param in state.model.named_parameters():
+        tensors[name] = param.detach()
+        for slot, value in state.optimizer.state[param].items():
+            tensors[f"{name}.{slot}"] = value
+    return tensors
+
+
+def raw_messages(traffic: list[tuple[int, int, int]]) -> Callable[[], None]:
+    """One large message per ordered pair of ranks, all posted before any is waited for."""
+    rank = dist.get_rank()
+    buffers = [
+        (src, dst, torch.ones(size, dtype=torch.uint8))
+        for src, dst, size in traffic
+        if rank in (src, dst)
+    ]
+
+    def exchange() -> None:
+        works = [
+            dist.isend(data, dst) if src == rank else dist.irecv(data, src)
+            for src, dst, data in buffers
+        ]
+        for work in works:
+            assert work is not None
+            work.wait()
+
+    return exchange
+
+
+def run_pair(
+    session: dynatrain.Session, pair: tuple[str, str], runs: int, folder: Path
+) -> dict[str, Samples]:
+    """Runs all contenders ``runs`` times in turn, ending in the pair's source."""
+    source, target = pair
+    samples = {name: Samples() for name in ("dynatrain-c10d", "dcp-tmpfs", "c10d-ceiling")}
+    if session.layout != Layout.parse(source):
+        session.switch(source)
+    for _ in range(runs):
+        seconds = timed(partial(dcp.save, state_dict(session), checkpoint_id=folder))
+        session.prepare(target)
+        ours = samples["dynatrain-c10d"]
+        ours.seconds.append(timed(partial(_switch, session, target, ours)))
+        seconds += timed(partial(dcp.load, state_dict(session), checkpoint_id=folder))
+        samples["dcp-tmpfs"].seconds.append(seconds)
+        assert ours.report is not None
+        samples["c10d-ceiling"].seconds.append(timed(raw_messages(ours.report.traffic)))
+        session.switch(source)
+    return samples
+
+
+def _switch(session: dynatrain.Session, target: str, samples: Samples) -> None:
+    samples.report = session.switch(target)
+    samples.stop_seconds.append(samples.report.stop_seconds)
+
+
+def rows_of(pair: tuple[str, str], samples: dict[str, Samples]) -> list[Row]:
+    """Summarises one pair."""
+    report = samples["dynatrain-c10d"].report
+    assert report is not None
+    ceiling = statistics.median(samples["c10d-ceiling"].seconds)
+    rows = []
+    for name, sample in samples.items():
+        ours = name == "dynatrain-c10d"
+        median = statistics.median(sample.seconds)
+        rows.append(
+            Row(
+                *pair,
+                contender=name,
+                seconds_min=min(sample.seconds),
+                seconds_median=median,
+                seconds_first=sample.seconds[0],
+                stop_seconds_median=statistics.median(sample.stop_seconds or sample.seconds),
+                bytes_moved=report.bytes_moved,
+                lower_bound_bytes=report.lower_bound_bytes,
+                plan_seconds=report.plan_seconds if ours else 0.0,
+                staging_peak_bytes=report.staging_peak_bytes if ours else 0,
+                extra_peak_bytes=report.extra_peak_bytes if ours else 0,
+                share_of_ceiling=ceiling / median,
+            )
+        )
+    return rows
+
+
+def worker(rank: int, num_ranks: int, options: argparse.Namespace, folder: str) -> None:
+    """One rank of the benchmark; rank 0 writes the rows."""
+    os.environ |= {"LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(num_ranks)}
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=num_ranks
+    )
+    job = Job(max(1, round(options.params / (8 * HIDDEN**2))))
+    pairs = [(options.source, options.target)] if options.source else PAIRS
+    session = dynatrain.init(
+        job.build,
+        pairs[0][0],
+        initialize=job.initialize,
+        timeout_s=300,
+        verify=tuple(options.verify),
+        staging_budget_bytes=options.staging_mib << 20,
+    )
+    rows = []
+    for pair in pairs:
+        samples = run_pair(session, pair, options.runs, Path(folder) / "checkpoint")
+        rows += rows_of(pair, samples)
+        if rank == 0:
+            Path(folder, "rows.json").write_text(json.dumps([asdict(row) for row in rows]))
+    session.close()
+    dist.destroy_process_group()
+
+
+def parse() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--params", type=float, default=300e6, help="parameters, fp32")
+    parser.add_argument("--source", help="one pair only: its source, e.g. dp=4")
+    parser.add_argument("--target", help="one pair only: its target, e.g. dp=2,tp=2")
+    parser.add_argument("--runs", type=int, default=5, help="runs of every contender")
+    parser.add_argument("--staging-mib", type=int, default=256, help="staging budget per rank")
+    parser.add_argument(
+        "--verify", nargs="*", default=["sums"], help="what a switch verifies: sums fingerprint"
+    )
+    options = parser.parse_args()
+    if (options.source is None) != (options.target is None):
+        parser.error("--source and --target go together")
+    return options
+
+
+def show(rows: list[dict[str, object]]) -> None:
+    """Prints the rows as a table."""
+    table = Table(title="seconds, slowest rank; share: raw messages' median over this median")
+    for column in ("source", "target", "contender", "min", "median", "first", "share", "MiB moved"):
+        table.add_column(column)
+    for row in rows:
+        numbers = [f"{row[f'seconds_{name}']:.3f}" for name in ("min", "median", "first")]
+        moved = f"{int(str(row['bytes_moved'])) / 2**20:.0f}"
+        names = [str(row[name]) for name in ("source", "target", "contender")]
+        table.add_row(*names, *numbers, f"{row['share_of_ceiling']:.2f}", moved)
+    Console().print(table)
+
+
+def main() -> None:
+    """Runs the benchmark and prints its rows."""
+    options = parse()
+    num_ranks = max(
+        Layout.parse(layout).world_size
+        for pair in ([(options.source, options.target)] if options.source else PAIRS)
+        for layout in pair
+    )
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    sys.stderr.write(
+        f"# {platform.processor() or platform.machine()}, {os.cpu_count()} processors, "
+        f"torch {torch.__version__}, dynatrain {dynatrain.__version__}, {num_ranks} ranks, "
+        f"{options.params:.3g} parameters fp32 + 2 moments, {options.runs} runs\n"
+    )
+    shm = Path("/dev/shm")
+    folder = tempfile.mkdtemp(dir=shm if shm.is_dir() else None)
+    try:
+        mp.spawn(worker, (num_ranks, options, folder), nprocs=num_ranks)
+        rows = json.loads(Path(folder, "rows.json").read_text())
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    if options.json:
+        sys.stdout.write(json.dumps(rows, indent=1) + "\n")
+    else:
+        show(rows)
+
+
+if __name__ == "__main__":
+    main()
