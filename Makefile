@@ -1,0 +1,89 @@
+# `make help` lists what there is. Every target sets up what it needs, once.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VENV := $(or $(DYNATRAIN_VENV),$(CURDIR)/.venv)
+OLDEST_VENV := $(or $(DYNATRAIN_OLDEST_VENV),$(CURDIR)/.venv-torch211)
+BUILD := build/release
+JOBS := $(shell nproc)
+BIN := $(VENV)/bin
+TIMED := scripts/timed
+PYTEST := env OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+PYTEST_FOLDERS = $(wildcard tests/python tests/multiprocess tests/gpu tests/regression tests/lint)
+
+# CMake and Ninja of the environment come before the system's.
+export PATH := $(BIN):$(PATH)
+
+LOCKED := $(VENV)/.locked
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help setup build demo test test-cpp test-python test-long lint bench wheel lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(LOCKED): requirements-dev.lock
+	@$(TIMED) "set-up of the environment" scripts/make_venv "$(VENV)" requirements-dev.lock
+	@touch $@
+
+$(BUILD)/build.ninja: $(LOCKED)
+	@cmake --preset release -DPython_EXECUTABLE="$(BIN)/python" -DDYNATRAIN_BUILD_PYTHON=ON \
+	  -DDYNATRAIN_NATIVE_DIR="$(CURDIR)/python/dynatrain" --log-level=WARNING
+	@touch $@
+
+$(INSTALLED): $(LOCKED) pyproject.toml setup.py python/dynatrain/_version.py | $(BUILD)/build.ninja
+	@DYNATRAIN_BUILD_DIR="$(CURDIR)/$(BUILD)" $(TIMED) "build and development install" \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --no-build-isolation --no-deps --editable .
+	@touch $@
+
+setup: $(INSTALLED) ## make the environment and the development install
+
+build: $(INSTALLED) $(BUILD)/build.ninja ## build the library, its tests and the Python module
+	@$(TIMED) "build" cmake --build $(BUILD) -j $(JOBS) -- --quiet
+
+demo: build ## the main job: train a small GPT on 4 processes and switch its layout while it trains
+	@$(TIMED) "demo" $(BIN)/torchrun --standalone --nproc-per-node=4 examples/train_gpt.py --demo
+
+test: ## build and pass every test that takes seconds
+	@$(TIMED) "make test" $(MAKE) test-cpp test-python
+
+test-cpp: build ## the C++ tests
+	@$(TIMED) "C++ tests" ctest --test-dir $(BUILD) -LE long --output-on-failure -j $(JOBS) \
+	  --no-tests=error
+
+test-python: build ## the Python tests, multi-process ones too
+	@$(TIMED) "Python tests" $(PYTEST) -m "not long" $(PYTEST_FOLDERS)
+
+$(OLDEST_VENV)/.locked: requirements-oldest.txt
+	@$(TIMED) "set-up of the oldest torch" scripts/make_venv "$(OLDEST_VENV)" requirements-oldest.txt
+	@touch $@
+
+test-long: build $(OLDEST_VENV)/.locked ## the tests that take minutes
+	@$(TIMED) "long C++ tests" ctest --test-dir $(BUILD) -L long --output-on-failure
+	@DYNATRAIN_OLDEST_VENV="$(OLDEST_VENV)" $(TIMED) "long Python tests" $(PYTEST) -m long --timeout=1800 $(PYTEST_FOLDERS)
+
+lint: build ## every formatter, linter and type checker
+	@$(TIMED) "make lint" scripts/lint $(BUILD)
+
+bench: build ## time a switch beside torch's checkpoint and a measured ceiling
+	@$(TIMED) "bench" $(BIN)/python benchmarks/switch.py --json
+
+wheel: $(INSTALLED) ## build dist/*.whl
+	@$(TIMED) "wheel" $(BIN)/python -m pip wheel --quiet --disable-pip-version-check \
+	  --no-build-isolation --no-deps --wheel-dir dist .
+
+lock: ## resolve requirements-dev.in again, under each Python that is named in PYTHONS
+	@python3 scripts/lock.py $(or $(PYTHONS),python3.10 python3.11 python3.12 python3.13) \
+	  > requirements-dev.lock.new
+	@mv requirements-dev.lock.new requirements-dev.lock
+
+clean: ## remove what was built (the environment too: make clean-all)
+	@rm -rf build dist out python/*.egg-info python/dynatrain/_native*.so .mypy_cache .ruff_cache \
+	  .pytest_cache .hypothesis
+	@rm -f "$(INSTALLED)"
+
+clean-all: clean ## remove the environments as well
+	@rm -rf .venv .venv-torch211
