@@ -36,6 +36,7 @@ def pattern(size, seed):
 
 
 def message(peer, tag, array):
+    """A message names memory and does not keep it: `array` must outlive the token."""
     return (peer, tag, array.ctypes.data, array.nbytes)
 
 
@@ -283,11 +284,12 @@ def die_while_others_wait(rank, world_size):
         both = [message(0, 9, ready), message(1, 9, ready)]
         transport.submit_receives(both, LATE_S).wait(LATE_S)
         os.kill(os.getpid(), signal.SIGKILL)
+    sent = pattern(3_000_000, 1)
     begin = time.monotonic()
     if rank == 0:
         token = transport.submit_receives([message(2, 1, buffer)], LATE_S)
     else:
-        token = transport.submit_sends([message(2, 1, pattern(3_000_000, 1))], LATE_S)
+        token = transport.submit_sends([message(2, 1, sent)], LATE_S)
     transport.submit_sends([message(2, 9, ready)], LATE_S)
     first, later = error_of(token), transport.submit_receives([message(2, 2, buffer)], LATE_S)
     return first, error_of(later), time.monotonic() - begin
@@ -354,8 +356,9 @@ def test_abort_ends_pending_and_later_operations_with_its_reason(pool: WorkerPoo
 def write_after_failure(rank, world_size):
     transport = transport_of(rank, world_size)
     if rank == 1:
+        sent = pattern(3_000_000, 1)
         dist.group.WORLD.get_group_store().wait(["aborted"])
-        return error_of(transport.submit_sends([message(0, 1, pattern(3_000_000, 1))], 5.0))
+        return error_of(transport.submit_sends([message(0, 1, sent)], 5.0))
     buffer = np.zeros(3_000_000, dtype=np.uint8)
     token = transport.submit_receives([message(1, 1, buffer)], LATE_S)
     transport.abort("a peer died")
