@@ -243,7 +243,8 @@ class Session:
         clock = Clock(self._engine.rank)
         world = self._engine.together("making the world", lambda: self._world_of(layout))
         clock.add("world", 0.0)
-        request = Request(layout, world, self._build, dict(names or {}))
+        place = None if world is None else world.at_epoch(self._now.epoch + 1)
+        request = Request(layout, place, self._build, dict(names or {}))
         self._prepared = prepare(self._engine, self._now.state, request, clock)
         return self._prepared
 
@@ -289,7 +290,8 @@ class Session:
         problem = reason_to_refuse(None, layout, self._engine.num_ranks, keep or {})
         if problem is not None:
             raise LayoutError(problem)
-        world = self._world_of(layout)
+        made = self._world_of(layout)
+        world = None if made is None else made.at_epoch(0)
         self._engine.connect()
         state = None if world is None else self._first_state(world, initialize)
         self._now.install(layout, world, state)

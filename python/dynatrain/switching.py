@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -39,12 +38,10 @@ class Present:
     keep: dict[str, Any] = field(default_factory=dict)
 
     def install(self, layout: Layout, world: World | None, state: TrainState | None) -> None:
-        """Takes another place; the world is one of its own for each epoch."""
+        """Takes another place; ``world`` belongs to this epoch alone."""
         self.layout = layout
         self.state = state
-        self.world = copy.copy(world)
-        if self.world is not None:
-            self.world.epoch = self.epoch
+        self.world = world
 
     def kept_states(self, target: Layout) -> dict[str, Any]:
         """State of kept objects, for ranks that join; nobody asks for it otherwise."""
@@ -108,11 +105,13 @@ def _commit(calls: Calls, present: Present, prepared: Prepared, moved: Moved) ->
     """Votes, then installs the target; after the vote only the user's callbacks can fail."""
     layout = prepared.request.layout
     calls.meet(Call("commit", str(layout), present.epoch, True, True, None))
-    former, joined = present.state, present.world is None
+    former, place, joined = present.state, present.world, present.world is None
     present.epoch += 1
     present.install(layout, prepared.request.world, prepared.target.state)
     if former is not None:
         _retire(former, str(layout))
+    if place is not None:
+        place.retire(str(layout))
     clear_sharding_cache()
     present.move_kept(moved.published if joined else ())
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
-from dynatrain._errors import InternalError, LayoutError
+from dynatrain._errors import InternalError, LayoutError, StaleStateError
 from dynatrain._torch_private import new_group
 from dynatrain.layout import MESH_AXES, Layout
 
@@ -20,7 +22,8 @@ class World:
     """One rank's place in a layout, and the meshes and groups that a model is built on.
 
     Made by the session only. Axes of size 1 are not part of ``mesh`` (when every size is 1 it has
-    the one dimension ``dp_shard`` of size 1).
+    the one dimension ``dp_shard`` of size 1). Using a world after a switch has replaced it raises
+    StaleStateError.
 
     Attributes:
         layout: the layout that this world realises.
@@ -114,7 +117,29 @@ class World:
         """Whether this rank holds the last virtual stage."""
         return self.coordinate("pp") == self.layout.pp - 1
 
+    def at_epoch(self, epoch: int) -> World:
+        """The same place under another number; meshes and groups are shared."""
+        world = copy.copy(self)
+        world.epoch = epoch
+        return world
+
+    def retire(self, successor: str) -> None:
+        """Makes every later use raise StaleStateError; ``successor`` names the layout."""
+        self.__dict__ = {"_retired_by": successor}
+
+    def __getattr__(self, name: str) -> Any:
+        # Only reached for what the instance does not hold, which after retire() is everything.
+        successor = self.__dict__.get("_retired_by")
+        if successor is None:
+            raise AttributeError(f"World has no attribute {name!r}")
+        raise StaleStateError(
+            f"world: .{name} of a world that the switch to {successor} replaced\n"
+            "  the present state is intact\n  read session.world again after every switch"
+        )
+
     def __repr__(self) -> str:
+        if "_retired_by" in self.__dict__:
+            return f"World(replaced by {self._retired_by})"
         return f"World({self.layout}, rank={self.rank}/{self.world_size}, epoch={self.epoch})"
 
 

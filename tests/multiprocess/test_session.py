@@ -133,24 +133,25 @@ def there_and_back(rank, world_size):
     session = start("dp=4", verify=("sums", "fingerprint", "replicas"))
     step_of(session, 0)
     before, world, fingerprint = local_bits(session.state), session.world, session.fingerprint()
-    old = (session.state, session.state.model, session.state.optimizer)
+    old, rank_before = (session.state, session.state.model, session.state.optimizer), world.rank
     session.switch("dp=2,tp=2")
     refused = 0
-    for use in (lambda: old[0].model, lambda: old[1](torch.zeros(1, 12)), old[2].step):
+    uses = (lambda: old[0].model, lambda: old[1](torch.zeros(1, 12)), old[2].step)
+    for use in (*uses, lambda: world.mesh, lambda: world.group("dp_shard")):
         with pytest.raises(StaleStateError):
             use()
         refused += 1
     session.switch("dp=4")
     same = same_bits(before, local_bits(session.state))
     step_of(session, 1)  # DTensor's caches must not answer with the first world's mesh
-    return same, refused, session.world.epoch, world.rank == session.world.rank, fingerprint
+    return same, refused, session.world.epoch, rank_before == session.world.rank, fingerprint
 
 
 # A -> B -> A is the identity, shard by shard.
 def test_there_and_back_is_the_identity_and_replaced_objects_refuse(pool):
     for same, refused, epoch, same_rank, fingerprint in pool.run(there_and_back):
         assert same
-        assert refused == 3
+        assert refused == 5
         assert epoch == 2
         assert same_rank
         assert int(fingerprint, 16) != 0

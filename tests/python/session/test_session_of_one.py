@@ -62,6 +62,18 @@ def test_state_replaced_by_a_switch_cannot_be_used(session):
     jobs.train_step(session.state, session.world, 1)
 
 
+# Old meshes and groups stay usable to torch, so a script that kept them would train on them.
+def test_world_replaced_by_a_switch_cannot_be_used(session):
+    world = session.world
+    session.switch("dp=1")
+
+    for use in (lambda: world.mesh, lambda: world.rank, lambda: world.size("tp")):
+        with pytest.raises(StaleStateError, match=r"session\.world again"):
+            use()
+    assert repr(world) == "World(replaced by dp=1)"
+    assert session.world.size("tp") == 1
+
+
 def test_layout_larger_than_the_job_is_refused(session):
     with pytest.raises(LayoutError, match="needs 2 ranks"):
         session.switch("dp=2")
