@@ -100,7 +100,8 @@ class Rendezvous:
         except DistStoreError:
             if time.monotonic() < deadline - 1.0:
                 raise  # the store is gone, which is not a late peer
-        return self._decide(name, self._absent(name))
+        # A rank that has brought its payload is in the meeting, counted or not.
+        return self._decide(name, self._absent(name) or _GO)
 
     def _absent(self, name: str) -> str:
         absent = [
@@ -108,13 +109,13 @@ class Rendezvous:
             for rank in range(self._num_ranks)
             if not self._store.check([f"{name}/rank/{rank}"])
         ]
-        return ",".join(absent) or "none"
+        return ",".join(absent)
 
     def _missing(self, name: str, decision: str) -> TransportError:
-        ranks = [int(rank) for rank in decision.split(",") if rank.isdigit()]
+        ranks = [int(rank) for rank in decision.split(",")]
         seconds = self._timeout.total_seconds()
         return TransportError(
-            f"session: a collective call was given up: ranks {ranks or 'unknown'} did not arrive\n"
+            f"session: a collective call was given up: ranks {ranks} did not arrive\n"
             f"  expected all {self._num_ranks} ranks within {seconds:g} s (meeting {name})\n"
             "  nothing was moved; the source state is intact and training may go on\n"
             "  make the same call on every rank between the same two steps",

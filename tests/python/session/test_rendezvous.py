@@ -71,6 +71,16 @@ def test_a_single_missing_rank_is_the_error_s_peer():
         assert error.retryable
 
 
+# Nobody is missing then: a rank that was slow between two store calls must not be waited for again.
+def test_rank_that_brought_its_payload_but_is_not_counted_yet_takes_part():
+    store = HashStore()
+    store.set("meet/0/rank/1", b"slow")
+
+    meeting = Rendezvous(store, 0, 2, SHORT).meet(b"quick")
+
+    assert list(meeting.payloads) == [b"quick", b"slow"]
+
+
 # Were a late arrival let into a meeting that the others gave up, it would go on alone.
 def test_a_late_caller_starts_a_new_meeting():
     members = ranks(2, SHORT)
