@@ -19,6 +19,9 @@ from dynatrain._errors import BudgetError, Error, LayoutError, TransportError
 from dynatrain._torch_private import new_group
 
 _T = TypeVar("_T")
+_SIZE_BYTES = 8
+#: Larger than most values that are exchanged, small beside what a message costs anyway.
+_FIRST_BYTES = 2040
 
 
 @dataclass(frozen=True)
@@ -42,25 +45,31 @@ class Control:
         self._group = new_group(None, timeout, backend="gloo")
 
     def gather(self, value: _T) -> list[_T]:
-        """Everybody's value, by rank. Collective. The values are pickled."""
-        blob = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8)
+        """Everybody's value, by rank. Collective. The values are pickled.
+
+        One exchange when all values are small, else a second one for what is left of them.
+        """
+        blob = pickle.dumps(value)
+        firsts = self._all_gather(
+            len(blob).to_bytes(_SIZE_BYTES, "little") + blob[:_FIRST_BYTES],
+            _SIZE_BYTES + _FIRST_BYTES,
+        )
+        sizes = [int.from_bytes(first[:_SIZE_BYTES], "little") for first in firsts]
+        blobs = [first[_SIZE_BYTES:] for first in firsts]
+        if max(sizes) > _FIRST_BYTES:
+            rests = self._all_gather(blob[_FIRST_BYTES:], max(sizes) - _FIRST_BYTES)
+            blobs = [first + rest for first, rest in zip(blobs, rests, strict=True)]
+        return [pickle.loads(part[:size]) for part, size in zip(blobs, sizes, strict=True)]
+
+    def _all_gather(self, part: bytes, size: int) -> list[bytes]:
+        """Every rank's ``part``, filled up with zeros to ``size`` bytes."""
+        own = torch.frombuffer(bytearray(part.ljust(size, b"\0")), dtype=torch.uint8)
+        out = [torch.empty_like(own) for _ in range(self.num_ranks)]
         try:
-            sizes = self._gather_sizes(blob.numel())
-            padded = torch.zeros(max(sizes), dtype=torch.uint8)
-            padded[: blob.numel()] = blob
-            out = [torch.empty_like(padded) for _ in range(self.num_ranks)]
-            dist.all_gather(out, padded, group=self._group)
+            dist.all_gather(out, own, group=self._group)
         except RuntimeError as error:
             raise self._lost(error) from error
-        return [
-            pickle.loads(part[:size].numpy().tobytes())
-            for part, size in zip(out, sizes, strict=True)
-        ]
-
-    def _gather_sizes(self, size: int) -> list[int]:
-        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.num_ranks)]
-        dist.all_gather(sizes, torch.tensor([size], dtype=torch.int64), group=self._group)
-        return [int(item) for item in sizes]
+        return [item.numpy().tobytes() for item in out]
 
     def publish(self, blob: bytes) -> list[Publication]:
         """Exchanges blobs; each distinct one travels once, from its lowest rank. Collective."""
