@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
@@ -21,7 +23,7 @@ _NEEDED = (
     (torch._C, "_current_graph_task_id"),
     (FSDPModule, "_get_fsdp_state"),
     (distributed_c10d, "_get_default_store"),
-    (distributed_c10d._World, "group_count"),
+    (distributed_c10d, "_process_group_name"),
     (debug, "_clear_sharding_prop_cache"),
 )
 for _owner, _name in _NEEDED:
@@ -31,9 +33,8 @@ for _owner, _name in _NEEDED:
             "  expected torch 2.11 to 2.15\n  install one of these versions"
         )
 
-_FIRST_LOCAL_GROUP = 1_000_000
-#: Groups that only their members made, by ranks: the same number on every member.
-_num_local_groups: Counter[tuple[int, ...]] = Counter()
+#: Groups that only their members made, by default group and ranks: equal on every member.
+_num_local_groups: WeakKeyDictionary[ProcessGroup, Counter[str]] = WeakKeyDictionary()
 
 
 def local_tensor(tensor: torch.Tensor) -> torch.Tensor:
@@ -107,29 +108,30 @@ def new_group(
     ranks: list[int] | None, timeout: timedelta, *, backend: str | None = None, local: bool = False
 ) -> ProcessGroup:
     """``dist.new_group`` for ranks that are members; ``local``: only members make the call."""
-    numbering = _numbering_of_local_groups(ranks) if local else nullcontext()
-    with numbering:
+    with _name_of_local_group(ranks) if local and ranks is not None else nullcontext():
         group = dist.new_group(ranks, timeout, backend, use_local_synchronization=local)
     assert isinstance(group, ProcessGroup)
     return group
 
 
 @contextmanager
-def _numbering_of_local_groups(ranks: list[int] | None) -> Iterator[None]:
-    """Numbers a group that only its members make, and leaves torch's own count as it was.
+def _name_of_local_group(ranks: list[int]) -> Iterator[None]:
+    """Names the next group by its ranks and how often these ranks made one.
 
-    torch names the next group of all ranks by that count: were it ahead on the members, they and
-    the others would wait for each other under two names.
+    torch salts such names with counts that differ between members once groups with other members
+    were made (up to 2.14), or moves the count that names groups of all ranks on the members alone
+    (2.15). Either way ranks would wait for each other under two names.
     """
-    assert ranks is not None
-    world = distributed_c10d._world
-    count, key = world.group_count, tuple(ranks)
-    world.group_count = _FIRST_LOCAL_GROUP + _num_local_groups[key]
-    _num_local_groups[key] += 1
+    counts = _num_local_groups.setdefault(distributed_c10d._get_default_group(), Counter())
+    members = hashlib.sha256(repr(ranks).encode()).hexdigest()[:16]
+    name = f"dynatrain_{members}_{counts[members]}"
+    counts[members] += 1
+    original = distributed_c10d._process_group_name
+    distributed_c10d._process_group_name = lambda *_, **__: name
     try:
         yield
     finally:
-        world.group_count = count
+        distributed_c10d._process_group_name = original
 
 
 def swap(a: torch.Tensor, b: torch.Tensor) -> None:

@@ -12,6 +12,7 @@ import weakref
 
 import pytest
 import torch
+import torch.distributed as dist
 
 import dynatrain
 import training_jobs as jobs
@@ -155,6 +156,28 @@ def test_there_and_back_is_the_identity_and_replaced_objects_refuse(pool):
         assert epoch == 2
         assert same_rank
         assert int(fingerprint, 16) != 0
+
+
+def sum_over_groups(rank, world_size):
+    session = start("dp=3")  # rank 3 is in no group of this world, so torch's counts now differ
+    session.switch("dp=2,tp=2")
+    sums = []
+    for axes in (("dp_shard", "tp"), ("tp",), ("dp_shard",)):
+        total = torch.tensor([float(rank)])
+        dist.all_reduce(total, group=session.world.group(*axes))
+        sums.append(float(total))
+    session.switch("dp=3")
+    session.switch("tp=2,dp_replicate=2")
+    total = torch.tensor([float(rank)])
+    dist.all_reduce(total, group=session.world.group("tp", "dp_replicate"))
+    return [*sums, float(total)]
+
+
+# Members alone make such a group; were it named by torch's counts, they would wait for each other.
+def test_groups_over_several_axes_stand_after_ranks_have_idled(pool):
+    for rank, sums in enumerate(pool.run(sum_over_groups)):
+        tp, dp = (1.0 if rank < 2 else 5.0), (2.0 if rank % 2 == 0 else 4.0)
+        assert sums == [6.0, tp, dp, 6.0]
 
 
 ENDINGS = ("to the end", "break", "raise")
