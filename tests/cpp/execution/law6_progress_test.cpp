@@ -47,7 +47,8 @@ void make_progress(const ProgressCase& progress) {
   const ShardMap target = random_flat_map(progress.num_ranks, progress.seed + 1000);
   SwitchCase what;
   what.loopback = {.rendezvous = true, .adversary_seed = progress.seed, .one_sided = false};
-  what.schedule.staging_budget_bytes = 16384;
+  // The least that the slack of 2 * num_ranks messages asks for, so that stages stay many.
+  what.schedule.staging_budget_bytes = std::max(16384, 2048 * progress.num_ranks);
   what.schedule.direct_threshold_bytes = 64;
   what.schedule.min_message_bytes = 1;
   what.schedule.num_stages_to_overlap = 12;
