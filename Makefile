@@ -64,6 +64,9 @@ $(OLDEST_VENV)/.locked: requirements-oldest.txt
 test-long: build $(OLDEST_VENV)/.locked ## the tests that take minutes
 	@$(TIMED) "long C++ tests" ctest --test-dir $(BUILD) -L long --output-on-failure
 	@DYNATRAIN_OLDEST_VENV="$(OLDEST_VENV)" $(TIMED) "long Python tests" $(PYTEST) -m long --timeout=1800 $(PYTEST_FOLDERS)
+	@$(TIMED) "Python tests under the oldest torch" env OMP_NUM_THREADS=1 PYTHONPATH=python \
+	  $(OLDEST_VENV)/bin/python -m pytest -m "not long" tests/python tests/multiprocess \
+	  --ignore=tests/python/package
 
 lint: build ## every formatter, linter and type checker
 	@$(TIMED) "make lint" scripts/lint $(BUILD)

@@ -1,4 +1,4 @@
-"""The wheel: built once without torch, imported under the oldest and the newest torch."""
+"""The wheel and pip's install: built without torch, used under the oldest and the newest."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import pytest
 
 from checkout import ROOT
 
+#: pip drives CMake here as it does on a user's machine, in a build folder of its own.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "DYNATRAIN_BUILD_DIR"}
 OLDEST_PYTHON = (
     Path(os.environ.get("DYNATRAIN_OLDEST_VENV", ROOT / ".venv-torch211")) / "bin/python"
 )
@@ -22,11 +24,8 @@ OLDEST_PYTHON = (
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps"]
-    environment = {
-        name: value for name, value in os.environ.items() if name != "DYNATRAIN_BUILD_DIR"
-    }
     subprocess.run(
-        [*pip, "--wheel-dir", str(folder), str(ROOT)], check=True, env=environment, timeout=1200
+        [*pip, "--wheel-dir", str(folder), str(ROOT)], check=True, env=ENVIRONMENT, timeout=1200
     )
     (built,) = folder.glob("*.whl")
     return built
@@ -77,3 +76,25 @@ def test_wheel_carries_types_and_no_tests(wheel: Path):
 
     assert {"dynatrain/py.typed", "dynatrain/_native.pyi", "dynatrain_command.py"} <= names
     assert not [name for name in names if name.startswith(("tests", "examples", "benchmarks"))]
+
+
+# Torch is no build requirement, so pip may build apart from it, or in the environment at hand.
+@pytest.mark.long
+@pytest.mark.parametrize("options", [[], ["--no-build-isolation"]], ids=["isolated", "in_place"])
+def test_pip_installs_from_the_checkout(tmp_path: Path, options: list[str]):
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", *options]
+    subprocess.run(
+        [*pip, "--target", str(tmp_path), str(ROOT)], check=True, env=ENVIRONMENT, timeout=1200
+    )
+    statement = "import dynatrain; print(dynatrain.__file__, dynatrain.Layout(dp=2, tp=2))"
+    done = subprocess.run(
+        [sys.executable, "-c", statement],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        cwd=tmp_path,
+        timeout=180,
+    )
+
+    assert done.stdout.split() == [str(tmp_path / "dynatrain/__init__.py"), "dp=2,tp=2"]
