@@ -127,7 +127,7 @@ def _name_of_local_group(ranks: list[int]) -> Iterator[None]:
     name = f"dynatrain_{members}_{counts[members]}"
     counts[members] += 1
     original = distributed_c10d._process_group_name
-    distributed_c10d._process_group_name = lambda *_, **__: name
+    distributed_c10d._process_group_name = lambda *_, **__: name  # type: ignore[assignment]
     try:
         yield
     finally:
