@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dynatrain._errors import LayoutError, StaleStateError
+from dynatrain._errors import LayoutError, StaleStateError, TransportError
 from dynatrain._torch_private import clear_sharding_cache, release_memory
 from dynatrain.adapters.values import Values, continue_streams
 from dynatrain.calls import Call, Calls
@@ -146,7 +146,10 @@ def _check_replicas(engine: Engine, prepared: Prepared) -> None:
 
 
 def _tell(engine: Engine, prepared: Prepared, moved: Moved, telling: Telling) -> None:
-    """Joins the numbers of all ranks into the report. Collective."""
+    """Joins the numbers of all ranks into the report. Collective.
+
+    The switch has happened: a rank that dies here takes its numbers with it, and nothing else.
+    """
     report, clock = telling.report, telling.clock
     clock.spans += moved.spans
     stats = RankStats(
@@ -164,6 +167,11 @@ def _tell(engine: Engine, prepared: Prepared, moved: Moved, telling: Telling) ->
         timeline=clock.spans,
     )
     report.num_stages = prepared.schedule.num_stages
-    fill(report, engine.control.gather(stats))
+    try:
+        ranks = engine.control.gather(stats)
+    except TransportError as error:
+        _log.warning("the switch is done, but its report is this rank's alone: %s", error)
+        ranks = [stats]
+    fill(report, ranks)
     report.stop_seconds += clock.now() - stats.stop_seconds
     _log.info("%s", report)

@@ -6,7 +6,6 @@ import gc
 import os
 import resource
 import signal
-import threading
 import time
 import weakref
 
@@ -302,49 +301,57 @@ def test_memory_of_a_replaced_state_is_freed_though_the_model_is_held(pool):
 
 
 class DiesWhen:
-    """An extra that kills its rank when it is read or written."""
+    """An extra, a kept object and an executor that kill their rank at one moment of a switch."""
 
     def __init__(self, moment, rank):
-        self.moment, self.rank, self.armed = moment, rank, False
+        self.moment, self.rank, self.armed, self.executor = moment, rank, False, None
 
     def state_dict(self):
-        self._maybe("reading")
-        if self.moment == "moving" and self._mine():
-            threading.Timer(0.02, self._die).start()
+        self.maybe("reading")
         return {}
 
     def load_state_dict(self, state_dict):
-        self._maybe("handing over")
+        self.maybe("handing over")
 
-    def _mine(self):
-        return self.armed and torch.distributed.get_rank() == self.rank
+    def on_world(self, world):
+        self.maybe("committed")
 
-    def _maybe(self, moment):
-        if self.moment == moment and self._mine():
-            self._die()
+    def run(self, *args):
+        self.maybe("moving")
+        return self.executor.run(*args)
 
-    @staticmethod
-    def _die():
-        os.kill(os.getpid(), signal.SIGKILL)
+    def __getattr__(self, name):
+        return getattr(self.executor, name)
+
+    def maybe(self, moment):
+        if self.armed and moment == self.moment and torch.distributed.get_rank() == self.rank:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
-def lose_a_rank(rank, world_size, moment, dying):
-    extra = DiesWhen(moment, dying)
+def session_that_loses_a_rank(moment, dying):
+    fatal = DiesWhen(moment, dying)
 
     def build(world):
-        if moment == "build" and extra.armed and rank == dying:
-            os.kill(os.getpid(), signal.SIGKILL)
+        fatal.maybe("build")
         state = jobs.build(world)
-        return dynatrain.TrainState(state.model, state.optimizer, extra={"extra": extra})
+        return dynatrain.TrainState(state.model, state.optimizer, extra={"extra": fatal})
 
-    session = dynatrain.init(build, "dp=4", initialize=jobs.initialize, timeout_s=6)
+    session = dynatrain.init(
+        build, "dp=4", initialize=jobs.initialize, timeout_s=6, keep={"kept": fatal}
+    )
     state = session.state
     for param in state.model.parameters():
         param.grad = torch.zeros_like(param)
     state.optimizer.step()
     state.optimizer.zero_grad()
-    before = local_bits(state)
-    extra.armed = True
+    fatal.executor, session._engine.executor = session._engine.executor, fatal
+    fatal.armed = True
+    return session
+
+
+def lose_a_rank(rank, world_size, moment, dying):
+    session = session_that_loses_a_rank(moment, dying)
+    state, before = session.state, local_bits(session.state)
     begin = time.monotonic()
     with pytest.raises(TransportError) as caught:
         session.switch("dp=2,tp=2")
@@ -353,7 +360,8 @@ def lose_a_rank(rank, world_size, moment, dying):
     return same, seconds, str(caught.value), str(session.layout)
 
 
-# Law 7. Whenever a rank dies, the survivors learn it in time and hold what they held.
+# Law 7. Whenever a rank dies before the vote, the survivors learn it in time and hold what they
+# held.
 @pytest.mark.parametrize("moment", ["build", "reading", "moving", "handing over"])
 def test_law7_survivors_of_a_lost_rank_keep_their_state(pool, moment):
     results = pool.run(lose_a_rank, moment, 2, may_die={2}, timeout_s=60)
@@ -364,6 +372,22 @@ def test_law7_survivors_of_a_lost_rank_keep_their_state(pool, moment):
         assert layout == "dp=4"
         assert "intact" in text
         assert seconds < 3 * 6
+
+
+def lose_a_rank_after_the_vote(rank, world_size, dying):
+    session = session_that_loses_a_rank("committed", dying)
+    head = jobs.whole_state(session.state)["head.weight.param"]
+    report = session.switch("dp=2,tp=2")
+    expected = head.chunk(2)[session.world.coordinate("dp_shard")]
+    held = session.state.model.head.weight.to_local()
+    return str(session.layout), report.epoch, torch.equal(expected, held)
+
+
+# Law 7. The vote decided: an error would make a script believe that it still has the source.
+def test_law7_a_rank_lost_after_the_vote_does_not_undo_the_switch(pool):
+    results = pool.run(lose_a_rank_after_the_vote, 2, may_die={2}, timeout_s=60)
+
+    assert results == [("dp=2,tp=2", 1, True)] * 2 + [None] + [("dp=2,tp=2", 1, True)]
 
 
 def corrupt_a_replica(rank, world_size):
