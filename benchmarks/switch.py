@@ -179,6 +179,9 @@ def run_pair(
         assert ours.report is not None
         samples["c10d-ceiling"].seconds.append(timed(raw_messages(ours.report.traffic)))
         session.switch(source)
+        if dist.get_rank() == 0:
+            shutil.rmtree(folder)
+        dist.barrier()
     return samples
 
 
