@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any
@@ -73,20 +73,35 @@ def unsharded_fsdp_params(module: nn.Module) -> list[str]:
     ]
 
 
-def release_memory(module: nn.Module) -> None:
-    """Lets go of the memory of parameters and buffers, whoever still holds the module."""
+def fsdp_params_with_gradients(module: nn.Module) -> list[str]:
+    """FQNs of parameters of which ``fully_shard`` holds a gradient that it has not reduced yet."""
+    return [
+        str(getattr(fsdp_param, "_param_fqn", None) or "a parameter")
+        for fsdp_param in _fsdp_params(module)
+        if getattr(fsdp_param, "unsharded_accumulated_grad", None) is not None
+        or getattr(getattr(fsdp_param, "_unsharded_param", None), "grad", None) is not None
+    ]
+
+
+def release_memory(module: nn.Module, spared: Collection[int] = ()) -> None:
+    """Lets go of the memory of parameters and buffers, whoever still holds the module.
+
+    ``spared`` are ids of tensors that somebody else owns as well.
+    """
     for fsdp_param in _fsdp_params(module):
         fsdp_param._sharded_param_data = torch.empty(0)
         fsdp_param.all_gather_outputs = []
     with torch.no_grad():
         for param in module.parameters():
+            if id(param) in spared:
+                continue
             if isinstance(param, DTensor):
                 param._local_tensor = torch.empty_like(param._local_tensor, device="meta")
             else:
                 param.data = torch.empty(0, dtype=param.dtype, device=param.device)
         for child in module.modules():
             for name, buffer in child._buffers.items():
-                if buffer is not None:
+                if buffer is not None and id(buffer) not in spared:
                     child._buffers[name] = torch.empty_like(buffer, device="meta")
 
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from dynatrain._errors import LayoutError
-from dynatrain._torch_private import in_backward, unsharded_fsdp_params
+from dynatrain._torch_private import (
+    fsdp_params_with_gradients,
+    in_backward,
+    unsharded_fsdp_params,
+)
 from dynatrain.control import refused
+from dynatrain.data import ElasticLoader, ElasticSampler
 from dynatrain.layout import Layout
 from dynatrain.rendezvous import Rendezvous
 from dynatrain.train_state import TrainState
@@ -28,6 +33,7 @@ class Call:
         ready: whether the rank holds the target prepared.
         connected: whether its union communicator stands.
         problem: why it refuses, or None.
+        cursors: where its kept loaders stand, in global batches; empty on a rank that idles.
     """
 
     operation: str
@@ -36,6 +42,7 @@ class Call:
     ready: bool
     connected: bool
     problem: str | None
+    cursors: Mapping[str, int] = field(default_factory=dict)
 
 
 class Calls:
@@ -55,6 +62,7 @@ class Calls:
         payloads = self._meeting.meet(pickle.dumps(own)).payloads
         calls: list[Call] = [pickle.loads(payload) for payload in payloads]
         _check_same(calls)
+        _check_cursors(calls)
         problems = {rank: call.problem for rank, call in enumerate(calls) if call.problem}
         if self._rank in problems:
             raise LayoutError(problems[self._rank])
@@ -76,6 +84,26 @@ def _check_same(calls: Sequence[Call]) -> None:
             f"session: the ranks made different calls\n{lines}\n  {_UNCHANGED}\n"
             "  make the same call on every rank between the same two steps"
         )
+
+
+def cursors_of(keep: Mapping[str, Any]) -> dict[str, int]:
+    """Where kept loaders and samplers stand, by name."""
+    return {
+        name: int(item.state_dict()["step"])
+        for name, item in keep.items()
+        if isinstance(item, ElasticLoader | ElasticSampler)
+    }
+
+
+def _check_cursors(calls: Sequence[Call]) -> None:
+    present = [(rank, call.cursors) for rank, call in enumerate(calls) if call.cursors]
+    if all(cursors == present[0][1] for _, cursors in present):
+        return
+    lines = "\n".join(f"  rank {rank}: {dict(cursors)}" for rank, cursors in present)
+    raise LayoutError(
+        f"session: kept loaders stand at different places\n{lines}\n  {_UNCHANGED}\n"
+        "  take a batch on every rank in every step, also on pipeline stages that do not use it"
+    )
 
 
 def reason_to_refuse(
@@ -109,11 +137,12 @@ def reason_to_refuse(
 def _not_at_boundary(state: TrainState) -> str | None:
     for module in state.modules:
         held = [name for name, param in module.named_parameters() if param.grad is not None]
+        held += fsdp_params_with_gradients(module)
         if held:
             return (
                 f"session: {len(held)} parameters hold gradients, first {held[0]!r}\n"
                 f"  expected gradients None at a step boundary\n  {_UNCHANGED}\n"
-                "  call optimizer.zero_grad(set_to_none=True) before the switch"
+                "  finish the accumulation and call optimizer.zero_grad(set_to_none=True) first"
             )
         gathered = unsharded_fsdp_params(module)
         if gathered:

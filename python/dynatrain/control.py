@@ -42,6 +42,7 @@ class Control:
     def __init__(self, timeout: timedelta) -> None:
         self.rank = dist.get_rank()
         self.num_ranks = dist.get_world_size()
+        self.lost = False  #: an exchange has failed; the group is of no further use
         self._group = new_group(None, timeout, backend="gloo")
 
     def gather(self, value: _T) -> list[_T]:
@@ -87,7 +88,7 @@ class Control:
         return publications
 
     def _broadcast(self, blob: bytes, size: int, ranks: list[int], mine: bool) -> bytes:
-        buffer = torch.zeros(max(size, 1), dtype=torch.uint8)
+        buffer = torch.zeros(max(size, 1), dtype=torch.uint8, device="cpu")
         if mine and size:
             buffer[:size] = torch.frombuffer(bytearray(blob), dtype=torch.uint8)
         try:
@@ -118,11 +119,12 @@ class Control:
         return [item for _, item in outcomes]
 
     def _lost(self, error: RuntimeError) -> TransportError:
+        self.lost = True
         return TransportError(
             f"session: the control group failed: {error}\n"
-            "  nothing was committed; the source state is intact\n"
-            "  a rank has died or is stuck; end the job, or shrink it once elasticity allows",
-            retryable=False,
+            "  a switch that was not voted on yet is given up, its source state is intact\n"
+            "  a rank has died, is stuck, or left the call; see the output of the other ranks.\n"
+            "  If all are alive, call again: the group is made anew",
         )
 
 

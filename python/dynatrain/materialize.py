@@ -101,6 +101,32 @@ def materialize(
     _materialize_slots(state, live, device, adopted)
 
 
+def check_no_meta_left(state: TrainState) -> None:
+    """Raises LayoutError when a module holds a meta tensor that nothing gives memory to."""
+    for module in state.modules:
+        for prefix, child in module.named_modules():
+            for name, value in vars(child).items():
+                if _holds_meta(value):
+                    where = f"{prefix}.{name}" if prefix else name
+                    raise LayoutError(
+                        f"materialize: {where!r} has no memory after build\n"
+                        "  expected every tensor to be a parameter or buffer: build runs under the "
+                        "meta device\n"
+                        "  nothing was moved; the source state is intact\n"
+                        f"  use register_buffer({name!r}, ...), persistent=False if it is not saved"
+                    )
+
+
+def _holds_meta(value: object) -> bool:
+    if isinstance(value, torch.Tensor):
+        return local_tensor(value).is_meta
+    if isinstance(value, list | tuple):
+        return any(_holds_meta(item) for item in value)
+    if isinstance(value, dict):
+        return any(_holds_meta(item) for item in value.values())
+    return False
+
+
 def _fresh(local: torch.Tensor, device: torch.device) -> torch.Tensor:
     strided = torch.empty_strided(
         tuple(local.shape), local.stride(), dtype=local.dtype, device=device

@@ -31,7 +31,8 @@ class SwitchReport:
         epoch: number of the new world.
         step: completed steps at the switch.
         prepared: whether the target was prepared ahead.
-        stop_seconds: from the call to its return, everything included.
+        stop_seconds: from the call until the slowest rank has installed the new state; only the
+            exchange of these numbers comes after.
         transfer_seconds: from the first pack to the last unpack.
         build_seconds: building and materialising the target, wherever it happened.
         prepare_seconds: all of the preparation, ahead of the call when ``prepared``.

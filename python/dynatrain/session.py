@@ -12,10 +12,10 @@ import torch
 from dynatrain import _torch_private
 from dynatrain._errors import Error, LayoutError
 from dynatrain.adapters.tensors import LiveTensors
-from dynatrain.calls import Call, Calls, reason_to_refuse
+from dynatrain.calls import Call, Calls, cursors_of, reason_to_refuse
 from dynatrain.guard import Build, build_on_meta, checked_state
 from dynatrain.layout import Layout, as_layout
-from dynatrain.materialize import materialize
+from dynatrain.materialize import check_no_meta_left, materialize
 from dynatrain.rendezvous import Rendezvous
 from dynatrain.report import SwitchReport
 from dynatrain.switching import Present, Telling, run
@@ -25,6 +25,20 @@ from dynatrain.world import Meshes, World
 
 Initialize = Callable[[TrainState, World], None]
 _log = logging.getLogger("dynatrain.session")
+
+
+def _fingerprint(engine: Engine, state: TrainState | None) -> str:
+    side = engine.together("reading the state", lambda: Side.read(state))
+    return engine.fingerprint(engine.publish_map(side), side.table)
+
+
+def _differing_replicas(engine: Engine, state: TrainState | None) -> list[str]:
+    side = engine.together("reading the state", lambda: Side.read(state))
+    return engine.differing_replicas(engine.publish_map(side), side.table)
+
+
+#: What ranks can ask each other between two switches, by the name of the call.
+_QUESTIONS = {"fingerprint": _fingerprint, "verify_replicas": _differing_replicas}
 
 
 class Session:
@@ -183,6 +197,9 @@ class Session:
     ) -> SwitchReport:
         """Switches to ``layout`` between two steps. Collective and blocking.
 
+        Inside :meth:`steps` it is the last thing in the loop's body: the step counts as completed,
+        and ranks that join begin with the next one.
+
         Args:
             layout: the target; at most as many ranks as the job has, the rest idles.
             names: FQNs of the target, by FQN of the source, where they differ.
@@ -192,8 +209,11 @@ class Session:
 
         Raises:
             LayoutError: the layout, the model or the moment does not fit; the state is unchanged.
+            DeviceError: the state does not live in host memory; the state is unchanged.
             BudgetError: the switch needs more memory than it may take; the state is unchanged.
             TransportError: a rank is missing or failed; the state is unchanged.
+            What a kept object's ``on_world`` or a callback raised: the switch is done then, on this
+            rank as on all others.
         """
         target = as_layout(layout)
         clock = Clock(self._engine.rank)
@@ -211,14 +231,16 @@ class Session:
                 ready = prepared.refresh(self._now.state)
             except LayoutError as error:  # the others must learn of it, not wait for this rank
                 problem = str(error)
-        own = Call(op, str(layout), self._completed, ready, self._engine.connected, problem)
+        cursors = cursors_of(self._now.keep) if self.active else {}
+        connected = self._engine.connected
+        own = Call(op, str(layout), self._completed, ready, connected, problem, cursors)
         calls = self._calls.meet(own)
         self._reconnect(calls)
         return all(call.ready for call in calls)
 
     def _reconnect(self, calls: Sequence[Call]) -> None:
         if not all(call.connected for call in calls):
-            self._engine.disconnect("a rank has no union communicator")
+            self._engine.disconnect("a rank has lost its groups")
             self._engine.connect()
 
     def _attend(self) -> None:
@@ -229,6 +251,9 @@ class Session:
             calls = self._calls.meet(Call("attend", "", 0, ready, self._engine.connected, None))
             self._reconnect(calls)
             asked = next(call for call in calls if call.operation != "attend")
+            if asked.operation in _QUESTIONS:
+                _QUESTIONS[asked.operation](self._engine, None)
+                return
             layout = Layout.parse(asked.layout)
             if asked.operation == "prepare":
                 self._prepare(layout, None)
@@ -275,10 +300,16 @@ class Session:
         report = SwitchReport(
             str(self.layout), str(layout), self._now.epoch + 1, self._completed, prepared=ready
         )
-        run(self._engine, self._calls, self._now, prepared, Telling(report, clock))
+        errors = run(self._engine, self._calls, self._now, prepared, Telling(report, clock))
         self._prepared = None
         for callback in self._callbacks:
-            callback(report)
+            try:
+                callback(report)
+            except Exception as error:  # noqa: BLE001 - the user's code, after the switch
+                errors.append(error)
+        if errors:
+            _log.error("the switch to %s is done, but %d callbacks raised", layout, len(errors))
+            raise errors[0]
         return report
 
     # ---- life ----------------------------------------------------------------------------------
@@ -306,20 +337,25 @@ class Session:
             with torch.device(self._device):
                 return checked_state(self._build(world))
         state = build_on_meta(self._build, world)
-        live = LiveTensors(state)
-        materialize(state, live, self._device, {})
+        materialize(state, LiveTensors(state), self._device, {})
+        check_no_meta_left(state)
         initialize(state, world)
         return state
 
     def fingerprint(self) -> str:
         """The fingerprint of the present state, the same in every layout. Collective."""
-        side = Side.read(self._now.state)
-        return self._engine.fingerprint(self._engine.publish_map(side), side.table)
+        return str(self._ask("fingerprint"))
 
     def verify_replicas(self) -> list[str]:
         """One line per cell on which its owners differ; empty when replicas agree. Collective."""
-        side = Side.read(self._now.state)
-        return self._engine.differing_replicas(self._engine.publish_map(side), side.table)
+        return list(self._ask("verify_replicas"))
+
+    def _ask(self, question: str) -> Any:
+        """Asks all ranks, idle ones too, something about the present state. Collective."""
+        connected = self._engine.connected
+        own = Call(question, str(self.layout), self._completed, False, connected, None)
+        self._reconnect(self._calls.meet(own))
+        return _QUESTIONS[question](self._engine, self._now.state)
 
     def close(self) -> None:
         """Ends the session's communicator; the present state stays usable."""

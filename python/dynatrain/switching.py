@@ -16,7 +16,7 @@ from dynatrain.calls import Call, Calls
 from dynatrain.layout import Layout
 from dynatrain.report import RankStats, SwitchReport, fill
 from dynatrain.train_state import Stateful, TrainState
-from dynatrain.transition import Clock, Engine, Moved, Prepared, transfer
+from dynatrain.transition import Clock, Engine, Moved, Prepared, Side, transfer
 from dynatrain.world import World
 
 _log = logging.getLogger("dynatrain.session")
@@ -54,14 +54,22 @@ class Present:
             if isinstance(item, Stateful) and hasattr(item, "on_world")
         }
 
-    def move_kept(self, published: Sequence[Values]) -> None:
-        """Tells kept objects of the world; with what was published, they catch up first."""
+    def move_kept(self, published: Sequence[Values]) -> list[Exception]:
+        """Tells kept objects of the world; with what was published, they catch up first.
+
+        Returns what they raised: each is told, whatever another one does.
+        """
+        errors: list[Exception] = []
         for name, item in self.keep.items():
             states = [v.stateful[f"keep.{name}"] for v in published if f"keep.{name}" in v.stateful]
-            if states:
-                item.load_state_dict(states[0])
-            if hasattr(item, "on_world"):
-                item.on_world(self.world)
+            try:
+                if states:
+                    item.load_state_dict(states[0])
+                if hasattr(item, "on_world"):
+                    item.on_world(self.world)
+            except Exception as error:  # noqa: BLE001 - the user's code, after the vote
+                errors.append(error)
+        return errors
 
 
 @dataclass(frozen=True)
@@ -74,8 +82,11 @@ class Telling:
 
 def run(
     engine: Engine, calls: Calls, present: Present, prepared: Prepared, telling: Telling
-) -> None:
+) -> list[Exception]:
     """Moves the state into the prepared target and installs it. Collective.
+
+    Returns:
+        What kept objects raised after the vote, when the switch had happened already.
 
     Raises:
         LayoutError: replicas differ, or the target does not take what is no tensor.
@@ -87,21 +98,22 @@ def run(
         _check_replicas(engine, prepared)
     if "fingerprint" in verify:
         report.fingerprint_before = engine.fingerprint(prepared.source_map, prepared.source.table)
-    kept = present.kept_states(prepared.request.layout)
-    moved = transfer(engine, prepared, present.device, kept, clock)
+    target = prepared.request.layout
+    moved = transfer(engine, prepared, present.device, lambda: present.kept_states(target), clock)
     if "fingerprint" in verify:
         report.fingerprint_after = engine.fingerprint(prepared.target_map, prepared.target.table)
     begin = clock.now()
-    _commit(calls, present, prepared, moved)
+    errors = _commit(calls, present, prepared, moved)
     if present.world is not None:
         streams = [values.streams for values in moved.published]
         rank, step = present.world.rank, report.step
         continue_streams(present.device, streams, present.seed, rank, step)
     clock.add("commit", begin)
     _tell(engine, prepared, moved, telling)
+    return errors
 
 
-def _commit(calls: Calls, present: Present, prepared: Prepared, moved: Moved) -> None:
+def _commit(calls: Calls, present: Present, prepared: Prepared, moved: Moved) -> list[Exception]:
     """Votes, then installs the target; after the vote only the user's callbacks can fail."""
     layout = prepared.request.layout
     calls.meet(Call("commit", str(layout), present.epoch, True, True, None))
@@ -109,15 +121,18 @@ def _commit(calls: Calls, present: Present, prepared: Prepared, moved: Moved) ->
     present.epoch += 1
     present.install(layout, prepared.request.world, prepared.target.state)
     if former is not None:
-        _retire(former, str(layout))
+        _retire(former, prepared.target, str(layout))
     if place is not None:
         place.retire(str(layout))
     clear_sharding_cache()
-    present.move_kept(moved.published if joined else ())
+    return present.move_kept(moved.published if joined else ())
 
 
-def _retire(state: TrainState, successor: str) -> None:
-    """Drops the memory of a replaced state and makes later use raise."""
+def _retire(state: TrainState, target: Side, successor: str) -> None:
+    """Drops the memory of a replaced state and makes later use raise.
+
+    Objects that build handed over again, such as a frozen module made once, live on.
+    """
 
     def refuse(*_: object) -> None:
         raise StaleStateError(
@@ -125,12 +140,18 @@ def _retire(state: TrainState, successor: str) -> None:
             "  the present state is intact\n  read session.state again after every switch"
         )
 
+    again: set[int] = set()
+    if target.state is not None and target.live is not None:
+        again |= {id(item) for item in (*target.state.modules, *target.state.optimizers)}
+        again |= {id(tensor) for tensor in target.live.tensors.values()}
     for optimizer in state.optimizers:
-        optimizer.state.clear()
-        optimizer.register_step_pre_hook(refuse)
+        if id(optimizer) not in again:
+            optimizer.state.clear()
+            optimizer.register_step_pre_hook(refuse)
     for module in state.modules:
-        module.register_forward_pre_hook(refuse, prepend=True)
-        release_memory(module)
+        if id(module) not in again:
+            module.register_forward_pre_hook(refuse, prepend=True)
+            release_memory(module, again)
     state.retire(successor)
 
 
@@ -173,5 +194,4 @@ def _tell(engine: Engine, prepared: Prepared, moved: Moved, telling: Telling) ->
         _log.warning("the switch is done, but its report is this rank's alone: %s", error)
         ranks = [stats]
     fill(report, ranks)
-    report.stop_seconds += clock.now() - stats.stop_seconds
     _log.info("%s", report)

@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import TypeVar
 
 import torch
+import torch.distributed as dist
 
 from dynatrain import _native
 from dynatrain._errors import BudgetError, LayoutError, TransportError
@@ -22,7 +23,7 @@ from dynatrain.adapters.values import Values, read_streams, read_values, write_v
 from dynatrain.control import Control, merge_plain
 from dynatrain.guard import Build, build_on_meta
 from dynatrain.layout import Layout
-from dynatrain.materialize import add_slots, materialize
+from dynatrain.materialize import add_slots, check_no_meta_left, materialize
 from dynatrain.report import Span
 from dynatrain.train_state import TrainState
 from dynatrain.world import World
@@ -86,25 +87,33 @@ class Clock:
         return end - begin
 
 
+def _attempt(work: Callable[[], _T]) -> tuple[_T | None, Exception | None]:
+    try:
+        return work(), None
+    except Exception as caught:  # noqa: BLE001 - whatever it is, the peers must learn of it
+        return None, caught
+
+
 class Engine:
     """The control group, the union communicator and the native executor of one job."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self.control = Control(options.timeout)
-        self.rank = self.control.rank
-        self.num_ranks = self.control.num_ranks
+        self.control: Control
+        self.rank = dist.get_rank()
+        self.num_ranks = dist.get_world_size()
         self._copier = _native.CpuCopier(options.num_threads)
         self._transport: _native.C10dTransport | None = None
         self.executor: _native.Executor | None = None
 
     @property
     def connected(self) -> bool:
-        """Whether the union communicator stands."""
-        return self.executor is not None
+        """Whether the control group and the union communicator stand."""
+        return self.executor is not None and not self.control.lost
 
     def connect(self) -> None:
-        """Makes the union communicator over all ranks of the job. Collective."""
+        """Makes the control group and the union communicator. Collective."""
+        self.control = Control(self.options.timeout)
         group = new_group(None, self.options.timeout, backend="gloo")
         seconds = self.options.timeout.total_seconds()
         self._transport = _native.C10dTransport(
@@ -113,7 +122,7 @@ class Engine:
         self.executor = _native.Executor(self._transport, self._copier)
 
     def disconnect(self, reason: str) -> None:
-        """Ends the union communicator; it is made again before the next switch."""
+        """Ends the union communicator; it is made again before the next call."""
         if self._transport is not None:
             self._transport.abort(reason)
         self._transport = None
@@ -121,27 +130,34 @@ class Engine:
 
     def together(self, phase: str, work: Callable[[], _T]) -> _T:
         """Runs ``work``; when it fails on one rank, every rank raises. Collective."""
-        result: _T | None = None
-        error: Exception | None = None
-        try:
-            result = work()
-        except Exception as caught:  # noqa: BLE001 - whatever it is, the peers must learn of it
-            error = caught
+        result, error = _attempt(work)
         self.control.agree(phase, error, None)
         return result  # type: ignore[return-value]
 
+    def gathered(self, phase: str, work: Callable[[], _T]) -> list[_T]:
+        """What ``work`` returned by rank; when it fails on one, every rank raises. Collective."""
+        result, error = _attempt(work)
+        return self.control.agree(phase, error, result)  # type: ignore[arg-type]
+
     def fingerprint(self, shard_map: _native.ShardMap, table: _native.StateTable) -> str:
         """The fingerprint of a state, the same in every layout. Collective."""
-        share = _native.fingerprint_share(shard_map, self.rank, table, self.options.num_threads)
-        total = sum(self.control.gather(share)) % 2**64
-        return f"{total:016x}"
+        threads = self.options.num_threads
+        shares = self.gathered(
+            "the fingerprint",
+            lambda: _native.fingerprint_share(shard_map, self.rank, table, threads),
+        )
+        return f"{sum(shares) % 2**64:016x}"
 
     def differing_replicas(
         self, shard_map: _native.ShardMap, table: _native.StateTable
     ) -> list[str]:
         """One line per cell on which owners differ. Collective."""
-        hashes = _native.fragment_hashes(shard_map, self.rank, table, self.options.num_threads)
-        return _native.compare_replicas(shard_map, self.control.gather(hashes))
+        threads = self.options.num_threads
+        hashes = self.gathered(
+            "comparing replicas",
+            lambda: _native.fragment_hashes(shard_map, self.rank, table, threads),
+        )
+        return _native.compare_replicas(shard_map, hashes)
 
     def publish_map(self, side: Side) -> _native.ShardMap:
         """Joins what all ranks say of their state into one map, proved by each. Collective."""
@@ -249,13 +265,13 @@ def _plan(
         with_sums="sums" in engine.options.verify,
     )
 
-    def derive() -> _native.Plan:
+    def derive() -> tuple[_native.Plan, int]:
         source_map.prove_coverage()
         _native.check_same_tensors(source_map, target_map)
-        return _native.make_plan(source_map, target_map, engine.rank)
+        derived = _native.make_plan(source_map, target_map, engine.rank)
+        return derived, _native.num_stages_wanted(derived, options)
 
-    plan = engine.together("planning", derive)
-    wanted = _native.num_stages_wanted(plan, options)
+    plan, wanted = engine.together("planning", derive)
     answers = engine.control.gather((source_map.hash(), target_map.hash(), wanted))
     if len({answer[:2] for answer in answers}) != 1:
         raise LayoutError(
@@ -278,20 +294,15 @@ def _take_memory(engine: Engine, prepared: Prepared) -> None:
         _check_budget(engine, staging)
         return
     adopted = _adopted(prepared.source, target, prepared.plan)
-    prepared.fresh_bytes = sum(
-        local_tensor(tensor).nbytes
+    fresh = {
+        id(tensor): local_tensor(tensor).nbytes
         for name, tensor in target.live.tensors.items()
-        if name not in adopted
-    )
+        if name not in adopted and local_tensor(tensor).is_meta
+    }
+    prepared.fresh_bytes = sum(fresh.values())
     _check_budget(engine, prepared.fresh_bytes + staging)
     materialize(target.state, target.live, world.device, adopted)
-    left = target.live.meta_names()
-    if left:
-        raise LayoutError(
-            f"materialize: {len(left)} tensors have no memory after build, first {left[0]!r}\n"
-            "  nothing was moved; the source state is intact\n"
-            "  register them as parameters or buffers of TrainState.model"
-        )
+    check_no_meta_left(target.state)
     target.table = target.live.table()
 
 
@@ -319,8 +330,6 @@ def _check_budget(engine: Engine, extra_bytes: int) -> None:
 
 
 def _agree_on_pairs(engine: Engine, prepared: Prepared) -> None:
-    if engine.executor is None:
-        engine.connect()
     executor = engine.executor
     assert executor is not None
 
@@ -349,18 +358,18 @@ def transfer(
     engine: Engine,
     prepared: Prepared,
     device: torch.device,
-    kept: Mapping[str, object],
+    kept: Callable[[], Mapping[str, object]],
     clock: Clock,
 ) -> Moved:
     """Moves the state into the target; the source is only read. Collective.
 
-    ``kept`` is published beside the state, for ranks that join.
+    What ``kept()`` returns is published beside the state, for ranks that join.
 
     Raises:
         TransportError: a peer failed; the union communicator is gone, the source is intact.
     """
     mine = engine.together(
-        "reading the state", lambda: _encoded_values(prepared.source, device, kept)
+        "reading the state", lambda: _encoded_values(prepared.source, device, kept())
     )
     published = [Values.decode(item.blob) for item in engine.control.publish(mine) if item.blob]
     executor = engine.executor

@@ -81,7 +81,7 @@ class World:
         if len(enabled) < 2:
             return self.submesh(*enabled)
         for name, members in _FLATTENED.items():
-            if enabled == members:
+            if set(enabled) == set(members):
                 return self.mesh[name]
         group = self.group(*enabled)
         assert group is not None
@@ -159,8 +159,9 @@ class Meshes:
             )
         sizes = {axis: layout.size(axis) for axis in layout.order if layout.size(axis) > 1}
         self.mesh = _make_mesh(device_type, sizes or {"dp_shard": 1})
-        for name, axes in _FLATTENED.items():
-            if all(axis in sizes for axis in axes):
+        for name, members in _FLATTENED.items():
+            if all(axis in sizes for axis in members):
+                axes = tuple(axis for axis in layout.order if axis in members)
                 _flatten_everywhere(self.mesh, axes, name, layout)
         self.expert_mesh = _make_expert_mesh(layout, device_type)
 

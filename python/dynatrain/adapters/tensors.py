@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.placement_types import _StridedShard
 
 from dynatrain import _native
-from dynatrain._errors import LayoutError
+from dynatrain._errors import DeviceError, LayoutError
 from dynatrain._torch_private import local_tensor
 from dynatrain.train_state import TrainState
 
@@ -79,7 +79,8 @@ class LiveTensors:
             fqn = self._named(name)
             self._add(f"{fqn}|{PARAM}", param)
             self.fqn_of[id(param)] = fqn
-        for name, buffer in prefix_free.named_buffers():
+        # A buffer that blocks share has every name: the first one differs between stages.
+        for name, buffer in prefix_free.named_buffers(remove_duplicate=False):
             self._add(f"{self._named(name)}|{BUFFER}", buffer)
 
     def _add_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
@@ -98,6 +99,8 @@ class LiveTensors:
         return self._names.get(fqn, fqn)
 
     def _add(self, name: str, tensor: torch.Tensor) -> None:
+        if self.tensors.get(name) is tensor:
+            return  # tied within this rank: the modules of two stages hold one parameter
         if name in self.tensors:
             raise LayoutError(
                 f"adapters: two live tensors are named {name!r} on this rank\n"
@@ -114,15 +117,18 @@ class LiveTensors:
             _describe(table, meshes, name, tensor)
         return table
 
-    def meta_names(self) -> list[str]:
-        """Names of tensors that have no memory."""
-        return [name for name, tensor in self.tensors.items() if local_tensor(tensor).is_meta]
-
 
 def _describe(
     table: _native.StateTable, meshes: dict[int, int], name: str, tensor: torch.Tensor
 ) -> None:
     local = local_tensor(tensor)
+    if local.device.type not in ("cpu", "meta"):
+        raise DeviceError(
+            f"adapters: {name!r} lives on {local.device}\n"
+            "  expected host memory: this build of dynatrain moves no other\n"
+            "  nothing was moved; the source state is intact and training may go on\n"
+            "  train on the CPU (device='cpu') to switch layouts, or do not switch"
+        )
     address = 0 if local.is_meta else local.data_ptr()
     dtype, itemsize = dtype_name(tensor.dtype), tensor.element_size()
     if not isinstance(tensor, DTensor):
