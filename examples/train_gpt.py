@@ -130,22 +130,22 @@ def parse_arguments(num_processes: int) -> argparse.Namespace:
     add("--size", choices=SIZES, default="tiny")
     add("--seed", type=int, default=0)
     add("--out", type=Path, default=Path("out/demo"), help="where the demo leaves its files")
-    add("--backend", choices=("auto", "gloo", "nccl"), default="auto")
+    add("--backend", choices=("gloo", "nccl"), default="gloo", help="nccl needs --no-switch")
     args = parser.parse_args()
     if args.layouts is None:
         parser.error(f"name the layouts for {num_processes} processes with --layouts")
+    if args.backend == "nccl" and not args.no_switch:
+        parser.error("dynatrain moves host memory only: --backend nccl trains with --no-switch")
     if args.demo and (args.no_switch or ";" not in args.layouts):
         parser.error("--demo compares a run that switches with one that does not")
     return args
 
 
 def start_processes(backend: str) -> torch.device:
-    """Join the process group, one GPU per process where there are enough of them."""
+    """Join the process group; over NCCL with one GPU per process."""
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_size))
-    if backend == "auto":
-        backend = "nccl" if torch.cuda.device_count() >= local_size else "gloo"
     device = torch.device("cuda", local_rank) if backend == "nccl" else torch.device("cpu")
     if backend == "nccl":
         torch.cuda.set_device(device)
