@@ -2,7 +2,7 @@
 
 Starts its own processes. Contenders, each on the same state and the same machine, in turn:
 
-dynatrain-c10d  session.switch() to a prepared layout
+dynatrain-c10d  session.switch() to a prepared layout, and once more to one that is not
 dcp-tmpfs       torch.distributed.checkpoint, save in the source, load in the target, in tmpfs
 c10d-ceiling    the bytes that cross between ranks, one large raw message per pair of ranks
 
@@ -37,6 +37,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 
 import dynatrain
 from dynatrain import Layout, TrainState, World
+from dynatrain.report import SCHEMA_VERSION
 
 PAIRS = (
     ("dp=4", "dp=2,tp=2"),
@@ -91,10 +92,13 @@ class Job:
 
 @dataclass
 class Samples:
-    """Seconds of each run of one contender, slowest rank, and what the switch reported."""
+    """Seconds of each run of one contender, slowest rank, and what the switch reported.
+
+    ``cold_seconds`` is of the same switch with nothing prepared, empty for the other contenders.
+    """
 
     seconds: list[float] = field(default_factory=list)
-    stop_seconds: list[float] = field(default_factory=list)
+    cold_seconds: list[float] = field(default_factory=list)
     report: dynatrain.SwitchReport | None = None
 
 
@@ -102,6 +106,7 @@ class Samples:
 class Row:
     """One layout pair and contender; the schema of the JSON output."""
 
+    schema_version: int
     source: str
     target: str
     contender: str
@@ -173,11 +178,13 @@ def run_pair(
         seconds = timed(partial(dcp.save, state_dict(session), checkpoint_id=folder))
         session.prepare(target)
         ours = samples["dynatrain-c10d"]
-        ours.seconds.append(timed(partial(_switch, session, target, ours)))
+        ours.seconds.append(timed(partial(switch_to, session, target, ours)))
         seconds += timed(partial(dcp.load, state_dict(session), checkpoint_id=folder))
         samples["dcp-tmpfs"].seconds.append(seconds)
         assert ours.report is not None
         samples["c10d-ceiling"].seconds.append(timed(raw_messages(ours.report.traffic)))
+        session.switch(source)
+        ours.cold_seconds.append(timed(partial(session.switch, target)))
         session.switch(source)
         if dist.get_rank() == 0:
             shutil.rmtree(folder)
@@ -185,9 +192,9 @@ def run_pair(
     return samples
 
 
-def _switch(session: dynatrain.Session, target: str, samples: Samples) -> None:
+def switch_to(session: dynatrain.Session, target: str, samples: Samples) -> None:
+    """Switches and keeps the report."""
     samples.report = session.switch(target)
-    samples.stop_seconds.append(samples.report.stop_seconds)
 
 
 def rows_of(pair: tuple[str, str], samples: dict[str, Samples]) -> list[Row]:
@@ -201,12 +208,13 @@ def rows_of(pair: tuple[str, str], samples: dict[str, Samples]) -> list[Row]:
         median = statistics.median(sample.seconds)
         rows.append(
             Row(
+                SCHEMA_VERSION,
                 *pair,
                 contender=name,
                 seconds_min=min(sample.seconds),
                 seconds_median=median,
                 seconds_first=sample.seconds[0],
-                stop_seconds_median=statistics.median(sample.stop_seconds or sample.seconds),
+                stop_seconds_median=statistics.median(sample.cold_seconds or sample.seconds),
                 bytes_moved=report.bytes_moved,
                 lower_bound_bytes=report.lower_bound_bytes,
                 plan_seconds=report.plan_seconds if ours else 0.0,

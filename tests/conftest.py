@@ -1,12 +1,14 @@
-"""What every test folder shares: the pool of worker processes and one profile for hypothesis."""
+"""What test folders share: the worker processes, the JSON reference, a profile for hypothesis."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
 
+from checkout import ROOT, read
 from worker_pool import WorkerPool
 
 # The same examples on every machine: a failure seen in CI is seen here.
@@ -20,3 +22,23 @@ def pool() -> Iterator[WorkerPool]:
     workers = WorkerPool()
     yield workers
     workers.close()
+
+
+def _rows(section):
+    page = read(ROOT / "docs/reference/json.md")
+    body = page.split(f"## {section}\n", 1)[1].split("\n## ", 1)[0]
+    return [line.split("|")[1:3] for line in body.splitlines() if line.startswith("| `")]
+
+
+@pytest.fixture(scope="session")
+def reference_fields():
+    """Field names in a table of docs/reference/json.md; `of=` those that one row's text lists."""
+
+    def fields(section, of=None):
+        rows = _rows(section)
+        if of is None:
+            return {name for row in rows for name in re.findall(r"`(\w+)`", row[0])}
+        text = next(row[1] for row in rows if f"`{of}`" in row[0]).split(";")[0]
+        return set(re.findall(r"`(\w+)`", text))
+
+    return fields

@@ -1,0 +1,85 @@
+"""The benchmark's smallest case: it runs, and its JSON is what the reference page lists."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+import dynatrain
+from checkout import ROOT
+
+pytestmark = pytest.mark.timeout(240)  # 25 s of processor time
+PAIRS = [("dp=4", "dp=2,tp=2"), ("tp=4", "dp=2,tp=2"), ("dp=2,tp=2", "tp=4"), ("dp=4", "dp=2")]
+CONTENDERS = {"dynatrain-c10d", "dcp-tmpfs", "c10d-ceiling"}
+
+
+@pytest.fixture(scope="module")
+def rows():
+    command = (sys.executable, str(ROOT / "benchmarks/switch.py"), "--json")
+    smallest = ("--params=1e6", "--runs=1")
+    done = subprocess.run(
+        (*command, *smallest), check=False, timeout=200, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+# A number without its neighbours says nothing: every pair has all contenders beside each other.
+def test_every_pair_is_timed_with_every_contender(rows):
+    contenders = defaultdict(set)
+    for row in rows:
+        contenders[row["source"], row["target"]].add(row["contender"])
+
+    assert contenders == dict.fromkeys(PAIRS, CONTENDERS)
+    assert len(rows) == len(PAIRS) * len(CONTENDERS)
+
+
+# Whoever plots the rows relies on the page that lists their fields.
+def test_rows_have_the_fields_of_the_reference(rows, reference_fields):
+    for row in rows:
+        assert row.keys() == reference_fields("Benchmark rows")
+        assert row["schema_version"] == 1
+
+
+# Minimality (law 3), on the very switches that the published numbers are of.
+def test_timed_switch_moves_no_more_than_the_lower_bound(rows):
+    for row in rows:
+        assert row["bytes_moved"] == row["lower_bound_bytes"] > 0
+
+
+# Preparation is no cost of the contenders that build nothing, and a cost of ours.
+def test_only_the_switch_has_a_stop_of_its_own(rows):
+    for row in rows:
+        apart = row["stop_seconds_median"] != row["seconds_median"]
+        assert apart == (row["contender"] == "dynatrain-c10d")
+
+
+def run_one_pair(rank, world_size, folder):
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        benchmark = importlib.import_module("switch")
+    finally:
+        sys.path.pop(0)
+    job = benchmark.Job(1)
+    session = dynatrain.init(job.build, "dp=2", initialize=job.initialize)
+    switches = []
+    session.on_switch(lambda report: switches.append((report.target, report.prepared)))
+    samples = benchmark.run_pair(session, ("dp=2", "tp=2"), 2, Path(folder) / "checkpoint")
+    session.close()
+    ours = samples["dynatrain-c10d"]
+    return switches, len(ours.seconds), len(ours.cold_seconds)
+
+
+# A "cold" switch whose target was prepared would show a stop that no user ever sees.
+def test_each_run_times_one_prepared_and_one_cold_switch(pool, tmp_path):
+    run = [("tp=2", True), ("dp=2", False), ("tp=2", False), ("dp=2", False)]
+
+    for switches, num_prepared, num_cold in pool.run(run_one_pair, str(tmp_path), world_size=2):
+        assert switches == run * 2
+        assert num_prepared == num_cold == 2
