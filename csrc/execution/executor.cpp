@@ -119,8 +119,7 @@ void Executor::agree(const Plan& plan, const ExecuteOptions& options) {
 }
 
 void Executor::reserve(const Schedule& schedule) {
-  impl_->arena->reserve(schedule.slot_bytes,
-                        std::min<std::int64_t>(2, std::ssize(schedule.stages)));
+  impl_->arena->reserve(schedule, impl_->copier, impl_->transport.message_place());
 }
 
 // NOLINTNEXTLINE(readability-function-size): the contract's eight inputs, which become one value.

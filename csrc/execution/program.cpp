@@ -64,7 +64,12 @@ class ProgramBuilder {
   void add_part(CopyBatch& batch, const Part& part, const End& src, const End& dst, int sum_slot);
   /// The message of one part that lies densely in a fragment.
   ProgramMessage direct_message(const StageMessage& message, const End& end);
-  std::int64_t take_sum(std::map<int, std::int64_t>& sums, const StageMessage& message);
+  /// The place of the next sum of a message's peer; `step` is the distance to the one after.
+  std::int64_t take_sum(std::map<int, std::int64_t>& sums,
+                        const StageMessage& message,
+                        std::int64_t step);
+  /// Where in the slot a message carries sums.
+  [[nodiscard]] ProgramMessage sum_region(const StageMessage& message) const;
   [[nodiscard]] std::int64_t elem_bytes(const Part& part) const {
     return map_.tensor(part.tensor).dtype.size_bytes;
   }
@@ -137,13 +142,21 @@ ProgramMessage ProgramBuilder::direct_message(const StageMessage& message, const
 }
 
 std::int64_t ProgramBuilder::take_sum(std::map<int, std::int64_t>& sums,
-                                      const StageMessage& message) {
+                                      const StageMessage& message,
+                                      std::int64_t step) {
   const auto next = sums.find(message.peer);
   DYNATRAIN_CHECK(next != sums.end(),
                   "execution: parts come before the message that carries their sums");
   const std::int64_t offset = next->second;
-  next->second += kSumBytes;
+  next->second += step;
   return offset;
+}
+
+ProgramMessage ProgramBuilder::sum_region(const StageMessage& message) const {
+  return {.peer = message.peer,
+          .buffer = slot_,
+          .offset_bytes = message.staging_offset_bytes + message.sums_offset_bytes,
+          .size_bytes = message.size_bytes - message.sums_offset_bytes};
 }
 
 void ProgramBuilder::add_sends(StageProgram& program,
@@ -162,14 +175,12 @@ void ProgramBuilder::add_sends(StageProgram& program,
     }
     if (message.sums_offset_bytes >= 0) {
       sums[message.peer] = message.staging_offset_bytes + message.sums_offset_bytes;
-      program.sum_regions.push_back({.peer = message.peer,
-                                     .buffer = slot_,
-                                     .offset_bytes = sums[message.peer],
-                                     .size_bytes = message.size_bytes - message.sums_offset_bytes});
+      program.packed_sums.push_back(sum_region(message));
     }
     for (std::size_t i = 0; i < message.parts.size(); ++i) {
       const Part& part = message.parts[i];
-      const int sum_slot = with_sums ? static_cast<int>(take_sum(sums, message) / kSumBytes) : -1;
+      const int sum_slot =
+          with_sums ? static_cast<int>(take_sum(sums, message, kSumBytes) / kSumBytes) : -1;
       if (!message.direct) {
         add_part(program.pack, part, in_source(part), in_slot(message, i), sum_slot);
       } else if (with_sums) {
@@ -182,7 +193,8 @@ void ProgramBuilder::add_sends(StageProgram& program,
 void ProgramBuilder::add_receives(StageProgram& program,
                                   const std::vector<StageMessage>& messages,
                                   bool with_sums) {
-  std::map<int, std::int64_t> sums;
+  std::map<int, std::int64_t> sums;  // by peer: index of the next sum in the joined regions
+  std::int64_t num_sums = 0;
   for (const StageMessage& message : messages) {
     program.received_bytes += message.size_bytes;
     if (message.direct) {
@@ -194,14 +206,18 @@ void ProgramBuilder::add_receives(StageProgram& program,
                                   .size_bytes = message.size_bytes});
     }
     if (message.sums_offset_bytes >= 0) {
-      sums[message.peer] = message.staging_offset_bytes + message.sums_offset_bytes;
+      sums[message.peer] = num_sums;
+    }
+    if (with_sums && message.sums_offset_bytes >= 0) {
+      program.sent_sums.push_back(sum_region(message));
+      num_sums += program.sent_sums.back().size_bytes / kSumBytes;
     }
     for (std::size_t i = 0; i < message.parts.size(); ++i) {
       const Part& part = message.parts[i];
       const int sum_slot = with_sums ? static_cast<int>(program.checks.size()) : -1;
       if (with_sums) {
         program.checks.push_back(
-            {.part = &part, .peer = message.peer, .sum_offset_bytes = take_sum(sums, message)});
+            {.part = &part, .peer = message.peer, .sent_index = take_sum(sums, message, 1)});
       }
       add_unpack(program, message, i, sum_slot);
     }

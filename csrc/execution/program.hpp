@@ -20,7 +20,7 @@ struct ProgramMessage {
 struct PartCheck {
   const Part* part = nullptr;
   int peer = 0;
-  std::int64_t sum_offset_bytes = 0;  ///< of the sender's sum, within the stage's slot
+  std::int64_t sent_index = 0;  ///< of the sender's sum in `sent_sums`, its regions joined
 };
 
 /// What a stage asks of the copier and the transport. Addresses are patched in when it runs.
@@ -30,7 +30,8 @@ struct StageProgram {
   CopyBatch local;   ///< source to target
   std::vector<ProgramMessage> sends;
   std::vector<ProgramMessage> receives;
-  std::vector<ProgramMessage> sum_regions;  ///< of the sends, to be zeroed before packing
+  std::vector<ProgramMessage> packed_sums;  ///< regions of the slot that packing adds sums to
+  std::vector<ProgramMessage> sent_sums;    ///< regions of the slot where peers' sums arrive
   std::vector<PartCheck> checks;
   std::int64_t sent_bytes = 0;
   std::int64_t received_bytes = 0;

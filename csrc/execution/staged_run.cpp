@@ -4,12 +4,13 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
 #include <string>
 #include <utility>
 
 namespace dynatrain {
 namespace {
+
+constexpr std::int64_t kSumBytes = sizeof(std::uint64_t);
 
 /// Waits end this long after the monitor had to abort, at the latest.
 constexpr std::chrono::seconds kAfterAbort{1};
@@ -38,20 +39,47 @@ StagedRun::StagedRun(const RunInputs& run,
       running_(program_.size()) {
   const BufferIds ids{.num_tensors = static_cast<std::int64_t>(run.source.num_tensors())};
   addresses_ = patch_addresses(run, ids);
-  const std::size_t num_slots = std::min<std::size_t>(2, program_.size());
-  arena.reserve(run.schedule.slot_bytes, static_cast<std::int64_t>(num_slots));
-  for (std::size_t slot = 0; slot < num_slots; ++slot) {
+  arena.reserve(run.schedule, ports.copier, ports.transport.message_place());
+  for (std::size_t slot = 0; slot < std::min<std::size_t>(2, program_.size()); ++slot) {
     addresses_.set(ids.slot(slot), arena.slot(slot), arena.slot_bytes());
   }
+  std::int64_t num_words = 0;
   for (std::size_t k = 0; k < program_.size(); ++k) {
     adopted_bytes_ += skip_adopted(program_[k].local, addresses_);
     program_[k].pack.times = &running_[k].pack_times;
-    program_[k].pack.sums = reinterpret_cast<std::uint64_t*>(arena.slot(k % 2));
-    running_[k].sums.resize(program_[k].checks.size());
     program_[k].unpack.times = &running_[k].unpack_times;
-    program_[k].unpack.sums = running_[k].sums.data();
     program_[k].local.times = &running_[k].local_times;
+    num_words += place_sums(k, arena, num_words);
   }
+}
+
+std::int64_t StagedRun::place_sums(std::size_t k,
+                                   const StagingArena& arena,
+                                   std::int64_t first_word) {
+  StageProgram& program = program_[k];
+  std::byte* const slot = arena.slot(k % 2);
+  program.pack.sums = reinterpret_cast<std::uint64_t*>(slot);
+  for (const ProgramMessage& region : program.packed_sums) {
+    program.pack.zeroed.emplace_back(slot + region.offset_bytes,
+                                     static_cast<std::size_t>(region.size_bytes));
+  }
+  const std::int64_t num_bytes = std::ssize(program.checks) * kSumBytes;
+  std::byte* const own = arena.sums() + first_word * kSumBytes;
+  std::byte* const host = arena.compared() + 2 * first_word * kSumBytes;
+  std::byte* sent = host + num_bytes;
+  program.unpack.sums = reinterpret_cast<std::uint64_t*>(own);
+  running_[k].own_sums = reinterpret_cast<const std::uint64_t*>(host);
+  running_[k].sent_sums = reinterpret_cast<const std::uint64_t*>(sent);
+  if (num_bytes > 0) {
+    program.unpack.zeroed.emplace_back(own, static_cast<std::size_t>(num_bytes));
+    program.unpack.read_back.push_back({.src = own, .host = host, .size_bytes = num_bytes});
+  }
+  for (const ProgramMessage& region : program.sent_sums) {
+    program.unpack.read_back.push_back(
+        {.src = slot + region.offset_bytes, .host = sent, .size_bytes = region.size_bytes});
+    sent += region.size_bytes;
+  }
+  return std::ssize(program.checks);
 }
 
 void StagedRun::run() {
@@ -70,13 +98,8 @@ void StagedRun::run() {
 }
 
 void StagedRun::begin_stage(std::size_t k) {
-  StageProgram& program = program_[k];
+  const StageProgram& program = program_[k];
   Running& running = running_[k];
-  for (const ProgramMessage& region : program.sum_regions) {
-    std::memset(addresses_.base(region.buffer) + region.offset_bytes,
-                0,
-                static_cast<std::size_t>(region.size_bytes));
-  }
   running.packed = ports_.copier.submit(program.pack, addresses_, {});
   running.copied = ports_.copier.submit(program.local, addresses_, {});
   post(k);
@@ -139,18 +162,15 @@ void StagedRun::verify(std::size_t k) {
   running.verify_begin_seconds = monitor_.seconds_at(RunMonitor::Clock::now());
   for (std::size_t i = 0; i < program.checks.size(); ++i) {
     const PartCheck& check = program.checks[i];
-    std::uint64_t sent = 0;
-    std::memcpy(&sent,
-                reinterpret_cast<const std::byte*>(program.pack.sums) + check.sum_offset_bytes,
-                sizeof(sent));
-    if (sent != running.sums[i]) {
+    const std::uint64_t sent = running.sent_sums[check.sent_index];
+    if (sent != running.own_sums[i]) {
       throw TransportError("execution: '" + run_.target.tensor(check.part->tensor).name +
                                "' arrived damaged\n  box " + check.part->box.to_string() +
                                ", elements " + std::to_string(check.part->begin_elem) + " to " +
                                std::to_string(check.part->end_elem) + ", from rank " +
                                std::to_string(check.peer) + ": the sender's sum is " +
                                std::to_string(sent) + ", the receiver's " +
-                               std::to_string(running.sums[i]) +
+                               std::to_string(running.own_sums[i]) +
                                "\n  check memory and network of both hosts before trying again",
                            check.peer,
                            stage_index(k),

@@ -28,7 +28,8 @@ class StagedRun {
     CopyTimes pack_times;
     CopyTimes unpack_times;
     CopyTimes local_times;
-    std::vector<std::uint64_t> sums;
+    const std::uint64_t* sent_sums = nullptr;  ///< host memory; read once `unpacked`
+    const std::uint64_t* own_sums = nullptr;
     Token packed;
     Token sent;
     Token received;
@@ -38,6 +39,9 @@ class StagedRun {
     double verify_end_seconds = 0;
   };
 
+  /// Lets stage k's batches add, zero and read back their sums; returns the words that it takes of
+  /// the arena, beginning at `first_word`.
+  std::int64_t place_sums(std::size_t k, const StagingArena& arena, std::int64_t first_word);
   void begin_stage(std::size_t k);
   void post(std::size_t k);
   void retire(std::size_t k);

@@ -2,22 +2,46 @@
 
 #include "dynatrain/base/checked.hpp"
 
-#include <cstring>
+#include <algorithm>
+#include <iterator>
 
 namespace dynatrain {
+namespace {
 
-void StagingArena::reserve(std::int64_t slot_bytes, std::int64_t num_slots) {
-  if (memory_ != nullptr && slot_bytes <= stride_bytes_ && num_slots <= num_slots_) {
-    return;
+constexpr std::int64_t kPageBytes = 4096;
+constexpr std::int64_t kSumBytes = sizeof(std::uint64_t);
+
+std::int64_t num_received_parts(const Schedule& schedule) {
+  std::int64_t num_parts = 0;
+  for (const Stage& stage : schedule.stages) {
+    for (const StageMessage& message : stage.receives) {
+      num_parts += std::ssize(message.parts);
+    }
   }
-  constexpr auto page_bytes = static_cast<std::int64_t>(kPage);
-  const std::int64_t stride = checked_mul(ceil_div(slot_bytes, page_bytes), page_bytes);
-  const auto size = static_cast<std::size_t>(checked_mul(stride, num_slots));
-  memory_.reset();
-  memory_.reset(static_cast<std::byte*>(::operator new[](size, kPage)));
-  std::memset(memory_.get(), 0, size);
-  stride_bytes_ = stride;
-  num_slots_ = num_slots;
+  return num_parts;
+}
+
+}  // namespace
+
+void StagingArena::reserve(const Schedule& schedule, Copier& copier, Place place) {
+  const std::int64_t num_slots = std::min<std::int64_t>(2, std::ssize(schedule.stages));
+  const std::int64_t num_sums = num_received_parts(schedule);
+  const bool is_elsewhere = place != place_;
+  place_ = place;
+  if (slots_ == nullptr || is_elsewhere || schedule.slot_bytes > slot_bytes_ ||
+      num_slots > num_slots_) {
+    const std::int64_t stride = checked_mul(ceil_div(schedule.slot_bytes, kPageBytes), kPageBytes);
+    slots_.reset();
+    slots_ = copier.allocate(checked_mul(stride, num_slots), place);
+    slot_bytes_ = stride;
+    num_slots_ = num_slots;
+  }
+  if (sums_ == nullptr || is_elsewhere || num_sums > num_sums_) {
+    sums_.reset();
+    sums_ = copier.allocate(checked_mul(kSumBytes, num_sums), place);
+    compared_ = copier.allocate(checked_mul(2 * kSumBytes, num_sums), Place::kHost);
+    num_sums_ = num_sums;
+  }
 }
 
 }  // namespace dynatrain

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstring>
 
 namespace dynatrain {
 namespace {
@@ -45,6 +46,12 @@ CopyJob::CopyJob(const CopyBatch& batch,
   }
 }
 
+void CopyJob::begin() {
+  for (const std::span<std::byte> range : batch_.zeroed) {
+    std::memset(range.data(), 0, range.size());
+  }
+}
+
 void CopyJob::run_chunk(std::int64_t chunk) {
   if (chunks_begun_.fetch_add(1) == 0 && batch_.times != nullptr) {
     batch_.times->begin = std::chrono::steady_clock::now();
@@ -58,6 +65,9 @@ void CopyJob::run_chunk(std::int64_t chunk) {
     run_copy(index, costs);
   }
   if (chunks_left_.fetch_sub(1) == 1) {
+    for (const ReadBack& read : batch_.read_back) {
+      std::memcpy(read.host, read.src, static_cast<std::size_t>(read.size_bytes));
+    }
     if (batch_.times != nullptr) {
       batch_.times->end = std::chrono::steady_clock::now();
     }

@@ -23,6 +23,8 @@ class CopyJob {
           int num_threads);
 
   [[nodiscard]] std::int64_t num_chunks() const { return num_chunks_; }
+  /// Once, after the batch's tokens and before any chunk.
+  void begin();
   void run_chunk(std::int64_t chunk);
 
   /// True once every token that the batch comes after has ended, well or badly.

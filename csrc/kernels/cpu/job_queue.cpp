@@ -61,6 +61,7 @@ void JobQueue::start(std::shared_ptr<CopyJob> job) {
     job->completion()->fail(std::current_exception());
     return;
   }
+  job->begin();
   const bool is_large = job->num_chunks() > 1;
   {
     const std::lock_guard lock(mutex_);

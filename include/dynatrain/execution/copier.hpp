@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -37,11 +38,38 @@ struct CopyTimes {
   std::chrono::steady_clock::time_point end;
 };
 
-/// A batch of copies that is built once and submitted as a whole.
+/// Where the bytes of a message or of staging lie, and so who reaches them.
+enum class Place : std::uint8_t {
+  kHost,   ///< host memory; a device copier takes it pinned, and reaches it too
+  kDevice  ///< memory of the copier's device
+};
+
+/// Memory that a copier has taken, zeroed and touched; given back when this is destroyed.
+class CopierMemory {
+ public:
+  CopierMemory() = default;
+  CopierMemory(const CopierMemory&) = delete;
+  CopierMemory& operator=(const CopierMemory&) = delete;
+  virtual ~CopierMemory() = default;
+  /// Page-aligned. Dereferenced by the host only for Place::kHost.
+  [[nodiscard]] virtual std::byte* data() const = 0;
+};
+
+/// A few bytes that go from the copier's place to host memory taken from the copier.
+struct ReadBack {
+  const std::byte* src = nullptr;
+  std::byte* host = nullptr;
+  std::int64_t size_bytes = 0;
+};
+
+/// A batch of copies that is built once and submitted as a whole: `zeroed`, then `copies` in any
+/// order, then `read_back`. Addresses in it are not owning, and of memory that the copier reaches.
 struct CopyBatch {
   std::vector<CopyDescriptor> copies;
-  /// Zeroed by the caller before submit; as many as the largest sum_slot + 1. Not owning.
+  /// As many as the largest sum_slot + 1; sums are added, so that somebody zeroes them before.
   std::uint64_t* sums = nullptr;
+  std::vector<std::span<std::byte>> zeroed;
+  std::vector<ReadBack> read_back;
   /// Written before the token is done, unless null. Not owning.
   CopyTimes* times = nullptr;
 };
@@ -69,6 +97,10 @@ class AddressTable {
 class Copier {
  public:
   virtual ~Copier() = default;
+  /// Takes memory for staging; slow, not for the middle of a run.
+  /// Errors  DeviceError, std::bad_alloc.
+  [[nodiscard]] virtual std::unique_ptr<CopierMemory> allocate(std::int64_t size_bytes,
+                                                               Place place) = 0;
   /// Starts the batch after all of `after` are done and returns at once.
   /// Ownership  the batch and the table are read until the token is done; the caller keeps them.
   /// Threads    one caller at a time; order between batches is given by `after` alone.

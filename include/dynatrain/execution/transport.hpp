@@ -2,6 +2,7 @@
 
 #include "dynatrain/base/strong_id.hpp"
 #include "dynatrain/base/token.hpp"
+#include "dynatrain/execution/copier.hpp"
 
 #include <cstddef>
 #include <cstdint>
@@ -39,6 +40,8 @@ class Transport {
   virtual ~Transport() = default;
   [[nodiscard]] virtual int rank() const = 0;
   [[nodiscard]] virtual int size() const = 0;
+  /// Where the memory of all its messages lies.
+  [[nodiscard]] virtual Place message_place() const { return Place::kHost; }
 
   /// Posts all messages, none waiting for another, once all of `after` are done. A host transport
   /// may block here for `after`; it never blocks here for a peer.

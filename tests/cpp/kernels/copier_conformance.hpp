@@ -311,6 +311,49 @@ TEST_P(CopierConformance, FailedTokenBeforeABatchIsItsFailureAndNothingIsWritten
   EXPECT_EQ(dst, Bytes(64));
 }
 
+// A slot's sums are added to, and what lay there is of an older stage; a range that was zeroed
+// while the batch still waited would wipe sums that are on their way.
+TEST_P(CopierConformance, RangesAreZeroedAfterTheTokensAndBeforeTheSums) {
+  const auto memory = copier_->allocate(64, Place::kHost);
+  auto* const words = reinterpret_cast<std::uint64_t*>(memory->data());
+  std::fill_n(words, 8, 0x5555555555555555U);
+  Bytes src = noise(4096, 9);
+  Bytes dst(4096);
+  use(src, dst);
+  CopyBatch batch;
+  batch.copies.push_back(run(0, 0, 4096));
+  batch.copies.back().sum_slot = 1;
+  batch.sums = words;
+  batch.zeroed.emplace_back(memory->data(), 16);
+  auto arrival = std::make_shared<HostCompletion>();
+  const std::array after{Token(arrival)};
+  const Token copied = submit(batch, after);
+  EXPECT_EQ(words[0], 0x5555555555555555U);
+  arrival->set();
+  copied.wait(late());
+  Bytes scratch(4096);
+  EXPECT_EQ(words[0], 0U);
+  EXPECT_EQ(words[1], expect_copy(run(0, 0, 4096), src, scratch));
+  EXPECT_EQ(words[2], 0x5555555555555555U) << "beside the range";
+}
+
+// Sums are compared on the host, wherever they were added up.
+TEST_P(CopierConformance, BytesAreReadBackAfterTheLastCopy) {
+  const auto memory = copier_->allocate(8192, Place::kHost);
+  Bytes src = noise(100'000, 10);
+  Bytes dst(100'000);
+  use(src, dst);
+  CopyBatch batch;
+  batch.copies.push_back(run(0, 0, 100'000));
+  batch.read_back.push_back({.src = dst.data() + 50'000, .host = memory->data(), .size_bytes = 99});
+  batch.read_back.push_back(
+      {.src = dst.data() + 99'000, .host = memory->data() + 99, .size_bytes = 1000});
+  submit(batch).wait(late());
+  EXPECT_TRUE(std::equal(memory->data(), memory->data() + 99, src.data() + 50'000));
+  EXPECT_TRUE(std::equal(memory->data() + 99, memory->data() + 1099, src.data() + 99'000));
+  EXPECT_EQ(memory->data()[1099], std::byte{0}) << "memory comes zeroed";
+}
+
 // A wrong descriptor is our bug; it must not become somebody else's corrupted memory. The good copy
 // ahead of the bad one shows that the whole batch is checked before its first byte is written.
 TEST_P(CopierConformance, CopyThatWouldLeaveItsBufferIsRefusedBeforeAnythingIsWritten) {
