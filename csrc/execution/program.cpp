@@ -68,6 +68,12 @@ class ProgramBuilder {
   std::int64_t take_sum(std::map<int, std::int64_t>& sums,
                         const StageMessage& message,
                         std::int64_t step);
+  [[nodiscard]] ProgramMessage packed_message(const StageMessage& message) const {
+    return {.peer = message.peer,
+            .buffer = slot_,
+            .offset_bytes = message.staging_offset_bytes,
+            .size_bytes = message.size_bytes};
+  }
   /// Where in the slot a message carries sums.
   [[nodiscard]] ProgramMessage sum_region(const StageMessage& message) const;
   [[nodiscard]] std::int64_t elem_bytes(const Part& part) const {
@@ -165,14 +171,9 @@ void ProgramBuilder::add_sends(StageProgram& program,
   std::map<int, std::int64_t> sums;
   for (const StageMessage& message : messages) {
     program.sent_bytes += message.size_bytes;
-    if (message.direct) {
-      program.sends.push_back(direct_message(message, in_source(message.parts.front())));
-    } else {
-      program.sends.push_back({.peer = message.peer,
-                               .buffer = slot_,
-                               .offset_bytes = message.staging_offset_bytes,
-                               .size_bytes = message.size_bytes});
-    }
+    program.sends.push_back(message.direct
+                                ? direct_message(message, in_source(message.parts.front()))
+                                : packed_message(message));
     if (message.sums_offset_bytes >= 0) {
       sums[message.peer] = message.staging_offset_bytes + message.sums_offset_bytes;
       program.packed_sums.push_back(sum_region(message));
@@ -197,27 +198,21 @@ void ProgramBuilder::add_receives(StageProgram& program,
   std::int64_t num_sums = 0;
   for (const StageMessage& message : messages) {
     program.received_bytes += message.size_bytes;
-    if (message.direct) {
-      program.receives.push_back(direct_message(message, in_target(message.parts.front())));
-    } else {
-      program.receives.push_back({.peer = message.peer,
-                                  .buffer = slot_,
-                                  .offset_bytes = message.staging_offset_bytes,
-                                  .size_bytes = message.size_bytes});
-    }
-    if (message.sums_offset_bytes >= 0) {
-      sums[message.peer] = num_sums;
-    }
+    program.receives.push_back(message.direct
+                                   ? direct_message(message, in_target(message.parts.front()))
+                                   : packed_message(message));
     if (with_sums && message.sums_offset_bytes >= 0) {
+      sums[message.peer] = num_sums;
       program.sent_sums.push_back(sum_region(message));
       num_sums += program.sent_sums.back().size_bytes / kSumBytes;
     }
     for (std::size_t i = 0; i < message.parts.size(); ++i) {
-      const Part& part = message.parts[i];
-      const int sum_slot = with_sums ? static_cast<int>(program.checks.size()) : -1;
+      int sum_slot = -1;
       if (with_sums) {
+        sum_slot = static_cast<int>(program.checks.size());
+        const std::int64_t sent_index = take_sum(sums, message, 1);
         program.checks.push_back(
-            {.part = &part, .peer = message.peer, .sent_index = take_sum(sums, message, 1)});
+            {.part = &message.parts[i], .peer = message.peer, .sent_index = sent_index});
       }
       add_unpack(program, message, i, sum_slot);
     }

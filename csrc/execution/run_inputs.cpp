@@ -163,13 +163,13 @@ std::vector<Note> exchange_notes(const Ports& ports,
     const std::uint32_t tag = ports.tags.next_send(send_to[i].first);
     sends.push_back(board.message(send_to[i].first, tag, i));
   }
-  std::vector<Token> tokens;
-  tokens.push_back(ports.copier.submit(board.write(), board.addresses(), {}));
-  const std::array written{tokens.back()};
-  tokens.push_back(ports.transport.submit_receives(receives, {}, deadline));
-  const std::array received{tokens.back()};
-  tokens.push_back(ports.transport.submit_sends(sends, written, deadline));
-  tokens.push_back(ports.copier.submit(board.read(), board.addresses(), received));
+  const Token written = ports.copier.submit(board.write(), board.addresses(), {});
+  const std::array after{written};
+  const ExchangeTokens posted =
+      ports.transport.exchange({.sends = sends, .receives = receives}, after, deadline);
+  const std::array arrived{posted.received};
+  const Token read = ports.copier.submit(board.read(), board.addresses(), arrived);
+  const std::array tokens{written, posted.received, posted.sent, read};
   try {
     // The transport names the peer at the deadline; this wait is a little longer.
     wait_all(tokens, deadline + std::chrono::milliseconds(200));

@@ -120,9 +120,11 @@ void StagedRun::post(std::size_t k) {
   for (const ProgramMessage& message : program.sends) {
     sends.push_back(to_wire(message, ports_.tags.next_send(message.peer)));
   }
-  running.received = ports_.transport.submit_receives(receives, {}, run_.deadline);
   const std::array packed{running.packed};
-  running.sent = ports_.transport.submit_sends(sends, packed, run_.deadline);
+  ExchangeTokens tokens =
+      ports_.transport.exchange({.sends = sends, .receives = receives}, packed, run_.deadline);
+  running.received = std::move(tokens.received);
+  running.sent = std::move(tokens.sent);
   monitor_.watch(stage_index(k),
                  program.sent_bytes + program.received_bytes,
                  {running.received, running.sent});

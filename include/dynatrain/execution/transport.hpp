@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
-#include <vector>
+#include <utility>
 
 namespace dynatrain {
 
@@ -34,6 +34,17 @@ class OneSided {
   virtual void withdraw_all() = 0;
 };
 
+/// Everything that one rank sends and receives in one step, for example in one stage.
+struct Exchange {
+  std::span<const WireMessage> sends;
+  std::span<const WireMessage> receives;
+};
+
+struct ExchangeTokens {
+  Token sent;
+  Token received;
+};
+
 /// Port: moves messages between ranks. Implemented in room 6 and, for c10d, in csrc/torch.
 class Transport {
  public:
@@ -53,6 +64,21 @@ class Transport {
   virtual Token submit_receives(std::span<const WireMessage> messages,
                                 std::span<const Token> after,
                                 Deadline deadline) = 0;
+
+  /// Posts the sends and the receives of one step together; the sends, at least, come after
+  /// `after`.
+  ///
+  /// Submissions of their own are enough for transports that match messages by tag whenever they
+  /// are posted, which is the default. A transport that runs its operations in order (NCCL's, on a
+  /// stream) needs both at once, and then the peers' exchanges meet in the order of the calls: a
+  /// message belongs to the same exchange of the same pair on both ends.
+  virtual ExchangeTokens exchange(const Exchange& step,
+                                  std::span<const Token> after,
+                                  Deadline deadline) {
+    Token received = submit_receives(step.receives, {}, deadline);
+    Token sent = submit_sends(step.sends, after, deadline);
+    return {.sent = std::move(sent), .received = std::move(received)};
+  }
 
   /// Ends every pending and later operation with a TransportError that says `reason`. Idempotent,
   /// any thread. The transport is of no further use.

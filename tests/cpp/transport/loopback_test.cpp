@@ -26,9 +26,12 @@ class LoopbackTestWorld final : public TransportWorld {
 };
 
 TransportCase loopback_case(const std::string& name, LoopbackOptions options) {
-  return {.name = name, .make = [options](int num_ranks) {
-            return std::make_unique<LoopbackTestWorld>(num_ranks, options);
-          }};
+  return {.name = name,
+          .make =
+              [options](int num_ranks) {
+                return std::make_unique<LoopbackTestWorld>(num_ranks, options);
+              },
+          .compares_sizes = true};
 }
 
 INSTANTIATE_TEST_SUITE_P(
