@@ -1,26 +1,11 @@
 #pragma once
 
-#include "dynatrain/execution/copier.hpp"
 #include "dynatrain/geometry/box.hpp"
 
-#include <cstddef>
+#include "kernels/bound_copy.hpp"
 #include <cstdint>
 
 namespace dynatrain {
-
-/// A descriptor with its addresses patched in: element 0 of the copy on both sides.
-struct BoundCopy {
-  const CopyDescriptor* descriptor = nullptr;
-  const std::byte* src = nullptr;
-  std::byte* dst = nullptr;  ///< null when the descriptor only sums src
-};
-
-/// Patches the addresses in.
-/// Errors: InternalError when the copy would leave one of its buffers, or one has no address.
-[[nodiscard]] BoundCopy bind_copy(const CopyDescriptor& descriptor, const AddressTable& addresses);
-
-/// Elements of the copy; 0 when an extent is 0.
-[[nodiscard]] std::int64_t num_elements_of(const CopyDescriptor& descriptor);
 
 /// Copies the elements `elems` of the copy's row-major order; contiguous runs by memcpy, others by
 /// loops over elements of a known size.
