@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -12,30 +13,55 @@ import dynatrain
 import training_jobs as jobs
 from dynatrain import LayoutError, TransportError
 
+SOURCE, TARGET = "dp=4", "dp=2,tp=2"
 
-def refuse_and_go_on(rank, world_size, mistake, source="dp=4", target="dp=2,tp=2"):
-    """Trains, makes the mistake, trains on; returns errors, bits before and after, and a switch."""
+
+def refuse_and_go_on(rank, world_size, mistake):
+    """Trains, makes the mistake if there is one, trains on, switches and trains on.
+
+    Returns the error, what it changed, the switch's layouts, the steps' outcomes, the last bits.
+    """
     broken = {"on": False}
 
     def build(world):
-        return mistake.build(world, broken["on"]) if mistake.build else jobs.build(world)
+        if mistake is None or mistake.build is None:
+            return jobs.build(world)
+        return mistake.build(world, broken["on"])
 
-    session = dynatrain.init(build, source, initialize=jobs.initialize, timeout_s=8)
-    jobs.train_step(session.state, session.world, 0)
-    before = jobs.whole_state(session.state)
-    broken["on"] = True
+    random.seed(rank)  # a stream that belongs to a coordinate, beside two that do not
+    np.random.seed(0)
+    session = dynatrain.init(build, SOURCE, initialize=jobs.initialize, timeout_s=8)
+    outcomes = [step_outcome(session, 0)]
+    streams, before = read_random_streams(), jobs.whole_state(session.state)
     error = None
-    try:
-        mistake.call(session, mistake.target or target)
-    except dynatrain.Error as caught:
-        error = (type(caught).__name__, str(caught))
-    broken["on"] = False
-    session.state.optimizer.zero_grad()
+    if mistake is not None:
+        broken["on"] = True
+        try:
+            mistake.call(session, mistake.target or TARGET)
+        except dynatrain.Error as caught:
+            error = (type(caught).__name__, str(caught))
+        broken["on"] = False
+        session.state.optimizer.zero_grad()
     differing = jobs.differences(before, jobs.whole_state(session.state))
-    jobs.train_step(session.state, session.world, 1)
-    report = session.switch(target)
-    jobs.train_step(session.state, session.world, 2)
-    return error, differing, str(session.layout), report.bytes_moved > 0
+    same_streams = streams == read_random_streams()
+    outcomes.append(step_outcome(session, 1))
+    report = session.switch(TARGET)
+    outcomes.append(step_outcome(session, 2))
+    end = jobs.whole_state(session.state)
+    session.close()
+    return error, differing, same_streams, (report.source, report.target), outcomes, end
+
+
+def read_random_streams():
+    """The random streams of the process; read without dynatrain's adapters."""
+    name, keys, *rest = np.random.get_state()
+    return random.getstate(), (name, keys.tobytes(), *rest), torch.get_rng_state().tolist()
+
+
+def step_outcome(session, step):
+    """Draws from every stream and trains a step; returns what was drawn and the loss."""
+    drawn = random.random(), np.random.rand(), torch.rand(()).item()
+    return drawn, jobs.train_step(session.state, session.world, step)
 
 
 class Mistake:
@@ -131,6 +157,14 @@ def different_layouts(session, target):
     session.switch(target if dist.get_rank() else "tp=4")
 
 
+def prepare_ahead(session, target):
+    session.prepare(target)
+
+
+def prepare_on_some(session, target):
+    (session.prepare if dist.get_rank() else session.switch)(target)
+
+
 class OddBatch:
     """A kept object that cannot serve two data parallel ranks."""
 
@@ -157,21 +191,37 @@ MISTAKES = {
     "other shape": Mistake(["head.weight", "[9, 12]", "[7, 12]"], with_model_change(widen_head)),
     "other dtype": Mistake(["head.weight", "bfloat16"], with_model_change(halve_head)),
     "exception in build": Mistake(["the user's own mistake"], failing),
+    "exception in build ahead": Mistake(["the user's own mistake"], failing, call=prepare_ahead),
     "random draw in build": Mistake(["random numbers", "torch.cpu"], drawing),
     "collective in build": Mistake(["collective"], communicating),
     "build returns nothing": Mistake(["NoneType", "TrainState"], returning_nothing),
     "gradients held": Mistake(["gradients"], call=hold_gradients),
     "inside backward": Mistake(["inside backward"], call=inside_backward),
     "ranks disagree": Mistake(["different calls", "tp=4"], call=different_layouts),
+    "ranks disagree ahead": Mistake(["different calls", "prepare"], call=prepare_on_some),
+    "missing tensor ahead": Mistake(
+        ["head.bias", "missing"], with_model_change(drop_bias), call=prepare_ahead
+    ),
 }
 
 
-# A mistake found after bytes moved would cost the run; found on one rank only, it would hang it.
+@pytest.fixture(scope="module")
+def unmistaken(pool):
+    """Every rank's steps and last bits in a run without a mistake."""
+    return [(outcomes, end) for *_, outcomes, end in pool.run(refuse_and_go_on, None)]
+
+
+# A mistake found after bytes moved would cost the run; found on one rank only, it would hang it;
+# one that left a trace would bend the training without a word.
 @pytest.mark.parametrize("name", MISTAKES)
-def test_mistake_is_refused_everywhere_and_training_goes_on(pool, name):
+def test_mistake_is_refused_everywhere_and_leaves_no_trace(pool, unmistaken, name):
     mistake = MISTAKES[name]
 
-    for error, differing, layout, switched in pool.run(refuse_and_go_on, mistake):
+    answers = pool.run(refuse_and_go_on, mistake)
+
+    for (error, differing, same_streams, layouts, *rest), (outcomes, end) in zip(
+        answers, unmistaken, strict=True
+    ):
         assert error is not None, "the mistake was accepted"
         kind, text = error
         assert kind == "LayoutError"
@@ -179,8 +229,10 @@ def test_mistake_is_refused_everywhere_and_training_goes_on(pool, name):
         for word in mistake.words:
             assert word in text
         assert differing == []
-        assert layout == "dp=2,tp=2"
-        assert switched
+        assert same_streams
+        assert layouts == (SOURCE, TARGET)
+        assert rest[0] == outcomes
+        assert jobs.differences(end, rest[1]) == []
 
 
 def rename(rank, world_size):
