@@ -29,7 +29,10 @@ class CMakeBuild(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         """Puts the module where setuptools expects it (beside the sources when editable)."""
-        target_dir = Path(self.get_ext_fullpath(ext.name)).resolve().parent
+        target = Path(self.get_ext_fullpath(ext.name)).resolve()
+        # A development build keeps writing beside the sources, also when CMake runs by itself.
+        develops = "DYNATRAIN_BUILD_DIR" in os.environ
+        native_dir = ROOT / "python" / "dynatrain" if develops else target.parent
         build_dir = os.environ.get("DYNATRAIN_BUILD_DIR") or str(Path(self.build_temp) / "cmake")
         cmake = find_tool("cmake", "cmake", "CMAKE_BIN_DIR")
         if cmake is None:
@@ -38,16 +41,19 @@ class CMakeBuild(build_ext):
                 "  install it (pip install 'cmake>=3.26' ninja) or let pip do it: "
                 "pip install without --no-build-isolation"
             )
-        configure = [cmake, "-S", str(ROOT), "-B", build_dir, *self.settings(target_dir)]
+        configure = [cmake, "-S", str(ROOT), "-B", build_dir, *self.settings(native_dir)]
         self.call(configure)
         jobs = str(self.parallel or os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", os.cpu_count()))
         self.call([cmake, "--build", build_dir, "--target", "dynatrain_native", "-j", jobs])
+        if native_dir != target.parent:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(native_dir / target.name, target)
 
-    def settings(self, target_dir: Path) -> list[str]:
+    def settings(self, native_dir: Path) -> list[str]:
         """Returns the options of the configure call."""
         options = [
             f"-DPython_EXECUTABLE={sys.executable}",
-            f"-DDYNATRAIN_NATIVE_DIR={target_dir}",
+            f"-DDYNATRAIN_NATIVE_DIR={native_dir}",
             "-DDYNATRAIN_BUILD_PYTHON=ON",
         ]
         if "DYNATRAIN_BUILD_DIR" not in os.environ:
