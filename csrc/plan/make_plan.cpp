@@ -214,6 +214,45 @@ void check_record(const DecisionRecord& record, int num_ranks) {
 
 }  // namespace
 
+Plan part_of(const Plan& plan, const ShardMap& map, std::span<const TensorId> tensors) {
+  const auto is_wanted = [&](TensorId tensor) {
+    return std::ranges::binary_search(tensors, tensor);
+  };
+  const auto size_of = [&](const std::vector<Move>& moves) {
+    std::int64_t bytes = 0;
+    for (const Move& move : moves) {
+      const std::int64_t elem_bytes = map.tensor(move.tensor).dtype.size_bytes;
+      bytes = checked_add(bytes, checked_mul(num_elements(move.box.shape()), elem_bytes));
+    }
+    return bytes;
+  };
+  const auto wanted_moves = [&](std::vector<Move> moves) {
+    std::erase_if(moves, [&](const Move& move) { return !is_wanted(move.tensor); });
+    return moves;
+  };
+  const auto wanted_lists = [&](const std::vector<PairList>& lists) {
+    std::map<int, PairList> part;
+    for (const PairList& list : lists) {
+      std::vector<Move> moves = wanted_moves(list.moves);
+      if (!moves.empty()) {
+        const std::int64_t bytes = size_of(moves);
+        part[list.peer] = {.peer = list.peer, .moves = std::move(moves), .size_bytes = bytes};
+      }
+    }
+    return finish(std::move(part));
+  };
+  Plan part;
+  part.rank = plan.rank;
+  part.sends = wanted_lists(plan.sends);
+  part.receives = wanted_lists(plan.receives);
+  part.locals = wanted_moves(plan.locals);
+  part.adoptable = plan.adoptable;
+  part.traffic.sent_bytes = total_bytes(part.sends);
+  part.traffic.received_bytes = total_bytes(part.receives);
+  part.traffic.kept_bytes = size_of(part.locals);
+  return part;
+}
+
 std::uint64_t DecisionRecord::hash() const {
   Hasher hasher;
   hasher.add(static_cast<int>(sender_rule));

@@ -1,6 +1,7 @@
 #include "torch/bind.hpp"
 #include <string>
 #include <tuple>
+#include <unordered_set>
 #include <vector>
 
 namespace dynatrain::binding {
@@ -80,6 +81,19 @@ std::size_t num_moves(const NamedPlan& self) {
   return total;
 }
 
+/// The plan's part of the tensors that are called so.
+NamedPlan restrict_to(const NamedPlan& self, const std::vector<std::string>& names) {
+  const std::unordered_set<std::string> wanted(names.begin(), names.end());
+  std::vector<TensorId> tensors;
+  for (std::size_t i = 0; i < self.map->num_tensors(); ++i) {
+    const TensorId id(static_cast<std::int64_t>(i));
+    if (wanted.contains(self.name_of(id))) {
+      tensors.push_back(id);
+    }
+  }
+  return {part_of(self.plan, *self.map, tensors), self.map};
+}
+
 double time_bound(const NamedPlan& self, int num_stages, const Topology& topology) {
   return time_bound_seconds(self.plan.traffic, num_stages, topology);
 }
@@ -98,6 +112,7 @@ void bind_plan_class(py::module_& m) {
       .def_property_readonly("lower_bound_bytes", traffic(&Traffic::lower_bound_bytes))
       .def_property_readonly("num_moves", &num_moves)
       .def("adoptable", &adoptable_names)
+      .def("part_of", &restrict_to, py::arg("names"), NoGil())
       .def("sends", [](const NamedPlan& self) { return summaries(self.plan.sends); })
       .def("receives", [](const NamedPlan& self) { return summaries(self.plan.receives); })
       .def("moves", &all_moves);

@@ -230,6 +230,9 @@ class Plan:
     def num_moves(self) -> int:
         """Sends, receives and local moves together."""
 
+    def part_of(self, names: Sequence[str]) -> Plan:
+        """The moves of the named tensors alone; the names are equal on all ranks."""
+
     def adoptable(self) -> list[str]:
         """Tensors whose source memory may serve as target memory as it is."""
 

@@ -88,6 +88,15 @@ void check_same_tensors(const ShardMap& source, const ShardMap& target);
                              int rank,
                              const DecisionRecord& record);
 
+/// The moves of some tensors alone, as a plan of its own: what lies on a host and what lies on a
+/// device takes different ways. `tensors` is equal on all ranks, ascending.
+/// Returns  canonical lists with hashes; of the traffic, what is sent, received and kept. Adoptable
+///          is what it is in the whole: the memory that a run is given holds all tensors.
+/// Cost     O(moves log tensors).
+[[nodiscard]] Plan part_of(const Plan& plan,
+                           const ShardMap& map,
+                           std::span<const TensorId> tensors);
+
 /// Checks the plans of all ranks together, by other arithmetic than the planner's: every target
 /// element arrives exactly once, every src holds what it sends, both ends of a pair list the same
 /// moves, nobody receives what it holds or does not need (laws 2 and 3).

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "plan/small_maps.hpp"
+#include <algorithm>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -30,6 +31,35 @@ std::string refusal(const Call& call) {
 
 bool has(const std::string& text, const std::string& part) {
   return text.find(part) != std::string::npos;
+}
+
+// Host and device tensors take different ways; nothing may be lost between the two, and both ends
+// of a pair must cut their lists in the same way.
+TEST(PlanParts, PartsOfAPlanHoldEveryMoveOnceAndAgreeOnBothEnds) {
+  const std::vector<std::string> names{"a", "b", "c", "d"};
+  const ShardMap source = equal_tensors(names, {12, 6}, cut_rows(4));
+  const ShardMap target = equal_tensors(names, {12, 6}, cut_columns(3));
+  const std::vector<TensorId> host{TensorId(1), TensorId(3)};
+  const std::vector<TensorId> device{TensorId(0), TensorId(2)};
+  for (int rank = 0; rank < 4; ++rank) {
+    const Plan whole = make_plan(source, target, rank, {});
+    const Plan on_host = part_of(whole, source, host);
+    const Plan on_device = part_of(whole, source, device);
+    EXPECT_EQ(on_host.locals.size() + on_device.locals.size(), whole.locals.size());
+    EXPECT_EQ(on_host.traffic.sent_bytes + on_device.traffic.sent_bytes, whole.traffic.sent_bytes);
+    EXPECT_EQ(on_host.traffic.kept_bytes + on_device.traffic.kept_bytes, whole.traffic.kept_bytes);
+    for (const PairList& list : on_host.sends) {
+      EXPECT_TRUE(std::ranges::all_of(list.moves, [](const Move& move) {
+        return move.tensor == TensorId(1) || move.tensor == TensorId(3);
+      }));
+      const Plan peer = part_of(make_plan(source, target, list.peer, {}), source, host);
+      const auto theirs = std::ranges::find(peer.receives, rank, &PairList::peer);
+      ASSERT_NE(theirs, peer.receives.end());
+      EXPECT_EQ(theirs->moves, list.moves);
+      EXPECT_EQ(theirs->hash, list.hash);
+      EXPECT_EQ(theirs->size_bytes, list.size_bytes);
+    }
+  }
 }
 
 // Layers repeat: planning each of them anew would cost as much as there are layers.
