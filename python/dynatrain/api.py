@@ -12,11 +12,11 @@ import torch.distributed as dist
 
 from dynatrain._errors import LayoutError
 from dynatrain._torch_private import single_process_store
+from dynatrain.engine import VERIFY, Options
 from dynatrain.guard import Build
 from dynatrain.layout import Layout, as_layout
 from dynatrain.report import SwitchReport
 from dynatrain.session import Initialize, Session
-from dynatrain.transition import VERIFY, Options
 
 _current: list[Session] = []
 

@@ -13,6 +13,7 @@ from dynatrain import _torch_private
 from dynatrain._errors import Error, LayoutError
 from dynatrain.adapters.tensors import LiveTensors
 from dynatrain.calls import Call, Calls, cursors_of, reason_to_refuse
+from dynatrain.engine import Clock, Engine, Options, Side
 from dynatrain.guard import Build, build_on_meta, checked_state
 from dynatrain.layout import Layout, as_layout
 from dynatrain.materialize import check_no_meta_left, materialize
@@ -20,7 +21,7 @@ from dynatrain.rendezvous import Rendezvous
 from dynatrain.report import SwitchReport
 from dynatrain.switching import Present, Telling, run
 from dynatrain.train_state import TrainState
-from dynatrain.transition import Clock, Engine, Options, Prepared, Request, Side, prepare
+from dynatrain.transition import Prepared, Request, prepare
 from dynatrain.world import Meshes, World
 
 Initialize = Callable[[TrainState, World], None]

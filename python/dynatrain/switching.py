@@ -13,10 +13,11 @@ from dynatrain._errors import LayoutError, StaleStateError, TransportError
 from dynatrain._torch_private import clear_sharding_cache, release_memory
 from dynatrain.adapters.values import Values, continue_streams
 from dynatrain.calls import Call, Calls
+from dynatrain.engine import Clock, Engine, Side
 from dynatrain.layout import Layout
 from dynatrain.report import RankStats, SwitchReport, fill
 from dynatrain.train_state import Stateful, TrainState
-from dynatrain.transition import Clock, Engine, Moved, Prepared, Side, transfer
+from dynatrain.transition import Moved, Prepared, transfer
 from dynatrain.world import World
 
 _log = logging.getLogger("dynatrain.session")
@@ -187,7 +188,7 @@ def _tell(engine: Engine, prepared: Prepared, moved: Moved, telling: Telling) ->
         traffic=[(engine.rank, peer, size) for peer, _, size, _ in prepared.plan.sends()],
         timeline=clock.spans,
     )
-    report.num_stages = prepared.schedule.num_stages
+    report.num_stages = sum(route.schedule.num_stages for route in prepared.routes)
     try:
         ranks = engine.control.gather(stats)
     except TransportError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import os
 import resource
@@ -344,7 +345,9 @@ def session_that_loses_a_rank(moment, dying):
         param.grad = torch.zeros_like(param)
     state.optimizer.step()
     state.optimizer.zero_grad()
-    fatal.executor, session._engine.executor = session._engine.executor, fatal
+    lanes = session._engine.lanes
+    fatal.executor = lanes["host"].executor
+    lanes["host"] = dataclasses.replace(lanes["host"], executor=fatal)
     fatal.armed = True
     return session
 

@@ -109,6 +109,12 @@ class LiveTensors:
             )
         self.tensors[name] = tensor
 
+    def host_names(self) -> set[str]:
+        """Names of the tensors that lie in host memory."""
+        return {
+            n for n, tensor in self.tensors.items() if local_tensor(tensor).device.type == "cpu"
+        }
+
     def table(self) -> _native.StateTable:
         """Descriptors and addresses of all tensors (address 0 for meta tensors)."""
         table = _native.StateTable()

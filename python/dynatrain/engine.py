@@ -1,0 +1,182 @@
+"""What one rank switches with: its options, its groups, and an executor per kind of memory.
+
+A phase that fails on one rank fails on all: that is what :meth:`Engine.together` is for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TypeVar
+
+import torch.distributed as dist
+
+from dynatrain import _native
+from dynatrain._torch_private import new_group
+from dynatrain.adapters.tensors import LiveTensors
+from dynatrain.control import Control, merge_plain
+from dynatrain.report import Span
+from dynatrain.train_state import TrainState
+
+_T = TypeVar("_T")
+#: Messages of a pair and stage that may lie in tensors themselves, without staging.
+_DIRECT_MESSAGES = 8
+VERIFY = ("sums", "fingerprint", "replicas")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Settings of a session; see ``dynatrain.init`` for what each means."""
+
+    timeout: timedelta
+    staging_budget_bytes: int
+    memory_budget_bytes: int | None
+    num_threads: int
+    verify: frozenset[str]
+    seed: int
+
+
+@dataclass
+class Side:
+    """A state as the planner sees it: live tensors and the table made from them."""
+
+    state: TrainState | None
+    live: LiveTensors | None
+    table: _native.StateTable
+
+    @staticmethod
+    def read(state: TrainState | None, names: Mapping[str, str] | None = None) -> Side:
+        """Reads the present tensors of ``state``; an idle rank has none."""
+        if state is None:
+            return Side(None, None, _native.StateTable())
+        live = LiveTensors(state, names)
+        return Side(state, live, live.table())
+
+
+class Clock:
+    """Collects the spans of one rank, in seconds since it was made."""
+
+    def __init__(self, rank: int) -> None:
+        self._rank = rank
+        self._start = time.perf_counter()
+        self.spans: list[Span] = []
+
+    def now(self) -> float:
+        """Seconds since the clock was made."""
+        return time.perf_counter() - self._start
+
+    def adopt(self, spans: Sequence[Span], by: float) -> None:
+        """Takes over the spans of a clock that was made ``by`` seconds after this one."""
+        self.spans += [
+            replace(span, begin_seconds=span.begin_seconds + by, end_seconds=span.end_seconds + by)
+            for span in spans
+        ]
+
+    def add(self, phase: str, begin: float) -> float:
+        """Ends a span that began at ``begin``; returns its length."""
+        end = self.now()
+        self.spans.append(Span(self._rank, phase, 0, begin, end))
+        return end - begin
+
+
+def _attempt(work: Callable[[], _T]) -> tuple[_T | None, Exception | None]:
+    try:
+        return work(), None
+    except Exception as caught:  # noqa: BLE001 - whatever it is, the peers must learn of it
+        return None, caught
+
+
+HOST, DEVICE = "host", "device"
+
+
+@dataclass(frozen=True)
+class Lane:
+    """The way of all tensors in one kind of memory: a transport and the executor over it.
+
+    Attributes:
+        transport: the union communicator.
+        executor: runs schedules over it.
+        max_direct: messages per pair and stage that may lie in tensors themselves.
+    """
+
+    transport: _native.Transport
+    executor: _native.Executor
+    max_direct: int
+
+
+class Engine:
+    """The control group, and the union communicators and native executors of one job, by lane."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.control: Control
+        self.rank = dist.get_rank()
+        self.num_ranks = dist.get_world_size()
+        self._copier = _native.CpuCopier(options.num_threads)
+        self.lanes: dict[str, Lane] = {}
+
+    @property
+    def connected(self) -> bool:
+        """Whether the control group and the union communicators stand."""
+        return bool(self.lanes) and not self.control.lost
+
+    def connect(self) -> None:
+        """Makes the control group and the union communicators. Collective."""
+        self.control = Control(self.options.timeout)
+        self.lanes = {HOST: self._host_lane()}
+
+    def _host_lane(self) -> Lane:
+        group = new_group(None, self.options.timeout, backend="gloo")
+        seconds = self.options.timeout.total_seconds()
+        transport = _native.C10dTransport(group.group_name, self.rank, self.num_ranks, seconds)
+        return Lane(transport, _native.Executor(transport, self._copier), _DIRECT_MESSAGES)
+
+    def disconnect(self, reason: str) -> None:
+        """Ends the union communicators; they are made again before the next call."""
+        for lane in self.lanes.values():
+            lane.transport.abort(reason)
+        self.lanes = {}
+
+    def together(self, phase: str, work: Callable[[], _T]) -> _T:
+        """Runs ``work``; when it fails on one rank, every rank raises. Collective."""
+        result, error = _attempt(work)
+        self.control.agree(phase, error, None)
+        return result  # type: ignore[return-value]
+
+    def gathered(self, phase: str, work: Callable[[], _T]) -> list[_T]:
+        """What ``work`` returned by rank; when it fails on one, every rank raises. Collective."""
+        result, error = _attempt(work)
+        return self.control.agree(phase, error, result)  # type: ignore[arg-type]
+
+    def fingerprint(self, shard_map: _native.ShardMap, table: _native.StateTable) -> str:
+        """The fingerprint of a state, the same in every layout. Collective."""
+        threads = self.options.num_threads
+        shares = self.gathered(
+            "the fingerprint",
+            lambda: _native.fingerprint_share(shard_map, self.rank, table, threads),
+        )
+        return f"{sum(shares) % 2**64:016x}"
+
+    def differing_replicas(
+        self, shard_map: _native.ShardMap, table: _native.StateTable
+    ) -> list[str]:
+        """One line per cell on which owners differ. Collective."""
+        threads = self.options.num_threads
+        hashes = self.gathered(
+            "comparing replicas",
+            lambda: _native.fragment_hashes(shard_map, self.rank, table, threads),
+        )
+        return _native.compare_replicas(shard_map, hashes)
+
+    def publish_map(self, side: Side) -> _native.ShardMap:
+        """Joins what all ranks say of their state into one map, proved by each. Collective."""
+        published = self.control.publish(side.table.encode())
+
+        def merge() -> _native.ShardMap:
+            merged = _native.ShardMap.merge(merge_plain(published))
+            merged.prove_live(self.rank, side.table)
+            return merged
+
+        return self.together("reading the state", merge)
