@@ -79,8 +79,7 @@ void PulledRun::retire(std::size_t k) {
     monitor_.fail(static_cast<int>(k), std::current_exception());
     monitor_.check();
   }
-  run_.control.landed_bytes += program_.stages[k].received_bytes + program_.stages[k].local_bytes;
-  run_.control.landed_stages = static_cast<int>(k) + 1;
+  tell_landed(run_, program_.stages[k], k);
 }
 
 void PulledRun::acknowledge() {

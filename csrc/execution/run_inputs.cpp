@@ -1,6 +1,7 @@
 #include "execution/run_inputs.hpp"
 
 #include "dynatrain/base/error.hpp"
+#include "dynatrain/base/log.hpp"
 
 #include <algorithm>
 #include <array>
@@ -181,6 +182,17 @@ std::vector<Note> exchange_notes(const Ports& ports,
     throw;
   }
   return board.received();
+}
+
+void tell_landed(const RunInputs& run, const StageProgram& program, std::size_t k) {
+  run.control.landed_bytes += program.received_bytes + program.local_bytes;
+  run.control.landed_stages = static_cast<int>(k) + 1;
+  log(LogLevel::kDebug,
+      "execution",
+      "rank " + std::to_string(run.schedule.rank) + ": stage " + std::to_string(k + 1) + " of " +
+          std::to_string(run.schedule.stages.size()) + " landed; sent " +
+          std::to_string(program.sent_bytes) + " bytes, received " +
+          std::to_string(program.received_bytes) + ", kept " + std::to_string(program.local_bytes));
 }
 
 bool drain(std::span<const Token> tokens, Deadline deadline) noexcept {

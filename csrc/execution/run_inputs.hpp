@@ -5,6 +5,7 @@
 #include "execution/program.hpp"
 #include <array>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <utility>
@@ -59,6 +60,9 @@ struct Ports {
 
 /// Takes out of the batch what would copy bytes onto themselves; returns their number.
 [[nodiscard]] std::int64_t skip_adopted(CopyBatch& local, const AddressTable& addresses);
+
+/// Tells the run's control that stage `k` has landed, and the log at level DEBUG.
+void tell_landed(const RunInputs& run, const StageProgram& program, std::size_t k);
 
 /// Two words that a rank tells a peer.
 using Note = std::array<std::uint64_t, 2>;

@@ -151,8 +151,7 @@ void StagedRun::retire(std::size_t k) {
     monitor_.fail(stage_index(k), std::current_exception());
     monitor_.check();
   }
-  run_.control.landed_bytes += program_[k].received_bytes + program_[k].local_bytes;
-  run_.control.landed_stages = stage_index(k) + 1;
+  tell_landed(run_, program_[k], k);
 }
 
 void StagedRun::verify(std::size_t k) {
