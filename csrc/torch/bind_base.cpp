@@ -73,11 +73,14 @@ std::shared_ptr<py::object> shared_callable(py::object callable) {
           }};
 }
 
-void install_log_sink(const py::object& callable) {
+void install_log_sink(const py::object& callable, int least_level) {
   LogSink sink;
   if (!callable.is_none()) {
-    sink = [held = shared_callable(callable)](
+    sink = [held = shared_callable(callable), least_level](
                LogLevel level, std::string_view room, std::string_view text) {
+      if (static_cast<int>(level) < least_level) {
+        return;  // before the GIL, for which a switch would have to wait
+      }
       const py::gil_scoped_acquire gil;
       try {
         (*held)(static_cast<int>(level), room, text);
@@ -101,7 +104,7 @@ std::uint64_t hash64(const py::bytes& data) {
 
 void bind_base(py::module_& m) {
   py::register_exception_translator(&translate);
-  m.def("set_log_sink", &install_log_sink, py::arg("sink").none(true));
+  m.def("set_log_sink", &install_log_sink, py::arg("sink").none(true), py::arg("least_level") = 0);
   m.def("hash64", &hash64, py::arg("data"));
 }
 

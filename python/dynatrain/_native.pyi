@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 
 __version__: str
 
-def set_log_sink(sink: Callable[[int, str, str], None] | None) -> None:
+def set_log_sink(sink: Callable[[int, str, str], None] | None, least_level: int = 0) -> None:
     """Sends every log line to ``sink(level, room, text)``; None means silence (the default).
 
-    Called from any thread, one call at a time; what it raises is reported and dropped.
+    Levels are those of ``logging``; a line below ``least_level`` waits for nothing. Called from any
+    thread, one call at a time; what it raises is reported and dropped.
     """
 
 def hash64(data: bytes) -> int:
