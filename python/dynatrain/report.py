@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 SCHEMA_VERSION = 1
+#: phases whose spans overlap; a rank goes through all others one after another
+_OVERLAPPING = ("pack", "wire", "unpack", "local", "verify")
+_PARITY = ("even", "odd")
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,23 @@ class SwitchReport:
         """Plain data for ``json.dumps``; docs/reference/json.md has the schema."""
         return {"schema_version": SCHEMA_VERSION, **asdict(self)}
 
+    def write_trace(self, path: str | os.PathLike[str]) -> None:
+        """Writes the timeline for Perfetto or chrome://tracing; a process there is a rank here.
+
+        docs/reference/json.md has the schema. Raises OSError when the file cannot be written.
+        """
+        data = self.to_json()
+        ranks = sorted({span.rank for span in self.timeline})
+        names = [event for rank in ranks for event in _lane_names(rank)]
+        spans = [_trace_event(span) for span in _without_overlap(self.timeline)]
+        trace = {
+            "schema_version": SCHEMA_VERSION,
+            "displayTimeUnit": "ms",
+            "otherData": {key: value for key, value in data.items() if key != "timeline"},
+            "traceEvents": names + spans,
+        }
+        Path(path).write_text(json.dumps(trace))
+
     def __str__(self) -> str:
         mark = "prepared" if self.prepared else "cold"
         text = (
@@ -121,6 +144,51 @@ def fill(report: SwitchReport, ranks: Sequence[RankStats]) -> None:
     report.extra_peak_bytes = max(stats.extra_peak_bytes for stats in ranks)
     report.traffic = [pair for stats in ranks for pair in stats.traffic]
     report.timeline = [span for stats in ranks for span in stats.timeline]
+
+
+def _lane(span: Span) -> int:
+    """Where a span is drawn: spans of one lane must not overlap, and two stages are in flight."""
+    if span.phase not in _OVERLAPPING:
+        return 0
+    return 1 + 2 * _OVERLAPPING.index(span.phase) + span.stage % 2
+
+
+def _without_overlap(spans: Sequence[Span]) -> list[Span]:
+    """Ends each span where the next one of its lane begins, at the latest.
+
+    The end of a wire span is when the watching thread saw it, a little late.
+    """
+    ordered = sorted(spans, key=lambda span: (span.rank, _lane(span), span.begin_seconds))
+    cut = []
+    for span, following in zip(ordered, [*ordered[1:], None], strict=True):
+        end = span.end_seconds
+        if following and (span.rank, _lane(span)) == (following.rank, _lane(following)):
+            end = min(end, following.begin_seconds)
+        cut.append(replace(span, end_seconds=end))
+    return cut
+
+
+def _lane_names(rank: int) -> list[dict[str, Any]]:
+    lanes = ["steps"] + [f"{phase}, {kind} stages" for phase in _OVERLAPPING for kind in _PARITY]
+    names = [("process_name", 0, f"rank {rank}")]
+    names += [("thread_name", number, name) for number, name in enumerate(lanes)]
+    return [
+        {"name": kind, "ph": "M", "pid": rank, "tid": lane, "args": {"name": name}}
+        for kind, lane, name in names
+    ]
+
+
+def _trace_event(span: Span) -> dict[str, Any]:
+    return {
+        "name": f"{span.phase} {span.stage}" if _lane(span) else span.phase,
+        "cat": span.phase,
+        "ph": "X",
+        "ts": span.begin_seconds * 1e6,
+        "dur": (span.end_seconds - span.begin_seconds) * 1e6,
+        "pid": span.rank,
+        "tid": _lane(span),
+        "args": {"stage": span.stage, "size_bytes": span.size_bytes},
+    }
 
 
 def _mebi(size_bytes: int) -> str:

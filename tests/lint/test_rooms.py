@@ -169,6 +169,17 @@ def test_private_process_group_state_is_touched_in_one_file():
     assert len(users) <= 1, users
 
 
+# A setting that any file may read is one that nobody can list.
+def test_own_environment_variables_are_read_in_one_file():
+    users = [
+        short(path)
+        for path in tracked("python/dynatrain/*.py", "csrc/*.cpp", "include/*.hpp")
+        if re.search(r'"DYNATRAIN_[A-Z]', read(path))
+    ]
+
+    assert users == ["python/dynatrain/_settings.py"]
+
+
 # A file that does not fit a reader's head is two files.
 def test_no_cpp_file_is_longer_than_four_hundred_lines():
     long_files = [

@@ -1,0 +1,113 @@
+"""The two environment variables, read here and nowhere else, and what they turn on.
+
+``DYNATRAIN_LOG``    least level of the logger ``dynatrain``, such as ``INFO`` or ``debug``
+``DYNATRAIN_TRACE``  folder into which rank 0 writes the timeline of every switch
+
+What a script has set itself wins: a level of that logger, and where its lines go.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from dynatrain import _native
+from dynatrain._errors import LayoutError
+from dynatrain.report import SwitchReport
+
+LOG, TRACE = "DYNATRAIN_LOG", "DYNATRAIN_TRACE"
+LEVELS = {"DEBUG": logging.DEBUG, "INFO": logging.INFO, "WARNING": logging.WARNING}
+FORMAT = "%(asctime)s %(name)s %(levelname)s %(message)s"
+OnSwitch = Callable[[Callable[[SwitchReport], None]], None]
+
+_package = logging.getLogger("dynatrain")
+_package.addHandler(logging.NullHandler())  # silent by default, warnings too
+_log = logging.getLogger("dynatrain.session")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the environment asks for; None where it asks for nothing."""
+
+    log_level: int | None = None
+    trace_folder: Path | None = None
+
+    def apply(self, on_switch: OnSwitch, rank: int) -> None:
+        """Turns both on for a session.
+
+        Args:
+            on_switch: the session's own ``on_switch``.
+            rank: of this process; rank 0 writes the traces.
+        """
+        if self.log_level is not None:
+            _show_lines(self.log_level)
+        _native.set_log_sink(_forward, _package.getEffectiveLevel())
+        if self.trace_folder is not None and rank == 0:
+            on_switch(_Tracer(self.trace_folder).write)
+
+
+def read(environment: Mapping[str, str] = os.environ) -> Settings:
+    """Reads both variables; an empty one counts as absent.
+
+    Raises:
+        LayoutError: a value does not parse, or its folder cannot be made; nothing was started.
+    """
+    level, folder = environment.get(LOG), environment.get(TRACE)
+    return Settings(_level(level) if level else None, _folder(folder) if folder else None)
+
+
+def _level(text: str) -> int:
+    if text.upper() not in LEVELS:
+        raise LayoutError(
+            f"settings: {LOG}={text!r} is no level\n  expected one of {', '.join(LEVELS)}\n"
+            "  nothing was started"
+        )
+    return LEVELS[text.upper()]
+
+
+def _folder(text: str) -> Path:
+    folder = Path(text).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LayoutError(
+            f"settings: {TRACE}={text!r} is no folder and cannot be made one: {error.strerror}\n"
+            "  nothing was started\n  name a folder that may be written"
+        ) from error
+    return folder
+
+
+def _show_lines(level: int) -> None:
+    if _package.level == logging.NOTSET:
+        _package.setLevel(level)
+    others = [h for h in _package.handlers if not isinstance(h, logging.NullHandler)]
+    if not others and not logging.getLogger().handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter(FORMAT))
+        _package.addHandler(handler)
+
+
+def _forward(level: int, room: str, text: str) -> None:
+    """Takes a line of the C++ core, from any of its threads."""
+    logging.getLogger(f"dynatrain.{room}").log(level, "%s", text)
+
+
+# A thread of the core must not meet an interpreter that has ended.
+atexit.register(_native.set_log_sink, None)
+
+
+@dataclass(frozen=True)
+class _Tracer:
+    folder: Path
+
+    def write(self, report: SwitchReport) -> None:
+        """Writes one switch; the training goes on without its trace when the disk is full."""
+        path = self.folder / f"switch-{report.epoch:04d}.json"
+        try:
+            report.write_trace(path)
+        except OSError as error:
+            _log.warning("the trace of a switch could not be written to %s: %s", path, error)

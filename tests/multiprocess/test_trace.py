@@ -1,0 +1,49 @@
+"""A trace of a real switch: what a viewer draws of it."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+from torch.distributed.fsdp import fully_shard
+
+import dynatrain
+
+
+def build(world):
+    model = torch.nn.Linear(1536, 1024)  # messages large enough for several stages
+    if world.enabled("dp_shard"):
+        fully_shard(model, mesh=world.mesh["dp_shard"])
+    return dynatrain.TrainState(model, torch.optim.SGD(model.parameters(), lr=0.1))
+
+
+def write_trace(rank, world_size, path):
+    session = dynatrain.init(build, "dp=4", timeout_s=20, staging_budget_bytes=1 << 20)
+    report = session.switch("dp=3")
+    if rank == 0:
+        report.write_trace(path)
+    session.close()
+    return report.num_stages
+
+
+# A viewer drops or misplaces a span that begins within another one of its lane.
+def test_spans_of_a_lane_do_not_overlap_and_all_ranks_are_there(pool, tmp_path):
+    path = tmp_path / "trace.json"
+    num_stages = pool.run(write_trace, str(path))[0]
+
+    events = json.loads(Path(path).read_text())["traceEvents"]
+    lanes = defaultdict(list)
+    for event in events:
+        if event["ph"] == "X":
+            lanes[event["pid"], event["tid"]].append((event["ts"], event["ts"] + event["dur"]))
+    assert num_stages > 2
+    assert {rank for rank, _ in lanes} == {0, 1, 2, 3}
+    named = {(e["pid"], e["tid"]) for e in events if e["name"] == "thread_name"}
+    assert lanes.keys() <= named
+    for spans in lanes.values():
+        spans.sort()
+        ends = [end for _, end in spans]
+        begins = [begin for begin, _ in spans[1:]]
+        assert all(end <= begin + 0.01 for end, begin in zip(ends, begins, strict=False)), spans
