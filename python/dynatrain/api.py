@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from dynatrain import _settings
 from dynatrain._errors import LayoutError
 from dynatrain._torch_private import single_process_store
 from dynatrain.engine import VERIFY, Options
@@ -65,13 +66,15 @@ def init(  # noqa: PLR0913 - the settings of a session, all but two with default
         The session, also used by :func:`switch_parallelism`.
 
     Raises:
-        LayoutError: the layout does not fit the job, or build returned no TrainState.
+        LayoutError: the layout does not fit the job, build returned no TrainState, or
+            ``DYNATRAIN_LOG`` or ``DYNATRAIN_TRACE`` does not parse.
     """
     unknown = set(verify) - set(VERIFY)
     if unknown:
         raise LayoutError(
             f"session: verify={sorted(unknown)}\n  expected any of {VERIFY}\n  nothing was started"
         )
+    settings = _settings.read()
     _join()
     options = Options(
         timeout=timedelta(seconds=timeout_s),
@@ -82,6 +85,7 @@ def init(  # noqa: PLR0913 - the settings of a session, all but two with default
         seed=seed,
     )
     session = Session(build, options, _device(device))
+    settings.apply(session.on_switch, dist.get_rank())
     session.start(as_layout(layout), initialize, keep)
     _current[:] = [session]
     session.place_kept()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import defaultdict
-from pathlib import Path
 
 import torch
 from torch.distributed.fsdp import fully_shard
@@ -19,21 +19,22 @@ def build(world):
     return dynatrain.TrainState(model, torch.optim.SGD(model.parameters(), lr=0.1))
 
 
-def write_trace(rank, world_size, path):
+def write_trace(rank, world_size, folder):
+    os.environ["DYNATRAIN_TRACE"] = folder
     session = dynatrain.init(build, "dp=4", timeout_s=20, staging_budget_bytes=1 << 20)
+    del os.environ["DYNATRAIN_TRACE"]
     report = session.switch("dp=3")
-    if rank == 0:
-        report.write_trace(path)
     session.close()
     return report.num_stages
 
 
 # A viewer drops or misplaces a span that begins within another one of its lane.
 def test_spans_of_a_lane_do_not_overlap_and_all_ranks_are_there(pool, tmp_path):
-    path = tmp_path / "trace.json"
-    num_stages = pool.run(write_trace, str(path))[0]
+    num_stages = pool.run(write_trace, str(tmp_path))[0]
 
-    events = json.loads(Path(path).read_text())["traceEvents"]
+    (path,) = tmp_path.iterdir()
+    assert path.name == "switch-0001.json"
+    events = json.loads(path.read_text())["traceEvents"]
     lanes = defaultdict(list)
     for event in events:
         if event["ph"] == "X":
