@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,7 @@ def _without_overlap(spans: Sequence[Span]) -> list[Span]:
     """
     ordered = sorted(spans, key=lambda span: (span.rank, _lane(span), span.begin_seconds))
     cut = []
-    for span, following in zip(ordered, [*ordered[1:], None], strict=True):
+    for span, following in zip_longest(ordered, ordered[1:]):
         end = span.end_seconds
         if following and (span.rank, _lane(span)) == (following.rank, _lane(following)):
             end = min(end, following.begin_seconds)

@@ -124,7 +124,7 @@ def exchange_with_all(rank, world_size, sizes, num_rounds):
 
 # A stage posts everything before it waits for anything; a transport that made one post wait for
 # another's peer would deadlock right here.
-def test_all_pairs_exchange_when_all_is_posted_first(pool: WorkerPool):
+def test_all_pairs_meet_in_one_exchange(pool: WorkerPool):
     assert pool.run(exchange_with_all, [3000, 200_000, 10], 5, world_size=4) == [0] * 4
 
 
