@@ -1,5 +1,6 @@
 """The demo itself, shortened: what `make demo` promises is in the file that it writes."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -39,9 +40,7 @@ def run_demo(folder, *arguments):
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
-    # Every kind of parallelism, a rank that idles, and one that comes back.
-    layouts = "dp=4;tp=2,pp=2;dp=3;dp=4"
-    output, summary = run_demo(folder, "--steps-per-layout=2", "--layouts", layouts)
+    output, summary = run_demo(folder, "--steps-per-layout=2")  # all nine layouts of the demo
     return folder, output, summary
 
 
@@ -57,7 +56,7 @@ def test_summary_has_the_promised_keys(demo):
 def test_switching_changes_neither_a_bit_nor_the_loss(demo):
     _, _, summary = demo
 
-    assert summary["steps"] == 8
+    assert summary["steps"] == 18
     assert summary["loss_gap_max"] <= 1e-3
     for switch in summary["switches"]:
         assert switch["fingerprint_before"] == switch["fingerprint_after"]
@@ -76,7 +75,7 @@ def test_no_switch_moves_more_than_the_lower_bound(demo):
 def test_only_the_first_switch_is_cold(demo):
     _, _, summary = demo
 
-    assert [switch["prepared"] for switch in summary["switches"]] == [False, True, True]
+    assert [switch["prepared"] for switch in summary["switches"]] == [False] + [True] * 7
 
 
 # A newcomer sees one line per switch and finds the two pictures.
@@ -90,3 +89,33 @@ def test_every_switch_has_a_line_and_the_pictures_are_written(demo):
         assert switch["fingerprint_before"] in lines[0]
     assert (folder / "losses.png").stat().st_size > 10_000
     assert (folder / "timeline.png").stat().st_size > 10_000
+
+
+def train_alone(monkeypatch, *arguments):
+    """The command in this process, without a launcher; returns its run."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    monkeypatch.setattr(sys, "argv", ["train_gpt.py", "--layouts=dp=1;dp=1", *arguments])
+    script = importlib.import_module("train_gpt")
+    runs, train = [], script.train
+
+    def train_and_keep(config, run, *rest):
+        runs.append(run)
+        train(config, run, *rest)
+
+    monkeypatch.setattr(script, "train", train_and_keep)
+    assert script.main() == 0
+    return runs[0]
+
+
+# The reader's own comparison: as many steps, the same ones, and no switch among them.
+def test_no_switch_trains_the_same_steps_in_the_first_layout(monkeypatch):
+    steps = "--steps-per-layout=2"
+
+    switching = train_alone(monkeypatch, steps)
+    still = train_alone(monkeypatch, steps, "--no-switch")
+
+    assert [len(switching.switches), len(still.switches)] == [1, 0]
+    assert len(still.losses) == 4
+    assert still.losses == switching.losses
