@@ -131,6 +131,7 @@ class RankStats:
     extra_peak_bytes: int
     traffic: list[tuple[int, int, int]]
     timeline: list[Span]
+    not_continuous: list[str] = field(default_factory=list)
 
 
 def fill(report: SwitchReport, ranks: Sequence[RankStats]) -> None:
@@ -143,6 +144,8 @@ def fill(report: SwitchReport, ranks: Sequence[RankStats]) -> None:
     report.lower_bound_bytes = sum(stats.lower_bound_bytes for stats in ranks)
     report.staging_peak_bytes = max(stats.staging_peak_bytes for stats in ranks)
     report.extra_peak_bytes = max(stats.extra_peak_bytes for stats in ranks)
+    reasons = {reason: None for stats in ranks for reason in stats.not_continuous}
+    report.not_continuous = list(reasons)
     report.traffic = [pair for stats in ranks for pair in stats.traffic]
     report.timeline = [span for stats in ranks for span in stats.timeline]
 

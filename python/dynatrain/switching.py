@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -79,6 +79,7 @@ class Telling:
 
     report: SwitchReport
     clock: Clock
+    not_continuous: list[str] = field(default_factory=list)
 
 
 def run(
@@ -110,7 +111,8 @@ def run(
         rank, step = present.world.rank, report.step
         continue_streams(present.device, streams, present.seed, rank, step)
     clock.add("commit", begin)
-    _tell(engine, prepared, moved, telling)
+    reasons = [f"a kept object raised {type(error).__name__}: {error}" for error in errors]
+    _tell(engine, prepared, moved, replace(telling, not_continuous=reasons))
     return errors
 
 
@@ -187,6 +189,7 @@ def _tell(engine: Engine, prepared: Prepared, moved: Moved, telling: Telling) ->
         extra_peak_bytes=prepared.fresh_bytes + moved.staging_peak_bytes,
         traffic=[(engine.rank, peer, size) for peer, _, size, _ in prepared.plan.sends()],
         timeline=clock.spans,
+        not_continuous=telling.not_continuous,
     )
     report.num_stages = sum(route.schedule.num_stages for route in prepared.routes)
     try:

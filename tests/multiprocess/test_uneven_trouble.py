@@ -89,7 +89,7 @@ def test_kept_object_that_cannot_be_read_is_refused_on_all_at_once(pool):
 def fail_after_the_vote(rank, world_size):
     kept, told = Kept(1), []
     session = start("dp=4", keep={"kept": kept})
-    session.on_switch(lambda report: told.append(report.bytes_moved))
+    session.on_switch(lambda report: told.append((report.bytes_moved, report.not_continuous)))
     random.seed(5)
     kept.moment = "committed"
     raised, begin = None, time.monotonic()
@@ -108,7 +108,9 @@ def test_kept_object_that_raises_after_the_vote_leaves_all_ranks_alike(pool):
     assert [result[0] for result in results] == [None, "kept object at committed", None, None]
     assert len({repr(result[1:]) for result in results}) == 1
     assert results[0][1:3] == (True, "dp=2,tp=2")
-    assert results[0][3][0] > 0
+    ((moved, reasons),) = results[0][3]
+    assert moved > 0
+    assert reasons == ["a kept object raised ValueError: kept object at committed"]
 
 
 def ask_while_a_rank_idles(rank, world_size):
