@@ -1,0 +1,127 @@
+#include "transport/nccl/completion.hpp"
+
+#include "transport/nccl/pause.hpp"
+#include <algorithm>
+#include <string>
+#include <utility>
+
+namespace dynatrain {
+
+NcclCompletion::NcclCompletion(std::shared_ptr<NcclWorld> world, Deadline deadline)
+    : world_(std::move(world)), deadline_(deadline) {}
+
+NcclCompletion::~NcclCompletion() {
+  if (!has_left_device()) {
+    lease_.give_up();  // the device may still use it
+  }
+  for (const Posted& posted : posted_) {
+    world_->give_back(posted.event);
+  }
+}
+
+void NcclCompletion::add_group(void* event, std::vector<int> peers) {
+  posted_.push_back({.event = event, .peers = std::move(peers)});
+}
+
+bool NcclCompletion::done() const {
+  return look() != State::kPending;
+}
+
+void* NcclCompletion::event() const noexcept {
+  return posted_.empty() ? nullptr : posted_.back().event;
+}
+
+bool NcclCompletion::has_left_device() const {
+  try {
+    return posted_.empty() || world_->is_done(posted_.back().event);
+  } catch (const DeviceError& error) {
+    // A device that answers so runs nothing any more.
+    world_->fail(TransportError(error.what(), -1, -1, false));
+    return true;
+  }
+}
+
+NcclCompletion::State NcclCompletion::look() const {
+  const std::lock_guard lock(mutex_);
+  if (state_ == State::kPending && has_left_device()) {
+    // Asked in this order: an abort ends kernels too, and must not look like success.
+    if (error_ != nullptr || (!posted_.empty() && world_->failure())) {
+      state_ = State::kFailed;
+    } else {
+      lease_.deliver();
+      state_ = State::kGood;
+    }
+  }
+  return state_;
+}
+
+void NcclCompletion::wait(Deadline deadline) {
+  for (Pause pause;; pause()) {
+    switch (look()) {
+      case State::kGood:
+        return;
+      case State::kFailed:
+        throw_failure();
+      case State::kPending:
+        look_at_limits();
+    }
+    if (std::chrono::steady_clock::now() >= deadline && look() == State::kPending) {
+      if (error_ != nullptr || world_->failure()) {
+        throw_failure();
+      }
+      throw_still_pending();
+    }
+  }
+}
+
+void NcclCompletion::look_at_limits() {
+  if (world_->failure()) {
+    return;
+  }
+  const std::vector<int> peers = pending_peers();
+  try {
+    world_->check_async(peers);
+  } catch (const TransportError& error) {
+    world_->fail(error);
+    return;
+  }
+  if (std::chrono::steady_clock::now() >= deadline_) {
+    world_->fail(
+        TransportError("transport: sends and receives on rank " + std::to_string(world_->rank()) +
+                           " reached their deadline\n  waiting for rank" + name_peers(peers) +
+                           "\n  it may be stopped, or far behind; the communicator is "
+                           "aborted\n  raise the timeout when the ranks are only slow",
+                       only_peer(peers),
+                       -1,
+                       true));
+  }
+}
+
+std::vector<int> NcclCompletion::pending_peers() const {
+  const auto first = std::ranges::find_if(posted_, [this](const Posted& posted) {
+    try {
+      return !world_->is_done(posted.event);
+    } catch (const DeviceError&) {
+      return true;
+    }
+  });
+  return first == posted_.end() ? std::vector<int>() : first->peers;
+}
+
+void NcclCompletion::throw_failure() const {
+  if (error_ != nullptr) {
+    std::rethrow_exception(error_);
+  }
+  throw TransportError(world_->failure().value());
+}
+
+void NcclCompletion::throw_still_pending() const {
+  throw TransportError(
+      "transport: an exchange did not end before a wait for it did\n  it is still "
+      "pending, and the memory it was given is still in use",
+      only_peer(pending_peers()),
+      -1,
+      false);
+}
+
+}  // namespace dynatrain

@@ -1,0 +1,60 @@
+#pragma once
+
+#include "dynatrain/base/device_completion.hpp"
+
+#include "transport/nccl/host_bounce.hpp"
+#include "transport/nccl/world.hpp"
+#include <atomic>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+namespace dynatrain {
+
+/// One exchange: an event per group, in the order of the stream, and what is still to be copied to
+/// host memory.
+///
+/// It ends when the device has let go of its memory: after an error, that is when the aborted
+/// kernels are gone. Waiting looks at the communicator too; at the exchange's deadline, or when
+/// NCCL reports an error, the communicator is aborted and the error names the peers of the first
+/// group that has not ended.
+class NcclCompletion final : public DeviceCompletion {
+ public:
+  NcclCompletion(std::shared_ptr<NcclWorld> world, Deadline deadline);
+  ~NcclCompletion() override;
+
+  /// Only while the exchange is being posted.
+  void add_group(void* event, std::vector<int> peers);
+  void use_host(HostBounce::Lease lease) { lease_ = std::move(lease); }
+  /// The exchange could not be posted, or only in part.
+  void fail(std::exception_ptr error) { error_ = std::move(error); }
+
+  [[nodiscard]] bool done() const override;
+  void wait(Deadline deadline) override;
+  [[nodiscard]] void* event() const noexcept override;
+
+ private:
+  struct Posted {
+    void* event = nullptr;
+    std::vector<int> peers;
+  };
+  enum class State : std::uint8_t { kPending, kGood, kFailed };
+
+  [[nodiscard]] State look() const;
+  [[nodiscard]] bool has_left_device() const;
+  [[nodiscard]] std::vector<int> pending_peers() const;
+  void look_at_limits();
+  [[noreturn]] void throw_failure() const;
+  [[noreturn]] void throw_still_pending() const;
+
+  std::shared_ptr<NcclWorld> world_;
+  Deadline deadline_;
+  std::vector<Posted> posted_;
+  std::exception_ptr error_;
+  mutable std::mutex mutex_;
+  mutable HostBounce::Lease lease_;
+  mutable State state_ = State::kPending;
+};
+
+}  // namespace dynatrain

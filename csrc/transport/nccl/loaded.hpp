@@ -1,0 +1,19 @@
+#pragma once
+
+#include "dynatrain/transport/nccl.hpp"
+
+#include "transport/nccl/world.hpp"
+#include <memory>
+#include <string>
+
+namespace dynatrain {
+
+/// The libraries of this process behind the two ports. Only in builds that found the headers of
+/// NCCL and CUDA (DYNATRAIN_HAS_NCCL).
+/// Errors   DeviceError that says what is missing.
+[[nodiscard]] std::shared_ptr<NcclApi> load_nccl(const std::string& path);
+[[nodiscard]] std::shared_ptr<DeviceApi> load_cuda_runtime(const std::string& path);
+/// What load_nccl() would find.
+[[nodiscard]] NcclReport report_loaded_nccl(const std::string& path);
+
+}  // namespace dynatrain

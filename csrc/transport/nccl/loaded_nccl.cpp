@@ -1,0 +1,185 @@
+#ifdef DYNATRAIN_HAS_NCCL
+
+#include "dynatrain/base/error.hpp"
+
+#include <nccl.h>
+
+#include "transport/nccl/library.hpp"
+#include "transport/nccl/loaded.hpp"
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <utility>
+
+namespace dynatrain {
+namespace {
+
+constexpr int kOldestVersion = NCCL_VERSION(2, 27, 0);
+/// Calls that 2.27 does not have and that later versions of this transport may use; reported only.
+constexpr std::array kNewerCalls{"ncclCommShrink",
+                                 "ncclCommRevoke",
+                                 "ncclCommGrow",
+                                 "ncclCommWindowRegister",
+                                 "ncclCommSuspend"};
+
+static_assert(sizeof(NcclId) == sizeof(ncclUniqueId));
+static_assert(static_cast<int>(NcclResult::kSuccess) == ncclSuccess);
+static_assert(static_cast<int>(NcclResult::kInternalError) == ncclInternalError);
+static_assert(static_cast<int>(NcclResult::kRemoteError) == ncclRemoteError);
+static_assert(static_cast<int>(NcclResult::kInProgress) == ncclInProgress);
+
+NcclResult to_result(ncclResult_t result) {
+  return static_cast<NcclResult>(result);
+}
+
+ncclComm_t to_comm(NcclComm comm) {
+  return static_cast<ncclComm_t>(comm);
+}
+
+std::string version_text(int version) {
+  return std::to_string(version / 10000) + "." + std::to_string(version / 100 % 100) + "." +
+         std::to_string(version % 100);
+}
+
+/// The functions of the library, each under its own name.
+struct Functions {
+  decltype(ncclGetVersion)* get_version = nullptr;
+  decltype(ncclGetUniqueId)* get_unique_id = nullptr;
+  decltype(ncclCommInitRankConfig)* comm_init_rank_config = nullptr;
+  decltype(ncclCommGetAsyncError)* comm_get_async_error = nullptr;
+  decltype(ncclGetErrorString)* get_error_string = nullptr;
+  decltype(ncclGetLastError)* get_last_error = nullptr;
+  decltype(ncclGroupStart)* group_start = nullptr;
+  decltype(ncclGroupEnd)* group_end = nullptr;
+  decltype(ncclSend)* send = nullptr;
+  decltype(ncclRecv)* recv = nullptr;
+  decltype(ncclCommFinalize)* comm_finalize = nullptr;
+  decltype(ncclCommDestroy)* comm_destroy = nullptr;
+  decltype(ncclCommAbort)* comm_abort = nullptr;
+};
+
+struct Found {
+  Functions functions;
+  NcclReport report;
+};
+
+Found find_nccl(const std::string& path) {
+  Library library({"libnccl.so.2"}, path);
+  Found found;
+  Functions& f = found.functions;
+  library.require(f.get_version, "ncclGetVersion");
+  library.require(f.get_unique_id, "ncclGetUniqueId");
+  library.require(f.comm_init_rank_config, "ncclCommInitRankConfig");
+  library.require(f.comm_get_async_error, "ncclCommGetAsyncError");
+  library.require(f.get_error_string, "ncclGetErrorString");
+  library.require(f.get_last_error, "ncclGetLastError");
+  library.require(f.group_start, "ncclGroupStart");
+  library.require(f.group_end, "ncclGroupEnd");
+  library.require(f.send, "ncclSend");
+  library.require(f.recv, "ncclRecv");
+  library.require(f.comm_finalize, "ncclCommFinalize");
+  library.require(f.comm_destroy, "ncclCommDestroy");
+  library.require(f.comm_abort, "ncclCommAbort");
+  NcclReport& report = found.report;
+  report.built_against = version_text(NCCL_VERSION_CODE);
+  int version = 0;
+  if (f.get_version != nullptr && f.get_version(&version) == ncclSuccess) {
+    report.version = version_text(version);
+  }
+  if (!library.problem().empty()) {
+    report.problem = "libnccl.so.2 cannot be used: " + library.problem();
+  } else if (version < kOldestVersion) {
+    report.problem = "libnccl.so.2 is version " + report.version + ", expected " +
+                     version_text(kOldestVersion) + " or later";
+  }
+  for (const char* const call : kNewerCalls) {
+    if (library.find(call) != nullptr) {
+      report.newer_calls.emplace_back(call);
+    }
+  }
+  return found;
+}
+
+class LoadedNccl final : public NcclApi {
+ public:
+  explicit LoadedNccl(const Functions& functions) : nccl_(functions) {}
+
+  NcclAnswer<NcclId> get_unique_id() override {
+    ncclUniqueId id{};
+    NcclAnswer<NcclId> answer{.result = to_result(nccl_.get_unique_id(&id)), .value = {}};
+    std::memcpy(answer.value.data(), &id, sizeof(id));
+    return answer;
+  }
+  NcclAnswer<NcclComm> comm_init(const NcclInit& init) override {
+    ncclUniqueId id{};
+    std::memcpy(&id, init.id.data(), sizeof(id));
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.blocking = 0;
+    config.maxCTAs = init.max_channels;
+    ncclComm_t comm = nullptr;
+    const ncclResult_t result =
+        nccl_.comm_init_rank_config(&comm, init.size, id, init.rank, &config);
+    return {.result = to_result(result), .value = comm};
+  }
+  NcclResult async_error(NcclComm comm) override {
+    ncclResult_t state = ncclSuccess;
+    const ncclResult_t result = nccl_.comm_get_async_error(to_comm(comm), &state);
+    return to_result(result == ncclSuccess ? state : result);
+  }
+  std::string describe(NcclResult result, NcclComm comm) override {
+    std::string text = nccl_.get_error_string(static_cast<ncclResult_t>(result));
+    const char* const last = nccl_.get_last_error(to_comm(comm));
+    if (last != nullptr && *last != '\0') {
+      text += std::string(": ") + last;
+    }
+    return text;
+  }
+  NcclResult group_start() override { return to_result(nccl_.group_start()); }
+  NcclResult group_end() override { return to_result(nccl_.group_end()); }
+  NcclResult send(const std::byte* data,
+                  std::int64_t size_bytes,
+                  int peer,
+                  NcclComm comm,
+                  void* stream) override {
+    const auto count = static_cast<std::size_t>(size_bytes);
+    auto* const cuda_stream = static_cast<cudaStream_t>(stream);
+    return to_result(nccl_.send(data, count, ncclInt8, peer, to_comm(comm), cuda_stream));
+  }
+  NcclResult recv(
+      std::byte* data, std::int64_t size_bytes, int peer, NcclComm comm, void* stream) override {
+    const auto count = static_cast<std::size_t>(size_bytes);
+    auto* const cuda_stream = static_cast<cudaStream_t>(stream);
+    return to_result(nccl_.recv(data, count, ncclInt8, peer, to_comm(comm), cuda_stream));
+  }
+  NcclResult comm_finalize(NcclComm comm) override {
+    return to_result(nccl_.comm_finalize(to_comm(comm)));
+  }
+  NcclResult comm_destroy(NcclComm comm) override {
+    return to_result(nccl_.comm_destroy(to_comm(comm)));
+  }
+  NcclResult comm_abort(NcclComm comm) override {
+    return to_result(nccl_.comm_abort(to_comm(comm)));
+  }
+
+ private:
+  Functions nccl_;
+};
+
+}  // namespace
+
+NcclReport report_loaded_nccl(const std::string& path) {
+  return find_nccl(path).report;
+}
+
+std::shared_ptr<NcclApi> load_nccl(const std::string& path) {
+  const Found found = find_nccl(path);
+  if (!found.report.problem.empty()) {
+    throw DeviceError("transport: no NCCL communicator can be made\n  " + found.report.problem +
+                      "\n  install the NCCL that torch ships, or name a library");
+  }
+  return std::make_shared<LoadedNccl>(found.functions);
+}
+
+}  // namespace dynatrain
+
+#endif

@@ -1,0 +1,49 @@
+#include "dynatrain/base/error.hpp"
+#include "dynatrain/transport/nccl.hpp"
+
+#include "transport/nccl/loaded.hpp"
+#include "transport/nccl/transport.hpp"
+
+namespace dynatrain {
+
+#ifdef DYNATRAIN_HAS_NCCL
+
+NcclReport nccl_report(const std::string& path) {
+  return report_loaded_nccl(path);
+}
+
+std::unique_ptr<Transport> make_nccl_transport(
+    int rank, int size, const NcclOptions& options, NcclIdExchange& ids, Deadline deadline) {
+  const NcclLibraries libraries{.nccl = load_nccl(options.nccl_library),
+                                .device = load_cuda_runtime(options.cuda_library)};
+  return connect_nccl(libraries, {.rank = rank, .size = size}, options, ids, deadline);
+}
+
+#else
+
+NcclReport nccl_report(const std::string& /*path*/) {
+  NcclReport report;
+  report.problem = "this build of dynatrain has no NCCL transport: " DYNATRAIN_NO_NCCL_REASON
+                   "; build it again where CUDA's and NCCL's headers are found";
+  return report;
+}
+
+std::unique_ptr<Transport> make_nccl_transport(int /*rank*/,
+                                               int /*size*/,
+                                               const NcclOptions& /*options*/,
+                                               NcclIdExchange& /*ids*/,
+                                               Deadline /*deadline*/) {
+  throw DeviceError("transport: no NCCL communicator can be made\n  " + nccl_problem());
+}
+
+#endif
+
+std::string nccl_problem() {
+  return nccl_report("").problem;
+}
+
+std::string nccl_version() {
+  return nccl_report("").version;
+}
+
+}  // namespace dynatrain

@@ -1,0 +1,64 @@
+#pragma once
+
+#include "transport/nccl/completion.hpp"
+#include "transport/nccl/host_bounce.hpp"
+#include "transport/nccl/world.hpp"
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace dynatrain {
+
+/// One rank's port over a NCCL world that is connected. See dynatrain/transport/nccl.hpp.
+class NcclTransport final : public Transport {
+ public:
+  explicit NcclTransport(std::shared_ptr<NcclWorld> world, std::shared_ptr<HostBounce> bounce);
+  ~NcclTransport() override;
+  NcclTransport(const NcclTransport&) = delete;
+  NcclTransport& operator=(const NcclTransport&) = delete;
+
+  [[nodiscard]] int rank() const override { return world_->rank(); }
+  [[nodiscard]] int size() const override { return world_->size(); }
+  Token submit_sends(std::span<const WireMessage> messages,
+                     std::span<const Token> after,
+                     Deadline deadline) override;
+  Token submit_receives(std::span<const WireMessage> messages,
+                        std::span<const Token> after,
+                        Deadline deadline) override;
+  /// Both tokens are the same one: the groups hold sends and receives.
+  ExchangeTokens exchange(const Exchange& step,
+                          std::span<const Token> after,
+                          Deadline deadline) override;
+  void abort(const std::string& reason) noexcept override;
+
+  /// With NcclOptions::record_calls. Not while an exchange is being posted.
+  [[nodiscard]] const std::vector<NcclCall>& calls() const { return world_->calls(); }
+
+ private:
+  using Messages = std::vector<WireMessage>;
+
+  void post(const Exchange& step,
+            std::span<const Token> after,
+            Deadline deadline,
+            NcclCompletion& completion);
+  void check_peers(std::span<const WireMessage> messages) const;
+  void order(std::span<const Token> after, Deadline deadline);
+  [[nodiscard]] Messages reachable(std::span<const WireMessage> messages,
+                                   bool is_send,
+                                   HostBounce::Lease& lease);
+
+  std::shared_ptr<NcclWorld> world_;
+  std::shared_ptr<HostBounce> bounce_;
+  std::mutex posting_;
+};
+
+/// Connects a rank over these libraries. Errors: as make_nccl_transport().
+[[nodiscard]] std::unique_ptr<NcclTransport> connect_nccl(const NcclLibraries& libraries,
+                                                          const NcclInit& place,
+                                                          const NcclOptions& options,
+                                                          NcclIdExchange& ids,
+                                                          Deadline deadline);
+
+}  // namespace dynatrain

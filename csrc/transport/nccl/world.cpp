@@ -1,0 +1,277 @@
+#include "transport/nccl/world.hpp"
+
+#include "transport/nccl/pause.hpp"
+#include <algorithm>
+#include <chrono>
+#include <exception>
+#include <utility>
+
+namespace dynatrain {
+namespace {
+
+/// How long a communicator whose work has ended may take to close before it is aborted.
+constexpr std::chrono::seconds kCloseTime{5};
+
+bool is_good(NcclResult result) {
+  return result == NcclResult::kSuccess || result == NcclResult::kInProgress;
+}
+
+NcclId to_id(const std::vector<std::byte>& bytes) {
+  NcclId id{};
+  if (bytes.size() != id.size()) {
+    throw TransportError("transport: rank 0 published an NCCL id of " +
+                             std::to_string(bytes.size()) + " bytes, expected " +
+                             std::to_string(id.size()) +
+                             "\n  no communicator was made\n  use one store and prefix for each "
+                             "communicator, and nothing else under it",
+                         0,
+                         -1,
+                         false);
+  }
+  std::ranges::copy(bytes, id.begin());
+  return id;
+}
+
+}  // namespace
+
+std::string name_peers(const std::vector<int>& peers) {
+  std::string text = peers.size() > 1 ? " one of" : "";
+  for (std::size_t i = 0; i < peers.size(); ++i) {
+    text += (i > 0 ? ", " : " ") + std::to_string(peers[i]);
+  }
+  return text;
+}
+
+int only_peer(const std::vector<int>& peers) {
+  return peers.size() == 1 ? peers.front() : -1;
+}
+
+NcclWorld::NcclWorld(NcclLibraries libraries, int rank, int size, NcclOptions options)
+    : libraries_(std::move(libraries)),
+      rank_(rank),
+      size_(size),
+      options_(std::move(options)),
+      log_(options_.record_calls) {
+  const DeviceScope scope(device(), options_.device);
+  stream_ = device().create_stream();
+}
+
+NcclWorld::~NcclWorld() {
+  close();
+  try {
+    const DeviceScope scope(device(), options_.device);
+    for (void* event : free_events_) {
+      device().destroy_event(event);
+    }
+    device().destroy_stream(stream_);
+  } catch (...) {  // NOLINT(bugprone-empty-catch): the device is gone, and all this with it
+  }
+}
+
+void NcclWorld::connect(NcclIdExchange& ids, Deadline deadline) {
+  const DeviceScope scope(device(), options_.device);
+  try {
+    NcclInit init{.rank = rank_, .size = size_, .id = {}, .max_channels = options_.max_channels};
+    if (rank_ == 0) {
+      const NcclAnswer<NcclId> made = libraries_.nccl->get_unique_id();
+      check(made.result, "ncclGetUniqueId", {}, nullptr);
+      init.id = made.value;
+      ids.publish({init.id.begin(), init.id.end()});
+    } else {
+      init.id = to_id(ids.fetch(deadline));
+    }
+    const NcclAnswer<NcclComm> made = libraries_.nccl->comm_init(init);
+    {
+      const std::lock_guard lock(mutex_);
+      comm_ = made.value;
+    }
+    check(made.result, "ncclCommInitRankConfig", {}, made.value);
+    wait_until_ready("ncclCommInitRankConfig", {}, deadline);
+  } catch (const std::exception& error) {
+    const auto* const known = dynamic_cast<const TransportError*>(&error);
+    fail(known != nullptr ? *known : TransportError(error.what(), -1, -1, true));
+    throw;
+  }
+}
+
+void NcclWorld::wait_for_event(void* event) {
+  const DeviceScope scope(device(), options_.device);
+  device().stream_wait(stream_, event);
+}
+
+void* NcclWorld::post(const OpGroup& group, Deadline deadline) {
+  const DeviceScope scope(device(), options_.device);
+  issue(group);
+  // Only now is the kernel on the stream, and an event recorded behind it.
+  wait_until_ready("a group of sends and receives", group.peers(), deadline);
+  const std::lock_guard lock(mutex_);
+  if (free_events_.empty()) {
+    free_events_.push_back(device().create_event());
+  }
+  if (last_event_ == nullptr) {
+    last_event_ = device().create_event();
+  }
+  void* const event = free_events_.back();
+  device().record(event, stream_);
+  device().record(last_event_, stream_);
+  free_events_.pop_back();
+  return event;
+}
+
+void NcclWorld::issue(const OpGroup& group) {
+  const std::lock_guard lock(mutex_);
+  if (failure_) {
+    throw TransportError(*failure_);
+  }
+  const std::vector<int> peers = group.peers();
+  check(libraries_.nccl->group_start(), "ncclGroupStart", peers, comm_);
+  log_.add(NcclCall::Kind::kGroupStart, group, {});
+  const NcclResult result = issue_ops(group, comm_);
+  // A group that was begun is ended in any case, else the thread would stay inside it.
+  const NcclResult end = libraries_.nccl->group_end();
+  log_.add(NcclCall::Kind::kGroupEnd, group, {});
+  check(result, "ncclSend or ncclRecv", peers, comm_);
+  check(end, "ncclGroupEnd", peers, comm_);
+}
+
+NcclResult NcclWorld::issue_ops(const OpGroup& group, NcclComm comm) {
+  NcclApi& nccl = *libraries_.nccl;
+  for (const GroupOp& op : group.ops) {
+    log_.add(op.is_send ? NcclCall::Kind::kSend : NcclCall::Kind::kRecv, group, op);
+    const NcclResult result = op.is_send
+                                  ? nccl.send(op.data, op.size_bytes, op.peer, comm, stream_)
+                                  : nccl.recv(op.data, op.size_bytes, op.peer, comm, stream_);
+    if (!is_good(result)) {
+      return result;
+    }
+  }
+  return NcclResult::kSuccess;
+}
+
+void NcclWorld::wait_until_ready(const char* what,
+                                 const std::vector<int>& peers,
+                                 Deadline deadline) {
+  Pause pause;
+  while (true) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (failure_) {
+        throw TransportError(*failure_);
+      }
+      const NcclResult result = libraries_.nccl->async_error(comm_);
+      check(result, what, peers, comm_);
+      if (result == NcclResult::kSuccess) {
+        return;
+      }
+    }
+    if (std::chrono::steady_clock::now() >= deadline) {
+      throw TransportError("transport: " + std::string(what) + " on rank " + std::to_string(rank_) +
+                               " of " + std::to_string(size_) + " reached its deadline" +
+                               (peers.empty() ? "" : "\n  waiting for rank" + name_peers(peers)) +
+                               "\n  a rank has not come, or NCCL cannot reach it; NCCL_DEBUG=INFO "
+                               "shows how far it got",
+                           only_peer(peers),
+                           -1,
+                           true);
+    }
+    pause();
+  }
+}
+
+void NcclWorld::check(NcclResult result,
+                      const char* what,
+                      const std::vector<int>& peers,
+                      NcclComm comm) {
+  if (!is_good(result)) {
+    throw TransportError("transport: " + std::string(what) + " failed on rank " +
+                             std::to_string(rank_) +
+                             (peers.empty() ? "" : "\n  talking to rank" + name_peers(peers)) +
+                             "\n  NCCL says: " + libraries_.nccl->describe(result, comm) +
+                             "\n  the communicator is aborted; NCCL_DEBUG=WARN says more",
+                         only_peer(peers),
+                         -1,
+                         true);
+  }
+}
+
+void NcclWorld::check_async(const std::vector<int>& peers) {
+  const std::lock_guard lock(mutex_);
+  if (comm_ != nullptr) {
+    check(libraries_.nccl->async_error(comm_), "a group of sends and receives", peers, comm_);
+  }
+}
+
+bool NcclWorld::is_done(void* event) {
+  return device().is_done(event);
+}
+
+void NcclWorld::give_back(void* event) noexcept {
+  const std::lock_guard lock(mutex_);
+  free_events_.push_back(event);
+}
+
+void NcclWorld::fail(const TransportError& cause) noexcept {
+  NcclComm comm = nullptr;
+  {
+    const std::lock_guard lock(mutex_);
+    if (!failure_) {
+      failure_.emplace(cause);
+    }
+    comm = std::exchange(comm_, nullptr);
+  }
+  if (comm != nullptr) {
+    // What it answers does not matter: the handle is gone, and events tell when its kernels ended.
+    static_cast<void>(libraries_.nccl->comm_abort(comm));
+  }
+}
+
+std::optional<TransportError> NcclWorld::failure() const {
+  const std::lock_guard lock(mutex_);
+  return failure_;
+}
+
+void NcclWorld::close() noexcept {
+  const TransportError closed("transport: the NCCL transport was destroyed", -1, -1, false);
+  if (!is_idle()) {
+    fail(closed);
+    return;
+  }
+  NcclComm comm = nullptr;
+  {
+    const std::lock_guard lock(mutex_);
+    comm = std::exchange(comm_, nullptr);
+    if (!failure_) {
+      failure_.emplace(closed);
+    }
+  }
+  if (comm != nullptr && !close_in_peace(comm)) {
+    static_cast<void>(libraries_.nccl->comm_abort(comm));
+  }
+}
+
+bool NcclWorld::is_idle() noexcept {
+  try {
+    return last_event_ == nullptr || device().is_done(last_event_);
+  } catch (...) {
+    return false;
+  }
+}
+
+bool NcclWorld::close_in_peace(NcclComm comm) noexcept {
+  // Finalize lets network threads deliver what a finished send has only handed to them.
+  NcclApi& nccl = *libraries_.nccl;
+  const Deadline deadline = deadline_in(kCloseTime);
+  NcclResult result = nccl.comm_finalize(comm);
+  for (Pause pause; is_good(result); pause()) {
+    result = nccl.async_error(comm);
+    if (result == NcclResult::kSuccess) {
+      return is_good(nccl.comm_destroy(comm));
+    }
+    if (std::chrono::steady_clock::now() >= deadline) {
+      return false;
+    }
+  }
+  return false;
+}
+
+}  // namespace dynatrain

@@ -1,0 +1,92 @@
+#pragma once
+
+#include "dynatrain/base/error.hpp"
+#include "dynatrain/transport/nccl.hpp"
+
+#include "transport/nccl/call_log.hpp"
+#include "transport/nccl/device_api.hpp"
+#include "transport/nccl/groups.hpp"
+#include "transport/nccl/nccl_api.hpp"
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace dynatrain {
+
+/// The two libraries that a world stands on.
+struct NcclLibraries {
+  std::shared_ptr<NcclApi> nccl;
+  std::shared_ptr<DeviceApi> device;
+};
+
+/// One rank's communicator, the stream on which its groups run in order, and its first failure.
+///
+/// Threads   any; a group is posted by one thread at a time (the transport sees to it). No call of
+///           NCCL is waited for while the lock is held, so fail() always gets through.
+/// Errors    whatever goes wrong is a TransportError or DeviceError that the caller passes to
+///           fail(), which aborts the communicator; the world is of no further use then.
+class NcclWorld {
+ public:
+  NcclWorld(NcclLibraries libraries, int rank, int size, NcclOptions options);
+  ~NcclWorld();
+  NcclWorld(const NcclWorld&) = delete;
+  NcclWorld& operator=(const NcclWorld&) = delete;
+
+  [[nodiscard]] int rank() const { return rank_; }
+  [[nodiscard]] int size() const { return size_; }
+  [[nodiscard]] const NcclOptions& options() const { return options_; }
+  [[nodiscard]] DeviceApi& device() { return *libraries_.device; }
+
+  /// Makes the communicator. On an error it is aborted before the error is thrown.
+  void connect(NcclIdExchange& ids, Deadline deadline);
+  /// Lets the stream wait for an event of another stream.
+  void wait_for_event(void* event);
+  /// Issues one group and returns the event that is recorded behind it, to be given back.
+  /// Waits for the peers only where a link is used for the first time.
+  [[nodiscard]] void* post(const OpGroup& group, Deadline deadline);
+  [[nodiscard]] bool is_done(void* event);
+  void give_back(void* event) noexcept;
+
+  /// Throws TransportError when NCCL has seen an error since; `peers` are those that are waited
+  /// for.
+  void check_async(const std::vector<int>& peers);
+  /// Keeps the first cause and aborts the communicator.
+  void fail(const TransportError& cause) noexcept;
+  [[nodiscard]] std::optional<TransportError> failure() const;
+  /// Lets go of the communicator: in peace when nothing is pending, by abort otherwise.
+  void close() noexcept;
+
+  void begin_exchange() { log_.begin_exchange(); }
+  [[nodiscard]] const std::vector<NcclCall>& calls() const { return log_.calls(); }
+
+ private:
+  void wait_until_ready(const char* what, const std::vector<int>& peers, Deadline deadline);
+  void issue(const OpGroup& group);
+  [[nodiscard]] NcclResult issue_ops(const OpGroup& group, NcclComm comm);
+  /// Errors: TransportError unless `result` is good, with NCCL's own words.
+  void check(NcclResult result, const char* what, const std::vector<int>& peers, NcclComm comm);
+  [[nodiscard]] bool is_idle() noexcept;
+  [[nodiscard]] bool close_in_peace(NcclComm comm) noexcept;
+
+  NcclLibraries libraries_;
+  int rank_;
+  int size_;
+  NcclOptions options_;
+  void* stream_ = nullptr;
+  CallLog log_;
+  mutable std::mutex mutex_;
+  NcclComm comm_ = nullptr;
+  std::optional<TransportError> failure_;
+  std::vector<void*> free_events_;
+  void* last_event_ = nullptr;  ///< recorded behind every group
+};
+
+/// " 3", or " one of 1, 3, 4": for messages.
+[[nodiscard]] std::string name_peers(const std::vector<int>& peers);
+/// The one peer, or -1 when it could be any of several.
+[[nodiscard]] int only_peer(const std::vector<int>& peers);
+
+}  // namespace dynatrain

@@ -1,0 +1,68 @@
+#pragma once
+
+#include "dynatrain/execution/transport.hpp"
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace dynatrain {
+
+/// How a NCCL transport cuts and bounds its work. Equal on all ranks, `device` and paths apart.
+struct NcclOptions {
+  int device = 0;  ///< CUDA device of this rank
+  /// Sends, and likewise receives, that one ncclGroup may hold on a rank. Such a group must fit one
+  /// kernel plan of NCCL: 2 * max_ops_per_group * max_channels <= 254.
+  int max_ops_per_group = 3;
+  int max_channels = 32;                   ///< what NCCL may use (maxCTAs)
+  std::int64_t piece_bytes = 64LL << 20U;  ///< longer messages travel in pieces of this size
+  std::int64_t host_bytes = 1LL << 20U;    ///< pinned memory through which host messages pass
+  bool record_calls = false;               ///< keep every call for a checker
+  std::string nccl_library;                ///< path to try; empty: loaded one, then by name
+  std::string cuda_library;                ///< the same for the CUDA runtime
+};
+
+/// Port: how the communicator's id gets from rank 0 to the others, over a store for example.
+class NcclIdExchange {
+ public:
+  virtual ~NcclIdExchange() = default;
+  /// Rank 0 only, once per communicator.
+  virtual void publish(const std::vector<std::byte>& id) = 0;
+  /// Other ranks only. Waits for what rank 0 published. Errors: TransportError at the deadline.
+  [[nodiscard]] virtual std::vector<std::byte> fetch(Deadline deadline) = 0;
+};
+
+/// What this process can do with NCCL.
+struct NcclReport {
+  std::string problem;                   ///< why there is no transport; empty when there is one
+  std::string version;                   ///< of the library, such as "2.28.9"; empty when none
+  std::string built_against;             ///< of the headers; empty when built without
+  std::vector<std::string> newer_calls;  ///< calls newer than 2.27 that the library has
+};
+
+/// Looks for the library (already loaded, then `path` unless empty, then by name) and its calls.
+/// Never throws for what it does not find: that is `problem`.
+[[nodiscard]] NcclReport nccl_report(const std::string& path);
+/// Why a NCCL transport cannot be made in this process; empty when it can. Looks at no device.
+[[nodiscard]] std::string nccl_problem();
+/// Version of the NCCL library of this process, such as "2.28.9"; empty when there is none.
+[[nodiscard]] std::string nccl_version();
+
+/// Connects `size` ranks over a communicator of their own and returns this rank's transport.
+///
+/// Ownership  device memory is sent and received where it lies. Host memory passes through
+///            `host_bytes` of pinned memory and has arrived when the token was asked.
+/// Threads    collective over the ranks. Calls on the transport: any thread, and every rank posts
+///            its exchanges in the same order; abort() at any time.
+/// Streams    one stream of its own, not the default one. Tokens are DeviceCompletions on it.
+/// Errors     DeviceError when nccl_problem() is not empty or CUDA refuses; LayoutError for options
+///            that cannot work; TransportError when a rank does not come before the deadline, with
+///            nothing left behind. After the first error of any exchange the communicator is
+///            aborted: make a new transport.
+/// Source     own; docs/design/transport.md, "nccl".
+[[nodiscard]] std::unique_ptr<Transport> make_nccl_transport(
+    int rank, int size, const NcclOptions& options, NcclIdExchange& ids, Deadline deadline);
+
+}  // namespace dynatrain
