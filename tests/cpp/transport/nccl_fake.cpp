@@ -1,0 +1,271 @@
+#include "transport/nccl_fake.hpp"
+
+#include "dynatrain/base/error.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+namespace dynatrain {
+namespace {
+
+constexpr int kBatchesPerPlan = 254;
+
+}  // namespace
+
+void FakeCluster::progress() {
+  bool has_moved = true;
+  while (has_moved) {
+    has_moved = false;
+    for (int r = 0; r < size(); ++r) {
+      has_moved = advance(r) || has_moved;
+    }
+  }
+}
+
+bool FakeCluster::advance(int r) {
+  std::deque<Item>& stream = rank(r).stream;
+  if (stream.empty()) {
+    return false;
+  }
+  Item& head = stream.front();
+  if (head.kind == Item::Kind::kWait && head.event->is_pending) {
+    return false;
+  }
+  if (head.kind == Item::Kind::kRecord) {
+    head.event->is_pending = false;
+  }
+  for (Op& op : head.ops) {
+    if (op.is_send && !op.is_done) {
+      match(r, op);
+    }
+  }
+  if (!std::ranges::all_of(head.ops, &Op::is_done)) {
+    return false;
+  }
+  stream.pop_front();
+  return true;
+}
+
+void FakeCluster::match(int r, Op& send) {
+  Rank& other = rank(send.peer);
+  if (other.is_dead || other.stream.empty()) {
+    return;
+  }
+  for (Op& op : other.stream.front().ops) {
+    if (!op.is_send && op.peer == r && !op.is_done) {
+      if (op.size_bytes == send.size_bytes) {
+        std::memcpy(op.data, send.data, static_cast<std::size_t>(send.size_bytes));
+        op.is_done = true;
+        send.is_done = true;
+      }
+      return;  // sends of a pair meet its receives in order; sizes that differ hang
+    }
+  }
+}
+
+void FakeCluster::kill(int r) {
+  rank(r).is_dead = true;
+  rank(r).stream.clear();
+}
+
+bool FakeCluster::have_all_joined() const {
+  return std::ranges::all_of(ranks_, &Rank::has_joined);
+}
+
+bool FakeCluster::waits_for_dead(int r) {
+  return std::ranges::any_of(rank(r).stream, [this](const Item& item) {
+    return std::ranges::any_of(
+        item.ops, [this](const Op& op) { return !op.is_done && rank(op.peer).is_dead; });
+  });
+}
+
+std::deque<FakeCluster::Item> FakeCluster::plans(int r, const std::vector<Op>& ops) const {
+  std::vector<Op> left = ops;
+  std::deque<Item> items(1);
+  int num_batches = 0;
+  const auto take = [&](bool is_send, int peer) {
+    const auto found = std::ranges::find_if(
+        left, [&](const Op& op) { return op.is_send == is_send && op.peer == peer; });
+    if (found == left.end()) {
+      return;
+    }
+    items.back().ops.push_back(*found);
+    left.erase(found);
+  };
+  while (!left.empty()) {
+    for (int round = 0; round < size(); ++round) {
+      if (num_batches + num_channels > kBatchesPerPlan) {
+        items.emplace_back();
+        num_batches = 0;
+        break;  // the next plan begins with the first round again, whoever has still work there
+      }
+      const std::size_t before = left.size();
+      take(true, (r + round) % size());
+      take(false, (r - round + size()) % size());
+      num_batches += left.size() < before ? num_channels : 0;
+    }
+  }
+  return items;
+}
+
+NcclResult FakeNccl::call(const std::string& name) {
+  cluster_->rank(rank_).calls.push_back(name);
+  const auto found = failing.find(name);
+  return found == failing.end() ? NcclResult::kSuccess : found->second;
+}
+
+NcclAnswer<NcclId> FakeNccl::get_unique_id() {
+  const std::lock_guard lock(cluster_->mutex);
+  NcclId id{};
+  id.fill(std::byte{42});
+  return {.result = call("get_unique_id"), .value = id};
+}
+
+NcclAnswer<NcclComm> FakeNccl::comm_init(const NcclInit& init) {
+  const std::lock_guard lock(cluster_->mutex);
+  const NcclResult result = call("comm_init");
+  FakeCluster::Rank& rank = cluster_->rank(rank_);
+  rank.has_joined = init.id[0] == std::byte{42};
+  return {.result = result == NcclResult::kSuccess ? NcclResult::kInProgress : result,
+          .value = &rank};
+}
+
+NcclResult FakeNccl::async_error(NcclComm /*comm*/) {
+  const std::lock_guard lock(cluster_->mutex);
+  const auto found = failing.find("async_error");
+  if (found != failing.end()) {
+    return found->second;
+  }
+  if (!cluster_->have_all_joined()) {
+    return NcclResult::kInProgress;
+  }
+  FakeCluster::Rank& rank = cluster_->rank(rank_);
+  if (!rank.not_issued.empty() && --rank.polls_left >= 0) {
+    return NcclResult::kInProgress;
+  }
+  std::ranges::move(rank.not_issued, std::back_inserter(rank.stream));
+  rank.not_issued.clear();
+  cluster_->progress();
+  return cluster_->waits_for_dead(rank_) ? NcclResult::kRemoteError : NcclResult::kSuccess;
+}
+
+std::string FakeNccl::describe(NcclResult result, NcclComm /*comm*/) {
+  return "the fake's result " + std::to_string(static_cast<int>(result));
+}
+
+NcclResult FakeNccl::group_start() {
+  const std::lock_guard lock(cluster_->mutex);
+  cluster_->rank(rank_).group.clear();
+  return call("group_start");
+}
+
+NcclResult FakeNccl::group_end() {
+  const std::lock_guard lock(cluster_->mutex);
+  FakeCluster::Rank& rank = cluster_->rank(rank_);
+  rank.not_issued = cluster_->plans(rank_, rank.group);
+  rank.group.clear();
+  rank.polls_left = cluster_->num_polls_per_group;
+  const NcclResult result = call("group_end");
+  return result == NcclResult::kSuccess ? NcclResult::kInProgress : result;
+}
+
+NcclResult FakeNccl::send(
+    const std::byte* data, std::int64_t size_bytes, int peer, NcclComm /*comm*/, void* /*stream*/) {
+  const std::lock_guard lock(cluster_->mutex);
+  cluster_->rank(rank_).group.push_back({.is_send = true,
+                                         .peer = peer,
+                                         .data = const_cast<std::byte*>(data),
+                                         .size_bytes = size_bytes});
+  return call("send");
+}
+
+NcclResult FakeNccl::recv(
+    std::byte* data, std::int64_t size_bytes, int peer, NcclComm /*comm*/, void* /*stream*/) {
+  const std::lock_guard lock(cluster_->mutex);
+  cluster_->rank(rank_).group.push_back(
+      {.is_send = false, .peer = peer, .data = data, .size_bytes = size_bytes});
+  return call("recv");
+}
+
+NcclResult FakeNccl::comm_finalize(NcclComm /*comm*/) {
+  const std::lock_guard lock(cluster_->mutex);
+  return call("comm_finalize");
+}
+
+NcclResult FakeNccl::comm_destroy(NcclComm /*comm*/) {
+  const std::lock_guard lock(cluster_->mutex);
+  return call("comm_destroy");
+}
+
+NcclResult FakeNccl::comm_abort(NcclComm /*comm*/) {
+  const std::lock_guard lock(cluster_->mutex);
+  std::erase_if(cluster_->rank(rank_).stream,
+                [](const auto& item) { return item.kind == FakeCluster::Item::Kind::kKernel; });
+  cluster_->rank(rank_).not_issued.clear();
+  const NcclResult result = call("comm_abort");
+  cluster_->progress();
+  return result;
+}
+
+int FakeDevice::set_device(int /*device*/) {
+  return -1;
+}
+
+void* FakeDevice::create_stream() {
+  return &cluster_->rank(rank_).stream;
+}
+
+void FakeDevice::destroy_stream(void* /*stream*/) {}
+
+void* FakeDevice::create_event() {
+  return new FakeEvent();
+}
+
+void FakeDevice::destroy_event(void* event) {
+  const std::lock_guard lock(cluster_->mutex);
+  std::erase_if(cluster_->rank(rank_).stream,
+                [event](const auto& item) { return item.event == event; });
+  delete static_cast<FakeEvent*>(event);
+}
+
+void FakeDevice::record(void* event, void* /*stream*/) {
+  static_cast<FakeEvent*>(event)->is_pending = true;
+  push({.kind = FakeCluster::Item::Kind::kRecord,
+        .ops = {},
+        .event = static_cast<FakeEvent*>(event)});
+}
+
+bool FakeDevice::is_done(void* event) {
+  const std::lock_guard lock(cluster_->mutex);
+  if (is_lost) {
+    throw DeviceError("the device is lost");
+  }
+  cluster_->progress();
+  return !static_cast<FakeEvent*>(event)->is_pending;
+}
+
+void FakeDevice::stream_wait(void* /*stream*/, void* event) {
+  push(
+      {.kind = FakeCluster::Item::Kind::kWait, .ops = {}, .event = static_cast<FakeEvent*>(event)});
+}
+
+bool FakeDevice::is_host_memory(const void* data) {
+  return std::ranges::find(host_memory, data) != host_memory.end();
+}
+
+std::byte* FakeDevice::allocate_pinned(std::int64_t size_bytes) {
+  return new std::byte[static_cast<std::size_t>(size_bytes)];
+}
+
+void FakeDevice::free_pinned(std::byte* data) {
+  delete[] data;
+}
+
+void FakeDevice::push(FakeCluster::Item item) {
+  const std::lock_guard lock(cluster_->mutex);
+  cluster_->rank(rank_).stream.push_back(std::move(item));
+  cluster_->progress();
+}
+
+}  // namespace dynatrain

@@ -1,0 +1,134 @@
+#pragma once
+
+// NCCL and a device runtime for tests: ranks share a cluster in which nothing is buffered. Every
+// rank has one stream; a kernel on it ends when all its sends and receives have met the other end
+// in a kernel that runs at the same time. A group too large for one kernel plan is cut in two, at a
+// place of each rank's own. Nothing blocks, so one thread can play all ranks, and a deadlock is a
+// stream that no longer moves.
+
+#include "transport/nccl/device_api.hpp"
+#include "transport/nccl/nccl_api.hpp"
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+namespace dynatrain {
+
+struct FakeEvent {
+  bool is_pending = false;
+};
+
+class FakeCluster {
+ public:
+  struct Op {
+    bool is_send = false;
+    int peer = 0;
+    std::byte* data = nullptr;
+    std::int64_t size_bytes = 0;
+    bool is_done = false;
+  };
+  /// A kernel (ops), a recorded event, or a wait for one.
+  struct Item {
+    enum class Kind : std::uint8_t { kKernel, kRecord, kWait };
+    Kind kind = Kind::kKernel;
+    std::vector<Op> ops;
+    FakeEvent* event = nullptr;
+  };
+  struct Rank {
+    std::deque<Item> stream;
+    std::vector<Op> group;        ///< since group_start
+    std::deque<Item> not_issued;  ///< of a group that NCCL still works on
+    int polls_left = 0;           ///< until it is issued
+    bool has_joined = false;
+    bool is_dead = false;
+    std::vector<std::string> calls;  ///< names, in order
+  };
+
+  explicit FakeCluster(int num_ranks) : ranks_(static_cast<std::size_t>(num_ranks)) {}
+
+  /// Moves every stream as far as it goes.
+  void progress();
+  void kill(int rank);
+  [[nodiscard]] Rank& rank(int rank) { return ranks_[static_cast<std::size_t>(rank)]; }
+  [[nodiscard]] int size() const { return static_cast<int>(ranks_.size()); }
+  [[nodiscard]] bool have_all_joined() const;
+  /// True when an operation of `rank` waits for a rank that is dead.
+  [[nodiscard]] bool waits_for_dead(int rank);
+  /// Cuts a group into the kernels that NCCL would launch if every operation took the most batches.
+  [[nodiscard]] std::deque<Item> plans(int rank, const std::vector<Op>& ops) const;
+
+  std::mutex mutex;
+  int num_channels = 32;
+  int num_polls_per_group = 0;  ///< how often a group answers kInProgress
+
+ private:
+  bool advance(int rank);
+  void match(int rank, Op& send);
+
+  std::vector<Rank> ranks_;
+};
+
+class FakeNccl final : public NcclApi {
+ public:
+  FakeNccl(std::shared_ptr<FakeCluster> cluster, int rank)
+      : cluster_(std::move(cluster)), rank_(rank) {}
+
+  /// Results of calls that are to fail, by name.
+  std::map<std::string, NcclResult> failing;
+
+  NcclAnswer<NcclId> get_unique_id() override;
+  NcclAnswer<NcclComm> comm_init(const NcclInit& init) override;
+  NcclResult async_error(NcclComm comm) override;
+  std::string describe(NcclResult result, NcclComm comm) override;
+  NcclResult group_start() override;
+  NcclResult group_end() override;
+  NcclResult send(const std::byte* data,
+                  std::int64_t size_bytes,
+                  int peer,
+                  NcclComm comm,
+                  void* stream) override;
+  NcclResult recv(
+      std::byte* data, std::int64_t size_bytes, int peer, NcclComm comm, void* stream) override;
+  NcclResult comm_finalize(NcclComm comm) override;
+  NcclResult comm_destroy(NcclComm comm) override;
+  NcclResult comm_abort(NcclComm comm) override;
+
+ private:
+  NcclResult call(const std::string& name);
+
+  std::shared_ptr<FakeCluster> cluster_;
+  int rank_;
+};
+
+/// Host memory stands in for device memory, but for what `host_memory` points to.
+class FakeDevice final : public DeviceApi {
+ public:
+  FakeDevice(std::shared_ptr<FakeCluster> cluster, int rank)
+      : cluster_(std::move(cluster)), rank_(rank) {}
+
+  std::vector<const void*> host_memory;
+  bool is_lost = false;  ///< events answer with an error
+
+  int set_device(int device) override;
+  void* create_stream() override;
+  void destroy_stream(void* stream) override;
+  void* create_event() override;
+  void destroy_event(void* event) override;
+  void record(void* event, void* stream) override;
+  bool is_done(void* event) override;
+  void stream_wait(void* stream, void* event) override;
+  bool is_host_memory(const void* data) override;
+  std::byte* allocate_pinned(std::int64_t size_bytes) override;
+  void free_pinned(std::byte* data) override;
+
+ private:
+  void push(FakeCluster::Item item);
+
+  std::shared_ptr<FakeCluster> cluster_;
+  int rank_;
+};
+
+}  // namespace dynatrain

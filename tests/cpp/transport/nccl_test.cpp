@@ -1,0 +1,285 @@
+#include "dynatrain/base/device_completion.hpp"
+
+#include "transport/nccl_world.hpp"
+#include "transport/transport_conformance.hpp"
+#include <array>
+#include <string>
+#include <vector>
+
+namespace dynatrain {
+namespace {
+
+class NcclTestWorld final : public TransportWorld {
+ public:
+  explicit NcclTestWorld(int num_ranks) : world_(num_ranks) {}
+  [[nodiscard]] Transport& rank(int rank) override { return world_.rank(rank); }
+  void kill(int rank) override { world_.kill(rank); }
+
+ private:
+  FakeNcclWorld world_;
+};
+
+INSTANTIATE_TEST_SUITE_P(
+    Nccl,
+    TransportConformance,
+    ::testing::Values(TransportCase{
+        .name = "fake",
+        .make = [](int num_ranks) { return std::make_unique<NcclTestWorld>(num_ranks); },
+        .compares_sizes = false}),
+    [](const auto& test) { return test.param.name; });
+
+using Bytes = std::vector<std::byte>;
+
+Deadline late() {
+  return deadline_in(std::chrono::seconds(20));
+}
+
+WireMessage message(int peer, Bytes& bytes) {
+  return {.peer = peer,
+          .tag = 0,
+          .data = bytes.data(),
+          .size_bytes = static_cast<std::int64_t>(bytes.size())};
+}
+
+/// The text of the error that `what` ends with.
+template <class What>
+std::string error_of(const What& what) {
+  try {
+    what();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+/// The communicator of one rank alone.
+std::unique_ptr<NcclTransport> connect_alone(FakeNcclWorld& world,
+                                             const NcclInit& place,
+                                             Deadline deadline) {
+  FakeIds ids;
+  return connect_nccl(
+      {.nccl = world.nccl[0], .device = world.devices[0]}, place, NcclOptions(), ids, deadline);
+}
+
+// The start of a job in which one process is missing must end, and say where it stood.
+TEST(NcclConnect, MissingRankEndsAtTheDeadlineAndTheCommunicatorIsAborted) {
+  FakeNcclWorld world(1);
+  world.cluster = std::make_shared<FakeCluster>(2);
+  world.nccl[0] = std::make_shared<FakeNccl>(world.cluster, 0);
+  world.devices[0] = std::make_shared<FakeDevice>(world.cluster, 0);
+  const std::string error = error_of([&] {
+    static_cast<void>(
+        connect_alone(world, {.rank = 0, .size = 2}, deadline_in(std::chrono::milliseconds(20))));
+  });
+  EXPECT_NE(error.find("reached its deadline"), std::string::npos) << error;
+  EXPECT_EQ(world.num_calls(0, "comm_abort"), 1);
+}
+
+TEST(NcclConnect, ErrorOfNcclIsInTheMessageAndTheCommunicatorIsAborted) {
+  FakeNcclWorld world(1);
+  world.nccl[0]->failing["comm_init"] = NcclResult::kInternalError;
+  const std::string error =
+      error_of([&] { static_cast<void>(connect_alone(world, {.rank = 0, .size = 1}, late())); });
+  EXPECT_NE(error.find("the fake's result 3"), std::string::npos) << error;
+  EXPECT_EQ(world.num_calls(0, "comm_abort"), 1);
+}
+
+// A group that NCCL might cut is a job that might hang, some day, with some plan.
+TEST(NcclConnect, OptionsThatLetNcclCutAGroupAreRefused) {
+  NcclOptions options;
+  options.max_ops_per_group = 4;
+  FakeIds ids;
+  EXPECT_THROW(static_cast<void>(connect_nccl({}, {.rank = 0, .size = 2}, options, ids, late())),
+               LayoutError);
+}
+
+class NcclOrder : public ::testing::Test {
+ protected:
+  Token send(FakeNcclWorld& world, std::span<const Token> after = {}, Deadline deadline = late()) {
+    return world.rank(0).submit_sends(std::array{message(1, sent_)}, after, deadline);
+  }
+  Token receive(FakeNcclWorld& world, Deadline deadline = late()) {
+    return world.rank(1).submit_receives(std::array{message(0, received_)}, {}, deadline);
+  }
+
+  Bytes sent_ = Bytes(64, std::byte{7});
+  Bytes received_ = Bytes(64);
+};
+
+// An event recorded while NCCL is still at work is recorded before the kernel: the token would say
+// that bytes have arrived which nobody has sent.
+TEST_F(NcclOrder, EventIsRecordedBehindAGroupThatNcclIssuesLate) {
+  FakeNcclWorld world(2);
+  world.cluster->num_polls_per_group = 3;
+  const Token arrival = receive(world);
+  EXPECT_FALSE(arrival.done());
+  const Token departure = send(world);
+  arrival.wait(late());
+  departure.wait(late());
+  EXPECT_EQ(received_, sent_);
+}
+
+/// What a copier on the device returns.
+class PendingKernel final : public DeviceCompletion {
+ public:
+  [[nodiscard]] bool done() const override { return !kernel.is_pending; }
+  void wait(Deadline /*deadline*/) override { ADD_FAILURE() << "the host waited for the device"; }
+  [[nodiscard]] void* event() const noexcept override { return &kernel; }
+
+  mutable FakeEvent kernel{.is_pending = true};
+};
+
+// The host would be idle for as long as packing takes, stage after stage.
+TEST_F(NcclOrder, SendWaitsForAKernelOnTheDeviceNotOnTheHost) {
+  FakeNcclWorld world(2);
+  const auto packing = std::make_shared<PendingKernel>();
+  const Token arrival = receive(world);
+  const Token departure = send(world, std::array{Token(packing)});
+  EXPECT_FALSE(arrival.done());
+  sent_.assign(64, std::byte{9});
+  packing->kernel.is_pending = false;
+  arrival.wait(late());
+  departure.wait(late());
+  EXPECT_EQ(received_, Bytes(64, std::byte{9}));
+}
+
+// A copier on the device has to find something to wait for.
+TEST_F(NcclOrder, TokenIsADeviceCompletionWithItsLastEvent) {
+  FakeNcclWorld world(2);
+  const Token arrival = receive(world);
+  const auto* on_device = dynamic_cast<const DeviceCompletion*>(arrival.completion().get());
+  ASSERT_NE(on_device, nullptr);
+  EXPECT_TRUE(static_cast<const FakeEvent*>(on_device->event())->is_pending);
+  send(world).wait(late());
+  EXPECT_FALSE(static_cast<const FakeEvent*>(on_device->event())->is_pending);
+}
+
+// A thread that began a group and never ended it would post everything later into that group.
+TEST_F(NcclOrder, GroupIsEndedAndTheCommunicatorAbortedWhenASendFails) {
+  FakeNcclWorld world(2);
+  world.nccl[0]->failing["send"] = NcclResult::kInternalError;
+  const Token departure = send(world);
+  EXPECT_NE(error_of([&] { departure.wait(late()); }).find("ncclSend or ncclRecv failed"),
+            std::string::npos);
+  EXPECT_EQ(world.num_calls(0, "group_end"), 1);
+  EXPECT_EQ(world.num_calls(0, "comm_abort"), 1);
+}
+
+// The monitor looks every few milliseconds; a look must not end the run.
+TEST_F(NcclOrder, ShortWaitEndsWithoutAnAbort) {
+  FakeNcclWorld world(2);
+  const Token arrival = receive(world);
+  EXPECT_THROW(arrival.wait(deadline_in(std::chrono::milliseconds(1))), TransportError);
+  EXPECT_EQ(world.num_calls(1, "comm_abort"), 0);
+  send(world).wait(late());
+  arrival.wait(late());
+  EXPECT_EQ(received_, sent_);
+}
+
+// An abort ends kernels too; what they left behind is not what was sent.
+TEST_F(NcclOrder, AbortedExchangeIsNeverTakenForAGoodOne) {
+  FakeNcclWorld world(2);
+  const Token arrival = receive(world);
+  world.rank(1).abort("enough");
+  EXPECT_TRUE(arrival.done());
+  EXPECT_THROW(arrival.wait(late()), TransportError);
+}
+
+// What has arrived stays arrived: a later failure must not take back a finished stage.
+TEST_F(NcclOrder, ExchangeThatHasEndedStaysGoodAfterAnAbort) {
+  FakeNcclWorld world(2);
+  const Token arrival = receive(world);
+  send(world).wait(late());
+  EXPECT_TRUE(arrival.done());
+  world.rank(1).abort("enough");
+  EXPECT_NO_THROW(arrival.wait(late()));
+}
+
+// A lost device can end nothing; its tokens must not be waited for until the deadline.
+TEST_F(NcclOrder, LostDeviceEndsTheTokenWithItsError) {
+  FakeNcclWorld world(2);
+  const Token arrival = receive(world);
+  world.devices[1]->is_lost = true;
+  EXPECT_NE(error_of([&] { arrival.wait(late()); }).find("the device is lost"), std::string::npos);
+}
+
+// A receive that is stuck behind others is named by the group that has not ended, not by the last.
+TEST_F(NcclOrder, DeadlineNamesThePeerOfTheFirstGroupThatIsStuck) {
+  NcclOptions options;
+  options.max_ops_per_group = 1;
+  FakeNcclWorld world(4, options);
+  Bytes second(64);
+  Bytes third(64);
+  const std::array receives{message(1, received_), message(2, second), message(3, third)};
+  const Token arrival =
+      world.rank(0).submit_receives(receives, {}, deadline_in(std::chrono::milliseconds(30)));
+  const Token departure = world.rank(1).submit_sends(std::array{message(0, sent_)}, {}, late());
+  departure.wait(late());
+  try {
+    arrival.wait(late());
+    FAIL() << "it ended well";
+  } catch (const TransportError& error) {
+    EXPECT_EQ(error.peer, 2);
+  }
+}
+
+// Finalize delivers what a finished send has only handed to the network; abort would drop it.
+TEST(NcclClose, IdleCommunicatorIsFinalizedAndABusyOneAborted) {
+  FakeNcclWorld world(2);
+  Bytes bytes(8);
+  const Token arrival = world.rank(1).submit_receives(std::array{message(0, bytes)}, {}, late());
+  world.transports[0] = nullptr;
+  world.transports[1] = nullptr;
+  EXPECT_EQ(world.num_calls(0, "comm_finalize"), 1);
+  EXPECT_EQ(world.num_calls(0, "comm_destroy"), 1);
+  EXPECT_EQ(world.num_calls(0, "comm_abort"), 0);
+  EXPECT_EQ(world.num_calls(1, "comm_abort"), 1);
+  EXPECT_THROW(arrival.wait(late()), TransportError);
+}
+
+// Plan hashes lie in host memory, which no kernel can read.
+TEST_F(NcclOrder, HostMemoryPassesThroughPinnedMemory) {
+  FakeNcclWorld world(2);
+  world.devices[0]->host_memory = {sent_.data()};
+  world.devices[1]->host_memory = {received_.data()};
+  const Token arrival = receive(world);
+  const Token departure = send(world);
+  sent_.assign(64, std::byte{0});  // it was read when it was posted
+  departure.wait(late());
+  EXPECT_EQ(received_, Bytes(64)) << "written by the device";
+  arrival.wait(late());
+  EXPECT_EQ(received_, Bytes(64, std::byte{7}));
+}
+
+TEST_F(NcclOrder, HostMessageThatDoesNotFitIsRefused) {
+  NcclOptions options;
+  options.host_bytes = 63;
+  FakeNcclWorld world(2, options);
+  world.devices[0]->host_memory = {sent_.data()};
+  const Token departure = send(world);
+  EXPECT_NE(error_of([&] { departure.wait(late()); }).find("raise host_bytes"), std::string::npos);
+}
+
+// NCCL allows a rank to send to itself when both ends are in one group.
+TEST(NcclSelf, WorldOfOneSendsToItself) {
+  FakeNcclWorld world(1);
+  Bytes sent(100, std::byte{5});
+  Bytes received(100);
+  const ExchangeTokens tokens = world.rank(0).exchange(
+      {.sends = std::array{message(0, sent)}, .receives = std::array{message(0, received)}},
+      {},
+      late());
+  tokens.received.wait(late());
+  EXPECT_EQ(received, sent);
+}
+
+// Both functions exist in every build, so that `doctor` can ask.
+TEST(NcclLibrary, ReportSaysWhatThereIsOrWhatIsMissing) {
+  const NcclReport report = nccl_report("");
+  EXPECT_EQ(report.problem, nccl_problem());
+  EXPECT_EQ(report.version, nccl_version());
+  EXPECT_TRUE(!report.problem.empty() || !report.version.empty());
+}
+
+}  // namespace
+}  // namespace dynatrain
