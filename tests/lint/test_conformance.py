@@ -10,7 +10,7 @@ import re
 
 from checkout import ROOT, read
 
-CPP_SUITE = ROOT / "tests/cpp/transport/transport_conformance.hpp"
+CPP_SUITE = ROOT / "tests/cpp/transport/transport_conformance.cpp"
 C10D_SUITE = ROOT / "tests/multiprocess/test_c10d_transport.py"
 # Claims of the C++ suite that the c10d transport has no test of, and why.
 NOT_FOR_C10D = {

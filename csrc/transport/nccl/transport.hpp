@@ -21,6 +21,7 @@ class NcclTransport final : public Transport {
 
   [[nodiscard]] int rank() const override { return world_->rank(); }
   [[nodiscard]] int size() const override { return world_->size(); }
+  [[nodiscard]] Place message_place() const override { return Place::kDevice; }
   Token submit_sends(std::span<const WireMessage> messages,
                      std::span<const Token> after,
                      Deadline deadline) override;
