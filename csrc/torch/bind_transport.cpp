@@ -1,5 +1,6 @@
 #include "dynatrain/base/error.hpp"
 #include "dynatrain/transport/loopback.hpp"
+#include "dynatrain/transport/nccl.hpp"
 
 #include "torch/bind.hpp"
 #include "torch/c10d_transport.hpp"
@@ -102,6 +103,12 @@ void bind_transport(py::module_& m) {
       .def("transport", &LoopbackWorld::transport, py::arg("rank"), py::keep_alive<0, 1>())
       .def("kill", &LoopbackWorld::kill, py::arg("rank"), NoGil());
   m.def("probe_c10d", &probe_c10d);
+  py::class_<NcclReport>(m, "NcclReport")
+      .def_readonly("problem", &NcclReport::problem)
+      .def_readonly("version", &NcclReport::version)
+      .def_readonly("built_against", &NcclReport::built_against)
+      .def_readonly("newer_calls", &NcclReport::newer_calls);
+  m.def("nccl_report", &nccl_report, py::arg("path") = "", NoGil());
 }
 
 }  // namespace dynatrain::binding

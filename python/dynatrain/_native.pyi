@@ -23,6 +23,28 @@ def hash64(data: bytes) -> int:
 def probe_c10d() -> dict[str, bool]:
     """What this torch offers of the things that ``C10dTransport`` stands on, by dotted name."""
 
+class NcclReport:
+    """What this process can do with NCCL."""
+
+    @property
+    def problem(self) -> str:
+        """Why there is no NCCL transport; empty when there is one. No device is looked at."""
+
+    @property
+    def version(self) -> str:
+        """Of the library; empty when there is none."""
+
+    @property
+    def built_against(self) -> str:
+        """Of the headers; empty when built without."""
+
+    @property
+    def newer_calls(self) -> list[str]:
+        """Calls newer than NCCL 2.27 that the library has."""
+
+def nccl_report(path: str = ...) -> NcclReport:
+    """Looks for NCCL: the library that is loaded, then ``path``, then by name. Never raises."""
+
 def local_intervals(
     shape: Sequence[int],
     mesh_shape: Sequence[int],

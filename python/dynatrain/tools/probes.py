@@ -189,7 +189,13 @@ def nccl() -> str:
         raise ProbeError("this torch was built without NCCL")
     version_of: Any = torch.cuda.nccl.version
     version = ".".join(str(part) for part in version_of())
-    return version if torch.cuda.is_available() else f"{version} (needs a CUDA device)"
+    found = importlib.import_module("dynatrain._native").nccl_report()
+    if found.problem:
+        raise ProbeError(f"torch has {version}; no transport: {found.problem}")
+    built = f"{version}, built against {found.built_against}"
+    newer = f", with {', '.join(found.newer_calls)}" if found.newer_calls else ""
+    device = "" if torch.cuda.is_available() else " (needs a CUDA device)"
+    return built + newer + device
 
 
 def compiler() -> str:
