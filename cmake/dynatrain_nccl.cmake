@@ -16,6 +16,13 @@ function(dynatrain_nvidia_wheels result)
   set(${result} "${folders}" PARENT_SCOPE)
 endfunction()
 
+# Only these files see a header of NCCL or CUDA; the rest is the same in every build.
+function(dynatrain_nccl_define definition)
+  set(folder "${PROJECT_SOURCE_DIR}/csrc/transport/nccl")
+  set_property(SOURCE "${folder}/make.cpp" "${folder}/loaded_nccl.cpp" "${folder}/loaded_cuda.cpp"
+               APPEND PROPERTY COMPILE_DEFINITIONS "${definition}")
+endfunction()
+
 function(dynatrain_nccl target)
   set(reason "")
   if(DYNATRAIN_NCCL STREQUAL "OFF")
@@ -36,13 +43,13 @@ function(dynatrain_nccl target)
     message(STATUS "NCCL transport: built against ${DYNATRAIN_NCCL_INCLUDE}/nccl.h")
     target_include_directories(${target} SYSTEM PRIVATE
       ${DYNATRAIN_NCCL_INCLUDE} ${DYNATRAIN_CUDA_INCLUDE})
-    target_compile_definitions(${target} PRIVATE DYNATRAIN_HAS_NCCL)
+    dynatrain_nccl_define(DYNATRAIN_HAS_NCCL)
   elseif(DYNATRAIN_NCCL STREQUAL "ON")
     message(FATAL_ERROR "DYNATRAIN_NCCL=ON, but ${reason}; nothing was built\n"
                         "  install the CUDA toolkit and NCCL (or torch's CUDA wheel), or leave the "
                         "option at AUTO")
   else()
     message(STATUS "NCCL transport: not built, ${reason}")
-    target_compile_definitions(${target} PRIVATE DYNATRAIN_NO_NCCL_REASON="${reason}")
+    dynatrain_nccl_define("DYNATRAIN_NO_NCCL_REASON=\"${reason}\"")
   endif()
 endfunction()

@@ -45,7 +45,7 @@ NcclCompletion::State NcclCompletion::look() const {
   const std::lock_guard lock(mutex_);
   if (state_ == State::kPending && has_left_device()) {
     // Asked in this order: an abort ends kernels too, and must not look like success.
-    if (error_ != nullptr || (!posted_.empty() && world_->failure())) {
+    if (error_ != nullptr || (!posted_.empty() && world_->has_failed())) {
       state_ = State::kFailed;
     } else {
       lease_.deliver();
@@ -66,7 +66,7 @@ void NcclCompletion::wait(Deadline deadline) {
         look_at_limits();
     }
     if (std::chrono::steady_clock::now() >= deadline && look() == State::kPending) {
-      if (error_ != nullptr || world_->failure()) {
+      if (error_ != nullptr || world_->has_failed()) {
         throw_failure();
       }
       throw_still_pending();
@@ -75,7 +75,7 @@ void NcclCompletion::wait(Deadline deadline) {
 }
 
 void NcclCompletion::look_at_limits() {
-  if (world_->failure()) {
+  if (world_->has_failed()) {
     return;
   }
   const std::vector<int> peers = pending_peers();
@@ -112,7 +112,9 @@ void NcclCompletion::throw_failure() const {
   if (error_ != nullptr) {
     std::rethrow_exception(error_);
   }
-  throw TransportError(world_->failure().value());
+  world_->throw_if_failed();
+  DYNATRAIN_CHECK(false, "transport: an exchange failed, but its communicator did not");
+  std::terminate();
 }
 
 void NcclCompletion::throw_still_pending() const {

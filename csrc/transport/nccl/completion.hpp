@@ -23,6 +23,8 @@ class NcclCompletion final : public DeviceCompletion {
  public:
   NcclCompletion(std::shared_ptr<NcclWorld> world, Deadline deadline);
   ~NcclCompletion() override;
+  NcclCompletion(const NcclCompletion&) = delete;
+  NcclCompletion& operator=(const NcclCompletion&) = delete;
 
   /// Only while the exchange is being posted.
   void add_group(void* event, std::vector<int> peers);

@@ -77,7 +77,8 @@ std::vector<int> OpGroup::peers() const {
     found.push_back(op.peer);
   }
   std::ranges::sort(found);
-  found.erase(std::ranges::unique(found).begin(), found.end());
+  const auto repeated = std::ranges::unique(found);
+  found.erase(repeated.begin(), repeated.end());
   return found;
 }
 

@@ -7,6 +7,11 @@
 #include <utility>
 
 namespace dynatrain {
+namespace {
+
+constexpr std::int64_t kAlignment = 16;
+
+}  // namespace
 
 HostBounce::HostBounce(std::shared_ptr<DeviceApi> device, std::int64_t size_bytes)
     : device_(std::move(device)),
@@ -27,7 +32,6 @@ HostBounce::Lease HostBounce::lease(const std::shared_ptr<HostBounce>& self) {
 }
 
 std::byte* HostBounce::take(std::int64_t size_bytes) {
-  constexpr std::int64_t kAlignment = 16;
   const std::lock_guard lock(mutex_);
   if (size_bytes > size_bytes_ - used_bytes_) {
     throw TransportError("transport: a message of " + std::to_string(size_bytes) +

@@ -125,12 +125,11 @@ std::shared_ptr<DeviceApi> load_cuda_runtime(const std::string& path) {
   runtime.require(f.host_alloc, "cudaHostAlloc");
   runtime.require(f.free_host, "cudaFreeHost");
   driver.require(f.driver_get_current, "cuCtxGetCurrent");
-  for (const std::string& problem : {runtime.problem(), driver.problem()}) {
-    if (!problem.empty()) {
-      throw DeviceError("transport: the CUDA runtime (" + name +
-                        ") and driver cannot be used: " + problem +
-                        "\n  no communicator was made\n  load torch's before, or name a library");
-    }
+  const std::string& problem = runtime.problem().empty() ? driver.problem() : runtime.problem();
+  if (!problem.empty()) {
+    throw DeviceError("transport: the CUDA runtime (" + name +
+                      ") and driver cannot be used: " + problem +
+                      "\n  no communicator was made\n  import torch first, or name a library");
   }
   return std::make_shared<LoadedCuda>(f);
 }

@@ -9,7 +9,15 @@ namespace dynatrain {
 #ifdef DYNATRAIN_HAS_NCCL
 
 NcclReport nccl_report(const std::string& path) {
-  return report_loaded_nccl(path);
+  NcclReport report = report_loaded_nccl(path);
+  if (report.problem.empty()) {
+    try {
+      static_cast<void>(load_cuda_runtime(""));
+    } catch (const DeviceError& error) {
+      report.problem = error.what();
+    }
+  }
+  return report;
 }
 
 std::unique_ptr<Transport> make_nccl_transport(

@@ -8,7 +8,12 @@
 namespace dynatrain {
 
 /// The results of NCCL that matter here, with NCCL's own values; any other one is an error as well.
-enum class NcclResult : int { kSuccess = 0, kInternalError = 3, kRemoteError = 6, kInProgress = 7 };
+enum class NcclResult : std::uint8_t {
+  kSuccess = 0,
+  kInternalError = 3,
+  kRemoteError = 6,
+  kInProgress = 7
+};
 
 using NcclComm = void*;  ///< ncclComm_t
 using NcclId = std::array<std::byte, 128>;

@@ -75,9 +75,7 @@ void NcclTransport::post(const Exchange& step,
                          std::span<const Token> after,
                          Deadline deadline,
                          NcclCompletion& completion) {
-  if (const std::optional<TransportError> failure = world_->failure()) {
-    throw TransportError(*failure);
-  }
+  world_->throw_if_failed();
   check_peers(step.sends);
   check_peers(step.receives);
   HostBounce::Lease lease = HostBounce::lease(bounce_);

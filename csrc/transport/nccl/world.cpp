@@ -120,9 +120,7 @@ void* NcclWorld::post(const OpGroup& group, Deadline deadline) {
 
 void NcclWorld::issue(const OpGroup& group) {
   const std::lock_guard lock(mutex_);
-  if (failure_) {
-    throw TransportError(*failure_);
-  }
+  throw_if_failed_locked();
   const std::vector<int> peers = group.peers();
   check(libraries_.nccl->group_start(), "ncclGroupStart", peers, comm_);
   log_.add(NcclCall::Kind::kGroupStart, group, {});
@@ -155,9 +153,7 @@ void NcclWorld::wait_until_ready(const char* what,
   while (true) {
     {
       const std::lock_guard lock(mutex_);
-      if (failure_) {
-        throw TransportError(*failure_);
-      }
+      throw_if_failed_locked();
       const NcclResult result = libraries_.nccl->async_error(comm_);
       check(result, what, peers, comm_);
       if (result == NcclResult::kSuccess) {
@@ -225,9 +221,20 @@ void NcclWorld::fail(const TransportError& cause) noexcept {
   }
 }
 
-std::optional<TransportError> NcclWorld::failure() const {
+bool NcclWorld::has_failed() const {
   const std::lock_guard lock(mutex_);
-  return failure_;
+  return failure_.has_value();
+}
+
+void NcclWorld::throw_if_failed() const {
+  const std::lock_guard lock(mutex_);
+  throw_if_failed_locked();
+}
+
+void NcclWorld::throw_if_failed_locked() const {
+  if (failure_) {
+    throw TransportError(*failure_);
+  }
 }
 
 void NcclWorld::close() noexcept {

@@ -55,7 +55,9 @@ class NcclWorld {
   void check_async(const std::vector<int>& peers);
   /// Keeps the first cause and aborts the communicator.
   void fail(const TransportError& cause) noexcept;
-  [[nodiscard]] std::optional<TransportError> failure() const;
+  [[nodiscard]] bool has_failed() const;
+  /// Throws the first cause, if there is one.
+  void throw_if_failed() const;
   /// Lets go of the communicator: in peace when nothing is pending, by abort otherwise.
   void close() noexcept;
 
@@ -64,6 +66,7 @@ class NcclWorld {
 
  private:
   void wait_until_ready(const char* what, const std::vector<int>& peers, Deadline deadline);
+  void throw_if_failed_locked() const;
   void issue(const OpGroup& group);
   [[nodiscard]] NcclResult issue_ops(const OpGroup& group, NcclComm comm);
   /// Errors: TransportError unless `result` is good, with NCCL's own words.

@@ -42,8 +42,9 @@ struct NcclReport {
   std::vector<std::string> newer_calls;  ///< calls newer than 2.27 that the library has
 };
 
-/// Looks for the library (already loaded, then `path` unless empty, then by name) and its calls.
-/// Never throws for what it does not find: that is `problem`.
+/// Looks for the library (already loaded, then `path` unless empty, else by name) and its calls,
+/// and for CUDA's runtime and driver. Import torch first: its libraries are the ones to find. Never
+/// throws for what it does not find: that is `problem`.
 [[nodiscard]] NcclReport nccl_report(const std::string& path);
 /// Why a NCCL transport cannot be made in this process; empty when it can. Looks at no device.
 [[nodiscard]] std::string nccl_problem();
