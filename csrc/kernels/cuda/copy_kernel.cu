@@ -1,0 +1,148 @@
+#include "kernels/cuda/check.hpp"
+#include "kernels/cuda/copy_body.hpp"
+#include "kernels/cuda/copy_kernel.hpp"
+
+namespace dynatrain {
+namespace {
+
+using Atomic = unsigned long long;  // the type that atomicAdd is declared with
+
+constexpr unsigned kWholeWarp = 0xffffffffU;
+constexpr int kWarpSize = 32;
+/// Sums of groups that a block collects before it adds them to memory; the sums of further groups
+/// (many tiny parts in one block) are added to memory by each thread.
+constexpr std::uint32_t kGroupsPerBlock = 64;
+
+template <int kWidth>
+struct AccessType;
+template <>
+struct AccessType<1> {
+  using Type = std::uint8_t;
+};
+template <>
+struct AccessType<2> {
+  using Type = std::uint16_t;
+};
+template <>
+struct AccessType<4> {
+  using Type = std::uint32_t;
+};
+template <>
+struct AccessType<8> {
+  using Type = std::uint64_t;
+};
+
+/// Sums of the groups from `first` on, gathered by a block in shared memory.
+struct BlockSums {
+  const BoxTable* table;
+  Atomic* shared;
+  std::uint32_t first;
+
+  __device__ void add(std::uint32_t group, std::uint64_t sum) const {
+    if (sum == 0) {
+      return;
+    }
+    if (group - first < kGroupsPerBlock) {
+      atomicAdd(&shared[group - first], sum);
+    } else {
+      add_to_memory(group, sum);
+    }
+  }
+  __device__ void add_to_memory(std::uint32_t group, std::uint64_t sum) const {
+    atomicAdd(reinterpret_cast<Atomic*>(table->sums + table->group_sums[group]), sum);
+  }
+};
+
+/// One thread's accesses, and its sum of the group it is in.
+template <bool kSums>
+class DeviceMachine {
+ public:
+  static constexpr bool kAddsSums = kSums;
+
+  __device__ explicit DeviceMachine(BlockSums sums) : sums_(sums), group_(sums.first) {}
+
+  template <int kWidth>
+  __device__ Bits load(std::uint64_t address) const {
+    if constexpr (kWidth == 16) {
+      const ulonglong2 both = *reinterpret_cast<const ulonglong2*>(address);
+      return {.low = both.x, .high = both.y};
+    } else {
+      return {.low = *reinterpret_cast<const typename AccessType<kWidth>::Type*>(address)};
+    }
+  }
+  template <int kWidth>
+  __device__ void store(std::uint64_t address, Bits bits) const {
+    if constexpr (kWidth == 16) {
+      *reinterpret_cast<ulonglong2*>(address) = make_ulonglong2(bits.low, bits.high);
+    } else {
+      using Type = typename AccessType<kWidth>::Type;
+      *reinterpret_cast<Type*>(address) = static_cast<Type>(bits.low);
+    }
+  }
+  __device__ void add(std::uint32_t group, std::uint64_t term) {
+    if (group != group_) {
+      sums_.add(group_, sum_);
+      group_ = group;
+      sum_ = 0;
+    }
+    sum_ += term;
+  }
+  /// Called by all threads of a block together: a warp that is in one group adds once.
+  __device__ void finish() {
+    int is_same = 0;
+    __match_all_sync(kWholeWarp, group_, &is_same);
+    if (is_same == 0) {
+      sums_.add(group_, sum_);
+      return;
+    }
+    for (int distance = kWarpSize / 2; distance > 0; distance /= 2) {
+      sum_ += __shfl_down_sync(kWholeWarp, sum_, distance);
+    }
+    if (threadIdx.x % kWarpSize == 0) {
+      sums_.add(group_, sum_);
+    }
+  }
+
+ private:
+  BlockSums sums_;
+  std::uint32_t group_;
+  std::uint64_t sum_ = 0;
+};
+
+template <bool kSums>
+__global__ void __launch_bounds__(kThreadsPerBlock) copy_boxes(const BoxTable table) {
+  __shared__ BlockWork work;
+  __shared__ Atomic group_sums[kSums ? kGroupsPerBlock : 1];
+  if (threadIdx.x == 0) {
+    work = find_block_work(table, blockIdx.x);
+  }
+  if (kSums && threadIdx.x < kGroupsPerBlock) {
+    group_sums[threadIdx.x] = 0;
+  }
+  __syncthreads();
+  const std::uint32_t first_group = kSums ? table.boxes[work.first_box].sum_group : 0;
+  const BlockSums sums{&table, group_sums, first_group};
+  DeviceMachine<kSums> machine(sums);
+  run_thread(table, work, {.index = threadIdx.x, .num_workers = blockDim.x}, machine);
+  if constexpr (kSums) {
+    machine.finish();
+    __syncthreads();
+    if (threadIdx.x < kGroupsPerBlock && group_sums[threadIdx.x] != 0) {
+      sums.add_to_memory(first_group + threadIdx.x, group_sums[threadIdx.x]);
+    }
+  }
+}
+
+}  // namespace
+
+void launch_copy_kernel(const CopyKernelArgs& args, cudaStream_t stream) {
+  const auto num_blocks = static_cast<unsigned>(args.num_blocks);
+  if (args.adds_sums) {
+    copy_boxes<true><<<num_blocks, kThreadsPerBlock, 0, stream>>>(args.table);
+  } else {
+    copy_boxes<false><<<num_blocks, kThreadsPerBlock, 0, stream>>>(args.table);
+  }
+  check(cudaGetLastError(), "launching the copy kernel");
+}
+
+}  // namespace dynatrain

@@ -1,0 +1,19 @@
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "kernels/cuda/box_table.hpp"
+#include <cstdint>
+
+namespace dynatrain {
+
+struct CopyKernelArgs {
+  BoxTable table;  ///< device addresses
+  std::int64_t num_blocks = 0;
+  bool adds_sums = false;
+};
+
+/// Enqueues one launch that copies every box of the table. Errors: DeviceError.
+void launch_copy_kernel(const CopyKernelArgs& args, cudaStream_t stream);
+
+}  // namespace dynatrain

@@ -1,0 +1,110 @@
+#pragma once
+
+#include "dynatrain/execution/copier.hpp"
+
+#include "kernels/cuda/event_completion.hpp"
+#include "kernels/cuda/stream_device.hpp"
+#include <cstdint>
+#include <deque>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <vector>
+
+namespace dynatrain {
+
+/// A batch from its submission to its end. Guarded by its CopyLanes.
+struct LaneBatch {
+  enum class State : std::uint8_t { kWaiting, kOnStream, kEnded };
+
+  TableSize size;
+  std::unique_ptr<TableMemory> memory;
+  std::uint64_t* device_sums = nullptr;  ///< the kernel adds there
+  std::uint64_t* host_sums = nullptr;    ///< the table's own sums are added there at the end
+  std::span<const std::span<std::byte>> zeroed;
+  std::vector<ReadBack> device_reads;  ///< on the stream
+  std::vector<ReadBack> host_reads;    ///< of host memory; at the end, once sums were added there
+  CopyTimes* times = nullptr;
+  State state = State::kWaiting;
+  std::size_t lane = 0;
+  std::unique_ptr<DeviceEvent> begin;  ///< only with times
+  std::unique_ptr<DeviceEvent> end;
+  std::exception_ptr error;
+
+  [[nodiscard]] bool has_work() const {
+    return size.num_units > 0 || !zeroed.empty() || !device_reads.empty() || !host_reads.empty();
+  }
+};
+
+/// The streams of a copier and what is on them. Lane 0 takes batches that wait for nothing; each
+/// other lane takes one batch that waits for events, and what comes directly behind it. So nothing
+/// stands behind a wait that is not its own.
+/// Threads  any thread may call anything. No lock is held while a token is asked.
+class CopyLanes {
+ public:
+  explicit CopyLanes(std::unique_ptr<StreamDevice> device);
+
+  [[nodiscard]] StreamDevice& device() { return *device_; }
+  /// Memory that no batch uses any more, or new when there is none of that size.
+  [[nodiscard]] std::unique_ptr<TableMemory> take_memory(std::int64_t size_bytes);
+  void give_memory(std::unique_ptr<TableMemory> memory);
+
+  /// Puts the batch on a stream behind the tokens in `pending`, all of which are on streams. False
+  /// when every lane for it is taken.
+  bool launch(const std::shared_ptr<LaneBatch>& batch, std::span<const Token> pending);
+  /// Ends a batch that was not launched.
+  void fail(LaneBatch& batch, std::exception_ptr error);
+
+  [[nodiscard]] bool has_ended(LaneBatch& batch);
+  [[nodiscard]] bool is_on_stream(const LaneBatch& batch);
+  void order_before(LaneBatch& batch, void* stream);
+  /// Null unless the batch is on a stream.
+  [[nodiscard]] void* event_of(const LaneBatch& batch);
+  /// Throws what the batch failed with; only once it has ended.
+  void check(const LaneBatch& batch);
+  /// Waits until all lanes are empty; ends what is left at the deadline with an error.
+  void drain(Deadline deadline);
+
+ private:
+  using Lane = std::deque<std::shared_ptr<LaneBatch>>;
+
+  void order(const Token& token, void* stream);
+  [[nodiscard]] std::size_t choose_lane(std::span<const Token> pending);
+  [[nodiscard]] bool is_empty(std::size_t lane);
+  [[nodiscard]] bool is_empty_locked(std::size_t lane);
+  void end_empty(LaneBatch& batch);
+  void put_on_stream(LaneBatch& batch);
+  bool has_ended_locked(LaneBatch& batch);
+  void finish(LaneBatch& batch);
+  void give_up(LaneBatch& batch, std::exception_ptr error);
+  std::unique_ptr<DeviceEvent> take_event();
+
+  std::unique_ptr<StreamDevice> device_;
+  std::mutex launch_mutex_;  ///< one launch at a time; taken before mutex_
+  std::mutex mutex_;
+  std::vector<Lane> lanes_;
+  std::vector<std::unique_ptr<TableMemory>> free_memory_;
+  std::vector<std::unique_ptr<DeviceEvent>> free_events_;
+};
+
+/// The token of a batch.
+class BatchCompletion final : public EventCompletion {
+ public:
+  BatchCompletion(std::shared_ptr<CopyLanes> lanes, std::shared_ptr<LaneBatch> batch)
+      : lanes_(std::move(lanes)), batch_(std::move(batch)) {}
+
+  [[nodiscard]] bool done() const override { return lanes_->has_ended(*batch_); }
+  void wait(Deadline deadline) override;
+  [[nodiscard]] void* event() const noexcept override { return lanes_->event_of(*batch_); }
+  [[nodiscard]] bool is_on_stream() const override { return lanes_->is_on_stream(*batch_); }
+  void order_before(void* stream) override { lanes_->order_before(*batch_, stream); }
+
+  [[nodiscard]] const LaneBatch* batch() const { return batch_.get(); }
+
+ private:
+  std::shared_ptr<CopyLanes> lanes_;
+  std::shared_ptr<LaneBatch> batch_;
+};
+
+}  // namespace dynatrain

@@ -1,0 +1,77 @@
+#include "dynatrain/kernels/cuda_copier.hpp"
+
+#include "kernels/cuda/cuda_handles.hpp"
+#include "kernels/cuda/device_error.hpp"
+#include "kernels/cuda/event_completion.hpp"
+#include <algorithm>
+#include <thread>
+
+namespace dynatrain {
+namespace {
+
+constexpr std::chrono::microseconds kSleep{50};
+
+/// A place on somebody else's stream.
+class StreamToken final : public EventCompletion {
+ public:
+  explicit StreamToken(cudaStream_t stream) : event_(make_cuda_event(cudaEventDisableTiming)) {
+    check(cudaEventRecord(event_.get(), stream), "recording an event");
+  }
+
+  [[nodiscard]] bool done() const override {
+    // A failure is an end as well; wait says which.
+    return cudaEventQuery(event_.get()) != cudaErrorNotReady;
+  }
+  void wait(Deadline deadline) override {
+    while (!has_passed(event_.get())) {
+      if (std::chrono::steady_clock::now() >= deadline) {
+        throw_late("the work before a token of a stream");
+      }
+      std::this_thread::sleep_for(kSleep);
+    }
+  }
+  [[nodiscard]] void* event() const noexcept override { return event_.get(); }
+  [[nodiscard]] bool is_on_stream() const override { return true; }
+  void order_before(void* stream) override {
+    check(cudaStreamWaitEvent(static_cast<cudaStream_t>(stream), event_.get(), 0),
+          "making a stream wait for an event");
+  }
+
+ private:
+  CudaEvent event_;
+};
+
+}  // namespace
+
+Token cuda_stream_token(void* stream) {
+  return Token(std::make_shared<StreamToken>(static_cast<cudaStream_t>(stream)));
+}
+
+void FreeCudaMemory::operator()(std::byte* memory) const noexcept {
+  // Ignored: at the end of a process the driver may be gone before the memory is.
+  if (kind == CudaMemoryKind::kDevice) {
+    static_cast<void>(cudaFree(memory));
+  } else {
+    static_cast<void>(cudaFreeHost(memory));
+  }
+}
+
+CudaMemory allocate_cuda_memory(CudaMemoryKind kind, std::int64_t size_bytes) {
+  // CUDA answers a null pointer for nothing; an owner of nothing is still an address here.
+  const auto size = static_cast<std::size_t>(std::max<std::int64_t>(size_bytes, 1));
+  void* memory = nullptr;
+  const std::string what = "allocating " + std::to_string(size_bytes) + " bytes of ";
+  if (kind == CudaMemoryKind::kDevice) {
+    check(cudaMalloc(&memory, size), what + "device memory");
+  } else {
+    check(cudaHostAlloc(&memory, size, cudaHostAllocPortable), what + "pinned memory");
+  }
+  return {static_cast<std::byte*>(memory), FreeCudaMemory{.kind = kind}};
+}
+
+void copy_cuda_memory(std::byte* dst, const std::byte* src, std::int64_t size_bytes) {
+  check(cudaMemcpy(dst, src, static_cast<std::size_t>(size_bytes), cudaMemcpyDefault),
+        "copying " + std::to_string(size_bytes) + " bytes");
+}
+
+}  // namespace dynatrain

@@ -1,0 +1,160 @@
+#include "kernels/cuda/stream_copier.hpp"
+
+#include "dynatrain/base/error.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <exception>
+#include <iterator>
+#include <utility>
+
+namespace dynatrain {
+namespace {
+
+/// How long the watcher trusts that no other batch than the oldest has become ready.
+constexpr std::chrono::microseconds kWatchSlice{200};
+/// What is on a stream when a copier goes has this long to end.
+constexpr std::chrono::seconds kDrainTime{30};
+
+/// True when a stream can be ordered behind the token without a wait on the host.
+bool is_on_stream(const Token& token) {
+  const Completion* const completion = token.completion().get();
+  if (const auto* const own = dynamic_cast<const EventCompletion*>(completion)) {
+    return own->is_on_stream();
+  }
+  const auto* const other = dynamic_cast<const DeviceCompletion*>(completion);
+  return other != nullptr && other->event() != nullptr;
+}
+
+}  // namespace
+
+StreamCopier::StreamCopier(std::unique_ptr<StreamDevice> device)
+    : lanes_(std::make_shared<CopyLanes>(std::move(device))), watcher_([this] { watch(); }) {}
+
+StreamCopier::~StreamCopier() {
+  {
+    const std::lock_guard lock(mutex_);
+    is_over_ = true;
+  }
+  has_new_.notify_all();
+  watcher_.join();
+  lanes_->drain(deadline_in(kDrainTime));
+}
+
+void StreamCopier::reserve(std::int64_t table_bytes, int num_tables) {
+  for (int i = 0; i < num_tables; ++i) {
+    lanes_->give_memory(lanes_->device().make_table_memory(table_bytes));
+  }
+}
+
+std::unique_ptr<CopierMemory> StreamCopier::allocate(std::int64_t size_bytes, Place place) {
+  return lanes_->device().allocate(size_bytes, place);
+}
+
+Token StreamCopier::submit(const CopyBatch& batch,
+                           const AddressTable& addresses,
+                           std::span<const Token> after) {
+  try {
+    const std::shared_ptr<LaneBatch> prepared = prepare(batch, addresses);
+    Token token(std::make_shared<BatchCompletion>(lanes_, prepared));
+    if (!try_launch(prepared, after)) {
+      const std::lock_guard lock(mutex_);
+      new_.push_back({.batch = prepared, .after = {after.begin(), after.end()}});
+      has_new_.notify_one();
+    }
+    return token;
+  } catch (...) {
+    auto failed = std::make_shared<HostCompletion>();
+    failed->fail(std::current_exception());
+    return Token(std::move(failed));
+  }
+}
+
+std::shared_ptr<LaneBatch> StreamCopier::prepare(const CopyBatch& batch,
+                                                 const AddressTable& addresses) {
+  auto prepared = std::make_shared<LaneBatch>();
+  prepared->size = builder_.build(batch, addresses);
+  prepared->times = batch.times;
+  prepared->zeroed = batch.zeroed;
+  for (const ReadBack& read : batch.read_back) {
+    const bool is_device =
+        lanes_->device().adds_to(reinterpret_cast<const std::uint64_t*>(read.src));
+    (is_device ? prepared->device_reads : prepared->host_reads).push_back(read);
+  }
+  if (prepared->size.num_groups > 0) {
+    const bool is_direct = lanes_->device().adds_to(batch.sums);
+    (is_direct ? prepared->device_sums : prepared->host_sums) = batch.sums;
+  }
+  if (prepared->size.num_units > 0) {
+    prepared->memory = lanes_->take_memory(prepared->size.layout.total_bytes);
+    builder_.write(prepared->memory->host(), prepared->device_sums != nullptr);
+  }
+  return prepared;
+}
+
+bool StreamCopier::try_launch(const std::shared_ptr<LaneBatch>& batch,
+                              std::span<const Token> after) {
+  std::vector<Token> pending;
+  for (const Token& token : after) {
+    if (token.done()) {
+      try {
+        token.wait(std::chrono::steady_clock::now());
+      } catch (...) {
+        lanes_->fail(*batch, std::current_exception());
+        return true;
+      }
+    } else if (is_on_stream(token)) {
+      pending.push_back(token);
+    } else {
+      return false;
+    }
+  }
+  return lanes_->launch(batch, pending);
+}
+
+Token StreamCopier::first_pending(const std::vector<Waiting>& waiting) {
+  if (waiting.empty()) {
+    return {};
+  }
+  const std::vector<Token>& after = waiting.front().after;
+  const auto pending =
+      std::find_if(after.begin(), after.end(), [](const Token& token) { return !token.done(); });
+  return pending == after.end() ? Token() : *pending;
+}
+
+void StreamCopier::watch() {
+  std::vector<Waiting> waiting;
+  while (true) {
+    {
+      std::unique_lock lock(mutex_);
+      has_new_.wait(lock, [&] { return is_over_ || !new_.empty() || !waiting.empty(); });
+      std::move(new_.begin(), new_.end(), std::back_inserter(waiting));
+      new_.clear();
+      if (is_over_) {
+        break;
+      }
+    }
+    std::erase_if(waiting, [this](const Waiting& w) { return try_launch(w.batch, w.after); });
+    if (waiting.empty()) {
+      continue;
+    }
+    const Token pending = first_pending(waiting);
+    if (pending.done()) {
+      std::this_thread::sleep_for(kWatchSlice);  // it waits for a lane
+      continue;
+    }
+    try {
+      pending.wait(std::chrono::steady_clock::now() + kWatchSlice);
+    } catch (const std::exception&) {  // NOLINT(bugprone-empty-catch)
+      // Too early, or failed: try_launch looks at the token again and passes a failure on.
+    }
+  }
+  for (const Waiting& w : waiting) {
+    lanes_->fail(*w.batch,
+                 std::make_exception_ptr(InternalError(
+                     "kernels: the copier was destroyed while a batch still waited for its tokens"
+                     "\n  the batch was not started\n  please report this as a bug of dynatrain")));
+  }
+}
+
+}  // namespace dynatrain

@@ -1,0 +1,219 @@
+// The copier of a device with streams, without a GPU: streams are threads, the kernel runs on them.
+
+#include "kernels/cuda/stream_copier.hpp"
+
+#include "dynatrain/base/error.hpp"
+
+#include <gtest/gtest.h>
+
+#include "kernels/copier_conformance.hpp"
+#include "kernels/emulated_device.hpp"
+
+namespace dynatrain {
+namespace {
+
+std::unique_ptr<Copier> make_emulated(bool adds_to_host) {
+  auto state = std::make_shared<EmulatedState>();
+  state->adds_to_host = adds_to_host;
+  return std::make_unique<StreamCopier>(std::make_unique<EmulatedDevice>(state));
+}
+
+INSTANTIATE_TEST_SUITE_P(Emulated,
+                         CopierConformance,
+                         ::testing::Values(CopierCase{.name = "sums_fetched",
+                                                      .make = [] { return make_emulated(false); }},
+                                           CopierCase{.name = "sums_in_place",
+                                                      .make = [] { return make_emulated(true); }}),
+                         [](const auto& test) { return test.param.name; });
+
+/// One byte from src to dst, with a sum, in batches that outlive their tokens.
+class StreamCopierOrder : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    state_ = std::make_shared<EmulatedState>();
+    copier_ = std::make_unique<StreamCopier>(std::make_unique<EmulatedDevice>(state_));
+    addresses_.set(BufferId(0), src_.data(), static_cast<std::int64_t>(src_.size()));
+    addresses_.set(BufferId(1), dst_.data(), static_cast<std::int64_t>(dst_.size()));
+    CopyDescriptor copy;
+    copy.src = BufferId(0);
+    copy.dst = BufferId(1);
+    copy.copy = {.extents = {8},
+                 .src_offset_elems = 0,
+                 .dst_offset_elems = 0,
+                 .src_strides = {1},
+                 .dst_strides = {1}};
+    batch_.copies.push_back(copy);
+  }
+  Token submit(std::span<const Token> after = {}) {
+    return copier_->submit(batch_, addresses_, after);
+  }
+  static Deadline late() { return deadline_in(std::chrono::seconds(30)); }
+
+  std::vector<std::byte> src_ = std::vector<std::byte>(8, std::byte{7});
+  std::vector<std::byte> dst_ = std::vector<std::byte>(8);
+  AddressTable addresses_;
+  CopyBatch batch_;
+  std::shared_ptr<EmulatedState> state_;
+  std::unique_ptr<StreamCopier> copier_;
+};
+
+/// An event of another owner's stream that the test sets.
+class ForeignEvent final : public DeviceCompletion {
+ public:
+  [[nodiscard]] bool done() const override { return ended_->done(); }
+  void wait(Deadline deadline) override { ended_->wait(deadline); }
+  [[nodiscard]] void* event() const noexcept override {
+    ++num_orders;
+    return ended_.get();
+  }
+  void set() { ended_->set(); }
+
+  mutable std::atomic<int> num_orders = 0;  ///< how often somebody asked for the event
+
+ private:
+  std::shared_ptr<HostCompletion> ended_ = std::make_shared<HostCompletion>();
+};
+
+// The design's rule: a token of a stream orders streams, and no host thread waits for it.
+TEST_F(StreamCopierOrder, EventOfAnotherStreamIsWaitedForByTheStream) {
+  auto event = std::make_shared<ForeignEvent>();
+  const std::array after{Token(event)};
+  const Token token = submit(after);
+  EXPECT_GE(event->num_orders, 1);
+  EXPECT_EQ(state_->num_launches, 1);
+  EXPECT_FALSE(token.done());
+  event->set();
+  token.wait(late());
+  EXPECT_EQ(dst_, src_);
+}
+
+// Unpack k waits for wire k; pack k + 1 behind it on one stream would make the wire idle.
+TEST_F(StreamCopierOrder, BatchesBehindEventsHoldUpNobodyElse) {
+  std::vector<std::shared_ptr<ForeignEvent>> events;
+  std::vector<Token> waiting;
+  for (int i = 0; i < 10; ++i) {
+    events.push_back(std::make_shared<ForeignEvent>());
+    const std::array after{Token(events.back())};
+    waiting.push_back(submit(after));
+  }
+  submit().wait(late());
+  // The last one first: none may stand behind another's wait.
+  for (std::size_t i = events.size(); i-- > 3;) {
+    events[i]->set();
+  }
+  EXPECT_TRUE(std::none_of(waiting.begin(), waiting.begin() + 3, [](auto& t) { return t.done(); }));
+  for (std::size_t i = 3; i-- > 0;) {
+    events[i]->set();
+    waiting[i].wait(late());
+  }
+  wait_all(waiting, late());
+}
+
+// A batch that has not been launched has no event; who orders a stream behind it would wait for
+// none.
+TEST_F(StreamCopierOrder, BatchThatWaitsOnTheHostIsNotOnAStream) {
+  auto arrival = std::make_shared<HostCompletion>();
+  const std::array after{Token(arrival)};
+  const Token token = submit(after);
+  auto& event = dynamic_cast<EventCompletion&>(*token.completion());
+  EXPECT_FALSE(event.is_on_stream());
+  EXPECT_THROW(event.order_before(nullptr), InternalError);
+  arrival->set();
+  token.wait(late());
+  EXPECT_TRUE(event.is_on_stream());
+}
+
+// Every wait has a deadline, and passing it changes nothing.
+TEST_F(StreamCopierOrder, WaitEndsAtItsDeadlineAndTheBatchGoesOn) {
+  state_->is_held = true;
+  const Token token = submit();
+  EXPECT_THROW(token.wait(deadline_in(std::chrono::milliseconds(5))), TransportError);
+  EXPECT_FALSE(token.done());
+  state_->is_held = false;
+  token.wait(late());
+  EXPECT_EQ(dst_, src_);
+}
+
+// A sticky CUDA error is found at a launch or at an event; either way it is the token's error.
+TEST_F(StreamCopierOrder, FailedLaunchIsTheBatchsFailure) {
+  state_->launches_fail = true;
+  const Token token = submit();
+  EXPECT_TRUE(token.done());
+  EXPECT_THROW(token.wait(late()), DeviceError);
+}
+
+TEST_F(StreamCopierOrder, FailedEventIsTheFailureOfAllThatComesAfter) {
+  auto arrival = std::make_shared<HostCompletion>();
+  state_->is_held = true;  // so that nobody sees the first one end well
+  const Token first = submit();
+  const std::array after{first, Token(arrival)};
+  const Token second = submit(after);
+  state_->events_fail = true;
+  EXPECT_THROW(first.wait(late()), DeviceError);
+  arrival->set();
+  EXPECT_THROW(second.wait(late()), DeviceError);
+  state_->is_held = false;
+}
+
+// The hot path allocates nothing: memory and events are used again behind the batch that had them.
+TEST_F(StreamCopierOrder, TablesAndEventsAreUsedAgain) {
+  CopyTimes times;
+  batch_.times = &times;
+  for (int i = 0; i < 100; ++i) {
+    submit().wait(late());
+  }
+  EXPECT_EQ(state_->num_memories, 1);
+  EXPECT_EQ(state_->num_events, 2);
+}
+
+// While a table is on its stream nobody else may write to it.
+TEST_F(StreamCopierOrder, TableInUseIsNotGivenToTheNextBatch) {
+  state_->is_held = true;
+  const Token first = submit();
+  const Token second = submit();
+  EXPECT_EQ(state_->num_memories, 2);
+  state_->is_held = false;
+  wait_all(std::array{first, second}, late());
+}
+
+// Times and sums of a batch are there as soon as anybody knows that it is done, if only from a
+// batch that came after it.
+TEST_F(StreamCopierOrder, EndOfALaterBatchEndsTheEarlierOnesOfItsStream) {
+  CopyBatch first = batch_;
+  std::array<std::uint64_t, 1> sums{};
+  CopyTimes times;
+  first.copies[0].sum_slot = 0;
+  first.sums = sums.data();
+  first.times = &times;
+  const Token earlier = copier_->submit(first, addresses_, {});
+  const std::array after{earlier};
+  submit(after).wait(late());
+  EXPECT_NE(sums[0], 0U);
+  EXPECT_LT(times.begin, times.end);
+}
+
+// Spans of a stage without copies have no length.
+TEST_F(StreamCopierOrder, EmptyBatchHasEqualTimes) {
+  CopyTimes times;
+  CopyBatch empty;
+  empty.times = &times;
+  copier_->submit(empty, addresses_, {}).wait(late());
+  EXPECT_EQ(times.begin, times.end);
+  EXPECT_NE(times.begin, CopyTimes().begin);
+  EXPECT_EQ(state_->num_launches, 0);
+}
+
+// A copier may go while a batch still waits for a peer that never came; nobody may hang on it.
+TEST_F(StreamCopierOrder, DestructionFailsWhatWaitsAndEndsWhatRuns) {
+  const std::array never{Token(std::make_shared<HostCompletion>())};
+  const Token waiting = submit(never);
+  const Token running = submit();
+  copier_.reset();
+  EXPECT_THROW(waiting.wait(late()), InternalError);
+  EXPECT_TRUE(running.done());
+  running.wait(late());
+  EXPECT_EQ(dst_, src_);
+}
+
+}  // namespace
+}  // namespace dynatrain
