@@ -24,7 +24,7 @@ struct FastDivider {
             .shift = shift};
   }
   [[nodiscard]] DYNATRAIN_HOST_DEVICE constexpr std::uint32_t divide(std::uint32_t n) const {
-    const auto high = static_cast<std::uint32_t>((std::uint64_t{n} * magic) >> 32U);
+    const auto high = static_cast<std::uint32_t>((static_cast<std::uint64_t>(n) * magic) >> 32U);
     return (high + n) >> shift;
   }
 };

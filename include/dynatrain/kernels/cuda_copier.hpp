@@ -47,7 +47,7 @@ struct CudaCopierOptions {
 void cuda_stream_wait(void* stream, const Token& token, Deadline deadline);
 
 /// Where memory of allocate_cuda_memory lies.
-enum class CudaMemoryKind {
+enum class CudaMemoryKind : std::uint8_t {
   kDevice,
   kPinned,  ///< on the host, and reached by every device
 };

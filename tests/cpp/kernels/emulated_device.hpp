@@ -67,6 +67,7 @@ struct EmulatedState {
   std::atomic<bool> launches_fail = false;
   std::atomic<bool> events_fail = false;
   std::atomic<int> num_launches = 0;
+  std::atomic<int> num_ended = 0;  ///< launches that touch nothing any more
   std::atomic<int> num_memories = 0;
   std::atomic<int> num_events = 0;
   std::atomic<bool> is_held = false;  ///< launches wait while it is set
@@ -179,6 +180,7 @@ class EmulatedDevice final : public StreamDevice {
       for (const ReadBack& read : launch.read_back) {
         std::memcpy(read.host, read.src, static_cast<std::size_t>(read.size_bytes));
       }
+      ++state->num_ended;
     });
   }
 
