@@ -21,10 +21,10 @@ NcclReport nccl_report(const std::string& path) {
 }
 
 std::unique_ptr<Transport> make_nccl_transport(
-    int rank, int size, const NcclOptions& options, NcclIdExchange& ids, Deadline deadline) {
+    int rank, int size, const NcclOptions& options, Store& store, Deadline deadline) {
   const NcclLibraries libraries{.nccl = load_nccl(options.nccl_library),
                                 .device = load_cuda_runtime(options.cuda_library)};
-  return connect_nccl(libraries, {.rank = rank, .size = size}, options, ids, deadline);
+  return connect_nccl(libraries, {.rank = rank, .size = size}, options, store, deadline);
 }
 
 #else
@@ -39,7 +39,7 @@ NcclReport nccl_report(const std::string& /*path*/) {
 std::unique_ptr<Transport> make_nccl_transport(int /*rank*/,
                                                int /*size*/,
                                                const NcclOptions& /*options*/,
-                                               NcclIdExchange& /*ids*/,
+                                               Store& /*store*/,
                                                Deadline /*deadline*/) {
   throw DeviceError("transport: no NCCL communicator can be made\n  " + nccl_problem());
 }

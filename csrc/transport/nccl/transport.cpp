@@ -147,13 +147,13 @@ void NcclTransport::abort(const std::string& reason) noexcept {
 std::unique_ptr<NcclTransport> connect_nccl(const NcclLibraries& libraries,
                                             const NcclInit& place,
                                             const NcclOptions& options,
-                                            NcclIdExchange& ids,
+                                            Store& store,
                                             Deadline deadline) {
   check_options(place.rank, place.size, options);
   auto world = std::make_shared<NcclWorld>(libraries, place.rank, place.size, options);
   const DeviceScope scope(*libraries.device, options.device);
   auto bounce = std::make_shared<HostBounce>(libraries.device, options.host_bytes);
-  world->connect(ids, deadline);
+  world->connect(store, deadline);
   return std::make_unique<NcclTransport>(std::move(world), std::move(bounce));
 }
 

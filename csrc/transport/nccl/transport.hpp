@@ -59,7 +59,7 @@ class NcclTransport final : public Transport {
 [[nodiscard]] std::unique_ptr<NcclTransport> connect_nccl(const NcclLibraries& libraries,
                                                           const NcclInit& place,
                                                           const NcclOptions& options,
-                                                          NcclIdExchange& ids,
+                                                          Store& store,
                                                           Deadline deadline);
 
 }  // namespace dynatrain

@@ -1,8 +1,8 @@
 #include "transport/nccl/world.hpp"
 
 #include "transport/nccl/pause.hpp"
-#include <algorithm>
 #include <chrono>
+#include <cstring>
 #include <exception>
 #include <utility>
 
@@ -16,7 +16,13 @@ bool is_good(NcclResult result) {
   return result == NcclResult::kSuccess || result == NcclResult::kInProgress;
 }
 
-NcclId to_id(const std::vector<std::byte>& bytes) {
+constexpr const char* kIdKey = "nccl_id";
+
+std::string to_text(const NcclId& id) {
+  return {reinterpret_cast<const char*>(id.data()), id.size()};
+}
+
+NcclId to_id(const std::string& bytes) {
   NcclId id{};
   if (bytes.size() != id.size()) {
     throw TransportError("transport: rank 0 published an NCCL id of " +
@@ -28,7 +34,7 @@ NcclId to_id(const std::vector<std::byte>& bytes) {
                          -1,
                          false);
   }
-  std::ranges::copy(bytes, id.begin());
+  std::memcpy(id.data(), bytes.data(), id.size());
   return id;
 }
 
@@ -68,7 +74,7 @@ NcclWorld::~NcclWorld() {
   }
 }
 
-void NcclWorld::connect(NcclIdExchange& ids, Deadline deadline) {
+void NcclWorld::connect(Store& store, Deadline deadline) {
   const DeviceScope scope(device(), options_.device);
   try {
     NcclInit init{.rank = rank_, .size = size_, .id = {}, .max_channels = options_.max_channels};
@@ -76,9 +82,9 @@ void NcclWorld::connect(NcclIdExchange& ids, Deadline deadline) {
       const NcclAnswer<NcclId> made = libraries_.nccl->get_unique_id();
       check(made.result, "ncclGetUniqueId", {}, nullptr);
       init.id = made.value;
-      ids.publish({init.id.begin(), init.id.end()});
+      store.set(kIdKey, to_text(init.id));
     } else {
-      init.id = to_id(ids.fetch(deadline));
+      init.id = to_id(store.get(kIdKey, deadline));
     }
     const NcclAnswer<NcclComm> made = libraries_.nccl->comm_init(init);
     {

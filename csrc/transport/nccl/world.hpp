@@ -41,7 +41,7 @@ class NcclWorld {
   [[nodiscard]] DeviceApi& device() { return *libraries_.device; }
 
   /// Makes the communicator. On an error it is aborted before the error is thrown.
-  void connect(NcclIdExchange& ids, Deadline deadline);
+  void connect(Store& store, Deadline deadline);
   /// Lets the stream wait for an event of another stream.
   void wait_for_event(void* event);
   /// Issues one group and returns the event that is recorded behind it, to be given back.

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "dynatrain/execution/transport.hpp"
+#include "dynatrain/transport/store.hpp"
 
 #include <cstddef>
 #include <cstdint>
@@ -24,16 +25,6 @@ struct NcclOptions {
   std::string cuda_library;                ///< the same for the CUDA runtime
 };
 
-/// Port: how the communicator's id gets from rank 0 to the others, over a store for example.
-class NcclIdExchange {
- public:
-  virtual ~NcclIdExchange() = default;
-  /// Rank 0 only, once per communicator.
-  virtual void publish(const std::vector<std::byte>& id) = 0;
-  /// Other ranks only. Waits for what rank 0 published. Errors: TransportError at the deadline.
-  [[nodiscard]] virtual std::vector<std::byte> fetch(Deadline deadline) = 0;
-};
-
 /// What this process can do with NCCL.
 struct NcclReport {
   std::string problem;                   ///< why there is no transport; empty when there is one
@@ -53,6 +44,8 @@ struct NcclReport {
 
 /// Connects `size` ranks over a communicator of their own and returns this rank's transport.
 ///
+/// The communicator's id goes through `store`, which is used for nothing else and not kept.
+///
 /// Ownership  device memory is sent and received where it lies. Host memory passes through
 ///            `host_bytes` of pinned memory and has arrived when the token was asked.
 /// Threads    collective over the ranks. Calls on the transport: any thread, and every rank posts
@@ -64,6 +57,6 @@ struct NcclReport {
 ///            aborted: make a new transport.
 /// Source     own; docs/design/transport.md, "nccl".
 [[nodiscard]] std::unique_ptr<Transport> make_nccl_transport(
-    int rank, int size, const NcclOptions& options, NcclIdExchange& ids, Deadline deadline);
+    int rank, int size, const NcclOptions& options, Store& store, Deadline deadline);
 
 }  // namespace dynatrain

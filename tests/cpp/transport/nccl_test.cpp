@@ -56,9 +56,9 @@ std::string error_of(const What& what) {
 std::unique_ptr<NcclTransport> connect_alone(FakeNcclWorld& world,
                                              const NcclInit& place,
                                              Deadline deadline) {
-  FakeIds ids;
+  ThreadStore store;
   return connect_nccl(
-      {.nccl = world.nccl[0], .device = world.devices[0]}, place, NcclOptions(), ids, deadline);
+      {.nccl = world.nccl[0], .device = world.devices[0]}, place, NcclOptions(), store, deadline);
 }
 
 // The start of a job in which one process is missing must end, and say where it stood.
@@ -88,8 +88,8 @@ TEST(NcclConnect, ErrorOfNcclIsInTheMessageAndTheCommunicatorIsAborted) {
 TEST(NcclConnect, OptionsThatLetNcclCutAGroupAreRefused) {
   NcclOptions options;
   options.max_ops_per_group = 4;
-  FakeIds ids;
-  EXPECT_THROW(static_cast<void>(connect_nccl({}, {.rank = 0, .size = 2}, options, ids, late())),
+  ThreadStore store;
+  EXPECT_THROW(static_cast<void>(connect_nccl({}, {.rank = 0, .size = 2}, options, store, late())),
                LayoutError);
 }
 

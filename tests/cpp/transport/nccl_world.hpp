@@ -4,37 +4,15 @@
 
 #include "transport/nccl/transport.hpp"
 #include "transport/nccl_fake.hpp"
+#include "transport/thread_store.hpp"
 #include <algorithm>
 #include <chrono>
-#include <condition_variable>
 #include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
 
 namespace dynatrain {
-
-/// Hands the id over within the process.
-class FakeIds final : public NcclIdExchange {
- public:
-  void publish(const std::vector<std::byte>& id) override {
-    const std::lock_guard lock(mutex_);
-    id_ = id;
-    published_.notify_all();
-  }
-  std::vector<std::byte> fetch(Deadline deadline) override {
-    std::unique_lock lock(mutex_);
-    if (!published_.wait_until(lock, deadline, [this] { return !id_.empty(); })) {
-      throw TransportError("rank 0 has not published its id", 0, -1, true);
-    }
-    return id_;
-  }
-
- private:
-  std::mutex mutex_;
-  std::condition_variable published_;
-  std::vector<std::byte> id_;
-};
 
 struct FakeNcclWorld {
   explicit FakeNcclWorld(int num_ranks, const NcclOptions& options = {})
@@ -51,7 +29,7 @@ struct FakeNcclWorld {
         transports[index] = connect_nccl({.nccl = nccl[index], .device = devices[index]},
                                          {.rank = rank, .size = num_ranks},
                                          options,
-                                         ids,
+                                         store,
                                          deadline_in(std::chrono::seconds(10)));
       });
     }
@@ -72,7 +50,7 @@ struct FakeNcclWorld {
     cluster->kill(rank);
   }
 
-  FakeIds ids;
+  ThreadStore store;
   std::shared_ptr<FakeCluster> cluster;
   std::vector<std::shared_ptr<FakeNccl>> nccl;
   std::vector<std::shared_ptr<FakeDevice>> devices;
