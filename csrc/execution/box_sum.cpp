@@ -45,39 +45,24 @@ InnerRun inner_run(const Shape& shape, const Shape& global_shape, const Strides&
   return run;
 }
 
-void check_inside(const LogicalTensor& tensor,
-                  const Shape& shape,
-                  const View& view,
-                  const TensorMemory& memory,
-                  TensorId id) {
-  std::int64_t last = view.offset_elems;
-  for (int d = 0; d < shape.rank(); ++d) {
-    last += (shape[d] - 1) * view.strides[d];
-  }
-  const std::int64_t end_bytes = checked_mul(last + 1, tensor.dtype.size_bytes);
-  DYNATRAIN_CHECK(
-      id.index() < memory.base.size() && memory.base[id.index()] != nullptr &&
-          end_bytes <= memory.size_bytes[id.index()],
-      "execution: the memory of '" + tensor.name + "' ends before what the map says it holds");
-}
-
-}  // namespace
-
+/// What stands for a tensor in its elements' terms.
 std::uint64_t tensor_key(const LogicalTensor& tensor) {
   Hasher hasher;
   hasher.add(std::string_view(tensor.name));
   return hasher.digest();
 }
 
+}  // namespace
+
 void append_pieces(std::vector<SummedBox>& pieces,
                    const SummedBox& whole,
                    std::int64_t elem_bytes) {
   const std::int64_t size_bytes = checked_mul(whole.box.num_elements(), elem_bytes);
   int dim = 0;
-  while (dim + 1 < whole.box.rank() && whole.box.dim(dim).size() == 1) {
+  while (dim < whole.box.rank() && whole.box.dim(dim).size() == 1) {
     ++dim;
   }
-  if (size_bytes <= kPieceBytes || whole.box.rank() == 0) {
+  if (size_bytes <= kPieceBytes || dim == whole.box.rank()) {
     pieces.push_back(whole);
     return;
   }
@@ -88,34 +73,47 @@ void append_pieces(std::vector<SummedBox>& pieces,
     SummedBox piece = whole;
     piece.box.begin[dim] = begin;
     piece.box.end[dim] = std::min(begin + step, rows.end);
-    pieces.push_back(piece);
+    append_pieces(pieces, piece, elem_bytes);
   }
 }
 
-std::uint64_t sum_box(const LogicalTensor& tensor,
-                      const SummedBox& piece,
-                      const TensorMemory& memory,
-                      std::uint64_t key) {
+View view_of(const LogicalTensor& tensor, const SummedBox& piece, const TensorMemory& memory) {
   const View view = sub_view(piece.fragment.box, piece.fragment.view, piece.box);
   const Shape shape = piece.box.shape();
-  check_inside(tensor, shape, view, memory, piece.tensor);
+  std::int64_t last = view.offset_elems;
+  for (int d = 0; d < shape.rank(); ++d) {
+    last += (shape[d] - 1) * view.strides[d];
+  }
+  const std::int64_t end_bytes = checked_mul(last + 1, tensor.dtype.size_bytes);
+  const std::size_t id = piece.tensor.index();
+  DYNATRAIN_CHECK(
+      id < memory.base.size() && memory.base[id] != nullptr && end_bytes <= memory.size_bytes[id],
+      "execution: the memory of '" + tensor.name + "' ends before what the map says it holds");
+  return view;
+}
+
+std::uint64_t sum_box(const LogicalTensor& tensor,
+                      const Box& box,
+                      const View& view,
+                      const std::byte* base) {
+  const Shape shape = box.shape();
+  const std::uint64_t key = tensor_key(tensor);
   const Strides index_strides = row_major_strides(tensor.shape);
   const InnerRun inner = inner_run(shape, tensor.shape, view.strides);
   std::int64_t offset = view.offset_elems;
   std::int64_t index = 0;
   for (int d = 0; d < shape.rank(); ++d) {
-    index += piece.box.begin[d] * index_strides[d];
+    index += box.begin[d] * index_strides[d];
   }
   Dims at = Dims::filled(shape.rank(), 0);
   std::uint64_t sum = 0;
-  for (std::int64_t left = piece.box.num_elements(); left > 0; left -= inner.count) {
-    sum += fingerprint_run(
-        {.data = memory.base[piece.tensor.index()] + offset * tensor.dtype.size_bytes,
-         .elem_bytes = tensor.dtype.size_bytes,
-         .stride_elems = inner.stride_elems,
-         .count = inner.count},
-        key,
-        static_cast<std::uint64_t>(index));
+  for (std::int64_t left = box.num_elements(); left > 0; left -= inner.count) {
+    sum += fingerprint_run({.data = base + offset * tensor.dtype.size_bytes,
+                            .elem_bytes = tensor.dtype.size_bytes,
+                            .stride_elems = inner.stride_elems,
+                            .count = inner.count},
+                           key,
+                           static_cast<std::uint64_t>(index));
     for (int d = inner.first_dim - 1; d >= 0; --d) {
       offset += view.strides[d];
       index += index_strides[d];

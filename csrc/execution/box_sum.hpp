@@ -1,6 +1,6 @@
 #pragma once
 
-#include "dynatrain/execution/executor.hpp"
+#include "dynatrain/execution/tensor_memory.hpp"
 #include "dynatrain/layout/shard_map.hpp"
 
 #include <cstddef>
@@ -17,19 +17,21 @@ struct SummedBox {
   std::int64_t owner = 0;  ///< what the sum belongs to; free for the caller
 };
 
-/// Cuts a box along its longest leading dimension into pieces of a few MiB, so that one huge tensor
+/// Cuts a box along its leading dimensions into pieces of at most 4 MiB, so that one huge tensor
 /// keeps all threads busy, and appends them.
 void append_pieces(std::vector<SummedBox>& pieces, const SummedBox& whole, std::int64_t elem_bytes);
 
-/// The sum of fingerprint_term over the elements of the box, each with its index in the row-major
-/// order of the whole tensor.
-/// Errors: InternalError when the memory does not reach as far as the box does.
-[[nodiscard]] std::uint64_t sum_box(const LogicalTensor& tensor,
-                                    const SummedBox& piece,
-                                    const TensorMemory& memory,
-                                    std::uint64_t key);
+/// Where the elements of a piece lie, from the base of the tensor's memory.
+/// Errors: InternalError when the memory does not reach as far as the piece does.
+[[nodiscard]] View view_of(const LogicalTensor& tensor,
+                           const SummedBox& piece,
+                           const TensorMemory& memory);
 
-/// What stands for a tensor in its elements' terms.
-[[nodiscard]] std::uint64_t tensor_key(const LogicalTensor& tensor);
+/// The sum of fingerprint_term over the elements of `box`, which lie as `view` says from `base`,
+/// each with its index in the row-major order of the whole tensor.
+[[nodiscard]] std::uint64_t sum_box(const LogicalTensor& tensor,
+                                    const Box& box,
+                                    const View& view,
+                                    const std::byte* base);
 
 }  // namespace dynatrain

@@ -1,8 +1,7 @@
-#include "dynatrain/execution/executor.hpp"
+#include "dynatrain/execution/fingerprint.hpp"
 
 #include "execution/box_sum.hpp"
-#include "execution/in_threads.hpp"
-#include <algorithm>
+#include "execution/sum_pieces.hpp"
 #include <cstdint>
 #include <vector>
 
@@ -31,12 +30,10 @@ std::vector<Box> lowest_owned(const Box& box, int rank, const std::vector<OwnedB
 std::uint64_t fingerprint_share(const ShardMap& map,
                                 int rank,
                                 const TensorMemory& memory,
-                                int num_threads) {
+                                const HashMeans& means) {
   std::vector<SummedBox> pieces;
-  std::vector<std::uint64_t> keys;
   for (std::size_t i = 0; i < map.num_tensors(); ++i) {
     const TensorId id(static_cast<std::int64_t>(i));
-    keys.push_back(tensor_key(map.tensor(id)));
     const std::vector<Fragment> fragments = map.fragments(id, rank);
     if (fragments.empty()) {
       continue;
@@ -50,12 +47,7 @@ std::uint64_t fingerprint_share(const ShardMap& map,
       }
     }
   }
-  std::vector<std::uint64_t> sums(pieces.size());
-  in_threads(std::ssize(pieces), num_threads, [&](std::int64_t i) {
-    const auto index = static_cast<std::size_t>(i);
-    const TensorId id = pieces[index].tensor;
-    sums[index] = sum_box(map.tensor(id), pieces[index], memory, keys[id.index()]);
-  });
+  const std::vector<std::uint64_t> sums = sum_pieces(map, pieces, memory, means);
   std::uint64_t total = 0;
   for (const std::uint64_t sum : sums) {
     total += sum;

@@ -1,7 +1,7 @@
-#include "dynatrain/execution/executor.hpp"
+#include "dynatrain/execution/fingerprint.hpp"
 
 #include "execution/box_sum.hpp"
-#include "execution/in_threads.hpp"
+#include "execution/sum_pieces.hpp"
 #include <algorithm>
 #include <array>
 #include <cstdint>
@@ -77,7 +77,7 @@ std::string line_of(const ShardMap& map,
 std::vector<FragmentHash> fragment_hashes(const ShardMap& map,
                                           int rank,
                                           const TensorMemory& memory,
-                                          int num_threads) {
+                                          const HashMeans& means) {
   std::vector<FragmentHash> hashes;
   std::vector<SummedBox> pieces;
   for (std::size_t i = 0; i < map.num_tensors(); ++i) {
@@ -99,12 +99,7 @@ std::vector<FragmentHash> fragment_hashes(const ShardMap& map,
       }
     }
   }
-  std::vector<std::uint64_t> sums(pieces.size());
-  in_threads(std::ssize(pieces), num_threads, [&](std::int64_t i) {
-    const SummedBox& piece = pieces[static_cast<std::size_t>(i)];
-    const LogicalTensor& tensor = map.tensor(piece.tensor);
-    sums[static_cast<std::size_t>(i)] = sum_box(tensor, piece, memory, tensor_key(tensor));
-  });
+  const std::vector<std::uint64_t> sums = sum_pieces(map, pieces, memory, means);
   for (std::size_t i = 0; i < pieces.size(); ++i) {
     hashes[static_cast<std::size_t>(pieces[i].owner)].hash += sums[i];
   }

@@ -100,11 +100,12 @@ void StagedRun::run() {
 void StagedRun::begin_stage(std::size_t k) {
   const StageProgram& program = program_[k];
   Running& running = running_[k];
-  running.packed = ports_.copier.submit(program.pack, addresses_, {});
-  running.copied = ports_.copier.submit(program.local, addresses_, {});
+  std::vector<Token> after = run_.options.after;
+  running.packed = ports_.copier.submit(program.pack, addresses_, after);
+  running.copied = ports_.copier.submit(program.local, addresses_, after);
   post(k);
-  const std::array received{running.received};
-  running.unpacked = ports_.copier.submit(program.unpack, addresses_, received);
+  after.push_back(running.received);
+  running.unpacked = ports_.copier.submit(program.unpack, addresses_, after);
 }
 
 void StagedRun::post(std::size_t k) {

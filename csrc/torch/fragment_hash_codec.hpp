@@ -1,6 +1,6 @@
 #pragma once
 
-#include "dynatrain/execution/executor.hpp"
+#include "dynatrain/execution/fingerprint.hpp"
 
 #include <span>
 #include <string>

@@ -37,6 +37,8 @@ class CpuCopier final : public Copier {
     return std::make_unique<HostMemory>(size_bytes);
   }
 
+  [[nodiscard]] Place place_of(const std::byte* /*memory*/) const override { return Place::kHost; }
+
   Token submit(const CopyBatch& batch,
                const AddressTable& addresses,
                std::span<const Token> after) override {

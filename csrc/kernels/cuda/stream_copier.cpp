@@ -51,6 +51,11 @@ std::unique_ptr<CopierMemory> StreamCopier::allocate(std::int64_t size_bytes, Pl
   return lanes_->device().allocate(size_bytes, place);
 }
 
+Place StreamCopier::place_of(const std::byte* memory) const {
+  const bool is_device = lanes_->device().adds_to(reinterpret_cast<const std::uint64_t*>(memory));
+  return is_device ? Place::kDevice : Place::kHost;
+}
+
 Token StreamCopier::submit(const CopyBatch& batch,
                            const AddressTable& addresses,
                            std::span<const Token> after) {

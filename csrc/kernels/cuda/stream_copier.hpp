@@ -28,6 +28,7 @@ class StreamCopier final : public Copier {
   void reserve(std::int64_t table_bytes, int num_tables);
 
   std::unique_ptr<CopierMemory> allocate(std::int64_t size_bytes, Place place) override;
+  [[nodiscard]] Place place_of(const std::byte* memory) const override;
   Token submit(const CopyBatch& batch,
                const AddressTable& addresses,
                std::span<const Token> after) override;

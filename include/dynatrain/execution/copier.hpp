@@ -101,6 +101,8 @@ class Copier {
   /// Errors  DeviceError, std::bad_alloc.
   [[nodiscard]] virtual std::unique_ptr<CopierMemory> allocate(std::int64_t size_bytes,
                                                                Place place) = 0;
+  /// Where memory lies, whoever allocated it. Errors: DeviceError.
+  [[nodiscard]] virtual Place place_of(const std::byte* memory) const = 0;
   /// Starts the batch after all of `after` are done and returns at once.
   /// Ownership  the batch and the table are read until the token is done; the caller keeps them.
   /// Threads    one caller at a time; order between batches is given by `after` alone.

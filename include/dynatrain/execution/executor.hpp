@@ -1,6 +1,7 @@
 #pragma once
 
 #include "dynatrain/execution/copier.hpp"
+#include "dynatrain/execution/tensor_memory.hpp"
 #include "dynatrain/execution/transport.hpp"
 #include "dynatrain/schedule/schedule.hpp"
 
@@ -14,13 +15,6 @@
 
 namespace dynatrain {
 
-/// Base addresses of one rank's buffers of the tensors of a map, by tensor id. Null for tensors
-/// that this rank does not hold. Not owning.
-struct TensorMemory {
-  std::vector<std::byte*> base;          ///< element 0 of the rank's buffer of tensor i
-  std::vector<std::int64_t> size_bytes;  ///< bytes from base that belong to it
-};
-
 /// A span of work of one rank, for timelines. Seconds since the executor started to run.
 struct TraceSpan {
   enum class Phase : std::uint8_t { kPack, kWire, kUnpack, kLocal, kVerify };
@@ -31,13 +25,16 @@ struct TraceSpan {
   std::int64_t size_bytes = 0;
 };
 
-/// How to run. Equal on all ranks, the timeout apart.
+/// How to run. Equal on all ranks, `timeout` and `after` apart.
 struct ExecuteOptions {
   std::chrono::milliseconds timeout{60000};  ///< of the whole call, agree() or run()
   /// Compare each receiver's sum of every part with the sender's (8 bytes a part on the wire).
   bool verify_sums = true;
   /// Use the transport's one-sided part when it has one: one pass, no staging.
   bool allow_one_sided = true;
+  /// This rank's own: nothing is read or written before they are done. What still writes the source
+  /// on a stream of the caller, or fills the target's memory there.
+  std::vector<Token> after{};
 };
 
 /// Lets another thread watch and stop a run. Threads: any.
@@ -90,28 +87,5 @@ class Executor {
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
-
-/// This rank's share of the 64-bit fingerprint of a state: the sum modulo 2^64, over the elements
-/// of which this rank is the lowest owner, of a mixed hash of (name, global index, bits). The sum
-/// over all ranks is the same in every layout. Threads: uses `num_threads`.
-[[nodiscard]] std::uint64_t fingerprint_share(const ShardMap& map,
-                                              int rank,
-                                              const TensorMemory& memory,
-                                              int num_threads);
-
-/// A rank's hash of one of its fragments; ranks that hold the same box must agree.
-struct FragmentHash {
-  TensorId tensor;
-  Box box;
-  std::uint64_t hash = 0;
-};
-[[nodiscard]] std::vector<FragmentHash> fragment_hashes(const ShardMap& map,
-                                                        int rank,
-                                                        const TensorMemory& memory,
-                                                        int num_threads);
-/// Compares what all ranks hold of each cell. `hashes_of_rank[r]` is fragment_hashes() of rank r.
-/// Returns  one line per difference, naming tensor, box and ranks; empty when replicas agree.
-[[nodiscard]] std::vector<std::string> compare_replicas(
-    const ShardMap& map, std::span<const std::vector<FragmentHash>> hashes_of_rank);
 
 }  // namespace dynatrain

@@ -1,3 +1,6 @@
+#include "dynatrain/execution/fingerprint.hpp"
+
+#include "dynatrain/base/error.hpp"
 #include "dynatrain/base/hash.hpp"
 #include "dynatrain/execution/run_sum.hpp"
 
@@ -18,7 +21,7 @@ std::uint64_t fingerprint_of(const Layout& layout, int num_threads) {
   std::uint64_t total = 0;
   for (int rank = 0; rank < map.num_ranks(); ++rank) {
     RankBuffers buffers = tagged_buffers(map, rank);
-    total += fingerprint_share(map, rank, buffers.memory(), num_threads);
+    total += fingerprint_share(map, rank, buffers.memory(), {.num_threads = num_threads});
   }
   return total;
 }
@@ -46,30 +49,109 @@ TEST(Fingerprint, IsTheSumOfTheTermsOfAllElements) {
     std::memcpy(&bits, buffers.bytes[0].data() + 2 * i, 2);
     expected += fingerprint_term(key.digest(), i, bits);
   }
-  EXPECT_EQ(fingerprint_share(map, 0, buffers.memory(), 1), expected);
+  EXPECT_EQ(fingerprint_share(map, 0, buffers.memory(), {}), expected);
 }
 
 // Comparing sorted values misses exactly this: two elements that changed places.
 TEST(Fingerprint, ChangesWhenTwoElementsChangePlaces) {
   const ShardMap map = model_map(Layout::parse("dp=1"));
   RankBuffers buffers = tagged_buffers(map, 0);
-  const std::uint64_t before = fingerprint_share(map, 0, buffers.memory(), 1);
+  const std::uint64_t before = fingerprint_share(map, 0, buffers.memory(), {});
   const TensorId up = map.find("layers.3.up|param");
   std::byte* const data = buffers.bytes[up.index()].data();
   for (std::size_t byte = 0; byte < 4; ++byte) {
     std::swap(data[byte], data[4 * 17 + byte]);
   }
-  EXPECT_NE(fingerprint_share(map, 0, buffers.memory(), 1), before);
+  EXPECT_NE(fingerprint_share(map, 0, buffers.memory(), {}), before);
 }
 
 // Swapping two equally shaped tensors keeps all indices and all bits; only names tell.
 TEST(Fingerprint, ChangesWhenTwoTensorsAreExchanged) {
   const ShardMap map = model_map(Layout::parse("dp=1"));
   RankBuffers buffers = tagged_buffers(map, 0);
-  const std::uint64_t before = fingerprint_share(map, 0, buffers.memory(), 1);
+  const std::uint64_t before = fingerprint_share(map, 0, buffers.memory(), {});
   std::swap(buffers.bytes[map.find("layers.3.up|param").index()],
             buffers.bytes[map.find("layers.4.up|param").index()]);
-  EXPECT_NE(fingerprint_share(map, 0, buffers.memory(), 1), before);
+  EXPECT_NE(fingerprint_share(map, 0, buffers.memory(), {}), before);
+}
+
+/// A copier of a device whose memory the test can see: the CPU's, but nothing is the host's.
+class DeviceCopier final : public Copier {
+ public:
+  std::unique_ptr<CopierMemory> allocate(std::int64_t size_bytes, Place place) override {
+    return inner_->allocate(size_bytes, place);
+  }
+  [[nodiscard]] Place place_of(const std::byte* /*memory*/) const override {
+    return Place::kDevice;
+  }
+  Token submit(const CopyBatch& batch,
+               const AddressTable& addresses,
+               std::span<const Token> after) override {
+    if (++num_batches_ > num_good_batches) {
+      auto failed = std::make_shared<HostCompletion>();
+      failed->fail(std::make_exception_ptr(DeviceError("device: gone")));
+      return Token(std::move(failed));
+    }
+    return inner_->submit(batch, addresses, after);
+  }
+  [[nodiscard]] int num_batches() const { return num_batches_; }
+
+  int num_good_batches = 1000;
+
+ private:
+  std::unique_ptr<Copier> inner_ = make_cpu_copier(1);
+  int num_batches_ = 0;
+};
+
+// The host may not read a device's memory: it has to be fetched, and to come out the same.
+TEST(DeviceFingerprint, EqualsTheHosts) {
+  for (const Layout& layout : layouts_of(4, true)) {
+    const ShardMap map = model_map(layout);
+    for (int rank = 0; rank < map.num_ranks(); ++rank) {
+      RankBuffers buffers = tagged_buffers(map, rank);
+      DeviceCopier copier;
+      EXPECT_EQ(
+          fingerprint_share(map, rank, buffers.memory(), {.num_threads = 2, .copier = &copier}),
+          fingerprint_share(map, rank, buffers.memory(), {}));
+      EXPECT_TRUE(rank > 0 || copier.num_batches() > 0);
+    }
+  }
+}
+
+// More than the pinned memory holds at once, so that its halves are used again.
+TEST(DeviceFingerprint, TakesStatesLargerThanItsMemory) {
+  const LogicalTensor tensor{"w|param", {5000, 5000}, {"int64", 8}};
+  const ShardMap map({{tensor, make_replicated_sharding({0})}});
+  std::vector<std::uint64_t> words(std::size_t{5000} * 5000);
+  for (std::size_t i = 0; i < words.size(); ++i) {
+    words[i] = i * i;
+  }
+  const TensorMemory memory{.base = {reinterpret_cast<std::byte*>(words.data())},
+                            .size_bytes = {static_cast<std::int64_t>(words.size() * 8)}};
+  DeviceCopier copier;
+  EXPECT_EQ(fingerprint_share(map, 0, memory, {.copier = &copier}),
+            fingerprint_share(map, 0, memory, {}));
+  EXPECT_EQ(copier.num_batches(), 3);
+}
+
+TEST(DeviceFingerprint, FailsWithWhatAFetchFailedWith) {
+  const ShardMap map = model_map(Layout::parse("dp=1"));
+  RankBuffers buffers = tagged_buffers(map, 0);
+  DeviceCopier copier;
+  copier.num_good_batches = 0;
+  EXPECT_THROW(static_cast<void>(fingerprint_share(map, 0, buffers.memory(), {.copier = &copier})),
+               DeviceError);
+}
+
+// Memory is being written until then.
+TEST(DeviceFingerprint, WaitsForWhatItComesAfter) {
+  const ShardMap map = model_map(Layout::parse("dp=1"));
+  RankBuffers buffers = tagged_buffers(map, 0);
+  const Token never(std::make_shared<HostCompletion>());
+  EXPECT_THROW(
+      static_cast<void>(fingerprint_share(
+          map, 0, buffers.memory(), {.after = {never}, .timeout = std::chrono::milliseconds(10)})),
+      TransportError);
 }
 
 // Vectorised runs, odd widths and strides must all be the plain sum of the terms.
@@ -115,7 +197,7 @@ std::vector<std::string> compare_after_change(const ShardMap& map,
     if (rank == changed_rank) {
       buffers.bytes[map.find(name).index()].back() ^= std::byte{1};
     }
-    hashes.push_back(fragment_hashes(map, rank, buffers.memory(), 2));
+    hashes.push_back(fragment_hashes(map, rank, buffers.memory(), {.num_threads = 2}));
   }
   return compare_replicas(map, hashes);
 }

@@ -1,0 +1,50 @@
+#pragma once
+
+#include "dynatrain/execution/copier.hpp"
+#include "dynatrain/execution/tensor_memory.hpp"
+#include "dynatrain/layout/shard_map.hpp"
+
+#include <chrono>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace dynatrain {
+
+/// What hashing a rank's memory takes.
+struct HashMeans {
+  int num_threads = 1;
+  /// Fetches what lies on its device, through pinned memory; null where all memory is the host's.
+  Copier* copier = nullptr;
+  std::vector<Token> after{};                ///< memory is read once they are done
+  std::chrono::milliseconds timeout{60000};  ///< of `after` and of each fetch
+};
+
+/// This rank's share of the 64-bit fingerprint of a state: the sum modulo 2^64, over the elements
+/// of which this rank is the lowest owner, of a mixed hash of (name, global index, bits). The sum
+/// over all ranks is the same in every layout.
+/// Errors  TimeoutError and what the copier failed with; InternalError where memory is too short.
+/// Cost    10 GB/s a thread; device memory crosses to the host, 128 MiB of it at a time.
+[[nodiscard]] std::uint64_t fingerprint_share(const ShardMap& map,
+                                              int rank,
+                                              const TensorMemory& memory,
+                                              const HashMeans& means);
+
+/// A rank's hash of one of its fragments; ranks that hold the same box must agree.
+struct FragmentHash {
+  TensorId tensor;
+  Box box;
+  std::uint64_t hash = 0;
+};
+/// Errors and cost as fingerprint_share().
+[[nodiscard]] std::vector<FragmentHash> fragment_hashes(const ShardMap& map,
+                                                        int rank,
+                                                        const TensorMemory& memory,
+                                                        const HashMeans& means);
+/// Compares what all ranks hold of each cell. `hashes_of_rank[r]` is fragment_hashes() of rank r.
+/// Returns  one line per difference, naming tensor, box and ranks; empty when replicas agree.
+[[nodiscard]] std::vector<std::string> compare_replicas(
+    const ShardMap& map, std::span<const std::vector<FragmentHash>> hashes_of_rank);
+
+}  // namespace dynatrain
