@@ -1,5 +1,7 @@
 #include "dynatrain/execution/executor.hpp"
+#include "dynatrain/execution/fingerprint.hpp"
 #include "dynatrain/kernels/cpu_copier.hpp"
+#include "dynatrain/kernels/cuda_copier.hpp"
 
 #include "torch/bind.hpp"
 #include "torch/fragment_hash_codec.hpp"
@@ -61,17 +63,12 @@ RunResult run(Executor& executor,
                       how.second);
 }
 
-std::uint64_t fingerprint(const ShardMap& map, int rank, const StateTable& table, int num_threads) {
-  return fingerprint_share(map, rank, table.memory_for(map), num_threads);
-}
-
-py::bytes hashes(const ShardMap& map, int rank, const StateTable& table, int num_threads) {
-  std::string blob;
-  {
-    const py::gil_scoped_release no_gil;
-    blob = encode_hashes(fragment_hashes(map, rank, table.memory_for(map), num_threads));
-  }
-  return blob;
+HashMeans means_of(int num_threads,
+                   Copier* copier,
+                   const std::vector<Token>& after,
+                   double timeout_s) {
+  return {
+      .num_threads = num_threads, .copier = copier, .after = after, .timeout = to_ms(timeout_s)};
 }
 
 std::vector<std::string> compare(const ShardMap& map, const std::vector<py::bytes>& blobs) {
@@ -98,8 +95,30 @@ void bind_run_types(py::module_& m) {
       .def_readonly("staging_peak_bytes", &RunResult::staging_peak_bytes)
       .def_readonly("adopted_bytes", &RunResult::adopted_bytes)
       .def_property_readonly("spans", &spans_of);
+}
+
+void* to_stream(std::uintptr_t handle) {
+  return reinterpret_cast<void*>(handle);  // NOLINT(performance-no-int-to-ptr): torch's own form
+}
+
+void bind_copiers(py::module_& m) {
   const py::class_<Copier> copier(m, "Copier");
   m.def("CpuCopier", &make_cpu_copier, py::arg("num_threads"), NoGil());
+  m.def(
+      "CudaCopier",
+      [](int device) { return make_cuda_copier({.device = device}); },
+      py::arg("device"),
+      NoGil());
+  m.def("cuda_is_built", &cuda_is_built);
+  m.def("cuda_problem", &cuda_problem, NoGil());
+  m.def(
+      "cuda_stream_token",
+      [](int device, std::uintptr_t stream) {
+        return cuda_stream_token(device, to_stream(stream));
+      },
+      py::arg("device"),
+      py::arg("stream"),
+      NoGil());
 }
 
 // The run's lambda spells out what Python passes.
@@ -126,10 +145,12 @@ void bind_executor(py::module_& m) {
              double timeout_s,
              bool verify_sums,
              bool allow_one_sided,
-             RunControl* control) {
+             RunControl* control,
+             const std::vector<Token>& after) {
             const ExecuteOptions options{.timeout = to_ms(timeout_s),
                                          .verify_sums = verify_sums,
-                                         .allow_one_sided = allow_one_sided};
+                                         .allow_one_sided = allow_one_sided,
+                                         .after = after};
             RunControl own;
             return run(self,
                        plan,
@@ -148,6 +169,7 @@ void bind_executor(py::module_& m) {
           py::arg("verify_sums") = true,
           py::arg("allow_one_sided") = true,
           py::arg("control") = nullptr,
+          py::arg("after") = std::vector<Token>{},
           NoGil());
 }
 // NOLINTEND(readability-function-size)
@@ -156,20 +178,39 @@ void bind_executor(py::module_& m) {
 
 void bind_execution(py::module_& m) {
   bind_run_types(m);
+  bind_copiers(m);
   bind_executor(m);
-  m.def("fingerprint_share",
-        &fingerprint,
-        py::arg("map"),
-        py::arg("rank"),
-        py::arg("table"),
-        py::arg("num_threads") = 1,
-        NoGil());
-  m.def("fragment_hashes",
-        &hashes,
-        py::arg("map"),
-        py::arg("rank"),
-        py::arg("table"),
-        py::arg("num_threads") = 1);
+  py::class_<HashMeans>(m, "HashMeans")
+      .def(py::init(&means_of),
+           py::arg("num_threads") = 1,
+           py::arg("copier") = nullptr,
+           py::arg("after") = std::vector<Token>{},
+           py::arg("timeout_s") = 60.0,
+           py::keep_alive<1, 3>());
+  m.def(
+      "fingerprint_share",
+      [](const ShardMap& map, int rank, const StateTable& table, const HashMeans& means) {
+        return fingerprint_share(map, rank, table.memory_for(map), means);
+      },
+      py::arg("map"),
+      py::arg("rank"),
+      py::arg("table"),
+      py::arg("means") = HashMeans{},
+      NoGil());
+  m.def(
+      "fragment_hashes",
+      [](const ShardMap& map, int rank, const StateTable& table, const HashMeans& means) {
+        std::string blob;
+        {
+          const py::gil_scoped_release no_gil;
+          blob = encode_hashes(fragment_hashes(map, rank, table.memory_for(map), means));
+        }
+        return py::bytes(blob);
+      },
+      py::arg("map"),
+      py::arg("rank"),
+      py::arg("table"),
+      py::arg("means") = HashMeans{});
   m.def("compare_replicas", &compare, py::arg("map"), py::arg("hashes_of_rank"));
 }
 

@@ -4,6 +4,7 @@
 
 #include "torch/bind.hpp"
 #include "torch/c10d_transport.hpp"
+#include "torch/torch_store.hpp"
 #include <memory>
 #include <string>
 #include <tuple>
@@ -81,6 +82,57 @@ std::unique_ptr<C10dTransport> make_c10d(const py::object& group,
   return transport;
 }
 
+std::unique_ptr<Transport> make_nccl(
+    int rank, int size, Store& store, int device, double timeout_s) {
+  NcclOptions options;
+  options.device = device;
+  return make_nccl_transport(rank, size, options, store, deadline_in(to_ms(timeout_s)));
+}
+
+void bind_store(py::module_& m) {
+  py::class_<Store>(m, "Store");
+  py::class_<TorchStore, Store>(m, "TorchStore")
+      .def(py::init<py::object>(), py::arg("store"))
+      .def(
+          "set",
+          [](TorchStore& self, const std::string& key, const py::bytes& value) {
+            const std::string bytes(value);
+            const py::gil_scoped_release no_gil;
+            self.set(key, bytes);
+          },
+          py::arg("key"),
+          py::arg("value"))
+      .def(
+          "get",
+          [](TorchStore& self, const std::string& key, double timeout_s) {
+            std::string value;
+            {
+              const py::gil_scoped_release no_gil;
+              value = self.get(key, deadline_in(to_ms(timeout_s)));
+            }
+            return py::bytes(value);
+          },
+          py::arg("key"),
+          py::arg("timeout_s"));
+}
+
+void bind_nccl(py::module_& m) {
+  m.def("NcclTransport",
+        &make_nccl,
+        py::arg("rank"),
+        py::arg("size"),
+        py::arg("store"),
+        py::arg("device"),
+        py::arg("timeout_s"),
+        NoGil());
+  py::class_<NcclReport>(m, "NcclReport")
+      .def_readonly("problem", &NcclReport::problem)
+      .def_readonly("version", &NcclReport::version)
+      .def_readonly("built_against", &NcclReport::built_against)
+      .def_readonly("newer_calls", &NcclReport::newer_calls);
+  m.def("nccl_report", &nccl_report, py::arg("path") = "", NoGil());
+}
+
 }  // namespace
 
 void bind_transport(py::module_& m) {
@@ -103,12 +155,8 @@ void bind_transport(py::module_& m) {
       .def("transport", &LoopbackWorld::transport, py::arg("rank"), py::keep_alive<0, 1>())
       .def("kill", &LoopbackWorld::kill, py::arg("rank"), NoGil());
   m.def("probe_c10d", &probe_c10d);
-  py::class_<NcclReport>(m, "NcclReport")
-      .def_readonly("problem", &NcclReport::problem)
-      .def_readonly("version", &NcclReport::version)
-      .def_readonly("built_against", &NcclReport::built_against)
-      .def_readonly("newer_calls", &NcclReport::newer_calls);
-  m.def("nccl_report", &nccl_report, py::arg("path") = "", NoGil());
+  bind_store(m);
+  bind_nccl(m);
 }
 
 }  // namespace dynatrain::binding

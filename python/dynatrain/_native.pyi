@@ -23,6 +23,28 @@ def hash64(data: bytes) -> int:
 def probe_c10d() -> dict[str, bool]:
     """What this torch offers of the things that ``C10dTransport`` stands on, by dotted name."""
 
+class Store:
+    """Words between ranks that have no transport yet."""
+
+class TorchStore(Store):
+    """A torch Store; give it a prefix that nobody else uses."""
+
+    def __init__(self, store: object) -> None: ...
+    def set(self, key: str, value: bytes) -> None:
+        """Lets all ranks get ``value``. Raises TransportError when the store is gone."""
+
+    def get(self, key: str, timeout_s: float) -> bytes:
+        """Waits until ``key`` is set. Raises TransportError at the deadline."""
+
+def NcclTransport(  # noqa: N802 - named for what it returns
+    rank: int, size: int, store: Store, device: int, timeout_s: float
+) -> Transport:
+    """Messages between GPUs over a communicator of its own. Collective over the ``size`` ranks.
+
+    ``store`` was never used before. Raises TransportError when a rank
+    does not come, DeviceError when NCCL or CUDA refuse; nothing is left behind.
+    """
+
 class NcclReport:
     """What this process can do with NCCL."""
 
@@ -404,6 +426,18 @@ class Copier:
 def CpuCopier(num_threads: int) -> Copier:  # noqa: N802 - named for what it returns
     """A copier on ``num_threads`` host threads."""
 
+def CudaCopier(device: int) -> Copier:  # noqa: N802 - named for what it returns
+    """A copier on a CUDA device; raises DeviceError when it cannot be used."""
+
+def cuda_is_built() -> bool:
+    """Whether this build has CUDA code."""
+
+def cuda_problem() -> str:
+    """Why no CUDA device can be used here, in CUDA's words; empty when one can."""
+
+def cuda_stream_token(device: int, stream: int) -> Token:
+    """Ends when everything that is on a stream by now has (``torch.cuda.Stream.cuda_stream``)."""
+
 class RunControl:
     """Lets another thread watch and stop a run."""
 
@@ -456,17 +490,31 @@ class Executor:
         verify_sums: bool = True,
         allow_one_sided: bool = True,
         control: RunControl | None = None,
+        after: Sequence[Token] = (),
     ) -> RunResult:
         """Moves everything; source memory is only read. Collective.
+
+        Nothing is read or written before the tokens in ``after`` are done.
 
         Raises TransportError: target memory is undefined, source memory untouched, the transport of
         no further use.
         """
 
-def fingerprint_share(map: ShardMap, rank: int, table: StateTable, num_threads: int = 1) -> int:
+class HashMeans:
+    """What hashing takes: threads, and a copier that fetches what lies on its device."""
+
+    def __init__(
+        self,
+        num_threads: int = 1,
+        copier: Copier | None = None,
+        after: Sequence[Token] = (),
+        timeout_s: float = 60.0,
+    ) -> None: ...
+
+def fingerprint_share(map: ShardMap, rank: int, table: StateTable, means: HashMeans = ...) -> int:
     """This rank's share of the state's fingerprint: add up over all ranks, modulo 2**64."""
 
-def fragment_hashes(map: ShardMap, rank: int, table: StateTable, num_threads: int = 1) -> bytes:
+def fragment_hashes(map: ShardMap, rank: int, table: StateTable, means: HashMeans = ...) -> bytes:
     """The hashes of what a rank holds, to be exchanged and given to ``compare_replicas``."""
 
 def compare_replicas(map: ShardMap, hashes_of_rank: Sequence[bytes]) -> list[str]:

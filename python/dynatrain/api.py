@@ -15,6 +15,7 @@ from dynatrain._errors import LayoutError
 from dynatrain._torch_private import single_process_store
 from dynatrain.engine import VERIFY, Options
 from dynatrain.guard import Build
+from dynatrain.lanes import TRANSPORTS
 from dynatrain.layout import Layout, as_layout
 from dynatrain.report import SwitchReport
 from dynatrain.session import Initialize, Session
@@ -33,6 +34,7 @@ def init(  # noqa: PLR0913 - the settings of a session, all but two with default
     staging_budget_bytes: int = 256 << 20,
     memory_budget_bytes: int | None = None,
     num_threads: int | None = None,
+    transport: str = "auto",
     verify: Collection[str] = ("sums",),
     seed: int = 0,
 ) -> Session:
@@ -52,11 +54,14 @@ def init(  # noqa: PLR0913 - the settings of a session, all but two with default
             bring ranks that join up to date. ``check_layout(layout)`` is asked before a switch, and
             refuses it by raising LayoutError.
         device: where parameters live; the rank's GPU when the job communicates over NCCL, else the
-            CPU. Only states in host memory can be switched.
+            CPU. Host memory and memory of this device can be switched.
         timeout_s: deadline of every wait.
         staging_budget_bytes: staging memory of a transfer, per rank.
         memory_budget_bytes: refuse switches that need more than this beside the source, per rank.
-        num_threads: threads that copy; half of the processors that the rank may use by default.
+        num_threads: threads that copy host memory; by default half of the processors that the
+            rank may use.
+        transport: how device memory travels: ``nccl``; ``c10d``, through the host; or ``auto``,
+            NCCL where all ranks can use it. Host memory always travels over Gloo.
         verify: any of ``sums`` (receiver's sums of every move against the sender's),
             ``fingerprint`` (of the whole state before and after), ``replicas`` (all owners of a
             cell hold the same before a switch).
@@ -68,7 +73,14 @@ def init(  # noqa: PLR0913 - the settings of a session, all but two with default
     Raises:
         LayoutError: the layout does not fit the job, build returned no TrainState, or
             ``DYNATRAIN_LOG`` or ``DYNATRAIN_TRACE`` does not parse.
+        DeviceError: the device cannot be used by this build of dynatrain, or NCCL was asked for and
+            cannot be had.
     """
+    if transport not in TRANSPORTS:
+        raise LayoutError(
+            f"session: transport={transport!r}\n  expected one of {TRANSPORTS}\n"
+            "  nothing was started"
+        )
     unknown = set(verify) - set(VERIFY)
     if unknown:
         raise LayoutError(
@@ -81,6 +93,7 @@ def init(  # noqa: PLR0913 - the settings of a session, all but two with default
         staging_budget_bytes=staging_budget_bytes,
         memory_budget_bytes=memory_budget_bytes,
         num_threads=num_threads or _default_threads(),
+        transport=transport,
         verify=frozenset(verify),
         seed=seed,
     )

@@ -11,18 +11,18 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TypeVar
 
+import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import Store
 
 from dynatrain import _native
-from dynatrain._torch_private import new_group
 from dynatrain.adapters.tensors import LiveTensors
 from dynatrain.control import Control, merge_plain
+from dynatrain.lanes import Lane, LaneMaker
 from dynatrain.report import Span
 from dynatrain.train_state import TrainState
 
 _T = TypeVar("_T")
-#: Messages of a pair and stage that may lie in tensors themselves, without staging.
-_DIRECT_MESSAGES = 8
 VERIFY = ("sums", "fingerprint", "replicas")
 
 
@@ -34,6 +34,7 @@ class Options:
     staging_budget_bytes: int
     memory_budget_bytes: int | None
     num_threads: int
+    transport: str
     verify: frozenset[str]
     seed: int
 
@@ -88,33 +89,18 @@ def _attempt(work: Callable[[], _T]) -> tuple[_T | None, Exception | None]:
         return None, caught
 
 
-HOST, DEVICE = "host", "device"
-
-
-@dataclass(frozen=True)
-class Lane:
-    """The way of all tensors in one kind of memory: a transport and the executor over it.
-
-    Attributes:
-        transport: the union communicator.
-        executor: runs schedules over it.
-        max_direct: messages per pair and stage that may lie in tensors themselves.
-    """
-
-    transport: _native.Transport
-    executor: _native.Executor
-    max_direct: int
-
-
 class Engine:
     """The control group, and the union communicators and native executors of one job, by lane."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, device: torch.device, store: Store) -> None:
         self.options = options
         self.control: Control
         self.rank = dist.get_rank()
         self.num_ranks = dist.get_world_size()
-        self._copier = _native.CpuCopier(options.num_threads)
+        self._device = device
+        self.maker = LaneMaker(
+            store, device, options.transport, options.timeout, options.num_threads
+        )
         self.lanes: dict[str, Lane] = {}
 
     @property
@@ -125,13 +111,29 @@ class Engine:
     def connect(self) -> None:
         """Makes the control group and the union communicators. Collective."""
         self.control = Control(self.options.timeout)
-        self.lanes = {HOST: self._host_lane()}
+        self.lanes = self.maker.make(self.control)
 
-    def _host_lane(self) -> Lane:
-        group = new_group(None, self.options.timeout, backend="gloo")
-        seconds = self.options.timeout.total_seconds()
-        transport = _native.C10dTransport(group.group_name, self.rank, self.num_ranks, seconds)
-        return Lane(transport, _native.Executor(transport, self._copier), _DIRECT_MESSAGES)
+    def read(self, state: TrainState | None, names: Mapping[str, str] | None = None) -> Side:
+        """Reads the present tensors of ``state``; raises DeviceError when a lane lacks for one."""
+        side = Side.read(state, names)
+        if side.live is not None:
+            side.live.check_devices(self._device)
+        return side
+
+    def after_training(self) -> list[_native.Token]:
+        """Ends when what the script has put on its stream so far has; empty on the CPU."""
+        if self._device.type == "cpu":
+            return []
+        stream = torch.cuda.current_stream(self._device).cuda_stream
+        return [_native.cuda_stream_token(self._device.index, stream)]
+
+    def _hash_means(self) -> _native.HashMeans:
+        return _native.HashMeans(
+            self.options.num_threads,
+            self.maker.device_copier,
+            self.after_training(),
+            self.options.timeout.total_seconds(),
+        )
 
     def disconnect(self, reason: str) -> None:
         """Ends the union communicators; they are made again before the next call."""
@@ -152,10 +154,9 @@ class Engine:
 
     def fingerprint(self, shard_map: _native.ShardMap, table: _native.StateTable) -> str:
         """The fingerprint of a state, the same in every layout. Collective."""
-        threads = self.options.num_threads
         shares = self.gathered(
             "the fingerprint",
-            lambda: _native.fingerprint_share(shard_map, self.rank, table, threads),
+            lambda: _native.fingerprint_share(shard_map, self.rank, table, self._hash_means()),
         )
         return f"{sum(shares) % 2**64:016x}"
 
@@ -163,10 +164,9 @@ class Engine:
         self, shard_map: _native.ShardMap, table: _native.StateTable
     ) -> list[str]:
         """One line per cell on which owners differ. Collective."""
-        threads = self.options.num_threads
         hashes = self.gathered(
             "comparing replicas",
-            lambda: _native.fragment_hashes(shard_map, self.rank, table, threads),
+            lambda: _native.fragment_hashes(shard_map, self.rank, table, self._hash_means()),
         )
         return _native.compare_replicas(shard_map, hashes)
 

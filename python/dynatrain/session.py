@@ -8,13 +8,15 @@ from concurrent.futures import Future
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from dynatrain import _torch_private
 from dynatrain._errors import Error, LayoutError
 from dynatrain.adapters.tensors import LiveTensors
 from dynatrain.calls import Call, Calls, cursors_of, reason_to_refuse
-from dynatrain.engine import Clock, Engine, Options, Side
+from dynatrain.engine import Clock, Engine, Options
 from dynatrain.guard import Build, build_on_meta, checked_state
+from dynatrain.lanes import check_device
 from dynatrain.layout import Layout, as_layout
 from dynatrain.materialize import check_no_meta_left, materialize
 from dynatrain.rendezvous import Rendezvous
@@ -29,12 +31,12 @@ _log = logging.getLogger("dynatrain.session")
 
 
 def _fingerprint(engine: Engine, state: TrainState | None) -> str:
-    side = engine.together("reading the state", lambda: Side.read(state))
+    side = engine.together("reading the state", lambda: engine.read(state))
     return engine.fingerprint(engine.publish_map(side), side.table)
 
 
 def _differing_replicas(engine: Engine, state: TrainState | None) -> list[str]:
-    side = engine.together("reading the state", lambda: Side.read(state))
+    side = engine.together("reading the state", lambda: engine.read(state))
     return engine.differing_replicas(engine.publish_map(side), side.table)
 
 
@@ -51,15 +53,15 @@ class Session:
     def __init__(self, build: Build, options: Options, device: torch.device) -> None:
         self._build = build
         self._options = options
-        self._device = device
-        self._engine = Engine(options)
-        store = _torch_private.session_store(self._engine.rank)
+        self._device = check_device(device)
+        store = _torch_private.session_store(dist.get_rank())
+        self._engine = Engine(options, self._device, store)
         self._meeting = Rendezvous(
             store, self._engine.rank, self._engine.num_ranks, options.timeout
         )
         self._calls = Calls(self._meeting, self._engine.rank)
         self._worlds: dict[Layout, World | None] = {}
-        self._now = Present(device, options.seed)
+        self._now = Present(self._device, options.seed)
         self._step = 0
         self._in_step = False
         self._loops = 0
@@ -210,7 +212,8 @@ class Session:
 
         Raises:
             LayoutError: the layout, the model or the moment does not fit; the state is unchanged.
-            DeviceError: the state does not live in host memory; the state is unchanged.
+            DeviceError: a tensor lies neither on the host nor on the session's device; the state is
+                unchanged.
             BudgetError: the switch needs more memory than it may take; the state is unchanged.
             TransportError: a rank is missing or failed; the state is unchanged.
             What a kept object's ``on_world`` or a callback raised: the switch is done then, on this

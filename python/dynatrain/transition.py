@@ -17,8 +17,9 @@ from dynatrain._errors import BudgetError, LayoutError, TransportError
 from dynatrain._torch_private import local_tensor
 from dynatrain.adapters.tensors import LiveTensors
 from dynatrain.adapters.values import Values, read_streams, read_values, write_values
-from dynatrain.engine import DEVICE, HOST, Clock, Engine, Side
+from dynatrain.engine import Clock, Engine, Side
 from dynatrain.guard import Build, build_on_meta
+from dynatrain.lanes import DEVICE, HOST
 from dynatrain.layout import Layout
 from dynatrain.materialize import add_slots, check_no_meta_left, materialize
 from dynatrain.report import Span
@@ -91,7 +92,7 @@ def prepare(engine: Engine, state: TrainState | None, request: Request, clock: C
     """
     world = request.world
     begin = clock.now()
-    source = engine.together("reading the state", lambda: Side.read(state, request.names))
+    source = engine.together("reading the state", lambda: engine.read(state, request.names))
     built = engine.together(
         "build", lambda: None if world is None else build_on_meta(request.build, world)
     )
@@ -291,6 +292,7 @@ def _move(engine: Engine, prepared: Prepared) -> list[tuple[float, _native.RunRe
     """Runs the lanes one after the other; returns when each began, in seconds, and its result."""
     results = []
     begin = time.perf_counter()
+    after = engine.after_training()
     for route in prepared.routes:
         start = time.perf_counter() - begin
         result = engine.lanes[route.lane].executor.run(
@@ -302,8 +304,7 @@ def _move(engine: Engine, prepared: Prepared) -> list[tuple[float, _native.RunRe
             prepared.target.table,
             engine.options.timeout.total_seconds(),
             "sums" in engine.options.verify,
-            True,
-            _native.RunControl(),
+            after=after,
         )
         results.append((start, result))
     return results

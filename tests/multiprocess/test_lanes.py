@@ -5,7 +5,8 @@ from __future__ import annotations
 import dynatrain
 import training_jobs as jobs
 from dynatrain.adapters.tensors import LiveTensors
-from dynatrain.engine import DEVICE, Engine
+from dynatrain.engine import Engine
+from dynatrain.lanes import DEVICE
 
 
 def switch_over_two_lanes(rank, world_size):
@@ -13,7 +14,7 @@ def switch_over_two_lanes(rank, world_size):
 
     def connect_both(engine):
         connect(engine)
-        engine.lanes[DEVICE] = engine._host_lane()
+        engine.lanes[DEVICE] = engine.maker.host_lane()
 
     Engine.connect = connect_both
     # On a GPU, this is where optimizer steps are.

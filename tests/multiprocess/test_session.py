@@ -317,9 +317,9 @@ class DiesWhen:
     def on_world(self, world):
         self.maybe("committed")
 
-    def run(self, *args):
+    def run(self, *args, **kwargs):
         self.maybe("moving")
-        return self.executor.run(*args)
+        return self.executor.run(*args, **kwargs)
 
     def __getattr__(self, name):
         return getattr(self.executor, name)

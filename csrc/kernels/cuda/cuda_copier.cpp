@@ -64,7 +64,7 @@ std::unique_ptr<Copier> make_cuda_copier(const CudaCopierOptions& /*options*/) {
   throw_not_built("a CUDA copier");
 }
 
-Token cuda_stream_token(void* /*stream*/) {
+Token cuda_stream_token(int /*device*/, void* /*stream*/) {
   throw_not_built("a token of a stream");
 }
 

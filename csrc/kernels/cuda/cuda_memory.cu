@@ -43,7 +43,8 @@ class StreamToken final : public EventCompletion {
 
 }  // namespace
 
-Token cuda_stream_token(void* stream) {
+Token cuda_stream_token(int device, void* stream) {
+  const DeviceScope scope(device);
   return Token(std::make_shared<StreamToken>(static_cast<cudaStream_t>(stream)));
 }
 

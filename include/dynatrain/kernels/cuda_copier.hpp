@@ -38,9 +38,9 @@ struct CudaCopierOptions {
 /// Source     own; docs/design/kernels.md, "`cuda`".
 [[nodiscard]] std::unique_ptr<Copier> make_cuda_copier(const CudaCopierOptions& options = {});
 
-/// A token for everything that is on `stream` (a cudaStream_t of the current device) by now, for
-/// example what an optimizer step still writes. Errors: DeviceError.
-[[nodiscard]] Token cuda_stream_token(void* stream);
+/// A token for everything that is on `stream` (a cudaStream_t of `device`) by now, for example what
+/// an optimizer step still writes. Errors: DeviceError.
+[[nodiscard]] Token cuda_stream_token(int device, void* stream);
 
 /// Makes what is put on `stream` from now on wait for `token`; blocks the host until `deadline`
 /// only for a token that is not on a stream. Errors: what the token failed with, DeviceError.

@@ -115,6 +115,18 @@ class LiveTensors:
             n for n, tensor in self.tensors.items() if local_tensor(tensor).device.type == "cpu"
         }
 
+    def check_devices(self, device: torch.device) -> None:
+        """Raises DeviceError when a tensor is neither on the host nor on ``device``."""
+        for name, tensor in self.tensors.items():
+            found = local_tensor(tensor).device
+            if found.type not in ("cpu", "meta") and found != device:
+                raise DeviceError(
+                    f"adapters: {name!r} lives on {found}\n"
+                    f"  expected the host or the session's device, {device}\n"
+                    "  nothing was moved; the source state is intact and training may go on\n"
+                    "  build on world.device, or give dynatrain.init the device of this rank"
+                )
+
     def table(self) -> _native.StateTable:
         """Descriptors and addresses of all tensors (address 0 for meta tensors)."""
         table = _native.StateTable()
@@ -128,13 +140,6 @@ def _describe(
     table: _native.StateTable, meshes: dict[int, int], name: str, tensor: torch.Tensor
 ) -> None:
     local = local_tensor(tensor)
-    if local.device.type not in ("cpu", "meta"):
-        raise DeviceError(
-            f"adapters: {name!r} lives on {local.device}\n"
-            "  expected host memory: this build of dynatrain moves no other\n"
-            "  nothing was moved; the source state is intact and training may go on\n"
-            "  train on the CPU (device='cpu') to switch layouts, or do not switch"
-        )
     address = 0 if local.is_meta else local.data_ptr()
     dtype, itemsize = dtype_name(tensor.dtype), tensor.element_size()
     if not isinstance(tensor, DTensor):

@@ -1,0 +1,173 @@
+"""The ways that bytes take: a transport and an executor for each kind of memory."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore, Store
+
+from dynatrain import _native
+from dynatrain._errors import DeviceError, Error
+from dynatrain._torch_private import new_group
+from dynatrain.control import Control
+
+HOST, DEVICE = "host", "device"
+#: How device memory travels; "auto" takes NCCL where it works on all ranks.
+TRANSPORTS = ("auto", "nccl", "c10d")
+#: Messages of a pair and stage that may lie in tensors themselves, without staging.
+_DIRECT_MESSAGES = 8
+#: Either makes NCCL take several ranks on one GPU (the first one from 2.30 on).
+_SHARED_GPU = ("NCCL_MULTI_RANK_GPU_ENABLE", "NCCL_HOSTID")
+_log = logging.getLogger("dynatrain.session")
+
+
+@dataclass(frozen=True)
+class Lane:
+    """The way of all tensors in one kind of memory: a transport and the executor over it.
+
+    Attributes:
+        name: of the transport, ``nccl`` or ``c10d``.
+        transport: the union communicator.
+        executor: runs schedules over it.
+        max_direct: messages per pair and stage that may lie in tensors themselves.
+    """
+
+    name: str
+    transport: _native.Transport
+    executor: _native.Executor
+    max_direct: int
+
+
+def check_device(device: torch.device) -> torch.device:
+    """Returns the device with its index.
+
+    Raises:
+        DeviceError: this build of dynatrain does not move such memory.
+    """
+    if device.type == "cuda":
+        problem = _native.cuda_problem()
+        if not problem:
+            index = torch.cuda.current_device() if device.index is None else device.index
+            return torch.device("cuda", index)
+    elif device.type == "cpu":
+        return torch.device("cpu")
+    else:
+        problem = "dynatrain moves host memory and memory of CUDA devices"
+    raise DeviceError(
+        f"session: {device} cannot be used: {problem}\n"
+        "  nothing was started\n"
+        "  run `dynatrain doctor`, or train on the CPU (device='cpu')"
+    )
+
+
+class LaneMaker:
+    """Makes the lanes of a job, again after a failure. Every method is collective.
+
+    Args:
+        store: the job's store under a prefix of its own.
+        device: where parameters live.
+        transport: one of TRANSPORTS.
+        timeout: deadline of every wait.
+        num_threads: threads that copy host memory.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        device: torch.device,
+        transport: str,
+        timeout: timedelta,
+        num_threads: int,
+    ) -> None:
+        self._store = store
+        self._device = device
+        self._wanted = transport
+        self._timeout = timeout
+        self._rank, self._num_ranks = dist.get_rank(), dist.get_world_size()
+        self.host_copier = _native.CpuCopier(num_threads)
+        self.device_copier = _native.CudaCopier(device.index) if device.type == "cuda" else None
+        self._num_attempts = 0
+
+    def make(self, control: Control) -> dict[str, Lane]:
+        """The lanes by kind of memory.
+
+        Raises:
+            DeviceError: NCCL was asked for, and a rank cannot use it; the same on every rank.
+        """
+        lanes = {HOST: self.host_lane()}
+        if self.device_copier is not None:
+            lanes[DEVICE] = self._nccl_lane(control) or self._staged_lane(self.device_copier)
+            _log.info("device memory travels over %s", lanes[DEVICE].name)
+        return lanes
+
+    def host_lane(self) -> Lane:
+        """Host memory, over a Gloo group of its own."""
+        transport = self._c10d()
+        executor = _native.Executor(transport, self.host_copier)
+        return Lane("c10d", transport, executor, _DIRECT_MESSAGES)
+
+    def _staged_lane(self, copier: _native.Copier) -> Lane:
+        """Device memory through pinned staging: Gloo reads no other."""
+        transport = self._c10d()
+        return Lane("c10d", transport, _native.Executor(transport, copier), 0)
+
+    def _c10d(self) -> _native.Transport:
+        group = new_group(None, self._timeout, backend="gloo")
+        seconds = self._timeout.total_seconds()
+        return _native.C10dTransport(group.group_name, self._rank, self._num_ranks, seconds)
+
+    def _nccl_lane(self, control: Control) -> Lane | None:
+        """None when a rank cannot take part and nobody insists."""
+        if self._wanted == "c10d":
+            return None
+        self._num_attempts += 1
+        obstacle = self._agreed(control, _nccl_obstacle(control, self._device))
+        transport = None
+        if obstacle is None:
+            try:
+                transport = self._nccl()
+                error = None
+            except Error as caught:
+                error = str(caught)
+            obstacle = self._agreed(control, error)
+        if obstacle is None and transport is not None and self.device_copier is not None:
+            executor = _native.Executor(transport, self.device_copier)
+            return Lane("nccl", transport, executor, _DIRECT_MESSAGES)
+        if transport is not None:
+            transport.abort("another rank has no NCCL communicator")
+        if self._wanted == "nccl":
+            raise DeviceError(
+                f"session: transport='nccl' cannot be had\n{obstacle}\n"
+                "  nothing was moved\n"
+                "  run `dynatrain doctor` there, or let transport='auto' choose"
+            )
+        _log.warning("device memory travels through the host, as there is no NCCL:\n%s", obstacle)
+        return None
+
+    def _nccl(self) -> _native.Transport:
+        store = _native.TorchStore(PrefixStore(f"nccl/{self._num_attempts}", self._store))
+        seconds = self._timeout.total_seconds()
+        return _native.NcclTransport(
+            self._rank, self._num_ranks, store, self._device.index, seconds
+        )
+
+    @staticmethod
+    def _agreed(control: Control, obstacle: str | None) -> str | None:
+        """What stands in the way of any rank, or None."""
+        found = control.gather(obstacle)
+        lines = [f"  rank {rank}: {text}" for rank, text in enumerate(found) if text is not None]
+        return "\n".join(lines) or None
+
+
+def _nccl_obstacle(control: Control, device: torch.device) -> str | None:
+    """Why this rank cannot take part in a communicator, as far as it shows before one is made."""
+    gpus = control.gather(str(torch.cuda.get_device_properties(device).uuid))
+    sharing = [rank for rank, gpu in enumerate(gpus) if gpu == gpus[control.rank]]
+    if len(sharing) > 1 and not any(name in os.environ for name in _SHARED_GPU):
+        return f"ranks {sharing} share one GPU"
+    return _native.nccl_report().problem or None

@@ -1,0 +1,167 @@
+"""Which way device memory takes, decided without a GPU: copier and communicator are stand-ins."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore
+
+from dynatrain import DeviceError, TransportError, _native
+from dynatrain.control import Control
+from dynatrain.lanes import DEVICE, HOST, LaneMaker, check_device
+
+GPU = torch.device("cuda", 0)
+
+
+class Properties:
+    uuid = "GPU-one"
+
+
+class PairControl(Control):
+    """This rank's control, and a peer that answers what the test says."""
+
+    def __init__(self, answers):
+        super().__init__(timedelta(seconds=20))
+        self.answers = list(answers)
+
+    def gather(self, value):
+        return [value, self.answers.pop(0)]
+
+
+class FreshStore:
+    """Refuses a key that is there already."""
+
+    def __init__(self, store):
+        self.store = store
+
+    def set(self, key, value):
+        assert not self.store.check([key])
+        self.store.set(key, value)
+
+    def get(self, key, timeout_s):
+        return self.store.get(key)
+
+
+@pytest.fixture
+def job(monkeypatch):
+    """A job of one process, in which a CUDA device seems to work."""
+    dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+    monkeypatch.setattr(_native, "CudaCopier", lambda _: _native.CpuCopier(1))
+    monkeypatch.setattr(_native, "nccl_report", lambda: type("Report", (), {"problem": ""})())
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Properties)
+    yield monkeypatch
+    dist.destroy_process_group()
+
+
+def connect(job, store_keys=None):
+    world = _native.LoopbackWorld(1)
+
+    def transport(rank, size, store, device, timeout_s):
+        assert (rank, size, device, timeout_s) == (0, 1, 0, 20)
+        store.set("id", b"\0\xff")
+        if store_keys is not None:
+            store_keys.append(store.get("id", 1))
+        return world.transport(0)
+
+    job.setattr(_native, "NcclTransport", transport)
+
+
+def maker(transport):
+    return LaneMaker(HashStore(), GPU, transport, timedelta(seconds=20), 1)
+
+
+def refuse(*_):
+    raise TransportError("transport: NCCL said no")
+
+
+def test_nccl_carries_device_memory_where_all_ranks_can_use_it(job):
+    keys = []
+    connect(job, keys)
+    lanes = maker("auto").make(Control(timedelta(seconds=20)))
+
+    assert {name: lane.name for name, lane in lanes.items()} == {HOST: "c10d", DEVICE: "nccl"}
+    assert keys == [b"\0\xff"]
+
+
+# Were a prefix used twice, the second communicator would be made with the id of the first.
+def test_each_attempt_has_a_store_of_its_own(job):
+    keys = []
+    connect(job, keys)
+    lanes = maker("nccl")
+    job.setattr(_native, "TorchStore", FreshStore)
+    for _ in range(2):
+        lanes.make(Control(timedelta(seconds=20)))
+
+    assert len(keys) == 2
+
+
+def test_c10d_is_taken_at_once_where_it_is_asked_for(job):
+    job.setattr(_native, "NcclTransport", refuse)
+    lanes = maker("c10d").make(Control(timedelta(seconds=20)))
+
+    assert lanes[DEVICE].name == "c10d"
+    assert lanes[DEVICE].max_direct == 0  # Gloo cannot read a tensor on a GPU
+
+
+def test_auto_goes_through_the_host_and_says_why(job, caplog):
+    job.setattr(_native, "NcclTransport", refuse)
+    with caplog.at_level(logging.WARNING, "dynatrain.session"):
+        lanes = maker("auto").make(Control(timedelta(seconds=20)))
+
+    assert lanes[DEVICE].name == "c10d"
+    assert "rank 0: transport: NCCL said no" in caplog.text
+
+
+def test_nccl_that_was_asked_for_is_not_replaced(job):
+    job.setattr(_native, "NcclTransport", refuse)
+    with pytest.raises(DeviceError, match="rank 0: transport: NCCL said no"):
+        maker("nccl").make(Control(timedelta(seconds=20)))
+
+
+# This rank has a communicator, its peer has none: both must take the same way.
+def test_one_rank_without_nccl_decides_for_all(job, caplog):
+    connect(job)
+    answers = ["GPU-two", None, "transport: the peer's NCCL said no"]
+    with caplog.at_level(logging.WARNING, "dynatrain.session"):
+        lanes = maker("auto").make(PairControl(answers))
+
+    assert lanes[DEVICE].name == "c10d"
+    assert "rank 1: transport: the peer's NCCL said no" in caplog.text
+
+
+def test_ranks_that_share_a_gpu_do_not_try_nccl(job, caplog):
+    job.setattr(_native, "NcclTransport", pytest.fail)
+    obstacle = "ranks [0, 1] share one GPU"
+    with caplog.at_level(logging.WARNING, "dynatrain.session"):
+        lanes = maker("auto").make(PairControl(["GPU-one", obstacle]))
+
+    assert lanes[DEVICE].name == "c10d"
+    assert caplog.text.count(obstacle) == 2
+
+
+def test_ranks_that_share_a_gpu_try_nccl_where_it_was_told_to(job):
+    connect(job)
+    job.setenv("NCCL_MULTI_RANK_GPU_ENABLE", "1")
+    lanes = maker("auto").make(PairControl(["GPU-one", None, None]))
+
+    assert lanes[DEVICE].name == "nccl"
+
+
+def test_a_device_that_cannot_be_moved_is_refused():
+    with pytest.raises(DeviceError, match="host memory and memory of CUDA devices"):
+        check_device(torch.device("mps"))
+
+
+def test_a_gpu_that_is_not_there_is_refused_with_the_reason(monkeypatch):
+    monkeypatch.setattr(_native, "cuda_problem", lambda: "no driver was found")
+    with pytest.raises(DeviceError, match="no driver was found"):
+        check_device(GPU)
+
+
+def test_a_store_that_lacks_a_key_ends_the_wait():
+    with pytest.raises(TransportError, match="failed to get 'absent'"):
+        _native.TorchStore(HashStore()).get("absent", 0.05)
