@@ -2,6 +2,7 @@
 
 #include "dynatrain/base/error.hpp"
 
+#include "execution/phase_range.hpp"
 #include <algorithm>
 #include <array>
 #include <string>
@@ -101,14 +102,22 @@ void StagedRun::begin_stage(std::size_t k) {
   const StageProgram& program = program_[k];
   Running& running = running_[k];
   std::vector<Token> after = run_.options.after;
-  running.packed = ports_.copier.submit(program.pack, addresses_, after);
-  running.copied = ports_.copier.submit(program.local, addresses_, after);
+  {
+    const PhaseRange range(run_.options.ranges, "dynatrain::pack");
+    running.packed = ports_.copier.submit(program.pack, addresses_, after);
+  }
+  {
+    const PhaseRange range(run_.options.ranges, "dynatrain::local");
+    running.copied = ports_.copier.submit(program.local, addresses_, after);
+  }
   post(k);
   after.push_back(running.received);
+  const PhaseRange range(run_.options.ranges, "dynatrain::unpack");
   running.unpacked = ports_.copier.submit(program.unpack, addresses_, after);
 }
 
 void StagedRun::post(std::size_t k) {
+  const PhaseRange range(run_.options.ranges, "dynatrain::wire");
   const StageProgram& program = program_[k];
   Running& running = running_[k];
   std::vector<WireMessage> receives;
@@ -161,6 +170,7 @@ void StagedRun::verify(std::size_t k) {
   if (program.checks.empty()) {
     return;
   }
+  const PhaseRange range(run_.options.ranges, "dynatrain::verify");
   running.verify_begin_seconds = monitor_.seconds_at(RunMonitor::Clock::now());
   for (std::size_t i = 0; i < program.checks.size(); ++i) {
     const PartCheck& check = program.checks[i];

@@ -6,6 +6,7 @@
 #include "torch/bind.hpp"
 #include "torch/fragment_hash_codec.hpp"
 #include "torch/state_table.hpp"
+#include <optional>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -14,6 +15,27 @@ namespace dynatrain::binding {
 namespace {
 
 using PySpan = std::tuple<std::string, int, double, double, std::int64_t>;
+
+/// Begin and end of a range, as Python functions.
+using PyRanges = std::pair<py::function, py::function>;
+
+RangeHook hook_of(const std::optional<PyRanges>& ranges) {
+  if (!ranges) {
+    return {};
+  }
+  // By reference: copying a Python object needs the GIL, which the run does not hold.
+  const PyRanges& functions = *ranges;
+  return {.begin =
+              [&functions](const char* name) {
+                const py::gil_scoped_acquire gil;
+                functions.first(name);
+              },
+          .end =
+              [&functions] {
+                const py::gil_scoped_acquire gil;
+                functions.second();
+              }};
+}
 
 const char* phase_name(TraceSpan::Phase phase) {
   switch (phase) {
@@ -146,11 +168,13 @@ void bind_executor(py::module_& m) {
              bool verify_sums,
              bool allow_one_sided,
              RunControl* control,
-             const std::vector<Token>& after) {
+             const std::vector<Token>& after,
+             const std::optional<PyRanges>& ranges) {
             const ExecuteOptions options{.timeout = to_ms(timeout_s),
                                          .verify_sums = verify_sums,
                                          .allow_one_sided = allow_one_sided,
-                                         .after = after};
+                                         .after = after,
+                                         .ranges = hook_of(ranges)};
             RunControl own;
             return run(self,
                        plan,
@@ -170,6 +194,7 @@ void bind_executor(py::module_& m) {
           py::arg("allow_one_sided") = true,
           py::arg("control") = nullptr,
           py::arg("after") = std::vector<Token>{},
+          py::arg("ranges") = py::none(),
           NoGil());
 }
 // NOLINTEND(readability-function-size)

@@ -491,10 +491,12 @@ class Executor:
         allow_one_sided: bool = True,
         control: RunControl | None = None,
         after: Sequence[Token] = (),
+        ranges: tuple[Callable[[str], None], Callable[[], None]] | None = None,
     ) -> RunResult:
         """Moves everything; source memory is only read. Collective.
 
-        Nothing is read or written before the tokens in ``after`` are done.
+        Nothing is read or written before the tokens in ``after`` are done. ``ranges`` are called at
+        the begin and the end of every phase's submission, for profilers.
 
         Raises TransportError: target memory is undefined, source memory untouched, the transport of
         no further use.

@@ -21,6 +21,7 @@ from torch.distributed.tensor import DTensor, debug
 _NEEDED = (
     (torch.utils, "swap_tensors"),
     (torch._C, "_current_graph_task_id"),
+    (torch._C._autograd, "_profiler_enabled"),
     (FSDPModule, "_get_fsdp_state"),
     (distributed_c10d, "_get_default_store"),
     (distributed_c10d, "_process_group_name"),
@@ -45,6 +46,11 @@ def local_tensor(tensor: torch.Tensor) -> torch.Tensor:
 def in_backward() -> bool:
     """Whether the calling thread is inside a backward pass."""
     return torch._C._current_graph_task_id() != -1
+
+
+def profiler_enabled() -> bool:
+    """Whether a profiler of torch records the calling thread."""
+    return bool(torch._C._autograd._profiler_enabled())
 
 
 def _fsdp_params(module: nn.Module) -> Iterator[Any]:

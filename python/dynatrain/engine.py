@@ -6,7 +6,8 @@ A phase that fails on one rank fails on all: that is what :meth:`Engine.together
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TypeVar
@@ -19,6 +20,7 @@ from dynatrain import _native
 from dynatrain.adapters.tensors import LiveTensors
 from dynatrain.control import Control, merge_plain
 from dynatrain.lanes import Lane, LaneMaker
+from dynatrain.profiling import profiler_range
 from dynatrain.report import Span
 from dynatrain.train_state import TrainState
 
@@ -75,11 +77,17 @@ class Clock:
             for span in spans
         ]
 
-    def add(self, phase: str, begin: float) -> float:
-        """Ends a span that began at ``begin``; returns its length."""
-        end = self.now()
-        self.spans.append(Span(self._rank, phase, 0, begin, end))
-        return end - begin
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """A span of this clock and a range of every profiler, unless its body raises."""
+        begin = self.now()
+        with profiler_range(f"dynatrain::{name}"):
+            yield
+        self.spans.append(Span(self._rank, name, 0, begin, self.now()))
+
+    def seconds(self, phase: str) -> float:
+        """How long all spans of a phase took."""
+        return sum(s.end_seconds - s.begin_seconds for s in self.spans if s.phase == phase)
 
 
 def _attempt(work: Callable[[], _T]) -> tuple[_T | None, Exception | None]:

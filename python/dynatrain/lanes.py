@@ -84,6 +84,12 @@ class LaneMaker:
         timeout: timedelta,
         num_threads: int,
     ) -> None:
+        if transport == "nccl" and device.type != "cuda":
+            raise DeviceError(
+                "session: transport='nccl' moves device memory, and the session's device is "
+                f"{device}\n"
+                "  nothing was started\n  give dynatrain.init a CUDA device, or leave transport out"
+            )
         self._store = store
         self._device = device
         self._wanted = transport

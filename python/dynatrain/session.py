@@ -221,8 +221,8 @@ class Session:
         """
         target = as_layout(layout)
         clock = Clock(self._engine.rank)
-        ready = self._call("switch", target)
-        clock.add("meet", 0.0)
+        with clock.phase("meet"):
+            ready = self._call("switch", target)
         return self._switch(target, names, clock, ready)
 
     def _call(self, op: str, layout: Layout) -> bool:
@@ -270,8 +270,8 @@ class Session:
     def _prepare(self, layout: Layout, names: Mapping[str, str] | None) -> Prepared:
         self._prepared = None
         clock = Clock(self._engine.rank)
-        world = self._engine.together("making the world", lambda: self._world_of(layout))
-        clock.add("world", 0.0)
+        with clock.phase("world"):
+            world = self._engine.together("making the world", lambda: self._world_of(layout))
         place = None if world is None else world.at_epoch(self._now.epoch + 1)
         request = Request(layout, place, self._build, dict(names or {}))
         self._prepared = prepare(self._engine, self._now.state, request, clock)

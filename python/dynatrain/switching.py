@@ -104,13 +104,12 @@ def run(
     moved = transfer(engine, prepared, present.device, lambda: present.kept_states(target), clock)
     if "fingerprint" in verify:
         report.fingerprint_after = engine.fingerprint(prepared.target_map, prepared.target.table)
-    begin = clock.now()
-    errors = _commit(calls, present, prepared, moved)
-    if present.world is not None:
-        streams = [values.streams for values in moved.published]
-        rank, step = present.world.rank, report.step
-        continue_streams(present.device, streams, present.seed, rank, step)
-    clock.add("commit", begin)
+    with clock.phase("commit"):
+        errors = _commit(calls, present, prepared, moved)
+        if present.world is not None:
+            streams = [values.streams for values in moved.published]
+            rank, step = present.world.rank, report.step
+            continue_streams(present.device, streams, present.seed, rank, step)
     reasons = [f"a kept object raised {type(error).__name__}: {error}" for error in errors]
     _tell(engine, prepared, moved, replace(telling, not_continuous=reasons))
     return errors

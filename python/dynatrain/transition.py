@@ -22,6 +22,7 @@ from dynatrain.guard import Build, build_on_meta
 from dynatrain.lanes import DEVICE, HOST
 from dynatrain.layout import Layout
 from dynatrain.materialize import add_slots, check_no_meta_left, materialize
+from dynatrain.profiling import native_ranges, profiler_range
 from dynatrain.report import Span
 from dynatrain.train_state import TrainState
 from dynatrain.world import World
@@ -91,25 +92,24 @@ def prepare(engine: Engine, state: TrainState | None, request: Request, clock: C
     preparation.
     """
     world = request.world
-    begin = clock.now()
-    source = engine.together("reading the state", lambda: engine.read(state, request.names))
-    built = engine.together(
-        "build", lambda: None if world is None else build_on_meta(request.build, world)
-    )
-    build_seconds = clock.add("build", begin)
-    begin = clock.now()
-    source_map = engine.publish_map(source)
-    host_slots = _union(engine, set() if source.live is None else source.live.host_slots)
-    target = engine.together("build", lambda: _target_on_meta(built, source_map, host_slots))
-    target_map = engine.publish_map(target)
-    plan = _plan(engine, source_map, target_map)
-    prepared = Prepared(request, source, target, source_map, target_map, plan, [])
-    prepared.routes = _routes(engine, prepared)
-    prepared.plan_seconds = clock.add("plan", begin)
-    begin = clock.now()
-    engine.together("taking memory", lambda: _take_memory(engine, prepared))
-    _agree_on_pairs(engine, prepared)
-    prepared.build_seconds = build_seconds + clock.add("build", begin)
+    with clock.phase("build"):
+        source = engine.together("reading the state", lambda: engine.read(state, request.names))
+        built = engine.together(
+            "build", lambda: None if world is None else build_on_meta(request.build, world)
+        )
+    with clock.phase("plan"):
+        source_map = engine.publish_map(source)
+        host_slots = _union(engine, set() if source.live is None else source.live.host_slots)
+        target = engine.together("build", lambda: _target_on_meta(built, source_map, host_slots))
+        target_map = engine.publish_map(target)
+        plan = _plan(engine, source_map, target_map)
+        prepared = Prepared(request, source, target, source_map, target_map, plan, [])
+        prepared.routes = _routes(engine, prepared)
+    with clock.phase("build"):
+        engine.together("taking memory", lambda: _take_memory(engine, prepared))
+        _agree_on_pairs(engine, prepared)
+    prepared.plan_seconds = clock.seconds("plan")
+    prepared.build_seconds = clock.seconds("build")
     prepared.prepare_seconds = clock.now()
     prepared.spans = clock.spans
     return prepared
@@ -267,7 +267,8 @@ def transfer(
     published = [Values.decode(item.blob) for item in engine.control.publish(mine) if item.blob]
     begin = clock.now()
     try:
-        results = engine.together("moving the state", lambda: _move(engine, prepared))
+        with profiler_range("dynatrain::transfer"):
+            results = engine.together("moving the state", lambda: _move(engine, prepared))
     except Exception:
         engine.disconnect("a rank failed while the state was moving")
         raise
@@ -305,6 +306,7 @@ def _move(engine: Engine, prepared: Prepared) -> list[tuple[float, _native.RunRe
             engine.options.timeout.total_seconds(),
             "sums" in engine.options.verify,
             after=after,
+            ranges=native_ranges(),
         )
         results.append((start, result))
     return results

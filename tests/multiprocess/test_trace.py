@@ -48,3 +48,26 @@ def test_spans_of_a_lane_do_not_overlap_and_all_ranks_are_there(pool, tmp_path):
         ends = [end for _, end in spans]
         begins = [begin for begin, _ in spans[1:]]
         assert all(end <= begin + 0.01 for end, begin in zip(ends, begins, strict=False)), spans
+
+
+def profile_switch(rank, world_size):
+    session = dynatrain.init(build, "dp=4", timeout_s=20, staging_budget_bytes=1 << 20)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        report = session.switch("dp=3")
+    session.close()
+    events = [event for event in profile.events() if event.name.startswith("dynatrain::")]
+    (transfer,) = (e.time_range for e in events if e.name == "dynatrain::transfer")
+    unpacks = [e.time_range for e in events if e.name == "dynatrain::unpack"]
+    inside = all(transfer.start <= u.start <= u.end <= transfer.end for u in unpacks)
+    return {event.name for event in events}, len(unpacks) == report.num_stages, inside
+
+
+# Who profiles a training run must find the switch in the same timeline as the steps.
+def test_torchs_profiler_shows_every_phase(pool):
+    always = {"build", "plan", "transfer", "wire", "commit"}
+    sometimes = {"meet", "world", "pack", "unpack", "local", "verify"}
+    for names, one_unpack_a_stage, inside in pool.run(profile_switch):
+        phases = {name.removeprefix("dynatrain::") for name in names}
+        assert always <= phases <= always | sometimes
+        assert one_unpack_a_stage
+        assert inside

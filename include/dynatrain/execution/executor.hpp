@@ -8,6 +8,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -25,9 +26,16 @@ struct TraceSpan {
   std::int64_t size_bytes = 0;
 };
 
-/// How to run. Equal on all ranks, `timeout` and `after` apart.
+/// Opens and closes a range of a profiler on the calling thread; they nest. What they throw is
+/// dropped. NVTX has its ranges by itself, where its headers were found.
+struct RangeHook {
+  std::function<void(const char* name)> begin;
+  std::function<void()> end;
+};
+
+/// How to run. Equal on all ranks but for what is said to be this rank's own.
 struct ExecuteOptions {
-  std::chrono::milliseconds timeout{60000};  ///< of the whole call, agree() or run()
+  std::chrono::milliseconds timeout{60000};  ///< of the whole call, agree() or run(); its own
   /// Compare each receiver's sum of every part with the sender's (8 bytes a part on the wire).
   bool verify_sums = true;
   /// Use the transport's one-sided part when it has one: one pass, no staging.
@@ -35,6 +43,9 @@ struct ExecuteOptions {
   /// This rank's own: nothing is read or written before they are done. What still writes the source
   /// on a stream of the caller, or fills the target's memory there.
   std::vector<Token> after{};
+  /// This rank's own: told while each phase of each stage is submitted, by the thread that calls
+  /// run(); empty for none.
+  RangeHook ranges{};
 };
 
 /// Lets another thread watch and stop a run. Threads: any.

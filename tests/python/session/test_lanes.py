@@ -151,6 +151,11 @@ def test_ranks_that_share_a_gpu_try_nccl_where_it_was_told_to(job):
     assert lanes[DEVICE].name == "nccl"
 
 
+def test_nccl_is_refused_where_there_is_no_device_memory(job):
+    with pytest.raises(DeviceError, match="the session's device is cpu"):
+        LaneMaker(HashStore(), torch.device("cpu"), "nccl", timedelta(seconds=20), 1)
+
+
 def test_a_device_that_cannot_be_moved_is_refused():
     with pytest.raises(DeviceError, match="host memory and memory of CUDA devices"):
         check_device(torch.device("mps"))

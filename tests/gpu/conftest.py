@@ -1,0 +1,15 @@
+"""Tests that only a GPU can pass: elsewhere they are skipped, with CUDA's reason."""
+
+from __future__ import annotations
+
+import pytest
+
+from dynatrain import _native
+
+
+def pytest_collection_modifyitems(items):
+    problem = _native.cuda_problem()
+    for item in items:
+        item.add_marker(pytest.mark.gpu)
+        if problem:
+            item.add_marker(pytest.mark.skip(reason=f"needs a GPU: {problem}"))
