@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <iterator>
 #include <thread>
 #include <utility>
 
@@ -15,6 +16,15 @@ namespace {
 constexpr std::int64_t kMinMemoryBytes = std::int64_t{64} << 10;
 constexpr std::chrono::microseconds kFirstSleep{5};
 constexpr std::chrono::microseconds kLongestSleep{100};
+
+/// What a device may use for ever: it did not end in time. Reachable, so that no tool takes it for
+/// forgotten.
+void never_free(std::vector<std::shared_ptr<LaneBatch>> batches) {
+  static std::mutex mutex;
+  static auto& kept = *new std::vector<std::shared_ptr<LaneBatch>>();
+  const std::lock_guard lock(mutex);
+  std::move(batches.begin(), batches.end(), std::back_inserter(kept));
+}
 
 /// Adds the sums that came back with the table to where the caller wants them.
 void add_fetched_sums(const LaneBatch& batch) {
@@ -107,6 +117,8 @@ bool CopyLanes::launch(const std::shared_ptr<LaneBatch>& batch, std::span<const 
     lanes_[lane].push_back(batch);
   } catch (...) {
     fail(*batch, std::current_exception());
+    const std::lock_guard lock(mutex_);
+    given_up_.push_back(batch);  // a part of it may be on the stream
   }
   return true;
 }
@@ -209,13 +221,14 @@ void CopyLanes::finish(LaneBatch& batch) {
   batch.state = LaneBatch::State::kEnded;
 }
 
-void CopyLanes::give_up(LaneBatch& batch, std::exception_ptr error) {
+void CopyLanes::give_up(LaneBatch& batch, const std::exception_ptr& error) {
   Lane& lane = lanes_[batch.lane];
   const auto found = std::find_if(
       lane.begin(), lane.end(), [&batch](const auto& other) { return other.get() == &batch; });
-  batch.error = std::move(error);
+  batch.error = error;
   batch.state = LaneBatch::State::kEnded;
   if (found != lane.end()) {
+    given_up_.push_back(std::move(*found));
     lane.erase(found);
   }
 }
@@ -262,6 +275,7 @@ void CopyLanes::drain(Deadline deadline) {
         while (!lanes_[lane].empty()) {
           give_up(*std::shared_ptr<LaneBatch>(lanes_[lane].back()), error);
         }
+        never_free(std::exchange(given_up_, {}));
       }
       std::this_thread::sleep_for(kLongestSleep);
     }

@@ -63,7 +63,8 @@ class CopyLanes {
   [[nodiscard]] void* event_of(const LaneBatch& batch);
   /// Throws what the batch failed with; only once it has ended.
   void check(const LaneBatch& batch);
-  /// Waits until all lanes are empty; ends what is left at the deadline with an error.
+  /// Waits until all lanes are empty; ends what is left at the deadline with an error, and never
+  /// frees what it was given.
   void drain(Deadline deadline);
 
  private:
@@ -77,9 +78,11 @@ class CopyLanes {
   void put_on_stream(LaneBatch& batch);
   bool has_ended_locked(LaneBatch& batch);
   void finish(LaneBatch& batch);
-  void give_up(LaneBatch& batch, std::exception_ptr error);
+  void give_up(LaneBatch& batch, const std::exception_ptr& error);
   std::unique_ptr<DeviceEvent> take_event();
 
+  /// Failed batches whose tables and events the device may still use: kept for as long as it lives.
+  std::vector<std::shared_ptr<LaneBatch>> given_up_;
   std::unique_ptr<StreamDevice> device_;
   std::mutex launch_mutex_;  ///< one launch at a time; taken before mutex_
   std::mutex mutex_;

@@ -69,6 +69,7 @@ struct EmulatedState {
   std::atomic<int> num_launches = 0;
   std::atomic<int> num_ended = 0;  ///< launches that touch nothing any more
   std::atomic<int> num_memories = 0;
+  std::atomic<int> num_freed_memories = 0;
   std::atomic<int> num_events = 0;
   std::atomic<bool> is_held = false;  ///< launches wait while it is set
 };
@@ -110,9 +111,13 @@ class EmulatedEvent final : public DeviceEvent {
 
 class EmulatedMemory final : public TableMemory {
  public:
-  explicit EmulatedMemory(std::int64_t size_bytes)
-      : host_(static_cast<std::size_t>(size_bytes)),
+  EmulatedMemory(std::int64_t size_bytes, std::shared_ptr<EmulatedState> state)
+      : state_(std::move(state)),
+        host_(static_cast<std::size_t>(size_bytes)),
         device_(static_cast<std::size_t>(size_bytes)) {}
+  ~EmulatedMemory() override { ++state_->num_freed_memories; }
+  EmulatedMemory(const EmulatedMemory&) = delete;
+  EmulatedMemory& operator=(const EmulatedMemory&) = delete;
   [[nodiscard]] std::byte* host() const override { return host_.data(); }
   [[nodiscard]] std::byte* device() const override { return device_.data(); }
   [[nodiscard]] std::int64_t size_bytes() const override {
@@ -120,6 +125,7 @@ class EmulatedMemory final : public TableMemory {
   }
 
  private:
+  std::shared_ptr<EmulatedState> state_;
   mutable std::vector<std::byte> host_;
   mutable std::vector<std::byte> device_;
 };
@@ -148,7 +154,7 @@ class EmulatedDevice final : public StreamDevice {
   }
   [[nodiscard]] std::unique_ptr<TableMemory> make_table_memory(std::int64_t size_bytes) override {
     ++state_->num_memories;
-    return std::make_unique<EmulatedMemory>(size_bytes);
+    return std::make_unique<EmulatedMemory>(size_bytes, state_);
   }
   [[nodiscard]] std::unique_ptr<CopierMemory> allocate(std::int64_t size_bytes,
                                                        Place /*place*/) override {

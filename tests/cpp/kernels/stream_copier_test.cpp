@@ -153,9 +153,38 @@ TEST_F(StreamCopierOrder, FailedEventIsTheFailureOfAllThatComesAfter) {
   arrival->set();
   EXPECT_THROW(second.wait(late()), DeviceError);
   state_->is_held = false;
-  while (state_->num_ended < state_->num_launches) {
-    std::this_thread::yield();  // CUDA frees memory behind what still uses it, this device does not
+}
+
+// An event that fails does not stop what is on the stream: it still reads its table.
+TEST_F(StreamCopierOrder, TableOfAFailedBatchOutlivesItsTokenAndTheDevice) {
+  state_->is_held = true;
+  {
+    const Token token = submit();
+    state_->events_fail = true;
+    EXPECT_THROW(token.wait(late()), DeviceError);
   }
+  EXPECT_EQ(state_->num_freed_memories, 0);
+  state_->is_held = false;
+  copier_.reset();
+  EXPECT_EQ(state_->num_ended, state_->num_launches);
+  EXPECT_EQ(state_->num_freed_memories, state_->num_memories);
+}
+
+// A stream that never ends: its memory cannot be had back, but the wait for it ends.
+TEST_F(StreamCopierOrder, DrainThatRunsOutOfTimeFreesNothing) {
+  state_->is_held = true;
+  CopyLanes lanes(std::make_unique<EmulatedDevice>(state_));
+  auto batch = std::make_shared<LaneBatch>();
+  BoxTableBuilder builder;
+  batch->size = builder.build(batch_, addresses_);
+  batch->memory = lanes.take_memory(batch->size.layout.total_bytes);
+  builder.write(batch->memory->host(), false);
+  ASSERT_TRUE(lanes.launch(batch, {}));
+  lanes.drain(deadline_in(std::chrono::milliseconds(1)));
+  EXPECT_THROW(lanes.check(*batch), DeviceError);
+  batch.reset();
+  EXPECT_EQ(state_->num_freed_memories, 0);
+  state_->is_held = false;
 }
 
 // The hot path allocates nothing: memory and events are used again behind the batch that had them.
