@@ -2,9 +2,14 @@
 
 Starts its own processes. Contenders, each on the same state and the same machine, in turn:
 
-dynatrain-c10d  session.switch() to a prepared layout, and once more to one that is not
-dcp-tmpfs       torch.distributed.checkpoint, save in the source, load in the target, in tmpfs
-c10d-ceiling    the bytes that cross between ranks, one large raw message per pair of ranks
+dynatrain-*      session.switch() to a prepared layout, and once more to one that is not, over
+                 c10d (Gloo) or what --transport says
+dcp-tmpfs        torch.distributed.checkpoint, save in the source, load in the target, in tmpfs
+c10d-per-tensor  each box that crosses as a message of its own, without cutting or joining tensors
+c10d-ceiling     the bytes that cross between ranks, one large raw message per pair of ranks
+
+With --device cuda the state lies on GPUs, which ranks may share. Gloo's messages then start and end
+in host memory: per tensor they are fetched and put back, the ceiling stays in host memory.
 
 A benchmark never asserts; it prints a table, or JSON as docs/reference/json.md describes it.
 """
@@ -20,7 +25,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -46,6 +51,8 @@ PAIRS = (
     ("dp=4", "dp=2"),
 )
 HIDDEN = 1024
+OURS = "dynatrain"
+PEERS = ("dcp-tmpfs", "c10d-per-tensor", "c10d-ceiling")
 
 
 class FeedForward(nn.Module):
@@ -79,7 +86,7 @@ class Job:
     @staticmethod
     def initialize(state: TrainState, world: World) -> None:
         """Fills weights and moments with numbers that differ from rank to rank."""
-        generator = torch.Generator().manual_seed(world.rank)
+        generator = torch.Generator(world.device).manual_seed(world.rank)
         with torch.no_grad():
             for param in state.model.parameters():
                 slots = {"step": torch.tensor(7.0)}
@@ -127,6 +134,8 @@ def timed(work: Callable[[], object]) -> float:
     dist.barrier()
     start = time.perf_counter()
     work()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
     seconds = torch.tensor(time.perf_counter() - start, dtype=torch.float64)
     dist.all_reduce(seconds, op=dist.ReduceOp.MAX)
     return float(seconds)
@@ -155,13 +164,46 @@ def raw_messages(traffic: list[tuple[int, int, int]]) -> Callable[[], None]:
     ]
 
     def exchange() -> None:
-        works = [
+        wait_for(
             dist.isend(data, dst) if src == rank else dist.irecv(data, src)
             for src, dst, data in buffers
+        )
+
+    return exchange
+
+
+def wait_for(works: Iterable[dist.Work | None]) -> None:
+    """Waits once all have been posted."""
+    for work in list(works):
+        assert work is not None
+        work.wait()
+
+
+Move = tuple[str, list[int], list[int], int, int]
+
+
+def per_tensor_messages(moves: Sequence[Move], device: torch.device) -> Callable[[], None]:
+    """A message for each box that crosses; all tensors of the job are fp32."""
+    rank = dist.get_rank()
+    boxes = [
+        (src, dst, torch.ones([e - b for b, e in zip(begin, end, strict=True)], device=device))
+        for _, begin, end, src, dst in moves
+        if src != dst
+    ]
+
+    def exchange() -> None:
+        on_host = [
+            box.cpu() if src == rank else torch.empty_like(box, device="cpu")
+            for src, _, box in boxes
         ]
-        for work in works:
-            assert work is not None
-            work.wait()
+        wait_for(
+            dist.isend(data, dst) if src == rank else dist.irecv(data, src)
+            for (src, dst, _), data in zip(boxes, on_host, strict=True)
+        )
+        if device.type != "cpu":
+            for (_, dst, box), data in zip(boxes, on_host, strict=True):
+                if dst == rank:
+                    box.copy_(data)
 
     return exchange
 
@@ -171,17 +213,20 @@ def run_pair(
 ) -> dict[str, Samples]:
     """Runs all contenders ``runs`` times in turn, ending in the pair's source."""
     source, target = pair
-    samples = {name: Samples() for name in ("dynatrain-c10d", "dcp-tmpfs", "c10d-ceiling")}
+    samples = {name: Samples() for name in (OURS, *PEERS)}
     if session.layout != Layout.parse(source):
         session.switch(source)
     for _ in range(runs):
         seconds = timed(partial(dcp.save, state_dict(session), checkpoint_id=folder))
         session.prepare(target)
-        ours = samples["dynatrain-c10d"]
+        moves = plan_moves(session)
+        ours = samples[OURS]
         ours.seconds.append(timed(partial(switch_to, session, target, ours)))
         seconds += timed(partial(dcp.load, state_dict(session), checkpoint_id=folder))
         samples["dcp-tmpfs"].seconds.append(seconds)
         assert ours.report is not None
+        per_tensor = per_tensor_messages(moves, session.device)
+        samples["c10d-per-tensor"].seconds.append(timed(per_tensor))
         samples["c10d-ceiling"].seconds.append(timed(raw_messages(ours.report.traffic)))
         session.switch(source)
         ours.cold_seconds.append(timed(partial(session.switch, target)))
@@ -192,25 +237,31 @@ def run_pair(
     return samples
 
 
+def plan_moves(session: dynatrain.Session) -> list[Move]:
+    """What this rank sends, receives and keeps in the switch that is prepared."""
+    assert session._prepared is not None
+    return session._prepared.plan.moves()
+
+
 def switch_to(session: dynatrain.Session, target: str, samples: Samples) -> None:
     """Switches and keeps the report."""
     samples.report = session.switch(target)
 
 
-def rows_of(pair: tuple[str, str], samples: dict[str, Samples]) -> list[Row]:
+def rows_of(pair: tuple[str, str], samples: dict[str, Samples], transport: str) -> list[Row]:
     """Summarises one pair."""
-    report = samples["dynatrain-c10d"].report
+    report = samples[OURS].report
     assert report is not None
     ceiling = statistics.median(samples["c10d-ceiling"].seconds)
     rows = []
     for name, sample in samples.items():
-        ours = name == "dynatrain-c10d"
+        ours = name == OURS
         median = statistics.median(sample.seconds)
         rows.append(
             Row(
                 SCHEMA_VERSION,
                 *pair,
-                contender=name,
+                contender=f"{name}-{transport}" if ours else name,
                 seconds_min=min(sample.seconds),
                 seconds_median=median,
                 seconds_first=sample.seconds[0],
@@ -240,13 +291,17 @@ def worker(rank: int, num_ranks: int, options: argparse.Namespace, folder: str) 
         pairs[0][0],
         initialize=job.initialize,
         timeout_s=300,
+        device=torch.device(options.device, rank % torch.cuda.device_count())
+        if options.device == "cuda"
+        else "cpu",
+        transport=options.transport,
         verify=tuple(options.verify),
         staging_budget_bytes=options.staging_mib << 20,
     )
     rows = []
     for pair in pairs:
         samples = run_pair(session, pair, options.runs, Path(folder) / "checkpoint")
-        rows += rows_of(pair, samples)
+        rows += rows_of(pair, samples, options.transport)
         if rank == 0:
             Path(folder, "rows.json").write_text(json.dumps([asdict(row) for row in rows]))
     session.close()
@@ -265,6 +320,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--verify", nargs="*", default=["sums"], help="what a switch verifies: sums fingerprint"
     )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of the state")
+    parser.add_argument("--transport", choices=("c10d", "nccl"), default="c10d")
     options = parser.parse_args()
     if (options.source is None) != (options.target is None):
         parser.error("--source and --target go together")

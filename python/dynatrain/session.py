@@ -97,6 +97,11 @@ class Session:
         return self._now.layout
 
     @property
+    def device(self) -> torch.device:
+        """Where parameters of this rank live, also while it idles."""
+        return self._device
+
+    @property
     def step(self) -> int:
         """Completed steps of the loop, the one under way not counted."""
         return self._step

@@ -16,7 +16,7 @@ from checkout import ROOT
 
 pytestmark = pytest.mark.timeout(240)  # 25 s of processor time
 PAIRS = [("dp=4", "dp=2,tp=2"), ("tp=4", "dp=2,tp=2"), ("dp=2,tp=2", "tp=4"), ("dp=4", "dp=2")]
-CONTENDERS = {"dynatrain-c10d", "dcp-tmpfs", "c10d-ceiling"}
+CONTENDERS = {"dynatrain-c10d", "dcp-tmpfs", "c10d-per-tensor", "c10d-ceiling"}
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def run_one_pair(rank, world_size, folder):
     session.on_switch(lambda report: switches.append((report.target, report.prepared)))
     samples = benchmark.run_pair(session, ("dp=2", "tp=2"), 2, Path(folder) / "checkpoint")
     session.close()
-    ours = samples["dynatrain-c10d"]
+    ours = samples[benchmark.OURS]
     return switches, len(ours.seconds), len(ours.cold_seconds)
 
 
