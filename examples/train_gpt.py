@@ -76,7 +76,7 @@ def train(config: JobConfig, run: Run, device: torch.device, display: Display) -
 def train_and_compare(config: JobConfig, layouts: list[Layout], args: argparse.Namespace) -> bool:
     """Train, in a demo once more without a switch; False when the two runs differ."""
     display = Display(config, quiet=RANK != 0)
-    device = start_processes(args.backend)
+    device = start_processes(args.backend, args.device)
     switching = Run(layouts, args.steps_per_layout)
     still = Run(layouts[:1], args.steps_per_layout)
     for run in (switching, still) if args.demo else (switching,):
@@ -130,24 +130,27 @@ def parse_arguments(num_processes: int) -> argparse.Namespace:
     add("--size", choices=SIZES, default="tiny")
     add("--seed", type=int, default=0)
     add("--out", type=Path, default=Path("out/demo"), help="where the demo leaves its files")
-    add("--backend", choices=("gloo", "nccl"), default="gloo", help="nccl needs --no-switch")
+    add("--backend", choices=("gloo", "nccl"), default="gloo", help="of the training's groups")
+    add("--device", choices=("cpu", "cuda"), help="cuda with nccl, else cpu; ranks may share GPUs")
     args = parser.parse_args()
     if args.layouts is None:
         parser.error(f"name the layouts for {num_processes} processes with --layouts")
-    if args.backend == "nccl" and not args.no_switch:
-        parser.error("dynatrain moves host memory only: --backend nccl trains with --no-switch")
+    args.device = args.device or ("cuda" if args.backend == "nccl" else "cpu")
+    if (args.backend, args.device) == ("nccl", "cpu"):
+        parser.error("NCCL trains on GPUs only")
     if args.demo and (args.no_switch or ";" not in args.layouts):
         parser.error("--demo compares a run that switches with one that does not")
     return args
 
 
-def start_processes(backend: str) -> torch.device:
-    """Join the process group; over NCCL with one GPU per process."""
+def start_processes(backend: str, device_type: str) -> torch.device:
+    """Join the process group; returns where this process trains."""
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_size))
-    device = torch.device("cuda", local_rank) if backend == "nccl" else torch.device("cpu")
-    if backend == "nccl":
+    device = torch.device("cpu")
+    if device_type == "cuda":
+        device = torch.device("cuda", local_rank % torch.cuda.device_count())
         torch.cuda.set_device(device)
     if "RANK" in os.environ:  # under torchrun; dynatrain.init starts a lone process by itself
         dist.init_process_group("cpu:gloo,cuda:nccl" if backend == "nccl" else "gloo")
