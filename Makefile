@@ -19,7 +19,11 @@ export PATH := $(BIN):$(PATH)
 LOCKED := $(VENV)/.locked
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help setup build demo test test-cpp test-python test-long lint bench wheel lock clean
+GPU_PYTHON := python3
+GPU_OUT := out/gpu-check
+
+.PHONY: help setup build demo test test-cpp test-python test-long lint bench gpu-check gpu-bundle \
+  wheel lock clean clean-all
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,6 +77,12 @@ lint: build ## every formatter, linter and type checker
 
 bench: build ## time a switch beside torch's checkpoint and a measured ceiling
 	@$(TIMED) "bench" $(BIN)/python benchmarks/switch.py --json
+
+gpu-check: ## build, test and measure everything that needs a GPU, with the torch of GPU_PYTHON, offline
+	@$(TIMED) "gpu-check" $(GPU_PYTHON) benchmarks/gpu_check.py --out "$(GPU_OUT)"
+
+gpu-bundle: ## put GoogleTest's sources into out/googletest, for gpu-check on a machine without it
+	@rm -rf out/googletest && mkdir -p out && cp -r /usr/src/googletest out/googletest
 
 wheel: $(INSTALLED) ## build dist/*.whl
 	@$(TIMED) "wheel" $(BIN)/python -m pip wheel --quiet --disable-pip-version-check \
