@@ -41,10 +41,11 @@ std::byte* bind_side(const CopyDescriptor& descriptor,
            !__builtin_mul_overflow(bytes, descriptor.elem_bytes, &bytes) &&
            !__builtin_add_overflow(end, bytes, &end);
   }
-  if (!fits || end > addresses.size_bytes(side.buffer)) {
+  const AddressTable::Region& region = addresses.region(side.buffer);
+  if (!fits || end > region.size_bytes) {
     throw_outside(side.name, descriptor, side.buffer);
   }
-  return addresses.base(side.buffer) + first;
+  return region.base + first;
 }
 
 }  // namespace
@@ -58,8 +59,10 @@ BoundCopy bind_copy(const CopyDescriptor& descriptor, const AddressTable& addres
   DYNATRAIN_CHECK(copy.extents.rank() >= 1 && descriptor.elem_bytes >= 1,
                   "kernels: a copy needs at least one dimension and elements of one byte");
   BoundCopy bound{.descriptor = &descriptor, .src = nullptr, .dst = nullptr};
-  if (num_elements_of(descriptor) == 0) {
-    return bound;
+  for (const std::int64_t extent : copy.extents.values()) {
+    if (extent == 0) {
+      return bound;
+    }
   }
   bound.src = bind_side(descriptor,
                         {.name = "source",

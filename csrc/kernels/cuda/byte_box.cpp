@@ -47,8 +47,10 @@ std::int64_t windows_per_row(const ByteBox& box, std::int64_t width) {
     strides |= static_cast<std::uint64_t>(box.dims[static_cast<std::size_t>(d)].dst_stride_bytes);
   }
   const bool is_same_in_every_row = power_of_two_in(strides) >= width;
-  const auto head = static_cast<std::int64_t>(box.dst % static_cast<std::uint64_t>(width));
-  return ceil_div((is_same_in_every_row ? head : width - 1) + box.run_bytes, width);
+  const std::int64_t last = width - 1;  // a power of two less one: no division
+  const std::int64_t head = static_cast<std::int64_t>(box.dst) & last;
+  return ((is_same_in_every_row ? head : last) + box.run_bytes + last) >>
+         std::countr_zero(static_cast<std::uint64_t>(width));
 }
 
 /// Bytes of the words that a sum is made of, or 0 when they do not follow one another densely.
@@ -107,10 +109,6 @@ std::int64_t ByteBox::num_rows() const {
 ByteBox to_byte_box(const BoundCopy& bound) {
   const CopyDescriptor& descriptor = *bound.descriptor;
   const StridedCopy& copy = descriptor.copy;
-  std::int64_t num_bytes = 0;
-  DYNATRAIN_CHECK(
-      !__builtin_mul_overflow(num_elements_of(descriptor), descriptor.elem_bytes, &num_bytes),
-      "kernels: a copy has more than 2^63 bytes");
   ByteBox box;
   box.src = reinterpret_cast<std::uintptr_t>(bound.src);
   box.has_target = bound.dst != nullptr;
@@ -120,7 +118,10 @@ ByteBox to_byte_box(const BoundCopy& bound) {
   box.first_elem = descriptor.first_elem;
   box.has_sum = descriptor.sum_slot >= 0;
   const Strides& dst_strides = box.has_target ? copy.dst_strides : copy.src_strides;
+  std::int64_t num_bytes = descriptor.elem_bytes;
   for (int d = copy.extents.rank() - 1; d >= 0; --d) {
+    DYNATRAIN_CHECK(!__builtin_mul_overflow(num_bytes, copy.extents[d], &num_bytes),
+                    "kernels: a copy has more than 2^63 bytes");
     add_dim(box,
             {.extent = copy.extents[d],
              .src_stride_bytes = copy.src_strides[d] * descriptor.elem_bytes,

@@ -10,15 +10,15 @@ namespace dynatrain {
 /// A copy in bytes: addresses, strides, and the longest run that both sides share.
 struct ByteBox {
   struct Dim {
-    std::int64_t extent = 1;
-    std::int64_t src_stride_bytes = 0;
-    std::int64_t dst_stride_bytes = 0;
+    std::int64_t extent;
+    std::int64_t src_stride_bytes;
+    std::int64_t dst_stride_bytes;
   };
 
   std::uint64_t src = 0;
   std::uint64_t dst = 0;  ///< equal to src when nothing is stored
   std::int64_t run_bytes = 0;
-  std::array<Dim, kMaxDims> dims{};  ///< innermost first
+  std::array<Dim, kMaxDims> dims;  ///< innermost first; only num_dims of them hold something
   int num_dims = 0;
   std::int64_t elem_bytes = 1;
   std::int64_t first_elem = 0;

@@ -19,6 +19,9 @@ struct FastDivider {
   [[nodiscard]] static constexpr FastDivider of(std::uint32_t divisor) {
     const auto shift = static_cast<std::uint32_t>(std::bit_width(divisor - 1U));
     const std::uint64_t excess = (std::uint64_t{1} << shift) - divisor;
+    if (excess == 0) {  // a power of two, and often: no division
+      return {.divisor = divisor, .magic = 1, .shift = shift};
+    }
     return {.divisor = divisor,
             .magic = static_cast<std::uint32_t>((excess << 32U) / divisor + 1),
             .shift = shift};

@@ -78,18 +78,29 @@ struct CopyBatch {
 /// buffer must stay alive until the tokens of the operations that name it are done.
 class AddressTable {
  public:
-  void set(BufferId id, std::byte* base, std::int64_t size_bytes);
-  /// Errors: InternalError when `id` has no address.
-  [[nodiscard]] std::byte* base(BufferId id) const;
-  [[nodiscard]] std::int64_t size_bytes(BufferId id) const;
-  [[nodiscard]] bool has(BufferId id) const;
-
- private:
   struct Region {
     std::byte* base = nullptr;
     std::int64_t size_bytes = 0;
     bool present = false;
   };
+
+  void set(BufferId id, std::byte* base, std::int64_t size_bytes);
+  /// Errors: InternalError when `id` has no address.
+  [[nodiscard]] const Region& region(BufferId id) const {
+    if (!has(id)) {
+      throw_no_address(id);
+    }
+    return regions_[id.index()];
+  }
+  [[nodiscard]] std::byte* base(BufferId id) const { return region(id).base; }
+  [[nodiscard]] std::int64_t size_bytes(BufferId id) const { return region(id).size_bytes; }
+  [[nodiscard]] bool has(BufferId id) const {
+    return id.value >= 0 && id.index() < regions_.size() && regions_[id.index()].present;
+  }
+
+ private:
+  [[noreturn]] static void throw_no_address(BufferId id);
+
   std::vector<Region> regions_;
 };
 
