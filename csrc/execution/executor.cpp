@@ -5,12 +5,14 @@
 #include "execution/pulled_run.hpp"
 #include "execution/run_inputs.hpp"
 #include "execution/run_monitor.hpp"
+#include "execution/source_map.hpp"
 #include "execution/staged_run.hpp"
 #include "execution/staging_arena.hpp"
 #include <algorithm>
 #include <exception>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -79,7 +81,7 @@ struct Executor::Impl {
   Copier& copier;
   TagCounter tags;
   std::unique_ptr<StagingArena> arena = std::make_unique<StagingArena>();
-  std::int64_t next_exposed = 0;
+  std::optional<SourceMap> sources;  ///< mapped ahead, for the next run
 
   [[nodiscard]] Ports ports() { return {.transport = transport, .copier = copier, .tags = tags}; }
 };
@@ -122,6 +124,22 @@ void Executor::reserve(const Schedule& schedule) {
   impl_->arena->reserve(schedule, impl_->copier, impl_->transport.message_place());
 }
 
+std::string Executor::map_sources(const Plan& plan,
+                                  const TensorMemory& source_memory,
+                                  const ExecuteOptions& options) {
+  impl_->sources.reset();
+  OneSided* const one_sided = impl_->transport.one_sided();
+  if (one_sided == nullptr) {
+    return "the transport has no one-sided part";
+  }
+  try {
+    impl_->sources = make_source_map(*one_sided, plan, source_memory, deadline_in(options.timeout));
+  } catch (const DeviceError& error) {
+    return error.what();
+  }
+  return "";
+}
+
 // NOLINTNEXTLINE(readability-function-size): the contract's eight inputs, which become one value.
 RunResult Executor::run(const Plan& plan,
                         const Schedule& schedule,
@@ -140,6 +158,7 @@ RunResult Executor::run(const Plan& plan,
                          .options = options,
                          .control = control,
                          .deadline = deadline_in(options.timeout)};
+  std::optional<SourceMap> sources = std::exchange(impl_->sources, std::nullopt);
   RunMonitor monitor(impl_->transport, control, inputs.deadline);
   if (!options.allow_one_sided || impl_->transport.one_sided() == nullptr) {
     const auto make_run = [&] {
@@ -147,10 +166,8 @@ RunResult Executor::run(const Plan& plan,
     };
     return run_to_end(make_run, impl_->arena, monitor);
   }
-  const std::int64_t first_exposed = impl_->next_exposed;
-  impl_->next_exposed += static_cast<std::int64_t>(source.num_tensors());
   const auto make_run = [&] {
-    return std::make_unique<PulledRun>(inputs, impl_->ports(), monitor, first_exposed);
+    return std::make_unique<PulledRun>(inputs, impl_->ports(), monitor, std::move(sources));
   };
   return run_to_end(make_run, impl_->arena, monitor);
 }

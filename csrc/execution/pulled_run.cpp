@@ -5,19 +5,47 @@
 #include <algorithm>
 #include <array>
 #include <exception>
-#include <set>
 #include <utility>
 
 namespace dynatrain {
+namespace {
+
+/// The peers of a rank, each with the hash of its list.
+struct Peers {
+  std::vector<std::pair<int, Note>> owners;
+  std::vector<std::pair<int, Note>> readers;
+};
+
+Peers peers_of(const Plan& plan) {
+  Peers peers;
+  for (const PairList& list : plan.receives) {
+    peers.owners.emplace_back(list.peer, Note{list.hash, 0});
+  }
+  for (const PairList& list : plan.sends) {
+    peers.readers.emplace_back(list.peer, Note{list.hash, 0});
+  }
+  return peers;
+}
+
+std::vector<int> ranks_of(const std::vector<std::pair<int, Note>>& peers) {
+  std::vector<int> ranks;
+  ranks.reserve(peers.size());
+  for (const auto& [rank, note] : peers) {
+    ranks.push_back(rank);
+  }
+  return ranks;
+}
+
+}  // namespace
 
 PulledRun::PulledRun(const RunInputs& run,
                      const Ports& ports,
                      RunMonitor& monitor,
-                     std::int64_t first_exposed)
+                     std::optional<SourceMap> sources)
     : run_(run),
       ports_(ports),
       monitor_(monitor),
-      first_exposed_(first_exposed),
+      sources_(std::move(sources)),
       program_(make_pull_program(run.schedule, run.source, run.target)),
       addresses_(patch_addresses(
           run, {.num_tensors = static_cast<std::int64_t>(run.source.num_tensors())})),
@@ -30,8 +58,8 @@ PulledRun::PulledRun(const RunInputs& run,
 }
 
 void PulledRun::run() {
-  expose();
   map_peers();
+  meet_owners();
   for (std::size_t k = 0; k < running_.size(); ++k) {
     if (k >= 2) {
       retire(k - 2);
@@ -48,27 +76,23 @@ void PulledRun::run() {
   acknowledge();
 }
 
-void PulledRun::expose() const {
-  std::set<TensorId> exposed;
-  for (const PairList& list : run_.plan.sends) {
-    for (const Move& move : list.moves) {
-      exposed.insert(move.tensor);
-    }
-  }
-  for (const TensorId tensor : exposed) {
-    ports_.transport.one_sided()->expose(BufferId(first_exposed_ + tensor.value),
-                                         addresses_.base(BufferIds::source(tensor)),
-                                         addresses_.size_bytes(BufferIds::source(tensor)));
-  }
-}
-
 void PulledRun::map_peers() {
+  if (sources_.has_value()) {
+    check_made_for(*sources_, run_.plan, run_.source_memory);
+  } else {
+    sources_ = make_source_map(
+        *ports_.transport.one_sided(), run_.plan, run_.source_memory, run_.deadline);
+  }
   for (const MappedBuffer& mapped : program_.mapped) {
-    const std::byte* base = ports_.transport.one_sided()->map(
-        mapped.peer, BufferId(first_exposed_ + mapped.tensor.value), run_.deadline);
+    const std::byte* base = sources_->mapped.at({mapped.peer, mapped.tensor});
     // Only read: the table has one kind of address for sources and targets.
     addresses_.set(mapped.id, const_cast<std::byte*>(base), mapped.size_bytes);
   }
+}
+
+void PulledRun::meet_owners() {
+  const Peers peers = peers_of(run_.plan);
+  static_cast<void>(exchange_notes(ports_, peers.readers, ranks_of(peers.owners), run_.deadline));
 }
 
 void PulledRun::retire(std::size_t k) {
@@ -83,29 +107,26 @@ void PulledRun::retire(std::size_t k) {
 }
 
 void PulledRun::acknowledge() {
-  std::vector<std::pair<int, Note>> owners;
-  owners.reserve(run_.plan.receives.size());
-  for (const PairList& list : run_.plan.receives) {
-    owners.emplace_back(list.peer, Note{list.hash, 0});
-  }
-  std::vector<int> readers;
-  readers.reserve(run_.plan.sends.size());
-  for (const PairList& list : run_.plan.sends) {
-    readers.push_back(list.peer);
-  }
-  static_cast<void>(exchange_notes(ports_, owners, readers, run_.deadline));
+  ports_.transport.one_sided()->release();
+  const Peers peers = peers_of(run_.plan);
+  static_cast<void>(exchange_notes(ports_, peers.owners, ranks_of(peers.readers), run_.deadline));
 }
 
 bool PulledRun::drain_all() const noexcept {
+  const Deadline deadline = deadline_in(kDrainTime);
+  const bool have_ended = std::ranges::all_of(running_, [deadline](const Running& running) {
+    return drain(std::array{running.pulled, running.copied}, deadline);
+  });
+  if (!have_ended) {
+    return false;
+  }
   try {
-    ports_.transport.one_sided()->withdraw_all();
+    ports_.transport.one_sided()->release();
+    ports_.transport.one_sided()->withdraw();
   } catch (const std::exception& error) {
     log(LogLevel::kWarning, "execution", error.what());
   }
-  const Deadline deadline = deadline_in(kDrainTime);
-  return std::all_of(running_.begin(), running_.end(), [deadline](const Running& running) {
-    return drain(std::array{running.pulled, running.copied}, deadline);
-  });
+  return true;
 }
 
 void PulledRun::report(RunResult& result) const {

@@ -3,7 +3,9 @@
 #include "execution/program.hpp"
 #include "execution/run_inputs.hpp"
 #include "execution/run_monitor.hpp"
+#include "execution/source_map.hpp"
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 namespace dynatrain {
@@ -12,16 +14,16 @@ namespace dynatrain {
 /// in one strided pass; owners withdraw their memory after every reader has acknowledged.
 class PulledRun {
  public:
-  /// `first_exposed` numbers the buffers of this run, so that a peer's older ones are not met.
+  /// `sources` are those that were mapped ahead for this run; without them the run maps itself.
   PulledRun(const RunInputs& run,
             const Ports& ports,
             RunMonitor& monitor,
-            std::int64_t first_exposed);
+            std::optional<SourceMap> sources);
 
   /// Errors: the first failure of this rank's part; the caller drains before it goes on.
   void run();
-  /// Withdraws this rank's memory and waits until no copy runs any more; false when one still does
-  /// after kDrainTime.
+  /// Waits until no copy runs any more, then lets go of the peers' memory and withdraws this
+  /// rank's; false when a copy still runs after kDrainTime.
   [[nodiscard]] bool drain_all() const noexcept;
   void report(RunResult& result) const;
 
@@ -33,15 +35,15 @@ class PulledRun {
     Token copied;
   };
 
-  void expose() const;
   void map_peers();
+  void meet_owners();
   void retire(std::size_t k);
   void acknowledge();
 
   const RunInputs& run_;
   Ports ports_;
   RunMonitor& monitor_;
-  std::int64_t first_exposed_;
+  std::optional<SourceMap> sources_;
   PullProgram program_;
   AddressTable addresses_;
   std::vector<Running> running_;

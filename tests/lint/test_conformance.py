@@ -15,7 +15,9 @@ C10D_SUITE = ROOT / "tests/multiprocess/test_c10d_transport.py"
 # Claims of the C++ suite that the c10d transport has no test of, and why.
 NOT_FOR_C10D = {
     "failed_token_before_a_send_is_its_failure": "Python cannot make a token that fails",
-    "one_sided_reads_what_the_peer_exposes": "c10d has no one-sided part",
+    "one_sided_reads_what_the_peer_publishes": "c10d has no one-sided part",
+    "one_sided_map_meets_the_publication_of_the_same_number": "c10d has no one-sided part",
+    "one_sided_map_ends_with_the_reason_of_an_abort": "c10d has no one-sided part",
     "one_sided_map_fails_when_the_peer_dies": "c10d has no one-sided part",
 }
 # What the c10d suite claims beyond: processes, Python and the process group are its own.

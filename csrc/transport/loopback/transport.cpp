@@ -44,15 +44,16 @@ class LoopbackTransport final : public Transport, public OneSided {
     return state_->options().one_sided ? this : nullptr;
   }
 
-  void expose(BufferId buffer, const std::byte* base, std::int64_t /*size_bytes*/) override {
-    state_->expose(rank_, buffer, base);
+  void publish(std::span<const ExposedBuffer> buffers) override {
+    state_->publish(rank_, ++num_published_, buffers);
   }
 
   [[nodiscard]] const std::byte* map(int peer, BufferId buffer, Deadline deadline) override {
-    return state_->map(rank_, peer, buffer, deadline);
+    return state_->map(
+        {.rank = rank_, .peer = peer, .publication = num_published_}, buffer, deadline);
   }
 
-  void withdraw_all() override { state_->withdraw(rank_); }
+  void withdraw() override { state_->withdraw(rank_); }
 
  private:
   Token submit(bool is_send,
@@ -71,6 +72,7 @@ class LoopbackTransport final : public Transport, public OneSided {
 
   std::shared_ptr<LoopbackState> state_;
   int rank_;
+  std::int64_t num_published_ = 0;
 };
 
 }  // namespace

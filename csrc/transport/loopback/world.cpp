@@ -196,7 +196,7 @@ void LoopbackState::remove(int rank, const std::string& reason) {
     }
     fail_ends_of(rank);
   }
-  exposed_changed_.notify_all();
+  published_changed_.notify_all();
 }
 
 void LoopbackState::fail_ends_of(int rank) {
@@ -328,37 +328,48 @@ void LoopbackState::copy(Task task, std::unique_lock<std::mutex>& lock) {
   tasks_.push_back({.send = {}, .receive = std::move(task.receive), .is_copied = true});
 }
 
-void LoopbackState::expose(int rank, BufferId buffer, const std::byte* base) {
+void LoopbackState::publish(int rank, std::int64_t number, std::span<const ExposedBuffer> buffers) {
   {
     const std::lock_guard lock(mutex_);
-    exposed_[{rank, buffer.value}] = base;
+    Exposed& exposed = published_[{rank, number}];
+    for (const ExposedBuffer& buffer : buffers) {
+      exposed[buffer.buffer] = buffer.base;
+    }
   }
-  exposed_changed_.notify_all();
+  published_changed_.notify_all();
 }
 
-const std::byte* LoopbackState::map(int rank, int peer, BufferId buffer, Deadline deadline) {
+const std::byte* LoopbackState::map(const LoopbackReading& reading,
+                                    BufferId buffer,
+                                    Deadline deadline) {
   std::unique_lock lock(mutex_);
-  const auto is_gone = [&](int r) { return !gone_[static_cast<std::size_t>(r)].empty(); };
-  const bool in_time = exposed_changed_.wait_until(lock, deadline, [&] {
-    return exposed_.contains({peer, buffer.value}) || is_gone(peer) || is_gone(rank);
+  const auto& [rank, peer, number] = reading;
+  const std::string& own_end = gone_[static_cast<std::size_t>(rank)];
+  const std::string& peers_end = gone_[static_cast<std::size_t>(peer)];
+  auto published = published_.end();
+  const bool in_time = published_changed_.wait_until(lock, deadline, [&] {
+    published = published_.find({reading.peer, reading.publication});
+    return published != published_.end() || !own_end.empty() || !peers_end.empty();
   });
   const std::string what = "transport: rank " + std::to_string(rank) + " cannot read buffer " +
                            std::to_string(buffer.value) + " of rank " + std::to_string(peer) + ": ";
-  if (is_gone(rank) || is_gone(peer)) {
-    throw TransportError(what + gone_[static_cast<std::size_t>(is_gone(rank) ? rank : peer)],
-                         is_gone(rank) ? -1 : peer,
-                         -1,
-                         false);
+  if (!own_end.empty() || !peers_end.empty()) {
+    throw TransportError(
+        what + (own_end.empty() ? peers_end : own_end), own_end.empty() ? peer : -1, -1, false);
   }
   if (!in_time) {
-    throw TransportError(what + "it was not exposed before the deadline", peer, -1, false);
+    throw TransportError(what + "nothing was published before the deadline", peer, -1, false);
   }
-  return exposed_.at({peer, buffer.value});
+  const auto exposed = published->second.find(buffer);
+  if (exposed == published->second.end()) {
+    throw TransportError(what + "it did not publish it", peer, -1, false);
+  }
+  return exposed->second;
 }
 
 void LoopbackState::withdraw(int rank) {
   const std::lock_guard lock(mutex_);
-  std::erase_if(exposed_, [rank](const auto& entry) { return entry.first.first == rank; });
+  std::erase_if(published_, [rank](const auto& entry) { return entry.first.first == rank; });
 }
 
 }  // namespace dynatrain

@@ -38,6 +38,13 @@ struct LoopbackEnd {
   std::vector<std::byte> mailbox;        ///< a mailbox send's own copy
 };
 
+/// Who reads which publication of whom.
+struct LoopbackReading {
+  int rank = 0;
+  int peer = 0;
+  std::int64_t publication = 0;
+};
+
 /// What the ranks of a loopback world share: messages that look for their other end, and one
 /// courier thread that copies matched messages, one at a time, in an order that the adversary
 /// picks. Threads  all members; tokens end on the courier or on the thread that aborts.
@@ -59,8 +66,8 @@ class LoopbackState {
   /// Ends everything that involves `rank`, now and from now on.
   void remove(int rank, const std::string& reason);
 
-  void expose(int rank, BufferId buffer, const std::byte* base);
-  const std::byte* map(int rank, int peer, BufferId buffer, Deadline deadline);
+  void publish(int rank, std::int64_t number, std::span<const ExposedBuffer> buffers);
+  const std::byte* map(const LoopbackReading& reading, BufferId buffer, Deadline deadline);
   void withdraw(int rank);
 
  private:
@@ -90,12 +97,13 @@ class LoopbackState {
   LoopbackOptions options_;
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::condition_variable exposed_changed_;
+  std::condition_variable published_changed_;
   Waiting sends_;
   Waiting receives_;
   std::deque<Task> tasks_;
   std::vector<std::string> gone_;  ///< why a rank is gone; empty while it is there
-  std::map<std::pair<int, std::int32_t>, const std::byte*> exposed_;
+  using Exposed = std::map<BufferId, const std::byte*>;
+  std::map<std::pair<int, std::int64_t>, Exposed> published_;  ///< by rank and number
   Deadline next_expiry_ = Deadline::max();
   std::mt19937_64 random_;
   int victim_ = 0;

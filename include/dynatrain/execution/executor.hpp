@@ -78,6 +78,17 @@ class Executor {
   /// Takes and touches the staging arena ahead of run(), so that run() pays no page fault.
   void reserve(const Schedule& schedule);
 
+  /// Makes the sources of this rank's peers readable in place ahead of the next run(), which then
+  /// maps nothing. Reads no source byte: contents may change until every rank is in run(),
+  /// addresses may not. Collective over all ranks of the transport, one after the other with run().
+  ///
+  /// Returns  why this rank cannot read or be read in place; empty when it can. Ranks may get
+  ///          different answers: unless all are empty, all must run with allow_one_sided = false.
+  /// Errors   TransportError when a peer is gone or late; nothing was moved.
+  [[nodiscard]] std::string map_sources(const Plan& plan,
+                                        const TensorMemory& source_memory,
+                                        const ExecuteOptions& options);
+
   /// Moves everything (retain: the source memory is only read). Collective.
   /// Ownership  all inputs stay as they are until the call ends; nothing touches target memory
   /// after

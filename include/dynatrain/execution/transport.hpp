@@ -21,17 +21,35 @@ struct WireMessage {
   std::int64_t size_bytes = 0;
 };
 
+/// Memory of a rank that its peers may read.
+struct ExposedBuffer {
+  BufferId buffer;  ///< under which peers ask for it
+  const std::byte* base = nullptr;
+  std::int64_t size_bytes = 0;
+};
+
 /// The optional one-sided part of a transport: the receiver reads where the data lies.
+///
+/// Ranks publish in step: the n-th publish() of a rank is what its peers map after their own n-th.
+/// A rank that exposes nothing publishes nothing, but it does publish.
+/// Threads  one caller at a time; Transport::abort() ends a map() that waits.
 class OneSided {
  public:
   virtual ~OneSided() = default;
-  /// Lets peers read [base, base + size_bytes) of this rank as `buffer` until withdraw_all().
-  virtual void expose(BufferId buffer, const std::byte* base, std::int64_t size_bytes) = 0;
-  /// The address in this process of what `peer` exposes as `buffer`; valid until the peer
-  /// withdraws, which it must not do before this rank has acknowledged. Blocks until exposed or the
-  /// deadline. Errors: TransportError when the peer is gone or the deadline passes.
+  /// Lets peers read all of `buffers` until withdraw(). What lies there is final once the owner
+  /// tells them so, which is not this call. Never waits for a peer.
+  /// Errors  DeviceError when a buffer cannot be exported; it is published that nothing can be,
+  ///         so that the peers' map() says the same. TransportError when nobody could be told.
+  virtual void publish(std::span<const ExposedBuffer> buffers) = 0;
+  /// The address in this process of what `peer` published as `buffer`, valid until release(). The
+  /// peer must not withdraw before this rank has acknowledged. Blocks until the peer has published.
+  /// Errors  DeviceError when the memory cannot be reached from here: messages still can.
+  ///         TransportError when the peer is gone, has no such buffer, or the deadline passes.
   [[nodiscard]] virtual const std::byte* map(int peer, BufferId buffer, Deadline deadline) = 0;
-  virtual void withdraw_all() = 0;
+  /// This rank reads no mapped address any more; before it acknowledges.
+  virtual void release() {}
+  /// No peer reads this rank's memory any more: it may be freed.
+  virtual void withdraw() = 0;
 };
 
 /// Everything that one rank sends and receives in one step, for example in one stage.

@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include "execution/source_map.hpp"
 #include "execution/switch_over_loopback.hpp"
 #include <array>
 #include <atomic>
@@ -242,6 +243,23 @@ TEST_F(SwitchFailure, AgreeRefusesListsThatDifferAndShowsBothHashes) {
     EXPECT_NE(error.find("0000000000000abc"), std::string::npos) << error;
     EXPECT_NE(error.find("0000000000000def"), std::string::npos) << error;
   }
+}
+
+// A rank whose buffers moved after they were mapped would be read where they no longer are.
+TEST_F(SwitchFailure, SourcesThatMovedAfterTheyWereMappedAreRefused) {
+  const Plan plan = make_plan(source_, target_, 1, {});
+  RankBuffers buffers = tagged_buffers(source_, 1);
+  LoopbackWorld world(4, {.rendezvous = true, .adversary_seed = 0, .one_sided = true});
+  Plan sends_alone = plan;
+  sends_alone.receives.clear();  // so that no other rank is needed
+  const SourceMap map = make_source_map(*world.transport(1)->one_sided(),
+                                        sends_alone,
+                                        buffers.memory(),
+                                        deadline_in(std::chrono::seconds(10)));
+  check_made_for(map, sends_alone, buffers.memory());
+  RankBuffers moved = buffers;
+  EXPECT_THROW(check_made_for(map, sends_alone, moved.memory()), InternalError);
+  EXPECT_THROW(check_made_for(map, plan, buffers.memory()), InternalError);
 }
 
 /// Runs a switch of one rank in which the target buffers are the source buffers.

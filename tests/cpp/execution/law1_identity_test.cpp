@@ -85,6 +85,20 @@ TEST(Law1Identity, OneSidedPathDeliversTheSameBits) {
   }
 }
 
+// Mapped in PREPARE, read in the run: a reader that did not wait for its owner's word would find
+// what lay there before the last training steps.
+TEST(Law1Identity, SourcesMappedAheadAreReadOnceTheyAreFinal) {
+  SwitchCase what = many_stages();
+  what.loopback.one_sided = true;
+  what.map_ahead = true;
+  std::mt19937_64 random(7);
+  const std::vector<Layout> layouts = all_layouts(true);
+  for (int i = 0; i < 100; ++i) {
+    switch_and_expect(layouts[random() % layouts.size()], layouts[random() % layouts.size()], what);
+    ASSERT_FALSE(HasFailure());
+  }
+}
+
 // Sums are optional, and their absence moves every offset in a message.
 TEST(Law1Identity, HoldsWithoutSumsAndInMailboxes) {
   SwitchCase what = many_stages();

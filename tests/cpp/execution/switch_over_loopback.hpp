@@ -43,6 +43,8 @@ struct SwitchCase {
   ScheduleOptions schedule;
   ExecuteOptions execute;
   LoopbackOptions loopback;
+  /// Maps the sources ahead of the run, while they hold other bytes than in it.
+  bool map_ahead = false;
   /// Wraps a rank's transport, to make it misbehave; none: as it is.
   std::function<std::unique_ptr<Transport>(std::unique_ptr<Transport>, LoopbackWorld&)> wrap;
 };

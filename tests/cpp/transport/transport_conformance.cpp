@@ -203,32 +203,89 @@ TEST_P(TransportConformance, FailedBatchHasLetGoOfAllItsMemory) {
   EXPECT_EQ(from_slow, Bytes(8));
 }
 
-// The fused path reads what the peer exposed, where it lies.
-TEST_P(TransportConformance, OneSidedReadsWhatThePeerExposes) {
+// The fused path reads what the peer published, where it lies.
+TEST_P(TransportConformance, OneSidedReadsWhatThePeerPublishes) {
   start(2);
   OneSided* const reader = rank(0).one_sided();
   if (reader == nullptr) {
     GTEST_SKIP() << "this transport has no one-sided part";
   }
-  const Bytes exposed = pattern(32, 9);
-  std::thread owner([&] { rank(1).one_sided()->expose(BufferId(4), exposed.data(), 32); });
-  const std::byte* const data = reader->map(1, BufferId(4), late());
-  EXPECT_EQ(Bytes(data, data + 32), exposed);
+  std::byte* const exposed = world_->memory(1, 32);
+  std::thread owner([&] {
+    const std::array buffers{ExposedBuffer{BufferId(4), exposed, 24},
+                             ExposedBuffer{BufferId(2), exposed + 24, 8}};
+    rank(1).one_sided()->publish(buffers);
+  });
+  reader->publish({});
+  const std::byte* const first = reader->map(1, BufferId(4), late());
+  const std::byte* const second = reader->map(1, BufferId(2), late());
   owner.join();
-  rank(1).one_sided()->withdraw_all();
-  EXPECT_THROW((void)reader->map(1, BufferId(4), soon()), TransportError);
+  const Bytes written = pattern(32, 9);  // training goes on between publishing and reading
+  std::copy(written.begin(), written.end(), exposed);
+  EXPECT_EQ(Bytes(first, first + 24), Bytes(written.begin(), written.begin() + 24));
+  EXPECT_EQ(Bytes(second, second + 8), Bytes(written.begin() + 24, written.end()));
+  reader->release();
+  rank(1).one_sided()->withdraw();
 }
 
-// A reader that waits for a dead owner is told so.
+// A reader that met an older publication would read memory that its owner has freed since.
+TEST_P(TransportConformance, OneSidedMapMeetsThePublicationOfTheSameNumber) {
+  start(2);
+  OneSided* const reader = rank(0).one_sided();
+  OneSided* const owner = rank(1).one_sided();
+  if (reader == nullptr) {
+    GTEST_SKIP() << "this transport has no one-sided part";
+  }
+  std::byte* const former = world_->memory(1, 8);
+  std::byte* const latter = world_->memory(1, 8);
+  std::fill(former, former + 8, std::byte{1});
+  std::fill(latter, latter + 8, std::byte{2});
+  owner->publish(std::array{ExposedBuffer{BufferId(0), former, 8}});
+  reader->publish({});
+  EXPECT_EQ(*reader->map(1, BufferId(0), late()), std::byte{1});
+  reader->publish({});
+  EXPECT_THROW((void)reader->map(1, BufferId(0), soon()), TransportError);
+  owner->withdraw();
+  owner->publish(std::array{ExposedBuffer{BufferId(0), latter, 8}});
+  EXPECT_EQ(*reader->map(1, BufferId(0), late()), std::byte{2});
+  EXPECT_THROW((void)reader->map(1, BufferId(1), late()), TransportError);
+}
+
+// A reader that waits for a dead owner is told so, and by whom it was left.
 TEST_P(TransportConformance, OneSidedMapFailsWhenThePeerDies) {
   start(2);
   OneSided* const reader = rank(0).one_sided();
   if (reader == nullptr) {
     GTEST_SKIP() << "this transport has no one-sided part";
   }
+  reader->publish({});
   std::thread killer([&] { world_->kill(1); });
-  EXPECT_THROW((void)reader->map(1, BufferId(0), late()), TransportError);
+  try {
+    (void)reader->map(1, BufferId(0), GetParam().map_sees_deaths ? late() : soon());
+    ADD_FAILURE() << "the map ended well";
+  } catch (const TransportError& error) {
+    EXPECT_EQ(error.peer, 1);
+  }
   killer.join();
+}
+
+// Cancel must free a rank that waits for a publication, too.
+TEST_P(TransportConformance, OneSidedMapEndsWithTheReasonOfAnAbort) {
+  start(2);
+  OneSided* const reader = rank(0).one_sided();
+  if (reader == nullptr) {
+    GTEST_SKIP() << "this transport has no one-sided part";
+  }
+  reader->publish({});
+  std::thread aborter([&] { rank(0).abort("the user changed their mind"); });
+  try {
+    (void)reader->map(1, BufferId(0), late());
+    ADD_FAILURE() << "the map ended well";
+  } catch (const TransportError& error) {
+    EXPECT_NE(std::string(error.what()).find("changed their mind"), std::string::npos)
+        << error.what();
+  }
+  aborter.join();
 }
 
 }  // namespace dynatrain

@@ -13,6 +13,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <string>
@@ -31,6 +32,15 @@ class TransportWorld {
   TransportWorld& operator=(const TransportWorld&) = delete;
   [[nodiscard]] virtual Transport& rank(int rank) = 0;
   virtual void kill(int rank) = 0;
+  /// Memory of `rank` that its one-sided part can expose and the host can write; lives as long as
+  /// the world.
+  [[nodiscard]] virtual std::byte* memory(int /*rank*/, std::int64_t size_bytes) {
+    memory_.emplace_back(static_cast<std::size_t>(size_bytes));
+    return memory_.back().data();
+  }
+
+ private:
+  std::deque<std::vector<std::byte>> memory_;
 };
 
 struct TransportCase {
@@ -38,6 +48,8 @@ struct TransportCase {
   std::function<std::unique_ptr<TransportWorld>(int num_ranks)> make;
   /// False for a transport that trusts both ends to have agreed on every size before.
   bool compares_sizes = true;
+  /// False for a transport whose map() learns of a dead peer by the deadline alone.
+  bool map_sees_deaths = true;
 };
 
 class TransportConformance : public ::testing::TestWithParam<TransportCase> {
