@@ -1,0 +1,109 @@
+#include "transport/cuda_ipc/exporter.hpp"
+
+#include "dynatrain/base/error.hpp"
+#include "dynatrain/base/log.hpp"
+
+#include <bit>
+#include <exception>
+#include <iterator>
+#include <string>
+
+namespace dynatrain {
+namespace {
+
+std::uint64_t address_of(const std::byte* data) {
+  return std::bit_cast<std::uint64_t>(data);
+}
+
+/// The last range begins at or before the buffer, as every buffer has its pieces among them.
+PublishedBuffer place(const ExposedBuffer& buffer, const std::vector<PublishedRange>& ranges) {
+  std::size_t range = 0;
+  while (range + 1 < ranges.size() && ranges[range + 1].base <= address_of(buffer.base)) {
+    ++range;
+  }
+  return {.buffer = buffer.buffer,
+          .range = range,
+          .offset_bytes = static_cast<std::int64_t>(address_of(buffer.base) - ranges[range].base),
+          .size_bytes = buffer.size_bytes};
+}
+
+}  // namespace
+
+IpcPublication Exporter::make(std::span<const ExposedBuffer> buffers) {
+  close();
+  IpcPublication publication;
+  publication.process = api_->process();
+  try {
+    Pieces pieces;
+    for (const ExposedBuffer& buffer : buffers) {
+      find_pieces(buffer, pieces);
+    }
+    publication.ranges = join(pieces);
+    for (const ExposedBuffer& buffer : buffers) {
+      publication.buffers.push_back(place(buffer, publication.ranges));
+    }
+  } catch (const DeviceError& error) {
+    close();
+    publication.refusal = error.what();
+    publication.ranges.clear();
+    publication.buffers.clear();
+  }
+  return publication;
+}
+
+void Exporter::find_pieces(const ExposedBuffer& buffer, Pieces& pieces) {
+  const std::byte* const end = buffer.base + buffer.size_bytes;
+  const std::byte* at = buffer.base;
+  do {
+    const auto after = pieces.upper_bound(at);
+    const bool is_known = after != pieces.begin() &&
+                          std::prev(after)->second.base + std::prev(after)->second.size_bytes > at;
+    const IpcPiece piece = is_known ? std::prev(after)->second : api_->piece_at(at);
+    pieces.insert({piece.base, piece});
+    at = piece.base + piece.size_bytes;
+    if (at < end && piece.kind == IpcKind::kHandle) {
+      throw DeviceError("transport: a tensor of " + std::to_string(buffer.size_bytes) +
+                        " bytes reaches past its allocation of " +
+                        std::to_string(piece.size_bytes) + " bytes");
+    }
+  } while (at < end);
+}
+
+PublishedPiece Exporter::publish(const IpcPiece& piece) {
+  PublishedPiece published{.id = piece.id, .size_bytes = piece.size_bytes, .handle = {}};
+  if (piece.kind == IpcKind::kHandle) {
+    published.handle = api_->export_handle(piece);
+  } else {
+    published.file = api_->export_file(piece);
+    files_.push_back(published.file);
+  }
+  return published;
+}
+
+std::vector<PublishedRange> Exporter::join(const Pieces& pieces) {
+  std::vector<PublishedRange> ranges;
+  const std::byte* end = nullptr;
+  for (const auto& [base, piece] : pieces) {
+    const bool follows = !ranges.empty() && base == end && piece.kind == IpcKind::kFile &&
+                         ranges.back().kind == IpcKind::kFile;
+    if (!follows) {
+      ranges.push_back({.kind = piece.kind, .base = address_of(base), .pieces = {}});
+    }
+    ranges.back().pieces.push_back(publish(piece));
+    end = base + piece.size_bytes;
+  }
+  return ranges;
+}
+
+void Exporter::close() noexcept {
+  for (const int file : files_) {
+    try {
+      api_->close_file(file);
+    } catch (const std::exception& error) {
+      log(LogLevel::kWarning, "transport", error.what());
+    }
+  }
+  files_.clear();
+}
+
+}  // namespace dynatrain

@@ -1,0 +1,268 @@
+#ifdef DYNATRAIN_HAS_CUDA_IPC
+
+#include "dynatrain/base/error.hpp"
+
+#include <cuda.h>
+
+#include "transport/cuda_ipc/driver_calls.hpp"
+#include "transport/cuda_ipc/loaded.hpp"
+#include "transport/cuda_ipc/peer_file.hpp"
+#include <array>
+#include <bit>
+#include <cstring>
+#include <unistd.h>
+#include <utility>
+#include <vector>
+
+namespace dynatrain {
+namespace {
+
+CUdeviceptr device_pointer(const std::byte* data) {
+  return std::bit_cast<CUdeviceptr>(data);
+}
+
+const std::byte* byte_pointer(CUdeviceptr pointer) {
+  return std::bit_cast<const std::byte*>(pointer);
+}
+
+class LoadedIpc final : public IpcApi {
+ public:
+  LoadedIpc(const DriverCalls& calls, int device) : cuda_(calls), device_(device) {
+    cuda_.check(cuda_.init(0), "cuInit");
+    CUdevice handle = 0;
+    cuda_.check(cuda_.device_get(&handle, device_), "cuDeviceGet");
+    cuda_.check(cuda_.primary_retain(&context_, handle), "cuDevicePrimaryCtxRetain");
+  }
+  // The primary context stays retained: it is the process's, and torch's too.
+
+  IpcPiece piece_at(const std::byte* address) override {
+    const ContextScope scope(cuda_, context_);
+    check_shareable(address);
+    CUdeviceptr base = 0;
+    std::size_t size = 0;
+    cuda_.check(cuda_.get_address_range(&base, &size, device_pointer(address)),
+                "cuMemGetAddressRange");
+    IpcPiece piece{.kind = IpcKind::kHandle,
+                   .base = byte_pointer(base),
+                   .size_bytes = static_cast<std::int64_t>(size)};
+    unsigned long long id = 0;
+    if (cuda_.pointer_get_attribute(&id, CU_POINTER_ATTRIBUTE_BUFFER_ID, base) == CUDA_SUCCESS) {
+      piece.id = id;
+    }
+    CUmemGenericAllocationHandle handle = 0;
+    if (cuda_.retain(&handle, std::bit_cast<void*>(base)) == CUDA_SUCCESS) {
+      cuda_.check(cuda_.mem_release(handle), "cuMemRelease");
+      piece.kind = IpcKind::kFile;
+    }
+    return piece;
+  }
+
+  std::string export_handle(const IpcPiece& piece) override {
+    const ContextScope scope(cuda_, context_);
+    CUipcMemHandle handle{};
+    cuda_.check(cuda_.ipc_get(&handle, device_pointer(piece.base)), "cuIpcGetMemHandle");
+    return {static_cast<const char*>(handle.reserved), sizeof(handle.reserved)};
+  }
+
+  int export_file(const IpcPiece& piece) override {
+    const ContextScope scope(cuda_, context_);
+    CUmemGenericAllocationHandle handle = 0;
+    cuda_.check(cuda_.retain(&handle, std::bit_cast<void*>(piece.base)),
+                "cuMemRetainAllocationHandle");
+    int file = -1;
+    const CUresult exported =
+        cuda_.mem_export(&file, handle, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0);
+    cuda_.check(cuda_.mem_release(handle), "cuMemRelease");
+    cuda_.check(exported,
+                "cuMemExportToShareableHandle (was the memory made with a POSIX file descriptor "
+                "as its handle type?)");
+    return file;
+  }
+
+  const std::byte* open_handle(const std::string& text) override {
+    const ContextScope scope(cuda_, context_);
+    CUipcMemHandle handle{};
+    if (text.size() != sizeof(handle.reserved)) {
+      throw DeviceError("transport: a handle of CUDA IPC has " +
+                        std::to_string(sizeof(handle.reserved)) + " bytes, got " +
+                        std::to_string(text.size()));
+    }
+    std::memcpy(handle.reserved, text.data(), text.size());
+    CUdeviceptr base = 0;
+    cuda_.check(cuda_.ipc_open(&base, handle, CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS),
+                "cuIpcOpenMemHandle");
+    return byte_pointer(base);
+  }
+
+  void close_handle(const std::byte* base) override {
+    const ContextScope scope(cuda_, context_);
+    cuda_.check(cuda_.ipc_close(device_pointer(base)), "cuIpcCloseMemHandle");
+  }
+
+  const std::byte* map_files(std::span<const IpcFile> files) override {
+    const ContextScope scope(cuda_, context_);
+    std::size_t total = 0;
+    for (const IpcFile& file : files) {
+      total += static_cast<std::size_t>(file.size_bytes);
+    }
+    CUdeviceptr base = 0;
+    cuda_.check(cuda_.reserve(&base, total, 0, 0, 0), "cuMemAddressReserve");
+    std::size_t mapped = 0;
+    try {
+      for (const IpcFile& file : files) {
+        map_file(base + mapped, file);
+        mapped += static_cast<std::size_t>(file.size_bytes);
+      }
+      allow(base, total);
+    } catch (const DeviceError&) {
+      if (mapped > 0) {
+        cuda_.mem_unmap(base, mapped);
+      }
+      cuda_.address_free(base, total);
+      throw;
+    }
+    return byte_pointer(base);
+  }
+
+  void unmap_files(const std::byte* base, std::int64_t size_bytes) override {
+    const ContextScope scope(cuda_, context_);
+    const auto size = static_cast<std::size_t>(size_bytes);
+    cuda_.check(cuda_.mem_unmap(device_pointer(base), size), "cuMemUnmap");
+    cuda_.check(cuda_.address_free(device_pointer(base), size), "cuMemAddressFree");
+  }
+
+  int process() override { return static_cast<int>(getpid()); }
+  int fetch_file(int process, int file) override { return fetch_peer_file(process, file); }
+  void close_file(int file) override { close_own_file(file); }
+
+  IpcPiece allocate(IpcKind kind) override {
+    const ContextScope scope(cuda_, context_);
+    CUdeviceptr base = 0;
+    if (kind == IpcKind::kHandle) {
+      constexpr std::size_t kProbeBytes = 4096;
+      cuda_.check(cuda_.mem_alloc(&base, kProbeBytes), "cuMemAlloc");
+      return {.kind = kind, .base = byte_pointer(base), .size_bytes = kProbeBytes};
+    }
+    const CUmemAllocationProp wanted = own_memory();
+    std::size_t size = 0;
+    cuda_.check(cuda_.granularity(&size, &wanted, CU_MEM_ALLOC_GRANULARITY_MINIMUM),
+                "cuMemGetAllocationGranularity");
+    CUmemGenericAllocationHandle handle = 0;
+    cuda_.check(cuda_.mem_create(&handle, size, &wanted, 0), "cuMemCreate");
+    try {
+      base = map_created(handle, size);
+    } catch (const DeviceError&) {
+      cuda_.mem_release(handle);
+      throw;
+    }
+    cuda_.check(cuda_.mem_release(handle), "cuMemRelease");  // the mapping keeps it
+    return {
+        .kind = kind, .base = byte_pointer(base), .size_bytes = static_cast<std::int64_t>(size)};
+  }
+
+  void free(const IpcPiece& piece) override {
+    if (piece.kind == IpcKind::kFile) {
+      unmap_files(piece.base, piece.size_bytes);
+      return;
+    }
+    const ContextScope scope(cuda_, context_);
+    cuda_.check(cuda_.mem_free(device_pointer(piece.base)), "cuMemFree");
+  }
+
+  void write(const std::byte* dst, std::uint64_t word) override {
+    const ContextScope scope(cuda_, context_);
+    cuda_.check(cuda_.copy_in(device_pointer(dst), &word, sizeof(word)), "cuMemcpyHtoD");
+  }
+  std::uint64_t read(const std::byte* src) override {
+    const ContextScope scope(cuda_, context_);
+    std::uint64_t word = 0;
+    cuda_.check(cuda_.copy_out(&word, device_pointer(src), sizeof(word)), "cuMemcpyDtoH");
+    return word;
+  }
+
+ private:
+  void check_shareable(const std::byte* address) {
+    const CUdeviceptr pointer = device_pointer(address);
+    unsigned int type = 0;
+    cuda_.check(cuda_.pointer_get_attribute(&type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, pointer),
+                "cuPointerGetAttribute (is it device memory?)");
+    unsigned int is_managed = 0;
+    cuda_.check(cuda_.pointer_get_attribute(&is_managed, CU_POINTER_ATTRIBUTE_IS_MANAGED, pointer),
+                "cuPointerGetAttribute");
+    if (type != CU_MEMORYTYPE_DEVICE || is_managed != 0) {
+      throw DeviceError("transport: the memory is " +
+                        std::string(is_managed != 0 ? "managed" : "the host's") +
+                        "; only memory of a device can be read by other processes");
+    }
+  }
+
+  [[nodiscard]] CUmemAllocationProp own_memory() const {
+    CUmemAllocationProp wanted{};
+    wanted.type = CU_MEM_ALLOCATION_TYPE_PINNED;
+    wanted.requestedHandleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
+    wanted.location.type = CU_MEM_LOCATION_TYPE_DEVICE;
+    wanted.location.id = device_;
+    return wanted;
+  }
+
+  /// Own memory is mapped as a peer's is, but from its handle.
+  CUdeviceptr map_created(CUmemGenericAllocationHandle handle, std::size_t size) {
+    CUdeviceptr base = 0;
+    cuda_.check(cuda_.reserve(&base, size, 0, 0, 0), "cuMemAddressReserve");
+    bool is_mapped = false;
+    try {
+      cuda_.check(cuda_.mem_map(base, size, 0, handle, 0), "cuMemMap");
+      is_mapped = true;
+      allow(base, size);
+    } catch (const DeviceError&) {
+      if (is_mapped) {
+        cuda_.mem_unmap(base, size);
+      }
+      cuda_.address_free(base, size);
+      throw;
+    }
+    return base;
+  }
+
+  void map_file(CUdeviceptr at, const IpcFile& file) {
+    CUmemGenericAllocationHandle handle = 0;
+    void* const number = std::bit_cast<void*>(static_cast<std::intptr_t>(file.file));
+    cuda_.check(cuda_.mem_import(&handle, number, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR),
+                "cuMemImportFromShareableHandle");
+    const CUresult mapped =
+        cuda_.mem_map(at, static_cast<std::size_t>(file.size_bytes), 0, handle, 0);
+    cuda_.check(cuda_.mem_release(handle), "cuMemRelease");  // the mapping keeps it
+    cuda_.check(mapped, "cuMemMap");
+  }
+
+  void allow(CUdeviceptr base, std::size_t size) {
+    CUmemAccessDesc access{};
+    access.location.type = CU_MEM_LOCATION_TYPE_DEVICE;
+    access.location.id = device_;
+    access.flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
+    cuda_.check(cuda_.set_access(base, size, &access, 1), "cuMemSetAccess");
+  }
+
+  DriverCalls cuda_;
+  int device_;
+  CUcontext context_ = nullptr;
+};
+
+}  // namespace
+
+std::shared_ptr<IpcApi> load_ipc_api(int device) {
+  const std::string problem = driver_problem();
+  if (!problem.empty()) {
+    throw DeviceError(problem);
+  }
+  return std::make_shared<LoadedIpc>(find_driver_calls().first, device);
+}
+
+std::string driver_problem() {
+  const std::string problem = find_driver_calls().second;
+  return problem.empty() ? "" : "transport: CUDA's driver cannot be used: " + problem;
+}
+
+}  // namespace dynatrain
+
+#endif

@@ -1,0 +1,46 @@
+#pragma once
+
+#include "transport/cuda_ipc/publication.hpp"
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+
+namespace dynatrain {
+
+/// Memory of peers that is mapped into this process: opened once for each allocation, however many
+/// tensors lie in it, and kept while the peer goes on publishing it.
+class Mappings {
+ public:
+  explicit Mappings(std::shared_ptr<IpcApi> api) : api_(std::move(api)) {}
+  ~Mappings() { close_all(); }
+  Mappings(const Mappings&) = delete;
+  Mappings& operator=(const Mappings&) = delete;
+
+  /// Takes the newest publication of `peer`: what is not in it any more is closed.
+  void meet(int peer, std::int64_t number, IpcPublication publication);
+  [[nodiscard]] bool has_met(int peer, std::int64_t number) const;
+  /// Errors: TransportError when the peer did not publish it, DeviceError as IpcApi.
+  [[nodiscard]] const std::byte* map(int peer, BufferId buffer);
+  void close_all() noexcept;
+
+ private:
+  struct Opened {
+    IpcKind kind = IpcKind::kHandle;
+    const std::byte* base = nullptr;
+    std::int64_t size_bytes = 0;
+  };
+  struct Peer {
+    std::int64_t number = 0;
+    IpcPublication publication;
+    std::map<std::string, Opened> opened;  ///< by what tells one range of this peer from another
+  };
+
+  [[nodiscard]] Opened open(int process, const PublishedRange& range);
+  void close(const Opened& opened) noexcept;
+
+  std::shared_ptr<IpcApi> api_;
+  std::map<int, Peer> peers_;
+};
+
+}  // namespace dynatrain

@@ -1,0 +1,34 @@
+#pragma once
+
+#include "dynatrain/transport/cuda_ipc.hpp"
+
+#include "transport/cuda_ipc/ipc_api.hpp"
+#include "transport/cuda_ipc/store_wait.hpp"
+#include <memory>
+#include <string>
+
+namespace dynatrain {
+
+/// Where a process runs. Processes reach each other's memory only within one boot of one machine,
+/// and each other's files only where a process number means the same to both.
+struct IpcPlace {
+  std::string boot;
+  std::string host;  ///< for people
+  std::string process_space;
+};
+[[nodiscard]] IpcPlace this_place();
+
+/// One rank as it takes part in the probe.
+struct IpcProbe {
+  int rank = 0;
+  int size = 1;
+  std::shared_ptr<IpcApi> api;  ///< null where there is none
+  std::string api_problem;      ///< why there is none
+  IpcPlace place;
+};
+
+/// Tries both kinds of memory between all ranks, and agrees on what works everywhere. Collective.
+/// Errors: TransportError when a rank does not come; the probe's memory is freed all the same.
+[[nodiscard]] CudaIpcReport run_probe(const IpcProbe& probe, Store& store, Deadline deadline);
+
+}  // namespace dynatrain

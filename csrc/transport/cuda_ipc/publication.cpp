@@ -1,0 +1,96 @@
+#include "transport/cuda_ipc/publication.hpp"
+
+#include "transport/cuda_ipc/words.hpp"
+
+namespace dynatrain {
+namespace {
+
+constexpr std::uint64_t kFormat = 0x6364'6970'6301;  // and its version
+
+void write_range(WordWriter& out, const PublishedRange& range) {
+  out.number(static_cast<std::uint64_t>(range.kind));
+  out.number(range.base);
+  out.number(range.pieces.size());
+  for (const PublishedPiece& piece : range.pieces) {
+    out.number(piece.id);
+    out.number(static_cast<std::uint64_t>(piece.size_bytes));
+    out.text(piece.handle);
+    out.number(static_cast<std::uint64_t>(piece.file));
+  }
+}
+
+PublishedRange read_range(WordReader& in) {
+  PublishedRange range;
+  range.kind = in.number() == 0 ? IpcKind::kHandle : IpcKind::kFile;
+  range.base = in.number();
+  for (std::uint64_t left = in.number(); left > 0; --left) {
+    PublishedPiece piece;
+    piece.id = in.number();
+    piece.size_bytes = static_cast<std::int64_t>(in.number());
+    piece.handle = in.text();
+    piece.file = static_cast<int>(in.number());
+    range.pieces.push_back(std::move(piece));
+  }
+  return range;
+}
+
+std::int64_t size_of(const PublishedRange& range) {
+  std::int64_t size_bytes = 0;
+  for (const PublishedPiece& piece : range.pieces) {
+    size_bytes += piece.size_bytes;
+  }
+  return size_bytes;
+}
+
+PublishedBuffer read_buffer(WordReader& in, const std::vector<PublishedRange>& ranges) {
+  PublishedBuffer buffer;
+  buffer.buffer = BufferId(static_cast<std::int64_t>(in.number()));
+  buffer.range = in.number();
+  buffer.offset_bytes = static_cast<std::int64_t>(in.number());
+  buffer.size_bytes = static_cast<std::int64_t>(in.number());
+  if (buffer.range >= ranges.size() || buffer.offset_bytes < 0 || buffer.size_bytes < 0 ||
+      buffer.offset_bytes > size_of(ranges[buffer.range]) - buffer.size_bytes) {
+    in.refuse();
+  }
+  return buffer;
+}
+
+}  // namespace
+
+std::string encode(const IpcPublication& publication) {
+  WordWriter out;
+  out.number(kFormat);
+  out.text(publication.refusal);
+  out.number(static_cast<std::uint64_t>(publication.process));
+  out.number(publication.ranges.size());
+  for (const PublishedRange& range : publication.ranges) {
+    write_range(out, range);
+  }
+  out.number(publication.buffers.size());
+  for (const PublishedBuffer& buffer : publication.buffers) {
+    out.number(static_cast<std::uint64_t>(buffer.buffer.value));
+    out.number(buffer.range);
+    out.number(static_cast<std::uint64_t>(buffer.offset_bytes));
+    out.number(static_cast<std::uint64_t>(buffer.size_bytes));
+  }
+  return out.take();
+}
+
+IpcPublication decode_publication(const std::string& bytes, int peer) {
+  WordReader in(bytes, peer);
+  IpcPublication publication;
+  if (in.number() != kFormat) {
+    in.refuse();
+  }
+  publication.refusal = in.text();
+  publication.process = static_cast<int>(in.number());
+  for (std::uint64_t left = in.number(); left > 0; --left) {
+    publication.ranges.push_back(read_range(in));
+  }
+  for (std::uint64_t left = in.number(); left > 0; --left) {
+    publication.buffers.push_back(read_buffer(in, publication.ranges));
+  }
+  return publication;
+}
+
+}  // namespace dynatrain

@@ -1,0 +1,45 @@
+#pragma once
+
+#include "dynatrain/base/strong_id.hpp"
+
+#include "transport/cuda_ipc/ipc_api.hpp"
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace dynatrain {
+
+struct PublishedPiece {
+  std::uint64_t id = 0;
+  std::int64_t size_bytes = 0;
+  std::string handle;  ///< of a kHandle
+  int file = -1;       ///< of a kFile, a number of the owner's process
+};
+
+/// Pieces that lie back to back in the owner's addresses; one, for a kHandle.
+struct PublishedRange {
+  IpcKind kind = IpcKind::kHandle;
+  std::uint64_t base = 0;  ///< address in the owner's process
+  std::vector<PublishedPiece> pieces;
+};
+
+struct PublishedBuffer {
+  BufferId buffer;
+  std::size_t range = 0;
+  std::int64_t offset_bytes = 0;
+  std::int64_t size_bytes = 0;
+};
+
+/// All that a rank tells its peers about its memory, as one value of the store.
+struct IpcPublication {
+  std::string refusal;  ///< why nothing can be exported; empty when all is
+  int process = 0;
+  std::vector<PublishedRange> ranges;
+  std::vector<PublishedBuffer> buffers;
+};
+
+[[nodiscard]] std::string encode(const IpcPublication& publication);
+/// Errors: TransportError naming `peer` when the bytes are no publication.
+[[nodiscard]] IpcPublication decode_publication(const std::string& bytes, int peer);
+
+}  // namespace dynatrain

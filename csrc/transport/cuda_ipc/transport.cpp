@@ -1,0 +1,78 @@
+#include "transport/cuda_ipc/transport.hpp"
+
+#include "dynatrain/base/error.hpp"
+
+#include <utility>
+
+namespace dynatrain {
+namespace {
+
+std::string key_of(int rank, std::int64_t number) {
+  return "memory/" + std::to_string(rank) + "/" + std::to_string(number);
+}
+
+}  // namespace
+
+CudaIpcTransport::CudaIpcTransport(Transport& messages,
+                                   std::shared_ptr<Store> store,
+                                   std::shared_ptr<IpcApi> api,
+                                   const CudaIpcOptions& options)
+    : messages_(messages), store_(std::move(store)), keep_mappings_(options.keep_mappings) {
+  if (api != nullptr) {
+    exporter_.emplace(api);
+    mappings_.emplace(std::move(api));
+  }
+}
+
+void CudaIpcTransport::abort(const std::string& reason) noexcept {
+  wait_.abort(reason);
+  messages_.abort(reason);
+}
+
+void CudaIpcTransport::publish(std::span<const ExposedBuffer> buffers) {
+  // Counted first: the peers count this publication whether it comes to be or not.
+  ++num_published_;
+  wait_.throw_if_aborted();
+  const IpcPublication publication = exporter_->make(buffers);
+  store_->set(key_of(rank(), num_published_), encode(publication));
+  if (!publication.refusal.empty()) {
+    throw DeviceError("transport: rank " + std::to_string(rank()) +
+                      " cannot let others read its memory\n  " + publication.refusal +
+                      "\n  nothing was published; no state has changed\n  run over messages "
+                      "(allow_one_sided = false on all ranks)");
+  }
+}
+
+const std::byte* CudaIpcTransport::map(int peer, BufferId buffer, Deadline deadline) {
+  wait_.throw_if_aborted();
+  if (!mappings_->has_met(peer, num_published_)) {
+    const std::string words = wait_.get(*store_, key_of(peer, num_published_), peer, deadline);
+    mappings_->meet(peer, num_published_, decode_publication(words, peer));
+  }
+  return mappings_->map(peer, buffer);
+}
+
+void CudaIpcTransport::release() {
+  if (!keep_mappings_) {
+    mappings_->close_all();
+  }
+}
+
+void CudaIpcTransport::withdraw() {
+  exporter_->close();
+}
+
+CudaIpcConnection connect_cuda_ipc(Transport& messages,
+                                   std::shared_ptr<Store> store,
+                                   const IpcProbe& probe,
+                                   const CudaIpcOptions& options,
+                                   Deadline deadline) {
+  CudaIpcConnection connection;
+  connection.report = run_probe(probe, *store, deadline);
+  const bool works = connection.report.problem.empty();
+  connection.transport = std::make_unique<CudaIpcTransport>(
+      messages, std::move(store), works ? probe.api : nullptr, options);
+  return connection;
+}
+
+}  // namespace dynatrain

@@ -1,0 +1,71 @@
+#pragma once
+
+#include "dynatrain/transport/cuda_ipc.hpp"
+
+#include "transport/cuda_ipc/exporter.hpp"
+#include "transport/cuda_ipc/mappings.hpp"
+#include "transport/cuda_ipc/probe.hpp"
+#include "transport/cuda_ipc/store_wait.hpp"
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+
+namespace dynatrain {
+
+/// One rank's port: messages as the other transport has them, and peers' memory where it lies.
+class CudaIpcTransport final : public Transport, public OneSided {
+ public:
+  /// `api` is null where there is no one-sided part.
+  CudaIpcTransport(Transport& messages,
+                   std::shared_ptr<Store> store,
+                   std::shared_ptr<IpcApi> api,
+                   const CudaIpcOptions& options);
+
+  [[nodiscard]] int rank() const override { return messages_.rank(); }
+  [[nodiscard]] int size() const override { return messages_.size(); }
+  [[nodiscard]] Place message_place() const override { return messages_.message_place(); }
+  Token submit_sends(std::span<const WireMessage> messages,
+                     std::span<const Token> after,
+                     Deadline deadline) override {
+    return messages_.submit_sends(messages, after, deadline);
+  }
+  Token submit_receives(std::span<const WireMessage> messages,
+                        std::span<const Token> after,
+                        Deadline deadline) override {
+    return messages_.submit_receives(messages, after, deadline);
+  }
+  ExchangeTokens exchange(const Exchange& step,
+                          std::span<const Token> after,
+                          Deadline deadline) override {
+    return messages_.exchange(step, after, deadline);
+  }
+  void abort(const std::string& reason) noexcept override;
+  [[nodiscard]] OneSided* one_sided() noexcept override {
+    return exporter_.has_value() ? this : nullptr;
+  }
+
+  void publish(std::span<const ExposedBuffer> buffers) override;
+  [[nodiscard]] const std::byte* map(int peer, BufferId buffer, Deadline deadline) override;
+  void release() override;
+  void withdraw() override;
+
+ private:
+  Transport& messages_;
+  std::shared_ptr<Store> store_;
+  bool keep_mappings_;
+  StoreWait wait_;
+  std::optional<Exporter> exporter_;
+  std::optional<Mappings> mappings_;
+  std::int64_t num_published_ = 0;
+};
+
+/// The probe, then a transport, over this `probe.api`. Collective.
+[[nodiscard]] CudaIpcConnection connect_cuda_ipc(Transport& messages,
+                                                 std::shared_ptr<Store> store,
+                                                 const IpcProbe& probe,
+                                                 const CudaIpcOptions& options,
+                                                 Deadline deadline);
+
+}  // namespace dynatrain

@@ -1,0 +1,53 @@
+#pragma once
+
+#include "dynatrain/execution/transport.hpp"
+#include "dynatrain/transport/store.hpp"
+
+#include <memory>
+#include <string>
+
+namespace dynatrain {
+
+struct CudaIpcOptions {
+  int device = 0;  ///< CUDA device of this rank
+  /// Keep peers' allocations mapped from run to run. Otherwise each run closes what it has mapped
+  /// before it acknowledges, so that nothing is freed while a peer has it open.
+  bool keep_mappings = true;
+};
+
+/// What the ranks found when they tried to read each other's memory; equal on all ranks.
+struct CudaIpcReport {
+  std::string problem;         ///< why there is no one-sided part; empty when there is one
+  std::string handle_problem;  ///< why memory of cudaMalloc cannot be read; empty when it can
+  std::string file_problem;    ///< the same for memory of cuMemCreate
+};
+
+struct CudaIpcConnection {
+  std::unique_ptr<Transport> transport;
+  CudaIpcReport report;
+};
+
+/// Adds to `messages` a one-sided part through which ranks of one host read each other's device
+/// memory, where every rank can read that of all others; otherwise it only forwards.
+///
+/// Every rank makes memory of both kinds, and tries to read that of every other; what one rank
+/// cannot, none does. The report says why.
+///
+/// Ownership  `messages` must outlive the transport, which keeps `store`. Mappings are closed with
+///            the transport, which must end before the process's CUDA context does.
+/// Threads    collective over the ranks of `messages`, also where this build or this process has no
+///            CUDA. The one-sided part: one caller at a time; abort() at any time.
+/// Errors     TransportError when a rank does not come before the deadline; nothing is left behind.
+/// Cost       2 values set and 2 (size - 1) got, once; then 1 set a publication and rank, and 1 got
+///            for each peer that is read.
+/// Source     own; docs/design/transport.md, "cuda_ipc".
+[[nodiscard]] CudaIpcConnection make_cuda_ipc_transport(Transport& messages,
+                                                        std::shared_ptr<Store> store,
+                                                        const CudaIpcOptions& options,
+                                                        Deadline deadline);
+
+/// Why this process alone could not share device memory (no driver, not built); empty when it may.
+/// Looks at no device.
+[[nodiscard]] std::string cuda_ipc_problem();
+
+}  // namespace dynatrain

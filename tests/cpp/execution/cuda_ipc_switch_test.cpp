@@ -1,0 +1,240 @@
+// Law 1 and the failures of a switch, over memory that peers open instead of receiving it.
+
+#include "dynatrain/base/error.hpp"
+
+#include <gtest/gtest.h>
+
+#include "execution/switch_over_loopback.hpp"
+#include "transport/ipc_world.hpp"
+#include <algorithm>
+#include <exception>
+#include <functional>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace dynatrain {
+namespace {
+
+/// A rank's source in fake device memory: all tensors in one segment, at odd places.
+struct DeviceSource {
+  TensorMemory memory;
+  std::byte* segment = nullptr;
+
+  static DeviceSource make(FakeIpcMachine& machine, int rank, IpcKind kind, RankBuffers& buffers) {
+    DeviceSource source;
+    constexpr std::int64_t kPiece = 4096;
+    std::int64_t total = 0;
+    source.memory = buffers.memory();
+    for (const std::int64_t size_bytes : source.memory.size_bytes) {
+      total += (size_bytes + 15) / 16 * 16 + 16;
+    }
+    const std::int64_t num_pieces = total / kPiece + 1;
+    source.segment = kind == IpcKind::kFile
+                         ? machine.allocate(rank, kind, kPiece, static_cast<int>(num_pieces))
+                         : machine.allocate(rank, kind, num_pieces * kPiece);
+    std::byte* at = source.segment + 16;
+    for (std::size_t i = 0; i < source.memory.base.size(); ++i) {
+      if (source.memory.base[i] != nullptr) {
+        source.memory.base[i] = at;
+        at += (source.memory.size_bytes[i] + 15) / 16 * 16 + 16;
+      }
+    }
+    return source;
+  }
+  void fill(const RankBuffers& buffers) const {
+    for (std::size_t i = 0; i < memory.base.size(); ++i) {
+      std::ranges::copy(buffers.bytes[i], memory.base[i]);
+    }
+  }
+};
+
+struct Outcome {
+  std::vector<RankBuffers> target;
+  std::vector<std::string> refusals;
+  std::vector<std::exception_ptr> errors;
+};
+
+struct IpcSwitch {
+  ExecuteOptions execute{.timeout = std::chrono::seconds(20)};
+  IpcKind kind = IpcKind::kHandle;
+  bool map_ahead = true;
+  std::function<void(int rank, DeviceSource& source)> before_map;
+  std::function<void(int rank)> before_run;
+
+  /// One switch; maps while the source holds nothing, runs once it is final.
+  Outcome run(FakeIpcWorld& world, const ShardMap& source, const ShardMap& target) const {
+    const auto num_ranks = static_cast<std::size_t>(world.size());
+    Outcome outcome;
+    outcome.target.resize(num_ranks);
+    outcome.refusals.resize(num_ranks);
+    outcome.errors.resize(num_ranks);
+    std::vector<std::thread> threads;
+    for (std::size_t i = 0; i < num_ranks; ++i) {
+      threads.emplace_back([&, i] {
+        try {
+          run_rank(world, source, target, static_cast<int>(i), outcome);
+        } catch (...) {
+          outcome.errors[i] = std::current_exception();
+        }
+      });
+    }
+    for (std::thread& thread : threads) {
+      thread.join();
+    }
+    return outcome;
+  }
+
+ private:
+  void run_rank(FakeIpcWorld& world,
+                const ShardMap& source,
+                const ShardMap& target,
+                int rank,
+                Outcome& outcome) const {
+    const auto index = static_cast<std::size_t>(rank);
+    const Plan plan = make_plan(source, target, rank, {});
+    const Schedule schedule = make_schedule(plan, source, target, 3, {});
+    RankBuffers tags = tagged_buffers(source, rank);
+    outcome.target[index] = empty_buffers(target, rank);
+    DeviceSource device = DeviceSource::make(*world.machine, rank, kind, tags);
+    const auto copier = make_cpu_copier(1);
+    // Tags are counted by the executor: those of this world's later switches come after.
+    Executor executor(world.rank(rank), *copier, world.next_tag);
+    executor.agree(plan, execute);
+    if (before_map) {
+      before_map(rank, device);
+    }
+    if (map_ahead) {
+      outcome.refusals[index] = executor.map_sources(plan, device.memory, execute);
+    }
+    device.fill(tags);
+    if (before_run) {
+      before_run(rank);
+    }
+    RunControl control;
+    static_cast<void>(executor.run(plan,
+                                   schedule,
+                                   source,
+                                   target,
+                                   device.memory,
+                                   outcome.target[index].memory(),
+                                   execute,
+                                   control));
+  }
+};
+
+void expect_arrived(const ShardMap& target, const Outcome& outcome) {
+  for (std::size_t i = 0; i < outcome.target.size(); ++i) {
+    try {
+      if (outcome.errors[i] != nullptr) {
+        std::rethrow_exception(outcome.errors[i]);
+      }
+    } catch (const std::exception& error) {
+      ADD_FAILURE() << "rank " << i << ": " << error.what();
+      continue;
+    }
+    EXPECT_EQ(outcome.refusals[i], "");
+    EXPECT_EQ(first_wrong(target, static_cast<int>(i), outcome.target[i]), "");
+  }
+}
+
+// The bits of law 1 must not depend on how peers' memory is reached, nor on when it was mapped.
+TEST(CudaIpcSwitch, EveryElementArrivesFromBothKindsOfMemory) {
+  std::mt19937_64 random(8);
+  for (const int num_ranks : {2, 3, 4, 6}) {
+    const std::vector<Layout> layouts = layouts_of(num_ranks, true);
+    FakeIpcWorld world(num_ranks);
+    for (int i = 0; i < 12; ++i) {
+      const ShardMap source = model_map(layouts[random() % layouts.size()]);
+      const ShardMap target = model_map(layouts[random() % layouts.size()]);
+      IpcSwitch what;
+      what.kind = i % 2 == 0 ? IpcKind::kHandle : IpcKind::kFile;
+      what.map_ahead = i % 3 != 0;
+      expect_arrived(target, what.run(world, source, target));
+      world.next_tag += 100;
+      ASSERT_FALSE(::testing::Test::HasFailure()) << num_ranks << " ranks, switch " << i;
+    }
+  }
+}
+
+class CudaIpcSwitchFailure : public ::testing::Test {
+ protected:
+  /// The error of a rank; none where it ended well.
+  static std::string error_of(const Outcome& outcome, std::size_t rank) {
+    try {
+      if (outcome.errors[rank] != nullptr) {
+        std::rethrow_exception(outcome.errors[rank]);
+      }
+    } catch (const std::exception& error) {
+      return error.what();
+    }
+    return "";
+  }
+
+  ShardMap source_ = model_map(Layout::parse("dp=4"));
+  ShardMap target_ = model_map(Layout::parse("dp=2,tp=2"));
+  IpcSwitch what_;
+};
+
+// Memory that cannot be shared is common (torch's expandable segments without a handle type): the
+// switch must go on over messages, on the same transport.
+TEST_F(CudaIpcSwitchFailure, RefusedExportIsKnownToItsReadersAndMessagesServeInstead) {
+  FakeIpcWorld world(4);
+  what_.execute.allow_one_sided = false;  // as the ranks agree after a refusal
+  what_.before_map = [&](int rank, DeviceSource& source) {
+    if (rank == 2) {
+      world.machine->forbid_export(source.segment);
+    }
+  };
+  const Outcome outcome = what_.run(world, source_, target_);
+  EXPECT_NE(outcome.refusals[2].find("cannot be exported"), std::string::npos);
+  int num_told = 0;
+  for (const std::size_t rank : {0U, 1U, 3U}) {
+    const bool is_told = outcome.refusals[rank].find("rank 2") != std::string::npos;
+    num_told += is_told ? 1 : 0;
+  }
+  EXPECT_GT(num_told, 0);
+  for (std::size_t rank = 0; rank < 4; ++rank) {
+    EXPECT_EQ(error_of(outcome, rank), "");
+    EXPECT_EQ(first_wrong(target_, static_cast<int>(rank), outcome.target[rank]), "");
+  }
+}
+
+// A rank that dies between its publication and its word is named; nobody hangs.
+TEST_F(CudaIpcSwitchFailure, RankThatDiesAfterItPublishedIsNamed) {
+  FakeIpcWorld world(4);
+  what_.before_run = [&](int rank) {
+    if (rank == 1) {
+      world.loopback.kill(1);
+    }
+  };
+  const Outcome outcome = what_.run(world, source_, target_);
+  bool is_named = false;
+  for (const std::size_t rank : {0U, 2U, 3U}) {
+    EXPECT_NE(error_of(outcome, rank), "");
+    is_named = is_named || error_of(outcome, rank).find("rank 1 was killed") != std::string::npos;
+  }
+  EXPECT_TRUE(is_named);
+}
+
+// A rank that never publishes is only seen by the deadline, and must be named by it.
+TEST_F(CudaIpcSwitchFailure, RankThatNeverPublishesIsNamedAtTheDeadline) {
+  FakeIpcWorld world(4);
+  what_.execute.timeout = std::chrono::milliseconds(500);
+  what_.before_map = [&](int rank, DeviceSource& /*source*/) {
+    if (rank == 1) {
+      throw TransportError("this rank was left out", -1, -1, false);
+    }
+  };
+  const Outcome outcome = what_.run(world, source_, target_);
+  bool is_named = false;
+  for (const std::size_t rank : {0U, 2U, 3U}) {
+    EXPECT_NE(error_of(outcome, rank), "");
+    is_named = is_named || error_of(outcome, rank).find("rank 1 has not said") != std::string::npos;
+  }
+  EXPECT_TRUE(is_named);
+}
+
+}  // namespace
+}  // namespace dynatrain
