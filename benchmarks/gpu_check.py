@@ -296,7 +296,7 @@ def switch_rates(check: Check, transport: str, limit_s: float) -> tuple[str, Any
         "--json",
     ]
     pair = ["--source=dp=4", "--target=dp=2,tp=2", "--runs=3", "--params=100e6"]
-    environments = [{}] if transport == "c10d" else list(SHARING.values())
+    environments = list(SHARING.values()) if transport == "nccl" else [{}]
     reasons = []
     for number, environment in enumerate(environments):
         try:
@@ -356,7 +356,7 @@ def as_markdown(results: dict[str, Any]) -> str:
         detail = (step["detail"].splitlines() or [""])[0].replace("|", "/")[:160]
         lines.append(f"| {step['name']} | {step['status']} | {step['seconds']} | {detail} |")
     lines += kernel_table((steps.get("kernels") or {}).get("data"))
-    for name in ("switch, c10d", "switch, nccl"):
+    for name in ("switch, c10d", "switch, cuda_ipc", "switch, nccl"):
         lines += switch_table(name, (steps.get(name) or {}).get("data"))
     return "\n".join(lines) + "\n"
 
@@ -414,6 +414,7 @@ def main() -> int:
         check.step("kernels", lambda limit: kernel_rates(check, limit), 60)
         check.step("Python tests", lambda limit: python_tests(check, limit), 150)
         check.step("switch, c10d", lambda limit: switch_rates(check, "c10d", limit), 60)
+        check.step("switch, cuda_ipc", lambda limit: switch_rates(check, "cuda_ipc", limit), 60)
         check.step("switch, nccl", lambda limit: switch_rates(check, "nccl", limit), 60)
         check.step("demo", lambda limit: demo(check, limit), 90)
         for tool in SANITIZER_TOOLS:

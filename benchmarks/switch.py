@@ -321,7 +321,7 @@ def parse() -> argparse.Namespace:
         "--verify", nargs="*", default=["sums"], help="what a switch verifies: sums fingerprint"
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of the state")
-    parser.add_argument("--transport", choices=("c10d", "nccl"), default="c10d")
+    parser.add_argument("--transport", choices=("c10d", "nccl", "cuda_ipc"), default="c10d")
     options = parser.parse_args()
     if (options.source is None) != (options.target is None):
         parser.error("--source and --target go together")

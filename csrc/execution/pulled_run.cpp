@@ -2,6 +2,7 @@
 
 #include "dynatrain/base/log.hpp"
 
+#include "execution/phase_range.hpp"
 #include <algorithm>
 #include <array>
 #include <exception>
@@ -59,13 +60,19 @@ PulledRun::PulledRun(const RunInputs& run,
 
 void PulledRun::run() {
   map_peers();
+  // What the peers are told to be final must be, and the target's memory is filled by now as well.
+  wait_all(run_.options.after, run_.deadline);
   meet_owners();
   for (std::size_t k = 0; k < running_.size(); ++k) {
     if (k >= 2) {
       retire(k - 2);
     }
     monitor_.check();
-    running_[k].pulled = ports_.copier.submit(program_.stages[k].unpack, addresses_, {});
+    {
+      const PhaseRange range(run_.options.ranges, "dynatrain::pull");
+      running_[k].pulled = ports_.copier.submit(program_.stages[k].unpack, addresses_, {});
+    }
+    const PhaseRange range(run_.options.ranges, "dynatrain::local");
     running_[k].copied = ports_.copier.submit(program_.stages[k].local, addresses_, {});
   }
   for (std::size_t k = running_.size() - std::min<std::size_t>(2, running_.size());

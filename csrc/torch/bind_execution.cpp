@@ -156,6 +156,22 @@ void bind_executor(py::module_& m) {
       .def("agree", &agree, py::arg("plan"), py::arg("timeout_s"), NoGil())
       .def("reserve", &Executor::reserve, py::arg("schedule"), NoGil())
       .def(
+          "map_sources",
+          [](Executor& self,
+             const NamedPlan& plan,
+             const ShardMap& source,
+             const StateTable& source_table,
+             double timeout_s) {
+            ExecuteOptions options;
+            options.timeout = to_ms(timeout_s);
+            return self.map_sources(plan.plan, source_table.memory_for(source), options);
+          },
+          py::arg("plan"),
+          py::arg("source"),
+          py::arg("source_table"),
+          py::arg("timeout_s"),
+          NoGil())
+      .def(
           "run",
           [](Executor& self,
              const NamedPlan& plan,

@@ -1,4 +1,5 @@
 #include "dynatrain/base/error.hpp"
+#include "dynatrain/transport/cuda_ipc.hpp"
 #include "dynatrain/transport/loopback.hpp"
 #include "dynatrain/transport/nccl.hpp"
 
@@ -64,6 +65,8 @@ void bind_port(py::module_& m) {
            py::arg("timeout_s"),
            py::arg("after") = std::vector<Token>{},
            NoGil())
+      .def_property_readonly("is_one_sided",
+                             [](Transport& self) { return self.one_sided() != nullptr; })
       .def("abort", &Transport::abort, py::arg("reason"), NoGil());
 }
 
@@ -90,8 +93,8 @@ std::unique_ptr<Transport> make_nccl(
 }
 
 void bind_store(py::module_& m) {
-  py::class_<Store>(m, "Store");
-  py::class_<TorchStore, Store>(m, "TorchStore")
+  const py::class_<Store, std::shared_ptr<Store>> store(m, "Store");
+  py::class_<TorchStore, Store, std::shared_ptr<TorchStore>>(m, "TorchStore")
       .def(py::init<py::object>(), py::arg("store"))
       .def(
           "set",
@@ -133,6 +136,38 @@ void bind_nccl(py::module_& m) {
   m.def("nccl_report", &nccl_report, py::arg("path") = "", NoGil());
 }
 
+CudaIpcConnection connect_cuda_ipc(Transport& messages,
+                                   std::shared_ptr<Store> store,
+                                   int device,
+                                   double timeout_s) {
+  // Peers' memory stays mapped for one run only, so that nobody frees what another has open.
+  return make_cuda_ipc_transport(messages,
+                                 std::move(store),
+                                 {.device = device, .keep_mappings = false},
+                                 deadline_in(to_ms(timeout_s)));
+}
+
+void bind_cuda_ipc(py::module_& m) {
+  py::class_<CudaIpcReport>(m, "CudaIpcReport")
+      .def_readonly("problem", &CudaIpcReport::problem)
+      .def_readonly("handle_problem", &CudaIpcReport::handle_problem)
+      .def_readonly("file_problem", &CudaIpcReport::file_problem);
+  py::class_<CudaIpcConnection>(m, "CudaIpcConnection")
+      .def(py::init(&connect_cuda_ipc),
+           py::arg("messages"),
+           py::arg("store"),
+           py::arg("device"),
+           py::arg("timeout_s"),
+           py::keep_alive<1, 2>(),
+           NoGil())
+      .def_property_readonly(
+          "transport",
+          [](const CudaIpcConnection& self) { return self.transport.get(); },
+          py::return_value_policy::reference_internal)
+      .def_readonly("report", &CudaIpcConnection::report);
+  m.def("cuda_ipc_problem", &cuda_ipc_problem, NoGil());
+}
+
 }  // namespace
 
 void bind_transport(py::module_& m) {
@@ -157,6 +192,7 @@ void bind_transport(py::module_& m) {
   m.def("probe_c10d", &probe_c10d);
   bind_store(m);
   bind_nccl(m);
+  bind_cuda_ipc(m);
 }
 
 }  // namespace dynatrain::binding

@@ -45,6 +45,40 @@ def NcclTransport(  # noqa: N802 - named for what it returns
     does not come, DeviceError when NCCL or CUDA refuse; nothing is left behind.
     """
 
+class CudaIpcReport:
+    """What ranks found when they tried to read each other's memory; equal on all."""
+
+    @property
+    def problem(self) -> str:
+        """Why there is no one-sided part; empty when there is one."""
+
+    @property
+    def handle_problem(self) -> str:
+        """Why memory of ``cudaMalloc`` cannot be read; empty when it can."""
+
+    @property
+    def file_problem(self) -> str:
+        """The same for memory of ``cuMemCreate``, as expandable segments are."""
+
+class CudaIpcConnection:
+    """A transport over ``messages`` whose ranks read each other's device memory in place."""
+
+    def __init__(self, messages: Transport, store: Store, device: int, timeout_s: float) -> None:
+        """Collective over the ranks of ``messages``; ``store`` was never used before.
+
+        Raises TransportError when a rank does not come; nothing is left behind.
+        """
+
+    @property
+    def transport(self) -> Transport:
+        """Forwards all messages; ``is_one_sided`` unless the report has a problem."""
+
+    @property
+    def report(self) -> CudaIpcReport: ...
+
+def cuda_ipc_problem() -> str:
+    """Why this process alone cannot share device memory; empty when it may. No device is asked."""
+
 class NcclReport:
     """What this process can do with NCCL."""
 
@@ -396,6 +430,10 @@ class Transport:
     ) -> Token:
         """As ``submit_sends``."""
 
+    @property
+    def is_one_sided(self) -> bool:
+        """Whether receivers can read where the data lies, without messages."""
+
     def abort(self, reason: str) -> None:
         """Ends every pending and later operation with a TransportError that says ``reason``."""
 
@@ -477,6 +515,15 @@ class Executor:
 
     def reserve(self, schedule: Schedule) -> None:
         """Takes and touches the staging memory ahead of ``run``."""
+
+    def map_sources(
+        self, plan: Plan, source: ShardMap, source_table: StateTable, timeout_s: float
+    ) -> str:
+        """Makes peers' sources readable in place ahead of the next ``run``. Collective.
+
+        Returns why that cannot be; unless all ranks get an empty answer, all must run with
+        ``allow_one_sided=False``. Raises TransportError when a peer is gone or late.
+        """
 
     def run(
         self,

@@ -60,8 +60,9 @@ def init(  # noqa: PLR0913 - the settings of a session, all but two with default
         memory_budget_bytes: refuse switches that need more than this beside the source, per rank.
         num_threads: threads that copy host memory; by default half of the processors that the
             rank may use.
-        transport: how device memory travels: ``nccl``; ``c10d``, through the host; or ``auto``,
-            NCCL where all ranks can use it. Host memory always travels over Gloo.
+        transport: how device memory travels: ``cuda_ipc``, read in place by ranks of one host;
+            ``nccl``; ``c10d``, through the host; or ``auto``, the first of these that all ranks can
+            use. Host memory always travels over Gloo.
         verify: any of ``sums`` (receiver's sums of every move against the sender's),
             ``fingerprint`` (of the whole state before and after), ``replicas`` (all owners of a
             cell hold the same before a switch).
@@ -73,8 +74,8 @@ def init(  # noqa: PLR0913 - the settings of a session, all but two with default
     Raises:
         LayoutError: the layout does not fit the job, build returned no TrainState, or
             ``DYNATRAIN_LOG`` or ``DYNATRAIN_TRACE`` does not parse.
-        DeviceError: the device cannot be used by this build of dynatrain, or NCCL was asked for and
-            cannot be had.
+        DeviceError: the device cannot be used by this build of dynatrain, or the transport
+            that was asked for cannot be had.
     """
     if transport not in TRANSPORTS:
         raise LayoutError(

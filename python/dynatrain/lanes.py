@@ -17,8 +17,8 @@ from dynatrain._torch_private import new_group
 from dynatrain.control import Control
 
 HOST, DEVICE = "host", "device"
-#: How device memory travels; "auto" takes NCCL where it works on all ranks.
-TRANSPORTS = ("auto", "nccl", "c10d")
+#: How device memory travels; "auto" takes the fastest that works on all ranks.
+TRANSPORTS = ("auto", "cuda_ipc", "nccl", "c10d")
 #: Messages of a pair and stage that may lie in tensors themselves, without staging.
 _DIRECT_MESSAGES = 8
 #: Either makes NCCL take several ranks on one GPU (the first one from 2.30 on).
@@ -31,7 +31,7 @@ class Lane:
     """The way of all tensors in one kind of memory: a transport and the executor over it.
 
     Attributes:
-        name: of the transport, ``nccl`` or ``c10d``.
+        name: of the transport: ``cuda_ipc``, ``nccl`` or ``c10d``.
         transport: the union communicator.
         executor: runs schedules over it.
         max_direct: messages per pair and stage that may lie in tensors themselves.
@@ -84,10 +84,10 @@ class LaneMaker:
         timeout: timedelta,
         num_threads: int,
     ) -> None:
-        if transport == "nccl" and device.type != "cuda":
+        if transport in ("nccl", "cuda_ipc") and device.type != "cuda":
             raise DeviceError(
-                "session: transport='nccl' moves device memory, and the session's device is "
-                f"{device}\n"
+                f"session: transport={transport!r} moves device memory, and the session's device "
+                f"is {device}\n"
                 "  nothing was started\n  give dynatrain.init a CUDA device, or leave transport out"
             )
         self._store = store
@@ -103,11 +103,14 @@ class LaneMaker:
         """The lanes by kind of memory.
 
         Raises:
-            DeviceError: NCCL was asked for, and a rank cannot use it; the same on every rank.
+            DeviceError: a transport was asked for, and a rank cannot use it; the same on every
+                rank.
         """
+        self._num_attempts += 1
         lanes = {HOST: self.host_lane()}
         if self.device_copier is not None:
-            lanes[DEVICE] = self._nccl_lane(control) or self._staged_lane(self.device_copier)
+            messages = self._nccl_lane(control) or self._staged_lane(self.device_copier)
+            lanes[DEVICE] = self._shared_lane(messages, self.device_copier) or messages
             _log.info("device memory travels over %s", lanes[DEVICE].name)
         return lanes
 
@@ -131,7 +134,6 @@ class LaneMaker:
         """None when a rank cannot take part and nobody insists."""
         if self._wanted == "c10d":
             return None
-        self._num_attempts += 1
         obstacle = self._agreed(control, _nccl_obstacle(control, self._device))
         transport = None
         if obstacle is None:
@@ -147,16 +149,34 @@ class LaneMaker:
         if transport is not None:
             transport.abort("another rank has no NCCL communicator")
         if self._wanted == "nccl":
-            raise DeviceError(
-                f"session: transport='nccl' cannot be had\n{obstacle}\n"
-                "  nothing was moved\n"
-                "  run `dynatrain doctor` there, or let transport='auto' choose"
-            )
-        _log.warning("device memory travels through the host, as there is no NCCL:\n%s", obstacle)
+            raise _not_to_be_had("nccl", str(obstacle))
+        _log.warning("messages go through the host, as there is no NCCL:\n%s", obstacle)
         return None
 
+    def _shared_lane(self, messages: Lane, copier: _native.Copier) -> Lane | None:
+        """Ranks of one host read each other's memory; None when they cannot or shall not."""
+        if self._wanted in ("nccl", "c10d") or self._num_ranks == 1:
+            return None
+        seconds = self._timeout.total_seconds()
+        store = self._fresh_store("cuda_ipc")
+        connection = _native.CudaIpcConnection(
+            messages.transport, store, self._device.index, seconds
+        )
+        transport, problem = connection.transport, connection.report.problem
+        if not problem:
+            executor = _native.Executor(transport, copier)
+            return Lane("cuda_ipc", transport, executor, messages.max_direct)
+        if self._wanted == "cuda_ipc":
+            raise _not_to_be_had("cuda_ipc", problem)
+        _log.info("ranks do not read each other's device memory: %s", problem)
+        return None
+
+    def _fresh_store(self, purpose: str) -> _native.Store:
+        """A store that no earlier attempt has written to."""
+        return _native.TorchStore(PrefixStore(f"{purpose}/{self._num_attempts}", self._store))
+
     def _nccl(self) -> _native.Transport:
-        store = _native.TorchStore(PrefixStore(f"nccl/{self._num_attempts}", self._store))
+        store = self._fresh_store("nccl")
         seconds = self._timeout.total_seconds()
         return _native.NcclTransport(
             self._rank, self._num_ranks, store, self._device.index, seconds
@@ -168,6 +188,14 @@ class LaneMaker:
         found = control.gather(obstacle)
         lines = [f"  rank {rank}: {text}" for rank, text in enumerate(found) if text is not None]
         return "\n".join(lines) or None
+
+
+def _not_to_be_had(transport: str, obstacle: str) -> DeviceError:
+    return DeviceError(
+        f"session: transport={transport!r} cannot be had\n{obstacle}\n"
+        "  nothing was moved\n"
+        "  run `dynatrain doctor` there, or let transport='auto' choose"
+    )
 
 
 def _nccl_obstacle(control: Control, device: torch.device) -> str | None:

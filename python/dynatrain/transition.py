@@ -6,14 +6,15 @@ on one rank fails on all, with the source untouched.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from dynatrain import _native
-from dynatrain._errors import BudgetError, LayoutError, TransportError
+from dynatrain._errors import BudgetError, LayoutError
 from dynatrain._torch_private import local_tensor
 from dynatrain.adapters.tensors import LiveTensors
 from dynatrain.adapters.values import Values, read_streams, read_values, write_values
@@ -26,6 +27,8 @@ from dynatrain.profiling import native_ranges, profiler_range
 from dynatrain.report import Span
 from dynatrain.train_state import TrainState
 from dynatrain.world import World
+
+_log = logging.getLogger("dynatrain.session")
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,19 @@ class Request:
 
 @dataclass(frozen=True)
 class Route:
-    """What one lane moves in a switch."""
+    """What one lane moves in a switch.
+
+    Attributes:
+        lane: name of the lane.
+        plan: its part of the plan.
+        schedule: the stages of that part.
+        one_sided: whether receivers read in place, without staging.
+    """
 
     lane: str
     plan: _native.Plan
     schedule: _native.Schedule
+    one_sided: bool = False
 
 
 @dataclass
@@ -226,15 +237,38 @@ def _agree_on_pairs(engine: Engine, prepared: Prepared) -> None:
 
     def agree() -> None:
         for route in prepared.routes:
-            executor = engine.lanes[route.lane].executor
-            executor.reserve(route.schedule)
-            executor.agree(route.plan, seconds)
+            engine.lanes[route.lane].executor.agree(route.plan, seconds)
+
+    def reserve() -> None:
+        for route in prepared.routes:
+            if not route.one_sided:
+                engine.lanes[route.lane].executor.reserve(route.schedule)
 
     try:
         engine.together("agreeing on the plan", agree)
-    except TransportError:
+        prepared.routes = [_with_sources(engine, prepared, route) for route in prepared.routes]
+        engine.together("taking staging memory", reserve)
+    except Exception:
         engine.disconnect("the exchange of plan hashes failed")
         raise
+
+
+def _with_sources(engine: Engine, prepared: Prepared, route: Route) -> Route:
+    """Maps the peers' sources ahead of the switch, where all ranks can. Collective."""
+    lane = engine.lanes[route.lane]
+    if not lane.transport.is_one_sided:
+        return route
+    seconds = engine.options.timeout.total_seconds()
+    problems = engine.gathered(
+        "mapping the sources",
+        lambda: lane.executor.map_sources(
+            route.plan, prepared.source_map, prepared.source.table, seconds
+        ),
+    )
+    lines = [f"  rank {rank}: {text}" for rank, text in enumerate(problems) if text]
+    if lines:
+        _log.warning("this switch goes by messages, not in place:\n%s", "\n".join(lines))
+    return replace(route, one_sided=not lines)
 
 
 @dataclass
@@ -305,6 +339,7 @@ def _move(engine: Engine, prepared: Prepared) -> list[tuple[float, _native.RunRe
             prepared.target.table,
             engine.options.timeout.total_seconds(),
             "sums" in engine.options.verify,
+            route.one_sided,
             after=after,
             ranges=native_ranges(),
         )

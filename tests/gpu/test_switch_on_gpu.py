@@ -102,6 +102,15 @@ def test_through_the_host_every_shard_arrives(pool):
     assert results == [([], True, 1)] * 4
 
 
+# One strided pass reads the peers' tensors where they lie; no byte may come from before a switch.
+@pytest.mark.parametrize("segments", ["", "expandable_segments:True"])
+def test_read_in_place_every_shard_arrives(pool, segments):
+    environment = {"PYTORCH_CUDA_ALLOC_CONF": segments}
+    results = run_fresh(pool, on_both, LAYOUTS, {"transport": "cuda_ipc"}, environment)
+
+    assert results == [([], True, 1)] * 4
+
+
 # torch's expandable segments are mapped piecewise; no address may be taken for a plain allocation.
 def test_expandable_segments_are_moved_too(pool):
     environment = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}

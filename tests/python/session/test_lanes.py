@@ -61,7 +61,7 @@ def connect(job, store_keys=None):
     world = _native.LoopbackWorld(1)
 
     def transport(rank, size, store, device, timeout_s):
-        assert (rank, size, device, timeout_s) == (0, 1, 0, 20)
+        assert (rank, device, timeout_s) == (0, 0, 20)
         store.set("id", b"\0\xff")
         if store_keys is not None:
             store_keys.append(store.get("id", 1))
@@ -70,8 +70,26 @@ def connect(job, store_keys=None):
     job.setattr(_native, "NcclTransport", transport)
 
 
-def maker(transport):
-    return LaneMaker(HashStore(), GPU, transport, timedelta(seconds=20), 1)
+def maker(transport, num_ranks=1):
+    made = LaneMaker(HashStore(), GPU, transport, timedelta(seconds=20), 1)
+    made._num_ranks = num_ranks
+    return made
+
+
+def share(job, problem):
+    """CUDA IPC between two ranks that works, or not; returns the messages it was laid over."""
+    laid_over = []
+
+    def connection(messages, store, device, timeout_s):
+        assert (device, timeout_s) == (0, 20)
+        store.set("probe", b"never used before")
+        laid_over.append(messages)
+        world = _native.LoopbackWorld(2, one_sided=not problem)
+        report = type("Report", (), {"problem": problem})
+        return type("Connection", (), {"transport": world.transport(0), "report": report})
+
+    job.setattr(_native, "CudaIpcConnection", connection)
+    return laid_over
 
 
 def refuse(*_):
@@ -149,6 +167,50 @@ def test_ranks_that_share_a_gpu_try_nccl_where_it_was_told_to(job):
     lanes = maker("auto").make(PairControl(["GPU-one", None, None]))
 
     assert lanes[DEVICE].name == "nccl"
+
+
+def only_host_groups(made, job):
+    """A maker of two ranks whose Gloo groups are this process's alone."""
+    world = _native.LoopbackWorld(1)
+    job.setattr(made, "_c10d", lambda: world.transport(0))
+    return made
+
+
+def test_ranks_of_one_host_read_each_other_in_place(job):
+    connect(job)
+    laid_over = share(job, "")
+    made = only_host_groups(maker("auto", num_ranks=2), job)
+    lane = made.make(Control(timedelta(seconds=20)))[DEVICE]
+
+    assert lane.name == "cuda_ipc"
+    assert lane.transport.is_one_sided
+    assert len(laid_over) == 1
+
+
+def test_ranks_that_cannot_read_each_other_send_messages(job):
+    connect(job)
+    share(job, "rank 1 is on another host")
+    made = only_host_groups(maker("auto", num_ranks=2), job)
+    lane = made.make(Control(timedelta(seconds=20)))[DEVICE]
+
+    assert lane.name == "nccl"
+    assert not lane.transport.is_one_sided
+
+
+def test_cuda_ipc_that_was_asked_for_is_not_replaced(job):
+    connect(job)
+    share(job, "rank 1 is on another host")
+    made = only_host_groups(maker("cuda_ipc", num_ranks=2), job)
+    with pytest.raises(DeviceError, match="rank 1 is on another host"):
+        made.make(Control(timedelta(seconds=20)))
+
+
+def test_messages_that_were_asked_for_are_not_replaced(job):
+    connect(job)
+    job.setattr(_native, "CudaIpcConnection", pytest.fail)
+    made = only_host_groups(maker("nccl", num_ranks=2), job)
+
+    assert made.make(Control(timedelta(seconds=20)))[DEVICE].name == "nccl"
 
 
 def test_nccl_is_refused_where_there_is_no_device_memory(job):
