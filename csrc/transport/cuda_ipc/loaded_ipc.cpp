@@ -17,6 +17,8 @@
 namespace dynatrain {
 namespace {
 
+constexpr std::size_t kProbeBytes = 4096;
+
 CUdeviceptr device_pointer(const std::byte* data) {
   return std::bit_cast<CUdeviceptr>(data);
 }
@@ -139,7 +141,6 @@ class LoadedIpc final : public IpcApi {
     const ContextScope scope(cuda_, context_);
     CUdeviceptr base = 0;
     if (kind == IpcKind::kHandle) {
-      constexpr std::size_t kProbeBytes = 4096;
       cuda_.check(cuda_.mem_alloc(&base, kProbeBytes), "cuMemAlloc");
       return {.kind = kind, .base = byte_pointer(base), .size_bytes = kProbeBytes};
     }

@@ -19,8 +19,8 @@ CudaIpcTransport::CudaIpcTransport(Transport& messages,
                                    const CudaIpcOptions& options)
     : messages_(messages), store_(std::move(store)), keep_mappings_(options.keep_mappings) {
   if (api != nullptr) {
-    exporter_.emplace(api);
-    mappings_.emplace(std::move(api));
+    exporter_ = std::make_unique<Exporter>(api);
+    mappings_ = std::make_unique<Mappings>(std::move(api));
   }
 }
 

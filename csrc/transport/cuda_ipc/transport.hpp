@@ -8,7 +8,6 @@
 #include "transport/cuda_ipc/store_wait.hpp"
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <span>
 #include <string>
 
@@ -43,7 +42,7 @@ class CudaIpcTransport final : public Transport, public OneSided {
   }
   void abort(const std::string& reason) noexcept override;
   [[nodiscard]] OneSided* one_sided() noexcept override {
-    return exporter_.has_value() ? this : nullptr;
+    return exporter_ != nullptr ? this : nullptr;
   }
 
   void publish(std::span<const ExposedBuffer> buffers) override;
@@ -56,8 +55,8 @@ class CudaIpcTransport final : public Transport, public OneSided {
   std::shared_ptr<Store> store_;
   bool keep_mappings_;
   StoreWait wait_;
-  std::optional<Exporter> exporter_;
-  std::optional<Mappings> mappings_;
+  std::unique_ptr<Exporter> exporter_;  ///< null where there is no one-sided part
+  std::unique_ptr<Mappings> mappings_;
   std::int64_t num_published_ = 0;
 };
 
