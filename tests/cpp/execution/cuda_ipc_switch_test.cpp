@@ -60,6 +60,7 @@ struct IpcSwitch {
   ExecuteOptions execute{.timeout = std::chrono::seconds(20)};
   IpcKind kind = IpcKind::kHandle;
   bool map_ahead = true;
+  bool frees_source = false;  ///< right after its run, as a session does
   std::function<void(int rank, DeviceSource& source)> before_map;
   std::function<void(int rank)> before_run;
 
@@ -121,6 +122,9 @@ struct IpcSwitch {
                                    outcome.target[index].memory(),
                                    execute,
                                    control));
+    if (frees_source) {
+      world.machine->free(device.segment);
+    }
   }
 };
 
@@ -155,6 +159,22 @@ TEST(CudaIpcSwitch, EveryElementArrivesFromBothKindsOfMemory) {
       world.next_tag += 100;
       ASSERT_FALSE(::testing::Test::HasFailure()) << num_ranks << " ranks, switch " << i;
     }
+  }
+}
+
+// An owner that freed before its slowest reader has acknowledged would free what is open, which the
+// machine counts.
+TEST(CudaIpcSwitch, SourceMayBeFreedAsSoonAsTheRunHasEnded) {
+  CudaIpcOptions options;
+  options.keep_mappings = false;
+  FakeIpcWorld world(4, {}, options);
+  const ShardMap source = model_map(Layout::parse("dp=4"));
+  const ShardMap target = model_map(Layout::parse("dp=2,tp=2"));
+  for (int i = 0; i < 20; ++i) {
+    IpcSwitch what;
+    what.frees_source = true;
+    expect_arrived(target, what.run(world, source, target));
+    world.next_tag += 100;
   }
 }
 

@@ -96,6 +96,7 @@ TEST(CudaIpcMappings, TensorAcrossPiecesIsReadInOneRun) {
   EXPECT_TRUE(std::equal(mapped, mapped + 3 * kPage - 9, memory + 5));
   EXPECT_EQ(world.machine->num_opens, 1);
   world.side(1).withdraw();
+  EXPECT_EQ(world.machine->num_files(), 0U) << "an open file keeps memory that its owner frees";
 }
 
 /// Runs twice over memory that is freed and made again at its address between the runs.

@@ -84,6 +84,7 @@ class FakeIpcMachine {
     memory_.at(base).is_exportable = false;
   }
   [[nodiscard]] int num_open() const { return num_open_; }
+  [[nodiscard]] std::size_t num_files() const { return files_.size(); }
 
   std::mutex mutex;
   int num_opens = 0;             ///< calls, ever
