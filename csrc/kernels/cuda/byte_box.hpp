@@ -8,6 +8,7 @@
 namespace dynatrain {
 
 /// A copy in bytes: addresses, strides, and the longest run that both sides share.
+// NOLINTNEXTLINE(cppcoreguidelines-pro-type-member-init): clearing unused dims is half the cost
 struct ByteBox {
   struct Dim {
     std::int64_t extent;

@@ -42,10 +42,11 @@ struct ExecuteOptions {
   bool allow_one_sided = true;
   /// This rank's own: nothing is read or written before they are done. What still writes the source
   /// on a stream of the caller, or fills the target's memory there.
-  std::vector<Token> after{};
+  // The braces spare those who name other members a warning of GCC.
+  std::vector<Token> after{};  // NOLINT(readability-redundant-member-init)
   /// This rank's own: told while each phase of each stage is submitted, by the thread that calls
   /// run(); empty for none.
-  RangeHook ranges{};
+  RangeHook ranges{};  // NOLINT(readability-redundant-member-init)
 };
 
 /// Lets another thread watch and stop a run. Threads: any.

@@ -17,7 +17,8 @@ struct HashMeans {
   int num_threads = 1;
   /// Fetches what lies on its device, through pinned memory; null where all memory is the host's.
   Copier* copier = nullptr;
-  std::vector<Token> after{};                ///< memory is read once they are done
+  /// Memory is read once they are done.
+  std::vector<Token> after{};  // NOLINT(readability-redundant-member-init): as GCC warns
   std::chrono::milliseconds timeout{60000};  ///< of `after` and of each fetch
 };
 
