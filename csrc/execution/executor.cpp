@@ -160,7 +160,11 @@ RunResult Executor::run(const Plan& plan,
                          .deadline = deadline_in(options.timeout)};
   std::optional<SourceMap> sources = std::exchange(impl_->sources, std::nullopt);
   RunMonitor monitor(impl_->transport, control, inputs.deadline);
-  if (!options.allow_one_sided || impl_->transport.one_sided() == nullptr) {
+  OneSided* const one_sided = impl_->transport.one_sided();
+  if (!options.allow_one_sided || one_sided == nullptr) {
+    if (one_sided != nullptr) {
+      one_sided->release();  // what was mapped ahead; its owners may free it after this run
+    }
     const auto make_run = [&] {
       return std::make_unique<StagedRun>(inputs, impl_->ports(), monitor, *impl_->arena);
     };

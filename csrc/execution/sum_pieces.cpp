@@ -115,7 +115,7 @@ class Fetcher {
                                    .dst_offset_bytes = fetched.offset_bytes,
                                    .copy = collapse(shape, view, dense_view(shape))});
     }
-    slot.arrived = means_.copier->submit(slot.batch, slot.addresses, means_.after);
+    slot.arrived = means_.copier->submit(slot.batch, slot.addresses, {});
   }
 
   void sum(const Lot& lot, Slot& slot, std::vector<std::uint64_t>& sums) {

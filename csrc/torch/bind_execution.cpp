@@ -131,7 +131,6 @@ void bind_copiers(py::module_& m) {
       [](int device) { return make_cuda_copier({.device = device}); },
       py::arg("device"),
       NoGil());
-  m.def("cuda_is_built", &cuda_is_built);
   m.def("cuda_problem", &cuda_problem, NoGil());
   m.def(
       "cuda_stream_token",

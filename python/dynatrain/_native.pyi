@@ -467,9 +467,6 @@ def CpuCopier(num_threads: int) -> Copier:  # noqa: N802 - named for what it ret
 def CudaCopier(device: int) -> Copier:  # noqa: N802 - named for what it returns
     """A copier on a CUDA device; raises DeviceError when it cannot be used."""
 
-def cuda_is_built() -> bool:
-    """Whether this build has CUDA code."""
-
 def cuda_problem() -> str:
     """Why no CUDA device can be used here, in CUDA's words; empty when one can."""
 

@@ -25,8 +25,9 @@ struct HashMeans {
 /// This rank's share of the 64-bit fingerprint of a state: the sum modulo 2^64, over the elements
 /// of which this rank is the lowest owner, of a mixed hash of (name, global index, bits). The sum
 /// over all ranks is the same in every layout.
-/// Errors  TimeoutError and what the copier failed with; InternalError where memory is too short.
-/// Cost    10 GB/s a thread; device memory crosses to the host, 128 MiB of it at a time.
+/// Errors  TransportError at the deadline, what the copier failed with; InternalError where memory
+/// is too short. Cost    10 GB/s a thread; device memory crosses to the host, 128 MiB of it at a
+/// time.
 [[nodiscard]] std::uint64_t fingerprint_share(const ShardMap& map,
                                               int rank,
                                               const TensorMemory& memory,

@@ -52,6 +52,7 @@ CHECKS = (
     Check("CUDA devices", False, probes.cuda_devices),
     Check("CUDA toolkit", False, probes.cuda_toolkit),
     Check("NCCL", False, probes.nccl),
+    Check("CUDA IPC", False, probes.cuda_ipc),
     Check("C++20 compiler", False, probes.compiler),
 )
 

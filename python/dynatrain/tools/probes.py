@@ -159,8 +159,19 @@ def cuda_devices() -> str:
         built_for = torch.version.cuda
         reason = "torch was built without CUDA" if built_for is None else "no usable device"
         raise ProbeError(reason)
+    problem = importlib.import_module("dynatrain._native").cuda_problem()
+    if problem:
+        raise ProbeError(f"torch has a device, dynatrain none: {problem}")
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return ", ".join(names)
+
+
+def cuda_ipc() -> str:
+    """Looks for what ranks need to read each other's device memory; a session tries it out."""
+    problem = importlib.import_module("dynatrain._native").cuda_ipc_problem()
+    if problem:
+        raise ProbeError(problem)
+    return "the driver offers it; whether the ranks of a job can is tried when it starts"
 
 
 def last_line(command: list[str]) -> str:

@@ -221,6 +221,20 @@ TEST_F(CudaIpcSwitchFailure, RefusedExportIsKnownToItsReadersAndMessagesServeIns
   }
 }
 
+// What was mapped ahead and is not read after all must not stay open: its owner frees it all the
+// same.
+TEST_F(CudaIpcSwitchFailure, RunOverMessagesLetsGoOfWhatWasMappedForIt) {
+  CudaIpcOptions options;
+  options.keep_mappings = false;
+  FakeIpcWorld world(4, {}, options);
+  what_.execute.allow_one_sided = false;
+  what_.frees_source = true;
+  const Outcome outcome = what_.run(world, source_, target_);
+  EXPECT_GT(world.machine->num_opens, 0);
+  EXPECT_EQ(world.machine->num_open(), 0);
+  expect_arrived(target_, outcome);
+}
+
 // A rank that dies between its publication and its word is named; nobody hangs.
 TEST_F(CudaIpcSwitchFailure, RankThatDiesAfterItPublishedIsNamed) {
   FakeIpcWorld world(4);
