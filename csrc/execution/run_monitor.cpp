@@ -13,8 +13,17 @@ constexpr std::chrono::milliseconds kSlice{5};
 /// The transport names the peer when its own deadline passes, so it is given the time to do so.
 constexpr std::chrono::milliseconds kTransportsOwnDeadline{200};
 
-bool all_done(const std::vector<Token>& tokens) {
-  return std::all_of(tokens.begin(), tokens.end(), [](const Token& t) { return t.done(); });
+/// What a token that has ended failed with; null where it ended well, or has not ended.
+std::exception_ptr failure_of(const Token& token) {
+  if (!token.done()) {
+    return nullptr;
+  }
+  try {
+    token.wait(std::chrono::steady_clock::now());
+  } catch (...) {
+    return std::current_exception();
+  }
+  return nullptr;
 }
 
 std::string what_remains() {
@@ -141,25 +150,23 @@ void RunMonitor::check_limits(int stage) {
 }
 
 bool RunMonitor::wait_a_little(const Watched& watched) {
-  const auto wait_until = [&](Deadline deadline) -> std::exception_ptr {
-    try {
-      wait_all(watched.tokens, deadline);
-    } catch (...) {
-      return std::current_exception();
+  const auto pending = std::ranges::find_if_not(watched.tokens, &Token::done);
+  for (const Token& token : watched.tokens) {
+    // At once, not when the others have ended: those may wait for a peer that waits for this rank.
+    if (const std::exception_ptr error = failure_of(token); error != nullptr) {
+      fail(watched.stage, error);
+      return true;
     }
-    return nullptr;
-  };
-  if (wait_until(Clock::now() + kSlice) == nullptr) {
+  }
+  if (pending == watched.tokens.end()) {
     return true;
   }
-  if (!all_done(watched.tokens)) {
-    return false;
+  try {
+    pending->wait(Clock::now() + kSlice);
+  } catch (const std::exception&) {  // NOLINT(bugprone-empty-catch)
+    // Too early, or failed: the next look tells.
   }
-  // Asked again, as the error may have been that the slice was over.
-  if (const std::exception_ptr error = wait_until(Clock::now()); error != nullptr) {
-    fail(watched.stage, error);
-  }
-  return true;
+  return false;
 }
 
 std::exception_ptr RunMonitor::with_stage(int stage, const std::exception_ptr& error) const {

@@ -57,7 +57,7 @@ class RunMonitor {
   [[nodiscard]] std::optional<Watched> next();
   void check_limits(int stage);
   [[nodiscard]] bool is_over() const;
-  /// Waits a little; true once all tokens have ended, after keeping the first failure.
+  /// Waits a little; true once all tokens have ended, or one has failed, which is kept.
   bool wait_a_little(const Watched& watched);
   [[nodiscard]] std::exception_ptr with_stage(int stage, const std::exception_ptr& error) const;
 

@@ -276,6 +276,39 @@ RunResult run_in_place(const ShardMap& source, const ShardMap& target, RankBuffe
 }
 
 // A fragment equal in source and target is kept where it is: no time, no memory, no copy.
+std::string text_of(const std::exception_ptr& error) {
+  try {
+    if (error != nullptr) {
+      std::rethrow_exception(error);
+    }
+  } catch (const std::exception& known) {
+    return known.what();
+  }
+  return "no error";
+}
+
+// A step of training that failed leaves a source that nobody may take for its result; a run that
+// did not come after it would move what was there before.
+TEST(CallersStream, RunFailsWithWhatItComesAfterAndWritesNothing) {
+  auto step = std::make_shared<HostCompletion>();
+  step->fail(std::make_exception_ptr(DeviceError("the optimizer's kernel failed")));
+  const ShardMap source = model_map(Layout::parse("dp=4"));
+  const ShardMap target = model_map(Layout::parse("dp=2,tp=2"));
+  for (const bool one_sided : {false, true}) {
+    SwitchCase what;
+    what.loopback.one_sided = one_sided;
+    what.execute.timeout = std::chrono::seconds(5);
+    what.execute.after.emplace_back(step);
+    const SwitchOutcome outcome = switch_over_loopback(source, target, what);
+    for (std::size_t rank = 0; rank < outcome.target.size(); ++rank) {
+      EXPECT_NE(text_of(outcome.errors[rank]).find("kernel failed"), std::string::npos)
+          << "rank " << rank << ": " << text_of(outcome.errors[rank]);
+      EXPECT_TRUE(outcome.target[rank] == empty_buffers(target, static_cast<int>(rank)));
+      EXPECT_TRUE(outcome.source[rank] == tagged_buffers(source, static_cast<int>(rank)));
+    }
+  }
+}
+
 TEST(Adoption, EqualAddressAndViewIsCountedAndNotCopied) {
   const ShardMap map = model_map(Layout::parse("dp=1"));
   RankBuffers buffers = tagged_buffers(map, 0);
