@@ -9,6 +9,7 @@
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -33,31 +34,36 @@ Deadline late() {
   return deadline_in(std::chrono::seconds(30));
 }
 
-/// What a batch is made of: boxes of rows, all bytes.
+/// What a batch is made of: boxes of rows. A fingerprint only reads: half of what a copy moves.
 struct Shape {
   std::string name;
   std::int64_t num_boxes = 1;
   std::int64_t num_rows = 1;
   std::int64_t run_bytes = 1;
   std::int64_t src_shift = 0;  ///< bytes that the source is off a multiple of 256
-  bool with_sums = false;
+  std::int64_t elem_bytes = 1;
+  std::optional<SumTerm> sums = std::nullopt;
 
   [[nodiscard]] std::int64_t size_bytes() const { return num_boxes * num_rows * run_bytes; }
 };
 
 std::vector<Shape> shapes() {
   constexpr std::int64_t gib = 1LL << 30U;
-  std::vector<Shape> all{{"one run", 1, 1, gib - 256, 0, false},
-                         {"one run, with sums", 1, 1, gib - 256, 0, true},
-                         {"one run, 1 byte off", 1, 1, gib - 256, 1, false},
-                         {"one run, 4 bytes off", 1, 1, gib - 256, 4, false},
-                         {"one run, 8 bytes off", 1, 1, gib - 256, 8, false},
-                         {"10,000 boxes of 64 KiB", 10'000, 1, 64LL << 10U, 0, false},
-                         {"10,000 boxes of 64 KiB, with sums", 10'000, 1, 64LL << 10U, 0, true},
-                         {"100,000 boxes of 256 bytes", 100'000, 1, 256, 0, false}};
+  std::vector<Shape> all{
+      {"one run", 1, 1, gib - 256, 0},
+      {"one run of 4-byte elements, with sums", 1, 1, gib - 256, 0, 4, SumTerm::kPart},
+      {"one run of 2-byte elements, with sums", 1, 1, gib - 256, 0, 2, SumTerm::kPart},
+      {"one run of 4-byte elements, fingerprint", 1, 1, gib - 256, 0, 4, SumTerm::kFingerprint},
+      {"one run of 2-byte elements, fingerprint", 1, 1, gib - 256, 0, 2, SumTerm::kFingerprint},
+      {"one run, 1 byte off", 1, 1, gib - 256, 1},
+      {"one run, 4 bytes off", 1, 1, gib - 256, 4},
+      {"one run, 8 bytes off", 1, 1, gib - 256, 8},
+      {"10,000 boxes of 64 KiB", 10'000, 1, 64LL << 10U, 0},
+      {"10,000 boxes of 64 KiB, with sums", 10'000, 1, 64LL << 10U, 0, 4, SumTerm::kPart},
+      {"100,000 boxes of 256 bytes", 100'000, 1, 256, 0}};
   for (const std::int64_t run : {16, 64, 256, 1024, 8192}) {
     const std::int64_t rows = (512LL << 20U) / run;
-    all.push_back({"rows of " + std::to_string(run) + " bytes", 1, rows, run, 0, false});
+    all.push_back({"rows of " + std::to_string(run) + " bytes", 1, rows, run, 0});
   }
   return all;
 }
@@ -66,6 +72,8 @@ std::vector<Shape> shapes() {
 CopyBatch batch_of(const Shape& shape, std::uint64_t* sums) {
   CopyBatch batch;
   batch.sums = sums;
+  batch.term = shape.sums.value_or(SumTerm::kPart);
+  const std::int64_t row_elems = shape.run_bytes / shape.elem_bytes;
   const std::int64_t pitch = shape.num_rows > 1 ? 2 * shape.run_bytes : shape.run_bytes;
   const std::int64_t box_bytes = shape.num_rows * shape.run_bytes;
   for (std::int64_t i = 0; i < shape.num_boxes; ++i) {
@@ -74,12 +82,16 @@ CopyBatch batch_of(const Shape& shape, std::uint64_t* sums) {
     copy.dst = kDst;
     copy.src_offset_bytes = i * shape.num_rows * pitch + shape.src_shift;
     copy.dst_offset_bytes = i * box_bytes;
-    copy.copy = {.extents = {shape.num_rows, shape.run_bytes},
+    copy.elem_bytes = shape.elem_bytes;
+    copy.copy = {.extents = {shape.num_rows, row_elems},
                  .src_offset_elems = 0,
                  .dst_offset_elems = 0,
-                 .src_strides = {pitch, 1},
-                 .dst_strides = {shape.run_bytes, 1}};
-    copy.sum_slot = shape.with_sums ? 0 : -1;
+                 .src_strides = {pitch / shape.elem_bytes, 1},
+                 .dst_strides = {row_elems, 1}};
+    copy.sum_slot = shape.sums ? 0 : -1;
+    if (shape.sums == SumTerm::kFingerprint) {
+      copy.dst = BufferId(-1);
+    }
     batch.copies.push_back(copy);
   }
   return batch;
@@ -144,7 +156,7 @@ class Bench {
 
   /// What a launch costs the host, and how long until its end is seen.
   [[nodiscard]] std::string launch_line(std::int64_t num_boxes) {
-    const CopyBatch batch = batch_of({"", num_boxes, 1, 64, 0, false}, nullptr);
+    const CopyBatch batch = batch_of({"", num_boxes, 1, 64, 0}, nullptr);
     Times submit;
     Times done;
     for (int i = 0; i <= 20 * kRuns; ++i) {

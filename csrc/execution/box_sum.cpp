@@ -45,14 +45,13 @@ InnerRun inner_run(const Shape& shape, const Shape& global_shape, const Strides&
   return run;
 }
 
-/// What stands for a tensor in its elements' terms.
+}  // namespace
+
 std::uint64_t tensor_key(const LogicalTensor& tensor) {
   Hasher hasher;
   hasher.add(std::string_view(tensor.name));
   return hasher.digest();
 }
-
-}  // namespace
 
 void append_pieces(std::vector<SummedBox>& pieces,
                    const SummedBox& whole,

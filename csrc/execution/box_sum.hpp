@@ -27,6 +27,9 @@ void append_pieces(std::vector<SummedBox>& pieces, const SummedBox& whole, std::
                            const SummedBox& piece,
                            const TensorMemory& memory);
 
+/// What stands for a tensor in its elements' terms.
+[[nodiscard]] std::uint64_t tensor_key(const LogicalTensor& tensor);
+
 /// The sum of fingerprint_term over the elements of `box`, which lie as `view` says from `base`,
 /// each with its index in the row-major order of the whole tensor.
 [[nodiscard]] std::uint64_t sum_box(const LogicalTensor& tensor,

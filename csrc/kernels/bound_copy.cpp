@@ -54,8 +54,15 @@ std::int64_t num_elements_of(const CopyDescriptor& descriptor) {
   return num_elements(descriptor.copy.extents);
 }
 
-BoundCopy bind_copy(const CopyDescriptor& descriptor, const AddressTable& addresses) {
+BoundCopy bind_copy(const CopyDescriptor& descriptor,
+                    const CopyBatch& batch,
+                    const AddressTable& addresses) {
   const StridedCopy& copy = descriptor.copy;
+  DYNATRAIN_CHECK(descriptor.sum_slot < 0 || batch.sums != nullptr,
+                  "kernels: a copy wants a sum, but its batch has no sums");
+  DYNATRAIN_CHECK(
+      batch.term == SumTerm::kPart || (descriptor.sum_slot >= 0 && descriptor.dst.value < 0),
+      "kernels: a copy of a batch of fingerprints has a target, or no sum");
   DYNATRAIN_CHECK(copy.extents.rank() >= 1 && descriptor.elem_bytes >= 1,
                   "kernels: a copy needs at least one dimension and elements of one byte");
   BoundCopy bound{.descriptor = &descriptor, .src = nullptr, .dst = nullptr};

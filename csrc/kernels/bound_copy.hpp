@@ -14,9 +14,12 @@ struct BoundCopy {
   std::byte* dst = nullptr;  ///< null when the descriptor only sums src
 };
 
-/// Patches the addresses in.
-/// Errors: InternalError when the copy would leave one of its buffers, or one has no address.
-[[nodiscard]] BoundCopy bind_copy(const CopyDescriptor& descriptor, const AddressTable& addresses);
+/// Patches the addresses in, of a copy of `batch`.
+/// Errors: InternalError when the copy would leave one of its buffers, one has no address, or the
+/// batch has no place for its sum.
+[[nodiscard]] BoundCopy bind_copy(const CopyDescriptor& descriptor,
+                                  const CopyBatch& batch,
+                                  const AddressTable& addresses);
 
 /// Elements of the copy; 0 when an extent is 0.
 [[nodiscard]] std::int64_t num_elements_of(const CopyDescriptor& descriptor);

@@ -1,7 +1,6 @@
 #include "kernels/cpu/copy_job.hpp"
 
 #include "dynatrain/base/checked.hpp"
-#include "dynatrain/base/error.hpp"
 
 #include <algorithm>
 #include <chrono>
@@ -29,9 +28,7 @@ CopyJob::CopyJob(const CopyBatch& batch,
   first_cost_.reserve(batch.copies.size() + 1);
   std::int64_t cost = 0;
   for (const CopyDescriptor& copy : batch.copies) {
-    DYNATRAIN_CHECK(copy.sum_slot < 0 || batch.sums != nullptr,
-                    "kernels: a copy wants a sum, but its batch has no sums");
-    bound_.push_back(bind_copy(copy, addresses));
+    bound_.push_back(bind_copy(copy, batch, addresses));
     first_cost_.push_back(cost);
     cost += num_elements_of(copy) * copy.elem_bytes + kCopyCost;
   }
@@ -97,7 +94,8 @@ void CopyJob::run_copy(std::size_t index, Interval costs) {
     if (bound.dst != nullptr) {
       copy_range(bound, piece);
     }
-    sum += sum_range(bound, piece);
+    sum +=
+        batch_.term == SumTerm::kPart ? sum_range(bound, piece) : fingerprint_range(bound, piece);
   }
   std::atomic_ref<std::uint64_t>(batch_.sums[copy.sum_slot]).fetch_add(sum);
 }

@@ -133,4 +133,26 @@ std::uint64_t sum_range(const BoundCopy& bound, Interval elems) {
   return sum;
 }
 
+std::uint64_t fingerprint_range(const BoundCopy& bound, Interval elems) {
+  const CopyDescriptor& descriptor = *bound.descriptor;
+  const StridedCopy& copy = descriptor.copy;
+  const int last = copy.extents.rank() - 1;
+  const std::int64_t index_step = copy.dst_strides[last];
+  std::uint64_t sum = 0;
+  for_each_run(copy, elems, [&](auto src_elems, auto index, auto count, auto) {
+    ElementRun run{.data = bound.src + src_elems * descriptor.elem_bytes,
+                   .elem_bytes = descriptor.elem_bytes,
+                   .stride_elems = copy.src_strides[last],
+                   .count = index_step == 1 ? count : 1};
+    for (std::int64_t at = 0; at < count; at += run.count) {
+      sum += fingerprint_run(
+          run,
+          descriptor.sum_key,
+          static_cast<std::uint64_t>(copy.dst_offset_elems + index + at * index_step));
+      run.data += run.stride_elems * descriptor.elem_bytes;
+    }
+  });
+  return sum;
+}
+
 }  // namespace dynatrain

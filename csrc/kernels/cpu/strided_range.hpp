@@ -14,4 +14,7 @@ void copy_range(const BoundCopy& bound, Interval elems);
 /// The part sum of the elements `elems`, read from dst, or from src where there is no dst.
 [[nodiscard]] std::uint64_t sum_range(const BoundCopy& bound, Interval elems);
 
+/// The fingerprint terms of the elements `elems`, read from src and indexed by the dst side.
+[[nodiscard]] std::uint64_t fingerprint_range(const BoundCopy& bound, Interval elems);
+
 }  // namespace dynatrain

@@ -12,7 +12,7 @@ namespace dynatrain {
 /// One dimension of a box outside its contiguous run. Units: bytes.
 struct BoxDim {
   std::int64_t src_stride_bytes = 0;
-  std::int64_t dst_stride_bytes = 0;
+  std::int64_t dst_stride_bytes = 0;  ///< words where the table's sums are fingerprints
   FastDivider extent;
   std::uint32_t unused = 0;
 };
@@ -23,11 +23,20 @@ enum class UnitKind : std::uint8_t {
   kElement,  ///< one element of any width; for sums whose words no window holds whole
 };
 
+/// What a table's boxes are summed to.
+enum class TableSums : std::uint8_t {
+  kNone,
+  kParts,        ///< of those with has_sum; a word's index is its place in the part
+  kFingerprints  ///< of all; no box has a target, its dst side counts words of the whole tensor
+};
+
 /// One box of at most kMaxUnits units: rows of run_bytes contiguous bytes, strided by `num_dims`
 /// dimensions, outermost first. Everything about it but the two addresses is relative.
 struct BoxRecord {
   std::uint64_t src = 0;
-  std::uint64_t dst = 0;  ///< equal to src when nothing is stored
+  /// Equal to src when nothing is stored. Of a fingerprint: the index of the first word, with
+  /// fingerprint_key_offset().
+  std::uint64_t dst = 0;
   std::int64_t run_bytes = 0;
   std::uint64_t first_word = 0;  ///< index, within its part, of the first word that is summed
   FastDivider units_per_row;

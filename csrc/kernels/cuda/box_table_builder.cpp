@@ -2,6 +2,7 @@
 
 #include "dynatrain/base/checked.hpp"
 #include "dynatrain/base/error.hpp"
+#include "dynatrain/execution/run_sum.hpp"
 
 #include <algorithm>
 #include <bit>
@@ -59,38 +60,39 @@ TableSize BoxTableBuilder::build(const CopyBatch& batch, const AddressTable& add
   first_unit_.clear();
   slots_.clear();
   num_units_ = 0;
+  term_ = batch.term;
   for (const CopyDescriptor& copy : batch.copies) {
-    DYNATRAIN_CHECK(copy.sum_slot < 0 || batch.sums != nullptr,
-                    "kernels: a copy wants a sum, but its batch has no sums");
-    const BoundCopy bound = bind_copy(copy, addresses);
+    const BoundCopy bound = bind_copy(copy, batch, addresses);
     if (bound.src != nullptr && (bound.dst != nullptr || copy.sum_slot >= 0)) {
-      add(to_byte_box(bound), copy.sum_slot);
+      add(to_byte_box(bound, term_), copy);
     }
   }
   first_unit_.push_back(num_units_);
   return size();
 }
 
-void BoxTableBuilder::add(const ByteBox& box, int sum_slot) {
+void BoxTableBuilder::add(const ByteBox& box, const CopyDescriptor& copy) {
   const UnitChoice units = choose_units(box);
   std::int64_t num_units = 0;
   if (__builtin_mul_overflow(box.num_rows(), units.units_per_row, &num_units) ||
       num_units > max_units_) {
-    add_in_parts(box, units, sum_slot);
+    add_in_parts(box, units, copy);
     return;
   }
-  add_record(box, units, sum_slot);
+  add_record(box, units, copy);
   num_units_ += num_units;
 }
 
-void BoxTableBuilder::add_in_parts(const ByteBox& box, const UnitChoice& units, int sum_slot) {
+void BoxTableBuilder::add_in_parts(const ByteBox& box,
+                                   const UnitChoice& units,
+                                   const CopyDescriptor& copy) {
   if (box.num_dims > 0) {
     const std::int64_t extent = box.dims[static_cast<std::size_t>(box.num_dims - 1)].extent;
     const std::int64_t rows_per_step = box.num_rows() / extent;
     const std::int64_t steps =
         std::max<std::int64_t>(1, max_units_ / units.units_per_row / rows_per_step);
     for (std::int64_t begin = 0; begin < extent; begin += steps) {
-      add(outer_part(box, begin, std::min(extent, begin + steps)), sum_slot);
+      add(outer_part(box, begin, std::min(extent, begin + steps)), copy);
     }
     return;
   }
@@ -108,18 +110,26 @@ void BoxTableBuilder::add_in_parts(const ByteBox& box, const UnitChoice& units, 
     part.dst += static_cast<std::uint64_t>(begin);
     part.first_elem += begin / box.elem_bytes;
     part.run_bytes = std::min(part_bytes, box.run_bytes - begin);
-    add(part, sum_slot);
+    add(part, copy);
   }
 }
 
-void BoxTableBuilder::add_record(const ByteBox& box, const UnitChoice& units, int sum_slot) {
-  if (sum_slot >= 0 && (slots_.empty() || slots_.back() != static_cast<std::uint32_t>(sum_slot))) {
-    slots_.push_back(static_cast<std::uint32_t>(sum_slot));
+void BoxTableBuilder::add_record(const ByteBox& box,
+                                 const UnitChoice& units,
+                                 const CopyDescriptor& copy) {
+  if (copy.sum_slot >= 0 &&
+      (slots_.empty() || slots_.back() != static_cast<std::uint32_t>(copy.sum_slot))) {
+    slots_.push_back(static_cast<std::uint32_t>(copy.sum_slot));
   }
   const std::int64_t words_per_elem = box.elem_bytes < 8 ? 1 : ceil_div(box.elem_bytes, 8);
+  const bool is_indexed = term_ == SumTerm::kFingerprint;
+  const auto words_of = [&](std::int64_t bytes) { return bytes / box.elem_bytes * words_per_elem; };
   boxes_.push_back(
       {.src = box.src,
-       .dst = box.dst,
+       .dst = is_indexed
+                  ? static_cast<std::uint64_t>(words_of(static_cast<std::int64_t>(box.dst))) +
+                        fingerprint_key_offset(copy.sum_key)
+                  : box.dst,
        .run_bytes = box.run_bytes,
        .first_word = static_cast<std::uint64_t>(box.first_elem * words_per_elem),
        .units_per_row = FastDivider::of(static_cast<std::uint32_t>(units.units_per_row)),
@@ -136,9 +146,10 @@ void BoxTableBuilder::add_record(const ByteBox& box, const UnitChoice& units, in
        .num_dims = static_cast<std::uint8_t>(box.num_dims)});
   for (int d = box.num_dims - 1; d >= 0; --d) {
     const ByteBox::Dim& dim = box.dims[static_cast<std::size_t>(d)];
-    dims_.push_back({.src_stride_bytes = dim.src_stride_bytes,
-                     .dst_stride_bytes = dim.dst_stride_bytes,
-                     .extent = FastDivider::of(static_cast<std::uint32_t>(dim.extent))});
+    dims_.push_back(
+        {.src_stride_bytes = dim.src_stride_bytes,
+         .dst_stride_bytes = is_indexed ? words_of(dim.dst_stride_bytes) : dim.dst_stride_bytes,
+         .extent = FastDivider::of(static_cast<std::uint32_t>(dim.extent))});
   }
   first_unit_.push_back(num_units_);
 }
@@ -147,7 +158,10 @@ TableSize BoxTableBuilder::size() const {
   TableSize size{.layout = {},
                  .num_boxes = static_cast<std::int64_t>(boxes_.size()),
                  .num_units = num_units_,
-                 .num_groups = static_cast<std::int64_t>(slots_.size())};
+                 .num_groups = static_cast<std::int64_t>(slots_.size()),
+                 .sums = slots_.empty()            ? TableSums::kNone
+                         : term_ == SumTerm::kPart ? TableSums::kParts
+                                                   : TableSums::kFingerprints};
   TableLayout& layout = size.layout;
   layout.first_unit_at = size_bytes_of(boxes_);
   layout.dims_at = next_section(layout.first_unit_at + size_bytes_of(first_unit_));

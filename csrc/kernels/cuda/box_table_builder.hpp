@@ -28,6 +28,7 @@ struct TableSize {
   std::int64_t num_boxes = 0;
   std::int64_t num_units = 0;
   std::int64_t num_groups = 0;
+  TableSums sums = TableSums::kNone;
 };
 
 /// How units are dealt to blocks.
@@ -50,12 +51,13 @@ class BoxTableBuilder {
   void write(std::byte* memory, bool to_slots) const;
 
  private:
-  void add(const ByteBox& box, int sum_slot);
-  void add_in_parts(const ByteBox& box, const UnitChoice& units, int sum_slot);
-  void add_record(const ByteBox& box, const UnitChoice& units, int sum_slot);
+  void add(const ByteBox& box, const CopyDescriptor& copy);
+  void add_in_parts(const ByteBox& box, const UnitChoice& units, const CopyDescriptor& copy);
+  void add_record(const ByteBox& box, const UnitChoice& units, const CopyDescriptor& copy);
   [[nodiscard]] TableSize size() const;
 
   std::int64_t max_units_;
+  SumTerm term_ = SumTerm::kPart;
   std::vector<BoxRecord> boxes_;
   std::vector<BoxDim> dims_;
   std::vector<std::int64_t> first_unit_;

@@ -19,18 +19,28 @@ std::int64_t power_of_two_in(std::uint64_t joined) {
   return std::int64_t{1} << std::countr_zero(joined | static_cast<std::uint64_t>(kWidest));
 }
 
+/// All ones where the box stores what it reads; else its target side has no addresses.
+std::uint64_t target_mask(const ByteBox& box) {
+  return box.has_target ? ~std::uint64_t{0} : std::uint64_t{0};
+}
+
 /// Bytes that every address and stride of the box are a multiple of.
 std::int64_t exact_alignment(const ByteBox& box) {
-  std::uint64_t joined = box.src | box.dst;
+  const std::uint64_t mask = target_mask(box);
+  std::uint64_t joined = box.src | (box.dst & mask);
   for (int d = 0; d < box.num_dims; ++d) {
     const ByteBox::Dim& dim = box.dims[static_cast<std::size_t>(d)];
-    joined |= static_cast<std::uint64_t>(dim.src_stride_bytes | dim.dst_stride_bytes);
+    joined |= static_cast<std::uint64_t>(dim.src_stride_bytes) |
+              (static_cast<std::uint64_t>(dim.dst_stride_bytes) & mask);
   }
   return power_of_two_in(joined);
 }
 
 /// Bytes that the distance between an element's two addresses is always a multiple of.
 std::int64_t mutual_alignment(const ByteBox& box) {
+  if (!box.has_target) {
+    return kWidest;
+  }
   std::uint64_t joined = box.src - box.dst;
   for (int d = 0; d < box.num_dims; ++d) {
     const ByteBox::Dim& dim = box.dims[static_cast<std::size_t>(d)];
@@ -44,11 +54,13 @@ std::int64_t mutual_alignment(const ByteBox& box) {
 std::int64_t windows_per_row(const ByteBox& box, std::int64_t width) {
   std::uint64_t strides = 0;
   for (int d = 0; d < box.num_dims; ++d) {
-    strides |= static_cast<std::uint64_t>(box.dims[static_cast<std::size_t>(d)].dst_stride_bytes);
+    const ByteBox::Dim& dim = box.dims[static_cast<std::size_t>(d)];
+    strides |=
+        static_cast<std::uint64_t>(box.has_target ? dim.dst_stride_bytes : dim.src_stride_bytes);
   }
   const bool is_same_in_every_row = power_of_two_in(strides) >= width;
   const std::int64_t last = width - 1;  // a power of two less one: no division
-  const std::int64_t head = static_cast<std::int64_t>(box.dst) & last;
+  const std::int64_t head = static_cast<std::int64_t>(box.has_target ? box.dst : box.src) & last;
   return ((is_same_in_every_row ? head : last) + box.run_bytes + last) >>
          std::countr_zero(static_cast<std::uint64_t>(width));
 }
@@ -106,7 +118,7 @@ std::int64_t ByteBox::num_rows() const {
   return rows;
 }
 
-ByteBox to_byte_box(const BoundCopy& bound) {
+ByteBox to_byte_box(const BoundCopy& bound, SumTerm term) {
   const CopyDescriptor& descriptor = *bound.descriptor;
   const StridedCopy& copy = descriptor.copy;
   ByteBox box;
@@ -117,7 +129,11 @@ ByteBox to_byte_box(const BoundCopy& bound) {
   box.elem_bytes = descriptor.elem_bytes;
   box.first_elem = descriptor.first_elem;
   box.has_sum = descriptor.sum_slot >= 0;
-  const Strides& dst_strides = box.has_target ? copy.dst_strides : copy.src_strides;
+  const bool is_indexed = term == SumTerm::kFingerprint;
+  if (is_indexed) {
+    box.dst = static_cast<std::uint64_t>(copy.dst_offset_elems * descriptor.elem_bytes);
+  }
+  const Strides& dst_strides = box.has_target || is_indexed ? copy.dst_strides : copy.src_strides;
   std::int64_t num_bytes = descriptor.elem_bytes;
   for (int d = copy.extents.rank() - 1; d >= 0; --d) {
     DYNATRAIN_CHECK(!__builtin_mul_overflow(num_bytes, copy.extents[d], &num_bytes),

@@ -17,7 +17,9 @@ struct ByteBox {
   };
 
   std::uint64_t src = 0;
-  std::uint64_t dst = 0;  ///< equal to src when nothing is stored
+  /// Where nothing is stored: src for sums of parts; for fingerprints the index of the first
+  /// element in the whole tensor, times elem_bytes, as are the dims' dst strides.
+  std::uint64_t dst = 0;
   std::int64_t run_bytes = 0;
   std::array<Dim, kMaxDims> dims;  ///< innermost first; only num_dims of them hold something
   int num_dims = 0;
@@ -40,7 +42,7 @@ struct UnitChoice {
 
 /// Turns a copy that is inside its buffers into runs, whatever its dimensions look like.
 /// Errors: InternalError when the box has more than 2^63 bytes.
-[[nodiscard]] ByteBox to_byte_box(const BoundCopy& bound);
+[[nodiscard]] ByteBox to_byte_box(const BoundCopy& bound, SumTerm term);
 
 /// Chooses the widest accesses that alignment and the length of the runs allow.
 [[nodiscard]] UnitChoice choose_units(const ByteBox& box);

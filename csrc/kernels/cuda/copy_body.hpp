@@ -3,7 +3,7 @@
 // The body of the copy kernel, in terms of a Machine that loads, stores and adds sums. The device's
 // machine is in copy_kernel.cu; a test's machine checks every access, one thread after another.
 //
-//   static constexpr bool kAddsSums;  // false: no box of the table has a sum
+//   static constexpr TableSums kSums;  // what the table's boxes are summed to
 //   template <int kWidth> Bits Machine::load(std::uint64_t address);
 //   template <int kWidth> void Machine::store(std::uint64_t address, Bits bits);
 //   void Machine::add(std::uint32_t group, std::uint64_t term);
@@ -46,8 +46,9 @@ struct BoxUnits {
 /// One unit of a box: addresses of its first byte (of a window: even when that is not in the row).
 struct UnitPlace {
   std::uint64_t src = 0;
-  std::uint64_t dst = 0;
-  std::int64_t position = 0;  ///< of its first byte in the row-major order of the box's bytes
+  std::uint64_t dst = 0;  ///< of a fingerprint: the index of its row's, or element's, first word
+  std::int64_t position = 0;  ///< of its first byte in the box's row-major order; of a fingerprint,
+                              ///< in its row
   std::int32_t begin = 0;     ///< bytes of a window that are in the row: [begin, end)
   std::int32_t end = 0;
 };
@@ -79,7 +80,12 @@ DYNATRAIN_HOST_DEVICE inline BlockWork find_block_work(const BoxTable& table, st
   return work;
 }
 
+DYNATRAIN_HOST_DEVICE inline std::uint32_t words_per_elem(const BoxRecord& box) {
+  return (box.elem_bytes + 7U) / 8U;
+}
+
 /// Finds a unit: row and place within the row by division, the row's addresses by its coordinates.
+template <TableSums kSums>
 DYNATRAIN_HOST_DEVICE inline UnitPlace locate(const BoxDim* dims,
                                               const BoxRecord& box,
                                               std::uint32_t unit) {
@@ -99,23 +105,36 @@ DYNATRAIN_HOST_DEVICE inline UnitPlace locate(const BoxDim* dims,
     }
   }
   const std::int64_t in_row = unit - row * box.units_per_row.divisor;
+  constexpr bool is_indexed = kSums == TableSums::kFingerprints;
   UnitPlace place;
   std::int64_t start = in_row * box.elem_bytes;
   if (box.unit == UnitKind::kWindow) {
     const std::int64_t width = std::int64_t{1} << box.width_log2;
-    start = (in_row << box.width_log2) - (static_cast<std::int64_t>(dst) & (width - 1));
+    const std::uint64_t row_begin = is_indexed ? src : dst;
+    start = (in_row << box.width_log2) - (static_cast<std::int64_t>(row_begin) & (width - 1));
     const std::int64_t left = box.run_bytes - start;
     place.begin = static_cast<std::int32_t>(start < 0 ? -start : 0);
     place.end = static_cast<std::int32_t>(left < width ? left : width);
   }
   place.src = src + static_cast<std::uint64_t>(start);
-  place.dst = dst + static_cast<std::uint64_t>(start);
-  place.position = row * box.run_bytes + start;
+  if constexpr (is_indexed) {  // a window's elem_bytes are 0
+    place.dst = dst + static_cast<std::uint64_t>(in_row) * words_per_elem(box);
+    place.position = start;
+  } else {
+    place.dst = dst + static_cast<std::uint64_t>(start);
+    place.position = row * box.run_bytes + start;
+  }
   return place;
 }
 
+template <TableSums kSums>
+DYNATRAIN_HOST_DEVICE inline std::uint64_t sum_term(std::uint64_t index, std::uint64_t word) {
+  return kSums == TableSums::kFingerprints ? fingerprint_term(0, index, word)
+                                           : part_sum_term(index, word);
+}
+
 /// The sum of the words of kWord bytes that `bits` begins with, numbered from `index` on.
-template <int kWord>
+template <TableSums kSums, int kWord>
 DYNATRAIN_HOST_DEVICE inline std::uint64_t sum_of_words(Bits bits,
                                                         int num_bytes,
                                                         std::uint64_t index) {
@@ -126,29 +145,35 @@ DYNATRAIN_HOST_DEVICE inline std::uint64_t sum_of_words(Bits bits,
     if constexpr (kWord < 8) {
       word &= (std::uint64_t{1} << (8U * kWord)) - 1U;
     }
-    sum += part_sum_term(index++, word);
+    sum += sum_term<kSums>(index++, word);
   }
   return sum;
 }
 
 template <class Machine>
-DYNATRAIN_HOST_DEVICE inline void add_words(
-    const BoxRecord& box, Bits bits, int num_bytes, std::int64_t position, Machine& machine) {
+DYNATRAIN_HOST_DEVICE inline void add_words(const BoxRecord& box,
+                                            const UnitPlace& place,
+                                            int at,
+                                            Bits bits,
+                                            int num_bytes,
+                                            Machine& machine) {
+  constexpr TableSums kSums = Machine::kSums;
+  const std::uint64_t first = kSums == TableSums::kFingerprints ? place.dst : box.first_word;
   const std::uint64_t index =
-      box.first_word + (static_cast<std::uint64_t>(position) >> box.word_log2);
+      first + (static_cast<std::uint64_t>(place.position + at) >> box.word_log2);
   std::uint64_t sum = 0;
   switch (box.word_log2) {
     case 0:
-      sum = sum_of_words<1>(bits, num_bytes, index);
+      sum = sum_of_words<kSums, 1>(bits, num_bytes, index);
       break;
     case 1:
-      sum = sum_of_words<2>(bits, num_bytes, index);
+      sum = sum_of_words<kSums, 2>(bits, num_bytes, index);
       break;
     case 2:
-      sum = sum_of_words<4>(bits, num_bytes, index);
+      sum = sum_of_words<kSums, 4>(bits, num_bytes, index);
       break;
     default:
-      sum = sum_of_words<8>(bits, num_bytes, index);
+      sum = sum_of_words<kSums, 8>(bits, num_bytes, index);
       break;
   }
   machine.add(box.sum_group, sum);
@@ -157,12 +182,14 @@ DYNATRAIN_HOST_DEVICE inline void add_words(
 template <int kWidth, class Machine>
 DYNATRAIN_HOST_DEVICE inline void finish_access(
     const BoxRecord& box, const UnitPlace& place, int at, Bits bits, Machine& machine) {
-  if (box.has_target) {
-    machine.template store<kWidth>(place.dst + static_cast<std::uint64_t>(at), bits);
+  if constexpr (Machine::kSums != TableSums::kFingerprints) {
+    if (box.has_target) {
+      machine.template store<kWidth>(place.dst + static_cast<std::uint64_t>(at), bits);
+    }
   }
-  if constexpr (Machine::kAddsSums) {
+  if constexpr (Machine::kSums != TableSums::kNone) {
     if (box.has_sum) {
-      add_words(box, bits, kWidth, place.position + at, machine);
+      add_words(box, place, at, bits, kWidth, machine);
     }
   }
 }
@@ -201,18 +228,19 @@ DYNATRAIN_HOST_DEVICE inline void move_element(const BoxRecord& box,
                                                const UnitPlace& place,
                                                std::uint32_t unit,
                                                Machine& machine) {
-  const std::uint32_t words_per_elem = (box.elem_bytes + 7U) / 8U;
-  std::uint64_t index = box.first_word + std::uint64_t{unit} * words_per_elem;
+  constexpr bool is_indexed = Machine::kSums == TableSums::kFingerprints;
+  std::uint64_t index =
+      is_indexed ? place.dst : box.first_word + std::uint64_t{unit} * words_per_elem(box);
   std::uint64_t word = 0;
   std::uint64_t sum = 0;
   for (std::uint32_t at = 0; at < box.elem_bytes; at += kWidth) {
     const Bits bits = machine.template load<kWidth>(place.src + at);
-    if (box.has_target) {
+    if (!is_indexed && box.has_target) {
       machine.template store<kWidth>(place.dst + at, bits);
     }
     word |= bits.low << (8U * (at % 8U));
     if ((at + kWidth) % 8U == 0 || at + kWidth >= box.elem_bytes) {
-      sum += part_sum_term(index++, word);
+      sum += sum_term<Machine::kSums>(index++, word);
       word = 0;
     }
   }
@@ -235,7 +263,7 @@ DYNATRAIN_HOST_DEVICE inline void move_windows(
     Bits bits[kUnitsInFlight];
     DYNATRAIN_UNROLL for (std::uint32_t i = 0; i < kUnitsInFlight; ++i) {
       const std::uint32_t unit = first + i * worker.num_workers;
-      places[i] = unit < units.end ? locate(table.dims, box, unit) : UnitPlace{};
+      places[i] = unit < units.end ? locate<Machine::kSums>(table.dims, box, unit) : UnitPlace{};
       if (is_whole<kWidth>(places[i])) {
         bits[i] = machine.template load<kWidth>(places[i].src);
       }
@@ -254,11 +282,11 @@ DYNATRAIN_HOST_DEVICE inline void move_windows(
 template <int kWidth, class Machine>
 DYNATRAIN_HOST_DEVICE inline void move_units(
     const BoxTable& table, const BoxRecord& box, BoxUnits units, Worker worker, Machine& machine) {
-  if constexpr (Machine::kAddsSums && kWidth <= 8) {
+  if constexpr (Machine::kSums != TableSums::kNone && kWidth <= 8) {
     if (box.unit == UnitKind::kElement) {
       for (std::uint32_t unit = units.begin + worker.index; unit < units.end;
            unit += worker.num_workers) {
-        move_element<kWidth>(box, locate(table.dims, box, unit), unit, machine);
+        move_element<kWidth>(box, locate<Machine::kSums>(table.dims, box, unit), unit, machine);
       }
       return;
     }

@@ -54,10 +54,10 @@ struct BlockSums {
 };
 
 /// One thread's accesses, and its sum of the group it is in.
-template <bool kSums>
+template <TableSums kTableSums>
 class DeviceMachine {
  public:
-  static constexpr bool kAddsSums = kSums;
+  static constexpr TableSums kSums = kTableSums;
 
   __device__ explicit DeviceMachine(BlockSums sums) : sums_(sums), group_(sums.first) {}
 
@@ -109,8 +109,9 @@ class DeviceMachine {
   std::uint64_t sum_ = 0;
 };
 
-template <bool kSums>
+template <TableSums kTableSums>
 __global__ void __launch_bounds__(kThreadsPerBlock) copy_boxes(const BoxTable table) {
+  constexpr bool kSums = kTableSums != TableSums::kNone;
   __shared__ BlockWork work;
   __shared__ Atomic group_sums[kSums ? kGroupsPerBlock : 1];
   if (threadIdx.x == 0) {
@@ -122,7 +123,7 @@ __global__ void __launch_bounds__(kThreadsPerBlock) copy_boxes(const BoxTable ta
   __syncthreads();
   const std::uint32_t first_group = kSums ? table.boxes[work.first_box].sum_group : 0;
   const BlockSums sums{&table, group_sums, first_group};
-  DeviceMachine<kSums> machine(sums);
+  DeviceMachine<kTableSums> machine(sums);
   run_thread(table, work, {.index = threadIdx.x, .num_workers = blockDim.x}, machine);
   if constexpr (kSums) {
     machine.finish();
@@ -137,10 +138,16 @@ __global__ void __launch_bounds__(kThreadsPerBlock) copy_boxes(const BoxTable ta
 
 void launch_copy_kernel(const CopyKernelArgs& args, cudaStream_t stream) {
   const auto num_blocks = static_cast<unsigned>(args.num_blocks);
-  if (args.adds_sums) {
-    copy_boxes<true><<<num_blocks, kThreadsPerBlock, 0, stream>>>(args.table);
-  } else {
-    copy_boxes<false><<<num_blocks, kThreadsPerBlock, 0, stream>>>(args.table);
+  switch (args.sums) {
+    case TableSums::kNone:
+      copy_boxes<TableSums::kNone><<<num_blocks, kThreadsPerBlock, 0, stream>>>(args.table);
+      break;
+    case TableSums::kParts:
+      copy_boxes<TableSums::kParts><<<num_blocks, kThreadsPerBlock, 0, stream>>>(args.table);
+      break;
+    case TableSums::kFingerprints:
+      copy_boxes<TableSums::kFingerprints><<<num_blocks, kThreadsPerBlock, 0, stream>>>(args.table);
+      break;
   }
   check(cudaGetLastError(), "launching the copy kernel");
 }

@@ -10,7 +10,7 @@ namespace dynatrain {
 struct CopyKernelArgs {
   BoxTable table;  ///< device addresses
   std::int64_t num_blocks = 0;
-  bool adds_sums = false;
+  TableSums sums = TableSums::kNone;
 };
 
 /// Enqueues one launch that copies every box of the table. Errors: DeviceError.

@@ -186,7 +186,7 @@ class CudaDevice final : public StreamDevice {
     launch_copy_kernel(
         {.table = view_table(size, device, launch.sums, launch.split.units_per_block),
          .num_blocks = launch.split.num_blocks,
-         .adds_sums = size.num_groups > 0},
+         .sums = size.sums},
         stream);
     if (launch.sums == nullptr && size.num_groups > 0) {
       check(cudaMemcpyAsync(host + size.layout.sums_at,

@@ -14,9 +14,17 @@
 
 namespace dynatrain {
 
+/// What the sums of a batch are made of.
+enum class SumTerm : std::uint8_t {
+  kPart,        ///< part_sum_term of an element and its place in the part
+  kFingerprint  ///< fingerprint_term of an element and its index in the whole tensor
+};
+
 /// One strided copy between two buffers. Offsets in `copy` are elements of `elem_bytes` from the
-/// buffers' bases. With a sum_slot the copy also adds the part's sum (see part_sum_term) into
+/// buffers' bases. With a sum_slot the copy also adds the sum of its elements' terms into
 /// CopyBatch::sums[sum_slot], read back from dst; without dst (value -1) it only sums src.
+/// Copies of a batch of fingerprints have a sum_slot and no dst. The dst side of `copy` is then the
+/// elements' indices in the whole tensor.
 struct CopyDescriptor {
   BufferId src;
   BufferId dst;
@@ -30,6 +38,7 @@ struct CopyDescriptor {
   /// Index, within the part that sum_slot belongs to, of this copy's first element in the row-major
   /// order of the part's box; a part may be several copies.
   std::int64_t first_elem = 0;
+  std::uint64_t sum_key = 0;  ///< of a fingerprint: stands for the tensor
 };
 
 /// When a batch was really worked on; equal instants for an empty one.
@@ -66,6 +75,7 @@ struct ReadBack {
 /// order, then `read_back`. Addresses in it are not owning, and of memory that the copier reaches.
 struct CopyBatch {
   std::vector<CopyDescriptor> copies;
+  SumTerm term = SumTerm::kPart;
   /// As many as the largest sum_slot + 1; sums are added, so that somebody zeroes them before.
   std::uint64_t* sums = nullptr;
   std::vector<std::span<std::byte>> zeroed;

@@ -15,19 +15,18 @@ namespace dynatrain {
 /// What hashing a rank's memory takes.
 struct HashMeans {
   int num_threads = 1;
-  /// Fetches what lies on its device, through pinned memory; null where all memory is the host's.
+  /// Sums what lies on its device, where it lies; null where all memory is the host's.
   Copier* copier = nullptr;
   /// Memory is read once they are done.
   std::vector<Token> after{};  // NOLINT(readability-redundant-member-init): as GCC warns
-  std::chrono::milliseconds timeout{60000};  ///< of `after` and of each fetch
+  std::chrono::milliseconds timeout{60000};  ///< of `after`, and of the device's sums
 };
 
 /// This rank's share of the 64-bit fingerprint of a state: the sum modulo 2^64, over the elements
 /// of which this rank is the lowest owner, of a mixed hash of (name, global index, bits). The sum
 /// over all ranks is the same in every layout.
 /// Errors  TransportError at the deadline, what the copier failed with; InternalError where memory
-/// is too short. Cost    10 GB/s a thread; device memory crosses to the host, 128 MiB of it at a
-/// time.
+/// is too short. Cost    10 GB/s a thread; device memory is read once by its device, one launch.
 [[nodiscard]] std::uint64_t fingerprint_share(const ShardMap& map,
                                               int rank,
                                               const TensorMemory& memory,

@@ -33,6 +33,17 @@ struct ElementRun {
   return x ^ (x >> 32U);
 }
 
+/// What `index` grows by when it stands for the key too: fingerprint_term(key, i, bits) equals
+/// fingerprint_term(0, i + fingerprint_key_offset(key), bits) modulo 2^64.
+[[nodiscard]] constexpr std::uint64_t fingerprint_key_offset(std::uint64_t key) {
+  constexpr std::uint64_t step = 0x9e3779b97f4a7c15ULL;
+  std::uint64_t inverse = step;  // right in 3 bits, and in twice as many after each round
+  for (int bits = 3; bits < 64; bits *= 2) {
+    inverse *= 2 - step * inverse;
+  }
+  return key * inverse;
+}
+
 /// Adds up part_sum_term over a run whose elements have the indices first_index, first_index + 1...
 /// Cost     about 10 GB/s per core for contiguous 4-byte elements with AVX2 (chosen at run time).
 /// Source   own; docs/design/execution.md, "Sums and fingerprints".

@@ -74,6 +74,44 @@ TEST_P(CopierConformance, CopyWithoutTargetOnlySums) {
   EXPECT_EQ(sums[0], expected);
 }
 
+// The number that two layouts agree on: indices are the whole tensor's, wherever the bytes lie.
+TEST_P(CopierConformance, FingerprintsAreSumsOfTheTermsOfAllElements) {
+  for (const std::int64_t elem_bytes : {1, 2, 3, 4, 8, 12, 16}) {
+    for (std::uint64_t seed = 0; seed < 40; ++seed) {
+      SCOPED_TRACE("elem_bytes " + std::to_string(elem_bytes) + " seed " + std::to_string(seed));
+      std::mt19937_64 random(seed);
+      Bytes src = noise(64U << 10U, seed);
+      Bytes dst(1);
+      use(src, dst);
+      CopyBatch batch;
+      batch.term = SumTerm::kFingerprint;
+      batch.copies.push_back(random_copy(elem_bytes, random));
+      batch.copies.back().dst = kNone;
+      batch.copies.back().sum_slot = 0;
+      batch.copies.back().sum_key = random();
+      std::array<std::uint64_t, 1> sums{5};
+      batch.sums = sums.data();
+      submit(batch).wait(late());
+      EXPECT_EQ(sums[0], 5 + expected_fingerprint(batch.copies.back(), src));
+    }
+  }
+}
+
+// A fingerprint that also stored would have to mean two things by its dst side.
+TEST_P(CopierConformance, FingerprintsWithATargetAreRefused) {
+  Bytes src = noise(64, 11);
+  Bytes dst(64);
+  use(src, dst);
+  CopyBatch batch;
+  batch.term = SumTerm::kFingerprint;
+  batch.copies.push_back(run(0, 0, 64));
+  batch.copies.back().sum_slot = 0;
+  std::array<std::uint64_t, 1> sums{};
+  batch.sums = sums.data();
+  EXPECT_THROW(submit(batch).wait(late()), InternalError);
+  EXPECT_EQ(dst, Bytes(64));
+}
+
 // Stages without local moves are normal, and so are boxes with an empty side.
 TEST_P(CopierConformance, EmptyBatchAndEmptyBoxDoNothing) {
   Bytes src(8);

@@ -124,6 +124,28 @@ class CopierConformance : public ::testing::TestWithParam<CopierCase> {
     }
     return sum;
   }
+  /// The sum of the terms of the copy's elements, with the indices that its dst side says.
+  static std::uint64_t expected_fingerprint(const CopyDescriptor& copy, const Bytes& src) {
+    const auto from =
+        offsets_in_order(copy.copy.extents, copy.copy.src_offset_elems, copy.copy.src_strides);
+    const auto indices =
+        offsets_in_order(copy.copy.extents, copy.copy.dst_offset_elems, copy.copy.dst_strides);
+    const std::int64_t num_words = (copy.elem_bytes + 7) / 8;
+    std::uint64_t sum = 0;
+    for (std::size_t i = 0; i < from.size(); ++i) {
+      for (std::int64_t word = 0; word < num_words; ++word) {
+        std::uint64_t bits = 0;
+        for (std::int64_t b = 8 * word; b < std::min(copy.elem_bytes, 8 * word + 8); ++b) {
+          const auto at =
+              static_cast<std::size_t>(from[i] * copy.elem_bytes + copy.src_offset_bytes + b);
+          bits |= static_cast<std::uint64_t>(src.at(at)) << static_cast<unsigned>(8 * (b % 8));
+        }
+        const auto index = static_cast<std::uint64_t>(indices[i] * num_words + word);
+        sum += fingerprint_term(copy.sum_key, index, bits);
+      }
+    }
+    return sum;
+  }
   /// A copy of a random box between dense buffers of 64 KiB, with dimensions in any memory order.
   static CopyDescriptor random_copy(std::int64_t elem_bytes, std::mt19937_64& random) {
     CopyDescriptor copy = run(0, 0, 1);

@@ -174,6 +174,20 @@ TEST_F(GpuCopier, SumsOnTheDeviceAreZeroedAddedAndReadBack) {
   }
 }
 
+TEST_F(GpuCopier, FingerprintsEqualTheCpuCopier) {
+  for (std::uint64_t seed = 0; seed < 20; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    std::mt19937_64 random(seed);
+    CopyBatch batch;
+    batch.term = SumTerm::kFingerprint;
+    constexpr std::int64_t kRoom = static_cast<std::int64_t>(kBufferBytes) / 16;
+    for (std::int64_t i = 0; i < 16; ++i) {
+      batch.copies.push_back(fingerprinted(random_box(i * kRoom, kRoom, random), random));
+    }
+    expect_same(batch);
+  }
+}
+
 TEST_F(GpuCopier, PlacesOfMemoryAreTold) {
   const auto on_host = copier_->allocate(64, Place::kHost);
   EXPECT_EQ(copier_->place_of(on_host->data()), Place::kHost);

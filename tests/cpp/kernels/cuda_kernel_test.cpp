@@ -49,7 +49,7 @@ class CudaKernel : public ::testing::Test, protected RandomBoxes {
     table.set(kDst, dst.data(), static_cast<std::int64_t>(dst.size()));
     return table;
   }
-  EmulatedMachine expect_same(CopyBatch batch, const Launch& launch = {}) {
+  Accesses expect_same(CopyBatch batch, const Launch& launch = {}) {
     Bytes expected = poison_;
     Bytes dst = poison_;
     std::array<std::uint64_t, kNumSums> expected_sums{};
@@ -58,14 +58,15 @@ class CudaKernel : public ::testing::Test, protected RandomBoxes {
     oracle_->submit(batch, addresses(expected), {}).wait(deadline_in(std::chrono::seconds(60)));
     EmulatedTable table(batch, addresses(dst), launch.max_units);
     const std::int64_t num_units = table.size().num_units;
-    const EmulatedMachine machine =
+    const Accesses accesses =
         run_blocks(table.view(sums.data(), launch.units_per_block),
+                   table.size().sums,
                    (num_units + launch.units_per_block - 1) / launch.units_per_block,
                    launch.num_threads);
     EXPECT_TRUE(dst == expected);
     EXPECT_EQ(sums, expected_sums);
-    EXPECT_EQ(machine.stored_bytes, stored_bytes(batch));
-    return machine;
+    EXPECT_EQ(accesses.stored_bytes, stored_bytes(batch));
+    return accesses;
   }
   static std::int64_t stored_bytes(const CopyBatch& batch) {
     std::int64_t bytes = 0;
@@ -136,9 +137,9 @@ TEST_F(CudaKernel, AlignedRowsMoveInSixteenByteAccessesOnly) {
   CopyBatch batch;
   batch.copies.push_back(rows(2, 100, 128, 512));
   batch.copies.back().dst_offset_bytes = 16;
-  const EmulatedMachine machine = expect_same(batch);
-  EXPECT_EQ(machine.num_stores, (std::map<int, std::int64_t>{{16, 1600}}));
-  EXPECT_EQ(machine.num_loads, machine.num_stores);
+  const Accesses accesses = expect_same(batch);
+  EXPECT_EQ(accesses.num_stores, (std::map<int, std::int64_t>{{16, 1600}}));
+  EXPECT_EQ(accesses.num_loads, accesses.num_stores);
 }
 
 // A row that begins four bytes into a window loses its first and last window to steps, no more.
@@ -148,16 +149,16 @@ TEST_F(CudaKernel, MisalignedRowsMoveInStepsAtTheirEndsOnly) {
   batch.copies.back().src_offset_bytes = 4;
   batch.copies.back().dst_offset_bytes = 20;
   batch.copies.back().sum_slot = 2;
-  const EmulatedMachine machine = expect_same(batch);
-  EXPECT_EQ(machine.num_stores, (std::map<int, std::int64_t>{{4, 40}, {16, 630}}));
+  const Accesses accesses = expect_same(batch);
+  EXPECT_EQ(accesses.num_stores, (std::map<int, std::int64_t>{{4, 40}, {16, 630}}));
 }
 
 // Rows of an odd pitch begin at every place of a window; each row finds its own head.
 TEST_F(CudaKernel, RowsOfAnOddPitchStillMoveMostlyInWideAccesses) {
   CopyBatch batch;
   batch.copies.push_back(rows(1, 64, 1000, 1001));
-  const EmulatedMachine machine = expect_same(batch);
-  EXPECT_GT(machine.num_stores.at(16) * 16, machine.stored_bytes * 96 / 100);
+  const Accesses accesses = expect_same(batch);
+  EXPECT_GT(accesses.num_stores.at(16) * 16, accesses.stored_bytes * 96 / 100);
 }
 
 // A direct message is summed where it lies; a store would race with its reader.
@@ -166,9 +167,46 @@ TEST_F(CudaKernel, CopyWithoutTargetStoresNothing) {
   batch.copies.push_back(run(2, 5001));
   batch.copies.back().dst = kNone;
   batch.copies.back().sum_slot = 1;
-  const EmulatedMachine machine = expect_same(batch);
-  EXPECT_TRUE(machine.num_stores.empty());
-  EXPECT_FALSE(machine.num_loads.empty());
+  const Accesses accesses = expect_same(batch);
+  EXPECT_TRUE(accesses.num_stores.empty());
+  EXPECT_FALSE(accesses.num_loads.empty());
+}
+
+// Whatever the memory looks like, each element's index is that in the whole tensor; the tensor may
+// be cut and strided on both sides, and nothing may be written.
+TEST_F(CudaKernel, FingerprintsEqualTheCpuCopier) {
+  for (std::uint64_t seed = 0; seed < 600; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    std::mt19937_64 random(seed);
+    CopyBatch batch;
+    batch.term = SumTerm::kFingerprint;
+    const std::int64_t num_boxes = pick(random, {1, 2, 5, 40});
+    const std::int64_t room = static_cast<std::int64_t>(kBufferBytes) / num_boxes;
+    for (std::int64_t i = 0; i < num_boxes; ++i) {
+      batch.copies.push_back(fingerprinted(random_box(i * room, room, random), random));
+    }
+    const Accesses accesses =
+        expect_same(batch,
+                    {.max_units = pick(random, {kMaxUnits, 2000}),
+                     .units_per_block = pick(random, {1, 37, 64, 1024}),
+                     .num_threads = static_cast<std::uint32_t>(pick(random, {1, 3, 32}))});
+    EXPECT_TRUE(accesses.num_stores.empty());
+    if (HasFailure()) {
+      return;
+    }
+  }
+}
+
+// A shard by columns: its rows are aligned in memory, whatever their indices are.
+TEST_F(CudaKernel, AlignedRowsAreFingerprintedInSixteenByteLoadsOnly) {
+  CopyBatch batch;
+  batch.term = SumTerm::kFingerprint;
+  batch.copies.push_back(rows(2, 100, 128, 512));
+  batch.copies.back().dst = kNone;
+  batch.copies.back().sum_slot = 0;
+  batch.copies.back().copy.dst_offset_elems = 777;
+  batch.copies.back().copy.dst_strides = {1001, 1};
+  EXPECT_EQ(expect_same(batch).num_loads, (std::map<int, std::int64_t>{{16, 1600}}));
 }
 
 }  // namespace

@@ -196,6 +196,7 @@ class EmulatedDevice final : public StreamDevice {
     std::byte* device = launch.memory->device();
     std::memcpy(device, host, static_cast<std::size_t>(size.layout.upload_bytes));
     run_blocks(view_table(size, device, launch.sums, launch.split.units_per_block),
+               size.sums,
                launch.split.num_blocks);
     if (launch.sums == nullptr) {
       std::memcpy(host + size.layout.sums_at,

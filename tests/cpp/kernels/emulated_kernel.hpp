@@ -16,17 +16,25 @@
 
 namespace dynatrain {
 
-/// Host memory behind the kernel's body; counts accesses.
+/// The accesses of a launch.
+struct Accesses {
+  std::map<int, std::int64_t> num_loads;   ///< by width
+  std::map<int, std::int64_t> num_stores;  ///< by width
+  std::int64_t stored_bytes = 0;
+};
+
+/// Host memory behind the kernel's body.
+template <TableSums kTableSums>
 class EmulatedMachine {
  public:
-  static constexpr bool kAddsSums = true;
+  static constexpr TableSums kSums = kTableSums;
 
   explicit EmulatedMachine(const BoxTable& table) : table_(table) {}
 
   template <int kWidth>
   Bits load(std::uint64_t address) {
     expect_aligned(address, kWidth);
-    ++num_loads[kWidth];
+    ++accesses.num_loads[kWidth];
     Bits bits;
     std::memcpy(static_cast<void*>(&bits), reinterpret_cast<const void*>(address), kWidth);
     return bits;
@@ -34,17 +42,15 @@ class EmulatedMachine {
   template <int kWidth>
   void store(std::uint64_t address, Bits bits) {
     expect_aligned(address, kWidth);
-    ++num_stores[kWidth];
-    stored_bytes += kWidth;
+    ++accesses.num_stores[kWidth];
+    accesses.stored_bytes += kWidth;
     std::memcpy(reinterpret_cast<void*>(address), &bits, kWidth);
   }
   void add(std::uint32_t group, std::uint64_t term) {
     table_.sums[table_.group_sums[group]] += term;
   }
 
-  std::map<int, std::int64_t> num_loads;   ///< by width
-  std::map<int, std::int64_t> num_stores;  ///< by width
-  std::int64_t stored_bytes = 0;
+  Accesses accesses;
 
  private:
   static void expect_aligned(std::uint64_t address, int width) {
@@ -56,18 +62,32 @@ class EmulatedMachine {
   BoxTable table_;
 };
 
-/// Runs a launch: all blocks in order, all threads of a block in order.
-inline EmulatedMachine run_blocks(const BoxTable& table,
-                                  std::int64_t num_blocks,
-                                  std::uint32_t num_threads = kThreadsPerBlock) {
-  EmulatedMachine machine(table);
+template <TableSums kSums>
+Accesses run_all_blocks(const BoxTable& table, std::int64_t num_blocks, std::uint32_t num_threads) {
+  EmulatedMachine<kSums> machine(table);
   for (std::int64_t block = 0; block < num_blocks; ++block) {
     const BlockWork work = find_block_work(table, block);
     for (std::uint32_t thread = 0; thread < num_threads; ++thread) {
       run_thread(table, work, {.index = thread, .num_workers = num_threads}, machine);
     }
   }
-  return machine;
+  return machine.accesses;
+}
+
+/// Runs a launch: all blocks in order, all threads of a block in order.
+inline Accesses run_blocks(const BoxTable& table,
+                           TableSums sums,
+                           std::int64_t num_blocks,
+                           std::uint32_t num_threads = kThreadsPerBlock) {
+  switch (sums) {
+    case TableSums::kNone:
+      return run_all_blocks<TableSums::kNone>(table, num_blocks, num_threads);
+    case TableSums::kParts:
+      return run_all_blocks<TableSums::kParts>(table, num_blocks, num_threads);
+    case TableSums::kFingerprints:
+      return run_all_blocks<TableSums::kFingerprints>(table, num_blocks, num_threads);
+  }
+  return {};
 }
 
 /// A table in memory that is aligned as device memory is.

@@ -43,6 +43,14 @@ class RandomBoxes {
     copy.copy.dst_strides = {stride, 1};
     return copy;
   }
+  /// The box as a part of a tensor that is fingerprinted: its dst side is indices.
+  static CopyDescriptor fingerprinted(CopyDescriptor box, std::mt19937_64& random) {
+    box.dst = kNone;
+    box.sum_slot = static_cast<int>(pick(random, {0, 1, 2, kNumSums - 1}));
+    box.sum_key = random();
+    box.copy.dst_offset_elems = static_cast<std::int64_t>(random() % 100000);
+    return box;
+  }
   static std::int64_t pick(std::mt19937_64& random, std::initializer_list<std::int64_t> values) {
     return values.begin()[random() % values.size()];
   }
