@@ -80,10 +80,13 @@ struct Executor::Impl {
   Transport& transport;
   Copier& copier;
   TagCounter tags;
+  NoteMemory notes{};
   std::unique_ptr<StagingArena> arena = std::make_unique<StagingArena>();
   std::optional<SourceMap> sources;  ///< mapped ahead, for the next run
 
-  [[nodiscard]] Ports ports() { return {.transport = transport, .copier = copier, .tags = tags}; }
+  [[nodiscard]] Ports ports() {
+    return {.transport = transport, .copier = copier, .tags = tags, .notes = notes};
+  }
 };
 
 Executor::Executor(Transport& transport, Copier& copier, int first_tag)
@@ -94,34 +97,34 @@ Executor::Executor(Transport& transport, Copier& copier, int first_tag)
 Executor::~Executor() = default;
 
 void Executor::agree(const Plan& plan, const ExecuteOptions& options) {
-  std::map<int, Note> own;  // by peer: hash of the sends to it, of the receives from it
+  // By peer: hash of the sends to it, of the receives from it.
+  std::map<int, std::array<std::uint64_t, 2>> hashes;
   for (const PairList& list : plan.sends) {
-    own[list.peer][0] = list.hash;
+    hashes[list.peer][0] = list.hash;
   }
   for (const PairList& list : plan.receives) {
-    own[list.peer][1] = list.hash;
+    hashes[list.peer][1] = list.hash;
   }
-  const std::vector<std::pair<int, Note>> notes(own.begin(), own.end());
-  std::vector<int> peers;
-  peers.reserve(notes.size());
-  for (const auto& [peer, note] : notes) {
-    peers.push_back(peer);
+  std::vector<Note> own;
+  own.reserve(hashes.size());
+  for (const auto& [peer, both] : hashes) {
+    own.push_back({.peer = peer, .words = {both[0], both[1]}});
   }
-  const std::vector<Note> theirs =
-      exchange_notes(impl_->ports(), notes, peers, deadline_in(options.timeout));
-  for (std::size_t i = 0; i < peers.size(); ++i) {
-    const auto& [peer, note] = notes[i];
-    if (note[0] != theirs[i][1]) {
-      throw_disagreement(plan.rank, peer, note[0], theirs[i][1]);
-    }
-    if (note[1] != theirs[i][0]) {
-      throw_disagreement(plan.rank, peer, note[1], theirs[i][0]);
+  std::vector<Note> theirs = own;
+  exchange_notes(impl_->ports(), own, theirs, deadline_in(options.timeout));
+  for (std::size_t i = 0; i < own.size(); ++i) {
+    for (const std::size_t way : {0U, 1U}) {
+      if (own[i].words[way] != theirs[i].words[1 - way]) {
+        throw_disagreement(plan.rank, own[i].peer, own[i].words[way], theirs[i].words[1 - way]);
+      }
     }
   }
 }
 
 void Executor::reserve(const Schedule& schedule) {
-  impl_->arena->reserve(schedule, impl_->copier, impl_->transport.message_place());
+  const Place place = impl_->transport.message_place();
+  impl_->arena->reserve(schedule, impl_->copier, place);
+  impl_->notes.reserve(note_bytes(schedule, impl_->transport.size()), impl_->copier, place);
 }
 
 std::string Executor::map_sources(const Plan& plan,

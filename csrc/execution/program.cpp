@@ -51,7 +51,12 @@ class ProgramBuilder {
                     const std::vector<StageMessage>& messages,
                     bool with_sums);
   void add_local(StageProgram& program, const Part& part);
-  void add_pull(StageProgram& program, const Part& part, BufferId mapped, FragmentFinder& peer);
+  void add_pull(
+      StageProgram& program, const Part& part, BufferId mapped, FragmentFinder& peer, int sum_slot);
+  /// Only the sum of a part that a peer reads here.
+  void add_exposed(CopyBatch& batch, const Part& part, int sum_slot) {
+    add_part(batch, part, in_source(part), {.buffer = kNowhere}, sum_slot);
+  }
 
   void set_slot(BufferId slot) { slot_ = slot; }
   [[nodiscard]] BufferIds ids() const {
@@ -236,16 +241,14 @@ void ProgramBuilder::add_local(StageProgram& program, const Part& part) {
   add_part(program.local, part, in_source(part), in_target(part), -1);
 }
 
-void ProgramBuilder::add_pull(StageProgram& program,
-                              const Part& part,
-                              BufferId mapped,
-                              FragmentFinder& peer) {
+void ProgramBuilder::add_pull(
+    StageProgram& program, const Part& part, BufferId mapped, FragmentFinder& peer, int sum_slot) {
   program.received_bytes += size_bytes(part);
   add_part(program.unpack,
            part,
            {.buffer = mapped, .finder = &peer, .offset_bytes = 0},
            in_target(part),
-           -1);
+           sum_slot);
 }
 
 /// Bytes from the buffer's base that the fragments of a rank reach.
@@ -260,6 +263,67 @@ std::int64_t reach_bytes(const std::vector<Fragment>& fragments, std::int64_t el
   }
   return checked_mul(end, elem_bytes);
 }
+
+/// Makes the program of a one-sided run, stage by stage.
+class PullBuilder {
+ public:
+  PullBuilder(const Schedule& schedule,
+              const ShardMap& source,
+              const ShardMap& target,
+              bool with_sums)
+      : source_(source), with_sums_(with_sums), builder_(source, target, schedule.rank) {
+    program_.stages.resize(schedule.stages.size());
+  }
+
+  void add_reads(std::size_t k, const StageMessage& message) {
+    StageProgram& stage = program_.stages[k];
+    FragmentFinder& peer = finders_.try_emplace(message.peer, source_, message.peer).first->second;
+    for (const Part& part : message.parts) {
+      int sum_slot = -1;
+      if (with_sums_) {
+        sum_slot = static_cast<int>(stage.checks.size());
+        stage.checks.push_back(
+            {.part = &part, .peer = message.peer, .sent_index = num_read_[message.peer]++});
+      }
+      builder_.add_pull(stage, part, mapped_id(message.peer, part.tensor, peer), peer, sum_slot);
+    }
+  }
+  void add_exposed(const StageMessage& message) {
+    if (!with_sums_) {
+      return;
+    }
+    for (const Part& part : message.parts) {
+      builder_.add_exposed(
+          program_.exposed, part, static_cast<int>(program_.exposed_reader.size()));
+      program_.exposed_reader.push_back(message.peer);
+    }
+  }
+  void add_local(std::size_t k, const Part& part) { builder_.add_local(program_.stages[k], part); }
+  [[nodiscard]] PullProgram take() { return std::move(program_); }
+
+ private:
+  /// The buffer of a peer's tensor, a new one where it is met first.
+  BufferId mapped_id(int rank, TensorId tensor, FragmentFinder& peer) {
+    const BufferId next(builder_.ids().first_mapped().value + std::ssize(program_.mapped));
+    const auto [mapped, is_new] = ids_.try_emplace({rank, tensor}, next);
+    if (is_new) {
+      const std::int64_t elem_bytes = source_.tensor(tensor).dtype.size_bytes;
+      program_.mapped.push_back({.peer = rank,
+                                 .tensor = tensor,
+                                 .id = next,
+                                 .size_bytes = reach_bytes(peer.all(tensor), elem_bytes)});
+    }
+    return mapped->second;
+  }
+
+  const ShardMap& source_;
+  bool with_sums_;
+  ProgramBuilder builder_;
+  PullProgram program_;
+  std::map<int, FragmentFinder> finders_;
+  std::map<std::pair<int, TensorId>, BufferId> ids_;
+  std::map<int, std::int64_t> num_read_;  ///< parts, by owner
+};
 
 }  // namespace
 
@@ -282,35 +346,21 @@ std::vector<StageProgram> make_program(const Schedule& schedule,
 
 PullProgram make_pull_program(const Schedule& schedule,
                               const ShardMap& source,
-                              const ShardMap& target) {
-  ProgramBuilder builder(source, target, schedule.rank);
-  PullProgram program;
-  program.stages.resize(schedule.stages.size());
-  std::map<int, FragmentFinder> finders;
-  std::map<std::pair<int, TensorId>, BufferId> ids;
-  std::int64_t next_id = builder.ids().first_mapped().value;
+                              const ShardMap& target,
+                              bool with_sums) {
+  PullBuilder pulls(schedule, source, target, with_sums);
   for (std::size_t k = 0; k < schedule.stages.size(); ++k) {
     for (const StageMessage& message : schedule.stages[k].receives) {
-      FragmentFinder& peer = finders.try_emplace(message.peer, source, message.peer).first->second;
-      for (const Part& part : message.parts) {
-        const auto [mapped, is_new] =
-            ids.try_emplace({message.peer, part.tensor}, BufferId(next_id));
-        if (is_new) {
-          ++next_id;
-          const std::int64_t bytes = source.tensor(part.tensor).dtype.size_bytes;
-          program.mapped.push_back({.peer = message.peer,
-                                    .tensor = part.tensor,
-                                    .id = mapped->second,
-                                    .size_bytes = reach_bytes(peer.all(part.tensor), bytes)});
-        }
-        builder.add_pull(program.stages[k], part, mapped->second, peer);
-      }
+      pulls.add_reads(k, message);
+    }
+    for (const StageMessage& message : schedule.stages[k].sends) {
+      pulls.add_exposed(message);
     }
     for (const Part& part : schedule.stages[k].locals) {
-      builder.add_local(program.stages[k], part);
+      pulls.add_local(k, part);
     }
   }
-  return program;
+  return pulls.take();
 }
 
 }  // namespace dynatrain

@@ -20,7 +20,8 @@ struct ProgramMessage {
 struct PartCheck {
   const Part* part = nullptr;
   int peer = 0;
-  std::int64_t sent_index = 0;  ///< of the sender's sum in `sent_sums`, its regions joined
+  /// Of the sender's sum in `sent_sums`, its regions joined; one-sided: in the sender's note.
+  std::int64_t sent_index = 0;
 };
 
 /// What a stage asks of the copier and the transport. Addresses are patched in when it runs.
@@ -73,11 +74,14 @@ struct MappedBuffer {
 
 /// The one-sided form: no slots and no messages, every part is read where its owner keeps it.
 struct PullProgram {
-  std::vector<StageProgram> stages;  ///< `unpack` and `local` alone
+  std::vector<StageProgram> stages;  ///< `unpack`, `local` and `checks` alone
   std::vector<MappedBuffer> mapped;
+  CopyBatch exposed;                ///< sums of the parts that peers read here
+  std::vector<int> exposed_reader;  ///< of each of its sums
 };
 [[nodiscard]] PullProgram make_pull_program(const Schedule& schedule,
                                             const ShardMap& source,
-                                            const ShardMap& target);
+                                            const ShardMap& target,
+                                            bool with_sums);
 
 }  // namespace dynatrain

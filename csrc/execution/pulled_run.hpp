@@ -1,5 +1,6 @@
 #pragma once
 
+#include "execution/notes.hpp"
 #include "execution/program.hpp"
 #include "execution/run_inputs.hpp"
 #include "execution/run_monitor.hpp"
@@ -33,10 +34,16 @@ class PulledRun {
     CopyTimes local_times;
     Token pulled;
     Token copied;
+    std::vector<std::uint64_t> sums;  ///< of what was pulled, in the order of the stage's checks
+    double verify_begin_seconds = 0;
+    double verify_end_seconds = 0;
   };
 
   void map_peers();
   void meet_owners();
+  /// Tells readers the sums of what they read here, and takes those of what this rank reads.
+  void exchange_sums();
+  void verify(std::size_t k);
   void retire(std::size_t k);
   void acknowledge();
 
@@ -47,6 +54,9 @@ class PulledRun {
   PullProgram program_;
   AddressTable addresses_;
   std::vector<Running> running_;
+  Token summed_;                             ///< `program_.exposed`
+  std::vector<std::uint64_t> exposed_sums_;  ///< read once `summed_`
+  std::vector<Note> sent_sums_;              ///< by owner, once they were exchanged
   std::int64_t adopted_bytes_ = 0;
 };
 

@@ -4,10 +4,7 @@
 #include "dynatrain/base/log.hpp"
 
 #include <algorithm>
-#include <array>
 #include <cstddef>
-#include <cstring>
-#include <memory>
 #include <string>
 
 namespace dynatrain {
@@ -47,76 +44,13 @@ void check_sizes(const RunInputs& run) {
   }
 }
 
-/// Notes on their way: in host memory, and where the transport's messages lie.
-class NoteBoard {
- public:
-  NoteBoard(const Ports& ports,
-            std::span<const std::pair<int, Note>> send_to,
-            std::size_t num_received)
-      : state_(std::make_unique<State>()), num_sent_(send_to.size()), num_received_(num_received) {
-    const auto num_notes = static_cast<std::int64_t>(num_sent_ + num_received_);
-    const std::int64_t size_bytes = std::max<std::int64_t>(1, num_notes) * kNoteBytes;
-    state_->host = ports.copier.allocate(size_bytes, Place::kHost);
-    state_->wire = ports.copier.allocate(size_bytes, ports.transport.message_place());
-    for (std::size_t i = 0; i < num_sent_; ++i) {
-      std::memcpy(host(i), send_to[i].second.data(), sizeof(Note));
-    }
-    state_->addresses.set(kHostNotes, state_->host->data(), size_bytes);
-    state_->addresses.set(kWireNotes, state_->wire->data(), size_bytes);
-    const std::int64_t sent_bytes = static_cast<std::int64_t>(num_sent_) * kNoteBytes;
-    state_->write.copies.push_back({.src = kHostNotes,
-                                    .dst = kWireNotes,
-                                    .copy = {.extents = {sent_bytes},
-                                             .src_offset_elems = 0,
-                                             .dst_offset_elems = 0,
-                                             .src_strides = {1},
-                                             .dst_strides = {1}}});
-    if (num_received_ > 0) {
-      state_->read.read_back.push_back({.src = wire(num_sent_),
-                                        .host = host(num_sent_),
-                                        .size_bytes = num_notes * kNoteBytes - sent_bytes});
-    }
-  }
-
-  [[nodiscard]] WireMessage message(int peer, std::uint32_t tag, std::size_t note) const {
-    return {.peer = peer, .tag = tag, .data = wire(note), .size_bytes = kNoteBytes};
-  }
-  [[nodiscard]] const CopyBatch& write() const { return state_->write; }
-  [[nodiscard]] const CopyBatch& read() const { return state_->read; }
-  [[nodiscard]] const AddressTable& addresses() const { return state_->addresses; }
-  [[nodiscard]] std::vector<Note> received() const {
-    std::vector<Note> notes(num_received_);
-    for (std::size_t i = 0; i < num_received_; ++i) {
-      std::memcpy(notes[i].data(), host(num_sent_ + i), sizeof(Note));
-    }
-    return notes;
-  }
-  /// Never frees the memory: somebody may still write it.
-  void give_up() { static_cast<void>(state_.release()); }  // NOLINT(bugprone-unused-return-value)
-
- private:
-  struct State {
-    std::unique_ptr<CopierMemory> host;
-    std::unique_ptr<CopierMemory> wire;
-    AddressTable addresses;
-    CopyBatch write;
-    CopyBatch read;
-  };
-  static constexpr std::int64_t kNoteBytes = sizeof(Note);
-  static constexpr BufferId kHostNotes{0};
-  static constexpr BufferId kWireNotes{1};
-
-  [[nodiscard]] std::byte* host(std::size_t note) const {
-    return state_->host->data() + static_cast<std::int64_t>(note) * kNoteBytes;
-  }
-  [[nodiscard]] std::byte* wire(std::size_t note) const {
-    return state_->wire->data() + static_cast<std::int64_t>(note) * kNoteBytes;
-  }
-
-  std::unique_ptr<State> state_;
-  std::size_t num_sent_;
-  std::size_t num_received_;
-};
+bool carries_sums(const Schedule& schedule) {
+  return std::ranges::any_of(schedule.stages, [](const Stage& stage) {
+    const auto has_sums = [](const StageMessage& m) { return m.sums_offset_bytes >= 0; };
+    return std::ranges::any_of(stage.sends, has_sums) ||
+           std::ranges::any_of(stage.receives, has_sums);
+  });
+}
 
 }  // namespace
 
@@ -149,39 +83,28 @@ std::int64_t skip_adopted(CopyBatch& local, const AddressTable& addresses) {
   return skipped_bytes;
 }
 
-std::vector<Note> exchange_notes(const Ports& ports,
-                                 std::span<const std::pair<int, Note>> send_to,
-                                 std::span<const int> receive_from,
-                                 Deadline deadline) {
-  NoteBoard board(ports, send_to, receive_from.size());
-  std::vector<WireMessage> sends;
-  std::vector<WireMessage> receives;
-  for (std::size_t i = 0; i < receive_from.size(); ++i) {
-    const std::uint32_t tag = ports.tags.next_receive(receive_from[i]);
-    receives.push_back(board.message(receive_from[i], tag, send_to.size() + i));
+bool compares_sums(const RunInputs& run) {
+  return run.options.verify_sums && carries_sums(run.schedule);
+}
+
+void compare_sums(const RunInputs& run,
+                  const PartCheck& check,
+                  int stage,
+                  std::uint64_t sent,
+                  std::uint64_t received) {
+  if (sent == received) {
+    return;
   }
-  for (std::size_t i = 0; i < send_to.size(); ++i) {
-    const std::uint32_t tag = ports.tags.next_send(send_to[i].first);
-    sends.push_back(board.message(send_to[i].first, tag, i));
-  }
-  const Token written = ports.copier.submit(board.write(), board.addresses(), {});
-  const std::array after{written};
-  const ExchangeTokens posted =
-      ports.transport.exchange({.sends = sends, .receives = receives}, after, deadline);
-  const std::array arrived{posted.received};
-  const Token read = ports.copier.submit(board.read(), board.addresses(), arrived);
-  const std::array tokens{written, posted.received, posted.sent, read};
-  try {
-    // The transport names the peer at the deadline; this wait is a little longer.
-    wait_all(tokens, deadline + std::chrono::milliseconds(200));
-  } catch (const std::exception& error) {
-    ports.transport.abort(error.what());
-    if (!drain(tokens, deadline_in(kDrainTime))) {
-      board.give_up();
-    }
-    throw;
-  }
-  return board.received();
+  throw TransportError("execution: '" + run.target.tensor(check.part->tensor).name +
+                           "' arrived damaged\n  box " + check.part->box.to_string() +
+                           ", elements " + std::to_string(check.part->begin_elem) + " to " +
+                           std::to_string(check.part->end_elem) + ", from rank " +
+                           std::to_string(check.peer) + ": the sender's sum is " +
+                           std::to_string(sent) + ", the receiver's " + std::to_string(received) +
+                           "\n  check memory and network of both hosts before trying again",
+                       check.peer,
+                       stage,
+                       true);
 }
 
 void tell_landed(const RunInputs& run, const StageProgram& program, std::size_t k) {

@@ -16,14 +16,6 @@ constexpr std::int64_t kSumBytes = sizeof(std::uint64_t);
 /// Waits end this long after the monitor had to abort, at the latest.
 constexpr std::chrono::seconds kAfterAbort{1};
 
-bool carries_sums(const Schedule& schedule) {
-  return std::any_of(schedule.stages.begin(), schedule.stages.end(), [](const Stage& stage) {
-    const auto has_sums = [](const StageMessage& m) { return m.sums_offset_bytes >= 0; };
-    return std::any_of(stage.sends.begin(), stage.sends.end(), has_sums) ||
-           std::any_of(stage.receives.begin(), stage.receives.end(), has_sums);
-  });
-}
-
 }  // namespace
 
 StagedRun::StagedRun(const RunInputs& run,
@@ -33,10 +25,7 @@ StagedRun::StagedRun(const RunInputs& run,
     : run_(run),
       ports_(ports),
       monitor_(monitor),
-      program_(make_program(run.schedule,
-                            run.source,
-                            run.target,
-                            run.options.verify_sums && carries_sums(run.schedule))),
+      program_(make_program(run.schedule, run.source, run.target, compares_sums(run))),
       running_(program_.size()) {
   const BufferIds ids{.num_tensors = static_cast<std::int64_t>(run.source.num_tensors())};
   addresses_ = patch_addresses(run, ids);
@@ -174,20 +163,8 @@ void StagedRun::verify(std::size_t k) {
   running.verify_begin_seconds = monitor_.seconds_at(RunMonitor::Clock::now());
   for (std::size_t i = 0; i < program.checks.size(); ++i) {
     const PartCheck& check = program.checks[i];
-    const std::uint64_t sent = running.sent_sums[check.sent_index];
-    if (sent != running.own_sums[i]) {
-      throw TransportError("execution: '" + run_.target.tensor(check.part->tensor).name +
-                               "' arrived damaged\n  box " + check.part->box.to_string() +
-                               ", elements " + std::to_string(check.part->begin_elem) + " to " +
-                               std::to_string(check.part->end_elem) + ", from rank " +
-                               std::to_string(check.peer) + ": the sender's sum is " +
-                               std::to_string(sent) + ", the receiver's " +
-                               std::to_string(running.own_sums[i]) +
-                               "\n  check memory and network of both hosts before trying again",
-                           check.peer,
-                           stage_index(k),
-                           true);
-    }
+    compare_sums(
+        run_, check, stage_index(k), running.sent_sums[check.sent_index], running.own_sums[i]);
   }
   running.verify_end_seconds = monitor_.seconds_at(RunMonitor::Clock::now());
 }

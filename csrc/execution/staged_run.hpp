@@ -1,5 +1,6 @@
 #pragma once
 
+#include "execution/notes.hpp"
 #include "execution/program.hpp"
 #include "execution/run_inputs.hpp"
 #include "execution/run_monitor.hpp"

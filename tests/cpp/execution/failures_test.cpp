@@ -9,6 +9,7 @@
 #include "execution/switch_over_loopback.hpp"
 #include <array>
 #include <atomic>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -49,6 +50,63 @@ class TamperingTransport final : public Transport {
   std::unique_ptr<Transport> inner_;
   BeforeSend before_send_;
   int num_batches_ = 0;  ///< the first is agree()'s
+};
+
+/// The CPU copier behind a port that tests get in between.
+class WrappedCopier : public Copier {
+ public:
+  std::unique_ptr<CopierMemory> allocate(std::int64_t size_bytes, Place place) override {
+    return inner_->allocate(size_bytes, place);
+  }
+  [[nodiscard]] Place place_of(const std::byte* memory) const override {
+    return inner_->place_of(memory);
+  }
+  Token submit(const CopyBatch& batch,
+               const AddressTable& addresses,
+               std::span<const Token> after) override {
+    return inner_->submit(batch, addresses, after);
+  }
+
+ private:
+  std::unique_ptr<Copier> inner_ = make_cpu_copier(1);
+};
+
+/// Reads other bytes than lie there, wherever a copy with a sum writes what it reads.
+class MisreadingCopier final : public WrappedCopier {
+ public:
+  Token submit(const CopyBatch& batch,
+               const AddressTable& addresses,
+               std::span<const Token> after) override {
+    AddressTable& changed = tables_.emplace_back(addresses);
+    for (const CopyDescriptor& copy : batch.copies) {
+      if (copy.sum_slot >= 0 && copy.dst.value >= 0) {
+        const AddressTable::Region& region = addresses.region(copy.src);
+        std::vector<std::byte>& bytes =
+            misread_.emplace_back(region.base, region.base + region.size_bytes);
+        for (std::byte& byte : bytes) {
+          byte ^= std::byte{4};
+        }
+        changed.set(copy.src, bytes.data(), region.size_bytes);
+      }
+    }
+    return WrappedCopier::submit(batch, changed, after);
+  }
+
+ private:
+  std::deque<AddressTable> tables_;
+  std::deque<std::vector<std::byte>> misread_;
+};
+
+class CountingCopier final : public WrappedCopier {
+ public:
+  explicit CountingCopier(std::atomic<int>& num_allocated) : num_allocated_(num_allocated) {}
+  std::unique_ptr<CopierMemory> allocate(std::int64_t size_bytes, Place place) override {
+    ++num_allocated_;
+    return WrappedCopier::allocate(size_bytes, place);
+  }
+
+ private:
+  std::atomic<int>& num_allocated_;
 };
 
 class SwitchFailure : public ::testing::Test {
@@ -285,6 +343,46 @@ std::string text_of(const std::exception_ptr& error) {
     return known.what();
   }
   return "no error";
+}
+
+// A peer's memory is read over a link; what arrives must be what its owner holds, element by
+// element.
+TEST_F(SwitchFailure, BytesMisreadFromAPeerAreFoundByTheReader) {
+  what_.loopback.one_sided = true;
+  what_.make_copier = [](int rank) -> std::unique_ptr<Copier> {
+    return rank == 1 ? std::make_unique<MisreadingCopier>() : make_cpu_copier(1);
+  };
+  run();
+  const TransportError error = error_of(1);
+  EXPECT_NE(std::string(error.what()).find("|param' arrived damaged"), std::string::npos)
+      << error.what();
+  EXPECT_GE(error.peer, 0);
+  expect_sources_untouched();
+}
+
+// Taking device memory stops the device, training streams too: all of it is taken ahead.
+TEST(Reserve, RunTakesNoMemory) {
+  const ShardMap source = model_map(Layout::parse("dp=4"));
+  const ShardMap target = model_map(Layout::parse("dp=2,tp=2"));
+  for (const bool one_sided : {false, true}) {
+    std::array<std::atomic<int>, 4> num_allocated{};
+    std::array<int, 4> num_ahead{};
+    SwitchCase what;
+    what.loopback.one_sided = one_sided;
+    what.make_copier = [&](int rank) {
+      return std::make_unique<CountingCopier>(num_allocated.at(static_cast<std::size_t>(rank)));
+    };
+    const auto before_run = [&](int rank, LoopbackWorld&, RunControl&) {
+      const auto index = static_cast<std::size_t>(rank);
+      num_ahead.at(index) = num_allocated.at(index);
+    };
+    expect_identity(source, target, switch_over_loopback(source, target, what, before_run));
+    for (std::size_t rank = 0; rank < num_ahead.size(); ++rank) {
+      EXPECT_GT(num_ahead.at(rank), 0);
+      EXPECT_EQ(num_allocated.at(rank), num_ahead.at(rank))
+          << "rank " << rank << (one_sided ? ", one-sided" : ", in stages");
+    }
+  }
 }
 
 // A step of training that failed leaves a source that nobody may take for its result; a run that

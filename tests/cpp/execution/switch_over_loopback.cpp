@@ -232,7 +232,7 @@ SwitchOutcome switch_over_loopback(
         if (what.wrap) {
           transport = what.wrap(std::move(transport), world);
         }
-        const auto copier = make_cpu_copier(1);
+        const auto copier = what.make_copier(rank);
         Executor executor(*transport, *copier, 0);
         RunControl& control = *outcome.controls[index];
         executor.agree(outcome.plans[index], what.execute);

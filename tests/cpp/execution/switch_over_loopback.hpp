@@ -47,6 +47,10 @@ struct SwitchCase {
   bool map_ahead = false;
   /// Wraps a rank's transport, to make it misbehave; none: as it is.
   std::function<std::unique_ptr<Transport>(std::unique_ptr<Transport>, LoopbackWorld&)> wrap;
+  /// Makes a rank's copier.
+  std::function<std::unique_ptr<Copier>(int rank)> make_copier = [](int /*rank*/) {
+    return make_cpu_copier(1);
+  };
 };
 
 /// What became of each rank.
