@@ -16,17 +16,15 @@
 namespace dynatrain {
 namespace {
 
-constexpr std::uint64_t kStep = 0x9e3779b97f4a7c15ULL;
-
 struct PartTerm {
   static std::uint64_t mix(std::uint64_t salted_bits) {
-    return part_sum_term(0, salted_bits - kStep);
+    return part_sum_term(0, salted_bits - kSumStep);
   }
 };
 
 struct FingerprintTerm {
   static std::uint64_t mix(std::uint64_t salted_bits) {
-    return fingerprint_term(0, 0, salted_bits - kStep);
+    return fingerprint_term(0, 0, salted_bits - kSumStep);
   }
 };
 
@@ -39,7 +37,7 @@ template <class Term, class Word>
     Word bits = 0;
     std::memcpy(&bits, data + i * static_cast<std::int64_t>(sizeof(Word)), sizeof(Word));
     sum += Term::mix(static_cast<std::uint64_t>(bits) + salt);
-    salt += kStep;
+    salt += kSumStep;
   }
   return sum;
 }
@@ -81,7 +79,7 @@ std::uint64_t sum_any(const ElementRun& run, std::uint64_t salt) {
                   element + byte,
                   static_cast<std::size_t>(std::min<std::int64_t>(8, run.elem_bytes - byte)));
       sum += Term::mix(bits + salt);
-      salt += kStep;
+      salt += kSumStep;
     }
   }
   return sum;
@@ -90,7 +88,7 @@ std::uint64_t sum_any(const ElementRun& run, std::uint64_t salt) {
 template <class Term>
 std::uint64_t sum_run(const ElementRun& run, std::uint64_t key, std::uint64_t first_index) {
   const auto words_per_elem = static_cast<std::uint64_t>(ceil_div(run.elem_bytes, 8));
-  const std::uint64_t salt = key + kStep * (first_index * words_per_elem + 1);
+  const std::uint64_t salt = key + kSumStep * (first_index * words_per_elem + 1);
   if (run.stride_elems == 1 || run.count == 1) {
     if (run.elem_bytes % 8 == 0) {
       return sum_dense<Term, std::uint64_t>(run.data, run.count * (run.elem_bytes / 8), salt);

@@ -80,50 +80,90 @@ DYNATRAIN_HOST_DEVICE inline BlockWork find_block_work(const BoxTable& table, st
   return work;
 }
 
+/// A box as a thread works on it: read once, so that a store, which might be to the table for all
+/// that the compiler knows, makes no thread read it again.
+struct LoadedBox {
+  BoxRecord record;
+  BoxDim inner;                  ///< the innermost dimension outside the run
+  const BoxDim* dims = nullptr;  ///< all of them, outermost first
+};
+
+DYNATRAIN_HOST_DEVICE inline LoadedBox load_box(const BoxTable& table, std::int64_t index) {
+  LoadedBox box;
+  box.record = table.boxes[index];
+  box.dims = table.dims + box.record.first_dim;
+  if (box.record.num_dims > 0) {
+    box.inner = box.dims[box.record.num_dims - 1];
+  }
+  return box;
+}
+
 DYNATRAIN_HOST_DEVICE inline std::uint32_t words_per_elem(const BoxRecord& box) {
   return (box.elem_bytes + 7U) / 8U;
 }
 
-/// Finds a unit: row and place within the row by division, the row's addresses by its coordinates.
-template <TableSums kSums>
-DYNATRAIN_HOST_DEVICE inline UnitPlace locate(const BoxDim* dims,
-                                              const BoxRecord& box,
-                                              std::uint32_t unit) {
+/// Adds the coordinate in one dimension to a row's addresses; `rest` is left for the outer ones.
+DYNATRAIN_HOST_DEVICE inline void add_coordinate(
+    const BoxDim& dim, bool is_last, std::uint32_t& rest, std::uint64_t& src, std::uint64_t& dst) {
+  const std::uint32_t next = is_last ? 0 : dim.extent.divide(rest);
+  const std::int64_t coordinate = rest - next * dim.extent.divisor;
+  src += static_cast<std::uint64_t>(coordinate * dim.src_stride_bytes);
+  dst += static_cast<std::uint64_t>(coordinate * dim.dst_stride_bytes);
+  rest = next;
+}
+
+/// The row that a unit is in: addresses of the row's first byte, and where the unit is in it.
+struct UnitRow {
+  std::uint64_t src = 0;
+  std::uint64_t dst = 0;
   std::uint32_t row = 0;
-  std::uint64_t src = box.src;
-  std::uint64_t dst = box.dst;
+  std::uint32_t in_row = 0;  ///< units
+};
+
+/// Row and place within the row by division, the row's addresses by its coordinates.
+DYNATRAIN_HOST_DEVICE inline UnitRow find_row(const LoadedBox& loaded, std::uint32_t unit) {
+  const BoxRecord& box = loaded.record;
+  UnitRow found{.src = box.src, .dst = box.dst, .row = 0, .in_row = unit};
   if (box.num_dims > 0) {
-    row = box.units_per_row.divide(unit);
-    std::uint32_t rest = row;
-    for (int d = box.num_dims - 1; d >= 0; --d) {
-      const BoxDim& dim = dims[box.first_dim + static_cast<std::uint32_t>(d)];
-      const std::uint32_t next = d > 0 ? dim.extent.divide(rest) : 0;
-      const std::int64_t coordinate = rest - next * dim.extent.divisor;
-      src += static_cast<std::uint64_t>(coordinate * dim.src_stride_bytes);
-      dst += static_cast<std::uint64_t>(coordinate * dim.dst_stride_bytes);
-      rest = next;
+    found.row = box.units_per_row.divide(unit);
+    found.in_row = unit - found.row * box.units_per_row.divisor;
+    std::uint32_t rest = found.row;
+    add_coordinate(loaded.inner, box.num_dims == 1, rest, found.src, found.dst);
+    DYNATRAIN_NO_UNROLL for (int d = box.num_dims - 2; d >= 0; --d) {
+      add_coordinate(loaded.dims[d], d == 0, rest, found.src, found.dst);
     }
   }
-  const std::int64_t in_row = unit - row * box.units_per_row.divisor;
+  return found;
+}
+
+/// A unit that is a window of kWidth bytes.
+template <TableSums kSums, int kWidth>
+DYNATRAIN_HOST_DEVICE inline UnitPlace locate_window(const LoadedBox& box, std::uint32_t unit) {
   constexpr bool is_indexed = kSums == TableSums::kFingerprints;
+  const UnitRow row = find_row(box, unit);
+  const std::uint64_t row_begin = is_indexed ? row.src : row.dst;
+  const std::int64_t start = std::int64_t{row.in_row} * kWidth -
+                             static_cast<std::int64_t>(row_begin & std::uint64_t{kWidth - 1});
+  const std::int64_t left = box.record.run_bytes - start;
   UnitPlace place;
-  std::int64_t start = in_row * box.elem_bytes;
-  if (box.unit == UnitKind::kWindow) {
-    const std::int64_t width = std::int64_t{1} << box.width_log2;
-    const std::uint64_t row_begin = is_indexed ? src : dst;
-    start = (in_row << box.width_log2) - (static_cast<std::int64_t>(row_begin) & (width - 1));
-    const std::int64_t left = box.run_bytes - start;
-    place.begin = static_cast<std::int32_t>(start < 0 ? -start : 0);
-    place.end = static_cast<std::int32_t>(left < width ? left : width);
-  }
-  place.src = src + static_cast<std::uint64_t>(start);
-  if constexpr (is_indexed) {  // a window's elem_bytes are 0
-    place.dst = dst + static_cast<std::uint64_t>(in_row) * words_per_elem(box);
-    place.position = start;
-  } else {
-    place.dst = dst + static_cast<std::uint64_t>(start);
-    place.position = row * box.run_bytes + start;
-  }
+  place.begin = start < 0 ? static_cast<std::int32_t>(-start) : 0;
+  place.end = left < kWidth ? static_cast<std::int32_t>(left) : kWidth;
+  place.src = row.src + static_cast<std::uint64_t>(start);
+  place.dst = is_indexed ? row.dst : row.dst + static_cast<std::uint64_t>(start);
+  place.position = is_indexed ? start : row.row * box.record.run_bytes + start;
+  return place;
+}
+
+/// A unit that is an element; `position` is not used.
+template <TableSums kSums>
+DYNATRAIN_HOST_DEVICE inline UnitPlace locate_element(const LoadedBox& box, std::uint32_t unit) {
+  const UnitRow row = find_row(box, unit);
+  const std::uint64_t start = std::uint64_t{row.in_row} * box.record.elem_bytes;
+  UnitPlace place;
+  place.src = row.src + start;
+  place.dst = kSums == TableSums::kFingerprints
+                  ? row.dst + std::uint64_t{row.in_row} * words_per_elem(box.record)
+                  : row.dst + start;
   return place;
 }
 
@@ -133,50 +173,34 @@ DYNATRAIN_HOST_DEVICE inline std::uint64_t sum_term(std::uint64_t index, std::ui
                                            : part_sum_term(index, word);
 }
 
-/// The sum of the words of kWord bytes that `bits` begins with, numbered from `index` on.
-template <TableSums kSums, int kWord>
+/// The sum of the words that the first kBytes of `bits` are, numbered from `index` on.
+template <TableSums kSums, int kBytes>
 DYNATRAIN_HOST_DEVICE inline std::uint64_t sum_of_words(Bits bits,
-                                                        int num_bytes,
+                                                        unsigned word_log2,
                                                         std::uint64_t index) {
+  const unsigned half_word_bits = 4U << word_log2;
+  const std::uint64_t mask = ~std::uint64_t{0} >> (64U - 2U * half_word_bits);
+  std::uint64_t salt = kSumStep * index;
   std::uint64_t sum = 0;
-  DYNATRAIN_UNROLL for (int at = 0; at < num_bytes; at += kWord) {
-    const std::uint64_t half = at < 8 ? bits.low : bits.high;
-    std::uint64_t word = half >> (8U * (static_cast<unsigned>(at) % 8U));
-    if constexpr (kWord < 8) {
-      word &= (std::uint64_t{1} << (8U * kWord)) - 1U;
+  DYNATRAIN_UNROLL for (int at = 0; at < kBytes; at += 8) {
+    std::uint64_t rest = at == 0 ? bits.low : bits.high;
+    DYNATRAIN_NO_UNROLL for (int left = kBytes < 8 ? kBytes : 8; left > 0; left -= 1 << word_log2) {
+      sum += sum_term<kSums>(0, (rest & mask) + salt);
+      salt += kSumStep;
+      rest = rest >> half_word_bits >> half_word_bits;  // by 64 at once would be undefined
     }
-    sum += sum_term<kSums>(index++, word);
   }
   return sum;
 }
 
-template <class Machine>
-DYNATRAIN_HOST_DEVICE inline void add_words(const BoxRecord& box,
-                                            const UnitPlace& place,
-                                            int at,
-                                            Bits bits,
-                                            int num_bytes,
-                                            Machine& machine) {
+template <int kBytes, class Machine>
+DYNATRAIN_HOST_DEVICE inline void add_words(
+    const BoxRecord& box, const UnitPlace& place, int at, Bits bits, Machine& machine) {
   constexpr TableSums kSums = Machine::kSums;
   const std::uint64_t first = kSums == TableSums::kFingerprints ? place.dst : box.first_word;
   const std::uint64_t index =
       first + (static_cast<std::uint64_t>(place.position + at) >> box.word_log2);
-  std::uint64_t sum = 0;
-  switch (box.word_log2) {
-    case 0:
-      sum = sum_of_words<kSums, 1>(bits, num_bytes, index);
-      break;
-    case 1:
-      sum = sum_of_words<kSums, 2>(bits, num_bytes, index);
-      break;
-    case 2:
-      sum = sum_of_words<kSums, 4>(bits, num_bytes, index);
-      break;
-    default:
-      sum = sum_of_words<kSums, 8>(bits, num_bytes, index);
-      break;
-  }
-  machine.add(box.sum_group, sum);
+  machine.add(box.sum_group, sum_of_words<kSums, kBytes>(bits, box.word_log2, index));
 }
 
 template <int kWidth, class Machine>
@@ -189,7 +213,7 @@ DYNATRAIN_HOST_DEVICE inline void finish_access(
   }
   if constexpr (Machine::kSums != TableSums::kNone) {
     if (box.has_sum) {
-      add_words(box, place, at, bits, kWidth, machine);
+      add_words<kWidth>(box, place, at, bits, machine);
     }
   }
 }
@@ -253,61 +277,98 @@ DYNATRAIN_HOST_DEVICE inline bool is_whole(const UnitPlace& place) {
   return place.begin == 0 && place.end == kWidth;
 }
 
+/// What a thread has under way at a time: every num_workers-th unit from `first` on.
+struct UnitsInFlight {
+  std::uint32_t first = 0;
+  std::uint32_t end = 0;  ///< of the box's units that are to be moved
+  std::uint32_t step = 1;
+};
+
+/// The units among them whose windows are only partly in their rows. Rare, and one copy of its
+/// code.
+template <int kWidth, class Machine>
+DYNATRAIN_HOST_DEVICE inline void move_edges(const LoadedBox& box,
+                                             UnitsInFlight units,
+                                             Machine& machine) {
+  DYNATRAIN_NO_UNROLL for (std::uint32_t i = 0; i < kUnitsInFlight; ++i) {
+    const std::uint32_t unit = units.first + i * units.step;
+    if (unit >= units.end) {
+      return;
+    }
+    const UnitPlace place = locate_window<Machine::kSums, kWidth>(box, unit);
+    if (!is_whole<kWidth>(place)) {
+      move_edge(box.record, place, machine);
+    }
+  }
+}
+
 /// The block's threads side by side, each with several loads under way before its first store.
 template <int kWidth, class Machine>
-DYNATRAIN_HOST_DEVICE inline void move_windows(
-    const BoxTable& table, const BoxRecord& box, BoxUnits units, Worker worker, Machine& machine) {
-  for (std::uint32_t first = units.begin + worker.index; first < units.end;
-       first += kUnitsInFlight * worker.num_workers) {
+DYNATRAIN_HOST_DEVICE inline void move_windows(const LoadedBox& box,
+                                               BoxUnits units,
+                                               Worker worker,
+                                               Machine& machine) {
+  const std::uint32_t stride = kUnitsInFlight * worker.num_workers;
+  DYNATRAIN_NO_UNROLL for (std::uint32_t first = units.begin + worker.index; first < units.end;
+                           first += stride) {
     UnitPlace places[kUnitsInFlight];
     Bits bits[kUnitsInFlight];
+    bool has_edge = false;
     DYNATRAIN_UNROLL for (std::uint32_t i = 0; i < kUnitsInFlight; ++i) {
       const std::uint32_t unit = first + i * worker.num_workers;
-      places[i] = unit < units.end ? locate<Machine::kSums>(table.dims, box, unit) : UnitPlace{};
+      if (unit < units.end) {
+        places[i] = locate_window<Machine::kSums, kWidth>(box, unit);
+        has_edge |= !is_whole<kWidth>(places[i]);
+      }
       if (is_whole<kWidth>(places[i])) {
         bits[i] = machine.template load<kWidth>(places[i].src);
       }
     }
     DYNATRAIN_UNROLL for (std::uint32_t i = 0; i < kUnitsInFlight; ++i) {
       if (is_whole<kWidth>(places[i])) {
-        finish_access<kWidth>(box, places[i], 0, bits[i], machine);
-      } else {
-        move_edge(box, places[i], machine);
+        finish_access<kWidth>(box.record, places[i], 0, bits[i], machine);
       }
+    }
+    if (has_edge) {
+      move_edges<kWidth>(box, {first, units.end, worker.num_workers}, machine);
     }
   }
 }
 
 /// The units of one box that are the worker's: units.begin + index, then every num_workers-th.
 template <int kWidth, class Machine>
-DYNATRAIN_HOST_DEVICE inline void move_units(
-    const BoxTable& table, const BoxRecord& box, BoxUnits units, Worker worker, Machine& machine) {
+DYNATRAIN_HOST_DEVICE inline void move_units(const LoadedBox& box,
+                                             BoxUnits units,
+                                             Worker worker,
+                                             Machine& machine) {
   if constexpr (Machine::kSums != TableSums::kNone && kWidth <= 8) {
-    if (box.unit == UnitKind::kElement) {
+    if (box.record.unit == UnitKind::kElement) {
       for (std::uint32_t unit = units.begin + worker.index; unit < units.end;
            unit += worker.num_workers) {
-        move_element<kWidth>(box, locate<Machine::kSums>(table.dims, box, unit), unit, machine);
+        move_element<kWidth>(box.record, locate_element<Machine::kSums>(box, unit), unit, machine);
       }
       return;
     }
   }
-  move_windows<kWidth>(table, box, units, worker, machine);
+  move_windows<kWidth>(box, units, worker, machine);
 }
 
 template <class Machine>
-DYNATRAIN_HOST_DEVICE inline void move_units_of_any_width(
-    const BoxTable& table, const BoxRecord& box, BoxUnits units, Worker worker, Machine& machine) {
-  switch (box.width_log2) {
+DYNATRAIN_HOST_DEVICE inline void move_units_of_any_width(const LoadedBox& box,
+                                                          BoxUnits units,
+                                                          Worker worker,
+                                                          Machine& machine) {
+  switch (box.record.width_log2) {
     case 0:
-      return move_units<1>(table, box, units, worker, machine);
+      return move_units<1>(box, units, worker, machine);
     case 1:
-      return move_units<2>(table, box, units, worker, machine);
+      return move_units<2>(box, units, worker, machine);
     case 2:
-      return move_units<4>(table, box, units, worker, machine);
+      return move_units<4>(box, units, worker, machine);
     case 3:
-      return move_units<8>(table, box, units, worker, machine);
+      return move_units<8>(box, units, worker, machine);
     default:
-      return move_units<16>(table, box, units, worker, machine);
+      return move_units<16>(box, units, worker, machine);
   }
 }
 
@@ -327,8 +388,7 @@ DYNATRAIN_HOST_DEVICE inline void run_thread(const BoxTable& table,
     const std::int64_t next = table.first_unit[box + 1];
     const std::int64_t end = !is_together ? at + 1 : next < work.end ? next : work.end;
     move_units_of_any_width(
-        table,
-        table.boxes[box],
+        load_box(table, box),
         {static_cast<std::uint32_t>(at - first), static_cast<std::uint32_t>(end - first)},
         is_together ? worker : Worker{},
         machine);

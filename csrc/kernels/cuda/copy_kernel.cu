@@ -9,6 +9,8 @@ using Atomic = unsigned long long;  // the type that atomicAdd is declared with
 
 constexpr unsigned kWholeWarp = 0xffffffffU;
 constexpr int kWarpSize = 32;
+/// Leaves each thread enough registers for what it has in flight; two blocks have enough under way.
+constexpr int kMinBlocksPerProcessor = 2;
 /// Sums of groups that a block collects before it adds them to memory; the sums of further groups
 /// (many tiny parts in one block) are added to memory by each thread.
 constexpr std::uint32_t kGroupsPerBlock = 64;
@@ -53,7 +55,8 @@ struct BlockSums {
   }
 };
 
-/// One thread's accesses, and its sum of the group it is in.
+/// One thread's accesses, and its sum of the group it is in. What is copied passes by the first
+/// cache, which is left to the table.
 template <TableSums kTableSums>
 class DeviceMachine {
  public:
@@ -64,19 +67,19 @@ class DeviceMachine {
   template <int kWidth>
   __device__ Bits load(std::uint64_t address) const {
     if constexpr (kWidth == 16) {
-      const ulonglong2 both = *reinterpret_cast<const ulonglong2*>(address);
+      const ulonglong2 both = __ldcg(reinterpret_cast<const ulonglong2*>(address));
       return {.low = both.x, .high = both.y};
     } else {
-      return {.low = *reinterpret_cast<const typename AccessType<kWidth>::Type*>(address)};
+      return {.low = __ldcg(reinterpret_cast<const typename AccessType<kWidth>::Type*>(address))};
     }
   }
   template <int kWidth>
   __device__ void store(std::uint64_t address, Bits bits) const {
     if constexpr (kWidth == 16) {
-      *reinterpret_cast<ulonglong2*>(address) = make_ulonglong2(bits.low, bits.high);
+      __stcg(reinterpret_cast<ulonglong2*>(address), make_ulonglong2(bits.low, bits.high));
     } else {
       using Type = typename AccessType<kWidth>::Type;
-      *reinterpret_cast<Type*>(address) = static_cast<Type>(bits.low);
+      __stcg(reinterpret_cast<Type*>(address), static_cast<Type>(bits.low));
     }
   }
   __device__ void add(std::uint32_t group, std::uint64_t term) {
@@ -110,7 +113,8 @@ class DeviceMachine {
 };
 
 template <TableSums kTableSums>
-__global__ void __launch_bounds__(kThreadsPerBlock) copy_boxes(const BoxTable table) {
+__global__ void __launch_bounds__(kThreadsPerBlock, kMinBlocksPerProcessor)
+    copy_boxes(const BoxTable table) {
   constexpr bool kSums = kTableSums != TableSums::kNone;
   __shared__ BlockWork work;
   __shared__ Atomic group_sums[kSums ? kGroupsPerBlock : 1];

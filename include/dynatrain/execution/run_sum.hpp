@@ -13,12 +13,15 @@ struct ElementRun {
   std::int64_t count = 0;
 };
 
+/// What a term's bits grow by from one index to the next.
+inline constexpr std::uint64_t kSumStep = 0x9e3779b97f4a7c15ULL;
+
 /// What element `index` with the little-endian `bits` (zero-extended to 64) adds to a part's sum.
 /// A part's sum is the sum of its elements' terms modulo 2^64, hence free of order and layout.
 /// An element wider than 8 bytes is ceil(bytes / 8) words: word j of element i has the index
 /// i * words + j.
 [[nodiscard]] constexpr std::uint64_t part_sum_term(std::uint64_t index, std::uint64_t bits) {
-  const std::uint64_t x = (bits + 0x9e3779b97f4a7c15ULL * (index + 1)) * 0xd6e8feb86659fd93ULL;
+  const std::uint64_t x = (bits + kSumStep * (index + 1)) * 0xd6e8feb86659fd93ULL;
   return x ^ (x >> 32U);
 }
 
@@ -28,7 +31,7 @@ struct ElementRun {
                                                        std::uint64_t index,
                                                        std::uint64_t bits) {
   constexpr std::uint64_t multiplier = 0xd6e8feb86659fd93ULL;
-  std::uint64_t x = (bits + key + 0x9e3779b97f4a7c15ULL * (index + 1)) * multiplier;
+  std::uint64_t x = (bits + key + kSumStep * (index + 1)) * multiplier;
   x = (x ^ (x >> 32U)) * multiplier;
   return x ^ (x >> 32U);
 }
@@ -36,10 +39,9 @@ struct ElementRun {
 /// What `index` grows by when it stands for the key too: fingerprint_term(key, i, bits) equals
 /// fingerprint_term(0, i + fingerprint_key_offset(key), bits) modulo 2^64.
 [[nodiscard]] constexpr std::uint64_t fingerprint_key_offset(std::uint64_t key) {
-  constexpr std::uint64_t step = 0x9e3779b97f4a7c15ULL;
-  std::uint64_t inverse = step;  // right in 3 bits, and in twice as many after each round
+  std::uint64_t inverse = kSumStep;  // right in 3 bits, and in twice as many after each round
   for (int bits = 3; bits < 64; bits *= 2) {
-    inverse *= 2 - step * inverse;
+    inverse *= 2 - kSumStep * inverse;
   }
   return key * inverse;
 }
