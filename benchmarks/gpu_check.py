@@ -375,6 +375,13 @@ def kernel_table(data: Any) -> list[str]:
             f"| {case['name']} | {case['size_bytes'] / 2**20:.0f} | {case['ms_median']:.3f} "
             f"| {case['ms_min']:.3f} | {case['share']:.2f} |"
         )
+    bulk = data["bulk_copy"]
+    if bulk:
+        right = "" if bulk["is_right"] else ", WRONG BYTES"
+        lines.append(
+            f"| one run, by cp.async.bulk{right} | 1024 | {bulk['ms_median']:.3f} | "
+            f"| {bulk['share']:.2f} |"
+        )
     lines += ["", "| boxes | submit with table, µs | min | to the end, µs |", "|---|---|---|---|"]
     for case in data["launches"]:
         lines.append(

@@ -5,6 +5,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include "gpu_bulk_copy.hpp"
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
@@ -154,6 +155,42 @@ class Bench {
            ", \"share\": " + std::to_string(plain.median() / ours.median()) + "}";
   }
 
+  /// One long run by the bulk copy engine, held against a plain copy and checked byte by byte.
+  [[nodiscard]] std::string bulk_line(const cudaDeviceProp& properties) {
+    constexpr std::int64_t size_bytes = (1LL << 30U) - 256;
+    if (properties.major < 9) {
+      return "null";
+    }
+    std::vector<std::byte> sent(1 << 20U);
+    for (std::size_t i = 0; i < sent.size(); ++i) {
+      sent[i] = static_cast<std::byte>(i * i >> 3U);
+    }
+    std::vector<std::byte> arrived(sent.size());
+    const std::int64_t at = size_bytes - std::ssize(sent);
+    copy_cuda_memory(src_.get() + at, sent.data(), std::ssize(sent));
+    Times bulk;
+    Times plain;
+    for (int i = 0; i <= kRuns; ++i) {
+      const double bulk_seconds = timed([&] {
+        check(
+            bulk_copy(dst_.get(), src_.get(), size_bytes, properties.multiProcessorCount, stream_),
+            "a bulk copy");
+      });
+      if (i == 0) {
+        copy_cuda_memory(arrived.data(), dst_.get() + at, std::ssize(arrived));
+      }
+      const double plain_seconds = plain_copy(size_bytes);
+      if (i > 0) {
+        bulk.seconds.push_back(bulk_seconds);
+        plain.seconds.push_back(plain_seconds);
+      }
+    }
+    return "{\"ms_median\": " + std::to_string(bulk.median() * 1e3) +
+           ", \"plain_ms_median\": " + std::to_string(plain.median() * 1e3) +
+           ", \"share\": " + std::to_string(plain.median() / bulk.median()) +
+           ", \"is_right\": " + (arrived == sent ? "true" : "false") + "}";
+  }
+
   /// What a launch costs the host, and how long until its end is seen.
   [[nodiscard]] std::string launch_line(std::int64_t num_boxes) {
     const CopyBatch batch = batch_of({"", num_boxes, 1, 64, 0}, nullptr);
@@ -178,15 +215,23 @@ class Bench {
 
  private:
   double plain_copy(std::int64_t size_bytes) {
+    return timed([&] {
+      check(cudaMemcpyAsync(dst_.get(),
+                            src_.get(),
+                            static_cast<std::size_t>(size_bytes),
+                            cudaMemcpyDeviceToDevice,
+                            stream_),
+            "a plain copy");
+    });
+  }
+
+  /// Seconds that what `work` puts on the stream takes there.
+  template <class Work>
+  double timed(Work work) {
     check(cudaEventRecord(begin_, stream_), "recording an event");
-    check(cudaMemcpyAsync(dst_.get(),
-                          src_.get(),
-                          static_cast<std::size_t>(size_bytes),
-                          cudaMemcpyDeviceToDevice,
-                          stream_),
-          "a plain copy");
+    work();
     check(cudaEventRecord(end_, stream_), "recording an event");
-    check(cudaEventSynchronize(end_), "a plain copy");
+    check(cudaEventSynchronize(end_), "a copy");
     float milliseconds = 0;
     check(cudaEventElapsedTime(&milliseconds, begin_, end_), "asking for a time");
     return static_cast<double>(milliseconds) * 1e-3;
@@ -224,11 +269,13 @@ void run() {
   }
   std::printf(
       "{\"schema_version\": 1, \"kind\": \"gpu-kernels\", \"device\": \"%s\",\n"
-      "\"multiprocessors\": %d, \"runs\": %d,\n\"copies\": [\n%s],\n\"launches\": [\n%s]}\n",
+      "\"multiprocessors\": %d, \"runs\": %d,\n\"copies\": [\n%s],\n\"bulk_copy\": %s,\n"
+      "\"launches\": [\n%s]}\n",
       properties.name,
       properties.multiProcessorCount,
       kRuns,
       joined(copies).c_str(),
+      bench.bulk_line(properties).c_str(),
       joined(launches).c_str());
 }
 
