@@ -8,7 +8,11 @@ namespace dynatrain {
 
 PhaseRange::PhaseRange(const RangeHook& hook, const char* name) noexcept : hook_(hook) {
 #if DYNATRAIN_HAS_NVTX
-  nvtxRangePushA(name);
+  // NVTX would do it by itself, but not for two threads at once.
+  static const bool kIsReady = (nvtxInitialize(nullptr), true);
+  if (kIsReady) {
+    nvtxRangePushA(name);
+  }
 #endif
   try {
     if (hook_.begin) {

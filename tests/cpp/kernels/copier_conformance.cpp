@@ -149,12 +149,13 @@ TEST_P(CopierConformance, WaitingBatchesDoNotHoldUpReadyOnes) {
   Bytes src = noise(64, 5);
   Bytes dst(64);
   use(src, dst);
-  std::vector<CopyBatch> waiting(40);
+  std::vector<CopyBatch> waiting(32);
   auto arrival = std::make_shared<HostCompletion>();
   const std::array after{Token(arrival)};
   std::vector<Token> tokens;
   for (CopyBatch& batch : waiting) {
-    batch.copies.push_back(run(0, 0, 32));
+    const auto at = static_cast<std::int64_t>(tokens.size());
+    batch.copies.push_back(run(at, at, 1));
     tokens.push_back(submit(batch, after));
   }
   CopyBatch ready;

@@ -44,15 +44,22 @@ class StreamCopierOrder : public ::testing::Test {
                  .dst_strides = {1}};
     batch_.copies.push_back(copy);
   }
+  /// The n-th submission copies to the n-th eight bytes of the target.
   Token submit(std::span<const Token> after = {}) {
-    return copier_->submit(batch_, addresses_, after);
+    CopyBatch& batch = batches_.emplace_back(batch_);
+    batch.copies[0].copy.dst_offset_elems = 8 * (std::ssize(batches_) - 1);
+    return copier_->submit(batch, addresses_, after);
+  }
+  [[nodiscard]] bool has_arrived(std::ptrdiff_t submission) const {
+    return std::equal(src_.begin(), src_.end(), dst_.begin() + 8 * submission);
   }
   static Deadline late() { return deadline_in(std::chrono::seconds(30)); }
 
   std::vector<std::byte> src_ = std::vector<std::byte>(8, std::byte{7});
-  std::vector<std::byte> dst_ = std::vector<std::byte>(8);
+  std::vector<std::byte> dst_ = std::vector<std::byte>(std::size_t{8} * 1024);
   AddressTable addresses_;
   CopyBatch batch_;
+  std::deque<CopyBatch> batches_;  ///< each is read until its token is done
   std::shared_ptr<EmulatedState> state_;
   std::unique_ptr<StreamCopier> copier_;
 };
@@ -84,7 +91,7 @@ TEST_F(StreamCopierOrder, EventOfAnotherStreamIsWaitedForByTheStream) {
   EXPECT_FALSE(token.done());
   event->set();
   token.wait(late());
-  EXPECT_EQ(dst_, src_);
+  EXPECT_TRUE(has_arrived(0));
 }
 
 // Unpack k waits for wire k; pack k + 1 behind it on one stream would make the wire idle.
@@ -131,7 +138,7 @@ TEST_F(StreamCopierOrder, WaitEndsAtItsDeadlineAndTheBatchGoesOn) {
   EXPECT_FALSE(token.done());
   state_->is_held = false;
   token.wait(late());
-  EXPECT_EQ(dst_, src_);
+  EXPECT_TRUE(has_arrived(0));
 }
 
 // A sticky CUDA error is found at a launch or at an event; either way it is the token's error.
@@ -244,7 +251,7 @@ TEST_F(StreamCopierOrder, DestructionFailsWhatWaitsAndEndsWhatRuns) {
   EXPECT_THROW(waiting.wait(late()), InternalError);
   EXPECT_TRUE(running.done());
   running.wait(late());
-  EXPECT_EQ(dst_, src_);
+  EXPECT_TRUE(has_arrived(1));
 }
 
 }  // namespace
