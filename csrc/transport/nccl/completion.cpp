@@ -11,9 +11,6 @@ NcclCompletion::NcclCompletion(std::shared_ptr<NcclWorld> world, Deadline deadli
     : world_(std::move(world)), deadline_(deadline) {}
 
 NcclCompletion::~NcclCompletion() {
-  if (!has_left_device()) {
-    lease_.give_up();  // the device may still use it
-  }
   for (const Posted& posted : posted_) {
     world_->give_back(posted.event);
   }
@@ -45,12 +42,8 @@ NcclCompletion::State NcclCompletion::look() const {
   const std::lock_guard lock(mutex_);
   if (state_ == State::kPending && has_left_device()) {
     // Asked in this order: an abort ends kernels too, and must not look like success.
-    if (error_ != nullptr || (!posted_.empty() && world_->has_failed())) {
-      state_ = State::kFailed;
-    } else {
-      lease_.deliver();
-      state_ = State::kGood;
-    }
+    const bool has_failed = error_ != nullptr || (!posted_.empty() && world_->has_failed());
+    state_ = has_failed ? State::kFailed : State::kGood;
   }
   return state_;
 }

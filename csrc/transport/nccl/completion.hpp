@@ -2,7 +2,6 @@
 
 #include "dynatrain/base/device_completion.hpp"
 
-#include "transport/nccl/host_bounce.hpp"
 #include "transport/nccl/world.hpp"
 #include <atomic>
 #include <exception>
@@ -12,8 +11,7 @@
 
 namespace dynatrain {
 
-/// One exchange: an event per group, in the order of the stream, and what is still to be copied to
-/// host memory.
+/// One exchange: an event per group, in the order of the stream.
 ///
 /// It ends when the device has let go of its memory: after an error, that is when the aborted
 /// kernels are gone. Waiting looks at the communicator too; at the exchange's deadline, or when
@@ -28,7 +26,6 @@ class NcclCompletion final : public DeviceCompletion {
 
   /// Only while the exchange is being posted.
   void add_group(void* event, std::vector<int> peers);
-  void use_host(HostBounce::Lease lease) { lease_ = std::move(lease); }
   /// The exchange could not be posted, or only in part.
   void fail(std::exception_ptr error) { error_ = std::move(error); }
 
@@ -55,7 +52,6 @@ class NcclCompletion final : public DeviceCompletion {
   std::vector<Posted> posted_;
   std::exception_ptr error_;
   mutable std::mutex mutex_;
-  mutable HostBounce::Lease lease_;
   mutable State state_ = State::kPending;
 };
 

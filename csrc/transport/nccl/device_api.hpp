@@ -22,8 +22,6 @@ class DeviceApi {
   virtual void stream_wait(void* stream, void* event) = 0;
   /// True for host memory that the device cannot reach.
   [[nodiscard]] virtual bool is_host_memory(const void* data) = 0;
-  [[nodiscard]] virtual std::byte* allocate_pinned(std::int64_t size_bytes) = 0;
-  virtual void free_pinned(std::byte* data) = 0;
 };
 
 /// Makes a device current for a scope.

@@ -25,8 +25,6 @@ struct Functions {
   decltype(cudaEventQuery)* event_query = nullptr;
   cudaError_t (*stream_wait_event)(cudaStream_t, cudaEvent_t, unsigned int) = nullptr;
   cudaError_t (*pointer_get_attributes)(cudaPointerAttributes*, const void*) = nullptr;
-  cudaError_t (*host_alloc)(void**, std::size_t, unsigned int) = nullptr;
-  decltype(cudaFreeHost)* free_host = nullptr;
   int (*driver_get_current)(void**) = nullptr;  ///< cuCtxGetCurrent
 };
 
@@ -81,13 +79,6 @@ class LoadedCuda final : public DeviceApi {
     check(cuda_.pointer_get_attributes(&attributes, data), "cudaPointerGetAttributes");
     return attributes.type == cudaMemoryTypeUnregistered;
   }
-  std::byte* allocate_pinned(std::int64_t size_bytes) override {
-    void* data = nullptr;
-    check(cuda_.host_alloc(&data, static_cast<std::size_t>(size_bytes), cudaHostAllocPortable),
-          "cudaHostAlloc");
-    return static_cast<std::byte*>(data);
-  }
-  void free_pinned(std::byte* data) override { check(cuda_.free_host(data), "cudaFreeHost"); }
 
  private:
   void check(cudaError_t status,
@@ -122,8 +113,6 @@ std::shared_ptr<DeviceApi> load_cuda_runtime(const std::string& path) {
   runtime.require(f.event_query, "cudaEventQuery");
   runtime.require(f.stream_wait_event, "cudaStreamWaitEvent");
   runtime.require(f.pointer_get_attributes, "cudaPointerGetAttributes");
-  runtime.require(f.host_alloc, "cudaHostAlloc");
-  runtime.require(f.free_host, "cudaFreeHost");
   driver.require(f.driver_get_current, "cuCtxGetCurrent");
   const std::string& problem = runtime.problem().empty() ? driver.problem() : runtime.problem();
   if (!problem.empty()) {

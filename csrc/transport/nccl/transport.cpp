@@ -16,8 +16,7 @@ void check_options(int rank, int size, const NcclOptions& options) {
     throw LayoutError("transport: there is no rank " + std::to_string(rank) + " of " +
                       std::to_string(size) + "\n  no communicator was made");
   }
-  if (options.max_ops_per_group < 1 || options.max_channels < 1 || options.piece_bytes < 1 ||
-      options.host_bytes < 1) {
+  if (options.max_ops_per_group < 1 || options.max_channels < 1 || options.piece_bytes < 1) {
     throw LayoutError("transport: a NCCL option is below 1\n  no communicator was made");
   }
   // Sends and receives may fall into rounds of their own, each of which takes a batch per channel.
@@ -35,8 +34,7 @@ void check_options(int rank, int size, const NcclOptions& options) {
 
 }  // namespace
 
-NcclTransport::NcclTransport(std::shared_ptr<NcclWorld> world, std::shared_ptr<HostBounce> bounce)
-    : world_(std::move(world)), bounce_(std::move(bounce)) {}
+NcclTransport::NcclTransport(std::shared_ptr<NcclWorld> world) : world_(std::move(world)) {}
 
 NcclTransport::~NcclTransport() {
   world_->close();
@@ -76,36 +74,37 @@ void NcclTransport::post(const Exchange& step,
                          Deadline deadline,
                          NcclCompletion& completion) {
   world_->throw_if_failed();
-  check_peers(step.sends);
-  check_peers(step.receives);
-  HostBounce::Lease lease = HostBounce::lease(bounce_);
+  check_messages(step.sends);
+  check_messages(step.receives);
   order(after, deadline);
-  const auto is_host = [&](const WireMessage& m) {
-    return world_->device().is_host_memory(m.data);
-  };
-  if (std::ranges::any_of(step.sends, is_host)) {
-    wait_all(after, deadline);  // the bytes are read here
-  }
-  const Messages sends = reachable(step.sends, true, lease);
-  const Messages receives = reachable(step.receives, false, lease);
-  completion.use_host(std::move(lease));
   const GroupRule rule{.rank = world_->rank(),
                        .size = world_->size(),
                        .max_ops_per_group = world_->options().max_ops_per_group,
                        .piece_bytes = world_->options().piece_bytes};
   world_->begin_exchange();
-  for (const OpGroup& group : cut_groups(rule, {.sends = sends, .receives = receives})) {
+  for (const OpGroup& group : cut_groups(rule, step)) {
     completion.add_group(world_->post(group, deadline), group.peers());
   }
 }
 
-void NcclTransport::check_peers(std::span<const WireMessage> messages) const {
+void NcclTransport::check_messages(std::span<const WireMessage> messages) const {
   for (const WireMessage& message : messages) {
     if (message.peer < 0 || message.peer >= size()) {
       throw TransportError("transport: rank " + std::to_string(rank()) +
                                " has a message for rank " + std::to_string(message.peer) +
                                ", but there are " + std::to_string(size()) +
                                " ranks\n  nothing of this exchange was sent",
+                           message.peer,
+                           -1,
+                           false);
+    }
+    if (message.size_bytes > 0 && world_->device().is_host_memory(message.data)) {
+      throw TransportError("transport: a message of " + std::to_string(message.size_bytes) +
+                               " bytes between ranks " + std::to_string(rank()) + " and " +
+                               std::to_string(message.peer) +
+                               " lies in host memory, which NCCL cannot reach"
+                               "\n  nothing of this exchange was sent\n  take its memory where "
+                               "message_place() says, or move host tensors over a host transport",
                            message.peer,
                            -1,
                            false);
@@ -124,18 +123,6 @@ void NcclTransport::order(std::span<const Token> after, Deadline deadline) {
   }
 }
 
-NcclTransport::Messages NcclTransport::reachable(std::span<const WireMessage> messages,
-                                                 bool is_send,
-                                                 HostBounce::Lease& lease) {
-  Messages found(messages.begin(), messages.end());
-  for (WireMessage& message : found) {
-    if (message.size_bytes > 0 && world_->device().is_host_memory(message.data)) {
-      message.data = lease.stand_in(message.data, message.size_bytes, is_send);
-    }
-  }
-  return found;
-}
-
 void NcclTransport::abort(const std::string& reason) noexcept {
   world_->fail(TransportError(
       "transport: rank " + std::to_string(rank()) + " aborted its NCCL communicator: " + reason,
@@ -151,10 +138,8 @@ std::unique_ptr<NcclTransport> connect_nccl(const NcclLibraries& libraries,
                                             Deadline deadline) {
   check_options(place.rank, place.size, options);
   auto world = std::make_shared<NcclWorld>(libraries, place.rank, place.size, options);
-  const DeviceScope scope(*libraries.device, options.device);
-  auto bounce = std::make_shared<HostBounce>(libraries.device, options.host_bytes);
   world->connect(store, deadline);
-  return std::make_unique<NcclTransport>(std::move(world), std::move(bounce));
+  return std::make_unique<NcclTransport>(std::move(world));
 }
 
 }  // namespace dynatrain

@@ -1,7 +1,6 @@
 #pragma once
 
 #include "transport/nccl/completion.hpp"
-#include "transport/nccl/host_bounce.hpp"
 #include "transport/nccl/world.hpp"
 #include <memory>
 #include <mutex>
@@ -14,7 +13,7 @@ namespace dynatrain {
 /// One rank's port over a NCCL world that is connected. See dynatrain/transport/nccl.hpp.
 class NcclTransport final : public Transport {
  public:
-  explicit NcclTransport(std::shared_ptr<NcclWorld> world, std::shared_ptr<HostBounce> bounce);
+  explicit NcclTransport(std::shared_ptr<NcclWorld> world);
   ~NcclTransport() override;
   NcclTransport(const NcclTransport&) = delete;
   NcclTransport& operator=(const NcclTransport&) = delete;
@@ -38,20 +37,14 @@ class NcclTransport final : public Transport {
   [[nodiscard]] const std::vector<NcclCall>& calls() const { return world_->calls(); }
 
  private:
-  using Messages = std::vector<WireMessage>;
-
   void post(const Exchange& step,
             std::span<const Token> after,
             Deadline deadline,
             NcclCompletion& completion);
-  void check_peers(std::span<const WireMessage> messages) const;
+  void check_messages(std::span<const WireMessage> messages) const;
   void order(std::span<const Token> after, Deadline deadline);
-  [[nodiscard]] Messages reachable(std::span<const WireMessage> messages,
-                                   bool is_send,
-                                   HostBounce::Lease& lease);
 
   std::shared_ptr<NcclWorld> world_;
-  std::shared_ptr<HostBounce> bounce_;
   std::mutex posting_;
 };
 

@@ -19,7 +19,6 @@ struct NcclOptions {
   int max_ops_per_group = 3;
   int max_channels = 32;                   ///< what NCCL may use (maxCTAs)
   std::int64_t piece_bytes = 64LL << 20U;  ///< longer messages travel in pieces of this size
-  std::int64_t host_bytes = 1LL << 20U;    ///< pinned memory through which host messages pass
   bool record_calls = false;               ///< keep every call for a checker
   std::string nccl_library;                ///< path to try; empty: loaded one, then by name
   std::string cuda_library;                ///< the same for the CUDA runtime
@@ -46,8 +45,7 @@ struct NcclReport {
 ///
 /// The communicator's id goes through `store`, which is used for nothing else and not kept.
 ///
-/// Ownership  device memory is sent and received where it lies. Host memory passes through
-///            `host_bytes` of pinned memory and has arrived when the token was asked.
+/// Ownership  memory is sent and received where it lies: the device's, or pinned; other is refused.
 /// Threads    collective over the ranks. Calls on the transport: any thread, and every rank posts
 ///            its exchanges in the same order; abort() at any time.
 /// Streams    one stream of its own, not the default one. Tokens are DeviceCompletions on it.

@@ -254,14 +254,6 @@ bool FakeDevice::is_host_memory(const void* data) {
   return std::ranges::find(host_memory, data) != host_memory.end();
 }
 
-std::byte* FakeDevice::allocate_pinned(std::int64_t size_bytes) {
-  return new std::byte[static_cast<std::size_t>(size_bytes)];
-}
-
-void FakeDevice::free_pinned(std::byte* data) {
-  delete[] data;
-}
-
 void FakeDevice::push(FakeCluster::Item item) {
   const std::lock_guard lock(cluster_->mutex);
   cluster_->rank(rank_).stream.push_back(std::move(item));

@@ -121,8 +121,6 @@ class FakeDevice final : public DeviceApi {
   bool is_done(void* event) override;
   void stream_wait(void* stream, void* event) override;
   bool is_host_memory(const void* data) override;
-  std::byte* allocate_pinned(std::int64_t size_bytes) override;
-  void free_pinned(std::byte* data) override;
 
  private:
   void push(FakeCluster::Item item);
