@@ -235,7 +235,8 @@ def cpp_tests(check: Check, limit_s: float) -> tuple[str, Any]:
         raise SkipStepError("the C++ tests were not built: there is no GoogleTest")
     report = check.out / "ctest.xml"
     command(
-        ["ctest", "--test-dir", check.build, "-L", "gpu", "--output-junit", report],
+        # Each test is a process, and a context on the GPU takes a second of its time.
+        ["ctest", "--test-dir", check.build, "-L", "gpu", "-j", "4", "--output-junit", report],
         limit_s,
         check.out / "ctest.log",
         libraries(),
@@ -417,7 +418,7 @@ def main() -> int:
     if not check.step("machine", machine, 60):
         return 2
     if check.step("build", lambda limit: build(check, limit), 240):
-        check.step("C++ tests", lambda limit: cpp_tests(check, limit), 60)
+        check.step("C++ tests", lambda limit: cpp_tests(check, limit), 90)
         check.step("kernels", lambda limit: kernel_rates(check, limit), 60)
         check.step("Python tests", lambda limit: python_tests(check, limit), 150)
         check.step("switch, c10d", lambda limit: switch_rates(check, "c10d", limit), 60)

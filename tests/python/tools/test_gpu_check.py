@@ -88,11 +88,12 @@ def test_a_failed_test_fails_its_step_by_name(gpu_check, tmp_path):
 def test_the_page_has_a_row_for_every_measurement(gpu_check):
     copy = {"name": "one run", "size_bytes": 2**30, "ms_median": 0.7, "ms_min": 0.69, "share": 0.95}
     launch = {"num_boxes": 1000, "submit_us": 15.0, "submit_us_min": 14.0, "done_us": 30.0}
+    bulk = {"ms_median": 0.8, "plain_ms_median": 0.7, "share": 0.88, "is_right": True}
     row = {"source": "dp=4", "target": "tp=4", "contender": "dynatrain-c10d"}
     row |= {"seconds_median": 0.5, "seconds_min": 0.4, "bytes_moved": 2**20}
     steps = [
         ("machine", {"gpu": "H100", "driver": "580"}),
-        ("kernels", {"copies": [copy], "launches": [launch]}),
+        ("kernels", {"copies": [copy], "bulk_copy": bulk, "launches": [launch]}),
         ("switch, c10d", [row]),
     ]
     common = {"status": "ok", "seconds": 1.0, "detail": ""}
@@ -102,5 +103,6 @@ def test_the_page_has_a_row_for_every_measurement(gpu_check):
 
     assert "## 2026-11-24: H100" in page
     assert "| one run | 1024 | 0.700 | 0.690 | 0.95 |" in page
+    assert "| one run, by cp.async.bulk | 1024 | 0.800 | | 0.88 |" in page
     assert "| 1000 | 15.0 | 14.0 | 30.0 |" in page
     assert "| dynatrain-c10d | 0.5000 | 0.4000 | 1 |" in page
