@@ -66,6 +66,9 @@ NcclWorld::~NcclWorld() {
   close();
   try {
     const DeviceScope scope(device(), options_.device);
+    if (last_event_ != nullptr) {
+      free_events_.push_back(last_event_);
+    }
     for (void* event : free_events_) {
       device().destroy_event(event);
     }

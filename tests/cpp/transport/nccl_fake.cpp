@@ -219,11 +219,14 @@ void* FakeDevice::create_stream() {
 void FakeDevice::destroy_stream(void* /*stream*/) {}
 
 void* FakeDevice::create_event() {
+  const std::lock_guard lock(cluster_->mutex);
+  ++num_events;
   return new FakeEvent();
 }
 
 void FakeDevice::destroy_event(void* event) {
   const std::lock_guard lock(cluster_->mutex);
+  --num_events;
   std::erase_if(cluster_->rank(rank_).stream,
                 [event](const auto& item) { return item.event == event; });
   delete static_cast<FakeEvent*>(event);

@@ -111,6 +111,7 @@ class FakeDevice final : public DeviceApi {
 
   std::vector<const void*> host_memory;
   bool is_lost = false;  ///< events answer with an error
+  int num_events = 0;    ///< that were made and not destroyed
 
   int set_device(int device) override;
   void* create_stream() override;

@@ -237,6 +237,21 @@ TEST(NcclClose, IdleCommunicatorIsFinalizedAndABusyOneAborted) {
   EXPECT_THROW(arrival.wait(late()), TransportError);
 }
 
+// A job that switches for a month makes many transports.
+TEST_F(NcclOrder, EventsGoWithTheTransport) {
+  FakeNcclWorld world(2);
+  {
+    const Token arrival = receive(world);
+    const Token departure = send(world);
+    arrival.wait(late());
+    departure.wait(late());
+  }
+  EXPECT_GT(world.devices[0]->num_events, 0);
+  world.transports.clear();
+  EXPECT_EQ(world.devices[0]->num_events, 0);
+  EXPECT_EQ(world.devices[1]->num_events, 0);
+}
+
 // No kernel can read it: NCCL would take the process down, or hang.
 TEST_F(NcclOrder, HostMemoryIsRefused) {
   FakeNcclWorld world(2);
