@@ -116,7 +116,7 @@ class Bench {
       : src_(allocate_cuda_memory(CudaMemoryKind::kDevice, kBufferBytes)),
         dst_(allocate_cuda_memory(CudaMemoryKind::kDevice, kBufferBytes)),
         sums_(allocate_cuda_memory(CudaMemoryKind::kDevice, 256)),
-        copier_(make_cuda_copier({.device = 0, .table_bytes = 32LL << 20U, .num_tables = 2})) {
+        copier_(make_cuda_copier({.device = 0, .num_copies = 100'000, .num_batches = 2})) {
     addresses_.set(kSrc, src_.get(), kBufferBytes);
     addresses_.set(kDst, dst_.get(), kBufferBytes);
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");

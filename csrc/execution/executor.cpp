@@ -54,6 +54,21 @@ RunResult run_to_end(MakeRun make_run, std::unique_ptr<StagingArena>& arena, Run
   return result;
 }
 
+/// Pack, unpack and local of two stages, and the notes.
+constexpr int kBatchesUnderWay = 7;
+
+/// Copies of a schedule's largest batch: most parts are one box, those that were cut are up to
+/// three or more, but few.
+std::int64_t largest_batch(const Schedule& schedule) {
+  std::int64_t largest = 0;
+  std::int64_t num_sent = 0;  // one-sided, all that peers read is summed in one batch
+  for (const Stage& stage : schedule.stages) {
+    num_sent += num_parts(stage.sends);
+    largest = std::max({largest, num_sent, num_parts(stage.receives), std::ssize(stage.locals)});
+  }
+  return 2 * largest;
+}
+
 std::string hex(std::uint64_t value) {
   std::string text(16, '0');
   for (std::size_t i = 0; i < text.size(); ++i) {
@@ -125,6 +140,7 @@ void Executor::reserve(const Schedule& schedule) {
   const Place place = impl_->transport.message_place();
   impl_->arena->reserve(schedule, impl_->copier, place);
   impl_->notes.reserve(note_bytes(schedule, impl_->transport.size()), impl_->copier, place);
+  impl_->copier.reserve(largest_batch(schedule), kBatchesUnderWay);
 }
 
 std::string Executor::map_sources(const Plan& plan,

@@ -70,14 +70,6 @@ std::vector<WireMessage> messages_of(std::span<const Note> notes,
   return messages;
 }
 
-std::int64_t num_parts(const std::vector<StageMessage>& messages) {
-  std::int64_t parts = 0;
-  for (const StageMessage& message : messages) {
-    parts += std::ssize(message.parts);
-  }
-  return parts;
-}
-
 }  // namespace
 
 void NoteMemory::reserve(std::int64_t size_bytes, Copier& copier, Place place) {

@@ -12,13 +12,11 @@ constexpr std::int64_t kPageBytes = 4096;
 constexpr std::int64_t kSumBytes = sizeof(std::uint64_t);
 
 std::int64_t num_received_parts(const Schedule& schedule) {
-  std::int64_t num_parts = 0;
+  std::int64_t num_received = 0;
   for (const Stage& stage : schedule.stages) {
-    for (const StageMessage& message : stage.receives) {
-      num_parts += std::ssize(message.parts);
-    }
+    num_received += num_parts(stage.receives);
   }
-  return num_parts;
+  return num_received;
 }
 
 }  // namespace

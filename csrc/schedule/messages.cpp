@@ -79,4 +79,12 @@ std::int64_t place_messages(Stage& stage) {
   return end;
 }
 
+std::int64_t num_parts(const std::vector<StageMessage>& messages) {
+  std::int64_t parts = 0;
+  for (const StageMessage& message : messages) {
+    parts += std::ssize(message.parts);
+  }
+  return parts;
+}
+
 }  // namespace dynatrain

@@ -37,6 +37,7 @@ class CpuCopier final : public Copier {
     return std::make_unique<HostMemory>(size_bytes);
   }
 
+  void reserve(std::int64_t /*num_copies*/, int /*num_batches*/) override {}  // needs none
   [[nodiscard]] Place place_of(const std::byte* /*memory*/) const override { return Place::kHost; }
 
   Token submit(const CopyBatch& batch,

@@ -189,6 +189,15 @@ void BoxTableBuilder::write(std::byte* memory, bool to_slots) const {
   write_at(memory, layout.slots_at, slots_);
 }
 
+std::int64_t usual_table_bytes(std::int64_t num_copies) {
+  constexpr std::int64_t kUsualDims = 3;
+  constexpr std::int64_t kSumBytes = sizeof(std::uint64_t) + 2 * sizeof(std::uint32_t);
+  constexpr std::int64_t kCopyBytes =
+      sizeof(BoxRecord) + sizeof(std::int64_t) + kUsualDims * sizeof(BoxDim) + kSumBytes;
+  constexpr std::int64_t kEndBytes = 8 * kSectionAlignment;
+  return checked_mul(num_copies, kCopyBytes) + kEndBytes;
+}
+
 BoxTable view_table(const TableSize& size,
                     std::byte* memory,
                     std::uint64_t* sums,

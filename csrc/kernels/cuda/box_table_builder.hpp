@@ -65,6 +65,10 @@ class BoxTableBuilder {
   std::int64_t num_units_ = 0;
 };
 
+/// Bytes that suffice for a table of so many copies, unless most of them have more than three
+/// dimensions outside their runs or are cut in parts.
+[[nodiscard]] std::int64_t usual_table_bytes(std::int64_t num_copies);
+
 /// The table whose bytes are at `memory` (for the kernel: the device's address of it).
 /// Ownership  points into `memory` and `sums`; null: the table's own sums.
 [[nodiscard]] BoxTable view_table(const TableSize& size,

@@ -17,6 +17,12 @@ constexpr std::int64_t kMinMemoryBytes = std::int64_t{64} << 10;
 constexpr std::chrono::microseconds kFirstSleep{5};
 constexpr std::chrono::microseconds kLongestSleep{100};
 
+/// A power of two, so that batches which grow slowly do not take memory each time.
+std::int64_t memory_bytes(std::int64_t size_bytes) {
+  return static_cast<std::int64_t>(
+      std::bit_ceil(static_cast<std::uint64_t>(std::max(size_bytes, kMinMemoryBytes))));
+}
+
 /// What a device may use for ever: it did not end in time. Reachable, so that no tool takes it for
 /// forgotten.
 void never_free(std::vector<std::shared_ptr<LaneBatch>> batches) {
@@ -63,13 +69,17 @@ std::unique_ptr<TableMemory> CopyLanes::take_memory(std::int64_t size_bytes) {
       return memory;
     }
   }
-  return device_->make_table_memory(static_cast<std::int64_t>(
-      std::bit_ceil(static_cast<std::uint64_t>(std::max(size_bytes, kMinMemoryBytes)))));
+  return device_->make_table_memory(memory_bytes(size_bytes));
 }
 
-void CopyLanes::give_memory(std::unique_ptr<TableMemory> memory) {
+void CopyLanes::reserve(std::int64_t size_bytes, int num_memories) {
   const std::lock_guard lock(mutex_);
-  free_memory_.push_back(std::move(memory));
+  const auto num_free = std::ranges::count_if(free_memory_, [size_bytes](const auto& memory) {
+    return memory->size_bytes() >= size_bytes;
+  });
+  for (auto i = num_free; i < num_memories; ++i) {
+    free_memory_.push_back(device_->make_table_memory(memory_bytes(size_bytes)));
+  }
 }
 
 std::size_t CopyLanes::choose_lane(std::span<const Token> pending) {

@@ -48,7 +48,8 @@ class CopyLanes {
   [[nodiscard]] StreamDevice& device() { return *device_; }
   /// Memory that no batch uses any more, or new when there is none of that size.
   [[nodiscard]] std::unique_ptr<TableMemory> take_memory(std::int64_t size_bytes);
-  void give_memory(std::unique_ptr<TableMemory> memory);
+  /// Makes memory until `num_memories` of that size are free.
+  void reserve(std::int64_t size_bytes, int num_memories);
 
   /// Puts the batch on a stream behind the tokens in `pending`, all of which are on streams. False
   /// when every lane for it is taken.

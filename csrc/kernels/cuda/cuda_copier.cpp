@@ -37,7 +37,7 @@ std::string cuda_problem() {
 
 std::unique_ptr<Copier> make_cuda_copier(const CudaCopierOptions& options) {
   auto copier = std::make_unique<StreamCopier>(make_cuda_device(options.device));
-  copier->reserve(options.table_bytes, options.num_tables);
+  copier->reserve(options.num_copies, options.num_batches);
   return copier;
 }
 

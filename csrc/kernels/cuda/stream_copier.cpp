@@ -41,10 +41,8 @@ StreamCopier::~StreamCopier() {
   lanes_->drain(deadline_in(kDrainTime));
 }
 
-void StreamCopier::reserve(std::int64_t table_bytes, int num_tables) {
-  for (int i = 0; i < num_tables; ++i) {
-    lanes_->give_memory(lanes_->device().make_table_memory(table_bytes));
-  }
+void StreamCopier::reserve(std::int64_t num_copies, int num_batches) {
+  lanes_->reserve(usual_table_bytes(num_copies), num_batches);
 }
 
 std::unique_ptr<CopierMemory> StreamCopier::allocate(std::int64_t size_bytes, Place place) {

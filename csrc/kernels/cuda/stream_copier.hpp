@@ -24,10 +24,8 @@ class StreamCopier final : public Copier {
   StreamCopier(const StreamCopier&) = delete;
   StreamCopier& operator=(const StreamCopier&) = delete;
 
-  /// Makes memory for tables ahead.
-  void reserve(std::int64_t table_bytes, int num_tables);
-
   std::unique_ptr<CopierMemory> allocate(std::int64_t size_bytes, Place place) override;
+  void reserve(std::int64_t num_copies, int num_batches) override;
   [[nodiscard]] Place place_of(const std::byte* memory) const override;
   Token submit(const CopyBatch& batch,
                const AddressTable& addresses,

@@ -122,6 +122,10 @@ class Copier {
   /// Errors  DeviceError, std::bad_alloc.
   [[nodiscard]] virtual std::unique_ptr<CopierMemory> allocate(std::int64_t size_bytes,
                                                                Place place) = 0;
+  /// Makes room for `num_batches` batches under way at a time, each of `num_copies` copies, so that
+  /// submitting them takes no memory. Slow, not for the middle of a run; larger batches still work.
+  /// Errors  as allocate().
+  virtual void reserve(std::int64_t num_copies, int num_batches) = 0;
   /// Where memory lies, whoever allocated it. Errors: DeviceError.
   [[nodiscard]] virtual Place place_of(const std::byte* memory) const = 0;
   /// Starts the batch after all of `after` are done and returns at once.

@@ -18,10 +18,9 @@ namespace dynatrain {
 
 struct CudaCopierOptions {
   int device = 0;
-  /// Bytes of each table that is made ahead, on the host (pinned) and on the device; about 100 for
-  /// each box of a batch. Larger batches grow theirs when they first come.
-  std::int64_t table_bytes = std::int64_t{1} << 20;
-  int num_tables = 4;
+  /// What is reserved at once (Copier::reserve), about 200 bytes a copy, pinned and on the device.
+  std::int64_t num_copies = 1000;
+  int num_batches = 2;
 };
 
 /// A copier on a CUDA device: one kernel launch for each batch, on streams of its own.
@@ -34,7 +33,7 @@ struct CudaCopierOptions {
 ///            copier's streams, others are waited for by a thread of the copier; submit never
 ///            blocks.
 /// Errors     DeviceError here when the device cannot be used; later ones through the tokens.
-/// Cost       no allocation and no synchronization of the device once tables are large enough.
+/// Cost       no allocation and no synchronization of the device for what was reserved.
 /// Source     own; docs/design/kernels.md, "`cuda`".
 [[nodiscard]] std::unique_ptr<Copier> make_cuda_copier(const CudaCopierOptions& options = {});
 

@@ -53,6 +53,8 @@ struct StageMessage {
 
 inline constexpr std::int64_t kPartAlignment = 16;
 
+[[nodiscard]] std::int64_t num_parts(const std::vector<StageMessage>& messages);
+
 /// What this rank does in one stage. Peers are in circle order (rank + 1, rank + 2, ... for sends,
 /// rank - 1, ... for receives, modulo the number of ranks), so that no peer is everybody's first.
 struct Stage {

@@ -81,6 +81,9 @@ class DeviceCopier final : public Copier {
   std::unique_ptr<CopierMemory> allocate(std::int64_t size_bytes, Place place) override {
     return inner_->allocate(size_bytes, place);
   }
+  void reserve(std::int64_t num_copies, int num_batches) override {
+    inner_->reserve(num_copies, num_batches);
+  }
   [[nodiscard]] Place place_of(const std::byte* /*memory*/) const override {
     return Place::kDevice;
   }

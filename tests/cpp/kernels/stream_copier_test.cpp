@@ -162,6 +162,34 @@ TEST_F(StreamCopierOrder, FailedEventIsTheFailureOfAllThatComesAfter) {
   state_->is_held = false;
 }
 
+// Taking memory stops a device; what was reserved is enough for batches that wait and that run.
+TEST_F(StreamCopierOrder, ReservedBatchesTakeNoMemory) {
+  const CopyDescriptor copy = batch_.copies[0];
+  batch_.copies.assign(500, copy);
+  for (CopyDescriptor& wide : batch_.copies) {
+    wide.copy = {.extents = {2, 2, 2, 1},
+                 .src_offset_elems = 0,
+                 .dst_offset_elems = 0,
+                 .src_strides = {4, 2, 1, 1},
+                 .dst_strides = {1, 2, 4, 1}};
+    wide.sum_slot = 0;
+  }
+  std::uint64_t sum = 0;
+  batch_.sums = &sum;
+  copier_->reserve(500, 6);
+  const int num_memories = state_->num_memories;
+  state_->is_held = true;
+  std::vector<Token> tokens;
+  for (int i = 0; i < 6; ++i) {
+    tokens.push_back(submit());
+  }
+  EXPECT_EQ(state_->num_memories, num_memories);
+  state_->is_held = false;
+  wait_all(tokens, late());
+  copier_->reserve(500, 6);
+  EXPECT_EQ(state_->num_memories, num_memories) << "what is there was reserved again";
+}
+
 // An event that fails does not stop what is on the stream: it still reads its table.
 TEST_F(StreamCopierOrder, TableOfAFailedBatchOutlivesItsTokenAndTheDevice) {
   state_->is_held = true;
