@@ -190,12 +190,12 @@ void BoxTableBuilder::write(std::byte* memory, bool to_slots) const {
 }
 
 std::int64_t usual_table_bytes(std::int64_t num_copies) {
-  constexpr std::int64_t kUsualDims = 3;
-  constexpr std::int64_t kSumBytes = sizeof(std::uint64_t) + 2 * sizeof(std::uint32_t);
-  constexpr std::int64_t kCopyBytes =
-      sizeof(BoxRecord) + sizeof(std::int64_t) + kUsualDims * sizeof(BoxDim) + kSumBytes;
-  constexpr std::int64_t kEndBytes = 8 * kSectionAlignment;
-  return checked_mul(num_copies, kCopyBytes) + kEndBytes;
+  constexpr std::int64_t usual_dims = 3;
+  constexpr std::int64_t sum_bytes = sizeof(std::uint64_t) + 2 * sizeof(std::uint32_t);
+  constexpr std::int64_t copy_bytes =
+      sizeof(BoxRecord) + sizeof(std::int64_t) + usual_dims * sizeof(BoxDim) + sum_bytes;
+  constexpr std::int64_t end_bytes = 8 * kSectionAlignment;
+  return checked_mul(num_copies, copy_bytes) + end_bytes;
 }
 
 BoxTable view_table(const TableSize& size,
