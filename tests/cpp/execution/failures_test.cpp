@@ -7,6 +7,7 @@
 
 #include "execution/source_map.hpp"
 #include "execution/switch_over_loopback.hpp"
+#include "execution/wrapped_copier.hpp"
 #include <array>
 #include <atomic>
 #include <deque>
@@ -52,28 +53,6 @@ class TamperingTransport final : public Transport {
   int num_batches_ = 0;  ///< the first is agree()'s
 };
 
-/// The CPU copier behind a port that tests get in between.
-class WrappedCopier : public Copier {
- public:
-  std::unique_ptr<CopierMemory> allocate(std::int64_t size_bytes, Place place) override {
-    return inner_->allocate(size_bytes, place);
-  }
-  void reserve(std::int64_t num_copies, int num_batches) override {
-    inner_->reserve(num_copies, num_batches);
-  }
-  [[nodiscard]] Place place_of(const std::byte* memory) const override {
-    return inner_->place_of(memory);
-  }
-  Token submit(const CopyBatch& batch,
-               const AddressTable& addresses,
-               std::span<const Token> after) override {
-    return inner_->submit(batch, addresses, after);
-  }
-
- private:
-  std::unique_ptr<Copier> inner_ = make_cpu_copier(1);
-};
-
 /// Reads other bytes than lie there, wherever a copy with a sum writes what it reads.
 class MisreadingCopier final : public WrappedCopier {
  public:
@@ -98,34 +77,6 @@ class MisreadingCopier final : public WrappedCopier {
  private:
   std::deque<AddressTable> tables_;
   std::deque<std::vector<std::byte>> misread_;
-};
-
-/// What was taken of a copier, and what would have been taken of a device's.
-struct Taken {
-  int num_allocated = 0;
-  std::int64_t reserved_copies = 0;
-  std::int64_t largest_batch = 0;
-};
-
-class CountingCopier final : public WrappedCopier {
- public:
-  explicit CountingCopier(Taken& taken) : taken_(taken) {}
-  std::unique_ptr<CopierMemory> allocate(std::int64_t size_bytes, Place place) override {
-    ++taken_.num_allocated;
-    return WrappedCopier::allocate(size_bytes, place);
-  }
-  void reserve(std::int64_t num_copies, int /*num_batches*/) override {
-    taken_.reserved_copies = num_copies;
-  }
-  Token submit(const CopyBatch& batch,
-               const AddressTable& addresses,
-               std::span<const Token> after) override {
-    taken_.largest_batch = std::max(taken_.largest_batch, std::ssize(batch.copies));
-    return WrappedCopier::submit(batch, addresses, after);
-  }
-
- private:
-  Taken& taken_;
 };
 
 class SwitchFailure : public ::testing::Test {
@@ -377,34 +328,6 @@ TEST_F(SwitchFailure, BytesMisreadFromAPeerAreFoundByTheReader) {
       << error.what();
   EXPECT_GE(error.peer, 0);
   expect_sources_untouched();
-}
-
-// Taking device memory stops the device, training streams too: all of it is taken ahead.
-TEST(Reserve, RunTakesNoMemory) {
-  const ShardMap source = model_map(Layout::parse("dp=4"));
-  const ShardMap target = model_map(Layout::parse("dp=2,tp=2"));
-  for (const bool one_sided : {false, true}) {
-    std::array<Taken, 4> taken{};
-    std::array<int, 4> num_ahead{};
-    SwitchCase what;
-    what.loopback.one_sided = one_sided;
-    what.make_copier = [&](int rank) {
-      return std::make_unique<CountingCopier>(taken.at(static_cast<std::size_t>(rank)));
-    };
-    const auto before_run = [&](int rank, LoopbackWorld&, RunControl&) {
-      const auto index = static_cast<std::size_t>(rank);
-      num_ahead.at(index) = taken.at(index).num_allocated;
-    };
-    expect_identity(source, target, switch_over_loopback(source, target, what, before_run));
-    for (std::size_t rank = 0; rank < num_ahead.size(); ++rank) {
-      EXPECT_GT(num_ahead.at(rank), 0);
-      EXPECT_EQ(taken.at(rank).num_allocated, num_ahead.at(rank))
-          << "rank " << rank << (one_sided ? ", one-sided" : ", in stages");
-      EXPECT_GT(taken.at(rank).largest_batch, 0);
-      EXPECT_GE(taken.at(rank).reserved_copies, taken.at(rank).largest_batch)
-          << "rank " << rank << (one_sided ? ", one-sided" : ", in stages");
-    }
-  }
 }
 
 // A step of training that failed leaves a source that nobody may take for its result; a run that

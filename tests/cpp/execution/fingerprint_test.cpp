@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include "execution/switch_over_loopback.hpp"
+#include "execution/wrapped_copier.hpp"
 #include <cstring>
 #include <string>
 #include <utility>
@@ -76,14 +77,8 @@ TEST(Fingerprint, ChangesWhenTwoTensorsAreExchanged) {
 }
 
 /// A copier of a device whose memory the test can see: the CPU's, but nothing is the host's.
-class DeviceCopier final : public Copier {
+class DeviceCopier final : public WrappedCopier {
  public:
-  std::unique_ptr<CopierMemory> allocate(std::int64_t size_bytes, Place place) override {
-    return inner_->allocate(size_bytes, place);
-  }
-  void reserve(std::int64_t num_copies, int num_batches) override {
-    inner_->reserve(num_copies, num_batches);
-  }
   [[nodiscard]] Place place_of(const std::byte* /*memory*/) const override {
     return Place::kDevice;
   }
@@ -95,14 +90,13 @@ class DeviceCopier final : public Copier {
       failed->fail(std::make_exception_ptr(DeviceError("device: gone")));
       return Token(std::move(failed));
     }
-    return inner_->submit(batch, addresses, after);
+    return WrappedCopier::submit(batch, addresses, after);
   }
   [[nodiscard]] int num_batches() const { return num_batches_; }
 
   int num_good_batches = 1000;
 
  private:
-  std::unique_ptr<Copier> inner_ = make_cpu_copier(1);
   int num_batches_ = 0;
 };
 
