@@ -1,15 +1,27 @@
 #include "dynatrain/base/error.hpp"
 #include "dynatrain/execution/copier.hpp"
 
+#include <atomic>
 #include <string>
 
 namespace dynatrain {
+namespace {
+
+/// Never the same twice in a process.
+std::uint64_t next_revision() {
+  static std::atomic<std::uint64_t> last{0};
+  return ++last;
+}
+
+}  // namespace
+
 void AddressTable::set(BufferId id, std::byte* base, std::int64_t size_bytes) {
   DYNATRAIN_CHECK(id.value >= 0, "execution: a buffer id is negative");
   if (regions_.size() <= id.index()) {
     regions_.resize(id.index() + 1);
   }
   regions_[id.index()] = {.base = base, .size_bytes = size_bytes, .present = true};
+  revision_ = next_revision();
 }
 
 void AddressTable::throw_no_address(BufferId id) {

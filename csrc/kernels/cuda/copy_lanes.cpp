@@ -35,12 +35,12 @@ void never_free(std::vector<std::shared_ptr<LaneBatch>> batches) {
 /// Adds the sums that came back with the table to where the caller wants them.
 void add_fetched_sums(const LaneBatch& batch) {
   const std::byte* memory = batch.memory->host();
-  for (std::int64_t group = 0; group < batch.size.num_groups; ++group) {
+  for (std::int64_t group = 0; group < batch.parts.size.num_groups; ++group) {
     std::uint64_t sum = 0;
     std::uint32_t slot = 0;
-    std::memcpy(&sum, memory + batch.size.layout.sums_at + group * 8, sizeof(sum));
-    std::memcpy(&slot, memory + batch.size.layout.slots_at + group * 4, sizeof(slot));
-    batch.host_sums[slot] += sum;
+    std::memcpy(&sum, memory + batch.parts.size.layout.sums_at + group * 8, sizeof(sum));
+    std::memcpy(&slot, memory + batch.parts.size.layout.slots_at + group * 4, sizeof(slot));
+    batch.parts.host_sums[slot] += sum;
   }
 }
 
@@ -51,7 +51,7 @@ CopyLanes::CopyLanes(std::unique_ptr<StreamDevice> device)
   DYNATRAIN_CHECK(lanes_.size() >= 2, "kernels: a stream copier needs at least two streams");
 }
 
-std::unique_ptr<TableMemory> CopyLanes::take_memory(std::int64_t size_bytes) {
+std::shared_ptr<TableMemory> CopyLanes::take_memory(std::int64_t size_bytes) {
   {
     const std::lock_guard lock(mutex_);
     for (const Lane& lane : lanes_) {
@@ -64,12 +64,17 @@ std::unique_ptr<TableMemory> CopyLanes::take_memory(std::int64_t size_bytes) {
     };
     const auto found = std::find_if(free_memory_.begin(), free_memory_.end(), fits);
     if (found != free_memory_.end()) {
-      std::unique_ptr<TableMemory> memory = std::move(*found);
+      std::shared_ptr<TableMemory> memory = std::move(*found);
       free_memory_.erase(found);
       return memory;
     }
   }
   return device_->make_table_memory(memory_bytes(size_bytes));
+}
+
+bool CopyLanes::take(PreparedTable& table) {
+  const std::lock_guard lock(mutex_);
+  return !std::exchange(table.is_under_way, true);
 }
 
 void CopyLanes::reserve(std::int64_t size_bytes, int num_memories) {
@@ -126,8 +131,9 @@ bool CopyLanes::launch(const std::shared_ptr<LaneBatch>& batch, std::span<const 
     put_on_stream(*batch);
     lanes_[lane].push_back(batch);
   } catch (...) {
-    fail(*batch, std::current_exception());
     const std::lock_guard lock(mutex_);
+    batch->error = std::current_exception();
+    batch->state = LaneBatch::State::kEnded;
     given_up_.push_back(batch);  // a part of it may be on the stream
   }
   return true;
@@ -147,6 +153,7 @@ void CopyLanes::end_empty(LaneBatch& batch) {
   if (batch.times != nullptr) {
     batch.times->begin = batch.times->end = std::chrono::steady_clock::now();
   }
+  give_back_table(batch);
   batch.state = LaneBatch::State::kEnded;
 }
 
@@ -158,11 +165,12 @@ void CopyLanes::put_on_stream(LaneBatch& batch) {
   }
   if (batch.has_work()) {
     device_->launch({.zeroed = batch.zeroed,
-                     .read_back = batch.device_reads,
-                     .size = &batch.size,
+                     .read_back = batch.parts.device_reads,
+                     .size = &batch.parts.size,
                      .memory = batch.memory.get(),
-                     .sums = batch.device_sums,
-                     .split = split_work(batch.size.num_units, device_->num_processors()),
+                     .is_uploaded = batch.prepared != nullptr,
+                     .sums = batch.parts.device_sums,
+                     .split = split_work(batch.parts.size.num_units, device_->num_processors()),
                      .stream = stream});
   }
   batch.end = take_event();
@@ -183,6 +191,16 @@ void CopyLanes::fail(LaneBatch& batch, std::exception_ptr error) {
   const std::lock_guard lock(mutex_);
   batch.error = std::move(error);
   batch.state = LaneBatch::State::kEnded;
+  give_back_table(batch);
+}
+
+void CopyLanes::give_back_table(LaneBatch& batch) {
+  if (batch.prepared != nullptr) {
+    batch.memory.reset();
+    std::exchange(batch.prepared, nullptr)->is_under_way = false;
+  } else if (batch.memory != nullptr) {
+    free_memory_.push_back(std::move(batch.memory));
+  }
 }
 
 bool CopyLanes::has_ended(LaneBatch& batch) {
@@ -215,19 +233,17 @@ bool CopyLanes::has_ended_locked(LaneBatch& batch) {
 void CopyLanes::finish(LaneBatch& batch) {
   if (batch.times != nullptr) {
     batch.times->end = batch.end->when();
-    batch.times->begin = batch.size.num_units > 0 ? batch.begin->when() : batch.times->end;
+    batch.times->begin = batch.parts.size.num_units > 0 ? batch.begin->when() : batch.times->end;
     free_events_.push_back(std::move(batch.begin));
   }
-  if (batch.host_sums != nullptr) {
+  if (batch.parts.host_sums != nullptr) {
     add_fetched_sums(batch);
   }
-  for (const ReadBack& read : batch.host_reads) {
+  for (const ReadBack& read : batch.parts.host_reads) {
     std::memcpy(read.host, read.src, static_cast<std::size_t>(read.size_bytes));
   }
   free_events_.push_back(std::move(batch.end));
-  if (batch.memory != nullptr) {
-    free_memory_.push_back(std::move(batch.memory));
-  }
+  give_back_table(batch);
   batch.state = LaneBatch::State::kEnded;
 }
 

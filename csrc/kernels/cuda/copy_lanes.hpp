@@ -14,17 +14,33 @@
 
 namespace dynatrain {
 
+/// What a launch needs to know of a batch beside its table.
+struct TableParts {
+  TableSize size;
+  std::uint64_t* device_sums = nullptr;  ///< the kernel adds there
+  std::uint64_t* host_sums = nullptr;    ///< the table's own sums are added there at the end
+  std::vector<ReadBack> device_reads;    ///< on the stream
+  std::vector<ReadBack> host_reads;      ///< of host memory; at the end, once sums were added there
+};
+
+/// A batch whose table lies on the device already, for one set of addresses.
+struct PreparedTable final : PreparedBatch {
+  const void* copier = nullptr;  ///< whose it is
+  std::uint64_t revision = 0;    ///< of the addresses
+  TableParts parts;
+  std::shared_ptr<TableMemory> memory;  ///< null when there is nothing to copy
+  /// From its submission to its end: its own sums serve one launch at a time. Guarded by CopyLanes.
+  bool is_under_way = false;
+};
+
 /// A batch from its submission to its end. Guarded by its CopyLanes.
 struct LaneBatch {
   enum class State : std::uint8_t { kWaiting, kOnStream, kEnded };
 
-  TableSize size;
-  std::unique_ptr<TableMemory> memory;
-  std::uint64_t* device_sums = nullptr;  ///< the kernel adds there
-  std::uint64_t* host_sums = nullptr;    ///< the table's own sums are added there at the end
+  TableParts parts;
+  std::shared_ptr<TableMemory> memory;
+  std::shared_ptr<PreparedTable> prepared;  ///< whose memory it is; null: the lanes' own
   std::span<const std::span<std::byte>> zeroed;
-  std::vector<ReadBack> device_reads;  ///< on the stream
-  std::vector<ReadBack> host_reads;    ///< of host memory; at the end, once sums were added there
   CopyTimes* times = nullptr;
   State state = State::kWaiting;
   std::size_t lane = 0;
@@ -33,7 +49,8 @@ struct LaneBatch {
   std::exception_ptr error;
 
   [[nodiscard]] bool has_work() const {
-    return size.num_units > 0 || !zeroed.empty() || !device_reads.empty() || !host_reads.empty();
+    return parts.size.num_units > 0 || !zeroed.empty() || !parts.device_reads.empty() ||
+           !parts.host_reads.empty();
   }
 };
 
@@ -47,7 +64,9 @@ class CopyLanes {
 
   [[nodiscard]] StreamDevice& device() { return *device_; }
   /// Memory that no batch uses any more, or new when there is none of that size.
-  [[nodiscard]] std::unique_ptr<TableMemory> take_memory(std::int64_t size_bytes);
+  [[nodiscard]] std::shared_ptr<TableMemory> take_memory(std::int64_t size_bytes);
+  /// The table for one launch; false while an earlier launch has it.
+  [[nodiscard]] bool take(PreparedTable& table);
   /// Makes memory until `num_memories` of that size are free.
   void reserve(std::int64_t size_bytes, int num_memories);
 
@@ -79,6 +98,7 @@ class CopyLanes {
   void put_on_stream(LaneBatch& batch);
   bool has_ended_locked(LaneBatch& batch);
   void finish(LaneBatch& batch);
+  void give_back_table(LaneBatch& batch);
   void give_up(LaneBatch& batch, const std::exception_ptr& error);
   std::unique_ptr<DeviceEvent> take_event();
 
@@ -88,7 +108,7 @@ class CopyLanes {
   std::mutex launch_mutex_;  ///< one launch at a time; taken before mutex_
   std::mutex mutex_;
   std::vector<Lane> lanes_;
-  std::vector<std::unique_ptr<TableMemory>> free_memory_;
+  std::vector<std::shared_ptr<TableMemory>> free_memory_;
   std::vector<std::unique_ptr<DeviceEvent>> free_events_;
 };
 

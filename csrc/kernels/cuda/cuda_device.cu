@@ -135,6 +135,17 @@ class CudaDevice final : public StreamDevice {
     const DeviceScope scope(device_);
     return std::make_unique<CudaTableMemory>(size_bytes);
   }
+  void upload(const TableMemory& memory) override {
+    const DeviceScope scope(device_);
+    const CudaStream stream = make_cuda_stream();
+    check(cudaMemcpyAsync(memory.device(),
+                          memory.host(),
+                          static_cast<std::size_t>(memory.size_bytes()),
+                          cudaMemcpyHostToDevice,
+                          stream.get()),
+          "uploading tables of boxes");
+    check(cudaStreamSynchronize(stream.get()), "uploading tables of boxes");
+  }
   [[nodiscard]] std::unique_ptr<CopierMemory> allocate(std::int64_t size_bytes,
                                                        Place place) override {
     const DeviceScope scope(device_);
@@ -177,21 +188,27 @@ class CudaDevice final : public StreamDevice {
     const TableSize& size = *launch.size;
     std::byte* host = launch.memory->host();
     std::byte* device = launch.memory->device();
-    check(cudaMemcpyAsync(device,
-                          host,
-                          static_cast<std::size_t>(size.layout.upload_bytes),
-                          cudaMemcpyHostToDevice,
-                          stream),
-          "uploading a table of boxes");
+    const bool has_own_sums = launch.sums == nullptr && size.num_groups > 0;
+    const auto sum_bytes = static_cast<std::size_t>(size.num_groups) * sizeof(std::uint64_t);
+    if (!launch.is_uploaded) {
+      check(cudaMemcpyAsync(device,
+                            host,
+                            static_cast<std::size_t>(size.layout.upload_bytes),
+                            cudaMemcpyHostToDevice,
+                            stream),
+            "uploading a table of boxes");
+    } else if (has_own_sums) {
+      check(cudaMemsetAsync(device + size.layout.sums_at, 0, sum_bytes, stream), "zeroing sums");
+    }
     launch_copy_kernel(
         {.table = view_table(size, device, launch.sums, launch.split.units_per_block),
          .num_blocks = launch.split.num_blocks,
          .sums = size.sums},
         stream);
-    if (launch.sums == nullptr && size.num_groups > 0) {
+    if (has_own_sums) {
       check(cudaMemcpyAsync(host + size.layout.sums_at,
                             device + size.layout.sums_at,
-                            static_cast<std::size_t>(size.num_groups) * sizeof(std::uint64_t),
+                            sum_bytes,
                             cudaMemcpyDeviceToHost,
                             stream),
             "fetching sums");

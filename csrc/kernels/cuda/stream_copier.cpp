@@ -1,5 +1,6 @@
 #include "kernels/cuda/stream_copier.hpp"
 
+#include "dynatrain/base/checked.hpp"
 #include "dynatrain/base/error.hpp"
 
 #include <algorithm>
@@ -15,6 +16,24 @@ namespace {
 constexpr std::chrono::microseconds kWatchSlice{200};
 /// What is on a stream when a copier goes has this long to end.
 constexpr std::chrono::seconds kDrainTime{30};
+/// Of a table in memory that it shares with others.
+constexpr std::int64_t kTableAlignment = 256;
+
+/// The part of some memory from an offset on.
+class TableSlice final : public TableMemory {
+ public:
+  TableSlice(std::shared_ptr<TableMemory> whole, std::int64_t offset_bytes)
+      : whole_(std::move(whole)), offset_bytes_(offset_bytes) {}
+  [[nodiscard]] std::byte* host() const override { return whole_->host() + offset_bytes_; }
+  [[nodiscard]] std::byte* device() const override { return whole_->device() + offset_bytes_; }
+  [[nodiscard]] std::int64_t size_bytes() const override {
+    return whole_->size_bytes() - offset_bytes_;
+  }
+
+ private:
+  std::shared_ptr<TableMemory> whole_;
+  std::int64_t offset_bytes_;
+};
 
 /// True when a stream can be ordered behind the token without a wait on the host.
 bool is_on_stream(const Token& token) {
@@ -58,11 +77,11 @@ Token StreamCopier::submit(const CopyBatch& batch,
                            const AddressTable& addresses,
                            std::span<const Token> after) {
   try {
-    const std::shared_ptr<LaneBatch> prepared = prepare(batch, addresses);
-    Token token(std::make_shared<BatchCompletion>(lanes_, prepared));
-    if (!try_launch(prepared, after)) {
+    const std::shared_ptr<LaneBatch> laid_out = lay_out(batch, addresses);
+    Token token(std::make_shared<BatchCompletion>(lanes_, laid_out));
+    if (!try_launch(laid_out, after)) {
       const std::lock_guard lock(mutex_);
-      new_.push_back({.batch = prepared, .after = {after.begin(), after.end()}});
+      new_.push_back({.batch = laid_out, .after = {after.begin(), after.end()}});
       has_new_.notify_one();
     }
     return token;
@@ -73,26 +92,77 @@ Token StreamCopier::submit(const CopyBatch& batch,
   }
 }
 
-std::shared_ptr<LaneBatch> StreamCopier::prepare(const CopyBatch& batch,
+std::vector<std::shared_ptr<PreparedBatch>> StreamCopier::prepare(
+    std::span<const CopyBatch* const> batches, const AddressTable& addresses) {
+  std::vector<std::shared_ptr<PreparedBatch>> prepared;
+  std::vector<std::byte> tables;
+  std::vector<std::pair<PreparedTable*, std::int64_t>> places;
+  for (const CopyBatch* const batch : batches) {
+    auto table = std::make_shared<PreparedTable>();
+    table->copier = this;
+    table->revision = addresses.revision();
+    table->parts = parts_of(*batch, addresses);
+    if (table->parts.size.num_units > 0) {
+      const auto place = ceil_div(std::ssize(tables), kTableAlignment) * kTableAlignment;
+      tables.resize(static_cast<std::size_t>(place + table->parts.size.layout.total_bytes));
+      builder_.write(tables.data() + place, table->parts.device_sums != nullptr);
+      places.emplace_back(table.get(), place);
+    }
+    prepared.push_back(std::move(table));
+  }
+  if (places.empty()) {
+    return prepared;
+  }
+  const std::shared_ptr<TableMemory> memory =
+      lanes_->device().make_table_memory(std::ssize(tables));
+  std::ranges::copy(tables, memory->host());
+  lanes_->device().upload(*memory);
+  for (const auto& [table, place] : places) {
+    table->memory = std::make_shared<TableSlice>(memory, place);
+  }
+  return prepared;
+}
+
+std::shared_ptr<PreparedTable> StreamCopier::take_prepared(const CopyBatch& batch,
+                                                           const AddressTable& addresses) {
+  auto table = std::dynamic_pointer_cast<PreparedTable>(batch.prepared);
+  const bool is_usable = table != nullptr && table->copier == this &&
+                         table->revision == addresses.revision() && lanes_->take(*table);
+  return is_usable ? table : nullptr;
+}
+
+std::shared_ptr<LaneBatch> StreamCopier::lay_out(const CopyBatch& batch,
                                                  const AddressTable& addresses) {
-  auto prepared = std::make_shared<LaneBatch>();
-  prepared->size = builder_.build(batch, addresses);
-  prepared->times = batch.times;
-  prepared->zeroed = batch.zeroed;
+  auto laid_out = std::make_shared<LaneBatch>();
+  laid_out->times = batch.times;
+  laid_out->zeroed = batch.zeroed;
+  laid_out->prepared = take_prepared(batch, addresses);
+  if (laid_out->prepared != nullptr) {
+    laid_out->parts = laid_out->prepared->parts;
+    laid_out->memory = laid_out->prepared->memory;
+    return laid_out;
+  }
+  laid_out->parts = parts_of(batch, addresses);
+  if (laid_out->parts.size.num_units > 0) {
+    laid_out->memory = lanes_->take_memory(laid_out->parts.size.layout.total_bytes);
+    builder_.write(laid_out->memory->host(), laid_out->parts.device_sums != nullptr);
+  }
+  return laid_out;
+}
+
+TableParts StreamCopier::parts_of(const CopyBatch& batch, const AddressTable& addresses) {
+  TableParts parts;
+  parts.size = builder_.build(batch, addresses);
   for (const ReadBack& read : batch.read_back) {
     const bool is_device =
         lanes_->device().adds_to(reinterpret_cast<const std::uint64_t*>(read.src));
-    (is_device ? prepared->device_reads : prepared->host_reads).push_back(read);
+    (is_device ? parts.device_reads : parts.host_reads).push_back(read);
   }
-  if (prepared->size.num_groups > 0) {
+  if (parts.size.num_groups > 0) {
     const bool is_direct = lanes_->device().adds_to(batch.sums);
-    (is_direct ? prepared->device_sums : prepared->host_sums) = batch.sums;
+    (is_direct ? parts.device_sums : parts.host_sums) = batch.sums;
   }
-  if (prepared->size.num_units > 0) {
-    prepared->memory = lanes_->take_memory(prepared->size.layout.total_bytes);
-    builder_.write(prepared->memory->host(), prepared->device_sums != nullptr);
-  }
-  return prepared;
+  return parts;
 }
 
 bool StreamCopier::try_launch(const std::shared_ptr<LaneBatch>& batch,

@@ -26,6 +26,8 @@ class StreamCopier final : public Copier {
 
   std::unique_ptr<CopierMemory> allocate(std::int64_t size_bytes, Place place) override;
   void reserve(std::int64_t num_copies, int num_batches) override;
+  [[nodiscard]] std::vector<std::shared_ptr<PreparedBatch>> prepare(
+      std::span<const CopyBatch* const> batches, const AddressTable& addresses) override;
   [[nodiscard]] Place place_of(const std::byte* memory) const override;
   Token submit(const CopyBatch& batch,
                const AddressTable& addresses,
@@ -37,8 +39,14 @@ class StreamCopier final : public Copier {
     std::vector<Token> after;
   };
 
-  [[nodiscard]] std::shared_ptr<LaneBatch> prepare(const CopyBatch& batch,
+  /// The batch with a table of its own, or with the one that was prepared for it.
+  [[nodiscard]] std::shared_ptr<LaneBatch> lay_out(const CopyBatch& batch,
                                                    const AddressTable& addresses);
+  /// What was prepared of the batch, if it serves for these addresses and nobody has it.
+  [[nodiscard]] std::shared_ptr<PreparedTable> take_prepared(const CopyBatch& batch,
+                                                             const AddressTable& addresses);
+  /// All that a launch needs but the table's memory; the table is what builder_ has built.
+  [[nodiscard]] TableParts parts_of(const CopyBatch& batch, const AddressTable& addresses);
   /// Launches the batch, or fails it with what one of its tokens failed with. False when it has to
   /// wait on the host.
   bool try_launch(const std::shared_ptr<LaneBatch>& batch, std::span<const Token> after);

@@ -42,14 +42,15 @@ class TableMemory {
   [[nodiscard]] virtual std::int64_t size_bytes() const = 0;
 };
 
-/// One launch: zero ranges, upload the table, run the kernel, fetch the table's own sums unless
-/// `sums` is memory of the device that the kernel adds to, and read back. No table when `memory` is
-/// null.
+/// One launch: zero ranges, upload the table (of one that is there already, zero its own sums), run
+/// the kernel, fetch the table's own sums unless `sums` is memory of the device that the kernel
+/// adds to, and read back. No table when `memory` is null.
 struct TableLaunch {
   std::span<const std::span<std::byte>> zeroed;
   std::span<const ReadBack> read_back;
   const TableSize* size = nullptr;
   const TableMemory* memory = nullptr;
+  bool is_uploaded = false;
   std::uint64_t* sums = nullptr;
   WorkSplit split;
   void* stream = nullptr;
@@ -66,6 +67,8 @@ class StreamDevice {
   [[nodiscard]] virtual void* stream(std::size_t index) const = 0;
   [[nodiscard]] virtual std::unique_ptr<DeviceEvent> make_event() = 0;
   [[nodiscard]] virtual std::unique_ptr<TableMemory> make_table_memory(std::int64_t size_bytes) = 0;
+  /// Brings the host's side to the device's; waits for it.
+  virtual void upload(const TableMemory& memory) = 0;
   [[nodiscard]] virtual std::unique_ptr<CopierMemory> allocate(std::int64_t size_bytes,
                                                                Place place) = 0;
   /// Makes what is put on `stream` from now on wait for an event of somebody else.

@@ -71,6 +71,16 @@ struct ReadBack {
   std::int64_t size_bytes = 0;
 };
 
+/// A batch that a copier has laid out ahead of its submission. Opaque; kept by the batch, and by
+/// the copier while it is under way.
+class PreparedBatch {
+ public:
+  PreparedBatch() = default;
+  PreparedBatch(const PreparedBatch&) = delete;
+  PreparedBatch& operator=(const PreparedBatch&) = delete;
+  virtual ~PreparedBatch() = default;
+};
+
 /// A batch of copies that is built once and submitted as a whole: `zeroed`, then `copies` in any
 /// order, then `read_back`. Addresses in it are not owning, and of memory that the copier reaches.
 struct CopyBatch {
@@ -82,6 +92,8 @@ struct CopyBatch {
   std::vector<ReadBack> read_back;
   /// Written before the token is done, unless null. Not owning.
   CopyTimes* times = nullptr;
+  /// What Copier::prepare() made of this batch, which has not been changed since; null for none.
+  std::shared_ptr<PreparedBatch> prepared;
 };
 
 /// The addresses behind buffer ids; patched in when a switch commits to run. Not owning: every
@@ -107,11 +119,15 @@ class AddressTable {
   [[nodiscard]] bool has(BufferId id) const {
     return id.value >= 0 && id.index() < regions_.size() && regions_[id.index()].present;
   }
+  /// Tables of equal revision hold the same addresses, copies of a table too; each set() makes a
+  /// new one.
+  [[nodiscard]] std::uint64_t revision() const { return revision_; }
 
  private:
   [[noreturn]] static void throw_no_address(BufferId id);
 
   std::vector<Region> regions_;
+  std::uint64_t revision_ = 0;
 };
 
 /// Port: copies boxes inside a rank (pack, unpack, local). Implemented in room 7.
@@ -126,6 +142,15 @@ class Copier {
   /// submitting them takes no memory. Slow, not for the middle of a run; larger batches still work.
   /// Errors  as allocate().
   virtual void reserve(std::int64_t num_copies, int num_batches) = 0;
+  /// Lays batches out ahead of their submission: what comes back, in their order, goes into
+  /// CopyBatch::prepared; null where the copier has nothing to gain. Slow, not for the middle of a
+  /// run. Submitting such a batch to the same addresses then costs no more than a launch; for other
+  /// addresses it is laid out anew.
+  /// Errors  InternalError as submit(); DeviceError, std::bad_alloc. Nothing was submitted.
+  [[nodiscard]] virtual std::vector<std::shared_ptr<PreparedBatch>> prepare(
+      std::span<const CopyBatch* const> batches, const AddressTable& /*addresses*/) {
+    return std::vector<std::shared_ptr<PreparedBatch>>(batches.size());
+  }
   /// Where memory lies, whoever allocated it. Errors: DeviceError.
   [[nodiscard]] virtual Place place_of(const std::byte* memory) const = 0;
   /// Starts the batch after all of `after` are done and returns at once.

@@ -6,6 +6,7 @@
 
 #include "gpu.hpp"
 #include "kernels/copier_conformance.hpp"
+#include "kernels/preparing_copier.hpp"
 #include "kernels/random_boxes.hpp"
 #include <array>
 #include <chrono>
@@ -36,18 +37,20 @@ class PinnedResource final : public std::pmr::memory_resource {
 
 PinnedResource pinned;
 
-INSTANTIATE_TEST_SUITE_P(Gpu,
-                         CopierConformance,
-                         ::testing::Values(CopierCase{
-                             .name = "cuda",
-                             .make = [] { return make_cuda_copier(); },
-                             .memory = &pinned,
-                             .problem =
-                                 [] {
-                                   const std::string problem = cuda_problem();
-                                   return problem.empty() ? "" : "needs a GPU: " + problem;
-                                 }}),
-                         [](const auto& test) { return test.param.name; });
+CopierCase on_gpu(std::string name, std::function<std::unique_ptr<Copier>()> make) {
+  return {.name = std::move(name), .make = std::move(make), .memory = &pinned, .problem = [] {
+            const std::string problem = cuda_problem();
+            return problem.empty() ? "" : "needs a GPU: " + problem;
+          }};
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Gpu,
+    CopierConformance,
+    ::testing::Values(on_gpu("cuda", [] { return make_cuda_copier(); }),
+                      on_gpu("cuda_prepared",
+                             [] { return std::make_unique<PreparingCopier>(make_cuda_copier()); })),
+    [](const auto& test) { return test.param.name; });
 
 /// Device memory of a copier's test.
 class GpuCopier : public ::testing::Test, protected RandomBoxes {

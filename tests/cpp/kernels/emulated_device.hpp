@@ -67,7 +67,8 @@ struct EmulatedState {
   std::atomic<bool> launches_fail = false;
   std::atomic<bool> events_fail = false;
   std::atomic<int> num_launches = 0;
-  std::atomic<int> num_ended = 0;  ///< launches that touch nothing any more
+  std::atomic<int> num_ended = 0;    ///< launches that touch nothing any more
+  std::atomic<int> num_uploads = 0;  ///< by launches
   std::atomic<int> num_memories = 0;
   std::atomic<int> num_freed_memories = 0;
   std::atomic<int> num_events = 0;
@@ -156,6 +157,9 @@ class EmulatedDevice final : public StreamDevice {
     ++state_->num_memories;
     return std::make_unique<EmulatedMemory>(size_bytes, state_);
   }
+  void upload(const TableMemory& memory) override {
+    std::memcpy(memory.device(), memory.host(), static_cast<std::size_t>(memory.size_bytes()));
+  }
   [[nodiscard]] std::unique_ptr<CopierMemory> allocate(std::int64_t size_bytes,
                                                        Place /*place*/) override {
     return std::make_unique<EmulatedStaging>(size_bytes);
@@ -181,7 +185,7 @@ class EmulatedDevice final : public StreamDevice {
         std::memset(range.data(), 0, range.size());
       }
       if (launch.memory != nullptr) {
-        run_table(launch, size);
+        run_table(launch, size, state->num_uploads);
       }
       for (const ReadBack& read : launch.read_back) {
         std::memcpy(read.host, read.src, static_cast<std::size_t>(read.size_bytes));
@@ -191,17 +195,23 @@ class EmulatedDevice final : public StreamDevice {
   }
 
  private:
-  static void run_table(const TableLaunch& launch, const TableSize& size) {
+  static void run_table(const TableLaunch& launch,
+                        const TableSize& size,
+                        std::atomic<int>& num_uploads) {
     std::byte* host = launch.memory->host();
     std::byte* device = launch.memory->device();
-    std::memcpy(device, host, static_cast<std::size_t>(size.layout.upload_bytes));
+    const auto sum_bytes = static_cast<std::size_t>(size.num_groups) * sizeof(std::uint64_t);
+    if (!launch.is_uploaded) {
+      std::memcpy(device, host, static_cast<std::size_t>(size.layout.upload_bytes));
+      ++num_uploads;
+    } else if (launch.sums == nullptr) {
+      std::memset(device + size.layout.sums_at, 0, sum_bytes);
+    }
     run_blocks(view_table(size, device, launch.sums, launch.split.units_per_block),
                size.sums,
                launch.split.num_blocks);
     if (launch.sums == nullptr) {
-      std::memcpy(host + size.layout.sums_at,
-                  device + size.layout.sums_at,
-                  static_cast<std::size_t>(size.num_groups) * sizeof(std::uint64_t));
+      std::memcpy(host + size.layout.sums_at, device + size.layout.sums_at, sum_bytes);
     }
   }
 
