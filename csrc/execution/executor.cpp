@@ -3,7 +3,7 @@
 #include "dynatrain/base/error.hpp"
 
 #include "execution/pulled_run.hpp"
-#include "execution/run_inputs.hpp"
+#include "execution/run.hpp"
 #include "execution/run_monitor.hpp"
 #include "execution/source_map.hpp"
 #include "execution/staged_run.hpp"
@@ -27,47 +27,35 @@ constexpr const char* kStillRunning =
 /// Runs to the end or to the first failure; when it returns or throws, nothing touches memory any
 /// more, except after the error that says so.
 template <class MakeRun>
-RunResult run_to_end(MakeRun make_run, std::unique_ptr<StagingArena>& arena, RunMonitor& monitor) {
-  decltype(make_run()) run;
+RunResult run_to_end(MakeRun make_run, const RunCall& call) {
+  std::unique_ptr<Run> run;
   try {
     run = make_run();
-    run->run();
+    run->run(call);
   } catch (...) {
-    monitor.fail(0, std::current_exception());
+    call.monitor.fail(0, std::current_exception());
   }
   const bool has_ended = run == nullptr || run->drain_all();
-  monitor.stop();
+  call.monitor.stop();
   if (!has_ended) {
-    // Threads still use them: leaking is the only safe end.
-    static_cast<void>(run.release());    // NOLINT(bugprone-unused-return-value)
-    static_cast<void>(arena.release());  // NOLINT(bugprone-unused-return-value)
+    // Threads still use it and its staging: leaking is the only safe end.
+    static_cast<void>(run.release());  // NOLINT(bugprone-unused-return-value)
     throw TransportError(kStillRunning, -1, -1, false);
   }
-  monitor.check();
+  call.monitor.check();
   RunResult result;
-  result.seconds = monitor.seconds_at(RunMonitor::Clock::now());
-  result.spans = monitor.take_spans();
-  run->report(result);
+  result.seconds = call.monitor.seconds_at(RunMonitor::Clock::now());
+  result.spans = call.monitor.take_spans();
+  run->report(call.monitor, result);
   std::stable_sort(result.spans.begin(), result.spans.end(), [](const auto& a, const auto& b) {
     return a.begin_seconds < b.begin_seconds;
   });
   return result;
 }
 
-/// Pack, unpack and local of two stages, and the notes.
-constexpr int kBatchesUnderWay = 7;
-
-/// Copies of a schedule's largest batch: most parts are one box, those that were cut are up to
-/// three or more, but few.
-std::int64_t largest_batch(const Schedule& schedule) {
-  std::int64_t largest = 0;
-  std::int64_t num_sent = 0;  // one-sided, all that peers read is summed in one batch
-  for (const Stage& stage : schedule.stages) {
-    num_sent += num_parts(stage.sends);
-    largest = std::max({largest, num_sent, num_parts(stage.receives), std::ssize(stage.locals)});
-  }
-  return 2 * largest;
-}
+/// Notes are a copy each way; the batches of a run are prepared.
+constexpr std::int64_t kCopiesOfNotes = 1;
+constexpr int kBatchesOfNotes = 4;
 
 std::string hex(std::uint64_t value) {
   std::string text(16, '0');
@@ -96,13 +84,34 @@ struct Executor::Impl {
   Copier& copier;
   TagCounter tags;
   NoteMemory notes{};
-  std::unique_ptr<StagingArena> arena = std::make_unique<StagingArena>();
-  std::optional<SourceMap> sources;  ///< mapped ahead, for the next run
+  StagingArena arena{};
+  std::optional<SourceMap> sources{};  ///< mapped ahead, for the next run
 
   [[nodiscard]] Ports ports() {
     return {.transport = transport, .copier = copier, .tags = tags, .notes = notes};
   }
+  std::unique_ptr<Run> make_run(RunInputs inputs, Deadline deadline);
 };
+
+std::unique_ptr<Run> Executor::Impl::make_run(RunInputs inputs, Deadline deadline) {
+  const Place place = transport.message_place();
+  notes.reserve(note_bytes(inputs.schedule, transport.size()), copier, place);
+  copier.reserve(kCopiesOfNotes, kBatchesOfNotes);
+  std::optional<SourceMap> mapped = std::exchange(sources, std::nullopt);
+  OneSided* const one_sided = transport.one_sided();
+  if (inputs.allow_one_sided && one_sided != nullptr) {
+    return std::make_unique<PulledRun>(std::move(inputs), ports(), std::move(mapped), deadline);
+  }
+  if (one_sided != nullptr) {
+    one_sided->release();  // what was mapped ahead; its owners may free it
+  }
+  std::shared_ptr<const Staging> staging = arena.take(inputs.schedule, copier, place);
+  return std::make_unique<StagedRun>(std::move(inputs), ports(), std::move(staging));
+}
+
+PreparedRun::PreparedRun(std::unique_ptr<Run> run) : run_(std::move(run)) {}
+
+PreparedRun::~PreparedRun() = default;
 
 Executor::Executor(Transport& transport, Copier& copier, int first_tag)
     : impl_(std::make_unique<Impl>(
@@ -136,13 +145,6 @@ void Executor::agree(const Plan& plan, const ExecuteOptions& options) {
   }
 }
 
-void Executor::reserve(const Schedule& schedule) {
-  const Place place = impl_->transport.message_place();
-  impl_->arena->reserve(schedule, impl_->copier, place);
-  impl_->notes.reserve(note_bytes(schedule, impl_->transport.size()), impl_->copier, place);
-  impl_->copier.reserve(largest_batch(schedule), kBatchesUnderWay);
-}
-
 std::string Executor::map_sources(const Plan& plan,
                                   const TensorMemory& source_memory,
                                   const ExecuteOptions& options) {
@@ -159,40 +161,26 @@ std::string Executor::map_sources(const Plan& plan,
   return "";
 }
 
-// NOLINTNEXTLINE(readability-function-size): the contract's eight inputs, which become one value.
-RunResult Executor::run(const Plan& plan,
-                        const Schedule& schedule,
-                        const ShardMap& source,
-                        const ShardMap& target,
-                        const TensorMemory& source_memory,
-                        const TensorMemory& target_memory,
-                        const ExecuteOptions& options,
-                        RunControl& control) {
-  const RunInputs inputs{.plan = plan,
-                         .schedule = schedule,
-                         .source = source,
-                         .target = target,
-                         .source_memory = source_memory,
-                         .target_memory = target_memory,
-                         .options = options,
-                         .control = control,
-                         .deadline = deadline_in(options.timeout)};
-  std::optional<SourceMap> sources = std::exchange(impl_->sources, std::nullopt);
-  RunMonitor monitor(impl_->transport, control, inputs.deadline);
-  OneSided* const one_sided = impl_->transport.one_sided();
-  if (!options.allow_one_sided || one_sided == nullptr) {
-    if (one_sided != nullptr) {
-      one_sided->release();  // what was mapped ahead; its owners may free it after this run
-    }
-    const auto make_run = [&] {
-      return std::make_unique<StagedRun>(inputs, impl_->ports(), monitor, *impl_->arena);
-    };
-    return run_to_end(make_run, impl_->arena, monitor);
-  }
-  const auto make_run = [&] {
-    return std::make_unique<PulledRun>(inputs, impl_->ports(), monitor, std::move(sources));
-  };
-  return run_to_end(make_run, impl_->arena, monitor);
+std::unique_ptr<PreparedRun> Executor::prepare(RunInputs inputs, const ExecuteOptions& options) {
+  return std::make_unique<PreparedRun>(
+      impl_->make_run(std::move(inputs), deadline_in(options.timeout)));
+}
+
+RunResult Executor::run(PreparedRun& prepared, const ExecuteOptions& options, RunControl& control) {
+  DYNATRAIN_CHECK(prepared.run_ != nullptr, "execution: a prepared run was to run a second time");
+  const Deadline deadline = deadline_in(options.timeout);
+  RunMonitor monitor(impl_->transport, control, deadline);
+  return run_to_end(
+      [&] { return std::move(prepared.run_); },
+      {.options = options, .control = control, .monitor = monitor, .deadline = deadline});
+}
+
+RunResult Executor::run(RunInputs inputs, const ExecuteOptions& options, RunControl& control) {
+  const Deadline deadline = deadline_in(options.timeout);
+  RunMonitor monitor(impl_->transport, control, deadline);
+  return run_to_end(
+      [&] { return impl_->make_run(std::move(inputs), deadline); },
+      {.options = options, .control = control, .monitor = monitor, .deadline = deadline});
 }
 
 }  // namespace dynatrain

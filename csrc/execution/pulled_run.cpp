@@ -25,94 +25,98 @@ std::vector<Note> notes_of(const std::vector<PairList>& lists) {
 
 }  // namespace
 
-PulledRun::PulledRun(const RunInputs& run,
+PulledRun::PulledRun(RunInputs inputs,
                      const Ports& ports,
-                     RunMonitor& monitor,
-                     std::optional<SourceMap> sources)
-    : run_(run),
+                     std::optional<SourceMap> sources,
+                     Deadline deadline)
+    : inputs_(std::move(inputs)),
       ports_(ports),
-      monitor_(monitor),
-      sources_(std::move(sources)),
-      program_(make_pull_program(run.schedule, run.source, run.target, compares_sums(run))),
+      program_(make_pull_program(
+          inputs_.schedule, inputs_.source, inputs_.target, compares_sums(inputs_))),
       addresses_(patch_addresses(
-          run, {.num_tensors = static_cast<std::int64_t>(run.source.num_tensors())})),
+          inputs_, {.num_tensors = static_cast<std::int64_t>(inputs_.source.num_tensors())})),
       running_(program_.stages.size()) {
+  map_peers(std::move(sources), deadline);
+  std::vector<CopyBatch*> batches;
   for (std::size_t k = 0; k < running_.size(); ++k) {
-    adopted_bytes_ += skip_adopted(program_.stages[k].local, addresses_);
-    program_.stages[k].unpack.times = &running_[k].pull_times;
-    program_.stages[k].local.times = &running_[k].local_times;
-    running_[k].sums.resize(program_.stages[k].checks.size());
-    program_.stages[k].unpack.sums = running_[k].sums.data();
+    StageProgram& stage = program_.stages[k];
+    adopted_bytes_ += skip_adopted(stage.local, addresses_);
+    stage.unpack.times = &running_[k].pull_times;
+    stage.local.times = &running_[k].local_times;
+    running_[k].sums.resize(stage.checks.size());
+    stage.unpack.sums = running_[k].sums.data();
+    batches.insert(batches.end(), {&stage.unpack, &stage.local});
   }
   exposed_sums_.resize(program_.exposed_reader.size());
   program_.exposed.sums = exposed_sums_.data();
+  batches.push_back(&program_.exposed);
+  prepare_batches(batches, ports_.copier, addresses_);
 }
 
-void PulledRun::run() {
-  map_peers();
+void PulledRun::run(const RunCall& call) {
   // What the peers are told to be final must be, and the target's memory is filled by now as well.
-  wait_all(run_.options.after, run_.deadline);
-  meet_owners();
+  wait_all(call.options.after, call.deadline);
+  meet_owners(call);
   summed_ = ports_.copier.submit(program_.exposed, addresses_, {});
   for (std::size_t k = 0; k < running_.size(); ++k) {
     if (k >= 2) {
-      retire(k - 2);
+      retire(call, k - 2);
     }
-    monitor_.check();
+    call.monitor.check();
     {
-      const PhaseRange range(run_.options.ranges, "dynatrain::pull");
+      const PhaseRange range(call.options.ranges, "dynatrain::pull");
       running_[k].pulled = ports_.copier.submit(program_.stages[k].unpack, addresses_, {});
     }
-    const PhaseRange range(run_.options.ranges, "dynatrain::local");
+    const PhaseRange range(call.options.ranges, "dynatrain::local");
     running_[k].copied = ports_.copier.submit(program_.stages[k].local, addresses_, {});
   }
   for (std::size_t k = running_.size() - std::min<std::size_t>(2, running_.size());
        k < running_.size();
        ++k) {
-    retire(k);
+    retire(call, k);
   }
-  acknowledge();
+  acknowledge(call);
 }
 
-void PulledRun::map_peers() {
-  if (sources_.has_value()) {
-    check_made_for(*sources_, run_.plan, run_.source_memory);
+void PulledRun::map_peers(std::optional<SourceMap> sources, Deadline deadline) {
+  if (sources.has_value()) {
+    check_made_for(*sources, inputs_.plan, inputs_.source_memory);
   } else {
-    sources_ = make_source_map(
-        *ports_.transport.one_sided(), run_.plan, run_.source_memory, run_.deadline);
+    sources = make_source_map(
+        *ports_.transport.one_sided(), inputs_.plan, inputs_.source_memory, deadline);
   }
   for (const MappedBuffer& mapped : program_.mapped) {
-    const std::byte* base = sources_->mapped.at({mapped.peer, mapped.tensor});
+    const std::byte* base = sources->mapped.at({mapped.peer, mapped.tensor});
     // Only read: the table has one kind of address for sources and targets.
     addresses_.set(mapped.id, const_cast<std::byte*>(base), mapped.size_bytes);
   }
 }
 
-void PulledRun::meet_owners() {
-  std::vector<Note> owners = notes_of(run_.plan.receives);
-  exchange_notes(ports_, notes_of(run_.plan.sends), owners, run_.deadline);
+void PulledRun::meet_owners(const RunCall& call) {
+  std::vector<Note> owners = notes_of(inputs_.plan.receives);
+  exchange_notes(ports_, notes_of(inputs_.plan.sends), owners, call.deadline);
 }
 
-void PulledRun::retire(std::size_t k) {
+void PulledRun::retire(const RunCall& call, std::size_t k) {
   try {
     const std::array tokens{running_[k].pulled, running_[k].copied};
     if (k == 0) {
-      exchange_sums();  // while the first stages are under way
+      exchange_sums(call);  // while the first stages are under way
     }
-    wait_all(tokens, run_.deadline);
-    verify(k);
+    wait_all(tokens, call.deadline);
+    verify(call, k);
   } catch (...) {
-    monitor_.fail(static_cast<int>(k), std::current_exception());
-    monitor_.check();
+    call.monitor.fail(static_cast<int>(k), std::current_exception());
+    call.monitor.check();
   }
-  tell_landed(run_, program_.stages[k], k);
+  tell_landed(inputs_, call.control, program_.stages[k], k);
 }
 
-void PulledRun::exchange_sums() {
-  if (!compares_sums(run_)) {
+void PulledRun::exchange_sums(const RunCall& call) {
+  if (!compares_sums(inputs_)) {
     return;
   }
-  wait_all(std::array{summed_}, run_.deadline);
+  wait_all(std::array{summed_}, call.deadline);
   std::map<int, Note> sent;
   for (std::size_t i = 0; i < exposed_sums_.size(); ++i) {
     const int reader = program_.exposed_reader[i];
@@ -133,31 +137,31 @@ void PulledRun::exchange_sums() {
   for (const auto& [peer, num_sums] : num_received) {
     sent_sums_.push_back({.peer = peer, .words = std::vector<std::uint64_t>(num_sums)});
   }
-  exchange_notes(ports_, own, sent_sums_, run_.deadline);
+  exchange_notes(ports_, own, sent_sums_, call.deadline);
 }
 
-void PulledRun::verify(std::size_t k) {
+void PulledRun::verify(const RunCall& call, std::size_t k) {
   const std::vector<PartCheck>& checks = program_.stages[k].checks;
   if (checks.empty()) {
     return;
   }
-  const PhaseRange range(run_.options.ranges, "dynatrain::verify");
-  running_[k].verify_begin_seconds = monitor_.seconds_at(RunMonitor::Clock::now());
+  const PhaseRange range(call.options.ranges, "dynatrain::verify");
+  running_[k].verify_begin_seconds = call.monitor.seconds_at(RunMonitor::Clock::now());
   for (std::size_t i = 0; i < checks.size(); ++i) {
     const auto sent = std::ranges::find(sent_sums_, checks[i].peer, &Note::peer);
-    compare_sums(run_,
+    compare_sums(inputs_,
                  checks[i],
                  static_cast<int>(k),
                  sent->words[static_cast<std::size_t>(checks[i].sent_index)],
                  running_[k].sums[i]);
   }
-  running_[k].verify_end_seconds = monitor_.seconds_at(RunMonitor::Clock::now());
+  running_[k].verify_end_seconds = call.monitor.seconds_at(RunMonitor::Clock::now());
 }
 
-void PulledRun::acknowledge() {
+void PulledRun::acknowledge(const RunCall& call) {
   ports_.transport.one_sided()->release();
-  std::vector<Note> readers = notes_of(run_.plan.sends);
-  exchange_notes(ports_, notes_of(run_.plan.receives), readers, run_.deadline);
+  std::vector<Note> readers = notes_of(inputs_.plan.sends);
+  exchange_notes(ports_, notes_of(inputs_.plan.receives), readers, call.deadline);
 }
 
 bool PulledRun::drain_all() const noexcept {
@@ -178,14 +182,14 @@ bool PulledRun::drain_all() const noexcept {
   return true;
 }
 
-void PulledRun::report(RunResult& result) const {
+void PulledRun::report(const RunMonitor& monitor, RunResult& result) const {
   result.adopted_bytes = adopted_bytes_;
   for (std::size_t k = 0; k < running_.size(); ++k) {
     const auto add = [&](TraceSpan::Phase phase, const CopyTimes& times, std::int64_t size_bytes) {
       result.spans.push_back({.phase = phase,
                               .stage = static_cast<int>(k),
-                              .begin_seconds = monitor_.seconds_at(times.begin),
-                              .end_seconds = monitor_.seconds_at(times.end),
+                              .begin_seconds = monitor.seconds_at(times.begin),
+                              .end_seconds = monitor.seconds_at(times.end),
                               .size_bytes = size_bytes});
     };
     if (!program_.stages[k].unpack.copies.empty()) {

@@ -2,8 +2,8 @@
 
 #include "execution/notes.hpp"
 #include "execution/program.hpp"
+#include "execution/run.hpp"
 #include "execution/run_inputs.hpp"
-#include "execution/run_monitor.hpp"
 #include "execution/source_map.hpp"
 #include <cstdint>
 #include <optional>
@@ -13,20 +13,19 @@ namespace dynatrain {
 
 /// Runs stages over the one-sided part of a transport: each part is read where its owner keeps it,
 /// in one strided pass; owners withdraw their memory after every reader has acknowledged.
-class PulledRun {
+class PulledRun final : public Run {
  public:
-  /// `sources` are those that were mapped ahead for this run; without them the run maps itself.
-  PulledRun(const RunInputs& run,
+  /// `sources` are those that were mapped ahead; without them they are mapped here, until the
+  /// deadline.
+  PulledRun(RunInputs inputs,
             const Ports& ports,
-            RunMonitor& monitor,
-            std::optional<SourceMap> sources);
+            std::optional<SourceMap> sources,
+            Deadline deadline);
 
-  /// Errors: the first failure of this rank's part; the caller drains before it goes on.
-  void run();
-  /// Waits until no copy runs any more, then lets go of the peers' memory and withdraws this
-  /// rank's; false when a copy still runs after kDrainTime.
-  [[nodiscard]] bool drain_all() const noexcept;
-  void report(RunResult& result) const;
+  void run(const RunCall& call) override;
+  /// Lets go of the peers' memory and withdraws this rank's as well.
+  [[nodiscard]] bool drain_all() const noexcept override;
+  void report(const RunMonitor& monitor, RunResult& result) const override;
 
  private:
   struct Running {
@@ -39,18 +38,16 @@ class PulledRun {
     double verify_end_seconds = 0;
   };
 
-  void map_peers();
-  void meet_owners();
+  void map_peers(std::optional<SourceMap> sources, Deadline deadline);
+  void meet_owners(const RunCall& call);
   /// Tells readers the sums of what they read here, and takes those of what this rank reads.
-  void exchange_sums();
-  void verify(std::size_t k);
-  void retire(std::size_t k);
-  void acknowledge();
+  void exchange_sums(const RunCall& call);
+  void verify(const RunCall& call, std::size_t k);
+  void retire(const RunCall& call, std::size_t k);
+  void acknowledge(const RunCall& call);
 
-  const RunInputs& run_;
+  RunInputs inputs_;
   Ports ports_;
-  RunMonitor& monitor_;
-  std::optional<SourceMap> sources_;
   PullProgram program_;
   AddressTable addresses_;
   std::vector<Running> running_;

@@ -84,7 +84,7 @@ std::int64_t skip_adopted(CopyBatch& local, const AddressTable& addresses) {
 }
 
 bool compares_sums(const RunInputs& run) {
-  return run.options.verify_sums && carries_sums(run.schedule);
+  return run.verify_sums && carries_sums(run.schedule);
 }
 
 void compare_sums(const RunInputs& run,
@@ -107,9 +107,22 @@ void compare_sums(const RunInputs& run,
                        true);
 }
 
-void tell_landed(const RunInputs& run, const StageProgram& program, std::size_t k) {
-  run.control.landed_bytes += program.received_bytes + program.local_bytes;
-  run.control.landed_stages = static_cast<int>(k) + 1;
+void prepare_batches(std::span<CopyBatch* const> batches,
+                     Copier& copier,
+                     const AddressTable& addresses) {
+  const std::vector<const CopyBatch*> whole(batches.begin(), batches.end());
+  const std::vector<std::shared_ptr<PreparedBatch>> prepared = copier.prepare(whole, addresses);
+  for (std::size_t i = 0; i < batches.size(); ++i) {
+    batches[i]->prepared = prepared[i];
+  }
+}
+
+void tell_landed(const RunInputs& run,
+                 RunControl& control,
+                 const StageProgram& program,
+                 std::size_t k) {
+  control.landed_bytes += program.received_bytes + program.local_bytes;
+  control.landed_stages = static_cast<int>(k) + 1;
   log(LogLevel::kDebug,
       "execution",
       "rank " + std::to_string(run.schedule.rank) + ": stage " + std::to_string(k + 1) + " of " +

@@ -10,19 +10,6 @@
 
 namespace dynatrain {
 
-/// What one call of Executor::run was given.
-struct RunInputs {
-  const Plan& plan;
-  const Schedule& schedule;
-  const ShardMap& source;
-  const ShardMap& target;
-  const TensorMemory& source_memory;
-  const TensorMemory& target_memory;
-  const ExecuteOptions& options;
-  RunControl& control;
-  Deadline deadline;
-};
-
 /// Names the tensors' buffers in a table.
 /// Errors: InternalError when a target buffer shares memory with a source buffer that is not
 /// adopted whole: writing it would destroy the source.
@@ -42,7 +29,15 @@ void compare_sums(const RunInputs& run,
                   std::uint64_t received);
 
 /// Tells the run's control that stage `k` has landed, and the log at level DEBUG.
-void tell_landed(const RunInputs& run, const StageProgram& program, std::size_t k);
+void tell_landed(const RunInputs& run,
+                 RunControl& control,
+                 const StageProgram& program,
+                 std::size_t k);
+
+/// Lets the copier lay the batches out ahead of their submission.
+void prepare_batches(std::span<CopyBatch* const> batches,
+                     Copier& copier,
+                     const AddressTable& addresses);
 
 /// Waits until all tokens have ended, well or badly; false when some have not at the deadline.
 [[nodiscard]] bool drain(std::span<const Token> tokens, Deadline deadline) noexcept;

@@ -18,44 +18,42 @@ constexpr std::chrono::seconds kAfterAbort{1};
 
 }  // namespace
 
-StagedRun::StagedRun(const RunInputs& run,
-                     const Ports& ports,
-                     RunMonitor& monitor,
-                     StagingArena& arena)
-    : run_(run),
+StagedRun::StagedRun(RunInputs inputs, const Ports& ports, std::shared_ptr<const Staging> staging)
+    : inputs_(std::move(inputs)),
       ports_(ports),
-      monitor_(monitor),
-      program_(make_program(run.schedule, run.source, run.target, compares_sums(run))),
+      staging_(std::move(staging)),
+      program_(
+          make_program(inputs_.schedule, inputs_.source, inputs_.target, compares_sums(inputs_))),
       running_(program_.size()) {
-  const BufferIds ids{.num_tensors = static_cast<std::int64_t>(run.source.num_tensors())};
-  addresses_ = patch_addresses(run, ids);
-  arena.reserve(run.schedule, ports.copier, ports.transport.message_place());
+  const BufferIds ids{.num_tensors = static_cast<std::int64_t>(inputs_.source.num_tensors())};
+  addresses_ = patch_addresses(inputs_, ids);
   for (std::size_t slot = 0; slot < std::min<std::size_t>(2, program_.size()); ++slot) {
-    addresses_.set(ids.slot(slot), arena.slot(slot), arena.slot_bytes());
+    addresses_.set(ids.slot(slot), staging_->slot(slot), staging_->slot_bytes());
   }
   std::int64_t num_words = 0;
+  std::vector<CopyBatch*> batches;
   for (std::size_t k = 0; k < program_.size(); ++k) {
     adopted_bytes_ += skip_adopted(program_[k].local, addresses_);
     program_[k].pack.times = &running_[k].pack_times;
     program_[k].unpack.times = &running_[k].unpack_times;
     program_[k].local.times = &running_[k].local_times;
-    num_words += place_sums(k, arena, num_words);
+    num_words += place_sums(k, num_words);
+    batches.insert(batches.end(), {&program_[k].pack, &program_[k].unpack, &program_[k].local});
   }
+  prepare_batches(batches, ports_.copier, addresses_);
 }
 
-std::int64_t StagedRun::place_sums(std::size_t k,
-                                   const StagingArena& arena,
-                                   std::int64_t first_word) {
+std::int64_t StagedRun::place_sums(std::size_t k, std::int64_t first_word) {
   StageProgram& program = program_[k];
-  std::byte* const slot = arena.slot(k % 2);
+  std::byte* const slot = staging_->slot(k % 2);
   program.pack.sums = reinterpret_cast<std::uint64_t*>(slot);
   for (const ProgramMessage& region : program.packed_sums) {
     program.pack.zeroed.emplace_back(slot + region.offset_bytes,
                                      static_cast<std::size_t>(region.size_bytes));
   }
   const std::int64_t num_bytes = std::ssize(program.checks) * kSumBytes;
-  std::byte* const own = arena.sums() + first_word * kSumBytes;
-  std::byte* const host = arena.compared() + 2 * first_word * kSumBytes;
+  std::byte* const own = staging_->sums() + first_word * kSumBytes;
+  std::byte* const host = staging_->compared() + 2 * first_word * kSumBytes;
   std::byte* sent = host + num_bytes;
   program.unpack.sums = reinterpret_cast<std::uint64_t*>(own);
   running_[k].own_sums = reinterpret_cast<const std::uint64_t*>(host);
@@ -72,41 +70,41 @@ std::int64_t StagedRun::place_sums(std::size_t k,
   return std::ssize(program.checks);
 }
 
-void StagedRun::run() {
+void StagedRun::run(const RunCall& call) {
   for (std::size_t k = 0; k < program_.size(); ++k) {
     if (k >= 2) {
-      retire(k - 2);
+      retire(call, k - 2);
     }
-    monitor_.check();
-    begin_stage(k);
+    call.monitor.check();
+    begin_stage(call, k);
   }
   for (std::size_t k = program_.size() - std::min<std::size_t>(2, program_.size());
        k < program_.size();
        ++k) {
-    retire(k);
+    retire(call, k);
   }
 }
 
-void StagedRun::begin_stage(std::size_t k) {
+void StagedRun::begin_stage(const RunCall& call, std::size_t k) {
   const StageProgram& program = program_[k];
   Running& running = running_[k];
-  std::vector<Token> after = run_.options.after;
+  std::vector<Token> after = call.options.after;
   {
-    const PhaseRange range(run_.options.ranges, "dynatrain::pack");
+    const PhaseRange range(call.options.ranges, "dynatrain::pack");
     running.packed = ports_.copier.submit(program.pack, addresses_, after);
   }
   {
-    const PhaseRange range(run_.options.ranges, "dynatrain::local");
+    const PhaseRange range(call.options.ranges, "dynatrain::local");
     running.copied = ports_.copier.submit(program.local, addresses_, after);
   }
-  post(k);
+  post(call, k);
   after.push_back(running.received);
-  const PhaseRange range(run_.options.ranges, "dynatrain::unpack");
+  const PhaseRange range(call.options.ranges, "dynatrain::unpack");
   running.unpacked = ports_.copier.submit(program.unpack, addresses_, after);
 }
 
-void StagedRun::post(std::size_t k) {
-  const PhaseRange range(run_.options.ranges, "dynatrain::wire");
+void StagedRun::post(const RunCall& call, std::size_t k) {
+  const PhaseRange range(call.options.ranges, "dynatrain::wire");
   const StageProgram& program = program_[k];
   Running& running = running_[k];
   std::vector<WireMessage> receives;
@@ -121,12 +119,12 @@ void StagedRun::post(std::size_t k) {
   }
   const std::array packed{running.packed};
   ExchangeTokens tokens =
-      ports_.transport.exchange({.sends = sends, .receives = receives}, packed, run_.deadline);
+      ports_.transport.exchange({.sends = sends, .receives = receives}, packed, call.deadline);
   running.received = std::move(tokens.received);
   running.sent = std::move(tokens.sent);
-  monitor_.watch(stage_index(k),
-                 program.sent_bytes + program.received_bytes,
-                 {running.received, running.sent});
+  call.monitor.watch(stage_index(k),
+                     program.sent_bytes + program.received_bytes,
+                     {running.received, running.sent});
 }
 
 WireMessage StagedRun::to_wire(const ProgramMessage& message, std::uint32_t tag) const {
@@ -139,34 +137,34 @@ WireMessage StagedRun::to_wire(const ProgramMessage& message, std::uint32_t tag)
           .size_bytes = message.size_bytes};
 }
 
-void StagedRun::retire(std::size_t k) {
+void StagedRun::retire(const RunCall& call, std::size_t k) {
   const Running& running = running_[k];
   try {
     const std::array tokens{
         running.packed, running.received, running.sent, running.unpacked, running.copied};
-    wait_all(tokens, run_.deadline + kAfterAbort);
-    verify(k);
+    wait_all(tokens, call.deadline + kAfterAbort);
+    verify(call, k);
   } catch (...) {
-    monitor_.fail(stage_index(k), std::current_exception());
-    monitor_.check();
+    call.monitor.fail(stage_index(k), std::current_exception());
+    call.monitor.check();
   }
-  tell_landed(run_, program_[k], k);
+  tell_landed(inputs_, call.control, program_[k], k);
 }
 
-void StagedRun::verify(std::size_t k) {
+void StagedRun::verify(const RunCall& call, std::size_t k) {
   const StageProgram& program = program_[k];
   Running& running = running_[k];
   if (program.checks.empty()) {
     return;
   }
-  const PhaseRange range(run_.options.ranges, "dynatrain::verify");
-  running.verify_begin_seconds = monitor_.seconds_at(RunMonitor::Clock::now());
+  const PhaseRange range(call.options.ranges, "dynatrain::verify");
+  running.verify_begin_seconds = call.monitor.seconds_at(RunMonitor::Clock::now());
   for (std::size_t i = 0; i < program.checks.size(); ++i) {
     const PartCheck& check = program.checks[i];
     compare_sums(
-        run_, check, stage_index(k), running.sent_sums[check.sent_index], running.own_sums[i]);
+        inputs_, check, stage_index(k), running.sent_sums[check.sent_index], running.own_sums[i]);
   }
-  running.verify_end_seconds = monitor_.seconds_at(RunMonitor::Clock::now());
+  running.verify_end_seconds = call.monitor.seconds_at(RunMonitor::Clock::now());
 }
 
 bool StagedRun::drain_all() const noexcept {
@@ -178,18 +176,18 @@ bool StagedRun::drain_all() const noexcept {
   });
 }
 
-void StagedRun::report(RunResult& result) const {
+void StagedRun::report(const RunMonitor& monitor, RunResult& result) const {
   using Phase = TraceSpan::Phase;
   result.adopted_bytes = adopted_bytes_;
-  result.staging_peak_bytes = run_.schedule.slot_bytes *
+  result.staging_peak_bytes = inputs_.schedule.slot_bytes *
                               static_cast<std::int64_t>(std::min<std::size_t>(2, program_.size()));
   for (std::size_t k = 0; k < program_.size(); ++k) {
     const Running& running = running_[k];
     const auto add = [&](Phase phase, const CopyTimes& times, std::int64_t size_bytes) {
       result.spans.push_back({.phase = phase,
                               .stage = stage_index(k),
-                              .begin_seconds = monitor_.seconds_at(times.begin),
-                              .end_seconds = monitor_.seconds_at(times.end),
+                              .begin_seconds = monitor.seconds_at(times.begin),
+                              .end_seconds = monitor.seconds_at(times.end),
                               .size_bytes = size_bytes});
     };
     if (!program_[k].pack.copies.empty()) {

@@ -11,35 +11,54 @@ namespace {
 constexpr std::int64_t kPageBytes = 4096;
 constexpr std::int64_t kSumBytes = sizeof(std::uint64_t);
 
-std::int64_t num_received_parts(const Schedule& schedule) {
-  std::int64_t num_received = 0;
+Staging::Size size_for(const Schedule& schedule, Place place) {
+  Staging::Size size{
+      .slot_bytes = checked_mul(ceil_div(schedule.slot_bytes, kPageBytes), kPageBytes),
+      .num_slots = std::min<std::int64_t>(2, std::ssize(schedule.stages)),
+      .num_sums = 0,
+      .place = place};
   for (const Stage& stage : schedule.stages) {
-    num_received += num_parts(stage.receives);
+    size.num_sums += num_parts(stage.receives);
   }
-  return num_received;
+  return size;
+}
+
+bool fits(const Staging::Size& wanted, const Staging::Size& there) {
+  return wanted.place == there.place && wanted.slot_bytes <= there.slot_bytes &&
+         wanted.num_slots <= there.num_slots && wanted.num_sums <= there.num_sums;
+}
+
+/// Enough for both, so that switches back and forth take memory once.
+Staging::Size larger(Staging::Size wanted, const Staging::Size& there) {
+  if (wanted.place == there.place) {
+    wanted.num_sums = std::max(wanted.num_sums, there.num_sums);
+    wanted.slot_bytes = std::max(wanted.slot_bytes, there.slot_bytes);
+    wanted.num_slots = std::max(wanted.num_slots, there.num_slots);
+  }
+  return wanted;
 }
 
 }  // namespace
 
-void StagingArena::reserve(const Schedule& schedule, Copier& copier, Place place) {
-  const std::int64_t num_slots = std::min<std::int64_t>(2, std::ssize(schedule.stages));
-  const std::int64_t num_sums = num_received_parts(schedule);
-  const bool is_elsewhere = place != place_;
-  place_ = place;
-  if (slots_ == nullptr || is_elsewhere || schedule.slot_bytes > slot_bytes_ ||
-      num_slots > num_slots_) {
-    const std::int64_t stride = checked_mul(ceil_div(schedule.slot_bytes, kPageBytes), kPageBytes);
-    slots_.reset();
-    slots_ = copier.allocate(checked_mul(stride, num_slots), place);
-    slot_bytes_ = stride;
-    num_slots_ = num_slots;
+Staging::Staging(const Size& size, Copier& copier)
+    : size_(size),
+      slots_(copier.allocate(checked_mul(size.slot_bytes, size.num_slots), size.place)),
+      sums_(copier.allocate(checked_mul(kSumBytes, size.num_sums), size.place)),
+      compared_(copier.allocate(checked_mul(2 * kSumBytes, size.num_sums), Place::kHost)) {}
+
+std::shared_ptr<const Staging> StagingArena::take(const Schedule& schedule,
+                                                  Copier& copier,
+                                                  Place place) {
+  Staging::Size wanted = size_for(schedule, place);
+  if (staging_ != nullptr && fits(wanted, staging_->size())) {
+    return staging_;
   }
-  if (sums_ == nullptr || is_elsewhere || num_sums > num_sums_) {
-    sums_.reset();
-    sums_ = copier.allocate(checked_mul(kSumBytes, num_sums), place);
-    compared_ = copier.allocate(checked_mul(2 * kSumBytes, num_sums), Place::kHost);
-    num_sums_ = num_sums;
+  if (staging_ != nullptr) {
+    wanted = larger(wanted, staging_->size());
   }
+  staging_.reset();  // first, so that both are there together only where somebody holds the former
+  staging_ = std::make_shared<const Staging>(wanted, copier);
+  return staging_;
 }
 
 }  // namespace dynatrain

@@ -9,30 +9,47 @@
 
 namespace dynatrain {
 
-/// What a staged run works in, taken once and kept: the slots of the two stages in flight, this
-/// rank's sums of what it receives, and host memory in which sums are compared.
-class StagingArena {
+/// What a staged run works in: the slots of the two stages in flight, this rank's sums of what it
+/// receives, and host memory in which sums are compared.
+class Staging {
  public:
-  /// Makes room for a schedule whose messages lie at `place`; does nothing when there is room.
-  void reserve(const Schedule& schedule, Copier& copier, Place place);
+  struct Size {
+    std::int64_t slot_bytes = 0;  ///< whole pages
+    std::int64_t num_slots = 0;
+    std::int64_t num_sums = 0;  ///< received parts of all stages
+    Place place = Place::kHost;
+  };
 
+  Staging(const Size& size, Copier& copier);
+
+  [[nodiscard]] const Size& size() const { return size_; }
   [[nodiscard]] std::byte* slot(std::size_t index) const {
-    return slots_->data() + static_cast<std::int64_t>(index) * slot_bytes_;
+    return slots_->data() + static_cast<std::int64_t>(index) * size_.slot_bytes;
   }
-  [[nodiscard]] std::int64_t slot_bytes() const { return slot_bytes_; }
+  [[nodiscard]] std::int64_t slot_bytes() const { return size_.slot_bytes; }
   /// Sums of received parts, at the place of the messages; of all stages, one after another.
   [[nodiscard]] std::byte* sums() const { return sums_->data(); }
   /// Two host words per received part: the sender's sum and this rank's.
   [[nodiscard]] std::byte* compared() const { return compared_->data(); }
 
  private:
+  Size size_;
   std::unique_ptr<CopierMemory> slots_;
   std::unique_ptr<CopierMemory> sums_;
   std::unique_ptr<CopierMemory> compared_;
-  Place place_ = Place::kHost;
-  std::int64_t slot_bytes_ = 0;
-  std::int64_t num_slots_ = 0;
-  std::int64_t num_sums_ = 0;
+};
+
+/// Staging that one run after another works in. A run that needs more gets more; what an earlier
+/// one was bound to lives as long as that one.
+class StagingArena {
+ public:
+  /// Staging for a schedule whose messages lie at `place`; new only when there is too little.
+  [[nodiscard]] std::shared_ptr<const Staging> take(const Schedule& schedule,
+                                                    Copier& copier,
+                                                    Place place);
+
+ private:
+  std::shared_ptr<const Staging> staging_;
 };
 
 }  // namespace dynatrain

@@ -69,20 +69,42 @@ void agree(Executor& executor, const NamedPlan& plan, double timeout_s) {
   executor.agree(plan.plan, options);
 }
 
+// Spells out what Python passes.
+// NOLINTBEGIN(readability-function-size)
+std::unique_ptr<PreparedRun> prepare(Executor& executor,
+                                     const NamedPlan& plan,
+                                     const Schedule& schedule,
+                                     const ShardMap& source,
+                                     const ShardMap& target,
+                                     const StateTable& source_table,
+                                     const StateTable& target_table,
+                                     double timeout_s,
+                                     bool verify_sums,
+                                     bool allow_one_sided) {
+  ExecuteOptions options;
+  options.timeout = to_ms(timeout_s);
+  return executor.prepare({.plan = plan.plan,
+                           .schedule = schedule,
+                           .source = source,
+                           .target = target,
+                           .source_memory = source_table.memory_for(source),
+                           .target_memory = target_table.memory_for(target),
+                           .verify_sums = verify_sums,
+                           .allow_one_sided = allow_one_sided},
+                          options);
+}
+// NOLINTEND(readability-function-size)
+
 RunResult run(Executor& executor,
-              const NamedPlan& plan,
-              const Schedule& schedule,
-              std::pair<const ShardMap&, const ShardMap&> maps,
-              std::pair<const StateTable&, const StateTable&> tables,
-              std::pair<const ExecuteOptions&, RunControl&> how) {
-  return executor.run(plan.plan,
-                      schedule,
-                      maps.first,
-                      maps.second,
-                      tables.first.memory_for(maps.first),
-                      tables.second.memory_for(maps.second),
-                      how.first,
-                      how.second);
+              PreparedRun& prepared,
+              double timeout_s,
+              RunControl* control,
+              const std::vector<Token>& after,
+              const std::optional<PyRanges>& ranges) {
+  const ExecuteOptions options{
+      .timeout = to_ms(timeout_s), .after = after, .ranges = hook_of(ranges)};
+  RunControl own;
+  return executor.run(prepared, options, control == nullptr ? own : *control);
 }
 
 HashMeans means_of(int num_threads,
@@ -142,9 +164,8 @@ void bind_copiers(py::module_& m) {
       NoGil());
 }
 
-// The run's lambda spells out what Python passes.
-// NOLINTBEGIN(readability-function-size)
 void bind_executor(py::module_& m) {
+  const py::class_<PreparedRun> prepared(m, "PreparedRun");
   py::class_<Executor>(m, "Executor")
       .def(py::init<Transport&, Copier&, int>(),
            py::arg("transport"),
@@ -153,7 +174,6 @@ void bind_executor(py::module_& m) {
            py::keep_alive<1, 2>(),
            py::keep_alive<1, 3>())
       .def("agree", &agree, py::arg("plan"), py::arg("timeout_s"), NoGil())
-      .def("reserve", &Executor::reserve, py::arg("schedule"), NoGil())
       .def(
           "map_sources",
           [](Executor& self,
@@ -170,49 +190,32 @@ void bind_executor(py::module_& m) {
           py::arg("source_table"),
           py::arg("timeout_s"),
           NoGil())
-      .def(
-          "run",
-          [](Executor& self,
-             const NamedPlan& plan,
-             const Schedule& schedule,
-             const ShardMap& source,
-             const ShardMap& target,
-             const StateTable& source_table,
-             const StateTable& target_table,
-             double timeout_s,
-             bool verify_sums,
-             bool allow_one_sided,
-             RunControl* control,
-             const std::vector<Token>& after,
-             const std::optional<PyRanges>& ranges) {
-            const ExecuteOptions options{.timeout = to_ms(timeout_s),
-                                         .verify_sums = verify_sums,
-                                         .allow_one_sided = allow_one_sided,
-                                         .after = after,
-                                         .ranges = hook_of(ranges)};
-            RunControl own;
-            return run(self,
-                       plan,
-                       schedule,
-                       {source, target},
-                       {source_table, target_table},
-                       {options, control == nullptr ? own : *control});
-          },
-          py::arg("plan"),
-          py::arg("schedule"),
-          py::arg("source"),
-          py::arg("target"),
-          py::arg("source_table"),
-          py::arg("target_table"),
-          py::arg("timeout_s"),
-          py::arg("verify_sums") = true,
-          py::arg("allow_one_sided") = true,
-          py::arg("control") = nullptr,
-          py::arg("after") = std::vector<Token>{},
-          py::arg("ranges") = py::none(),
-          NoGil());
+      .def("prepare",
+           &prepare,
+           py::arg("plan"),
+           py::arg("schedule"),
+           py::arg("source"),
+           py::arg("target"),
+           py::arg("source_table"),
+           py::arg("target_table"),
+           py::arg("timeout_s"),
+           py::arg("verify_sums") = true,
+           py::arg("allow_one_sided") = true,
+           py::keep_alive<0, 1>(),
+           py::keep_alive<0, 2>(),
+           py::keep_alive<0, 3>(),
+           py::keep_alive<0, 4>(),
+           py::keep_alive<0, 5>(),
+           NoGil())
+      .def("run",
+           &run,
+           py::arg("prepared"),
+           py::arg("timeout_s"),
+           py::arg("control") = nullptr,
+           py::arg("after") = std::vector<Token>{},
+           py::arg("ranges") = py::none(),
+           NoGil());
 }
-// NOLINTEND(readability-function-size)
 
 }  // namespace
 

@@ -500,6 +500,9 @@ class RunResult:
     def spans(self) -> list[tuple[str, int, float, float, int]]:
         """``(phase, stage, begin, end, bytes)``; seconds since the run began."""
 
+class PreparedRun:
+    """A run that ``Executor.prepare`` made; it keeps all it refers to, and runs once."""
+
 class Executor:
     """Runs schedules of one rank. One run at a time; it may be used again."""
 
@@ -510,19 +513,16 @@ class Executor:
         Raises TransportError naming the peer and both hashes; nothing was moved.
         """
 
-    def reserve(self, schedule: Schedule) -> None:
-        """Takes and touches the staging memory ahead of ``run``."""
-
     def map_sources(
         self, plan: Plan, source: ShardMap, source_table: StateTable, timeout_s: float
     ) -> str:
-        """Makes peers' sources readable in place ahead of the next ``run``. Collective.
+        """Makes peers' sources readable in place for the next run to be prepared. Collective.
 
-        Returns why that cannot be; unless all ranks get an empty answer, all must run with
+        Returns why that cannot be; unless all ranks get an empty answer, all must prepare with
         ``allow_one_sided=False``. Raises TransportError when a peer is gone or late.
         """
 
-    def run(
+    def prepare(
         self,
         plan: Plan,
         schedule: Schedule,
@@ -533,6 +533,17 @@ class Executor:
         timeout_s: float,
         verify_sums: bool = True,
         allow_one_sided: bool = True,
+    ) -> PreparedRun:
+        """Makes a run ahead: takes staging, turns parts into copies, binds them to their memory.
+
+        The tables' memory must stay where it is until the run has ended. Collective only where
+        peers are read in place and ``map_sources`` was not called before.
+        """
+
+    def run(
+        self,
+        prepared: PreparedRun,
+        timeout_s: float,
         control: RunControl | None = None,
         after: Sequence[Token] = (),
         ranges: tuple[Callable[[str], None], Callable[[], None]] | None = None,

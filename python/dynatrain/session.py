@@ -245,12 +245,17 @@ class Session:
         own = Call(op, str(layout), self._completed, ready, connected, problem, cursors)
         calls = self._calls.meet(own)
         self._reconnect(calls)
-        return all(call.ready for call in calls)
+        return self._all_ready(calls)
 
     def _reconnect(self, calls: Sequence[Call]) -> None:
         if not all(call.connected for call in calls):
+            self._prepared = None  # its runs are bound to the connection that was lost
             self._engine.disconnect("a rank has lost its groups")
             self._engine.connect()
+
+    @staticmethod
+    def _all_ready(calls: Sequence[Call]) -> bool:
+        return all(call.ready and call.connected for call in calls)
 
     def _attend(self) -> None:
         """An idle rank's part in an operation that others called."""
@@ -268,7 +273,7 @@ class Session:
                 self._prepare(layout, None)
                 return
             self._step = asked.step
-            self._switch(layout, None, clock, all(call.ready for call in calls))
+            self._switch(layout, None, clock, self._all_ready(calls))
         except Error as error:
             _log.warning("an idle rank saw a switch fail: %s", error)
 

@@ -57,12 +57,14 @@ class Route:
         plan: its part of the plan.
         schedule: the stages of that part.
         one_sided: whether receivers read in place, without staging.
+        run: what is left to run, once the memory was taken.
     """
 
     lane: str
     plan: _native.Plan
     schedule: _native.Schedule
     one_sided: bool = False
+    run: _native.PreparedRun | None = None
 
 
 @dataclass
@@ -239,18 +241,32 @@ def _agree_on_pairs(engine: Engine, prepared: Prepared) -> None:
         for route in prepared.routes:
             engine.lanes[route.lane].executor.agree(route.plan, seconds)
 
-    def reserve() -> None:
-        for route in prepared.routes:
-            if not route.one_sided:
-                engine.lanes[route.lane].executor.reserve(route.schedule)
-
     try:
         engine.together("agreeing on the plan", agree)
-        prepared.routes = [_with_sources(engine, prepared, route) for route in prepared.routes]
-        engine.together("taking staging memory", reserve)
+        routes = [_with_sources(engine, prepared, route) for route in prepared.routes]
+        prepared.routes = engine.together(
+            "taking staging memory",
+            lambda: [_with_run(engine, prepared, route) for route in routes],
+        )
     except Exception:
         engine.disconnect("the exchange of plan hashes failed")
         raise
+
+
+def _with_run(engine: Engine, prepared: Prepared, route: Route) -> Route:
+    """Makes the run of a lane, bound to the tensors that stand now."""
+    run = engine.lanes[route.lane].executor.prepare(
+        route.plan,
+        route.schedule,
+        prepared.source_map,
+        prepared.target_map,
+        prepared.source.table,
+        prepared.target.table,
+        engine.options.timeout.total_seconds(),
+        "sums" in engine.options.verify,
+        route.one_sided,
+    )
+    return replace(route, run=run)
 
 
 def _with_sources(engine: Engine, prepared: Prepared, route: Route) -> Route:
@@ -329,19 +345,10 @@ def _move(engine: Engine, prepared: Prepared) -> list[tuple[float, _native.RunRe
     begin = time.perf_counter()
     after = engine.after_training()
     for route in prepared.routes:
+        assert route.run is not None  # prepare() made one for every lane
         start = time.perf_counter() - begin
         result = engine.lanes[route.lane].executor.run(
-            route.plan,
-            route.schedule,
-            prepared.source_map,
-            prepared.target_map,
-            prepared.source.table,
-            prepared.target.table,
-            engine.options.timeout.total_seconds(),
-            "sums" in engine.options.verify,
-            route.one_sided,
-            after=after,
-            ranges=native_ranges(),
+            route.run, engine.options.timeout.total_seconds(), after=after, ranges=native_ranges()
         )
         results.append((start, result))
     return results

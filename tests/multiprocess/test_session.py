@@ -98,10 +98,19 @@ def prepare_and_change_ones_mind(rank, world_size):
     report = session.switch("dp=2,tp=2")
     out["replaced tensors make it cold"] = not report.prepared
     out["bits after replacing"] = jobs.differences(before, jobs.whole_state(session.state))
+
+    session.prepare("tp=4")
+    if rank == 1:
+        session._engine.disconnect("the test wants it")
+    before = jobs.whole_state(session.state)
+    report = session.switch("tp=4")
+    out["a lost connection makes it cold"] = not report.prepared
+    out["bits after a lost connection"] = jobs.differences(before, jobs.whole_state(session.state))
     return out
 
 
-# A prepared target that no longer fits the source would bring back an old tensor.
+# A prepared target that no longer fits the source would bring back an old tensor, and one that was
+# bound to a connection would use it when it is gone.
 def test_prepared_switch_is_used_when_it_fits_and_dropped_when_not(pool):
     for out in pool.run(prepare_and_change_ones_mind):
         assert out == {
@@ -111,6 +120,8 @@ def test_prepared_switch_is_used_when_it_fits_and_dropped_when_not(pool):
             "other switch is cold, the prepared target is gone": True,
             "replaced tensors make it cold": True,
             "bits after replacing": [],
+            "a lost connection makes it cold": True,
+            "bits after a lost connection": [],
         }
 
 

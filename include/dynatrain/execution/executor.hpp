@@ -33,13 +33,26 @@ struct RangeHook {
   std::function<void()> end;
 };
 
-/// How to run. Equal on all ranks but for what is said to be this rank's own.
-struct ExecuteOptions {
-  std::chrono::milliseconds timeout{60000};  ///< of the whole call, agree() or run(); its own
+/// What a run moves, and where it lies. Plan, schedule and memory are this rank's own, all else is
+/// equal on all ranks.
+/// Ownership  plan, schedule and maps stay with the caller, until the run that is made of it has
+///            gone; of memory only the addresses are kept.
+struct RunInputs {
+  const Plan& plan;
+  const Schedule& schedule;
+  const ShardMap& source;
+  const ShardMap& target;
+  TensorMemory source_memory;
+  TensorMemory target_memory;
   /// Compare each receiver's sum of every part with the sender's (8 bytes a part on the wire).
   bool verify_sums = true;
   /// Use the transport's one-sided part when it has one: one pass, no staging.
   bool allow_one_sided = true;
+};
+
+/// How to run. Equal on all ranks but for what is said to be this rank's own.
+struct ExecuteOptions {
+  std::chrono::milliseconds timeout{60000};  ///< of the whole call, whichever takes it; its own
   /// This rank's own: nothing is read or written before they are done. What still writes the source
   /// on a stream of the caller, or fills the target's memory there.
   // The braces spare those who name other members a warning of GCC.
@@ -63,6 +76,21 @@ struct RunResult {
   std::int64_t adopted_bytes = 0;  ///< kept without a copy, as source and target share the address
 };
 
+class Run;  // csrc/execution/run.hpp
+
+/// A run that was made ahead of its time; see Executor::prepare(). It runs once.
+class PreparedRun {
+ public:
+  explicit PreparedRun(std::unique_ptr<Run> run);
+  ~PreparedRun();
+  PreparedRun(const PreparedRun&) = delete;
+  PreparedRun& operator=(const PreparedRun&) = delete;
+
+ private:
+  friend class Executor;
+  std::unique_ptr<Run> run_;
+};
+
 /// Runs schedules of one rank over a transport and a copier. Reusable; one run at a time.
 class Executor {
  public:
@@ -76,12 +104,10 @@ class Executor {
   /// plan's peers. Errors: TransportError naming the peer and both hashes; nothing was moved.
   void agree(const Plan& plan, const ExecuteOptions& options);
 
-  /// Takes and touches the staging arena ahead of run(), so that run() pays no page fault.
-  void reserve(const Schedule& schedule);
-
-  /// Makes the sources of this rank's peers readable in place ahead of the next run(), which then
-  /// maps nothing. Reads no source byte: contents may change until every rank is in run(),
-  /// addresses may not. Collective over all ranks of the transport, one after the other with run().
+  /// Makes the sources of this rank's peers readable in place for the next run that is prepared,
+  /// which then maps nothing. Reads no source byte: contents may change until every rank is in
+  /// run(), addresses may not. Collective over all ranks of the transport, one after the other with
+  /// run().
   ///
   /// Returns  why this rank cannot read or be read in place; empty when it can. Ranks may get
   ///          different answers: unless all are empty, all must run with allow_one_sided = false.
@@ -90,21 +116,27 @@ class Executor {
                                         const TensorMemory& source_memory,
                                         const ExecuteOptions& options);
 
+  /// Makes a run ahead of its time, so that run() pays for moving bytes alone: takes and touches
+  /// staging, turns parts into copies, binds them to their memory and lets the copier lay them out.
+  /// One-sided, it takes the sources that were mapped, or maps them itself and is collective then.
+  /// Ownership  the executor must outlive what is returned, and memory must stay where it is. Runs
+  ///            that are prepared share their staging.
+  /// Errors     as run(), InternalError also when sources were mapped for other addresses or lists;
+  ///            DeviceError, std::bad_alloc. Nothing was moved.
+  [[nodiscard]] std::unique_ptr<PreparedRun> prepare(RunInputs inputs,
+                                                     const ExecuteOptions& options);
+
   /// Moves everything (retain: the source memory is only read). Collective.
-  /// Ownership  all inputs stay as they are until the call ends; nothing touches target memory
-  /// after
-  ///            that. One-sided: until the peers' calls have ended too, they may read the source.
+  /// Ownership  nothing touches target memory after the call ends. One-sided: until the peers'
+  /// calls
+  ///            have ended too, they may read the source.
   /// Errors   TransportError (peer, stage), deadline or cancel included: the transport is aborted,
-  ///          target memory is undefined, source memory is untouched. InternalError when target
-  ///          memory lies over source memory that is not adopted; nothing was moved.
-  RunResult run(const Plan& plan,
-                const Schedule& schedule,
-                const ShardMap& source,
-                const ShardMap& target,
-                const TensorMemory& source_memory,
-                const TensorMemory& target_memory,
-                const ExecuteOptions& options,
-                RunControl& control);
+  ///          target memory is undefined, source memory is untouched. InternalError when `prepared`
+  ///          has run before, and when target memory lies over source memory that is not adopted;
+  ///          nothing was moved.
+  RunResult run(PreparedRun& prepared, const ExecuteOptions& options, RunControl& control);
+  /// Prepares and runs in one call.
+  RunResult run(RunInputs inputs, const ExecuteOptions& options, RunControl& control);
 
  private:
   struct Impl;

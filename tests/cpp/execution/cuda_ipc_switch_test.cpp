@@ -59,6 +59,7 @@ struct Outcome {
 struct IpcSwitch {
   ExecuteOptions execute{.timeout = std::chrono::seconds(20)};
   IpcKind kind = IpcKind::kHandle;
+  bool allow_one_sided = true;
   bool map_ahead = true;
   bool frees_source = false;  ///< right after its run, as a session does
   std::function<void(int rank, DeviceSource& source)> before_map;
@@ -114,12 +115,13 @@ struct IpcSwitch {
       before_run(rank);
     }
     RunControl control;
-    static_cast<void>(executor.run(plan,
-                                   schedule,
-                                   source,
-                                   target,
-                                   device.memory,
-                                   outcome.target[index].memory(),
+    static_cast<void>(executor.run({.plan = plan,
+                                    .schedule = schedule,
+                                    .source = source,
+                                    .target = target,
+                                    .source_memory = device.memory,
+                                    .target_memory = outcome.target[index].memory(),
+                                    .allow_one_sided = allow_one_sided},
                                    execute,
                                    control));
     if (frees_source) {
@@ -201,7 +203,7 @@ class CudaIpcSwitchFailure : public ::testing::Test {
 // switch must go on over messages, on the same transport.
 TEST_F(CudaIpcSwitchFailure, RefusedExportIsKnownToItsReadersAndMessagesServeInstead) {
   FakeIpcWorld world(4);
-  what_.execute.allow_one_sided = false;  // as the ranks agree after a refusal
+  what_.allow_one_sided = false;  // as the ranks agree after a refusal
   what_.before_map = [&](int rank, DeviceSource& source) {
     if (rank == 2) {
       world.machine->forbid_export(source.segment);
@@ -227,7 +229,7 @@ TEST_F(CudaIpcSwitchFailure, RunOverMessagesLetsGoOfWhatWasMappedForIt) {
   CudaIpcOptions options;
   options.keep_mappings = false;
   FakeIpcWorld world(4, {}, options);
-  what_.execute.allow_one_sided = false;
+  what_.allow_one_sided = false;
   what_.frees_source = true;
   const Outcome outcome = what_.run(world, source_, target_);
   EXPECT_GT(world.machine->num_opens, 0);

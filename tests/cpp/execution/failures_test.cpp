@@ -299,8 +299,14 @@ RunResult run_in_place(const ShardMap& source, const ShardMap& target, RankBuffe
   const Plan plan = make_plan(source, target, 0, {});
   const Schedule schedule = make_schedule(plan, source, target, 1, {});
   RunControl control;
-  return executor.run(
-      plan, schedule, source, target, buffers.memory(), buffers.memory(), {}, control);
+  return executor.run({.plan = plan,
+                       .schedule = schedule,
+                       .source = source,
+                       .target = target,
+                       .source_memory = buffers.memory(),
+                       .target_memory = buffers.memory()},
+                      {},
+                      control);
 }
 
 // A fragment equal in source and target is kept where it is: no time, no memory, no copy.

@@ -105,7 +105,7 @@ TEST(Law1Identity, HoldsWithoutSumsAndInMailboxes) {
   what.schedule.with_sums = false;
   what.loopback.rendezvous = false;
   switch_and_expect(Layout::parse("dp=4"), Layout::parse("dp=2,tp=2"), what);
-  what.execute.verify_sums = false;
+  what.verify_sums = false;
   switch_and_expect(Layout::parse("tp=2,pp=2"), Layout::parse("dp=3,tp=2"), what);
 }
 

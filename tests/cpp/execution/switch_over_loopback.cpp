@@ -236,21 +236,22 @@ SwitchOutcome switch_over_loopback(
         Executor executor(*transport, *copier, 0);
         RunControl& control = *outcome.controls[index];
         executor.agree(outcome.plans[index], what.execute);
-        executor.reserve(outcome.schedules[index]);
         if (what.map_ahead) {
           map_ahead(executor, outcome.plans[index], outcome.source[index], what.execute);
         }
+        const auto prepared = executor.prepare({.plan = outcome.plans[index],
+                                                .schedule = outcome.schedules[index],
+                                                .source = source,
+                                                .target = target,
+                                                .source_memory = outcome.source[index].memory(),
+                                                .target_memory = outcome.target[index].memory(),
+                                                .verify_sums = what.verify_sums,
+                                                .allow_one_sided = what.allow_one_sided},
+                                               what.execute);
         if (on_rank) {
           on_rank(rank, world, control);
         }
-        outcome.results[index] = executor.run(outcome.plans[index],
-                                              outcome.schedules[index],
-                                              source,
-                                              target,
-                                              outcome.source[index].memory(),
-                                              outcome.target[index].memory(),
-                                              what.execute,
-                                              control);
+        outcome.results[index] = executor.run(*prepared, what.execute, control);
       } catch (...) {
         outcome.errors[index] = std::current_exception();
       }

@@ -43,6 +43,8 @@ struct SwitchCase {
   ScheduleOptions schedule;
   ExecuteOptions execute;
   LoopbackOptions loopback;
+  bool verify_sums = true;
+  bool allow_one_sided = true;
   /// Maps the sources ahead of the run, while they hold other bytes than in it.
   bool map_ahead = false;
   /// Wraps a rank's transport, to make it misbehave; none: as it is.
@@ -65,7 +67,7 @@ struct SwitchOutcome {
 };
 
 /// Plans and runs one switch over loopback, a thread and a copier for each rank. `on_rank` runs on
-/// each rank's thread before run(); throwing there leaves the rank out.
+/// each rank's thread between prepare() and run(); throwing there leaves the rank out.
 [[nodiscard]] SwitchOutcome switch_over_loopback(
     const ShardMap& source,
     const ShardMap& target,

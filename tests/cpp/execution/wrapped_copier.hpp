@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <vector>
 
 namespace dynatrain {
 
@@ -18,6 +19,10 @@ class WrappedCopier : public Copier {
   }
   void reserve(std::int64_t num_copies, int num_batches) override {
     inner_->reserve(num_copies, num_batches);
+  }
+  [[nodiscard]] std::vector<std::shared_ptr<PreparedBatch>> prepare(
+      std::span<const CopyBatch* const> batches, const AddressTable& addresses) override {
+    return inner_->prepare(batches, addresses);
   }
   [[nodiscard]] Place place_of(const std::byte* memory) const override {
     return inner_->place_of(memory);

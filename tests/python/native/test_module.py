@@ -153,8 +153,8 @@ def execute(transport, maps, tables, results):
     options = _native.ScheduleOptions()
     schedule = _native.make_schedule(plan, *maps, 1, options)
     executor.agree(plan, 30.0)
-    executor.reserve(schedule)
-    results[rank] = executor.run(plan, schedule, *maps, *tables, timeout_s=30.0)
+    prepared = executor.prepare(plan, schedule, *maps, *tables, timeout_s=30.0)
+    results[rank] = executor.run(prepared, timeout_s=30.0)
 
 
 # The whole path through the module in one process: four threads, so the GIL must be free in waits.

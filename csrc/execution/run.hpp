@@ -1,0 +1,34 @@
+#pragma once
+
+#include "dynatrain/execution/executor.hpp"
+
+#include "execution/run_monitor.hpp"
+
+namespace dynatrain {
+
+/// How one call runs what was prepared.
+struct RunCall {
+  const ExecuteOptions& options;
+  RunControl& control;
+  RunMonitor& monitor;
+  Deadline deadline;
+};
+
+/// A run of one rank, bound to its memory: staged or pulled. Made, run, drained, reported, once
+/// each.
+class Run {
+ public:
+  Run() = default;
+  Run(const Run&) = delete;
+  Run& operator=(const Run&) = delete;
+  virtual ~Run() = default;
+
+  /// Errors: the first failure of this rank's part; the caller drains before it goes on.
+  virtual void run(const RunCall& call) = 0;
+  /// Waits until nothing touches memory any more; false when something still does after kDrainTime.
+  [[nodiscard]] virtual bool drain_all() const noexcept = 0;
+  /// Adds what the run has measured.
+  virtual void report(const RunMonitor& monitor, RunResult& result) const = 0;
+};
+
+}  // namespace dynatrain
