@@ -186,11 +186,7 @@ void PulledRun::report(const RunMonitor& monitor, RunResult& result) const {
   result.adopted_bytes = adopted_bytes_;
   for (std::size_t k = 0; k < running_.size(); ++k) {
     const auto add = [&](TraceSpan::Phase phase, const CopyTimes& times, std::int64_t size_bytes) {
-      result.spans.push_back({.phase = phase,
-                              .stage = static_cast<int>(k),
-                              .begin_seconds = monitor.seconds_at(times.begin),
-                              .end_seconds = monitor.seconds_at(times.end),
-                              .size_bytes = size_bytes});
+      result.spans.push_back(span_of(monitor, phase, k, times, size_bytes));
     };
     if (!program_.stages[k].unpack.copies.empty()) {
       add(TraceSpan::Phase::kWire, running_[k].pull_times, program_.stages[k].received_bytes);

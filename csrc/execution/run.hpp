@@ -3,6 +3,8 @@
 #include "dynatrain/execution/executor.hpp"
 
 #include "execution/run_monitor.hpp"
+#include <cstddef>
+#include <cstdint>
 
 namespace dynatrain {
 
@@ -30,5 +32,19 @@ class Run {
   /// Adds what the run has measured.
   virtual void report(const RunMonitor& monitor, RunResult& result) const = 0;
 };
+
+/// The span of a batch of copies that has ended.
+[[nodiscard]] inline TraceSpan span_of(const RunMonitor& monitor,
+                                       TraceSpan::Phase phase,
+                                       std::size_t stage,
+                                       const CopyTimes& times,
+                                       std::int64_t size_bytes) {
+  return {.phase = phase,
+          .stage = static_cast<int>(stage),
+          .stream = times.stream,
+          .begin_seconds = monitor.seconds_at(times.begin),
+          .end_seconds = monitor.seconds_at(times.end),
+          .size_bytes = size_bytes};
+}
 
 }  // namespace dynatrain

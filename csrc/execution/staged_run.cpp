@@ -183,12 +183,8 @@ void StagedRun::report(const RunMonitor& monitor, RunResult& result) const {
                               static_cast<std::int64_t>(std::min<std::size_t>(2, program_.size()));
   for (std::size_t k = 0; k < program_.size(); ++k) {
     const Running& running = running_[k];
-    const auto add = [&](Phase phase, const CopyTimes& times, std::int64_t size_bytes) {
-      result.spans.push_back({.phase = phase,
-                              .stage = stage_index(k),
-                              .begin_seconds = monitor.seconds_at(times.begin),
-                              .end_seconds = monitor.seconds_at(times.end),
-                              .size_bytes = size_bytes});
+    const auto add = [&](TraceSpan::Phase phase, const CopyTimes& times, std::int64_t size_bytes) {
+      result.spans.push_back(span_of(monitor, phase, k, times, size_bytes));
     };
     if (!program_[k].pack.copies.empty()) {
       add(Phase::kPack, running.pack_times, program_[k].sent_bytes);

@@ -14,7 +14,7 @@
 namespace dynatrain::binding {
 namespace {
 
-using PySpan = std::tuple<std::string, int, double, double, std::int64_t>;
+using PySpan = std::tuple<std::string, int, int, double, double, std::int64_t>;
 
 /// Begin and end of a range, as Python functions.
 using PyRanges = std::pair<py::function, py::function>;
@@ -57,8 +57,12 @@ std::vector<PySpan> spans_of(const RunResult& result) {
   std::vector<PySpan> spans;
   spans.reserve(result.spans.size());
   for (const TraceSpan& span : result.spans) {
-    spans.emplace_back(
-        phase_name(span.phase), span.stage, span.begin_seconds, span.end_seconds, span.size_bytes);
+    spans.emplace_back(phase_name(span.phase),
+                       span.stage,
+                       span.stream,
+                       span.begin_seconds,
+                       span.end_seconds,
+                       span.size_bytes);
   }
   return spans;
 }

@@ -497,8 +497,11 @@ class RunResult:
         """Bytes kept without a copy, as source and target share the address."""
 
     @property
-    def spans(self) -> list[tuple[str, int, float, float, int]]:
-        """``(phase, stage, begin, end, bytes)``; seconds since the run began."""
+    def spans(self) -> list[tuple[str, int, int, float, float, int]]:
+        """``(phase, stage, stream, begin, end, bytes)``; seconds since the run began.
+
+        The stream is that of the copier's device, counted from 0, or -1.
+        """
 
 class PreparedRun:
     """A run that ``Executor.prepare`` made; it keeps all it refers to, and runs once."""

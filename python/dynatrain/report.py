@@ -18,7 +18,10 @@ _PARITY = ("even", "odd")
 
 @dataclass(frozen=True)
 class Span:
-    """A piece of one rank's work; seconds since the call on that rank."""
+    """A piece of one rank's work; seconds since the call on that rank.
+
+    ``stream`` is the copier's stream on the GPU that it ran on, counted from 0; -1 for none.
+    """
 
     rank: int
     phase: str
@@ -26,6 +29,7 @@ class Span:
     begin_seconds: float
     end_seconds: float
     size_bytes: int = 0
+    stream: int = -1
 
 
 @dataclass
@@ -90,7 +94,8 @@ class SwitchReport:
         """
         data = self.to_json()
         ranks = sorted({span.rank for span in self.timeline})
-        names = [event for rank in ranks for event in _lane_names(rank)]
+        num_streams = 1 + max((span.stream for span in self.timeline), default=-1)
+        names = [event for rank in ranks for event in _lane_names(rank, num_streams)]
         spans = [_trace_event(span) for span in _without_overlap(self.timeline)]
         trace = {
             "schema_version": SCHEMA_VERSION,
@@ -151,9 +156,14 @@ def fill(report: SwitchReport, ranks: Sequence[RankStats]) -> None:
 
 
 def _lane(span: Span) -> int:
-    """Where a span is drawn: spans of one lane must not overlap, and two stages are in flight."""
+    """Where a span is drawn: spans of one lane must not overlap, and two stages are in flight.
+
+    What runs on one stream runs in order, so each stream has a lane.
+    """
     if span.phase not in _OVERLAPPING:
         return 0
+    if span.stream >= 0:
+        return 1 + 2 * len(_OVERLAPPING) + span.stream
     return 1 + 2 * _OVERLAPPING.index(span.phase) + span.stage % 2
 
 
@@ -172,8 +182,9 @@ def _without_overlap(spans: Sequence[Span]) -> list[Span]:
     return cut
 
 
-def _lane_names(rank: int) -> list[dict[str, Any]]:
+def _lane_names(rank: int, num_streams: int) -> list[dict[str, Any]]:
     lanes = ["steps"] + [f"{phase}, {kind} stages" for phase in _OVERLAPPING for kind in _PARITY]
+    lanes += [f"copy stream {stream}" for stream in range(num_streams)]
     names = [("process_name", 0, f"rank {rank}")]
     names += [("thread_name", number, name) for number, name in enumerate(lanes)]
     return [
@@ -191,7 +202,7 @@ def _trace_event(span: Span) -> dict[str, Any]:
         "dur": (span.end_seconds - span.begin_seconds) * 1e6,
         "pid": span.rank,
         "tid": _lane(span),
-        "args": {"stage": span.stage, "size_bytes": span.size_bytes},
+        "args": {"stage": span.stage, "size_bytes": span.size_bytes, "stream": span.stream},
     }
 
 

@@ -331,8 +331,10 @@ def transfer(
     spans: list[Span] = []
     for start, result in results:
         spans += [
-            Span(engine.rank, phase, stage, begin + start + first, begin + start + last, size)
-            for phase, stage, first, last, size in result.spans
+            Span(
+                engine.rank, phase, stage, begin + start + first, begin + start + last, size, stream
+            )
+            for phase, stage, stream, first, last, size in result.spans
         ]
     peak = sum(result.staging_peak_bytes for _, result in results)
     seconds = max(start + result.seconds for start, result in results)

@@ -233,6 +233,7 @@ bool CopyLanes::has_ended_locked(LaneBatch& batch) {
 void CopyLanes::finish(LaneBatch& batch) {
   if (batch.times != nullptr) {
     batch.times->end = batch.end->when();
+    batch.times->stream = static_cast<int>(batch.lane);
     batch.times->begin = batch.parts.size.num_units > 0 ? batch.begin->when() : batch.times->end;
     free_events_.push_back(std::move(batch.begin));
   }

@@ -45,6 +45,7 @@ struct CopyDescriptor {
 struct CopyTimes {
   std::chrono::steady_clock::time_point begin;
   std::chrono::steady_clock::time_point end;
+  int stream = -1;  ///< of the copier, counted from 0; -1 where there are none
 };
 
 /// Where the bytes of a message or of staging lie, and so who reaches them.

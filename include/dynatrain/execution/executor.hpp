@@ -21,6 +21,7 @@ struct TraceSpan {
   enum class Phase : std::uint8_t { kPack, kWire, kUnpack, kLocal, kVerify };
   Phase phase = Phase::kPack;
   int stage = 0;
+  int stream = -1;  ///< of the copier's device, counted from 0; -1 for what runs on none of them
   double begin_seconds = 0;
   double end_seconds = 0;
   std::int64_t size_bytes = 0;

@@ -226,6 +226,7 @@ TEST_F(StreamCopierOrder, EndOfALaterBatchEndsTheEarlierOnesOfItsStream) {
   submit(after).wait(late());
   EXPECT_NE(sums[0], 0U);
   EXPECT_LT(times.begin, times.end);
+  EXPECT_EQ(times.stream, 0) << "it waited for nothing";
 }
 
 // Spans of a stage without copies have no length.

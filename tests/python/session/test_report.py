@@ -64,3 +64,26 @@ def test_text_names_layouts_and_says_whether_the_bits_are_the_same():
     report.not_continuous = ["a reason"]
     assert "!=" in str(report)
     assert "not continuous: a reason" in str(report)
+
+
+# Copies of two stages that one stream of a GPU took are one line there, in the order they ran.
+def test_trace_has_a_lane_for_each_stream(tmp_path):
+    report = filled()
+    report.timeline = [
+        Span(0, "pack", 0, 0.0, 0.1, 100, stream=0),
+        Span(0, "local", 0, 0.1, 0.2, 100, stream=0),
+        Span(0, "unpack", 0, 0.1, 0.3, 100, stream=2),
+        Span(0, "wire", 0, 0.0, 0.2, 100),
+    ]
+    path = tmp_path / "trace.json"
+    report.write_trace(path)
+
+    events = json.loads(path.read_text())["traceEvents"]
+    lanes = {e["tid"]: e["args"]["name"] for e in events if e["name"] == "thread_name"}
+    drawn = {e["name"]: lanes[e["tid"]] for e in events if e["ph"] == "X"}
+    assert drawn == {
+        "pack 0": "copy stream 0",
+        "local 0": "copy stream 0",
+        "unpack 0": "copy stream 2",
+        "wire 0": "wire, even stages",
+    }
