@@ -40,10 +40,16 @@ bool NcclCompletion::has_left_device() const {
 
 NcclCompletion::State NcclCompletion::look() const {
   const std::lock_guard lock(mutex_);
-  if (state_ == State::kPending && has_left_device()) {
-    // Asked in this order: an abort ends kernels too, and must not look like success.
-    const bool has_failed = error_ != nullptr || (!posted_.empty() && world_->has_failed());
-    state_ = has_failed ? State::kFailed : State::kGood;
+  if (state_ != State::kPending) {
+    return state_;
+  }
+  // Asked in this order: an abort ends kernels too, and must not look like success.
+  const bool has_ended = has_left_device();
+  if (error_ != nullptr || (!posted_.empty() && world_->has_failed())) {
+    // A group that could not be posted to the end has no event: only the end of the abort tells.
+    state_ = world_->has_let_go() ? State::kFailed : State::kPending;
+  } else if (has_ended) {
+    state_ = State::kGood;
   }
   return state_;
 }

@@ -73,6 +73,7 @@ void NcclTransport::post(const Exchange& step,
                          std::span<const Token> after,
                          Deadline deadline,
                          NcclCompletion& completion) {
+  const DeviceScope scope(world_->device(), world_->options().device);
   world_->throw_if_failed();
   check_messages(step.sends);
   check_messages(step.receives);

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstring>
 #include <exception>
+#include <optional>
 #include <utility>
 
 namespace dynatrain {
@@ -14,6 +15,14 @@ constexpr std::chrono::seconds kCloseTime{5};
 
 bool is_good(NcclResult result) {
   return result == NcclResult::kSuccess || result == NcclResult::kInProgress;
+}
+
+/// Makes a device current if it still answers; what NCCL is told to abort is aborted in any case.
+void enter(std::optional<DeviceScope>& scope, DeviceApi& api, int device) noexcept {
+  try {
+    scope.emplace(api, device);
+  } catch (...) {  // NOLINT(bugprone-empty-catch): the device is lost
+  }
 }
 
 constexpr const char* kIdKey = "nccl_id";
@@ -60,15 +69,19 @@ NcclWorld::NcclWorld(NcclLibraries libraries, int rank, int size, NcclOptions op
       log_(options_.record_calls) {
   const DeviceScope scope(device(), options_.device);
   stream_ = device().create_stream();
+  after_abort_ = device().create_event();
 }
 
 NcclWorld::~NcclWorld() {
   close();
   try {
     const DeviceScope scope(device(), options_.device);
-    if (last_event_ != nullptr) {
-      free_events_.push_back(last_event_);
+    for (const UnderWay& group : under_way_) {
+      if (group.event != nullptr) {
+        free_events_.push_back(group.event);
+      }
     }
+    free_events_.push_back(after_abort_);
     for (void* event : free_events_) {
       device().destroy_event(event);
     }
@@ -110,21 +123,40 @@ void NcclWorld::wait_for_event(void* event) {
 
 void* NcclWorld::post(const OpGroup& group, Deadline deadline) {
   const DeviceScope scope(device(), options_.device);
+  UnderWay& place = under_way_[num_groups_ % kMaxGroupsUnderWay];
+  wait_for_room(place, deadline);
   issue(group);
   // Only now is the kernel on the stream, and an event recorded behind it.
   wait_until_ready("a group of sends and receives", group.peers(), deadline);
+  if (place.event == nullptr) {
+    place.event = device().create_event();
+  }
+  void* const event = take_event();
+  device().record(event, stream_);
+  device().record(place.event, stream_);
+  place.peers = group.peers();
+  ++num_groups_;
+  return event;
+}
+
+void* NcclWorld::take_event() {
   const std::lock_guard lock(mutex_);
   if (free_events_.empty()) {
-    free_events_.push_back(device().create_event());
-  }
-  if (last_event_ == nullptr) {
-    last_event_ = device().create_event();
+    return device().create_event();
   }
   void* const event = free_events_.back();
-  device().record(event, stream_);
-  device().record(last_event_, stream_);
   free_events_.pop_back();
   return event;
+}
+
+void NcclWorld::wait_for_room(const UnderWay& oldest, Deadline deadline) {
+  for (Pause pause; oldest.event != nullptr && !device().is_done(oldest.event); pause()) {
+    throw_if_failed();
+    check_async(oldest.peers);
+    if (std::chrono::steady_clock::now() >= deadline) {
+      throw_late("a group of sends and receives", oldest.peers);
+    }
+  }
 }
 
 void NcclWorld::issue(const OpGroup& group) {
@@ -170,17 +202,21 @@ void NcclWorld::wait_until_ready(const char* what,
       }
     }
     if (std::chrono::steady_clock::now() >= deadline) {
-      throw TransportError("transport: " + std::string(what) + " on rank " + std::to_string(rank_) +
-                               " of " + std::to_string(size_) + " reached its deadline" +
-                               (peers.empty() ? "" : "\n  waiting for rank" + name_peers(peers)) +
-                               "\n  a rank has not come, or NCCL cannot reach it; NCCL_DEBUG=INFO "
-                               "shows how far it got",
-                           only_peer(peers),
-                           -1,
-                           true);
+      throw_late(what, peers);
     }
     pause();
   }
+}
+
+void NcclWorld::throw_late(const char* what, const std::vector<int>& peers) const {
+  throw TransportError("transport: " + std::string(what) + " on rank " + std::to_string(rank_) +
+                           " of " + std::to_string(size_) + " reached its deadline" +
+                           (peers.empty() ? "" : "\n  waiting for rank" + name_peers(peers)) +
+                           "\n  a rank has not come, or NCCL cannot reach it; NCCL_DEBUG=INFO "
+                           "shows how far it got",
+                       only_peer(peers),
+                       -1,
+                       true);
 }
 
 void NcclWorld::check(NcclResult result,
@@ -207,6 +243,7 @@ void NcclWorld::check_async(const std::vector<int>& peers) {
 }
 
 bool NcclWorld::is_done(void* event) {
+  const DeviceScope scope(device(), options_.device);
   return device().is_done(event);
 }
 
@@ -223,10 +260,38 @@ void NcclWorld::fail(const TransportError& cause) noexcept {
       failure_.emplace(cause);
     }
     comm = std::exchange(comm_, nullptr);
+    is_aborting_ = is_aborting_ || comm != nullptr;
   }
   if (comm != nullptr) {
-    // What it answers does not matter: the handle is gone, and events tell when its kernels ended.
-    static_cast<void>(libraries_.nccl->comm_abort(comm));
+    abort(comm);
+  }
+}
+
+void NcclWorld::abort(NcclComm comm) noexcept {
+  std::optional<DeviceScope> scope;
+  enter(scope, device(), options_.device);
+  // What it answers does not matter: the handle is gone, and an event tells when its kernels ended.
+  static_cast<void>(libraries_.nccl->comm_abort(comm));
+  try {
+    // Not earlier: until then a thread of NCCL may still put a kernel on the stream.
+    device().record(after_abort_, stream_);
+  } catch (...) {  // NOLINT(bugprone-empty-catch): the device is lost, and runs nothing any more
+  }
+  const std::lock_guard lock(mutex_);
+  is_aborting_ = false;
+}
+
+bool NcclWorld::has_let_go() noexcept {
+  {
+    const std::lock_guard lock(mutex_);
+    if (is_aborting_) {
+      return false;
+    }
+  }
+  try {
+    return is_done(after_abort_);
+  } catch (...) {
+    return true;
   }
 }
 
@@ -256,24 +321,23 @@ void NcclWorld::close() noexcept {
   {
     const std::lock_guard lock(mutex_);
     comm = std::exchange(comm_, nullptr);
-    if (!failure_) {
-      failure_.emplace(closed);
-    }
   }
   if (comm != nullptr && !close_in_peace(comm)) {
-    static_cast<void>(libraries_.nccl->comm_abort(comm));
+    abort(comm);
   }
 }
 
 bool NcclWorld::is_idle() noexcept {
   try {
-    return last_event_ == nullptr || device().is_done(last_event_);
+    return num_groups_ == 0 || is_done(under_way_[(num_groups_ - 1) % kMaxGroupsUnderWay].event);
   } catch (...) {
     return false;
   }
 }
 
 bool NcclWorld::close_in_peace(NcclComm comm) noexcept {
+  std::optional<DeviceScope> scope;
+  enter(scope, device(), options_.device);
   // Finalize lets network threads deliver what a finished send has only handed to them.
   NcclApi& nccl = *libraries_.nccl;
   const Deadline deadline = deadline_in(kCloseTime);
@@ -281,7 +345,9 @@ bool NcclWorld::close_in_peace(NcclComm comm) noexcept {
   for (Pause pause; is_good(result); pause()) {
     result = nccl.async_error(comm);
     if (result == NcclResult::kSuccess) {
-      return is_good(nccl.comm_destroy(comm));
+      // Whatever it answers: a handle that was given to it is never touched again.
+      static_cast<void>(nccl.comm_destroy(comm));
+      return true;
     }
     if (std::chrono::steady_clock::now() >= deadline) {
       return false;

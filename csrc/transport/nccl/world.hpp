@@ -7,7 +7,8 @@
 #include "transport/nccl/device_api.hpp"
 #include "transport/nccl/groups.hpp"
 #include "transport/nccl/nccl_api.hpp"
-#include <atomic>
+#include <array>
+#include <cstdint>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -24,8 +25,11 @@ struct NcclLibraries {
 
 /// One rank's communicator, the stream on which its groups run in order, and its first failure.
 ///
-/// Threads   any; a group is posted by one thread at a time (the transport sees to it). No call of
-///           NCCL is waited for while the lock is held, so fail() always gets through.
+/// Threads   any; a group is posted by one thread at a time (the transport sees to it). No call
+/// that
+///           can wait for a peer is made while the lock is held, so fail() always gets through. The
+///           rank's device is made current in whatever thread calls: NCCL and the runtime would
+///           make a context on that thread's device otherwise.
 /// Errors    whatever goes wrong is a TransportError or DeviceError that the caller passes to
 ///           fail(), which aborts the communicator; the world is of no further use then.
 class NcclWorld {
@@ -45,7 +49,8 @@ class NcclWorld {
   /// Lets the stream wait for an event of another stream.
   void wait_for_event(void* event);
   /// Issues one group and returns the event that is recorded behind it, to be given back.
-  /// Waits for the peers only where a link is used for the first time.
+  /// Waits for the peers where a link is used for the first time, and while as many groups of this
+  /// rank are under way as may be; all of those are earlier ones, so the lowest group still runs.
   [[nodiscard]] void* post(const OpGroup& group, Deadline deadline);
   [[nodiscard]] bool is_done(void* event);
   void give_back(void* event) noexcept;
@@ -56,6 +61,9 @@ class NcclWorld {
   /// Keeps the first cause and aborts the communicator.
   void fail(const TransportError& cause) noexcept;
   [[nodiscard]] bool has_failed() const;
+  /// After a failure: true once the abort has returned and all that it left on the stream is gone,
+  /// groups too that no event was recorded behind.
+  [[nodiscard]] bool has_let_go() noexcept;
   /// Throws the first cause, if there is one.
   void throw_if_failed() const;
   /// Lets go of the communicator: in peace when nothing is pending, by abort otherwise.
@@ -65,12 +73,25 @@ class NcclWorld {
   [[nodiscard]] const std::vector<NcclCall>& calls() const { return log_.calls(); }
 
  private:
+  /// A group that was issued, by the last event of all that is recorded behind it.
+  struct UnderWay {
+    void* event = nullptr;
+    std::vector<int> peers;
+  };
+  /// Some way below the 1024 operations that CUDA queues for a stream before it blocks the caller;
+  /// a group is a kernel, two events here and a few of NCCL's own.
+  static constexpr std::size_t kMaxGroupsUnderWay = 64;
+
   void wait_until_ready(const char* what, const std::vector<int>& peers, Deadline deadline);
+  void wait_for_room(const UnderWay& oldest, Deadline deadline);
+  [[nodiscard]] void* take_event();
+  [[noreturn]] void throw_late(const char* what, const std::vector<int>& peers) const;
   void throw_if_failed_locked() const;
   void issue(const OpGroup& group);
   [[nodiscard]] NcclResult issue_ops(const OpGroup& group, NcclComm comm);
   /// Errors: TransportError unless `result` is good, with NCCL's own words.
   void check(NcclResult result, const char* what, const std::vector<int>& peers, NcclComm comm);
+  void abort(NcclComm comm) noexcept;
   [[nodiscard]] bool is_idle() noexcept;
   [[nodiscard]] bool close_in_peace(NcclComm comm) noexcept;
 
@@ -83,8 +104,11 @@ class NcclWorld {
   mutable std::mutex mutex_;
   NcclComm comm_ = nullptr;
   std::optional<TransportError> failure_;
+  bool is_aborting_ = false;
   std::vector<void*> free_events_;
-  void* last_event_ = nullptr;  ///< recorded behind every group
+  void* after_abort_ = nullptr;                           ///< event behind what an abort left
+  std::array<UnderWay, kMaxGroupsUnderWay> under_way_{};  ///< a ring; of the posting thread
+  std::size_t num_groups_ = 0;                            ///< ever issued
 };
 
 /// " 3", or " one of 1, 3, 4": for messages.

@@ -10,6 +10,16 @@ namespace dynatrain {
 namespace {
 
 constexpr int kBatchesPerPlan = 254;
+constexpr int kDevice = 0;  ///< every rank's
+
+/// As the CUDA runtime has it: each thread begins without a device.
+thread_local int current_device = -1;
+
+void note_device_of_thread(FakeCluster::Rank& rank, const std::string& call) {
+  if (current_device != kDevice) {
+    rank.off_device.push_back(call);
+  }
+}
 
 }  // namespace
 
@@ -111,6 +121,7 @@ std::deque<FakeCluster::Item> FakeCluster::plans(int r, const std::vector<Op>& o
 
 NcclResult FakeNccl::call(const std::string& name) {
   cluster_->rank(rank_).calls.push_back(name);
+  note_device_of_thread(cluster_->rank(rank_), name);
   const auto found = failing.find(name);
   return found == failing.end() ? NcclResult::kSuccess : found->second;
 }
@@ -199,6 +210,9 @@ NcclResult FakeNccl::comm_destroy(NcclComm /*comm*/) {
 }
 
 NcclResult FakeNccl::comm_abort(NcclComm /*comm*/) {
+  if (while_aborting) {
+    while_aborting();
+  }
   const std::lock_guard lock(cluster_->mutex);
   std::erase_if(cluster_->rank(rank_).stream,
                 [](const auto& item) { return item.kind == FakeCluster::Item::Kind::kKernel; });
@@ -208,8 +222,12 @@ NcclResult FakeNccl::comm_abort(NcclComm /*comm*/) {
   return result;
 }
 
-int FakeDevice::set_device(int /*device*/) {
-  return -1;
+int FakeDevice::set_device(int device) {
+  return std::exchange(current_device, device);
+}
+
+void FakeDevice::note_device(const std::string& name) {
+  note_device_of_thread(cluster_->rank(rank_), name);
 }
 
 void* FakeDevice::create_stream() {
@@ -220,12 +238,14 @@ void FakeDevice::destroy_stream(void* /*stream*/) {}
 
 void* FakeDevice::create_event() {
   const std::lock_guard lock(cluster_->mutex);
+  note_device("create_event");
   ++num_events;
   return new FakeEvent();
 }
 
 void FakeDevice::destroy_event(void* event) {
   const std::lock_guard lock(cluster_->mutex);
+  note_device("destroy_event");
   --num_events;
   std::erase_if(cluster_->rank(rank_).stream,
                 [event](const auto& item) { return item.event == event; });
@@ -241,6 +261,7 @@ void FakeDevice::record(void* event, void* /*stream*/) {
 
 bool FakeDevice::is_done(void* event) {
   const std::lock_guard lock(cluster_->mutex);
+  note_device("is_done");
   if (is_lost) {
     throw DeviceError("the device is lost");
   }
@@ -254,12 +275,17 @@ void FakeDevice::stream_wait(void* /*stream*/, void* event) {
 }
 
 bool FakeDevice::is_host_memory(const void* data) {
+  const std::lock_guard lock(cluster_->mutex);
+  note_device("is_host_memory");
   return std::ranges::find(host_memory, data) != host_memory.end();
 }
 
 void FakeDevice::push(FakeCluster::Item item) {
   const std::lock_guard lock(cluster_->mutex);
-  cluster_->rank(rank_).stream.push_back(std::move(item));
+  note_device("record or stream_wait");
+  FakeCluster::Rank& rank = cluster_->rank(rank_);
+  rank.stream.push_back(std::move(item));
+  rank.longest_stream = std::max(rank.longest_stream, rank.stream.size());
   cluster_->progress();
 }
 

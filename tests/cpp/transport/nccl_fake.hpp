@@ -9,6 +9,7 @@
 #include "transport/nccl/device_api.hpp"
 #include "transport/nccl/nccl_api.hpp"
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -44,7 +45,9 @@ class FakeCluster {
     int polls_left = 0;           ///< until it is issued
     bool has_joined = false;
     bool is_dead = false;
-    std::vector<std::string> calls;  ///< names, in order
+    std::vector<std::string> calls;       ///< names, in order
+    std::vector<std::string> off_device;  ///< calls of a thread whose device was another one
+    std::size_t longest_stream = 0;
   };
 
   explicit FakeCluster(int num_ranks) : ranks_(static_cast<std::size_t>(num_ranks)) {}
@@ -78,6 +81,8 @@ class FakeNccl final : public NcclApi {
 
   /// Results of calls that are to fail, by name.
   std::map<std::string, NcclResult> failing;
+  /// What happens inside comm_abort, before the kernels end.
+  std::function<void()> while_aborting;
 
   NcclAnswer<NcclId> get_unique_id() override;
   NcclAnswer<NcclComm> comm_init(const NcclInit& init) override;
@@ -125,6 +130,7 @@ class FakeDevice final : public DeviceApi {
 
  private:
   void push(FakeCluster::Item item);
+  void note_device(const std::string& name);
 
   std::shared_ptr<FakeCluster> cluster_;
   int rank_;

@@ -3,7 +3,10 @@
 #include "transport/nccl_world.hpp"
 #include "transport/transport_conformance.hpp"
 #include <array>
+#include <future>
+#include <latch>
 #include <string>
+#include <thread>
 #include <vector>
 
 namespace dynatrain {
@@ -237,6 +240,87 @@ TEST(NcclClose, IdleCommunicatorIsFinalizedAndABusyOneAborted) {
   EXPECT_THROW(arrival.wait(late()), TransportError);
 }
 
+/// Runs `what` in a thread that has no device yet, as a monitor's or a destructor's may be.
+template <class What>
+void in_a_thread_of_its_own(What what) {
+  std::thread(std::move(what)).join();
+}
+
+// NCCL and CUDA's runtime work on the thread's device: a thread that has none would get a context
+// of half a gigabyte on device 0, on every rank of the host.
+TEST_F(NcclOrder, EveryCallIsMadeOnTheDeviceOfTheRank) {
+  FakeNcclWorld world(2);
+  Token arrival;
+  in_a_thread_of_its_own([&] { arrival = receive(world); });
+  in_a_thread_of_its_own([&] { EXPECT_FALSE(arrival.done()); });
+  in_a_thread_of_its_own([&] { send(world).wait(late()); });
+  in_a_thread_of_its_own([&] { world.rank(1).abort("enough"); });
+  in_a_thread_of_its_own([&] { EXPECT_TRUE(arrival.done()); });
+  arrival = Token();
+  in_a_thread_of_its_own([&] { world.transports.clear(); });
+  for (const int rank : {0, 1}) {
+    EXPECT_EQ(world.cluster->rank(rank).off_device, std::vector<std::string>()) << "rank " << rank;
+  }
+}
+
+// Whose abort it is does not matter: while it runs, a kernel that nobody recorded an event behind
+// may still write into memory that the caller frees as soon as the token says so.
+TEST_F(NcclOrder, TokenOfAGroupWithoutAnEventEndsWithTheAbortOfAnotherThread) {
+  FakeNcclWorld world(2);
+  world.cluster->num_polls_per_group = 1 << 30;  // NCCL has the group, and no event is behind it
+  std::latch is_aborting(1);
+  std::latch may_end(1);
+  world.nccl[1]->while_aborting = [&] {
+    is_aborting.count_down();
+    may_end.wait();
+  };
+  std::future<Token> posting = std::async(std::launch::async, [&] { return receive(world); });
+  while (world.num_calls(1, "group_end") == 0) {
+    std::this_thread::yield();
+  }
+  std::thread aborting([&] { world.rank(1).abort("enough"); });
+  is_aborting.wait();
+  const Token arrival = posting.get();
+  EXPECT_FALSE(arrival.done());
+  may_end.count_down();
+  aborting.join();
+  EXPECT_TRUE(arrival.done());
+  EXPECT_THROW(arrival.wait(late()), TransportError);
+}
+
+// CUDA takes some thousand operations of a stream that stands, and then blocks whoever adds one:
+// a thread that cannot see its deadline, or holds the lock that an abort needs.
+TEST_F(NcclOrder, StreamThatStandsIsNotFilledAndThePostEndsAtItsDeadline) {
+  NcclOptions options;
+  options.max_ops_per_group = 1;
+  options.piece_bytes = 1;
+  FakeNcclWorld world(2, options);
+  received_.resize(1000);
+  const Token arrival = receive(world, deadline_in(std::chrono::milliseconds(100)));
+  EXPECT_LE(world.cluster->rank(1).longest_stream, 300U);
+  try {
+    arrival.wait(late());
+    FAIL() << "it ended well";
+  } catch (const TransportError& error) {
+    EXPECT_EQ(error.peer, 0);
+    EXPECT_NE(std::string(error.what()).find("deadline"), std::string::npos) << error.what();
+  }
+}
+
+// The bound must not cost a message: what does not fit at once goes when there is room.
+TEST_F(NcclOrder, ExchangeOfMoreGroupsThanMayBeUnderWayArrivesWhole) {
+  NcclOptions options;
+  options.max_ops_per_group = 1;
+  options.piece_bytes = 1;
+  FakeNcclWorld world(2, options);
+  sent_.assign(1000, std::byte{3});
+  received_.resize(1000);
+  std::future<Token> arriving = std::async(std::launch::async, [&] { return receive(world); });
+  send(world).wait(late());
+  arriving.get().wait(late());
+  EXPECT_EQ(received_, sent_);
+}
+
 // A job that switches for a month makes many transports.
 TEST_F(NcclOrder, EventsGoWithTheTransport) {
   FakeNcclWorld world(2);
@@ -250,6 +334,26 @@ TEST_F(NcclOrder, EventsGoWithTheTransport) {
   world.transports.clear();
   EXPECT_EQ(world.devices[0]->num_events, 0);
   EXPECT_EQ(world.devices[1]->num_events, 0);
+}
+
+// A destroyed handle is NCCL's: a second call on it is a use of memory that was freed.
+TEST(NcclClose, CommunicatorThatWasDestroyedIsNotAbortedAsWell) {
+  FakeNcclWorld world(1);
+  world.nccl[0]->failing["comm_destroy"] = NcclResult::kInternalError;
+  world.transports.clear();
+  EXPECT_EQ(world.num_calls(0, "comm_destroy"), 1);
+  EXPECT_EQ(world.num_calls(0, "comm_abort"), 0);
+}
+
+// A token that nobody looked at before the transport went is as good as one that somebody did.
+TEST_F(NcclOrder, ExchangeThatHadEndedIsGoodAfterThePeacefulEndOfTheTransport) {
+  FakeNcclWorld world(2);
+  const Token arrival = receive(world);
+  const Token departure = send(world);
+  world.transports.clear();
+  EXPECT_EQ(world.num_calls(1, "comm_abort"), 0);
+  EXPECT_NO_THROW(arrival.wait(late()));
+  EXPECT_NO_THROW(departure.wait(late()));
 }
 
 // No kernel can read it: NCCL would take the process down, or hang.
