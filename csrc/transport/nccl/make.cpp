@@ -1,8 +1,10 @@
 #include "dynatrain/base/error.hpp"
 #include "dynatrain/transport/nccl.hpp"
 
+#include "transport/nccl/environment.hpp"
 #include "transport/nccl/loaded.hpp"
 #include "transport/nccl/transport.hpp"
+#include <cstdlib>
 
 namespace dynatrain {
 
@@ -22,6 +24,10 @@ NcclReport nccl_report(const std::string& path) {
 
 std::unique_ptr<Transport> make_nccl_transport(
     int rank, int size, const NcclOptions& options, Store& store, Deadline deadline) {
+  const std::string problem = environment_problem(std::getenv, options.max_channels);
+  if (!problem.empty()) {
+    throw DeviceError("transport: no NCCL communicator can be made\n  " + problem);
+  }
   const NcclLibraries libraries{.nccl = load_nccl(options.nccl_library),
                                 .device = load_cuda_runtime(options.cuda_library)};
   return connect_nccl(libraries, {.rank = rank, .size = size}, options, store, deadline);

@@ -1,6 +1,7 @@
 #include "transport/nccl/transport.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <exception>
 #include <utility>
 
@@ -20,11 +21,13 @@ void check_options(int rank, int size, const NcclOptions& options) {
     throw LayoutError("transport: a NCCL option is below 1\n  no communicator was made");
   }
   // Sends and receives may fall into rounds of their own, each of which takes a batch per channel.
-  const int num_batches = 2 * options.max_ops_per_group * options.max_channels;
+  // NCCL rounds the channels of a peer up to a power of two.
+  const auto num_channels = std::bit_ceil(static_cast<unsigned>(options.max_channels));
+  const std::int64_t num_batches = std::int64_t{2} * options.max_ops_per_group * num_channels;
   if (num_batches > kMaxBatchesPerPlan) {
     throw LayoutError(
         "transport: " + std::to_string(options.max_ops_per_group) + " operations a group over " +
-        std::to_string(options.max_channels) + " channels may take " + std::to_string(num_batches) +
+        std::to_string(num_channels) + " channels may take " + std::to_string(num_batches) +
         " batches, a kernel plan of NCCL holds " + std::to_string(kMaxBatchesPerPlan) +
         "\n  no communicator was made: NCCL could cut a group differently on two "
         "ranks, which then wait for each other\n  lower max_ops_per_group or "

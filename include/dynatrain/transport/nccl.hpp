@@ -15,7 +15,8 @@ namespace dynatrain {
 struct NcclOptions {
   int device = 0;  ///< CUDA device of this rank
   /// Sends, and likewise receives, that one ncclGroup may hold on a rank. Such a group must fit one
-  /// kernel plan of NCCL: 2 * max_ops_per_group * max_channels <= 254.
+  /// kernel plan of NCCL: 2 * max_ops_per_group * C <= 254, C being max_channels rounded up to a
+  /// power of two.
   int max_ops_per_group = 3;
   int max_channels = 32;                   ///< what NCCL may use (maxCTAs)
   std::int64_t piece_bytes = 64LL << 20U;  ///< longer messages travel in pieces of this size
@@ -49,7 +50,9 @@ struct NcclReport {
 /// Threads    collective over the ranks. Calls on the transport: any thread, and every rank posts
 ///            its exchanges in the same order; abort() at any time.
 /// Streams    one stream of its own, not the default one. Tokens are DeviceCompletions on it.
-/// Errors     DeviceError when nccl_problem() is not empty or CUDA refuses; LayoutError for options
+/// Errors     DeviceError when nccl_problem() is not empty, CUDA refuses, or a variable of NCCL's
+/// in
+///            the environment overrides what deadlines and groups rest on; LayoutError for options
 ///            that cannot work; TransportError when a rank does not come before the deadline, with
 ///            nothing left behind. After the first error of any exchange the communicator is
 ///            aborted: make a new transport.

@@ -192,7 +192,7 @@ TEST(NcclLaw6, RandomPlansEndAndEveryByteArrives) {
 // The options that a user may choose are as safe as the default, up to the limit that is refused.
 TEST(NcclLaw6, EveryAcceptedGroupSizeIsSafe) {
   for (const auto& [max_ops, max_channels] :
-       {std::pair(1, 64), std::pair(1, 127), std::pair(7, 16), std::pair(15, 8)}) {
+       {std::pair(1, 64), std::pair(3, 32), std::pair(7, 16), std::pair(15, 8)}) {
     Case what{.num_ranks = 6, .seed = 9, .options = {}};
     what.options.record_calls = true;
     what.options.piece_bytes = 300;

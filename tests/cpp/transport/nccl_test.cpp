@@ -33,67 +33,11 @@ INSTANTIATE_TEST_SUITE_P(
 
 using Bytes = std::vector<std::byte>;
 
-Deadline late() {
-  return deadline_in(std::chrono::seconds(20));
-}
-
 WireMessage message(int peer, Bytes& bytes) {
   return {.peer = peer,
           .tag = 0,
           .data = bytes.data(),
           .size_bytes = static_cast<std::int64_t>(bytes.size())};
-}
-
-/// The text of the error that `what` ends with.
-template <class What>
-std::string error_of(const What& what) {
-  try {
-    what();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
-
-/// The communicator of one rank alone.
-std::unique_ptr<NcclTransport> connect_alone(FakeNcclWorld& world,
-                                             const NcclInit& place,
-                                             Deadline deadline) {
-  ThreadStore store;
-  return connect_nccl(
-      {.nccl = world.nccl[0], .device = world.devices[0]}, place, NcclOptions(), store, deadline);
-}
-
-// The start of a job in which one process is missing must end, and say where it stood.
-TEST(NcclConnect, MissingRankEndsAtTheDeadlineAndTheCommunicatorIsAborted) {
-  FakeNcclWorld world(1);
-  world.cluster = std::make_shared<FakeCluster>(2);
-  world.nccl[0] = std::make_shared<FakeNccl>(world.cluster, 0);
-  world.devices[0] = std::make_shared<FakeDevice>(world.cluster, 0);
-  const std::string error = error_of([&] {
-    static_cast<void>(
-        connect_alone(world, {.rank = 0, .size = 2}, deadline_in(std::chrono::milliseconds(20))));
-  });
-  EXPECT_NE(error.find("reached its deadline"), std::string::npos) << error;
-  EXPECT_EQ(world.num_calls(0, "comm_abort"), 1);
-}
-
-TEST(NcclConnect, ErrorOfNcclIsInTheMessageAndTheCommunicatorIsAborted) {
-  FakeNcclWorld world(1);
-  world.nccl[0]->failing["comm_init"] = NcclResult::kInternalError;
-  const std::string error =
-      error_of([&] { static_cast<void>(connect_alone(world, {.rank = 0, .size = 1}, late())); });
-  EXPECT_NE(error.find("the fake's result 3"), std::string::npos) << error;
-  EXPECT_EQ(world.num_calls(0, "comm_abort"), 1);
-}
-
-// A group that NCCL might cut is a job that might hang, some day, with some plan.
-TEST(NcclConnect, OptionsThatLetNcclCutAGroupAreRefused) {
-  NcclOptions options;
-  options.max_ops_per_group = 4;
-  ThreadStore store;
-  EXPECT_THROW(static_cast<void>(connect_nccl({}, {.rank = 0, .size = 2}, options, store, late())),
-               LayoutError);
 }
 
 class NcclOrder : public ::testing::Test {

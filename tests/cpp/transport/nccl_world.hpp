@@ -9,10 +9,26 @@
 #include <chrono>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <thread>
 #include <vector>
 
 namespace dynatrain {
+
+inline Deadline late() {
+  return deadline_in(std::chrono::seconds(20));
+}
+
+/// The text of the error that `what` ends with.
+template <class What>
+std::string error_of(const What& what) {
+  try {
+    what();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
+}
 
 struct FakeNcclWorld {
   explicit FakeNcclWorld(int num_ranks, const NcclOptions& options = {})
