@@ -105,7 +105,7 @@ std::unique_ptr<Run> Executor::Impl::make_run(RunInputs inputs, Deadline deadlin
   if (one_sided != nullptr) {
     one_sided->release();  // what was mapped ahead; its owners may free it
   }
-  std::shared_ptr<const Staging> staging = arena.take(inputs.schedule, copier, place);
+  std::shared_ptr<const Staging> staging = arena.take(inputs.schedule, transport, copier);
   return std::make_unique<StagedRun>(std::move(inputs), ports(), std::move(staging));
 }
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <utility>
 
 namespace dynatrain {
 namespace {
@@ -38,18 +39,26 @@ Staging::Size larger(Staging::Size wanted, const Staging::Size& there) {
   return wanted;
 }
 
+std::unique_ptr<CopierMemory> allocate_slots(const Staging::Size& size,
+                                             Transport& transport,
+                                             Copier& copier) {
+  const std::int64_t size_bytes = checked_mul(size.slot_bytes, size.num_slots);
+  std::unique_ptr<CopierMemory> slots = transport.allocate_messages(size_bytes);
+  return slots != nullptr ? std::move(slots) : copier.allocate(size_bytes, size.place);
+}
+
 }  // namespace
 
-Staging::Staging(const Size& size, Copier& copier)
+Staging::Staging(const Size& size, Transport& transport, Copier& copier)
     : size_(size),
-      slots_(copier.allocate(checked_mul(size.slot_bytes, size.num_slots), size.place)),
+      slots_(allocate_slots(size, transport, copier)),
       sums_(copier.allocate(checked_mul(kSumBytes, size.num_sums), size.place)),
       compared_(copier.allocate(checked_mul(2 * kSumBytes, size.num_sums), Place::kHost)) {}
 
 std::shared_ptr<const Staging> StagingArena::take(const Schedule& schedule,
-                                                  Copier& copier,
-                                                  Place place) {
-  Staging::Size wanted = size_for(schedule, place);
+                                                  Transport& transport,
+                                                  Copier& copier) {
+  Staging::Size wanted = size_for(schedule, transport.message_place());
   if (staging_ != nullptr && fits(wanted, staging_->size())) {
     return staging_;
   }
@@ -57,7 +66,7 @@ std::shared_ptr<const Staging> StagingArena::take(const Schedule& schedule,
     wanted = larger(wanted, staging_->size());
   }
   staging_.reset();  // first, so that both are there together only where somebody holds the former
-  staging_ = std::make_shared<const Staging>(wanted, copier);
+  staging_ = std::make_shared<const Staging>(wanted, transport, copier);
   return staging_;
 }
 

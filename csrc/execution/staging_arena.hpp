@@ -1,6 +1,7 @@
 #pragma once
 
 #include "dynatrain/execution/copier.hpp"
+#include "dynatrain/execution/transport.hpp"
 #include "dynatrain/schedule/schedule.hpp"
 
 #include <cstddef>
@@ -20,7 +21,8 @@ class Staging {
     Place place = Place::kHost;
   };
 
-  Staging(const Size& size, Copier& copier);
+  /// The slots are memory of the transport where it has such, else the copier's.
+  Staging(const Size& size, Transport& transport, Copier& copier);
 
   [[nodiscard]] const Size& size() const { return size_; }
   [[nodiscard]] std::byte* slot(std::size_t index) const {
@@ -43,10 +45,10 @@ class Staging {
 /// one was bound to lives as long as that one.
 class StagingArena {
  public:
-  /// Staging for a schedule whose messages lie at `place`; new only when there is too little.
+  /// Staging for a schedule over `transport`; new only when there is too little.
   [[nodiscard]] std::shared_ptr<const Staging> take(const Schedule& schedule,
-                                                    Copier& copier,
-                                                    Place place);
+                                                    Transport& transport,
+                                                    Copier& copier);
 
  private:
   std::shared_ptr<const Staging> staging_;

@@ -25,6 +25,9 @@ class CudaIpcTransport final : public Transport, public OneSided {
   [[nodiscard]] int rank() const override { return messages_.rank(); }
   [[nodiscard]] int size() const override { return messages_.size(); }
   [[nodiscard]] Place message_place() const override { return messages_.message_place(); }
+  [[nodiscard]] std::unique_ptr<CopierMemory> allocate_messages(std::int64_t size_bytes) override {
+    return messages_.allocate_messages(size_bytes);
+  }
   Token submit_sends(std::span<const WireMessage> messages,
                      std::span<const Token> after,
                      Deadline deadline) override {

@@ -25,6 +25,8 @@ struct Functions {
   decltype(cudaEventQuery)* event_query = nullptr;
   cudaError_t (*stream_wait_event)(cudaStream_t, cudaEvent_t, unsigned int) = nullptr;
   cudaError_t (*pointer_get_attributes)(cudaPointerAttributes*, const void*) = nullptr;
+  cudaError_t (*memset_async)(void*, int, std::size_t, cudaStream_t) = nullptr;
+  cudaError_t (*stream_synchronize)(cudaStream_t) = nullptr;
   int (*driver_get_current)(void**) = nullptr;  ///< cuCtxGetCurrent
 };
 
@@ -74,6 +76,14 @@ class LoadedCuda final : public DeviceApi {
               static_cast<cudaStream_t>(stream), static_cast<cudaEvent_t>(event), 0),
           "cudaStreamWaitEvent");
   }
+  void zero(std::byte* memory, std::int64_t size_bytes) override {
+    auto* const stream = static_cast<cudaStream_t>(create_stream());
+    const auto size = static_cast<std::size_t>(size_bytes);
+    cudaError_t status = cuda_.memset_async(memory, 0, size, stream);
+    status = status == cudaSuccess ? cuda_.stream_synchronize(stream) : status;
+    destroy_stream(stream);
+    check(status, "cudaMemsetAsync");
+  }
   bool is_host_memory(const void* data) override {
     cudaPointerAttributes attributes{};
     check(cuda_.pointer_get_attributes(&attributes, data), "cudaPointerGetAttributes");
@@ -113,6 +123,8 @@ std::shared_ptr<DeviceApi> load_cuda_runtime(const std::string& path) {
   runtime.require(f.event_query, "cudaEventQuery");
   runtime.require(f.stream_wait_event, "cudaStreamWaitEvent");
   runtime.require(f.pointer_get_attributes, "cudaPointerGetAttributes");
+  runtime.require(f.memset_async, "cudaMemsetAsync");
+  runtime.require(f.stream_synchronize, "cudaStreamSynchronize");
   driver.require(f.driver_get_current, "cuCtxGetCurrent");
   const std::string& problem = runtime.problem().empty() ? driver.problem() : runtime.problem();
   if (!problem.empty()) {

@@ -56,12 +56,33 @@ struct Functions {
   decltype(ncclCommFinalize)* comm_finalize = nullptr;
   decltype(ncclCommDestroy)* comm_destroy = nullptr;
   decltype(ncclCommAbort)* comm_abort = nullptr;
+  // Null in a library without them.
+  decltype(ncclMemAlloc)* mem_alloc = nullptr;
+  decltype(ncclMemFree)* mem_free = nullptr;
+  decltype(ncclCommRegister)* comm_register = nullptr;
+  decltype(ncclCommDeregister)* comm_deregister = nullptr;
 };
 
 struct Found {
   Functions functions;
   NcclReport report;
 };
+
+/// Looks for the functions of registered memory, without which everything else still works.
+std::string find_registration(const Library& library, Functions& f) {
+  std::string missing;
+  const auto find = [&]<class Function>(Function*& function, const char* symbol) {
+    function = reinterpret_cast<Function*>(library.find(symbol));
+    if (function == nullptr) {
+      missing += (missing.empty() ? "it has no " : ", ") + std::string(symbol);
+    }
+  };
+  find(f.mem_alloc, "ncclMemAlloc");
+  find(f.mem_free, "ncclMemFree");
+  find(f.comm_register, "ncclCommRegister");
+  find(f.comm_deregister, "ncclCommDeregister");
+  return missing;
+}
 
 Found find_nccl(const std::string& path) {
   Library library({"libnccl.so.2"}, path);
@@ -92,6 +113,7 @@ Found find_nccl(const std::string& path) {
     report.problem = "libnccl.so.2 is version " + report.version + ", expected " +
                      version_text(kOldestVersion) + " or later";
   }
+  report.registration_problem = find_registration(library, f);
   for (const char* const call : kNewerCalls) {
     if (library.find(call) != nullptr) {
       report.newer_calls.emplace_back(call);
@@ -102,7 +124,8 @@ Found find_nccl(const std::string& path) {
 
 class LoadedNccl final : public NcclApi {
  public:
-  explicit LoadedNccl(const Functions& functions) : nccl_(functions) {}
+  LoadedNccl(const Functions& functions, std::string registration_problem)
+      : nccl_(functions), registration_problem_(std::move(registration_problem)) {}
 
   NcclAnswer<NcclId> get_unique_id() override {
     ncclUniqueId id{};
@@ -151,6 +174,24 @@ class LoadedNccl final : public NcclApi {
     auto* const cuda_stream = static_cast<cudaStream_t>(stream);
     return to_result(nccl_.recv(data, count, ncclInt8, peer, to_comm(comm), cuda_stream));
   }
+  [[nodiscard]] std::string registration_problem() const override { return registration_problem_; }
+  NcclAnswer<std::byte*> mem_alloc(std::int64_t size_bytes) override {
+    void* memory = nullptr;
+    const ncclResult_t result = nccl_.mem_alloc(&memory, static_cast<std::size_t>(size_bytes));
+    return {.result = to_result(result), .value = static_cast<std::byte*>(memory)};
+  }
+  NcclResult mem_free(std::byte* memory) override { return to_result(nccl_.mem_free(memory)); }
+  NcclAnswer<void*> comm_register(NcclComm comm,
+                                  std::byte* memory,
+                                  std::int64_t size_bytes) override {
+    void* handle = nullptr;
+    const ncclResult_t result =
+        nccl_.comm_register(to_comm(comm), memory, static_cast<std::size_t>(size_bytes), &handle);
+    return {.result = to_result(result), .value = handle};
+  }
+  NcclResult comm_deregister(NcclComm comm, void* handle) override {
+    return to_result(nccl_.comm_deregister(to_comm(comm), handle));
+  }
   NcclResult comm_finalize(NcclComm comm) override {
     return to_result(nccl_.comm_finalize(to_comm(comm)));
   }
@@ -163,6 +204,7 @@ class LoadedNccl final : public NcclApi {
 
  private:
   Functions nccl_;
+  std::string registration_problem_;
 };
 
 }  // namespace
@@ -177,7 +219,7 @@ std::shared_ptr<NcclApi> load_nccl(const std::string& path) {
     throw DeviceError("transport: no NCCL communicator can be made\n  " + found.report.problem +
                       "\n  install the NCCL that torch ships, or name a library");
   }
-  return std::make_shared<LoadedNccl>(found.functions);
+  return std::make_shared<LoadedNccl>(found.functions, found.report.registration_problem);
 }
 
 }  // namespace dynatrain

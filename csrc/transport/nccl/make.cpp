@@ -39,6 +39,7 @@ NcclReport nccl_report(const std::string& /*path*/) {
   NcclReport report;
   report.problem = "this build of dynatrain has no NCCL transport: " DYNATRAIN_NO_NCCL_REASON
                    "; build it again where CUDA's and NCCL's headers are found";
+  report.registration_problem = report.problem;
   return report;
 }
 

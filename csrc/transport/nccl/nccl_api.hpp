@@ -48,6 +48,16 @@ class NcclApi {
       const std::byte* data, std::int64_t size_bytes, int peer, NcclComm comm, void* stream) = 0;
   [[nodiscard]] virtual NcclResult recv(
       std::byte* data, std::int64_t size_bytes, int peer, NcclComm comm, void* stream) = 0;
+  /// Why none of the next four may be called; empty when they may.
+  [[nodiscard]] virtual std::string registration_problem() const = 0;
+  [[nodiscard]] virtual NcclAnswer<std::byte*> mem_alloc(std::int64_t size_bytes) = 0;
+  [[nodiscard]] virtual NcclResult mem_free(std::byte* memory) = 0;
+  /// Local; a null handle says that NCCL does not want to know (NCCL_LOCAL_REGISTER=0).
+  [[nodiscard]] virtual NcclAnswer<void*> comm_register(NcclComm comm,
+                                                        std::byte* memory,
+                                                        std::int64_t size_bytes) = 0;
+  /// Asks peers of the host to let go of what they have mapped.
+  [[nodiscard]] virtual NcclResult comm_deregister(NcclComm comm, void* handle) = 0;
   [[nodiscard]] virtual NcclResult comm_finalize(NcclComm comm) = 0;
   [[nodiscard]] virtual NcclResult comm_destroy(NcclComm comm) = 0;
   [[nodiscard]] virtual NcclResult comm_abort(NcclComm comm) = 0;

@@ -1,5 +1,6 @@
 #include "transport/nccl/transport.hpp"
 
+#include "transport/nccl/message_memory.hpp"
 #include <algorithm>
 #include <bit>
 #include <exception>
@@ -35,12 +36,29 @@ void check_options(int rank, int size, const NcclOptions& options) {
   }
 }
 
+/// Asked before the ranks meet, so that none waits for one that cannot take part.
+void check_registration(const NcclLibraries& libraries, const NcclOptions& options) {
+  const std::string problem =
+      options.register_staging ? libraries.nccl->registration_problem() : std::string();
+  if (!problem.empty()) {
+    throw DeviceError("transport: NCCL cannot register staging: " + problem +
+                      "\n  no communicator was made\n  leave register_staging off");
+  }
+}
+
 }  // namespace
 
 NcclTransport::NcclTransport(std::shared_ptr<NcclWorld> world) : world_(std::move(world)) {}
 
 NcclTransport::~NcclTransport() {
   world_->close();
+}
+
+std::unique_ptr<CopierMemory> NcclTransport::allocate_messages(std::int64_t size_bytes) {
+  if (!world_->options().register_staging || size_bytes == 0) {
+    return nullptr;
+  }
+  return std::make_unique<MessageMemory>(world_, size_bytes);
 }
 
 Token NcclTransport::submit_sends(std::span<const WireMessage> messages,
@@ -141,6 +159,7 @@ std::unique_ptr<NcclTransport> connect_nccl(const NcclLibraries& libraries,
                                             Store& store,
                                             Deadline deadline) {
   check_options(place.rank, place.size, options);
+  check_registration(libraries, options);
   auto world = std::make_shared<NcclWorld>(libraries, place.rank, place.size, options);
   world->connect(store, deadline);
   return std::make_unique<NcclTransport>(std::move(world));

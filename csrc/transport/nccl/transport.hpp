@@ -21,6 +21,8 @@ class NcclTransport final : public Transport {
   [[nodiscard]] int rank() const override { return world_->rank(); }
   [[nodiscard]] int size() const override { return world_->size(); }
   [[nodiscard]] Place message_place() const override { return Place::kDevice; }
+  /// With NcclOptions::register_staging; null without.
+  [[nodiscard]] std::unique_ptr<CopierMemory> allocate_messages(std::int64_t size_bytes) override;
   Token submit_sends(std::span<const WireMessage> messages,
                      std::span<const Token> after,
                      Deadline deadline) override;

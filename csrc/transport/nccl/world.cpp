@@ -1,6 +1,7 @@
 #include "transport/nccl/world.hpp"
 
 #include "transport/nccl/pause.hpp"
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <exception>
@@ -242,6 +243,35 @@ void NcclWorld::check_async(const std::vector<int>& peers) {
   }
 }
 
+void* NcclWorld::register_memory(std::byte* memory, std::int64_t size_bytes) {
+  const DeviceScope scope(device(), options_.device);
+  const std::lock_guard lock(mutex_);
+  throw_if_failed_locked();
+  const NcclAnswer<void*> answer = nccl().comm_register(comm_, memory, size_bytes);
+  if (answer.result != NcclResult::kSuccess || answer.value == nullptr) {
+    const std::string reason = answer.result == NcclResult::kSuccess
+                                   ? "it declines (NCCL_LOCAL_REGISTER=0, or P2P by memcpy)"
+                                   : nccl().describe(answer.result, comm_);
+    throw DeviceError("transport: ncclCommRegister refused " + std::to_string(size_bytes) +
+                      " bytes of staging on rank " + std::to_string(rank_) + "\n  NCCL says: " +
+                      reason + "\n  nothing was sent\n  leave register_staging off");
+  }
+  registrations_.push_back(answer.value);
+  return answer.value;
+}
+
+void NcclWorld::deregister(void* handle) noexcept {
+  std::optional<DeviceScope> scope;
+  enter(scope, device(), options_.device);
+  const std::lock_guard lock(mutex_);
+  const auto found = std::ranges::find(registrations_, handle);
+  if (found != registrations_.end()) {
+    registrations_.erase(found);
+    // A refusal changes nothing: NCCL has forgotten the handle, or never will.
+    static_cast<void>(nccl().comm_deregister(comm_, handle));
+  }
+}
+
 bool NcclWorld::is_done(void* event) {
   const DeviceScope scope(device(), options_.device);
   return device().is_done(event);
@@ -261,6 +291,7 @@ void NcclWorld::fail(const TransportError& cause) noexcept {
     }
     comm = std::exchange(comm_, nullptr);
     is_aborting_ = is_aborting_ || comm != nullptr;
+    registrations_.clear();  // an abort ends them with the communicator
   }
   if (comm != nullptr) {
     abort(comm);
@@ -338,8 +369,11 @@ bool NcclWorld::is_idle() noexcept {
 bool NcclWorld::close_in_peace(NcclComm comm) noexcept {
   std::optional<DeviceScope> scope;
   enter(scope, device(), options_.device);
-  // Finalize lets network threads deliver what a finished send has only handed to them.
   NcclApi& nccl = *libraries_.nccl;
+  for (void* const handle : std::exchange(registrations_, {})) {
+    static_cast<void>(nccl.comm_deregister(comm, handle));
+  }
+  // Finalize lets network threads deliver what a finished send has only handed to them.
   const Deadline deadline = deadline_in(kCloseTime);
   NcclResult result = nccl.comm_finalize(comm);
   for (Pause pause; is_good(result); pause()) {

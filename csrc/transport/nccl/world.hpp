@@ -43,6 +43,7 @@ class NcclWorld {
   [[nodiscard]] int size() const { return size_; }
   [[nodiscard]] const NcclOptions& options() const { return options_; }
   [[nodiscard]] DeviceApi& device() { return *libraries_.device; }
+  [[nodiscard]] NcclApi& nccl() { return *libraries_.nccl; }
 
   /// Makes the communicator. On an error it is aborted before the error is thrown.
   void connect(Store& store, Deadline deadline);
@@ -68,6 +69,13 @@ class NcclWorld {
   void throw_if_failed() const;
   /// Lets go of the communicator: in peace when nothing is pending, by abort otherwise.
   void close() noexcept;
+
+  /// Registers memory with the communicator and returns NCCL's handle.
+  /// Errors  DeviceError when NCCL refuses; the communicator is as good as before. TransportError
+  ///         after a failure.
+  [[nodiscard]] void* register_memory(std::byte* memory, std::int64_t size_bytes);
+  /// Ends a registration, unless the end of the communicator has done so.
+  void deregister(void* handle) noexcept;
 
   void begin_exchange() { log_.begin_exchange(); }
   [[nodiscard]] const std::vector<NcclCall>& calls() const { return log_.calls(); }
@@ -105,6 +113,7 @@ class NcclWorld {
   NcclComm comm_ = nullptr;
   std::optional<TransportError> failure_;
   bool is_aborting_ = false;
+  std::vector<void*> registrations_;  ///< handles of the communicator, none after its end
   std::vector<void*> free_events_;
   void* after_abort_ = nullptr;                           ///< event behind what an abort left
   std::array<UnderWay, kMaxGroupsUnderWay> under_way_{};  ///< a ring; of the posting thread

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <utility>
@@ -71,6 +72,17 @@ class Transport {
   [[nodiscard]] virtual int size() const = 0;
   /// Where the memory of all its messages lies.
   [[nodiscard]] virtual Place message_place() const { return Place::kHost; }
+
+  /// Memory at message_place() in which the transport sends and receives faster than in other
+  /// memory, for messages that are packed; null, the default, where the copier's is as good. Any
+  /// memory of that place stays good for messages. Slow, not for the middle of a run. Ownership may
+  /// outlive the transport. Destroyed only when no operation uses it any more. Errors DeviceError
+  /// when such memory was asked for and cannot be had; TransportError after a
+  ///            failure of the transport.
+  [[nodiscard]] virtual std::unique_ptr<CopierMemory> allocate_messages(
+      std::int64_t /*size_bytes*/) {
+    return nullptr;
+  }
 
   /// Posts all messages, none waiting for another, once all of `after` are done. A host transport
   /// may block here for `after`; it never blocks here for a peer.

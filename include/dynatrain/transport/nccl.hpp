@@ -20,9 +20,12 @@ struct NcclOptions {
   int max_ops_per_group = 3;
   int max_channels = 32;                   ///< what NCCL may use (maxCTAs)
   std::int64_t piece_bytes = 64LL << 20U;  ///< longer messages travel in pieces of this size
-  bool record_calls = false;               ///< keep every call for a checker
-  std::string nccl_library;                ///< path to try; empty: loaded one, then by name
-  std::string cuda_library;                ///< the same for the CUDA runtime
+  /// Staging comes from ncclMemAlloc and is registered with the communicator, so that NCCL may read
+  /// and write it without a copy of its own. Off until a GPU has shown what it is worth.
+  bool register_staging = false;
+  bool record_calls = false;  ///< keep every call for a checker
+  std::string nccl_library;   ///< path to try; empty: loaded one, then by name
+  std::string cuda_library;   ///< the same for the CUDA runtime
 };
 
 /// What this process can do with NCCL.
@@ -31,6 +34,7 @@ struct NcclReport {
   std::string version;                   ///< of the library, such as "2.28.9"; empty when none
   std::string built_against;             ///< of the headers; empty when built without
   std::vector<std::string> newer_calls;  ///< calls newer than 2.27 that the library has
+  std::string registration_problem;      ///< why staging cannot be registered; empty when it can
 };
 
 /// Looks for the library (already loaded, then `path` unless empty, else by name) and its calls,

@@ -152,6 +152,8 @@ TEST_F(TwoRuns, OnePreparedRunDoesNotRunTwice) {
 // must not go away under it.
 TEST(StagingArena, RunKeepsItsStagingWhenALaterOneTakesMore) {
   const auto copier = make_cpu_copier(1);
+  LoopbackWorld world(1, {});
+  const auto transport = world.transport(0);
   StagingArena arena;
   Schedule small;
   small.stages.resize(1);
@@ -159,14 +161,14 @@ TEST(StagingArena, RunKeepsItsStagingWhenALaterOneTakesMore) {
   Schedule large = small;
   large.stages.resize(3);
   large.slot_bytes = 100'000;
-  const std::shared_ptr<const Staging> first = arena.take(small, *copier, Place::kHost);
-  EXPECT_EQ(arena.take(small, *copier, Place::kHost), first);
+  const std::shared_ptr<const Staging> first = arena.take(small, *transport, *copier);
+  EXPECT_EQ(arena.take(small, *transport, *copier), first);
   std::memset(first->slot(0), 7, 100);
-  const std::shared_ptr<const Staging> second = arena.take(large, *copier, Place::kHost);
+  const std::shared_ptr<const Staging> second = arena.take(large, *transport, *copier);
   EXPECT_NE(first->slot(0), second->slot(0));
   EXPECT_EQ(first->slot(0)[99], std::byte{7});
   EXPECT_GE(second->slot(1) - second->slot(0), 100'000);
-  EXPECT_EQ(arena.take(small, *copier, Place::kHost), second) << "there is room";
+  EXPECT_EQ(arena.take(small, *transport, *copier), second) << "there is room";
 }
 
 }  // namespace

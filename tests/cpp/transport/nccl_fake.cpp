@@ -199,6 +199,50 @@ NcclResult FakeNccl::recv(
   return call("recv");
 }
 
+NcclAnswer<std::byte*> FakeNccl::mem_alloc(std::int64_t size_bytes) {
+  const std::lock_guard lock(cluster_->mutex);
+  const NcclResult result = call("mem_alloc");
+  if (result != NcclResult::kSuccess) {
+    return {.result = result};
+  }
+  // As NCCL leaves it: nobody may count on zeroes.
+  std::vector<std::byte> bytes(static_cast<std::size_t>(size_bytes), std::byte{0xa5});
+  std::byte* const data = bytes.data();
+  memory.emplace(data, std::move(bytes));
+  return {.result = result, .value = data};
+}
+
+NcclResult FakeNccl::mem_free(std::byte* data) {
+  const std::lock_guard lock(cluster_->mutex);
+  if (registrations.contains(data)) {
+    cluster_->rank(rank_).faults.emplace_back("registered memory was freed");
+  }
+  if (memory.erase(data) != 1) {
+    cluster_->rank(rank_).faults.emplace_back("memory was freed that is not there");
+  }
+  return call("mem_free");
+}
+
+NcclAnswer<void*> FakeNccl::comm_register(NcclComm /*comm*/,
+                                          std::byte* data,
+                                          std::int64_t /*size_bytes*/) {
+  const std::lock_guard lock(cluster_->mutex);
+  const NcclResult result = call("comm_register");
+  if (result != NcclResult::kSuccess || declines_to_register) {
+    return {.result = result};
+  }
+  registrations.insert(data);
+  return {.result = result, .value = data};
+}
+
+NcclResult FakeNccl::comm_deregister(NcclComm comm, void* handle) {
+  const std::lock_guard lock(cluster_->mutex);
+  if (comm == nullptr || registrations.erase(handle) != 1) {
+    cluster_->rank(rank_).faults.emplace_back("a handle was deregistered that is not there");
+  }
+  return call("comm_deregister");
+}
+
 NcclResult FakeNccl::comm_finalize(NcclComm /*comm*/) {
   const std::lock_guard lock(cluster_->mutex);
   return call("comm_finalize");
@@ -217,6 +261,7 @@ NcclResult FakeNccl::comm_abort(NcclComm /*comm*/) {
   std::erase_if(cluster_->rank(rank_).stream,
                 [](const auto& item) { return item.kind == FakeCluster::Item::Kind::kKernel; });
   cluster_->rank(rank_).not_issued.clear();
+  registrations.clear();
   const NcclResult result = call("comm_abort");
   cluster_->progress();
   return result;
@@ -272,6 +317,12 @@ bool FakeDevice::is_done(void* event) {
 void FakeDevice::stream_wait(void* /*stream*/, void* event) {
   push(
       {.kind = FakeCluster::Item::Kind::kWait, .ops = {}, .event = static_cast<FakeEvent*>(event)});
+}
+
+void FakeDevice::zero(std::byte* memory, std::int64_t size_bytes) {
+  const std::lock_guard lock(cluster_->mutex);
+  note_device("zero");
+  std::memset(memory, 0, static_cast<std::size_t>(size_bytes));
 }
 
 bool FakeDevice::is_host_memory(const void* data) {

@@ -13,6 +13,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -47,6 +48,7 @@ class FakeCluster {
     bool is_dead = false;
     std::vector<std::string> calls;       ///< names, in order
     std::vector<std::string> off_device;  ///< calls of a thread whose device was another one
+    std::vector<std::string> faults;      ///< what would be a crash of the real one
     std::size_t longest_stream = 0;
   };
 
@@ -83,6 +85,11 @@ class FakeNccl final : public NcclApi {
   std::map<std::string, NcclResult> failing;
   /// What happens inside comm_abort, before the kernels end.
   std::function<void()> while_aborting;
+  std::string no_registration;        ///< registration_problem()
+  bool declines_to_register = false;  ///< success, and no handle
+  /// Memory of mem_alloc by its address; each registration by its handle, an address in it.
+  std::map<std::byte*, std::vector<std::byte>> memory;
+  std::set<void*> registrations;
 
   NcclAnswer<NcclId> get_unique_id() override;
   NcclAnswer<NcclComm> comm_init(const NcclInit& init) override;
@@ -97,6 +104,13 @@ class FakeNccl final : public NcclApi {
                   void* stream) override;
   NcclResult recv(
       std::byte* data, std::int64_t size_bytes, int peer, NcclComm comm, void* stream) override;
+  [[nodiscard]] std::string registration_problem() const override { return no_registration; }
+  NcclAnswer<std::byte*> mem_alloc(std::int64_t size_bytes) override;
+  NcclResult mem_free(std::byte* memory) override;
+  NcclAnswer<void*> comm_register(NcclComm comm,
+                                  std::byte* memory,
+                                  std::int64_t size_bytes) override;
+  NcclResult comm_deregister(NcclComm comm, void* handle) override;
   NcclResult comm_finalize(NcclComm comm) override;
   NcclResult comm_destroy(NcclComm comm) override;
   NcclResult comm_abort(NcclComm comm) override;
@@ -126,6 +140,7 @@ class FakeDevice final : public DeviceApi {
   void record(void* event, void* stream) override;
   bool is_done(void* event) override;
   void stream_wait(void* stream, void* event) override;
+  void zero(std::byte* memory, std::int64_t size_bytes) override;
   bool is_host_memory(const void* data) override;
 
  private:
