@@ -3,8 +3,6 @@
 #include "transport/nccl/pause.hpp"
 #include <algorithm>
 #include <chrono>
-#include <cstring>
-#include <exception>
 #include <optional>
 #include <utility>
 
@@ -24,28 +22,6 @@ void enter(std::optional<DeviceScope>& scope, DeviceApi& api, int device) noexce
     scope.emplace(api, device);
   } catch (...) {  // NOLINT(bugprone-empty-catch): the device is lost
   }
-}
-
-constexpr const char* kIdKey = "nccl_id";
-
-std::string to_text(const NcclId& id) {
-  return {reinterpret_cast<const char*>(id.data()), id.size()};
-}
-
-NcclId to_id(const std::string& bytes) {
-  NcclId id{};
-  if (bytes.size() != id.size()) {
-    throw TransportError("transport: rank 0 published an NCCL id of " +
-                             std::to_string(bytes.size()) + " bytes, expected " +
-                             std::to_string(id.size()) +
-                             "\n  no communicator was made\n  use one store and prefix for each "
-                             "communicator, and nothing else under it",
-                         0,
-                         -1,
-                         false);
-  }
-  std::memcpy(id.data(), bytes.data(), id.size());
-  return id;
 }
 
 }  // namespace
@@ -88,32 +64,6 @@ NcclWorld::~NcclWorld() {
     }
     device().destroy_stream(stream_);
   } catch (...) {  // NOLINT(bugprone-empty-catch): the device is gone, and all this with it
-  }
-}
-
-void NcclWorld::connect(Store& store, Deadline deadline) {
-  const DeviceScope scope(device(), options_.device);
-  try {
-    NcclInit init{.rank = rank_, .size = size_, .id = {}, .max_channels = options_.max_channels};
-    if (rank_ == 0) {
-      const NcclAnswer<NcclId> made = libraries_.nccl->get_unique_id();
-      check(made.result, "ncclGetUniqueId", {}, nullptr);
-      init.id = made.value;
-      store.set(kIdKey, to_text(init.id));
-    } else {
-      init.id = to_id(store.get(kIdKey, deadline));
-    }
-    const NcclAnswer<NcclComm> made = libraries_.nccl->comm_init(init);
-    {
-      const std::lock_guard lock(mutex_);
-      comm_ = made.value;
-    }
-    check(made.result, "ncclCommInitRankConfig", {}, made.value);
-    wait_until_ready("ncclCommInitRankConfig", {}, deadline);
-  } catch (const std::exception& error) {
-    const auto* const known = dynamic_cast<const TransportError*>(&error);
-    fail(known != nullptr ? *known : TransportError(error.what(), -1, -1, true));
-    throw;
   }
 }
 
