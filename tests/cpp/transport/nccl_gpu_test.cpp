@@ -1,4 +1,7 @@
-// The real NCCL on a real GPU, as far as one rank goes: messages to itself.
+// The real NCCL on a real GPU, as far as one rank goes: messages to itself. nccl_gpu_pair_test.cpp
+// has two.
+
+#include "transport/nccl_gpu.hpp"
 
 #include "dynatrain/kernels/cuda_copier.hpp"
 #include "dynatrain/transport/nccl.hpp"
@@ -9,15 +12,11 @@
 #include "transport/thread_store.hpp"
 #include <array>
 #include <cstdint>
-#include <numeric>
+#include <memory>
 #include <vector>
 
 namespace dynatrain {
 namespace {
-
-Deadline late() {
-  return deadline_in(std::chrono::seconds(60));
-}
 
 class GpuNccl : public ::testing::Test {
  protected:
@@ -29,33 +28,11 @@ class GpuNccl : public ::testing::Test {
     }
   }
   std::unique_ptr<Transport> connect(const NcclOptions& options = {}) {
-    return make_nccl_transport(0, 1, options, store_, late());
+    return make_nccl_transport(0, 1, options, store_, in_a_minute());
   }
 
   ThreadStore store_;
 };
-
-/// Device memory that holds `words`.
-CudaMemory on_device(const std::vector<std::uint64_t>& words) {
-  const auto size_bytes = static_cast<std::int64_t>(words.size() * sizeof(std::uint64_t));
-  CudaMemory memory = allocate_cuda_memory(CudaMemoryKind::kDevice, size_bytes);
-  copy_cuda_memory(memory.get(), reinterpret_cast<const std::byte*>(words.data()), size_bytes);
-  return memory;
-}
-
-std::vector<std::uint64_t> on_host(const CudaMemory& memory, std::size_t num_words) {
-  std::vector<std::uint64_t> words(num_words);
-  copy_cuda_memory(reinterpret_cast<std::byte*>(words.data()),
-                   memory.get(),
-                   static_cast<std::int64_t>(num_words * sizeof(std::uint64_t)));
-  return words;
-}
-
-std::vector<std::uint64_t> numbers(std::size_t count, std::uint64_t first) {
-  std::vector<std::uint64_t> words(count);
-  std::iota(words.begin(), words.end(), first * 0x9e3779b97f4a7c15ULL);
-  return words;
-}
 
 // Pieces of 1 MiB: a message of several groups, one that ends in the middle of a piece, a tiny one.
 TEST_F(GpuNccl, MessagesToItselfArriveWhole) {
@@ -78,10 +55,10 @@ TEST_F(GpuNccl, MessagesToItselfArriveWhole) {
         {.peer = 0, .tag = tag, .data = received[i].get(), .size_bytes = size_bytes});
   }
   const ExchangeTokens tokens =
-      transport->exchange({.sends = sends, .receives = receives}, {}, late());
-  wait_all(std::array{tokens.sent, tokens.received}, late());
+      transport->exchange({.sends = sends, .receives = receives}, {}, in_a_minute());
+  wait_all(std::array{tokens.sent, tokens.received}, in_a_minute());
   for (std::size_t i = 0; i < sizes.size(); ++i) {
-    EXPECT_EQ(on_host(received[i], sizes[i]), numbers(sizes[i], i + 1)) << "message " << i;
+    EXPECT_EQ(on_host(received[i].get(), sizes[i]), numbers(sizes[i], i + 1)) << "message " << i;
   }
 }
 
@@ -112,9 +89,9 @@ TEST_F(GpuNccl, SendsComeAfterTheCopiesTheyWaitFor) {
       WireMessage{.peer = 0, .tag = 0, .data = target.get(), .size_bytes = size_bytes}};
   const std::array packed{copier->submit(batch, addresses, {})};
   const ExchangeTokens tokens =
-      transport->exchange({.sends = sends, .receives = receives}, packed, late());
-  wait_all(std::array{tokens.sent, tokens.received}, late());
-  EXPECT_EQ(on_host(target, num_words), numbers(num_words, 3));
+      transport->exchange({.sends = sends, .receives = receives}, packed, in_a_minute());
+  wait_all(std::array{tokens.sent, tokens.received}, in_a_minute());
+  EXPECT_EQ(on_host(target.get(), num_words), numbers(num_words, 3));
 }
 
 TEST_F(GpuNccl, AbortedTransportRefusesWhatComesLater) {
@@ -122,8 +99,36 @@ TEST_F(GpuNccl, AbortedTransportRefusesWhatComesLater) {
   transport->abort("the test says so");
   const CudaMemory memory = on_device({1});
   const std::array message{WireMessage{.peer = 0, .tag = 0, .data = memory.get(), .size_bytes = 8}};
-  const Token token = transport->submit_sends(message, {}, late());
-  EXPECT_THROW(token.wait(late()), TransportError);
+  const Token token = transport->submit_sends(message, {}, in_a_minute());
+  EXPECT_THROW(token.wait(in_a_minute()), TransportError);
+}
+
+// Memory of NCCL's own, known to the communicator: zeroed, good for messages, and to be freed after
+// the transport is gone.
+TEST_F(GpuNccl, RegisteredStagingCarriesAMessageAndOutlivesTheTransport) {
+  const std::string problem = nccl_report("").registration_problem;
+  if (!problem.empty()) {
+    GTEST_SKIP() << "needs ncclCommRegister: " << problem;
+  }
+  NcclOptions options;
+  options.register_staging = true;
+  auto transport = connect(options);
+  constexpr std::size_t num_words = 100'000;
+  constexpr std::int64_t size_bytes = num_words * sizeof(std::uint64_t);
+  const auto staging = transport->allocate_messages(2 * size_bytes);
+  ASSERT_NE(staging, nullptr);
+  EXPECT_EQ(on_host(staging->data(), num_words), std::vector<std::uint64_t>(num_words));
+  const CudaMemory words = on_device(numbers(num_words, 5));
+  copy_cuda_memory(staging->data(), words.get(), size_bytes);
+  const std::array sends{
+      WireMessage{.peer = 0, .tag = 0, .data = staging->data(), .size_bytes = size_bytes}};
+  const std::array receives{WireMessage{
+      .peer = 0, .tag = 0, .data = staging->data() + size_bytes, .size_bytes = size_bytes}};
+  const ExchangeTokens tokens =
+      transport->exchange({.sends = sends, .receives = receives}, {}, in_a_minute());
+  wait_all(std::array{tokens.sent, tokens.received}, in_a_minute());
+  transport.reset();
+  EXPECT_EQ(on_host(staging->data() + size_bytes, num_words), numbers(num_words, 5));
 }
 
 }  // namespace
