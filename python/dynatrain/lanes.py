@@ -106,7 +106,8 @@ class LaneMaker:
             DeviceError: a transport was asked for, and a rank cannot use it; the same on every
                 rank.
         """
-        self._num_attempts += 1
+        # A rank that failed before it came here has counted less, and would read another store.
+        self._num_attempts = 1 + max(control.gather(self._num_attempts))
         lanes = {HOST: self.host_lane()}
         if self.device_copier is not None:
             messages = self._nccl_lane(control) or self._staged_lane(self.device_copier)

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore
 
 from dynatrain import DeviceError, TransportError, _native
+from dynatrain import lanes as lanes_module
 from dynatrain.control import Control
 from dynatrain.lanes import DEVICE, HOST, LaneMaker, check_device
 
@@ -117,6 +118,17 @@ def test_each_attempt_has_a_store_of_its_own(job):
     assert len(keys) == 2
 
 
+# A rank that failed before the lanes were made has counted less: it would wait for an id under a
+# prefix that the others have left behind, at every later attempt too.
+def test_ranks_that_counted_differently_agree_on_the_next_store(job):
+    connect(job)
+    prefixes = []
+    job.setattr(lanes_module, "PrefixStore", lambda p, store: prefixes.append(p) or store)
+    maker("auto").make(PairControl([3, "GPU-two", None, None]))
+
+    assert prefixes == ["nccl/4"]
+
+
 def test_c10d_is_taken_at_once_where_it_is_asked_for(job):
     job.setattr(_native, "NcclTransport", refuse)
     lanes = maker("c10d").make(Control(timedelta(seconds=20)))
@@ -143,7 +155,7 @@ def test_nccl_that_was_asked_for_is_not_replaced(job):
 # This rank has a communicator, its peer has none: both must take the same way.
 def test_one_rank_without_nccl_decides_for_all(job, caplog):
     connect(job)
-    answers = ["GPU-two", None, "transport: the peer's NCCL said no"]
+    answers = [0, "GPU-two", None, "transport: the peer's NCCL said no"]
     with caplog.at_level(logging.WARNING, "dynatrain.session"):
         lanes = maker("auto").make(PairControl(answers))
 
@@ -155,7 +167,7 @@ def test_ranks_that_share_a_gpu_do_not_try_nccl(job, caplog):
     job.setattr(_native, "NcclTransport", pytest.fail)
     obstacle = "ranks [0, 1] share one GPU"
     with caplog.at_level(logging.WARNING, "dynatrain.session"):
-        lanes = maker("auto").make(PairControl(["GPU-one", obstacle]))
+        lanes = maker("auto").make(PairControl([0, "GPU-one", obstacle]))
 
     assert lanes[DEVICE].name == "c10d"
     assert caplog.text.count(obstacle) == 2
@@ -164,7 +176,7 @@ def test_ranks_that_share_a_gpu_do_not_try_nccl(job, caplog):
 def test_ranks_that_share_a_gpu_try_nccl_where_it_was_told_to(job):
     connect(job)
     job.setenv("NCCL_MULTI_RANK_GPU_ENABLE", "1")
-    lanes = maker("auto").make(PairControl(["GPU-one", None, None]))
+    lanes = maker("auto").make(PairControl([0, "GPU-one", None, None]))
 
     assert lanes[DEVICE].name == "nccl"
 
