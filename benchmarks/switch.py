@@ -3,7 +3,8 @@
 Starts its own processes. Contenders, each on the same state and the same machine, in turn:
 
 dynatrain-*      session.switch() to a prepared layout, and once more to one that is not, over
-                 c10d (Gloo) or what --transport says
+                 c10d (Gloo) or what --transport says; its staging registered with NCCL where
+                 --register-staging says so
 dcp-tmpfs        torch.distributed.checkpoint, save in the source, load in the target, in tmpfs
 c10d-per-tensor  each box that crosses as a message of its own, without cutting or joining tensors
 c10d-ceiling     the bytes that cross between ranks, one large raw message per pair of ranks
@@ -294,14 +295,17 @@ def worker(rank: int, num_ranks: int, options: argparse.Namespace, folder: str) 
         device=torch.device(options.device, rank % torch.cuda.device_count())
         if options.device == "cuda"
         else "cpu",
-        transport=options.transport,
+        transport=dynatrain.Nccl(register_staging=True)
+        if options.register_staging
+        else options.transport,
         verify=tuple(options.verify),
         staging_budget_bytes=options.staging_mib << 20,
     )
     rows = []
     for pair in pairs:
         samples = run_pair(session, pair, options.runs, Path(folder) / "checkpoint")
-        rows += rows_of(pair, samples, options.transport)
+        way = f"{options.transport}{'-registered' if options.register_staging else ''}"
+        rows += rows_of(pair, samples, way)
         if rank == 0:
             Path(folder, "rows.json").write_text(json.dumps([asdict(row) for row in rows]))
     session.close()
@@ -322,7 +326,12 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of the state")
     parser.add_argument("--transport", choices=("c10d", "nccl", "cuda_ipc"), default="c10d")
+    parser.add_argument(
+        "--register-staging", action="store_true", help="NCCL knows the staging; nccl only"
+    )
     options = parser.parse_args()
+    if options.register_staging and options.transport != "nccl":
+        parser.error("--register-staging goes with --transport nccl")
     if (options.source is None) != (options.target is None):
         parser.error("--source and --target go together")
     return options

@@ -86,9 +86,10 @@ std::unique_ptr<C10dTransport> make_c10d(const py::object& group,
 }
 
 std::unique_ptr<Transport> make_nccl(
-    int rank, int size, Store& store, int device, double timeout_s) {
+    int rank, int size, Store& store, int device, double timeout_s, bool register_staging) {
   NcclOptions options;
   options.device = device;
+  options.register_staging = register_staging;
   return make_nccl_transport(rank, size, options, store, deadline_in(to_ms(timeout_s)));
 }
 
@@ -127,12 +128,14 @@ void bind_nccl(py::module_& m) {
         py::arg("store"),
         py::arg("device"),
         py::arg("timeout_s"),
+        py::arg("register_staging") = false,
         NoGil());
   py::class_<NcclReport>(m, "NcclReport")
       .def_readonly("problem", &NcclReport::problem)
       .def_readonly("version", &NcclReport::version)
       .def_readonly("built_against", &NcclReport::built_against)
-      .def_readonly("newer_calls", &NcclReport::newer_calls);
+      .def_readonly("newer_calls", &NcclReport::newer_calls)
+      .def_readonly("registration_problem", &NcclReport::registration_problem);
   m.def("nccl_report", &nccl_report, py::arg("path") = "", NoGil());
 }
 

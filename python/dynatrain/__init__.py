@@ -15,6 +15,7 @@ from dynatrain._errors import (
 from dynatrain._version import __version__
 from dynatrain.api import current_session, fingerprint, init, switch_parallelism
 from dynatrain.data import ElasticLoader, ElasticSampler
+from dynatrain.lanes import Nccl
 from dynatrain.layout import Layout
 from dynatrain.planning import PlanReport, TensorSpec, Topology, plan
 from dynatrain.report import Span, SwitchReport
@@ -31,6 +32,7 @@ __all__ = [
     "InternalError",
     "Layout",
     "LayoutError",
+    "Nccl",
     "PlanReport",
     "Session",
     "Span",

@@ -37,11 +37,17 @@ class TorchStore(Store):
         """Waits until ``key`` is set. Raises TransportError at the deadline."""
 
 def NcclTransport(  # noqa: N802 - named for what it returns
-    rank: int, size: int, store: Store, device: int, timeout_s: float
+    rank: int,
+    size: int,
+    store: Store,
+    device: int,
+    timeout_s: float,
+    register_staging: bool = ...,
 ) -> Transport:
     """Messages between GPUs over a communicator of its own. Collective over the ``size`` ranks.
 
-    ``store`` was never used before. Raises TransportError when a rank
+    ``store`` was never used before. ``register_staging``, the same on all ranks: staging that NCCL
+    reads and writes without a copy of its own. Raises TransportError when a rank
     does not come, DeviceError when NCCL or CUDA refuse; nothing is left behind.
     """
 
@@ -97,6 +103,10 @@ class NcclReport:
     @property
     def newer_calls(self) -> list[str]:
         """Calls newer than NCCL 2.27 that the library has."""
+
+    @property
+    def registration_problem(self) -> str:
+        """Why staging cannot be registered with a communicator; empty when it can."""
 
 def nccl_report(path: str = ...) -> NcclReport:
     """Looks for NCCL: the library that is loaded, then ``path``, then by name. Never raises."""

@@ -15,7 +15,7 @@ from dynatrain._errors import LayoutError
 from dynatrain._torch_private import single_process_store
 from dynatrain.engine import VERIFY, Options
 from dynatrain.guard import Build
-from dynatrain.lanes import TRANSPORTS
+from dynatrain.lanes import TRANSPORTS, Nccl
 from dynatrain.layout import Layout, as_layout
 from dynatrain.report import SwitchReport
 from dynatrain.session import Initialize, Session
@@ -34,7 +34,7 @@ def init(  # noqa: PLR0913 - the settings of a session, all but two with default
     staging_budget_bytes: int = 256 << 20,
     memory_budget_bytes: int | None = None,
     num_threads: int | None = None,
-    transport: str = "auto",
+    transport: str | Nccl = "auto",
     verify: Collection[str] = ("sums",),
     seed: int = 0,
 ) -> Session:
@@ -62,7 +62,8 @@ def init(  # noqa: PLR0913 - the settings of a session, all but two with default
             rank may use.
         transport: how device memory travels: ``cuda_ipc``, read in place by ranks of one host;
             ``nccl``; ``c10d``, through the host; or ``auto``, the first of these that all ranks can
-            use. Host memory always travels over Gloo.
+            use. Host memory always travels over Gloo. ``dynatrain.Nccl(...)`` is ``nccl`` with
+            settings of its own.
         verify: any of ``sums`` (receiver's sums of every move against the sender's),
             ``fingerprint`` (of the whole state before and after), ``replicas`` (all owners of a
             cell hold the same before a switch).
@@ -77,9 +78,9 @@ def init(  # noqa: PLR0913 - the settings of a session, all but two with default
         DeviceError: the device cannot be used by this build of dynatrain, or the transport
             that was asked for cannot be had.
     """
-    if transport not in TRANSPORTS:
+    if not isinstance(transport, Nccl) and transport not in TRANSPORTS:
         raise LayoutError(
-            f"session: transport={transport!r}\n  expected one of {TRANSPORTS}\n"
+            f"session: transport={transport!r}\n  expected one of {TRANSPORTS} or Nccl(...)\n"
             "  nothing was started"
         )
     unknown = set(verify) - set(VERIFY)

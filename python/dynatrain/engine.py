@@ -19,7 +19,7 @@ from torch._C._distributed_c10d import Store
 from dynatrain import _native
 from dynatrain.adapters.tensors import LiveTensors
 from dynatrain.control import Control, merge_plain
-from dynatrain.lanes import Lane, LaneMaker
+from dynatrain.lanes import Lane, LaneMaker, Nccl
 from dynatrain.profiling import profiler_range
 from dynatrain.report import Span
 from dynatrain.train_state import TrainState
@@ -36,7 +36,7 @@ class Options:
     staging_budget_bytes: int
     memory_budget_bytes: int | None
     num_threads: int
-    transport: str
+    transport: str | Nccl
     verify: frozenset[str]
     seed: int
 

@@ -27,6 +27,18 @@ _log = logging.getLogger("dynatrain.session")
 
 
 @dataclass(frozen=True)
+class Nccl:
+    """NCCL with settings of its own, for ``transport=`` of ``dynatrain.init``; equal on all ranks.
+
+    Attributes:
+        register_staging: staging is memory that NCCL reads and writes without a copy of its own.
+            Off by default: what it is worth has not been measured on a GPU.
+    """
+
+    register_staging: bool = False
+
+
+@dataclass(frozen=True)
 class Lane:
     """The way of all tensors in one kind of memory: a transport and the executor over it.
 
@@ -71,7 +83,7 @@ class LaneMaker:
     Args:
         store: the job's store under a prefix of its own.
         device: where parameters live.
-        transport: one of TRANSPORTS.
+        transport: one of TRANSPORTS, or NCCL with settings of its own.
         timeout: deadline of every wait.
         num_threads: threads that copy host memory.
     """
@@ -80,19 +92,22 @@ class LaneMaker:
         self,
         store: Store,
         device: torch.device,
-        transport: str,
+        transport: str | Nccl,
         timeout: timedelta,
         num_threads: int,
     ) -> None:
-        if transport in ("nccl", "cuda_ipc") and device.type != "cuda":
+        own = transport if isinstance(transport, Nccl) else Nccl()
+        wanted = transport if isinstance(transport, str) else "nccl"
+        if wanted in ("nccl", "cuda_ipc") and device.type != "cuda":
             raise DeviceError(
-                f"session: transport={transport!r} moves device memory, and the session's device "
+                f"session: transport={wanted!r} moves device memory, and the session's device "
                 f"is {device}\n"
                 "  nothing was started\n  give dynatrain.init a CUDA device, or leave transport out"
             )
         self._store = store
         self._device = device
-        self._wanted = transport
+        self._wanted = wanted
+        self._register_staging = own.register_staging
         self._timeout = timeout
         self._rank, self._num_ranks = dist.get_rank(), dist.get_world_size()
         self.host_copier = _native.CpuCopier(num_threads)
@@ -180,7 +195,12 @@ class LaneMaker:
         store = self._fresh_store("nccl")
         seconds = self._timeout.total_seconds()
         return _native.NcclTransport(
-            self._rank, self._num_ranks, store, self._device.index, seconds
+            self._rank,
+            self._num_ranks,
+            store,
+            self._device.index,
+            seconds,
+            register_staging=self._register_staging,
         )
 
     @staticmethod

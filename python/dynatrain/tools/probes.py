@@ -201,12 +201,14 @@ def nccl() -> str:
     version_of: Any = torch.cuda.nccl.version
     version = ".".join(str(part) for part in version_of())
     found = importlib.import_module("dynatrain._native").nccl_report()
+    missing = found.registration_problem
+    staging = f"cannot register staging: {missing}" if missing else "can register staging"
     if found.problem:
-        raise ProbeError(f"torch has {version}; no transport: {found.problem}")
+        raise ProbeError(f"torch has {version}, which {staging}; no transport: {found.problem}")
     built = f"{version}, built against {found.built_against}"
     newer = f", with {', '.join(found.newer_calls)}" if found.newer_calls else ""
     device = "" if torch.cuda.is_available() else " (needs a CUDA device)"
-    return built + newer + device
+    return f"{built}{newer}; {staging}{device}"
 
 
 def compiler() -> str:

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore
 
-from dynatrain import DeviceError, TransportError, _native
+from dynatrain import DeviceError, Nccl, TransportError, _native
 from dynatrain import lanes as lanes_module
 from dynatrain.control import Control
 from dynatrain.lanes import DEVICE, HOST, LaneMaker, check_device
@@ -59,16 +59,21 @@ def job(monkeypatch):
 
 
 def connect(job, store_keys=None):
+    """NCCL that works; returns whether each transport was to register its staging."""
     world = _native.LoopbackWorld(1)
+    registered = []
 
-    def transport(rank, size, store, device, timeout_s):
+    def transport(*place, register_staging):
+        rank, _, store, device, timeout_s = place
         assert (rank, device, timeout_s) == (0, 0, 20)
+        registered.append(register_staging)
         store.set("id", b"\0\xff")
         if store_keys is not None:
             store_keys.append(store.get("id", 1))
         return world.transport(0)
 
     job.setattr(_native, "NcclTransport", transport)
+    return registered
 
 
 def maker(transport, num_ranks=1):
@@ -93,7 +98,7 @@ def share(job, problem):
     return laid_over
 
 
-def refuse(*_):
+def refuse(*_, **__):
     raise TransportError("transport: NCCL said no")
 
 
@@ -127,6 +132,21 @@ def test_ranks_that_counted_differently_agree_on_the_next_store(job):
     maker("auto").make(PairControl([3, "GPU-two", None, None]))
 
     assert prefixes == ["nccl/4"]
+
+
+# Who did not ask gets plain staging; who did must not measure something else.
+@pytest.mark.parametrize(("transport", "registers"), [("nccl", False), (Nccl(True), True)])
+def test_staging_is_registered_only_where_it_was_asked_for(job, transport, registers):
+    registered = connect(job)
+    lanes = maker(transport).make(Control(timedelta(seconds=20)))
+
+    assert lanes[DEVICE].name == "nccl"
+    assert registered == [registers]
+
+
+def test_nccl_with_settings_is_refused_where_there_is_no_device_memory(job):
+    with pytest.raises(DeviceError, match="transport='nccl' moves device memory"):
+        LaneMaker(HashStore(), torch.device("cpu"), Nccl(True), timedelta(seconds=20), 1)
 
 
 def test_c10d_is_taken_at_once_where_it_is_asked_for(job):

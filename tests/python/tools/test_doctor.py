@@ -7,10 +7,15 @@ import os
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
+import torch
+import torch.cuda.nccl
+import torch.distributed
 
+from dynatrain import _native
 from dynatrain.tools import cli, doctor, probes
 
 PACKAGE = Path(doctor.__file__).resolve().parents[1]
@@ -84,3 +89,23 @@ def test_unknown_command_exits_with_status_two():
         cli.main(["doktor"])
 
     assert caught.value.code == 2
+
+
+# Who asks for registered staging where the library has no such functions is refused: doctor says it
+# first, with what is missing.
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [
+        ("", "; can register staging"),
+        ("it has no ncclMemAlloc", "; cannot register staging: it has no ncclMemAlloc"),
+    ],
+)
+def test_nccl_probe_says_whether_staging_can_be_registered(monkeypatch, missing, said):
+    report = types.SimpleNamespace(
+        problem="", built_against="2.30.7", newer_calls=[], registration_problem=missing
+    )
+    monkeypatch.setattr(_native, "nccl_report", lambda: report)
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: True)
+    monkeypatch.setattr(torch.cuda.nccl, "version", lambda: (2, 30, 7))
+
+    assert said in probes.nccl()
