@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "transport/cuda_ipc/transport.hpp"
 #include "transport/nccl_world.hpp"
 #include <algorithm>
 #include <array>
@@ -130,6 +131,12 @@ TEST_F(NcclMemory, IsNotFreedWhileAnAbortOfAnotherThreadRuns) {
   aborting.join();
   EXPECT_FALSE(was_freed_early);
   EXPECT_EQ(calls({"mem_free"}).size(), 1U);
+}
+
+// cuda_ipc only forwards messages; without this its staged runs would lose what was asked for.
+TEST_F(NcclMemory, IsHandedOutThroughATransportThatForwardsMessages) {
+  CudaIpcTransport forwarding(world_.rank(0), std::make_shared<ThreadStore>(), nullptr, {});
+  EXPECT_NE(forwarding.allocate_messages(64), nullptr);
 }
 
 // A destructor's thread is anybody's.
