@@ -85,7 +85,7 @@ struct Executor::Impl {
   TagCounter tags;
   NoteMemory notes{};
   StagingArena arena{};
-  std::optional<SourceMap> sources{};  ///< mapped ahead, for the next run
+  std::optional<SourceMap> sources;  ///< mapped ahead, for the next run
 
   [[nodiscard]] Ports ports() {
     return {.transport = transport, .copier = copier, .tags = tags, .notes = notes};

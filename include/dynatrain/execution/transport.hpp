@@ -75,10 +75,10 @@ class Transport {
 
   /// Memory at message_place() in which the transport sends and receives faster than in other
   /// memory, for messages that are packed; null, the default, where the copier's is as good. Any
-  /// memory of that place stays good for messages. Slow, not for the middle of a run. Ownership may
-  /// outlive the transport. Destroyed only when no operation uses it any more. Errors DeviceError
-  /// when such memory was asked for and cannot be had; TransportError after a
-  ///            failure of the transport.
+  /// memory of that place stays good for messages. Slow, not for the middle of a run.
+  /// Ownership  the caller's; it may outlive the transport, and goes when no operation uses it.
+  /// Errors     DeviceError when such memory was asked for and cannot be had; TransportError after
+  ///            a failure of the transport.
   [[nodiscard]] virtual std::unique_ptr<CopierMemory> allocate_messages(
       std::int64_t /*size_bytes*/) {
     return nullptr;

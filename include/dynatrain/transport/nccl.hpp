@@ -55,11 +55,10 @@ struct NcclReport {
 ///            its exchanges in the same order; abort() at any time.
 /// Streams    one stream of its own, not the default one. Tokens are DeviceCompletions on it.
 /// Errors     DeviceError when nccl_problem() is not empty, CUDA refuses, or a variable of NCCL's
-/// in
-///            the environment overrides what deadlines and groups rest on; LayoutError for options
-///            that cannot work; TransportError when a rank does not come before the deadline, with
-///            nothing left behind. After the first error of any exchange the communicator is
-///            aborted: make a new transport.
+///            overrides what deadlines and groups rest on; LayoutError for options that cannot
+///            work; TransportError when a rank does not come before the deadline, with nothing left
+///            behind. After the first error of any exchange the communicator is aborted: make a new
+///            transport.
 /// Source     own; docs/design/transport.md, "nccl".
 [[nodiscard]] std::unique_ptr<Transport> make_nccl_transport(
     int rank, int size, const NcclOptions& options, Store& store, Deadline deadline);

@@ -138,7 +138,7 @@ def test_each_switch_leaves_a_trace_with_the_fields_of_the_reference(
     assert trace["otherData"].keys() == reference_fields("Switch report") - {"timeline"}
     spans = [event for event in trace["traceEvents"] if event["ph"] == "X"]
     assert {"meet", "build", "plan", "commit"} <= {span["name"] for span in spans}
-    assert all(span["args"].keys() == {"stage", "size_bytes"} for span in spans)
+    assert all(span["args"].keys() == {"stage", "size_bytes", "stream"} for span in spans)
 
 
 # All ranks have the same report; one file is enough, and the ranks may share the folder.
