@@ -17,7 +17,6 @@
 #include <functional>
 #include <iterator>
 #include <string>
-#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <thread>
 #include <unistd.h>
@@ -191,7 +190,6 @@ int run_rank(int rank, const std::filesystem::path& folder, bool keep_mappings) 
     std::printf("skipped: %s\n", problem.c_str());
     return kSkipped;
   }
-  prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY);  // the parent and the child may read each other
   const CudaMemory context = allocate_cuda_memory(CudaMemoryKind::kDevice, 1);
   NoMessages messages(rank);
   const auto store = std::make_shared<FolderStore>(folder);

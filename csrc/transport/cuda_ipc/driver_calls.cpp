@@ -39,6 +39,7 @@ std::pair<DriverCalls, std::string> find_driver_calls() {
   driver.require(f.mem_free, "cuMemFree_v2");
   driver.require(f.copy_in, "cuMemcpyHtoD_v2");
   driver.require(f.copy_out, "cuMemcpyDtoH_v2");
+  driver.require(f.synchronize, "cuStreamSynchronize");
   return {f, driver.problem()};
 }
 

@@ -4,6 +4,8 @@
 
 #include <cuda.h>
 
+#include "transport/cuda_ipc/ipc_api.hpp"
+#include <memory>
 #include <source_location>
 #include <string>
 #include <utility>
@@ -38,6 +40,7 @@ struct DriverCalls {
   decltype(::cuMemFree)* mem_free = nullptr;
   decltype(::cuMemcpyHtoD)* copy_in = nullptr;
   decltype(::cuMemcpyDtoH)* copy_out = nullptr;
+  decltype(::cuStreamSynchronize)* synchronize = nullptr;
 
   /// Errors: DeviceError with the driver's words.
   void check(CUresult status,
@@ -55,6 +58,9 @@ struct DriverCalls {
 
 /// The calls, and why they cannot be used; empty when they can.
 [[nodiscard]] std::pair<DriverCalls, std::string> find_driver_calls();
+
+/// The seam over these calls, on a device. Errors: DeviceError.
+[[nodiscard]] std::shared_ptr<IpcApi> make_ipc_api(const DriverCalls& calls, int device);
 
 /// Makes a context the calling thread's for a scope.
 class ContextScope {

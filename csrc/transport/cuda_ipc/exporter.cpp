@@ -1,10 +1,8 @@
 #include "transport/cuda_ipc/exporter.hpp"
 
 #include "dynatrain/base/error.hpp"
-#include "dynatrain/base/log.hpp"
 
 #include <bit>
-#include <exception>
 #include <iterator>
 #include <string>
 
@@ -32,7 +30,6 @@ PublishedBuffer place(const ExposedBuffer& buffer, const std::vector<PublishedRa
 IpcPublication Exporter::make(std::span<const ExposedBuffer> buffers) {
   close();
   IpcPublication publication;
-  publication.process = api_->process();
   try {
     Pieces pieces;
     for (const ExposedBuffer& buffer : buffers) {
@@ -42,9 +39,11 @@ IpcPublication Exporter::make(std::span<const ExposedBuffer> buffers) {
     for (const ExposedBuffer& buffer : buffers) {
       publication.buffers.push_back(place(buffer, publication.ranges));
     }
+    publication.file_server = files_ != nullptr ? files_->name() : "";
   } catch (const DeviceError& error) {
     close();
     publication.refusal = error.what();
+    publication.file_server.clear();
     publication.ranges.clear();
     publication.buffers.clear();
   }
@@ -74,8 +73,10 @@ PublishedPiece Exporter::publish(const IpcPiece& piece) {
   if (piece.kind == IpcKind::kHandle) {
     published.handle = api_->export_handle(piece);
   } else {
-    published.file = api_->export_file(piece);
-    files_.push_back(published.file);
+    if (files_ == nullptr) {
+      files_ = std::make_unique<FileServer>();
+    }
+    published.file = files_->offer([api = api_, piece] { return api->export_file(piece); });
   }
   return published;
 }
@@ -96,14 +97,9 @@ std::vector<PublishedRange> Exporter::join(const Pieces& pieces) {
 }
 
 void Exporter::close() noexcept {
-  for (const int file : files_) {
-    try {
-      api_->close_file(file);
-    } catch (const std::exception& error) {
-      log(LogLevel::kWarning, "transport", error.what());
-    }
+  if (files_ != nullptr) {
+    files_->withdraw_all();
   }
-  files_.clear();
 }
 
 }  // namespace dynatrain

@@ -2,6 +2,7 @@
 
 #include "dynatrain/execution/transport.hpp"
 
+#include "transport/cuda_ipc/file_server.hpp"
 #include "transport/cuda_ipc/publication.hpp"
 #include <map>
 #include <memory>
@@ -10,7 +11,7 @@
 
 namespace dynatrain {
 
-/// Makes publications of this rank's memory, and holds the files that peers fetch until close().
+/// Makes publications of this rank's memory, and offers the files that peers fetch until close().
 class Exporter {
  public:
   explicit Exporter(std::shared_ptr<IpcApi> api) : api_(std::move(api)) {}
@@ -19,7 +20,7 @@ class Exporter {
   Exporter& operator=(const Exporter&) = delete;
 
   /// A publication that holds its refusal when the driver refuses any of the buffers.
-  /// Cost: one look a tensor, one export a piece.
+  /// Cost: one look a tensor and a piece. Files are made when a peer asks.
   [[nodiscard]] IpcPublication make(std::span<const ExposedBuffer> buffers);
   void close() noexcept;
 
@@ -31,7 +32,7 @@ class Exporter {
   [[nodiscard]] std::vector<PublishedRange> join(const Pieces& pieces);
 
   std::shared_ptr<IpcApi> api_;
-  std::vector<int> files_;
+  std::unique_ptr<FileServer> files_;  ///< null until there is a file to offer
 };
 
 }  // namespace dynatrain

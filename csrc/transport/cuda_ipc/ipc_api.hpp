@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 
@@ -18,22 +19,20 @@ struct IpcPiece {
   IpcKind kind = IpcKind::kHandle;
   const std::byte* base = nullptr;
   std::int64_t size_bytes = 0;
-  std::uint64_t id = 0;  ///< never given twice by a process; 0 when the driver gives none
+  std::string id;  ///< never given twice by a process; empty when the driver gives none
 };
 
-/// A piece as a file of this process.
-struct IpcFile {
-  int file = -1;
-  std::int64_t size_bytes = 0;
-};
+/// Opens the file of a range's i-th piece; whoever calls it closes the file.
+using OpenPiece = std::function<int(std::size_t piece)>;
 
-/// The few calls of driver and system that the transport makes, on one device.
-/// Errors  every call throws DeviceError that says what was refused.
+/// The few calls of the driver that the transport makes, on one device.
+/// Threads  any; export_file also beside other calls.
+/// Errors   every call throws DeviceError that says what was refused.
 class IpcApi {
  public:
   virtual ~IpcApi() = default;
 
-  /// Errors: also for memory that no other process can be given.
+  /// Errors: also for memory that no other process can be given, with what it is.
   [[nodiscard]] virtual IpcPiece piece_at(const std::byte* address) = 0;
   [[nodiscard]] virtual std::string export_handle(const IpcPiece& piece) = 0;
   /// A file that the caller closes; it keeps the memory alive.
@@ -41,19 +40,16 @@ class IpcApi {
 
   [[nodiscard]] virtual const std::byte* open_handle(const std::string& handle) = 0;
   virtual void close_handle(const std::byte* base) = 0;
-  /// Maps the pieces back to back. The files may be closed afterwards.
-  [[nodiscard]] virtual const std::byte* map_files(std::span<const IpcFile> files) = 0;
+  /// Maps pieces of these sizes back to back. At most one of their files is open at a time.
+  /// Errors: also what `open` throws.
+  [[nodiscard]] virtual const std::byte* map_files(std::span<const std::int64_t> sizes_bytes,
+                                                   const OpenPiece& open) = 0;
   virtual void unmap_files(const std::byte* base, std::int64_t size_bytes) = 0;
 
-  /// The number by which peers name this process.
-  [[nodiscard]] virtual int process() = 0;
-  /// A copy, in this process, of a file of another one; the caller closes it.
-  [[nodiscard]] virtual int fetch_file(int process, int file) = 0;
-  virtual void close_file(int file) = 0;
-
-  /// Memory for the probe; as small as the driver has it.
+  /// Memory for the probe, that shares no page with other memory.
   [[nodiscard]] virtual IpcPiece allocate(IpcKind kind) = 0;
   virtual void free(const IpcPiece& piece) = 0;
+  /// On return the word is where other processes read it.
   virtual void write(const std::byte* dst, std::uint64_t word) = 0;
   [[nodiscard]] virtual std::uint64_t read(const std::byte* src) = 0;
 };

@@ -6,13 +6,10 @@
 
 #include "transport/cuda_ipc/driver_calls.hpp"
 #include "transport/cuda_ipc/loaded.hpp"
-#include "transport/cuda_ipc/peer_file.hpp"
-#include <array>
+#include "transport/cuda_ipc/owned_file.hpp"
 #include <bit>
 #include <cstring>
-#include <unistd.h>
 #include <utility>
-#include <vector>
 
 namespace dynatrain {
 namespace {
@@ -46,10 +43,11 @@ class LoadedIpc final : public IpcApi {
                 "cuMemGetAddressRange");
     IpcPiece piece{.kind = IpcKind::kHandle,
                    .base = byte_pointer(base),
-                   .size_bytes = static_cast<std::int64_t>(size)};
+                   .size_bytes = static_cast<std::int64_t>(size),
+                   .id = {}};
     unsigned long long id = 0;
     if (cuda_.pointer_get_attribute(&id, CU_POINTER_ATTRIBUTE_BUFFER_ID, base) == CUDA_SUCCESS) {
-      piece.id = id;
+      piece.id = std::to_string(id);
     }
     CUmemGenericAllocationHandle handle = 0;
     if (cuda_.retain(&handle, std::bit_cast<void*>(base)) == CUDA_SUCCESS) {
@@ -75,9 +73,7 @@ class LoadedIpc final : public IpcApi {
     const CUresult exported =
         cuda_.mem_export(&file, handle, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0);
     cuda_.check(cuda_.mem_release(handle), "cuMemRelease");
-    cuda_.check(exported,
-                "cuMemExportToShareableHandle (was the memory made with a POSIX file descriptor "
-                "as its handle type?)");
+    cuda_.check(exported, "cuMemExportToShareableHandle");
     return file;
   }
 
@@ -101,22 +97,24 @@ class LoadedIpc final : public IpcApi {
     cuda_.check(cuda_.ipc_close(device_pointer(base)), "cuIpcCloseMemHandle");
   }
 
-  const std::byte* map_files(std::span<const IpcFile> files) override {
+  const std::byte* map_files(std::span<const std::int64_t> sizes_bytes,
+                             const OpenPiece& open) override {
     const ContextScope scope(cuda_, context_);
     std::size_t total = 0;
-    for (const IpcFile& file : files) {
-      total += static_cast<std::size_t>(file.size_bytes);
+    for (const std::int64_t size_bytes : sizes_bytes) {
+      total += static_cast<std::size_t>(size_bytes);
     }
     CUdeviceptr base = 0;
     cuda_.check(cuda_.reserve(&base, total, 0, 0, 0), "cuMemAddressReserve");
     std::size_t mapped = 0;
     try {
-      for (const IpcFile& file : files) {
-        map_file(base + mapped, file);
-        mapped += static_cast<std::size_t>(file.size_bytes);
+      for (std::size_t i = 0; i < sizes_bytes.size(); ++i) {
+        const auto size = static_cast<std::size_t>(sizes_bytes[i]);
+        map_file(base + mapped, size, OwnedFile(open(i)));
+        mapped += size;
       }
       allow(base, total);
-    } catch (const DeviceError&) {
+    } catch (...) {  // what `open` throws, too
       if (mapped > 0) {
         cuda_.mem_unmap(base, mapped);
       }
@@ -133,16 +131,12 @@ class LoadedIpc final : public IpcApi {
     cuda_.check(cuda_.address_free(device_pointer(base), size), "cuMemAddressFree");
   }
 
-  int process() override { return static_cast<int>(getpid()); }
-  int fetch_file(int process, int file) override { return fetch_peer_file(process, file); }
-  void close_file(int file) override { close_own_file(file); }
-
   IpcPiece allocate(IpcKind kind) override {
     const ContextScope scope(cuda_, context_);
     CUdeviceptr base = 0;
     if (kind == IpcKind::kHandle) {
       cuda_.check(cuda_.mem_alloc(&base, kProbeBytes), "cuMemAlloc");
-      return {.kind = kind, .base = byte_pointer(base), .size_bytes = kProbeBytes};
+      return {.kind = kind, .base = byte_pointer(base), .size_bytes = kProbeBytes, .id = {}};
     }
     const CUmemAllocationProp wanted = own_memory();
     std::size_t size = 0;
@@ -157,8 +151,10 @@ class LoadedIpc final : public IpcApi {
       throw;
     }
     cuda_.check(cuda_.mem_release(handle), "cuMemRelease");  // the mapping keeps it
-    return {
-        .kind = kind, .base = byte_pointer(base), .size_bytes = static_cast<std::int64_t>(size)};
+    return {.kind = kind,
+            .base = byte_pointer(base),
+            .size_bytes = static_cast<std::int64_t>(size),
+            .id = {}};
   }
 
   void free(const IpcPiece& piece) override {
@@ -225,13 +221,12 @@ class LoadedIpc final : public IpcApi {
     return base;
   }
 
-  void map_file(CUdeviceptr at, const IpcFile& file) {
+  void map_file(CUdeviceptr at, std::size_t size, const OwnedFile& file) {
     CUmemGenericAllocationHandle handle = 0;
-    void* const number = std::bit_cast<void*>(static_cast<std::intptr_t>(file.file));
+    void* const number = std::bit_cast<void*>(static_cast<std::intptr_t>(file.get()));
     cuda_.check(cuda_.mem_import(&handle, number, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR),
                 "cuMemImportFromShareableHandle");
-    const CUresult mapped =
-        cuda_.mem_map(at, static_cast<std::size_t>(file.size_bytes), 0, handle, 0);
+    const CUresult mapped = cuda_.mem_map(at, size, 0, handle, 0);
     cuda_.check(cuda_.mem_release(handle), "cuMemRelease");  // the mapping keeps it
     cuda_.check(mapped, "cuMemMap");
   }
@@ -251,12 +246,16 @@ class LoadedIpc final : public IpcApi {
 
 }  // namespace
 
+std::shared_ptr<IpcApi> make_ipc_api(const DriverCalls& calls, int device) {
+  return std::make_shared<LoadedIpc>(calls, device);
+}
+
 std::shared_ptr<IpcApi> load_ipc_api(int device) {
   const std::string problem = driver_problem();
   if (!problem.empty()) {
     throw DeviceError(problem);
   }
-  return std::make_shared<LoadedIpc>(find_driver_calls().first, device);
+  return make_ipc_api(find_driver_calls().first, device);
 }
 
 std::string driver_problem() {

@@ -14,55 +14,17 @@ namespace {
 
 /// An allocation that was freed and made again at the same place has another id, and another
 /// handle. Without ids nothing but the number of the publication tells them apart.
-std::string key_of(const PublishedRange& range,
-                   const IpcPublication& publication,
-                   std::int64_t number) {
+std::string key_of(const PublishedRange& range, std::int64_t number) {
   WordWriter key;
-  key.number(static_cast<std::uint64_t>(publication.process));
   key.number(range.base);
   for (const PublishedPiece& piece : range.pieces) {
-    key.number(piece.id != 0 ? piece.id : static_cast<std::uint64_t>(number));
-    key.number(piece.id != 0 ? 1 : 0);
+    key.text(piece.id);
+    key.number(piece.id.empty() ? static_cast<std::uint64_t>(number) : 0);
     key.number(static_cast<std::uint64_t>(piece.size_bytes));
     key.text(piece.handle);
   }
   return key.take();
 }
-
-/// Files fetched from a peer, closed at the end of the scope.
-class FetchedFiles {
- public:
-  FetchedFiles(IpcApi& api, int process, const PublishedRange& range) : api_(api) {
-    try {
-      for (const PublishedPiece& piece : range.pieces) {
-        files_.push_back(
-            {.file = api_.fetch_file(process, piece.file), .size_bytes = piece.size_bytes});
-      }
-    } catch (...) {
-      close();
-      throw;
-    }
-  }
-  ~FetchedFiles() { close(); }
-  FetchedFiles(const FetchedFiles&) = delete;
-  FetchedFiles& operator=(const FetchedFiles&) = delete;
-  [[nodiscard]] const std::vector<IpcFile>& files() const { return files_; }
-
- private:
-  void close() noexcept {
-    for (const IpcFile& file : files_) {
-      try {
-        api_.close_file(file.file);
-      } catch (const std::exception& error) {
-        log(LogLevel::kWarning, "transport", error.what());
-      }
-    }
-    files_.clear();
-  }
-
-  IpcApi& api_;
-  std::vector<IpcFile> files_;
-};
 
 }  // namespace
 
@@ -77,7 +39,7 @@ void Mappings::meet(int peer, std::int64_t number, IpcPublication publication) {
   known.publication = std::move(publication);
   std::set<std::string> wanted;
   for (const PublishedRange& range : known.publication.ranges) {
-    wanted.insert(key_of(range, known.publication, number));
+    wanted.insert(key_of(range, number));
   }
   std::erase_if(known.opened, [&](const auto& entry) {
     if (wanted.contains(entry.first)) {
@@ -88,7 +50,7 @@ void Mappings::meet(int peer, std::int64_t number, IpcPublication publication) {
   });
 }
 
-const std::byte* Mappings::map(int peer, BufferId buffer) {
+const std::byte* Mappings::map(int peer, BufferId buffer, const PeerWait& wait) {
   Peer& known = peers_.at(peer);
   const IpcPublication& publication = known.publication;
   if (!publication.refusal.empty()) {
@@ -106,26 +68,30 @@ const std::byte* Mappings::map(int peer, BufferId buffer) {
                          false);
   }
   const PublishedRange& range = publication.ranges[published->range];
-  const std::string key = key_of(range, publication, known.number);
+  const std::string key = key_of(range, known.number);
   auto opened = known.opened.find(key);
   if (opened == known.opened.end()) {
-    opened = known.opened.emplace(key, open(publication.process, range)).first;
+    opened = known.opened.emplace(key, open(peer, range, wait)).first;
   }
   return opened->second.base + published->offset_bytes;
 }
 
-Mappings::Opened Mappings::open(int process, const PublishedRange& range) {
+Mappings::Opened Mappings::open(int peer, const PublishedRange& range, const PeerWait& wait) {
   if (range.kind == IpcKind::kHandle) {
     return {.kind = range.kind,
             .base = api_->open_handle(range.pieces.front().handle),
             .size_bytes = range.pieces.front().size_bytes};
   }
   Opened opened{.kind = range.kind, .base = nullptr, .size_bytes = 0};
-  const FetchedFiles fetched(*api_, process, range);
-  for (const IpcFile& file : fetched.files()) {
-    opened.size_bytes += file.size_bytes;
+  std::vector<std::int64_t> sizes_bytes;
+  for (const PublishedPiece& piece : range.pieces) {
+    sizes_bytes.push_back(piece.size_bytes);
+    opened.size_bytes += piece.size_bytes;
   }
-  opened.base = api_->map_files(fetched.files());
+  FileFetcher files(peers_.at(peer).publication.file_server, peer, wait);
+  opened.base = api_->map_files(sizes_bytes, [&](std::size_t piece) {
+    return files.fetch(range.pieces[piece].file).release();
+  });
   return opened;
 }
 

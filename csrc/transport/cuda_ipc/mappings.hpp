@@ -1,5 +1,6 @@
 #pragma once
 
+#include "transport/cuda_ipc/file_fetcher.hpp"
 #include "transport/cuda_ipc/publication.hpp"
 #include <map>
 #include <memory>
@@ -20,8 +21,8 @@ class Mappings {
   /// Takes the newest publication of `peer`: what is not in it any more is closed.
   void meet(int peer, std::int64_t number, IpcPublication publication);
   [[nodiscard]] bool has_met(int peer, std::int64_t number) const;
-  /// Errors: TransportError when the peer did not publish it, DeviceError as IpcApi.
-  [[nodiscard]] const std::byte* map(int peer, BufferId buffer);
+  /// Errors: TransportError when the peer did not publish it, else as IpcApi and FileFetcher.
+  [[nodiscard]] const std::byte* map(int peer, BufferId buffer, const PeerWait& wait);
   void close_all() noexcept;
 
  private:
@@ -36,7 +37,7 @@ class Mappings {
     std::map<std::string, Opened> opened;  ///< by what tells one range of this peer from another
   };
 
-  [[nodiscard]] Opened open(int process, const PublishedRange& range);
+  [[nodiscard]] Opened open(int peer, const PublishedRange& range, const PeerWait& wait);
   void close(const Opened& opened) noexcept;
 
   std::shared_ptr<IpcApi> api_;

@@ -5,11 +5,13 @@
 
 #include "transport/cuda_ipc/exporter.hpp"
 #include "transport/cuda_ipc/mappings.hpp"
+#include "transport/cuda_ipc/store_wait.hpp"
 #include "transport/cuda_ipc/words.hpp"
 #include <array>
 #include <exception>
 #include <fstream>
 #include <optional>
+#include <random>
 #include <span>
 #include <unistd.h>
 #include <vector>
@@ -20,17 +22,19 @@ namespace {
 constexpr std::array kKinds{IpcKind::kHandle, IpcKind::kFile};
 using Problems = std::array<std::string, kKinds.size()>;
 
-/// A piece of memory that holds a word of this rank, published until the end of the scope.
+/// A piece of memory that holds a word of this rank, published until the end of the scope. The word
+/// is new each time: what an earlier probe left in memory must not pass for it.
 class ProbeMemory {
  public:
-  ProbeMemory(const IpcProbe& probe, IpcKind kind) : api_(probe.api), exporter_(probe.api) {
+  ProbeMemory(const IpcProbe& probe, IpcKind kind)
+      : api_(probe.api), exporter_(probe.api), word_(random_word()) {
     if (api_ == nullptr) {
       publication_.refusal = probe.api_problem;
       return;
     }
     try {
       piece_ = api_->allocate(kind);
-      api_->write(piece_->base, word_of(probe.rank));
+      api_->write(piece_->base, word_);
       const ExposedBuffer buffer{BufferId(0), piece_->base, sizeof(std::uint64_t)};
       publication_ = exporter_.make(std::span(&buffer, 1));
     } catch (const DeviceError& error) {
@@ -50,25 +54,34 @@ class ProbeMemory {
   ProbeMemory(const ProbeMemory&) = delete;
   ProbeMemory& operator=(const ProbeMemory&) = delete;
   [[nodiscard]] const IpcPublication& publication() const { return publication_; }
-
-  static std::uint64_t word_of(int rank) {
-    return 0x9e3779b97f4a7c15ULL * (static_cast<std::uint64_t>(rank) + 1);
-  }
+  [[nodiscard]] std::uint64_t word() const { return word_; }
 
  private:
+  static std::uint64_t random_word() {
+    std::random_device random;
+    return (static_cast<std::uint64_t>(random()) << 32) | random();
+  }
+
   std::shared_ptr<IpcApi> api_;
   Exporter exporter_;
+  std::uint64_t word_;
   std::optional<IpcPiece> piece_;
   IpcPublication publication_;
+};
+
+struct PeerToTry {
+  int rank = 0;
+  const PeerWait& wait;
 };
 
 std::string introduce(const IpcPlace& place, const std::array<const ProbeMemory*, 2>& memory) {
   WordWriter out;
   out.text(place.boot);
   out.text(place.host);
-  out.text(place.process_space);
+  out.text(place.network_space);
   for (const ProbeMemory* const piece : memory) {
     out.text(encode(piece->publication()));
+    out.number(piece->word());
   }
   return out.take();
 }
@@ -77,14 +90,19 @@ std::string place_problem(const IpcPlace& own, const IpcPlace& theirs, IpcKind k
   if (own.boot != theirs.boot) {
     return "it runs on another machine, '" + theirs.host + "', than '" + own.host + "'";
   }
-  if (kind == IpcKind::kFile && own.process_space != theirs.process_space) {
-    return "it runs in another process namespace, where file descriptors cannot be fetched";
+  if (kind == IpcKind::kFile && own.network_space != theirs.network_space) {
+    return "it runs in another network namespace, where the socket of its files cannot be reached "
+           "(give "
+           "the containers of a host one network)";
   }
   return "";
 }
 
-/// Why this rank cannot read what the peer published; empty when it can.
-std::string read_problem(const IpcProbe& probe, int peer, IpcPublication publication) {
+/// Why this rank cannot read `word` in what the peer published; empty when it can.
+std::string read_problem(const IpcProbe& probe,
+                         const PeerToTry& peer,
+                         IpcPublication publication,
+                         std::uint64_t word) {
   if (!publication.refusal.empty()) {
     return publication.refusal;
   }
@@ -93,50 +111,53 @@ std::string read_problem(const IpcProbe& probe, int peer, IpcPublication publica
   }
   try {
     Mappings mappings(probe.api);
-    mappings.meet(peer, 0, std::move(publication));
-    const std::uint64_t word = probe.api->read(mappings.map(peer, BufferId(0)));
-    return word == ProbeMemory::word_of(peer) ? "" : "other bytes were read than were written";
-  } catch (const DeviceError& error) {
-    return error.what();
+    mappings.meet(peer.rank, 0, std::move(publication));
+    const std::byte* const mapped = mappings.map(peer.rank, BufferId(0), peer.wait);
+    return probe.api->read(mapped) == word ? "" : "other bytes were read than were written";
+  } catch (const Error& error) {
+    return error.what();  // a file that does not come, too: the others wait for a verdict
   }
 }
 
-void try_peer(const IpcProbe& probe, int peer, const std::string& words, Problems& problems) {
-  WordReader in(words, peer);
+void try_peer(const IpcProbe& probe,
+              const PeerToTry& peer,
+              const std::string& words,
+              Problems& problems) {
+  WordReader in(words, peer.rank);
   IpcPlace place;
   place.boot = in.text();
   place.host = in.text();
-  place.process_space = in.text();
+  place.network_space = in.text();
   for (std::size_t k = 0; k < kKinds.size(); ++k) {
-    IpcPublication publication = decode_publication(in.text(), peer);
+    IpcPublication publication = decode_publication(in.text(), peer.rank);
+    const std::uint64_t word = in.number();
     if (!problems[k].empty()) {
       continue;
     }
     std::string problem = place_problem(probe.place, place, kKinds[k]);
     if (problem.empty()) {
-      problem = read_problem(probe, peer, std::move(publication));
+      problem = read_problem(probe, peer, std::move(publication), word);
     }
     if (!problem.empty()) {
       problems[k] = "rank " + std::to_string(probe.rank) + " cannot read memory of rank " +
-                    std::to_string(peer) + ": " + problem;
+                    std::to_string(peer.rank) + ": " + problem;
     }
   }
 }
 
 /// The problem of the lowest rank that has one, the same on all ranks.
-Problems agree_on(const IpcProbe& probe, const Problems& own, Store& store, Deadline deadline) {
+Problems agree_on(const IpcProbe& probe, const Problems& own, Store& store, const PeerWait& wait) {
   WordWriter out;
   for (const std::string& problem : own) {
     out.text(problem);
   }
   store.set("probe/verdict/" + std::to_string(probe.rank), out.take());
-  StoreWait wait;
   Problems agreed;
   for (int rank = 0; rank < probe.size; ++rank) {
     Problems theirs = own;
     if (rank != probe.rank) {
       const std::string words =
-          wait.get(store, "probe/verdict/" + std::to_string(rank), rank, deadline);
+          wait_for_word(store, "probe/verdict/" + std::to_string(rank), rank, wait);
       WordReader in(words, rank);
       for (std::string& problem : theirs) {
         problem = in.text();
@@ -177,28 +198,29 @@ IpcPlace this_place() {
     place.host = text.data();
   }
   text.fill('\0');
-  if (readlink("/proc/self/ns/pid", text.data(), text.size() - 1) > 0) {
-    place.process_space = text.data();
+  if (readlink("/proc/self/ns/net", text.data(), text.size() - 1) > 0) {
+    place.network_space = text.data();
   }
   return place;
 }
 
 CudaIpcReport run_probe(const IpcProbe& probe, Store& store, Deadline deadline) {
+  const AbortFlag never_aborted;
+  const PeerWait wait{.deadline = deadline, .aborted = never_aborted};
   const ProbeMemory handle_memory(probe, IpcKind::kHandle);
   const ProbeMemory file_memory(probe, IpcKind::kFile);
   const std::array memory{&handle_memory, &file_memory};
   store.set("probe/memory/" + std::to_string(probe.rank), introduce(probe.place, memory));
   Problems problems = own_problems(memory, probe.rank);
-  StoreWait wait;
   for (int peer = 0; peer < probe.size; ++peer) {
     if (peer != probe.rank) {
       const std::string words =
-          wait.get(store, "probe/memory/" + std::to_string(peer), peer, deadline);
-      try_peer(probe, peer, words, problems);
+          wait_for_word(store, "probe/memory/" + std::to_string(peer), peer, wait);
+      try_peer(probe, {.rank = peer, .wait = wait}, words, problems);
     }
   }
   // Only after the verdicts of all has nobody this rank's memory open any more.
-  problems = agree_on(probe, problems, store, deadline);
+  problems = agree_on(probe, problems, store, wait);
   CudaIpcReport report{.problem = {}, .handle_problem = problems[0], .file_problem = problems[1]};
   if (!problems[0].empty() && !problems[1].empty()) {
     report.problem = problems[0] == problems[1]

@@ -1,20 +1,20 @@
 #pragma once
 
 #include "dynatrain/transport/cuda_ipc.hpp"
+#include "dynatrain/transport/store.hpp"
 
 #include "transport/cuda_ipc/ipc_api.hpp"
-#include "transport/cuda_ipc/store_wait.hpp"
 #include <memory>
 #include <string>
 
 namespace dynatrain {
 
 /// Where a process runs. Processes reach each other's memory only within one boot of one machine,
-/// and each other's files only where a process number means the same to both.
+/// and each other's files only where the name of a socket means the same to both.
 struct IpcPlace {
   std::string boot;
   std::string host;  ///< for people
-  std::string process_space;
+  std::string network_space;
 };
 [[nodiscard]] IpcPlace this_place();
 

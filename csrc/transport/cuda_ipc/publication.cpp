@@ -1,21 +1,22 @@
 #include "transport/cuda_ipc/publication.hpp"
 
 #include "transport/cuda_ipc/words.hpp"
+#include <utility>
 
 namespace dynatrain {
 namespace {
 
-constexpr std::uint64_t kFormat = 0x6364'6970'6301;  // and its version
+constexpr std::uint64_t kFormat = 0x6364'6970'6302;  // and its version
 
 void write_range(WordWriter& out, const PublishedRange& range) {
   out.number(static_cast<std::uint64_t>(range.kind));
   out.number(range.base);
   out.number(range.pieces.size());
   for (const PublishedPiece& piece : range.pieces) {
-    out.number(piece.id);
+    out.text(piece.id);
     out.number(static_cast<std::uint64_t>(piece.size_bytes));
     out.text(piece.handle);
-    out.number(static_cast<std::uint64_t>(piece.file));
+    out.number(piece.file);
   }
 }
 
@@ -25,10 +26,10 @@ PublishedRange read_range(WordReader& in) {
   range.base = in.number();
   for (std::uint64_t left = in.number(); left > 0; --left) {
     PublishedPiece piece;
-    piece.id = in.number();
+    piece.id = in.text();
     piece.size_bytes = static_cast<std::int64_t>(in.number());
     piece.handle = in.text();
-    piece.file = static_cast<int>(in.number());
+    piece.file = in.number();
     range.pieces.push_back(std::move(piece));
   }
   return range;
@@ -61,7 +62,7 @@ std::string encode(const IpcPublication& publication) {
   WordWriter out;
   out.number(kFormat);
   out.text(publication.refusal);
-  out.number(static_cast<std::uint64_t>(publication.process));
+  out.text(publication.file_server);
   out.number(publication.ranges.size());
   for (const PublishedRange& range : publication.ranges) {
     write_range(out, range);
@@ -83,7 +84,7 @@ IpcPublication decode_publication(const std::string& bytes, int peer) {
     in.refuse();
   }
   publication.refusal = in.text();
-  publication.process = static_cast<int>(in.number());
+  publication.file_server = in.text();
   for (std::uint64_t left = in.number(); left > 0; --left) {
     publication.ranges.push_back(read_range(in));
   }

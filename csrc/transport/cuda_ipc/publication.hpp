@@ -10,10 +10,10 @@
 namespace dynatrain {
 
 struct PublishedPiece {
-  std::uint64_t id = 0;
+  std::string id;
   std::int64_t size_bytes = 0;
-  std::string handle;  ///< of a kHandle
-  int file = -1;       ///< of a kFile, a number of the owner's process
+  std::string handle;      ///< of a kHandle
+  std::uint64_t file = 0;  ///< of a kFile, a number of the owner's FileServer
 };
 
 /// Pieces that lie back to back in the owner's addresses; one, for a kHandle.
@@ -32,8 +32,8 @@ struct PublishedBuffer {
 
 /// All that a rank tells its peers about its memory, as one value of the store.
 struct IpcPublication {
-  std::string refusal;  ///< why nothing can be exported; empty when all is
-  int process = 0;
+  std::string refusal;      ///< why nothing can be exported; empty when all is
+  std::string file_server;  ///< name of the owner's; empty when no range is a kFile
   std::vector<PublishedRange> ranges;
   std::vector<PublishedBuffer> buffers;
 };

@@ -13,19 +13,19 @@ constexpr std::chrono::milliseconds kSlice{100};
 
 }  // namespace
 
-std::string StoreWait::get(Store& store, const std::string& key, int peer, Deadline deadline) {
+std::string wait_for_word(Store& store, const std::string& key, int peer, const PeerWait& wait) {
   while (true) {
-    throw_if_aborted();
-    const Deadline slice = std::min(deadline, deadline_in(kSlice));
+    wait.aborted.check();
+    const Deadline slice = std::min(wait.deadline, deadline_in(kSlice));
     try {
       return store.get(key, slice);
     } catch (const TransportError& error) {
       const Deadline now = std::chrono::steady_clock::now();
       const bool is_slice_over = now >= slice;
-      if (is_slice_over && now < deadline) {
+      if (is_slice_over && now < wait.deadline) {
         continue;
       }
-      throw_if_aborted();
+      wait.aborted.check();
       throw TransportError(
           "transport: rank " + std::to_string(peer) + " has not said where its memory lies" +
               (is_slice_over ? " before the deadline" : "") + "\n  it may be dead or far behind: " +
@@ -34,21 +34,6 @@ std::string StoreWait::get(Store& store, const std::string& key, int peer, Deadl
           -1,
           true);
     }
-  }
-}
-
-void StoreWait::abort(const std::string& reason) noexcept {
-  const std::lock_guard lock(mutex_);
-  if (aborted_.empty()) {
-    aborted_ = reason.empty() ? "no reason was given" : reason;
-  }
-}
-
-void StoreWait::throw_if_aborted() const {
-  const std::lock_guard lock(mutex_);
-  if (!aborted_.empty()) {
-    throw TransportError(
-        "transport: this rank's transport was aborted: " + aborted_, -1, -1, false);
   }
 }
 

@@ -2,6 +2,7 @@
 
 #include "dynatrain/base/error.hpp"
 
+#include "transport/cuda_ipc/store_wait.hpp"
 #include <utility>
 
 namespace dynatrain {
@@ -25,14 +26,14 @@ CudaIpcTransport::CudaIpcTransport(Transport& messages,
 }
 
 void CudaIpcTransport::abort(const std::string& reason) noexcept {
-  wait_.abort(reason);
+  aborted_.raise(reason);
   messages_.abort(reason);
 }
 
 void CudaIpcTransport::publish(std::span<const ExposedBuffer> buffers) {
   // Counted first: the peers count this publication whether it comes to be or not.
   ++num_published_;
-  wait_.throw_if_aborted();
+  aborted_.check();
   const IpcPublication publication = exporter_->make(buffers);
   store_->set(key_of(rank(), num_published_), encode(publication));
   if (!publication.refusal.empty()) {
@@ -44,12 +45,13 @@ void CudaIpcTransport::publish(std::span<const ExposedBuffer> buffers) {
 }
 
 const std::byte* CudaIpcTransport::map(int peer, BufferId buffer, Deadline deadline) {
-  wait_.throw_if_aborted();
+  aborted_.check();
+  const PeerWait wait{.deadline = deadline, .aborted = aborted_};
   if (!mappings_->has_met(peer, num_published_)) {
-    const std::string words = wait_.get(*store_, key_of(peer, num_published_), peer, deadline);
+    const std::string words = wait_for_word(*store_, key_of(peer, num_published_), peer, wait);
     mappings_->meet(peer, num_published_, decode_publication(words, peer));
   }
-  return mappings_->map(peer, buffer);
+  return mappings_->map(peer, buffer, wait);
 }
 
 void CudaIpcTransport::release() {

@@ -2,10 +2,10 @@
 
 #include "dynatrain/transport/cuda_ipc.hpp"
 
+#include "transport/cuda_ipc/abort_flag.hpp"
 #include "transport/cuda_ipc/exporter.hpp"
 #include "transport/cuda_ipc/mappings.hpp"
 #include "transport/cuda_ipc/probe.hpp"
-#include "transport/cuda_ipc/store_wait.hpp"
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -57,7 +57,7 @@ class CudaIpcTransport final : public Transport, public OneSided {
   Transport& messages_;
   std::shared_ptr<Store> store_;
   bool keep_mappings_;
-  StoreWait wait_;
+  AbortFlag aborted_;
   std::unique_ptr<Exporter> exporter_;  ///< null where there is no one-sided part
   std::unique_ptr<Mappings> mappings_;
   std::int64_t num_published_ = 0;

@@ -2,13 +2,11 @@
 
 #include "dynatrain/transport/cuda_ipc.hpp"
 
-#include "transport/cuda_ipc/peer_file.hpp"
 #include "transport/ipc_world.hpp"
 #include "transport/transport_conformance.hpp"
 #include <array>
 #include <string>
-#include <sys/prctl.h>
-#include <sys/wait.h>
+#include <sys/resource.h>
 #include <vector>
 
 namespace dynatrain {
@@ -96,7 +94,40 @@ TEST(CudaIpcMappings, TensorAcrossPiecesIsReadInOneRun) {
   EXPECT_TRUE(std::equal(mapped, mapped + 3 * kPage - 9, memory + 5));
   EXPECT_EQ(world.machine->num_opens, 1);
   world.side(1).withdraw();
-  EXPECT_EQ(world.machine->num_files(), 0U) << "an open file keeps memory that its owner frees";
+  EXPECT_EQ(world.machine->num_files(), 0) << "an open file keeps memory that its owner frees";
+}
+
+/// Lets this process open only so many more files than it has open, until the end of the scope.
+class FileLimit {
+ public:
+  explicit FileLimit(int num_more) {
+    EXPECT_EQ(getrlimit(RLIMIT_NOFILE, &former_), 0);
+    rlimit limit = former_;
+    limit.rlim_cur = static_cast<rlim_t>(count_open_files() + num_more);
+    EXPECT_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
+  }
+  ~FileLimit() { setrlimit(RLIMIT_NOFILE, &former_); }
+  FileLimit(const FileLimit&) = delete;
+  FileLimit& operator=(const FileLimit&) = delete;
+
+ private:
+  rlimit former_{};
+};
+
+// 80 GB of expandable segments are 4000 pieces; a process is often allowed 1024 files, and training
+// needs some of them.
+TEST(CudaIpcMappings, SegmentOfManyPiecesNeedsNoFileForEach) {
+  FakeIpcWorld world(2);
+  constexpr int kNumPieces = 100;
+  std::byte* const memory = world.machine->allocate(1, IpcKind::kFile, kPage, kNumPieces);
+  memory[kNumPieces * kPage - 1] = std::byte{7};
+  const FileLimit limit(16);
+  world.side(1).publish(std::array{buffer(0, memory, kNumPieces * kPage)});
+  EXPECT_EQ(world.machine->num_files(), 0);
+  world.side(0).publish({});
+  EXPECT_EQ(world.side(0).map(1, BufferId(0), late())[kNumPieces * kPage - 1], std::byte{7});
+  world.side(0).release();
+  world.side(1).withdraw();
 }
 
 /// Runs twice over memory that is freed and made again at its address between the runs.
@@ -212,7 +243,7 @@ TEST(CudaIpcRefusal, TornPublicationIsRefused) {
   IpcPublication publication;
   publication.ranges.push_back({.kind = IpcKind::kFile,
                                 .base = 4096,
-                                .pieces = {{.id = 1, .size_bytes = 64, .handle = {}}}});
+                                .pieces = {{.id = "1", .size_bytes = 64, .handle = {}}}});
   publication.buffers.push_back({.buffer = BufferId(3), .offset_bytes = 8, .size_bytes = 56});
   const std::string words = encode(publication);
   EXPECT_EQ(decode_publication(words, 2).buffers.front().offset_bytes, 8);
@@ -258,7 +289,7 @@ TEST(CudaIpcProbe, WhatOneRankCannotNoneDoes) {
 // Containers often forbid one kind: the other one still serves what lies in it.
 TEST(CudaIpcProbe, OneKindOfMemoryIsEnough) {
   FakeIpcWorld world(2, [](FakeIpcWorld& machine, IpcProbe& probe) {
-    probe.place.process_space = "space " + std::to_string(probe.rank);
+    probe.place.network_space = "space " + std::to_string(probe.rank);
     machine.machine->lacks.insert({0, IpcKind::kFile});
   });
   EXPECT_NE(world.rank(0).one_sided(), nullptr);
@@ -300,50 +331,6 @@ TEST(CudaIpcProbe, ProcessWithoutADriverStillHasItsMessages) {
   EXPECT_EQ(alone.transport->one_sided(), nullptr);
   EXPECT_TRUE(holds(alone.report.problem, "rank 0 cannot share its memory"))
       << alone.report.problem;
-}
-
-// The one part of the exchange that is real without a GPU: a file passes between two processes.
-TEST(PeerFile, FileOfAnotherProcessIsTheSameMemory) {
-  std::array<int, 2> to_child{};
-  std::array<int, 2> from_child{};
-  ASSERT_EQ(pipe(to_child.data()), 0);
-  ASSERT_EQ(pipe(from_child.data()), 0);
-  const pid_t child = fork();
-  if (child == 0) {
-    prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY);
-    const int file = memfd_create("shared", 0);
-    const bool is_written = ftruncate(file, kPage) == 0 && pwrite(file, "before", 6, 0) == 6 &&
-                            write(from_child[1], &file, sizeof(file)) == sizeof(file);
-    char go = 0;
-    const bool is_read = read(to_child[0], &go, 1) == 1 && pwrite(file, "after!", 6, 0) == 6 &&
-                         write(from_child[1], &go, 1) == 1 && read(to_child[0], &go, 1) == 1;
-    _exit(is_written && is_read ? 0 : 1);
-  }
-  int file = -1;
-  char go = 0;
-  ASSERT_EQ(read(from_child[0], &file, sizeof(file)), static_cast<ssize_t>(sizeof(file)));
-  std::string refused;
-  try {
-    const int fetched = fetch_peer_file(child, file);
-    void* const mapped = mmap(nullptr, kPage, PROT_READ, MAP_SHARED, fetched, 0);
-    close_own_file(fetched);
-    EXPECT_EQ(std::memcmp(mapped, "before", 6), 0);
-    EXPECT_EQ(write(to_child[1], &go, 1), 1);
-    EXPECT_EQ(read(from_child[0], &go, 1), 1);
-    EXPECT_EQ(std::memcmp(mapped, "after!", 6), 0);  // the same pages, not a copy
-    munmap(mapped, kPage);
-  } catch (const DeviceError& error) {
-    refused = error.what();
-    EXPECT_EQ(write(to_child[1], &go, 1), 1);
-  }
-  EXPECT_EQ(write(to_child[1], &go, 1), 1);
-  int status = 0;
-  EXPECT_EQ(waitpid(child, &status, 0), child);
-  EXPECT_EQ(status, 0);
-  if (!refused.empty()) {
-    GTEST_SKIP() << refused;
-  }
-  EXPECT_THROW(static_cast<void>(fetch_peer_file(child, file)), DeviceError);  // it has ended
 }
 
 }  // namespace

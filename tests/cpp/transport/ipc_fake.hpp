@@ -9,10 +9,13 @@
 #include <gtest/gtest.h>
 
 #include "transport/cuda_ipc/ipc_api.hpp"
+#include "transport/cuda_ipc/owned_file.hpp"
+#include "transport/open_files.hpp"
 #include <cstring>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <numeric>
 #include <set>
 #include <string>
 #include <sys/mman.h>
@@ -21,7 +24,7 @@
 
 namespace dynatrain {
 
-/// One machine with one process for each rank; process numbers are rank + 100.
+/// One machine with one process for each rank.
 class FakeIpcMachine {
  public:
   struct Memory {
@@ -32,12 +35,12 @@ class FakeIpcMachine {
   };
 
   ~FakeIpcMachine() {
+    EXPECT_EQ(num_files(), 0) << "files were left open";
     for (const auto& [base, memory] : memory_) {
       munmap(const_cast<std::byte*>(base), static_cast<std::size_t>(memory.piece.size_bytes));
       close(memory.file);
     }
     EXPECT_EQ(num_open_, 0) << "mappings of peers were left open";
-    EXPECT_TRUE(files_.empty()) << "files were left open";
     EXPECT_EQ(misuses, 0);
   }
 
@@ -84,7 +87,10 @@ class FakeIpcMachine {
     memory_.at(base).is_exportable = false;
   }
   [[nodiscard]] int num_open() const { return num_open_; }
-  [[nodiscard]] std::size_t num_files() const { return files_.size(); }
+  /// Files of device memory that this program has open, besides the machine's own.
+  [[nodiscard]] int num_files() const {
+    return count_open_files("fake device memory") - static_cast<int>(memory_.size());
+  }
 
   std::mutex mutex;
   int num_opens = 0;             ///< calls, ever
@@ -107,15 +113,13 @@ class FakeIpcMachine {
                      .piece = {.kind = kind,
                                .base = base,
                                .size_bytes = size_bytes,
-                               .id = static_cast<std::uint64_t>(++last_id_)},
+                               .id = std::to_string(++last_id_)},
                      .file = file};
   }
 
   std::map<const std::byte*, Memory> memory_;
-  std::map<std::pair<int, int>, int> files_;  ///< (rank, number) to a real file
-  std::map<std::uint64_t, int> open_of_;      ///< open mappings, by id
+  std::map<std::string, int> open_of_;  ///< open mappings, by id
   int last_id_ = 0;
-  int last_file_ = 0;
   int num_open_ = 0;
 };
 
@@ -132,7 +136,8 @@ class FakeIpc final : public IpcApi {
       const FakeIpcMachine::Memory& memory = std::prev(after)->second;
       if (address < memory.piece.base + memory.piece.size_bytes && memory.rank == rank_) {
         IpcPiece piece = memory.piece;
-        piece.id = machine_->gives_ids ? piece.id : 0;
+        piece.id = machine_->gives_ids ? piece.id : "";
+        check_exportable(memory, memory.piece.kind);
         return piece;
       }
     }
@@ -140,65 +145,51 @@ class FakeIpc final : public IpcApi {
   }
   std::string export_handle(const IpcPiece& piece) override {
     const std::lock_guard lock(machine_->mutex);
-    return "handle " + std::to_string(exportable(piece, IpcKind::kHandle).piece.id);
+    return "handle " + exportable(piece, IpcKind::kHandle).piece.id;
   }
   int export_file(const IpcPiece& piece) override {
     const std::lock_guard lock(machine_->mutex);
-    return keep(dup(exportable(piece, IpcKind::kFile).file));
+    return dup(exportable(piece, IpcKind::kFile).file);
   }
 
   const std::byte* open_handle(const std::string& handle) override {
     const std::lock_guard lock(machine_->mutex);
     check_may_open();
     for (const auto& [base, memory] : machine_->memory_) {
-      if ("handle " + std::to_string(memory.piece.id) == handle) {
+      if ("handle " + memory.piece.id == handle) {
         if (memory.rank == rank_) {
           throw DeviceError("the fake: a process cannot open its own handle");
         }
-        return opened(reserve(memory.piece.size_bytes),
-                      {{.file = memory.file, .size_bytes = memory.piece.size_bytes}},
-                      memory.piece.id);
+        std::byte* const mapped = reserve(memory.piece.size_bytes);
+        map_at(mapped, memory.file, memory.piece.size_bytes);
+        return opened(mapped, memory.piece.size_bytes, memory.piece.id);
       }
     }
     throw DeviceError("the fake: the memory of '" + handle + "' is gone");
   }
   void close_handle(const std::byte* base) override { close_opened(base); }
-  const std::byte* map_files(std::span<const IpcFile> files) override {
-    const std::lock_guard lock(machine_->mutex);
-    check_may_open();
-    std::int64_t total = 0;
-    std::vector<IpcFile> real;
-    for (const IpcFile& file : files) {
-      total += file.size_bytes;
-      real.push_back(
-          {.file = machine_->files_.at({rank_, file.file}), .size_bytes = file.size_bytes});
+  const std::byte* map_files(std::span<const std::int64_t> sizes_bytes,
+                             const OpenPiece& open) override {
+    const std::int64_t total = std::accumulate(sizes_bytes.begin(), sizes_bytes.end(), 0L);
+    std::byte* const base = reserve(total);
+    std::byte* at = base;
+    try {
+      for (std::size_t i = 0; i < sizes_bytes.size(); ++i) {
+        const OwnedFile file(open(i));  // without the lock: the owner may be another rank here
+        check_may_open();
+        map_at(at, file.get(), sizes_bytes[i]);
+        at += sizes_bytes[i];
+      }
+    } catch (...) {
+      munmap(base, static_cast<std::size_t>(total));
+      throw;
     }
-    return opened(reserve(total), real, 0);
+    const std::lock_guard lock(machine_->mutex);
+    return opened(base, total, "a file");
   }
   void unmap_files(const std::byte* base, std::int64_t size_bytes) override {
     EXPECT_EQ(opened_.at(base).size_bytes, size_bytes);
     close_opened(base);
-  }
-
-  int process() override { return rank_ + 100; }
-  int fetch_file(int process, int file) override {
-    const std::lock_guard lock(machine_->mutex);
-    const auto found = machine_->files_.find({process - 100, file});
-    if (found == machine_->files_.end()) {
-      throw DeviceError("the fake: process " + std::to_string(process) + " has no file " +
-                        std::to_string(file));
-    }
-    return keep(dup(found->second));
-  }
-  void close_file(int file) override {
-    const std::lock_guard lock(machine_->mutex);
-    const auto found = machine_->files_.find({rank_, file});
-    if (found == machine_->files_.end()) {
-      ++machine_->misuses;
-      return;
-    }
-    close(found->second);
-    machine_->files_.erase(found);
   }
 
   IpcPiece allocate(IpcKind kind) override {
@@ -220,24 +211,23 @@ class FakeIpc final : public IpcApi {
  private:
   struct Opened {
     std::int64_t size_bytes = 0;
-    std::uint64_t id = 0;
+    std::string id;
   };
 
-  const FakeIpcMachine::Memory& exportable(const IpcPiece& piece, IpcKind kind) {
-    const FakeIpcMachine::Memory& memory = machine_->memory_.at(piece.base);
+  static void check_exportable(const FakeIpcMachine::Memory& memory, IpcKind kind) {
     if (!memory.is_exportable || memory.piece.kind != kind) {
       throw DeviceError("the fake: this memory cannot be exported");
     }
+  }
+  const FakeIpcMachine::Memory& exportable(const IpcPiece& piece, IpcKind kind) {
+    const FakeIpcMachine::Memory& memory = machine_->memory_.at(piece.base);
+    check_exportable(memory, kind);
     return memory;
   }
   void check_may_open() {
     if (machine_->refusing.contains(rank_)) {
       throw DeviceError("the fake: rank " + std::to_string(rank_) + " may open nothing");
     }
-  }
-  int keep(int real_file) {
-    machine_->files_[{rank_, ++machine_->last_file_}] = real_file;
-    return machine_->last_file_;
   }
   static std::byte* reserve(std::int64_t size_bytes) {
     return static_cast<std::byte*>(mmap(nullptr,
@@ -247,18 +237,15 @@ class FakeIpc final : public IpcApi {
                                         -1,
                                         0));
   }
-  const std::byte* opened(std::byte* base, const std::vector<IpcFile>& files, std::uint64_t id) {
-    std::int64_t total = 0;
-    for (const IpcFile& file : files) {
-      const auto size = static_cast<std::size_t>(file.size_bytes);
-      EXPECT_NE(mmap(base + total, size, PROT_READ, MAP_SHARED | MAP_FIXED, file.file, 0),
-                MAP_FAILED);
-      total += file.size_bytes;
-    }
+  static void map_at(std::byte* at, int file, std::int64_t size_bytes) {
+    const auto size = static_cast<std::size_t>(size_bytes);
+    EXPECT_NE(mmap(at, size, PROT_READ, MAP_SHARED | MAP_FIXED, file, 0), MAP_FAILED);
+  }
+  const std::byte* opened(std::byte* base, std::int64_t size_bytes, const std::string& id) {
     ++machine_->num_opens;
     ++machine_->num_open_;
     ++machine_->open_of_[id];
-    opened_[base] = {.size_bytes = total, .id = id};
+    opened_[base] = {.size_bytes = size_bytes, .id = id};
     return base;
   }
   void close_opened(const std::byte* base) {

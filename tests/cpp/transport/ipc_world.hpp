@@ -27,7 +27,7 @@ struct FakeIpcWorld {
                         .size = num_ranks,
                         .api = std::make_shared<FakeIpc>(machine, rank),
                         .api_problem = {},
-                        .place = {.boot = "boot", .host = "host", .process_space = "space"}});
+                        .place = {.boot = "boot", .host = "host", .network_space = "space"}});
       if (change) {
         change(*this, probes.back());
       }

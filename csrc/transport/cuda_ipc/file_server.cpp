@@ -1,0 +1,185 @@
+#include "transport/cuda_ipc/file_server.hpp"
+
+#include "dynatrain/base/error.hpp"
+#include "dynatrain/base/log.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <exception>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <system_error>
+
+namespace dynatrain {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr std::size_t kMaxConnections = 256;  // the rest waits to be accepted
+constexpr std::chrono::milliseconds kPause{100};
+
+/// Starts a thread that no signal of the process is delivered to.
+template <class Work>
+std::thread start_without_signals(Work work) {
+  sigset_t all;
+  sigset_t former;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &former);
+  try {
+    std::thread thread(std::move(work));
+    pthread_sigmask(SIG_SETMASK, &former, nullptr);
+    return thread;
+  } catch (const std::system_error& error) {
+    pthread_sigmask(SIG_SETMASK, &former, nullptr);
+    throw DeviceError(
+        "transport: no thread could be started that hands out files of device "
+        "memory: " +
+        std::string(error.what()));
+  }
+}
+
+}  // namespace
+
+FileServer::FileServer(std::chrono::milliseconds idle_limit)
+    : idle_limit_(idle_limit),
+      name_(make_socket_name()),
+      wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+  SocketResult listening = listen_at(name_);
+  if (listening.error != 0 || !wake_.is_open()) {
+    throw DeviceError(
+        "transport: no socket to hand out files of device memory: " +
+        std::generic_category().message(listening.error != 0 ? listening.error : EMFILE));
+  }
+  listener_ = std::move(listening.socket);
+  thread_ = start_without_signals([this] { serve(); });
+}
+
+FileServer::~FileServer() {
+  is_stopping_ = true;
+  static_cast<void>(eventfd_write(wake_.get(), 1));
+  thread_.join();
+}
+
+std::uint64_t FileServer::offer(Open open) {
+  const std::lock_guard lock(mutex_);
+  offers_.emplace(++last_number_, std::move(open));
+  return last_number_;
+}
+
+void FileServer::withdraw_all() noexcept {
+  const std::lock_guard lock(mutex_);
+  offers_.clear();
+}
+
+void FileServer::serve() noexcept {
+  while (!is_stopping_) {
+    try {
+      serve_once();
+    } catch (const std::exception& error) {
+      log(LogLevel::kWarning, "transport", error.what());
+      connections_.clear();
+    }
+  }
+}
+
+int FileServer::poll_timeout_ms() const {
+  Deadline first = Deadline::max();
+  for (const Connection& connection : connections_) {
+    first = std::min(first, connection.until);
+  }
+  if (accept_from_ > Clock::now()) {
+    first = std::min(first, accept_from_);
+  }
+  if (first == Deadline::max()) {
+    return -1;
+  }
+  const auto left = std::chrono::ceil<std::chrono::milliseconds>(first - Clock::now());
+  return static_cast<int>(std::max<std::int64_t>(0, left.count()));
+}
+
+void FileServer::serve_once() {
+  const bool accepts = connections_.size() < kMaxConnections && Clock::now() >= accept_from_;
+  std::vector<pollfd> polled{
+      {.fd = wake_.get(), .events = POLLIN, .revents = 0},
+      {.fd = accepts ? listener_.get() : -1, .events = POLLIN, .revents = 0}};
+  for (const Connection& connection : connections_) {
+    polled.push_back({.fd = connection.socket.get(), .events = POLLIN, .revents = 0});
+  }
+  if (poll(polled.data(), polled.size(), poll_timeout_ms()) < 0) {
+    return;
+  }
+  std::size_t i = 2;
+  const Deadline now = Clock::now();
+  std::erase_if(connections_, [&](Connection& connection) {
+    const bool has_spoken = polled[i++].revents != 0;
+    return has_spoken ? !answer(connection) : now >= connection.until;
+  });
+  if (polled[1].revents != 0) {
+    accept_one();
+  }
+}
+
+void FileServer::accept_one() {
+  SocketResult accepted = accept_at(listener_.get());
+  if (accepted.error == EMFILE || accepted.error == ENFILE) {
+    accept_from_ = deadline_in(kPause);  // the listener stays readable: without this, a busy loop
+  }
+  if (accepted.error != 0) {
+    return;
+  }
+  if (user_at(accepted.socket.get()) != geteuid()) {
+    static_cast<void>(send_message(
+        accepted.socket.get(),
+        encode(FileReply{.answer = FileAnswer::kRefused, .reason = "it belongs to another user"})));
+    return;
+  }
+  connections_.push_back({.socket = std::move(accepted.socket), .until = deadline_in(idle_limit_)});
+}
+
+bool FileServer::answer(Connection& connection) {
+  const LocalMessage message = receive_message(connection.socket.get());
+  if (message.error == EAGAIN) {
+    return true;
+  }
+  if (message.error != 0 || message.bytes.empty()) {
+    return false;
+  }
+  connection.until = deadline_in(idle_limit_);
+  const auto file = decode_file_request(message.bytes);
+  if (file.has_value()) {
+    return give(connection.socket.get(), *file);
+  }
+  static_cast<void>(send_message(
+      connection.socket.get(),
+      encode(FileReply{
+          .answer = FileAnswer::kRefused,
+          .reason = "this is no request for a file; use one version of dynatrain everywhere"})));
+  return false;
+}
+
+bool FileServer::give(int socket, std::uint64_t file) {
+  // Held until the own copy is closed: after withdraw_all() nothing keeps the memory here.
+  const std::lock_guard lock(mutex_);
+  const auto offered = offers_.find(file);
+  if (offered == offers_.end()) {
+    return send_message(socket,
+                        encode(FileReply{.answer = FileAnswer::kNotOffered, .reason = {}})) == 0;
+  }
+  std::string reason;
+  try {
+    const OwnedFile opened(offered->second());
+    const int error = send_message(
+        socket, encode(FileReply{.answer = FileAnswer::kGiven, .reason = {}}), opened.get());
+    if (error != ETOOMANYREFS && error != EBADF) {
+      return error == 0;
+    }
+    reason = "it cannot be sent: " + std::generic_category().message(error);
+  } catch (const std::exception& error) {
+    reason = error.what();
+  }
+  return send_message(socket, encode(FileReply{.answer = FileAnswer::kFailed, .reason = reason})) ==
+         0;
+}
+
+}  // namespace dynatrain
