@@ -7,14 +7,19 @@
 #include "transport/cuda_ipc/driver_calls.hpp"
 #include "transport/cuda_ipc/loaded.hpp"
 #include "transport/cuda_ipc/owned_file.hpp"
+#include "transport/cuda_ipc/words.hpp"
 #include <bit>
 #include <cstring>
+#include <optional>
 #include <utility>
 
 namespace dynatrain {
 namespace {
 
-constexpr std::size_t kProbeBytes = 4096;
+/// cuMemAlloc cuts smaller memory from blocks of this size, and shares the whole block.
+constexpr std::size_t kProbeBytes = 2 << 20;
+/// Of CUDA 12; the headers of CUDA 11 do not name it, and its drivers do not know it.
+constexpr auto kMemoryBlockId = static_cast<CUpointer_attribute>(20);
 
 CUdeviceptr device_pointer(const std::byte* data) {
   return std::bit_cast<CUdeviceptr>(data);
@@ -41,20 +46,11 @@ class LoadedIpc final : public IpcApi {
     std::size_t size = 0;
     cuda_.check(cuda_.get_address_range(&base, &size, device_pointer(address)),
                 "cuMemGetAddressRange");
-    IpcPiece piece{.kind = IpcKind::kHandle,
-                   .base = byte_pointer(base),
-                   .size_bytes = static_cast<std::int64_t>(size),
-                   .id = {}};
-    unsigned long long id = 0;
-    if (cuda_.pointer_get_attribute(&id, CU_POINTER_ATTRIBUTE_BUFFER_ID, base) == CUDA_SUCCESS) {
-      piece.id = std::to_string(id);
-    }
-    CUmemGenericAllocationHandle handle = 0;
-    if (cuda_.retain(&handle, std::bit_cast<void*>(base)) == CUDA_SUCCESS) {
-      cuda_.check(cuda_.mem_release(handle), "cuMemRelease");
-      piece.kind = IpcKind::kFile;
-    }
-    return piece;
+    const IpcKind kind = kind_of(base);
+    return {.kind = kind,
+            .base = byte_pointer(base),
+            .size_bytes = static_cast<std::int64_t>(size),
+            .id = identity_of(base, kind)};
   }
 
   std::string export_handle(const IpcPiece& piece) override {
@@ -168,7 +164,10 @@ class LoadedIpc final : public IpcApi {
 
   void write(const std::byte* dst, std::uint64_t word) override {
     const ContextScope scope(cuda_, context_);
+    // From memory that is not pinned it returns once the word is staged, and a peer waits for no
+    // stream of this process.
     cuda_.check(cuda_.copy_in(device_pointer(dst), &word, sizeof(word)), "cuMemcpyHtoD");
+    cuda_.check(cuda_.synchronize(nullptr), "cuStreamSynchronize");
   }
   std::uint64_t read(const std::byte* src) override {
     const ContextScope scope(cuda_, context_);
@@ -191,6 +190,58 @@ class LoadedIpc final : public IpcApi {
                         std::string(is_managed != 0 ? "managed" : "the host's") +
                         "; only memory of a device can be read by other processes");
     }
+  }
+
+  /// An attribute whose value fits into 8 bytes; none where the driver does not know it.
+  [[nodiscard]] std::optional<std::uint64_t> attribute(CUdeviceptr pointer,
+                                                       CUpointer_attribute which) const {
+    std::uint64_t value = 0;
+    const CUresult status = cuda_.pointer_get_attribute(&value, which, pointer);
+    return status == CUDA_SUCCESS ? std::optional(value) : std::nullopt;
+  }
+
+  [[nodiscard]] IpcKind kind_of(CUdeviceptr base) const {
+    const auto has_handle = attribute(base, CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE);
+    if (has_handle.value_or(0) != 0) {
+      return IpcKind::kHandle;
+    }
+    CUmemGenericAllocationHandle handle = 0;
+    if (cuda_.retain(&handle, std::bit_cast<void*>(base)) != CUDA_SUCCESS) {
+      if (!has_handle.has_value()) {
+        return IpcKind::kHandle;  // an old driver: cuIpcGetMemHandle will say
+      }
+      throw DeviceError(
+          "transport: the memory can be given to no other process: it is neither cudaMalloc's nor "
+          "cuMemCreate's\n  memory of cudaMallocAsync and of its pools is of this kind (backend:"
+          "cudaMallocAsync in PYTORCH_CUDA_ALLOC_CONF)");
+    }
+    cuda_.check(cuda_.mem_release(handle), "cuMemRelease");
+    const std::uint64_t types = attribute(base, CU_POINTER_ATTRIBUTE_ALLOWED_HANDLE_TYPES)
+                                    .value_or(CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR);
+    if ((types & CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) == 0) {
+      throw DeviceError(
+          "transport: the memory was made by cuMemCreate without a POSIX file descriptor as its "
+          "handle type\n  expected type 1, got " +
+          std::to_string(types) +
+          " (0 is none, 8 is fabric)\n  for torch's expandable segments see "
+          "TORCH_CUDA_EXPANDABLE_SEGMENTS_IPC=1, and "
+          "PYTORCH_CUDA_ALLOC_CONF=expandable_segments_handle_type:posix_fd");
+    }
+    return IpcKind::kFile;
+  }
+
+  /// The buffer id names an address range that was allocated. Pieces of cuMemCreate come and go
+  /// within one, so they need the id of the physical memory as well.
+  [[nodiscard]] std::string identity_of(CUdeviceptr base, IpcKind kind) const {
+    const auto buffer = attribute(base, CU_POINTER_ATTRIBUTE_BUFFER_ID);
+    const auto block = kind == IpcKind::kFile ? attribute(base, kMemoryBlockId) : buffer;
+    if (!block.has_value()) {
+      return "";
+    }
+    WordWriter words;
+    words.number(buffer.value_or(0));
+    words.number(*block);
+    return words.take();
   }
 
   [[nodiscard]] CUmemAllocationProp own_memory() const {
