@@ -11,8 +11,9 @@ namespace dynatrain {
 struct CudaIpcOptions {
   int device = 0;  ///< CUDA device of this rank
   /// Keep peers' allocations mapped from run to run. Otherwise each run closes what it has mapped
-  /// before it acknowledges, so that nothing is freed while a peer has it open.
-  bool keep_mappings = true;
+  /// before it acknowledges, so that nothing is freed while a peer has it open: CUDA calls that
+  /// undefined. Only for jobs that never give device memory back to the driver.
+  bool keep_mappings = false;
 };
 
 /// What the ranks found when they tried to read each other's memory; equal on all ranks.

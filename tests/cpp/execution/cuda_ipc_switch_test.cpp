@@ -167,9 +167,7 @@ TEST(CudaIpcSwitch, EveryElementArrivesFromBothKindsOfMemory) {
 // An owner that freed before its slowest reader has acknowledged would free what is open, which the
 // machine counts.
 TEST(CudaIpcSwitch, SourceMayBeFreedAsSoonAsTheRunHasEnded) {
-  CudaIpcOptions options;
-  options.keep_mappings = false;
-  FakeIpcWorld world(4, {}, options);
+  FakeIpcWorld world(4);
   const ShardMap source = model_map(Layout::parse("dp=4"));
   const ShardMap target = model_map(Layout::parse("dp=2,tp=2"));
   for (int i = 0; i < 20; ++i) {
@@ -226,9 +224,7 @@ TEST_F(CudaIpcSwitchFailure, RefusedExportIsKnownToItsReadersAndMessagesServeIns
 // What was mapped ahead and is not read after all must not stay open: its owner frees it all the
 // same.
 TEST_F(CudaIpcSwitchFailure, RunOverMessagesLetsGoOfWhatWasMappedForIt) {
-  CudaIpcOptions options;
-  options.keep_mappings = false;
-  FakeIpcWorld world(4, {}, options);
+  FakeIpcWorld world(4);
   what_.allow_one_sided = false;
   what_.frees_source = true;
   const Outcome outcome = what_.run(world, source_, target_);

@@ -66,7 +66,9 @@ bool holds(const std::string& text, const std::string& part) {
 // A caching allocator puts hundreds of tensors into one allocation; the driver refuses to open a
 // handle twice on some systems, and each open costs a system call.
 TEST(CudaIpcMappings, OneOpenServesAllTensorsOfAnAllocationAndAllRuns) {
-  FakeIpcWorld world(2);
+  CudaIpcOptions options;
+  options.keep_mappings = true;
+  FakeIpcWorld world(2, {}, options);
   std::byte* const memory = world.machine->allocate(1, IpcKind::kHandle, 16 * kPage);
   for (int run = 0; run < 3; ++run) {
     world.side(1).publish(std::array{buffer(0, memory + 8, 100), buffer(5, memory + kPage, 8)});
@@ -165,9 +167,7 @@ TEST(CudaIpcMappings, WithoutIdsNothingOutlivesItsPublication) {
 
 // Freeing what a peer has open is undefined for CUDA IPC; this option is for those who must not.
 TEST(CudaIpcMappings, NothingStaysOpenAfterReleaseUnlessKept) {
-  CudaIpcOptions options;
-  options.keep_mappings = false;
-  FakeIpcWorld world(2, {}, options);
+  FakeIpcWorld world(2);
   std::byte* const memory = world.machine->allocate(1, IpcKind::kHandle, kPage);
   world.side(1).publish(std::array{buffer(0, memory, 8)});
   world.side(0).publish({});
