@@ -2,6 +2,7 @@
 
 #include "dynatrain/transport/cuda_ipc.hpp"
 
+#include "transport/cuda_ipc/store_wait.hpp"
 #include "transport/ipc_world.hpp"
 #include "transport/transport_conformance.hpp"
 #include <array>
@@ -236,6 +237,27 @@ TEST(CudaIpcRefusal, LostStoreIsAnErrorBeforeTheDeadline) {
   const std::string error = error_of<TransportError>(
       [&] { static_cast<void>(lost.map(1, BufferId(0), Deadline::max())); });
   EXPECT_TRUE(holds(error, "host is gone") && holds(error, "rank 1")) << error;
+}
+
+// A store that counts in whole milliseconds gives up before the moment it was given.
+TEST(CudaIpcRefusal, StoreThatGivesUpALittleEarlyIsAskedAgain) {
+  class HastyStore final : public Store {
+   public:
+    void set(const std::string& /*key*/, const std::string& /*value*/) override {}
+    std::string get(const std::string& /*key*/, Deadline deadline) override {
+      if (++num_asked_ < 3) {
+        std::this_thread::sleep_until(deadline - std::chrono::milliseconds(2));
+        throw TransportError("not set yet", -1, -1, true);
+      }
+      return "word";
+    }
+
+   private:
+    int num_asked_ = 0;
+  };
+  HastyStore store;
+  const AbortFlag not_aborted;
+  EXPECT_EQ(wait_for_word(store, "key", 1, {.deadline = late(), .aborted = not_aborted}), "word");
 }
 
 // The store's words come from another process, perhaps of another version.
