@@ -1,6 +1,7 @@
 #include "transport/cuda_ipc/publication.hpp"
 
 #include "transport/cuda_ipc/words.hpp"
+#include <limits>
 #include <utility>
 
 namespace dynatrain {
@@ -22,15 +23,25 @@ void write_range(WordWriter& out, const PublishedRange& range) {
 
 PublishedRange read_range(WordReader& in) {
   PublishedRange range;
-  range.kind = in.number() == 0 ? IpcKind::kHandle : IpcKind::kFile;
+  const std::uint64_t kind = in.number();
+  range.kind = kind == 0 ? IpcKind::kHandle : IpcKind::kFile;
   range.base = in.number();
+  std::int64_t room = std::numeric_limits<std::int64_t>::max();
   for (std::uint64_t left = in.number(); left > 0; --left) {
     PublishedPiece piece;
     piece.id = in.text();
     piece.size_bytes = static_cast<std::int64_t>(in.number());
     piece.handle = in.text();
     piece.file = in.number();
+    if (piece.size_bytes <= 0 || piece.size_bytes > room) {
+      in.refuse();
+    }
+    room -= piece.size_bytes;
     range.pieces.push_back(std::move(piece));
+  }
+  const std::size_t most_pieces = kind == 0 ? 1 : range.pieces.size();
+  if (kind > 1 || range.pieces.empty() || range.pieces.size() > most_pieces) {
+    in.refuse();
   }
   return range;
 }

@@ -272,8 +272,30 @@ TEST(CudaIpcRefusal, TornPublicationIsRefused) {
   for (std::size_t size = 0; size < words.size(); ++size) {
     EXPECT_THROW(static_cast<void>(decode_publication(words.substr(0, size), 2)), TransportError);
   }
-  publication.buffers.front().size_bytes = 57;  // past the end of its range
-  EXPECT_THROW(static_cast<void>(decode_publication(encode(publication), 2)), TransportError);
+}
+
+// A piece without a size, or a handle of two pieces, would be handed to the driver as it is.
+TEST(CudaIpcRefusal, PublicationThatNoRankWritesIsRefused) {
+  const PublishedPiece piece{.id = "1", .size_bytes = 64, .handle = {}};
+  const PublishedPiece endless{.id = "1", .size_bytes = INT64_MAX, .handle = {}};
+  const PublishedPiece empty{.id = "1", .size_bytes = 0, .handle = {}};
+  const auto with = [](IpcKind kind, std::vector<PublishedPiece> pieces, std::int64_t size_bytes) {
+    IpcPublication publication;
+    publication.ranges.push_back({.kind = kind, .base = 4096, .pieces = std::move(pieces)});
+    publication.buffers.push_back(
+        {.buffer = BufferId(3), .offset_bytes = 8, .size_bytes = size_bytes});
+    return encode(publication);
+  };
+  EXPECT_NO_THROW(static_cast<void>(decode_publication(with(IpcKind::kFile, {piece}, 56), 2)));
+  for (const std::string& words : {with(IpcKind::kFile, {piece}, 57),  // past the end of its range
+                                   with(IpcKind::kFile, {}, 0),
+                                   with(IpcKind::kHandle, {}, 0),
+                                   with(IpcKind::kHandle, {piece, piece}, 8),
+                                   with(IpcKind::kFile, {piece, empty}, 8),
+                                   with(IpcKind::kFile, {piece, endless}, 8),
+                                   with(static_cast<IpcKind>(7), {piece}, 8)}) {
+    EXPECT_THROW(static_cast<void>(decode_publication(words, 2)), TransportError);
+  }
 }
 
 /// Connects and expects that no rank has a one-sided part, all for the same reason.
