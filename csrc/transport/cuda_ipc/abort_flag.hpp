@@ -2,6 +2,7 @@
 
 #include "dynatrain/base/token.hpp"
 
+#include "transport/cuda_ipc/lifelines.hpp"
 #include <mutex>
 #include <string>
 
@@ -23,6 +24,7 @@ class AbortFlag {
 struct PeerWait {
   Deadline deadline;
   const AbortFlag& aborted;
+  const Lifelines* lifelines = nullptr;  ///< by which the peer's end is seen
 };
 
 }  // namespace dynatrain

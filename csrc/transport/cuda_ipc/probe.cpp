@@ -72,13 +72,17 @@ class ProbeMemory {
 struct PeerToTry {
   int rank = 0;
   const PeerWait& wait;
+  Lifelines& lifelines;
 };
 
-std::string introduce(const IpcPlace& place, const std::array<const ProbeMemory*, 2>& memory) {
+std::string introduce(const IpcPlace& place,
+                      const std::string& lifeline,
+                      const std::array<const ProbeMemory*, 2>& memory) {
   WordWriter out;
   out.text(place.boot);
   out.text(place.host);
   out.text(place.network_space);
+  out.text(lifeline);
   for (const ProbeMemory* const piece : memory) {
     out.text(encode(piece->publication()));
     out.number(piece->word());
@@ -128,6 +132,10 @@ void try_peer(const IpcProbe& probe,
   place.boot = in.text();
   place.host = in.text();
   place.network_space = in.text();
+  const std::string lifeline = in.text();
+  if (place.boot == probe.place.boot) {
+    peer.lifelines.hold(peer.rank, lifeline);
+  }
   for (std::size_t k = 0; k < kKinds.size(); ++k) {
     IpcPublication publication = decode_publication(in.text(), peer.rank);
     const std::uint64_t word = in.number();
@@ -204,19 +212,23 @@ IpcPlace this_place() {
   return place;
 }
 
-CudaIpcReport run_probe(const IpcProbe& probe, Store& store, Deadline deadline) {
+CudaIpcReport run_probe(const IpcProbe& probe,
+                        Lifelines& lifelines,
+                        Store& store,
+                        Deadline deadline) {
   const AbortFlag never_aborted;
-  const PeerWait wait{.deadline = deadline, .aborted = never_aborted};
+  const PeerWait wait{.deadline = deadline, .aborted = never_aborted, .lifelines = &lifelines};
   const ProbeMemory handle_memory(probe, IpcKind::kHandle);
   const ProbeMemory file_memory(probe, IpcKind::kFile);
   const std::array memory{&handle_memory, &file_memory};
-  store.set("probe/memory/" + std::to_string(probe.rank), introduce(probe.place, memory));
+  store.set("probe/memory/" + std::to_string(probe.rank),
+            introduce(probe.place, lifelines.name(), memory));
   Problems problems = own_problems(memory, probe.rank);
   for (int peer = 0; peer < probe.size; ++peer) {
     if (peer != probe.rank) {
       const std::string words =
           wait_for_word(store, "probe/memory/" + std::to_string(peer), peer, wait);
-      try_peer(probe, {.rank = peer, .wait = wait}, words, problems);
+      try_peer(probe, {.rank = peer, .wait = wait, .lifelines = lifelines}, words, problems);
     }
   }
   // Only after the verdicts of all has nobody this rank's memory open any more.

@@ -4,6 +4,7 @@
 #include "dynatrain/transport/store.hpp"
 
 #include "transport/cuda_ipc/ipc_api.hpp"
+#include "transport/cuda_ipc/lifelines.hpp"
 #include <memory>
 #include <string>
 
@@ -28,7 +29,11 @@ struct IpcProbe {
 };
 
 /// Tries both kinds of memory between all ranks, and agrees on what works everywhere. Collective.
+/// Afterwards `lifelines` watches all peers that can be reached.
 /// Errors: TransportError when a rank does not come; the probe's memory is freed all the same.
-[[nodiscard]] CudaIpcReport run_probe(const IpcProbe& probe, Store& store, Deadline deadline);
+[[nodiscard]] CudaIpcReport run_probe(const IpcProbe& probe,
+                                      Lifelines& lifelines,
+                                      Store& store,
+                                      Deadline deadline);
 
 }  // namespace dynatrain

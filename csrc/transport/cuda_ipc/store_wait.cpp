@@ -14,17 +14,33 @@ constexpr std::chrono::milliseconds kSlice{100};
 /// that is lost says so at once.
 constexpr std::chrono::milliseconds kEarly{20};
 
+[[noreturn]] void throw_ended(int peer) {
+  throw TransportError(
+      "transport: rank " + std::to_string(peer) +
+          " has ended before it said where its memory lies\n  its process is gone, "
+          "or its transport was aborted or closed\n  nothing of it was read; no "
+          "state has changed\n  see the output of that rank",
+      peer,
+      -1,
+      true);
+}
+
 }  // namespace
 
 std::string wait_for_word(Store& store, const std::string& key, int peer, const PeerWait& wait) {
   while (true) {
     wait.aborted.check();
+    // Looked at before the store: what the peer said last is heard.
+    const bool had_ended = wait.lifelines != nullptr && wait.lifelines->has_ended(peer);
     const Deadline slice = std::min(wait.deadline, deadline_in(kSlice));
     try {
       return store.get(key, slice);
     } catch (const TransportError& error) {
       const Deadline now = std::chrono::steady_clock::now();
       const bool is_slice_over = now + kEarly >= slice;
+      if (is_slice_over && had_ended) {
+        throw_ended(peer);
+      }
       if (is_slice_over && now < wait.deadline) {
         continue;
       }

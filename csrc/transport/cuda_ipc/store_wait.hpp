@@ -8,7 +8,8 @@
 namespace dynatrain {
 
 /// Waits until `peer` has set `key`.
-/// Errors: TransportError naming the peer at the deadline, with the reason after an abort.
+/// Errors: TransportError naming the peer when it has ended, or at the deadline; with the reason
+///         after an abort.
 [[nodiscard]] std::string wait_for_word(Store& store,
                                         const std::string& key,
                                         int peer,

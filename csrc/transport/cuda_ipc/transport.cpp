@@ -17,8 +17,12 @@ std::string key_of(int rank, std::int64_t number) {
 CudaIpcTransport::CudaIpcTransport(Transport& messages,
                                    std::shared_ptr<Store> store,
                                    std::shared_ptr<IpcApi> api,
+                                   std::unique_ptr<Lifelines> lifelines,
                                    const CudaIpcOptions& options)
-    : messages_(messages), store_(std::move(store)), keep_mappings_(options.keep_mappings) {
+    : messages_(messages),
+      store_(std::move(store)),
+      keep_mappings_(options.keep_mappings),
+      lifelines_(std::move(lifelines)) {
   if (api != nullptr) {
     exporter_ = std::make_unique<Exporter>(api);
     mappings_ = std::make_unique<Mappings>(std::move(api));
@@ -27,6 +31,7 @@ CudaIpcTransport::CudaIpcTransport(Transport& messages,
 
 void CudaIpcTransport::abort(const std::string& reason) noexcept {
   aborted_.raise(reason);
+  lifelines_->let_go();
   messages_.abort(reason);
 }
 
@@ -46,7 +51,7 @@ void CudaIpcTransport::publish(std::span<const ExposedBuffer> buffers) {
 
 const std::byte* CudaIpcTransport::map(int peer, BufferId buffer, Deadline deadline) {
   aborted_.check();
-  const PeerWait wait{.deadline = deadline, .aborted = aborted_};
+  const PeerWait wait{.deadline = deadline, .aborted = aborted_, .lifelines = lifelines_.get()};
   if (!mappings_->has_met(peer, num_published_)) {
     const std::string words = wait_for_word(*store_, key_of(peer, num_published_), peer, wait);
     mappings_->meet(peer, num_published_, decode_publication(words, peer));
@@ -70,10 +75,11 @@ CudaIpcConnection connect_cuda_ipc(Transport& messages,
                                    const CudaIpcOptions& options,
                                    Deadline deadline) {
   CudaIpcConnection connection;
-  connection.report = run_probe(probe, *store, deadline);
+  auto lifelines = std::make_unique<Lifelines>();
+  connection.report = run_probe(probe, *lifelines, *store, deadline);
   const bool works = connection.report.problem.empty();
   connection.transport = std::make_unique<CudaIpcTransport>(
-      messages, std::move(store), works ? probe.api : nullptr, options);
+      messages, std::move(store), works ? probe.api : nullptr, std::move(lifelines), options);
   return connection;
 }
 

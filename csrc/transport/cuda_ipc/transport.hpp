@@ -16,10 +16,11 @@ namespace dynatrain {
 /// One rank's port: messages as the other transport has them, and peers' memory where it lies.
 class CudaIpcTransport final : public Transport, public OneSided {
  public:
-  /// `api` is null where there is no one-sided part.
+  /// `lifelines` watches the peers; `api` is null where there is no one-sided part.
   CudaIpcTransport(Transport& messages,
                    std::shared_ptr<Store> store,
                    std::shared_ptr<IpcApi> api,
+                   std::unique_ptr<Lifelines> lifelines,
                    const CudaIpcOptions& options);
 
   [[nodiscard]] int rank() const override { return messages_.rank(); }
@@ -58,6 +59,7 @@ class CudaIpcTransport final : public Transport, public OneSided {
   std::shared_ptr<Store> store_;
   bool keep_mappings_;
   AbortFlag aborted_;
+  std::unique_ptr<Lifelines> lifelines_;
   std::unique_ptr<Exporter> exporter_;  ///< null where there is no one-sided part
   std::unique_ptr<Mappings> mappings_;
   std::int64_t num_published_ = 0;

@@ -40,7 +40,8 @@ struct CudaIpcConnection {
 ///            CUDA. The one-sided part: one caller at a time; abort() at any time.
 /// Errors     TransportError when a rank does not come before the deadline; nothing is left behind.
 /// Cost       2 values set and 2 (size - 1) got, once; then 1 set a publication and rank, and 1 got
-///            for each peer that is read.
+///            for each peer that is read. A socket, and a connection to each peer; once files are
+///            published, a second socket and a thread that sleeps.
 /// Source     own; docs/design/transport.md, "cuda_ipc".
 [[nodiscard]] CudaIpcConnection make_cuda_ipc_transport(Transport& messages,
                                                         std::shared_ptr<Store> store,

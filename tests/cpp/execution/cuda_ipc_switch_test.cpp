@@ -250,7 +250,7 @@ TEST_F(CudaIpcSwitchFailure, RankThatDiesAfterItPublishedIsNamed) {
   EXPECT_TRUE(is_named);
 }
 
-// A rank that never publishes is only seen by the deadline, and must be named by it.
+// A rank that lives and never publishes is only seen by the deadline, and must be named by it.
 TEST_F(CudaIpcSwitchFailure, RankThatNeverPublishesIsNamedAtTheDeadline) {
   FakeIpcWorld world(4);
   what_.execute.timeout = std::chrono::milliseconds(500);

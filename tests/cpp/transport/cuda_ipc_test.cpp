@@ -19,7 +19,10 @@ class IpcTestWorld final : public TransportWorld {
  public:
   IpcTestWorld(int num_ranks, IpcKind kind) : world_(num_ranks), kind_(kind) {}
   [[nodiscard]] Transport& rank(int rank) override { return world_.rank(rank); }
-  void kill(int rank) override { world_.loopback.kill(rank); }
+  void kill(int rank) override {
+    world_.loopback.kill(rank);
+    world_.rank(rank).abort("it was killed");  // whose sockets close, as those of a dead process
+  }
   [[nodiscard]] std::byte* memory(int rank, std::int64_t /*size_bytes*/) override {
     return world_.machine->allocate(rank, kind_, kPage);
   }
@@ -32,8 +35,7 @@ class IpcTestWorld final : public TransportWorld {
 TransportCase ipc_case(const std::string& name, IpcKind kind) {
   return {.name = name,
           .make = [kind](int num_ranks) { return std::make_unique<IpcTestWorld>(num_ranks, kind); },
-          .compares_sizes = true,
-          .map_sees_deaths = false};
+          .compares_sizes = true};
 }
 
 INSTANTIATE_TEST_SUITE_P(CudaIpc,
@@ -232,6 +234,7 @@ TEST(CudaIpcRefusal, LostStoreIsAnErrorBeforeTheDeadline) {
   CudaIpcTransport lost(world.rank(0),
                         std::make_shared<LostStore>(),
                         std::make_shared<FakeIpc>(world.machine, 0),
+                        std::make_unique<Lifelines>(),
                         {});
   lost.publish({});
   const std::string error = error_of<TransportError>(

@@ -48,8 +48,6 @@ struct TransportCase {
   std::function<std::unique_ptr<TransportWorld>(int num_ranks)> make;
   /// False for a transport that trusts both ends to have agreed on every size before.
   bool compares_sizes = true;
-  /// False for a transport whose map() learns of a dead peer by the deadline alone.
-  bool map_sees_deaths = true;
 };
 
 class TransportConformance : public ::testing::TestWithParam<TransportCase> {
