@@ -260,12 +260,14 @@ TEST_P(TransportConformance, OneSidedMapFailsWhenThePeerDies) {
   }
   reader->publish({});
   std::thread killer([&] { world_->kill(1); });
+  const Deadline deadline = late();
   try {
-    (void)reader->map(1, BufferId(0), late());
+    (void)reader->map(1, BufferId(0), deadline);
     ADD_FAILURE() << "the map ended well";
   } catch (const TransportError& error) {
     EXPECT_EQ(error.peer, 1);
   }
+  EXPECT_LT(std::chrono::steady_clock::now(), deadline) << "only the deadline ended it";
   killer.join();
 }
 
