@@ -230,8 +230,9 @@ class LoadedIpc final : public IpcApi {
     return IpcKind::kFile;
   }
 
-  /// The buffer id names an address range that was allocated. Pieces of cuMemCreate come and go
-  /// within one, so they need the id of the physical memory as well.
+  /// The buffer id is promised to be new for each allocation; for pieces that are unmapped and
+  /// mapped within one reservation the manual is silent, so theirs holds the physical memory's id
+  /// too.
   [[nodiscard]] std::string identity_of(CUdeviceptr base, IpcKind kind) const {
     const auto buffer = attribute(base, CU_POINTER_ATTRIBUTE_BUFFER_ID);
     const auto block = kind == IpcKind::kFile ? attribute(base, kMemoryBlockId) : buffer;

@@ -83,8 +83,8 @@ TEST_F(LoadedIpcTest, PieceOfASegmentIsOneMappingAndItsFileIsItsMemory) {
   api_->unmap_files(mapped, kPieceBytes);
 }
 
-// torch unmaps pieces of a segment and maps others there: the address range, and the id that is
-// counted by it, are the same, the memory is not. A reader would go on reading the former.
+// torch unmaps pieces of a segment and maps others there: the reservation is the same, and the
+// buffer id may be, the memory is not. A reader would go on reading the former.
 TEST_F(LoadedIpcTest, OtherMemoryAtTheSamePlaceOfASegmentHasAnotherId) {
   const CUdeviceptr segment = driver_.make_segment(2, kFd);
   const std::string former = piece_at(segment).id;
