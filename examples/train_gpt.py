@@ -19,6 +19,7 @@ from torch import distributed as dist
 
 import dynatrain
 from dynatrain import Layout, SwitchReport
+from gpt import through_host
 from gpt.display import Display
 from gpt.job import Job, JobConfig
 from gpt.model import SIZES
@@ -130,7 +131,8 @@ def parse_arguments(num_processes: int) -> argparse.Namespace:
     add("--size", choices=SIZES, default="tiny")
     add("--seed", type=int, default=0)
     add("--out", type=Path, default=Path("out/demo"), help="where the demo leaves its files")
-    add("--backend", choices=("gloo", "nccl"), default="gloo", help="of the training's groups")
+    backends = ("gloo", "nccl", through_host.BACKEND)
+    add("--backend", choices=backends, default="gloo", help="of the training's groups")
     add("--device", choices=("cpu", "cuda"), help="cuda with nccl, else cpu; ranks may share GPUs")
     args = parser.parse_args()
     if args.layouts is None:
@@ -138,6 +140,8 @@ def parse_arguments(num_processes: int) -> argparse.Namespace:
     args.device = args.device or ("cuda" if args.backend == "nccl" else "cpu")
     if (args.backend, args.device) == ("nccl", "cpu"):
         parser.error("NCCL trains on GPUs only")
+    if (args.backend, args.device) == ("gloo", "cuda"):
+        args.backend = through_host.BACKEND  # Gloo itself sends no memory of a GPU
     if args.demo and (args.no_switch or ";" not in args.layouts):
         parser.error("--demo compares a run that switches with one that does not")
     return args
@@ -152,8 +156,10 @@ def start_processes(backend: str, device_type: str) -> torch.device:
     if device_type == "cuda":
         device = torch.device("cuda", local_rank % torch.cuda.device_count())
         torch.cuda.set_device(device)
+    if backend == through_host.BACKEND:
+        through_host.register()
     if "RANK" in os.environ:  # under torchrun; dynatrain.init starts a lone process by itself
-        dist.init_process_group("cpu:gloo,cuda:nccl" if backend == "nccl" else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if backend == "nccl" else backend)
     return device
 
 
