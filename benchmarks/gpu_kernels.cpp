@@ -1,5 +1,7 @@
-// Times the CUDA copier beside plain device copies of the same bytes, interleaved. Prints one JSON
-// document; never asserts. Exit status 3 where there is no device.
+// Times the CUDA copier beside plain device copies of the same bytes, interleaved, over random
+// bytes and with a cold cache. Times of the copier begin before its table is uploaded. Prints one
+// JSON document; never asserts. With the argument `bulk` it times the bulk copy engine instead: a
+// trial that must cost the other numbers nothing. Exit status 3 where there is no device.
 
 #include "dynatrain/kernels/cuda_copier.hpp"
 
@@ -11,6 +13,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <optional>
+#include <random>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -21,7 +24,8 @@ using namespace dynatrain;  // NOLINT(google-build-using-namespace): a program, 
 using Clock = std::chrono::steady_clock;
 
 constexpr std::int64_t kBufferBytes = 2LL << 30U;
-constexpr int kRuns = 9;
+constexpr std::int64_t kFlushBytes = 512LL << 20U;  // several times any GPU's cache
+constexpr int kRuns = 20;
 constexpr BufferId kSrc{0};
 constexpr BufferId kDst{1};
 
@@ -63,7 +67,7 @@ std::vector<Shape> shapes() {
       {"10,000 boxes of 64 KiB, with sums", 10'000, 1, 64LL << 10U, 0, 4, SumTerm::kPart},
       {"100,000 boxes of 256 bytes", 100'000, 1, 256, 0}};
   for (const std::int64_t run : {16, 64, 256, 1024, 8192}) {
-    const std::int64_t rows = (512LL << 20U) / run;
+    const std::int64_t rows = gib / run;
     all.push_back({"rows of " + std::to_string(run) + " bytes", 1, rows, run, 0});
   }
   return all;
@@ -115,6 +119,7 @@ class Bench {
   Bench()
       : src_(allocate_cuda_memory(CudaMemoryKind::kDevice, kBufferBytes)),
         dst_(allocate_cuda_memory(CudaMemoryKind::kDevice, kBufferBytes)),
+        flush_(allocate_cuda_memory(CudaMemoryKind::kDevice, kFlushBytes)),
         sums_(allocate_cuda_memory(CudaMemoryKind::kDevice, 256)),
         copier_(make_cuda_copier({.device = 0, .num_copies = 100'000, .num_batches = 2})) {
     addresses_.set(kSrc, src_.get(), kBufferBytes);
@@ -122,8 +127,7 @@ class Bench {
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
     check(cudaEventCreate(&begin_), "making an event");
     check(cudaEventCreate(&end_), "making an event");
-    check(cudaMemset(src_.get(), 0x5a, kBufferBytes), "filling the source");
-    check(cudaDeviceSynchronize(), "filling the source");
+    fill();
   }
   Bench(const Bench&) = delete;
   Bench& operator=(const Bench&) = delete;
@@ -140,7 +144,9 @@ class Bench {
     Times ours;
     Times plain;
     for (int i = 0; i <= kRuns; ++i) {
+      flush_cache();
       copier_->submit(batch, addresses_, {}).wait(late());
+      flush_cache();
       const double plain_seconds = plain_copy(shape.size_bytes());
       if (i > 0) {  // the first run of each warms up
         ours.seconds.push_back(std::chrono::duration<double>(times.end - times.begin).count());
@@ -171,6 +177,7 @@ class Bench {
     Times bulk;
     Times plain;
     for (int i = 0; i <= kRuns; ++i) {
+      flush_cache();
       const double bulk_seconds = timed([&] {
         check(
             bulk_copy(dst_.get(), src_.get(), size_bytes, properties.multiProcessorCount, stream_),
@@ -179,6 +186,7 @@ class Bench {
       if (i == 0) {
         copy_cuda_memory(arrived.data(), dst_.get() + at, std::ssize(arrived));
       }
+      flush_cache();
       const double plain_seconds = plain_copy(size_bytes);
       if (i > 0) {
         bulk.seconds.push_back(bulk_seconds);
@@ -196,7 +204,7 @@ class Bench {
     const CopyBatch batch = batch_of({"", num_boxes, 1, 64, 0}, nullptr);
     Times submit;
     Times done;
-    for (int i = 0; i <= 20 * kRuns; ++i) {
+    for (int i = 0; i <= 10 * kRuns; ++i) {
       const Clock::time_point begin = Clock::now();
       const Token token = copier_->submit(batch, addresses_, {});
       const double submitted = std::chrono::duration<double>(Clock::now() - begin).count();
@@ -214,6 +222,27 @@ class Bench {
   }
 
  private:
+  /// Random bytes in the source, repeated: constant ones cost a memory less.
+  void fill() {
+    constexpr std::int64_t piece = 64LL << 20U;
+    static_assert(kBufferBytes % piece == 0);
+    std::mt19937_64 random(1);
+    std::vector<std::uint64_t> words(static_cast<std::size_t>(piece) / sizeof(std::uint64_t));
+    for (std::uint64_t& word : words) {
+      word = random();
+    }
+    for (std::int64_t at = 0; at < kBufferBytes; at += piece) {
+      copy_cuda_memory(src_.get() + at, reinterpret_cast<const std::byte*>(words.data()), piece);
+    }
+  }
+
+  /// Nothing that the next copy reads or writes is in the cache after it.
+  void flush_cache() {
+    check(cudaMemsetAsync(flush_.get(), 0, static_cast<std::size_t>(kFlushBytes), stream_),
+          "flushing the cache");
+    check(cudaStreamSynchronize(stream_), "flushing the cache");
+  }
+
   double plain_copy(std::int64_t size_bytes) {
     return timed([&] {
       check(cudaMemcpyAsync(dst_.get(),
@@ -239,6 +268,7 @@ class Bench {
 
   CudaMemory src_;
   CudaMemory dst_;
+  CudaMemory flush_;
   CudaMemory sums_;
   std::unique_ptr<Copier> copier_;
   AddressTable addresses_;
@@ -255,9 +285,19 @@ std::string joined(const std::vector<std::string>& lines) {
   return text;
 }
 
-void run() {
+cudaDeviceProp device_properties() {
   cudaDeviceProp properties{};
   check(cudaGetDeviceProperties(&properties, 0), "asking for the device");
+  return properties;
+}
+
+void run_bulk() {
+  Bench bench;
+  std::printf("%s\n", bench.bulk_line(device_properties()).c_str());
+}
+
+void run() {
+  const cudaDeviceProp properties = device_properties();
   Bench bench;
   std::vector<std::string> copies;
   for (const Shape& shape : shapes()) {
@@ -269,26 +309,27 @@ void run() {
   }
   std::printf(
       "{\"schema_version\": 1, \"kind\": \"gpu-kernels\", \"device\": \"%s\",\n"
-      "\"multiprocessors\": %d, \"runs\": %d,\n\"copies\": [\n%s],\n\"bulk_copy\": %s,\n"
+      "\"multiprocessors\": %d, \"runs\": %d,\n\"copies\": [\n%s],\n"
       "\"launches\": [\n%s]}\n",
       properties.name,
       properties.multiProcessorCount,
       kRuns,
       joined(copies).c_str(),
-      bench.bulk_line(properties).c_str(),
       joined(launches).c_str());
 }
 
 }  // namespace
 
-int main() {
+int main(int num_arguments, char** arguments) {
   const std::string problem = cuda_problem();
   if (!problem.empty()) {
     std::fprintf(stderr, "gpu_kernels: there is no GPU to time: %s\n", problem.c_str());
     return 3;
   }
   try {
-    run();
+    const std::string what = num_arguments > 1 ? arguments[1] : "";
+    what == "bulk" ? run_bulk() : run();
+    std::fflush(stdout);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "gpu_kernels: %s\n", error.what());
     return 1;
