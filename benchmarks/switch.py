@@ -8,9 +8,13 @@ dynatrain-*      session.switch() to a prepared layout, and once more to one tha
 dcp-tmpfs        torch.distributed.checkpoint, save in the source, load in the target, in tmpfs
 c10d-per-tensor  each box that crosses as a message of its own, without cutting or joining tensors
 c10d-ceiling     the bytes that cross between ranks, one large raw message per pair of ranks
+nccl-per-tensor  with --transport nccl: c10d-per-tensor over NCCL, on the GPU's own memory
+device-copy      with --device cuda: the bytes that each rank receives or copies, as one plain copy
+                 on its GPU, all ranks at once; the ceiling of ranks that share a GPU
 
 With --device cuda the state lies on GPUs, which ranks may share. Gloo's messages then start and end
 in host memory: per tensor they are fetched and put back, the ceiling stays in host memory.
+One switch ahead of the others is watched for the memory that it takes on rank 0's GPU.
 
 A benchmark never asserts; it prints a table, or JSON as docs/reference/json.md describes it.
 """
@@ -18,6 +22,7 @@ A benchmark never asserts; it prints a table, or JSON as docs/reference/json.md 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import platform
@@ -26,7 +31,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -35,13 +40,19 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 import torch.multiprocessing as mp
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 import dynatrain
+from contenders import (
+    device_copies,
+    per_tensor_messages,
+    per_tensor_over_nccl,
+    plan_moves,
+    raw_messages,
+)
+from device_memory import LeastFree, planned_bytes
 from dynatrain import Layout, TrainState, World
 from dynatrain.report import SCHEMA_VERSION
 
@@ -103,11 +114,13 @@ class Samples:
     """Seconds of each run of one contender, slowest rank, and what the switch reported.
 
     ``cold_seconds`` is of the same switch with nothing prepared, empty for the other contenders.
+    ``device_bytes`` are what a switch took on the GPU and what its plan said, of all ranks.
     """
 
     seconds: list[float] = field(default_factory=list)
     cold_seconds: list[float] = field(default_factory=list)
     report: dynatrain.SwitchReport | None = None
+    device_bytes: tuple[int, int] = (0, 0)
 
 
 @dataclass
@@ -127,6 +140,8 @@ class Row:
     plan_seconds: float
     staging_peak_bytes: int
     extra_peak_bytes: int
+    device_peak_bytes: int
+    planned_device_peak_bytes: int
     share_of_ceiling: float
 
 
@@ -155,72 +170,45 @@ def state_dict(session: dynatrain.Session) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def raw_messages(traffic: list[tuple[int, int, int]]) -> Callable[[], None]:
-    """One large message per ordered pair of ranks, all posted before any is waited for."""
-    rank = dist.get_rank()
-    buffers = [
-        (src, dst, torch.ones(size, dtype=torch.uint8))
-        for src, dst, size in traffic
-        if rank in (src, dst)
-    ]
-
-    def exchange() -> None:
-        wait_for(
-            dist.isend(data, dst) if src == rank else dist.irecv(data, src)
-            for src, dst, data in buffers
-        )
-
-    return exchange
-
-
-def wait_for(works: Iterable[dist.Work | None]) -> None:
-    """Waits once all have been posted."""
-    for work in list(works):
-        assert work is not None
-        work.wait()
-
-
-Move = tuple[str, list[int], list[int], int, int]
-
-
-def per_tensor_messages(moves: Sequence[Move], device: torch.device) -> Callable[[], None]:
-    """A message for each box that crosses; all tensors of the job are fp32."""
-    rank = dist.get_rank()
-    boxes = [
-        (src, dst, torch.ones([e - b for b, e in zip(begin, end, strict=True)], device=device))
-        for _, begin, end, src, dst in moves
-        if src != dst
-    ]
-
-    def exchange() -> None:
-        on_host = [
-            box.cpu() if src == rank else torch.empty_like(box, device="cpu")
-            for src, _, box in boxes
-        ]
-        wait_for(
-            dist.isend(data, dst) if src == rank else dist.irecv(data, src)
-            for (src, dst, _), data in zip(boxes, on_host, strict=True)
-        )
-        if device.type != "cpu":
-            for (_, dst, box), data in zip(boxes, on_host, strict=True):
-                if dst == rank:
-                    box.copy_(data)
-
-    return exchange
+def watched_switch(session: dynatrain.Session, target: str) -> tuple[int, int]:
+    """Bytes that a switch took on the GPU at most, and what the plan said. Collective."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    dist.barrier()
+    with LeastFree(session.device) as free:
+        dist.barrier()
+        session.prepare(target)
+        planned = torch.tensor(planned_bytes(session))
+        session.switch(target)
+        torch.cuda.synchronize()
+        dist.barrier()
+    dist.all_reduce(planned)
+    return free.taken_bytes, int(planned)
 
 
 def run_pair(
-    session: dynatrain.Session, pair: tuple[str, str], runs: int, folder: Path
+    session: dynatrain.Session,
+    pair: tuple[str, str],
+    runs: int,
+    folder: Path,
+    nccl: dist.ProcessGroup | None = None,
 ) -> dict[str, Samples]:
     """Runs all contenders ``runs`` times in turn, ending in the pair's source."""
     source, target = pair
-    samples = {name: Samples() for name in (OURS, *PEERS)}
+    on_gpu = session.device.type == "cuda"
+    more = (["device-copy"] if on_gpu else []) + (["nccl-per-tensor"] if nccl else [])
+    samples = {name: Samples() for name in (OURS, *PEERS, *more)}
     if session.layout != Layout.parse(source):
+        session.switch(source)
+    if on_gpu:
+        samples[OURS].device_bytes = watched_switch(session, target)
         session.switch(source)
     for _ in range(runs):
         seconds = timed(partial(dcp.save, state_dict(session), checkpoint_id=folder))
         session.prepare(target)
         moves = plan_moves(session)
+        if on_gpu:
+            samples["device-copy"].seconds.append(timed(device_copies(session, moves)))
         ours = samples[OURS]
         ours.seconds.append(timed(partial(switch_to, session, target, ours)))
         seconds += timed(partial(dcp.load, state_dict(session), checkpoint_id=folder))
@@ -229,6 +217,9 @@ def run_pair(
         per_tensor = per_tensor_messages(moves, session.device)
         samples["c10d-per-tensor"].seconds.append(timed(per_tensor))
         samples["c10d-ceiling"].seconds.append(timed(raw_messages(ours.report.traffic)))
+        if nccl is not None:
+            over_nccl = per_tensor_over_nccl(moves, session.device, nccl)
+            samples["nccl-per-tensor"].seconds.append(timed(over_nccl))
         session.switch(source)
         ours.cold_seconds.append(timed(partial(session.switch, target)))
         session.switch(source)
@@ -236,12 +227,6 @@ def run_pair(
             shutil.rmtree(folder)
         dist.barrier()
     return samples
-
-
-def plan_moves(session: dynatrain.Session) -> list[Move]:
-    """What this rank sends, receives and keeps in the switch that is prepared."""
-    assert session._prepared is not None
-    return session._prepared.plan.moves()
 
 
 def switch_to(session: dynatrain.Session, target: str, samples: Samples) -> None:
@@ -253,7 +238,7 @@ def rows_of(pair: tuple[str, str], samples: dict[str, Samples], transport: str) 
     """Summarises one pair."""
     report = samples[OURS].report
     assert report is not None
-    ceiling = statistics.median(samples["c10d-ceiling"].seconds)
+    ceiling = samples.get("device-copy", samples["c10d-ceiling"]).seconds
     rows = []
     for name, sample in samples.items():
         ours = name == OURS
@@ -272,7 +257,9 @@ def rows_of(pair: tuple[str, str], samples: dict[str, Samples], transport: str) 
                 plan_seconds=report.plan_seconds if ours else 0.0,
                 staging_peak_bytes=report.staging_peak_bytes if ours else 0,
                 extra_peak_bytes=report.extra_peak_bytes if ours else 0,
-                share_of_ceiling=ceiling / median,
+                device_peak_bytes=sample.device_bytes[0],
+                planned_device_peak_bytes=sample.device_bytes[1],
+                share_of_ceiling=statistics.median(ceiling) / median,
             )
         )
     return rows
@@ -281,7 +268,12 @@ def rows_of(pair: tuple[str, str], samples: dict[str, Samples], transport: str) 
 def worker(rank: int, num_ranks: int, options: argparse.Namespace, folder: str) -> None:
     """One rank of the benchmark; rank 0 writes the rows."""
     os.environ |= {"LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(num_ranks)}
+    os.environ |= {name: value.format(rank=rank) for name, value in options.env}
     torch.set_num_threads(1)
+    device = torch.device("cpu")
+    if options.device == "cuda":
+        device = torch.device("cuda", rank % torch.cuda.device_count())
+        torch.cuda.set_device(device)
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=num_ranks
     )
@@ -292,18 +284,20 @@ def worker(rank: int, num_ranks: int, options: argparse.Namespace, folder: str) 
         pairs[0][0],
         initialize=job.initialize,
         timeout_s=300,
-        device=torch.device(options.device, rank % torch.cuda.device_count())
-        if options.device == "cuda"
-        else "cpu",
+        device=device,
         transport=dynatrain.Nccl(register_staging=True)
         if options.register_staging
         else options.transport,
         verify=tuple(options.verify),
         staging_budget_bytes=options.staging_mib << 20,
     )
+    nccl = None
+    if options.transport == "nccl":
+        nccl = dist.new_group(backend="nccl")
+        dist.all_reduce(torch.ones(1, device=device), group=nccl)  # connects all ranks
     rows = []
     for pair in pairs:
-        samples = run_pair(session, pair, options.runs, Path(folder) / "checkpoint")
+        samples = run_pair(session, pair, options.runs, Path(folder) / "checkpoint", nccl)
         way = f"{options.transport}{'-registered' if options.register_staging else ''}"
         rows += rows_of(pair, samples, way)
         if rank == 0:
@@ -329,6 +323,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--register-staging", action="store_true", help="NCCL knows the staging; nccl only"
     )
+    parser.add_argument(
+        "--env",
+        action="append",
+        default=[],
+        type=lambda text: tuple(text.split("=", 1)),
+        metavar="NAME=VALUE",
+        help="of each rank's environment, such as NCCL_HOSTID=host{rank}",
+    )
     options = parser.parse_args()
     if options.register_staging and options.transport != "nccl":
         parser.error("--register-staging goes with --transport nccl")
@@ -339,7 +341,10 @@ def parse() -> argparse.Namespace:
 
 def show(rows: list[dict[str, object]]) -> None:
     """Prints the rows as a table."""
-    table = Table(title="seconds, slowest rank; share: raw messages' median over this median")
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="seconds, slowest rank; share: the ceiling's median over this median")
     for column in ("source", "target", "contender", "min", "median", "first", "share", "MiB moved"):
         table.add_column(column)
     for row in rows:
