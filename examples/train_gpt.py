@@ -91,8 +91,6 @@ def train_and_compare(config: JobConfig, layouts: list[Layout], args: argparse.N
 
 def conclude(switching: Run, still: Run, display: Display, out: Path) -> bool:
     """Write the summary and the pictures; False when the runs differ by more than rounding."""
-    from gpt import pictures  # only the demo asks for matplotlib
-
     gaps = [abs(a - b) for a, b in zip(switching.losses, still.losses, strict=True)]
     summary = {
         "schema_version": SCHEMA_VERSION,
@@ -104,15 +102,28 @@ def conclude(switching: Run, still: Run, display: Display, out: Path) -> bool:
     }
     out.mkdir(parents=True, exist_ok=True)
     (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-    pictures.draw_losses(out / "losses.png", switching.losses, still.losses, switching.switches)
-    longest = max(switching.switches, key=lambda report: report.stop_seconds)
-    pictures.draw_timeline(out / "timeline.png", longest)
     names = [str(layout) for layout in switching.layouts]
-    display.compare(names, switching.losses, still.losses, out)
+    display.compare(names, switching.losses, still.losses)
+    files = [out / "summary.json", *draw(switching, still, out)]
+    display.line(f"Written: {', '.join(map(str, files))}")
     if max(gaps) > LARGEST_GAP:
         display.line(f"[red]The gap is larger than rounding explains ({LARGEST_GAP:.0e})[/]")
     same_bits = all(s.fingerprint_before == s.fingerprint_after for s in switching.switches)
     return same_bits and max(gaps) <= LARGEST_GAP
+
+
+def draw(switching: Run, still: Run, out: Path) -> list[Path]:
+    """Draw the pictures, where there is matplotlib; return their files."""
+    try:
+        from gpt import pictures
+    except ModuleNotFoundError as missing:
+        sys.stderr.write(f"no pictures were drawn: there is no {missing.name}\n")
+        return []
+    files = [out / "losses.png", out / "timeline.png"]
+    pictures.draw_losses(files[0], switching.losses, still.losses, switching.switches)
+    longest = max(switching.switches, key=lambda report: report.stop_seconds)
+    pictures.draw_timeline(files[1], longest)
+    return files
 
 
 def without_timeline(report: SwitchReport) -> dict[str, object]:

@@ -1,7 +1,6 @@
 """What the demo shows in the terminal: a progress bar, a line per switch, the comparison."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich import box
 from rich.console import Console
@@ -76,9 +75,7 @@ class Display:
         """Close the bar."""
         self.progress.stop()
 
-    def compare(
-        self, layouts: Sequence[str], losses: list[float], still: list[float], out: Path
-    ) -> None:
+    def compare(self, layouts: Sequence[str], losses: list[float], still: list[float]) -> None:
         """Show both loss curves, one row per layout, and say why they are not equal."""
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("loss after")
@@ -95,7 +92,6 @@ class Display:
             "A gap is rounding: each layout adds the same float32 numbers in another order, and\n"
             "training amplifies it. The switches themselves changed no bit (fingerprints above)."
         )
-        self.line(f"Written: {out}/summary.json, {out}/losses.png, {out}/timeline.png")
 
     def line(self, text: str) -> None:
         """Print without wrapping."""
