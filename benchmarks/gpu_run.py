@@ -23,7 +23,7 @@ from gpu_report import as_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMA_VERSION = 1
-TAIL_LINES = 30
+TAIL_LINES = 40
 #: Nothing here crosses to another machine, and the name of this one need not resolve.
 LOCAL = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
 
@@ -151,7 +151,8 @@ def command(
 def cause(error: RuntimeError) -> str:
     """The line of a program's output that says most."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if re.match(r"(\[?rank \d\S* )?[\w.]*(Error|error)\b", line)]
+    error_line = re.compile(r"(\[rank\d+\]: *)?[\w.]*(Error|Exception)\b")
+    telling = [line for line in lines if error_line.match(line)]
     refused = [line for line in lines if re.match(r"rank \d+: ", line)]
     return (refused or telling or lines)[-1]
 

@@ -16,6 +16,7 @@ import training_jobs as jobs
 
 LAYOUTS = ("dp=4", "dp=2,tp=2", "tp=4", "dp=3", "dp=4")
 GPU = "cuda:0"
+RUN_S = 45
 #: What NCCL's source says lets several ranks share a GPU; which works is what a run shows.
 SHARING = {
     "multi_rank_gpu": {"NCCL_MULTI_RANK_GPU_ENABLE": "1"},
@@ -86,11 +87,18 @@ def on_both(rank, world_size, layouts, options, environment):
     return differing, set(our_fingerprints) == set(fingerprints), len(set(fingerprints))
 
 
+def on_both_in_expandable_segments(rank, world_size, layouts, options):
+    """Set when it runs: what the environment says was read before the process was forked."""
+    torch.cuda.memory._set_allocator_settings("expandable_segments:True")
+    results = on_both(rank, world_size, layouts, options, {})
+    return *results, all(segment["is_expandable"] for segment in torch.cuda.memory_snapshot())
+
+
 def run_fresh(pool, *args, world_size=4):
     """In new processes: what NCCL and torch read of the environment, they read once."""
     pool.close()
     try:
-        return pool.run(*args, world_size=world_size, timeout_s=100)
+        return pool.run(*args, world_size=world_size, timeout_s=RUN_S)
     finally:
         pool.close()
 
@@ -103,25 +111,24 @@ def test_through_the_host_every_shard_arrives(pool):
 
 
 # One strided pass reads the peers' tensors where they lie; no byte may come from before a switch.
-@pytest.mark.parametrize("segments", ["", "expandable_segments:True"])
-def test_read_in_place_every_shard_arrives(pool, segments):
-    environment = {"PYTORCH_CUDA_ALLOC_CONF": segments}
-    results = run_fresh(pool, on_both, LAYOUTS, {"transport": "cuda_ipc"}, environment)
+def test_read_in_place_every_shard_arrives(pool):
+    results = run_fresh(pool, on_both, LAYOUTS, {"transport": "cuda_ipc"}, {})
 
     assert results == [([], True, 1)] * 4
 
 
 # torch's expandable segments are mapped piecewise; no address may be taken for a plain allocation.
-def test_expandable_segments_are_moved_too(pool):
-    environment = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
-    results = run_fresh(pool, on_both, LAYOUTS[:3], {"transport": "c10d"}, environment)
+@pytest.mark.parametrize("transport", ["cuda_ipc", "c10d"])
+def test_expandable_segments_are_moved_too(pool, transport):
+    options = {"transport": transport}
+    results = run_fresh(pool, on_both_in_expandable_segments, LAYOUTS[:3], options)
 
-    assert results == [([], True, 1)] * 4
+    assert results == [([], True, 1, True)] * 4
 
 
 @pytest.fixture(scope="module")
 def refusals():
-    """Why NCCL refused a way, by way: four ranks need not try what two were refused."""
+    """Why a way did not work, by way: four ranks need not try what failed between two."""
     return {}
 
 
@@ -136,10 +143,10 @@ def test_nccl_between_ranks_that_share_a_gpu(pool, refusals, way, world_size):
             pool, on_both, layouts, {"transport": "nccl"}, SHARING[way], world_size=world_size
         )
     except AssertionError as error:
+        refusals[way] = f"NCCL does not share a GPU by {SHARING[way]}"
         if "transport='nccl' cannot be had" in str(error):
-            lines = [line for line in str(error).splitlines() if "rank 0" in line]
-            refusals[way] = f"NCCL does not share a GPU by {SHARING[way]}: {lines[:1]}"
-            pytest.skip(refusals[way])
+            lines = [line for line in str(error).splitlines() if line.startswith("  rank 0: ")]
+            pytest.skip(f"{refusals[way]}: {lines[:1]}")
         raise
 
     assert results == [([], True, 1)] * world_size

@@ -145,8 +145,8 @@ def test_the_cause_of_a_failure_is_found_in_its_output(gpu_check):
     refused += "  rank 0: ranks [0, 1] share one GPU\n  nothing was moved\n"
 
     assert gpu_check.cause(RuntimeError(refused)) == "rank 0: ranks [0, 1] share one GPU"
-    text = "python: exit status 1\nValueError: three\nand so on"
-    assert gpu_check.cause(RuntimeError(text)) == "ValueError: three"
+    text = "python: exit status 1\n[rank1]: ValueError: three\n[rank1]:   and so on"
+    assert gpu_check.cause(RuntimeError(text)) == "[rank1]: ValueError: three"
 
 
 RANKS = """import os, sys

@@ -1,0 +1,103 @@
+"""A peer whose memory is being read dies, or stands still: the others learn it, and keep theirs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+import torch
+
+import dynatrain
+import training_jobs as jobs
+from dynatrain import TransportError, transition
+
+TIMEOUT_S = 6
+#: After both waits of the others, so that the standing rank finds that all is over.
+STANDS_S = 20
+LOST = 1
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def stand_still():
+    resume = f"sleep {STANDS_S}; kill -CONT {os.getpid()}"
+    subprocess.Popen(["/bin/sh", "-c", resume], start_new_session=True)
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+TROUBLES = {"dies": die, "stands still": stand_still}
+
+
+def bits(session):
+    """This rank's parameters on the host, by name."""
+    return {
+        name: getattr(param.detach(), "_local_tensor", param.detach()).cpu().clone()
+        for name, param in session.state.model.named_parameters()
+    }
+
+
+def lose_a_peer(rank, world_size, trouble, device, transport):
+    session = dynatrain.init(
+        jobs.build,
+        "dp=3",
+        initialize=jobs.initialize,
+        device=device,
+        transport=transport,
+        timeout_s=TIMEOUT_S,
+    )
+    session.prepare("tp=3")
+    before = bits(session)
+    move = transition._move
+
+    def move_or_not(engine, prepared):
+        if rank == LOST:
+            TROUBLES[trouble]()
+        return move(engine, prepared)
+
+    transition._move = move_or_not
+    begin = time.monotonic()
+    try:
+        session.switch("tp=3")
+        error = ""
+    except TransportError as caught:
+        error = str(caught)
+    finally:
+        transition._move = move
+    seconds = time.monotonic() - begin
+    after = bits(session)
+    same = all(torch.equal(before[name], after[name]) for name in before)
+    return error, seconds, same, str(session.layout)
+
+
+def lost_on(pool, trouble, device, transport):
+    try:
+        return pool.run(
+            lose_a_peer,
+            trouble,
+            device,
+            transport,
+            world_size=3,
+            timeout_s=60,
+            may_die={LOST} if trouble == "dies" else (),
+        )
+    finally:
+        pool.close()  # what a killed peer leaves behind is for no other test
+
+
+# Law 7 where it is hardest: the memory that is read belongs to the process that is gone.
+@pytest.mark.parametrize(
+    ("trouble", "transport"), [("dies", "cuda_ipc"), ("stands still", "cuda_ipc"), ("dies", "c10d")]
+)
+def test_ranks_that_read_a_lost_peer_keep_their_state(pool, trouble, transport):
+    results = lost_on(pool, trouble, "cuda:0", transport)
+
+    for rank in {0, 1, 2} - {LOST}:
+        error, seconds, same, layout = results[rank]
+        assert "intact" in error
+        assert (same, layout) == (True, "dp=3")
+        assert seconds < 3 * TIMEOUT_S
