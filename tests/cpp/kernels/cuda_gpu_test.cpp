@@ -217,8 +217,10 @@ TEST(GpuCopierLarge, BoxOfMoreThanTwoToThe31ElementsArrives) {
   for (std::byte& byte : pattern) {
     byte = static_cast<std::byte>(random());
   }
+  const Bytes poison(pattern.rbegin(), pattern.rend());
   for (std::int64_t at = 0; at < kSize; at += kPattern) {
     copy_cuda_memory(src.get() + at, pattern.data(), std::min(kPattern, kSize - at));
+    copy_cuda_memory(dst.get() + at, poison.data(), std::min(kPattern, kSize - at));
   }
   CopyBatch batch;
   CopyDescriptor& rows = batch.copies.emplace_back();
@@ -244,6 +246,13 @@ TEST(GpuCopierLarge, BoxOfMoreThanTwoToThe31ElementsArrives) {
                 pattern[static_cast<std::size_t>((at + i) % kPattern)])
           << "element " << at + i;
     }
+  }
+  constexpr std::int64_t kGap = 7;  // between the rows of the target, which nothing may touch
+  copy_cuda_memory(found.data(), dst.get() + 3 + kRow, kGap);
+  for (std::int64_t i = 0; i < kGap; ++i) {
+    ASSERT_EQ(found[static_cast<std::size_t>(i)],
+              poison[static_cast<std::size_t>((3 + kRow + i) % kPattern)])
+        << "byte " << i << " of the gap";
   }
 }
 
