@@ -40,7 +40,11 @@ class Step:
 
 
 class SkipStepError(Exception):
-    """The step cannot run here; the message says why."""
+    """The step cannot run here; the message says why, `data` what is known all the same."""
+
+    def __init__(self, text: str, data: Any = None) -> None:
+        super().__init__(text)
+        self.data = data
 
 
 class FailedStepError(Exception):
@@ -72,9 +76,11 @@ class Check:
             detail, data = work(limit_s)
             status = "ok"
         except SkipStepError as error:
-            status, detail = "skipped", str(error)
+            status, detail, data = "skipped", str(error), error.data
         except FailedStepError as error:
             status, detail, data = "failed", str(error), error.data
+        except RuntimeError as error:
+            status, detail = "failed", f"{cause(error)}\n{error}"
         except Exception as error:  # noqa: BLE001 - whatever it is, the other steps go on
             status, detail = "failed", f"{type(error).__name__}: {error}"
         seconds = time.monotonic() - begin
@@ -151,6 +157,8 @@ def command(
 def cause(error: RuntimeError) -> str:
     """The line of a program's output that says most."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if "it took longer than" in lines[0]:
+        return lines[0]
     error_line = re.compile(r"(\[rank\d+\]: *)?[\w.]*(Error|Exception)\b")
     telling = [line for line in lines if error_line.match(line)]
     refused = [line for line in lines if re.match(r"rank \d+: ", line)]
@@ -220,4 +228,7 @@ def count_tests(report: Path) -> tuple[str, Any]:
     if failed:
         said = [f"{case.get('name')}: {failure_text(case)}" for case in failed]
         raise FailedStepError("\n".join([text, *said]), data)
+    if cases and not data["passed"]:
+        reason = next(iter(reasons.values()))
+        raise SkipStepError(f"{text}: {reason}", data)
     return text, data

@@ -68,9 +68,7 @@ class ThroughHost(dist.ProcessGroup):
         host = on_host(outputs)
         call(host, *(on_host(given) for given in inputs), options).wait()
         put_back(list(zip(flat(outputs), flat(host), strict=True)))
-        done: torch.futures.Future[Any] = torch.futures.Future()
-        done.set_result(outputs)
-        return c10d._create_work_from_future(done)
+        return ended()
 
     def allreduce(self, tensors: list[Tensor], opts: Any = None) -> dist.Work:
         """In place."""
@@ -135,9 +133,14 @@ class ThroughHost(dist.ProcessGroup):
     def barrier(self, opts: Any = None) -> dist.Work:
         """Gloo's own."""
         self._gloo.barrier(c10d.BarrierOptions()).wait()
-        done: torch.futures.Future[Any] = torch.futures.Future()
-        done.set_result(None)
-        return c10d._create_work_from_future(done)
+        return ended()
+
+
+def ended() -> dist.Work:
+    """Work that is done. Its result is empty: a future of the host takes no tensor of a GPU."""
+    done: torch.futures.Future[None] = torch.futures.Future()
+    done.set_result(None)
+    return c10d._create_work_from_future(done)
 
 
 def on_host(tensors: Any) -> Any:

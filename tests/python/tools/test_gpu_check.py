@@ -40,18 +40,23 @@ def results(folder):
 # The machine is lent for minutes: what stands behind a failure must still run.
 def test_a_failed_step_is_told_and_the_others_go_on(gpu_check, tmp_path):
     def fail(limit_s):
-        raise RuntimeError(f"no kernel in {limit_s:.0f} s")
+        raise RuntimeError(f"ninja: exit status 1\nnvcc\nno kernel in {limit_s:.0f} s")
 
     check = gpu_check.Check(tmp_path, tmp_path, time.monotonic() + 100)
     assert not check.step("build", fail, 60)
     assert check.step("switch", lambda _: ("fast", {"ms": 3}), 60)
 
-    steps = [(s["name"], s["status"], s["detail"], s["data"]) for s in results(tmp_path)["steps"]]
+    steps = [
+        (s["name"], s["status"], s["detail"].split("\n")[0], s["data"])
+        for s in results(tmp_path)["steps"]
+    ]
     assert steps == [
-        ("build", "failed", "RuntimeError: no kernel in 60 s", None),
+        ("build", "failed", "no kernel in 60 s", None),
         ("switch", "ok", "fast", {"ms": 3}),
     ]
-    assert "| build | failed |" in (tmp_path / "results.md").read_text()
+    page = (tmp_path / "results.md").read_text()
+    assert "| build | failed |" in page
+    assert "ninja: exit status 1\nnvcc\n" in page
 
 
 def test_a_step_without_time_is_skipped_and_says_so(gpu_check, tmp_path):
@@ -78,6 +83,19 @@ def test_skipped_tests_are_counted_with_their_reason(gpu_check, tmp_path):
     text, data = gpu_check.count_tests(report)
     assert text == "1 passed, 0 failed, 1 skipped"
     assert data["skipped"] == {"Gpu.Skipped": "needs a GPU: none is here"}
+
+
+# All tests skipped is what a machine without a GPU gives, and no success.
+def test_a_step_of_which_every_test_was_skipped_is_skipped(gpu_check, tmp_path):
+    report = tmp_path / "ctest.xml"
+    report.write_text(CTEST.format(more="").replace('<testcase name="Gpu.Good" status="run"/>', ""))
+    check = gpu_check.Check(tmp_path, tmp_path, time.monotonic() + 100)
+    check.step("C++ tests", lambda _: gpu_check.count_tests(report), 60)
+
+    (step,) = results(tmp_path)["steps"]
+    assert step["status"] == "skipped"
+    assert step["detail"].endswith("1 skipped: needs a GPU: none is here")
+    assert step["data"]["outcomes"] == {"Gpu.Skipped": "skipped"}
 
 
 def test_a_failed_test_fails_its_step_by_name(gpu_check, tmp_path):
@@ -147,6 +165,8 @@ def test_the_cause_of_a_failure_is_found_in_its_output(gpu_check):
     assert gpu_check.cause(RuntimeError(refused)) == "rank 0: ranks [0, 1] share one GPU"
     text = "python: exit status 1\n[rank1]: ValueError: three\n[rank1]:   and so on"
     assert gpu_check.cause(RuntimeError(text)) == "[rank1]: ValueError: three"
+    late = "python: it took longer than 30 s\n# 4 ranks\n"
+    assert gpu_check.cause(RuntimeError(late)) == "python: it took longer than 30 s"
 
 
 RANKS = """import os, sys
