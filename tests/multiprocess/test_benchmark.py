@@ -10,6 +10,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 
 import dynatrain
 from checkout import ROOT
@@ -83,3 +84,33 @@ def test_each_run_times_one_prepared_and_one_cold_switch(pool, tmp_path):
     for switches, num_prepared, num_cold in pool.run(run_one_pair, str(tmp_path), world_size=2):
         assert switches == run * 2
         assert num_prepared == num_cold == 2
+
+
+def run_what_a_gpu_adds(rank, world_size):
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        benchmark = importlib.import_module("switch")
+    finally:
+        sys.path.pop(0)
+    job = benchmark.Job(1)
+    session = dynatrain.init(job.build, "dp=2", initialize=job.initialize)
+    session.prepare("tp=2")
+    moves = benchmark.plan_moves(session)
+    copied = benchmark.device_copies(session, moves)()
+    benchmark.per_tensor_over_nccl(moves, session.device, dist.new_group(backend="gloo"))()
+    planned = benchmark.planned_bytes(session)
+    report = session.switch("tp=2")
+    session.close()
+    fresh = report.extra_peak_bytes - report.staging_peak_bytes
+    return copied.nbytes, planned, fresh, report.bytes_moved + report.bytes_kept
+
+
+# The ceiling of a GPU is a copy of what a switch writes there; more would flatter the switch.
+def test_the_device_copy_is_of_the_bytes_that_a_switch_writes(pool):
+    results = pool.run(run_what_a_gpu_adds, world_size=2)
+
+    for _, planned, fresh, _ in results:
+        assert planned == fresh > 0
+    fresh_of_all = sum(planned for _, planned, _, _ in results)
+    assert 0 < sum(copied for copied, _, _, _ in results) <= results[0][3]
+    assert sum(copied for copied, _, _, _ in results) == fresh_of_all
