@@ -91,7 +91,8 @@ def on_both_in_expandable_segments(rank, world_size, layouts, options):
     """Set when it runs: what the environment says was read before the process was forked."""
     torch.cuda.memory._set_allocator_settings("expandable_segments:True")
     results = on_both(rank, world_size, layouts, options, {})
-    return *results, all(segment["is_expandable"] for segment in torch.cuda.memory_snapshot())
+    segments = torch.cuda.memory_snapshot()
+    return *results, bool(segments) and all(segment["is_expandable"] for segment in segments)
 
 
 def run_fresh(pool, *args, world_size=4):
