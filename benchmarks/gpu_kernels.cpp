@@ -200,8 +200,12 @@ class Bench {
   }
 
   /// What a launch costs the host, and how long until its end is seen.
-  [[nodiscard]] std::string launch_line(std::int64_t num_boxes) {
-    const CopyBatch batch = batch_of({"", num_boxes, 1, 64, 0}, nullptr);
+  /// A switch submits prepared batches; one that is not has its table made and uploaded as well.
+  [[nodiscard]] std::string launch_line(std::int64_t num_boxes, bool is_prepared) {
+    CopyBatch batch = batch_of({"", num_boxes, 1, 64, 0}, nullptr);
+    if (is_prepared) {
+      batch.prepared = copier_->prepare(std::vector<const CopyBatch*>{&batch}, addresses_)[0];
+    }
     Times submit;
     Times done;
     for (int i = 0; i <= 10 * kRuns; ++i) {
@@ -216,6 +220,7 @@ class Bench {
       }
     }
     return "  {\"num_boxes\": " + std::to_string(num_boxes) +
+           ", \"is_prepared\": " + (is_prepared ? "true" : "false") +
            ", \"submit_us\": " + std::to_string(submit.median() * 1e6) +
            ", \"submit_us_min\": " + std::to_string(submit.min() * 1e6) +
            ", \"done_us\": " + std::to_string(done.median() * 1e6) + "}";
@@ -305,7 +310,8 @@ void run() {
   }
   std::vector<std::string> launches;
   for (const std::int64_t num_boxes : {1, 100, 1'000, 10'000}) {
-    launches.push_back(bench.launch_line(num_boxes));
+    launches.push_back(bench.launch_line(num_boxes, true));
+    launches.push_back(bench.launch_line(num_boxes, false));
   }
   std::printf(
       "{\"schema_version\": 1, \"kind\": \"gpu-kernels\", \"device\": \"%s\",\n"

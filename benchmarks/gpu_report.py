@@ -70,10 +70,11 @@ def kernel_table(data: Any, bulk: Any) -> list[str]:
         name = "one run, by cp.async.bulk" + ("" if bulk["is_right"] else ", WRONG BYTES")
         times = (f"{bulk['ms_median']:.3f}", "", f"{bulk['plain_ms_median']:.3f}")
         lines.append(row(name, 1024, *times, f"{bulk['share']:.2f}", ""))
-    lines += ["", *table("boxes", "submit with table, µs", "min", "to the end, µs", "goal")]
+    lines += ["", *table("boxes", "submit, µs", "min", "to the end, µs", "goal")]
     for case in data["launches"]:
         times_us = [f"{case[name]:.1f}" for name in ("submit_us", "submit_us_min", "done_us")]
-        lines.append(row(case["num_boxes"], *times_us, LAUNCH_GOAL_US.get(case["num_boxes"], "")))
+        boxes = f"{case['num_boxes']}, {'prepared' if case['is_prepared'] else 'table included'}"
+        lines.append(row(boxes, *times_us, LAUNCH_GOAL_US.get(case["num_boxes"], "")))
     return lines
 
 
