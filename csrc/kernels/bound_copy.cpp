@@ -48,6 +48,16 @@ std::byte* bind_side(const CopyDescriptor& descriptor,
   return region.base + first;
 }
 
+void check_descriptor(const CopyDescriptor& descriptor, const CopyBatch& batch) {
+  DYNATRAIN_CHECK(descriptor.sum_slot < 0 || batch.sums != nullptr,
+                  "kernels: a copy wants a sum, but its batch has no sums");
+  DYNATRAIN_CHECK(
+      batch.term == SumTerm::kPart || (descriptor.sum_slot >= 0 && descriptor.dst.value < 0),
+      "kernels: a copy of a batch of fingerprints has a target, or no sum");
+  DYNATRAIN_CHECK(descriptor.copy.extents.rank() >= 1 && descriptor.elem_bytes >= 1,
+                  "kernels: a copy needs at least one dimension and elements of one byte");
+}
+
 }  // namespace
 
 std::int64_t num_elements_of(const CopyDescriptor& descriptor) {
@@ -58,13 +68,7 @@ BoundCopy bind_copy(const CopyDescriptor& descriptor,
                     const CopyBatch& batch,
                     const AddressTable& addresses) {
   const StridedCopy& copy = descriptor.copy;
-  DYNATRAIN_CHECK(descriptor.sum_slot < 0 || batch.sums != nullptr,
-                  "kernels: a copy wants a sum, but its batch has no sums");
-  DYNATRAIN_CHECK(
-      batch.term == SumTerm::kPart || (descriptor.sum_slot >= 0 && descriptor.dst.value < 0),
-      "kernels: a copy of a batch of fingerprints has a target, or no sum");
-  DYNATRAIN_CHECK(copy.extents.rank() >= 1 && descriptor.elem_bytes >= 1,
-                  "kernels: a copy needs at least one dimension and elements of one byte");
+  check_descriptor(descriptor, batch);
   BoundCopy bound{.descriptor = &descriptor, .src = nullptr, .dst = nullptr};
   for (const std::int64_t extent : copy.extents.values()) {
     if (extent == 0) {
