@@ -170,17 +170,15 @@ RunResult Executor::run(PreparedRun& prepared, const ExecuteOptions& options, Ru
   DYNATRAIN_CHECK(prepared.run_ != nullptr, "execution: a prepared run was to run a second time");
   const Deadline deadline = deadline_in(options.timeout);
   RunMonitor monitor(impl_->transport, control, deadline);
-  return run_to_end(
-      [&] { return std::move(prepared.run_); },
-      {.options = options, .control = control, .monitor = monitor, .deadline = deadline});
+  return run_to_end([&] { return std::move(prepared.run_); },
+                    RunCall{options, control, monitor, deadline});
 }
 
 RunResult Executor::run(RunInputs inputs, const ExecuteOptions& options, RunControl& control) {
   const Deadline deadline = deadline_in(options.timeout);
   RunMonitor monitor(impl_->transport, control, deadline);
-  return run_to_end(
-      [&] { return impl_->make_run(std::move(inputs), deadline); },
-      {.options = options, .control = control, .monitor = monitor, .deadline = deadline});
+  return run_to_end([&] { return impl_->make_run(std::move(inputs), deadline); },
+                    RunCall{options, control, monitor, deadline});
 }
 
 }  // namespace dynatrain

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 namespace dynatrain {
@@ -71,8 +72,8 @@ struct Found {
 /// Looks for the functions of registered memory, without which everything else still works.
 std::string find_registration(const Library& library, Functions& f) {
   std::string missing;
-  const auto find = [&]<class Function>(Function*& function, const char* symbol) {
-    function = reinterpret_cast<Function*>(library.find(symbol));
+  const auto find = [&](auto*& function, const char* symbol) {
+    function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(library.find(symbol));
     if (function == nullptr) {
       missing += (missing.empty() ? "it has no " : ", ") + std::string(symbol);
     }

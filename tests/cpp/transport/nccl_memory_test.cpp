@@ -6,6 +6,7 @@
 #include "transport/nccl_world.hpp"
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <latch>
 #include <memory>
 #include <string>
@@ -120,7 +121,9 @@ TEST_F(NcclMemory, IsNotFreedWhileAnAbortOfAnotherThreadRuns) {
   bool was_freed_early = false;
   world_.nccl[0]->while_aborting = [&] {
     is_aborting.count_down();
-    for (int look = 0; look < 10'000 && !was_freed_early; ++look) {
+    // Far less than a release waits for an abort, however busy the machine is.
+    const Deadline until = deadline_in(std::chrono::milliseconds(100));
+    while (std::chrono::steady_clock::now() < until && !was_freed_early) {
       was_freed_early = world_.num_calls(0, "mem_free") > 0;
       std::this_thread::yield();
     }
