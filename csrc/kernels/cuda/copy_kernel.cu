@@ -138,22 +138,31 @@ __global__ void __launch_bounds__(kThreadsPerBlock, kMinBlocksPerProcessor)
   }
 }
 
+const void* kernel_for(TableSums sums) {
+  switch (sums) {
+    case TableSums::kNone:
+      return reinterpret_cast<const void*>(&copy_boxes<TableSums::kNone>);
+    case TableSums::kParts:
+      return reinterpret_cast<const void*>(&copy_boxes<TableSums::kParts>);
+    case TableSums::kFingerprints:
+      break;
+  }
+  return reinterpret_cast<const void*>(&copy_boxes<TableSums::kFingerprints>);
+}
+
 }  // namespace
 
 void launch_copy_kernel(const CopyKernelArgs& args, cudaStream_t stream) {
-  const auto num_blocks = static_cast<unsigned>(args.num_blocks);
-  switch (args.sums) {
-    case TableSums::kNone:
-      copy_boxes<TableSums::kNone><<<num_blocks, kThreadsPerBlock, 0, stream>>>(args.table);
-      break;
-    case TableSums::kParts:
-      copy_boxes<TableSums::kParts><<<num_blocks, kThreadsPerBlock, 0, stream>>>(args.table);
-      break;
-    case TableSums::kFingerprints:
-      copy_boxes<TableSums::kFingerprints><<<num_blocks, kThreadsPerBlock, 0, stream>>>(args.table);
-      break;
-  }
-  check(cudaGetLastError(), "launching the copy kernel");
+  BoxTable table = args.table;
+  void* arguments[] = {&table};
+  // The call's own status: the last error of the thread may be somebody else's.
+  check(cudaLaunchKernel(kernel_for(args.sums),
+                         dim3(static_cast<unsigned>(args.num_blocks)),
+                         dim3(kThreadsPerBlock),
+                         arguments,
+                         0,
+                         stream),
+        "launching the copy kernel");
 }
 
 }  // namespace dynatrain

@@ -132,11 +132,24 @@ bool CopyLanes::launch(const std::shared_ptr<LaneBatch>& batch, std::span<const 
     lanes_[lane].push_back(batch);
   } catch (...) {
     const std::lock_guard lock(mutex_);
-    batch->error = std::current_exception();
-    batch->state = LaneBatch::State::kEnded;
-    given_up_.push_back(batch);  // a part of it may be on the stream
+    batch->lane = lane;
+    fail_on_stream(batch, std::current_exception());
   }
   return true;
+}
+
+void CopyLanes::fail_on_stream(const std::shared_ptr<LaneBatch>& batch, std::exception_ptr error) {
+  batch->error = std::move(error);
+  try {
+    // A part of it may run: its memory is free once the stream has passed this place.
+    batch->end = take_event();
+    batch->end->record(device_->stream(batch->lane));
+    batch->state = LaneBatch::State::kOnStream;
+    lanes_[batch->lane].push_back(batch);
+  } catch (...) {  // the device is lost, and runs nothing any more
+    batch->state = LaneBatch::State::kEnded;
+    given_up_.push_back(batch);
+  }
 }
 
 void CopyLanes::order(const Token& token, void* stream) {
@@ -231,11 +244,22 @@ bool CopyLanes::has_ended_locked(LaneBatch& batch) {
 }
 
 void CopyLanes::finish(LaneBatch& batch) {
+  if (batch.error == nullptr) {
+    fetch_results(batch);
+  }
+  if (batch.begin != nullptr) {
+    free_events_.push_back(std::move(batch.begin));
+  }
+  free_events_.push_back(std::move(batch.end));
+  give_back_table(batch);
+  batch.state = LaneBatch::State::kEnded;
+}
+
+void CopyLanes::fetch_results(const LaneBatch& batch) {
   if (batch.times != nullptr) {
     batch.times->end = batch.end->when();
     batch.times->stream = static_cast<int>(batch.lane);
     batch.times->begin = batch.parts.size.num_units > 0 ? batch.begin->when() : batch.times->end;
-    free_events_.push_back(std::move(batch.begin));
   }
   if (batch.parts.host_sums != nullptr) {
     add_fetched_sums(batch);
@@ -243,9 +267,6 @@ void CopyLanes::finish(LaneBatch& batch) {
   for (const ReadBack& read : batch.parts.host_reads) {
     std::memcpy(read.host, read.src, static_cast<std::size_t>(read.size_bytes));
   }
-  free_events_.push_back(std::move(batch.end));
-  give_back_table(batch);
-  batch.state = LaneBatch::State::kEnded;
 }
 
 void CopyLanes::give_up(LaneBatch& batch, const std::exception_ptr& error) {
@@ -262,7 +283,7 @@ void CopyLanes::give_up(LaneBatch& batch, const std::exception_ptr& error) {
 
 bool CopyLanes::is_on_stream(const LaneBatch& batch) {
   const std::lock_guard lock(mutex_);
-  return batch.state != LaneBatch::State::kWaiting;
+  return batch.state != LaneBatch::State::kWaiting && batch.error == nullptr;
 }
 
 void CopyLanes::order_before(LaneBatch& batch, void* stream) {
@@ -276,7 +297,8 @@ void CopyLanes::order_before(LaneBatch& batch, void* stream) {
 
 void* CopyLanes::event_of(const LaneBatch& batch) {
   const std::lock_guard lock(mutex_);
-  return batch.state == LaneBatch::State::kOnStream ? batch.end->handle() : nullptr;
+  const bool is_there = batch.state == LaneBatch::State::kOnStream && batch.error == nullptr;
+  return is_there ? batch.end->handle() : nullptr;
 }
 
 void CopyLanes::check(const LaneBatch& batch) {

@@ -77,9 +77,10 @@ class CopyLanes {
   void fail(LaneBatch& batch, std::exception_ptr error);
 
   [[nodiscard]] bool has_ended(LaneBatch& batch);
+  /// False as well for a batch that has failed: who comes after it has to see that on the host.
   [[nodiscard]] bool is_on_stream(const LaneBatch& batch);
   void order_before(LaneBatch& batch, void* stream);
-  /// Null unless the batch is on a stream.
+  /// Null unless the batch is on a stream and has not failed.
   [[nodiscard]] void* event_of(const LaneBatch& batch);
   /// Throws what the batch failed with; only once it has ended.
   void check(const LaneBatch& batch);
@@ -97,7 +98,10 @@ class CopyLanes {
   void end_empty(LaneBatch& batch);
   void put_on_stream(LaneBatch& batch);
   bool has_ended_locked(LaneBatch& batch);
+  /// A batch that failed while it was put on its stream ends behind what is there of it.
+  void fail_on_stream(const std::shared_ptr<LaneBatch>& batch, std::exception_ptr error);
   void finish(LaneBatch& batch);
+  static void fetch_results(const LaneBatch& batch);
   void give_back_table(LaneBatch& batch);
   void give_up(LaneBatch& batch, const std::exception_ptr& error);
   std::unique_ptr<DeviceEvent> take_event();

@@ -225,6 +225,7 @@ class CudaDevice final : public StreamDevice {
 
 void check(cudaError_t status, const std::string& what, std::source_location where) {
   if (status != cudaSuccess) {
+    static_cast<void>(cudaGetLastError());  // else whoever asks next takes it for their own
     throw_device_error(
         what,
         std::string(cudaGetErrorString(status)) + " (" + cudaGetErrorName(status) + ")",

@@ -65,6 +65,7 @@ class EmulatedStream {
 struct EmulatedState {
   bool adds_to_host = false;  ///< the kernel reaches the caller's sums
   std::atomic<bool> launches_fail = false;
+  std::atomic<bool> launches_fail_late = false;  ///< once their kernel is on the stream
   std::atomic<bool> events_fail = false;
   std::atomic<int> num_launches = 0;
   std::atomic<int> num_ended = 0;    ///< launches that touch nothing any more
@@ -192,6 +193,9 @@ class EmulatedDevice final : public StreamDevice {
       }
       ++state->num_ended;
     });
+    if (state_->launches_fail_late) {
+      throw DeviceError("emulated: reading back was refused");
+    }
   }
 
  private:

@@ -114,8 +114,24 @@ TEST_F(StreamCopierOrder, WaitEndsAtItsDeadlineAndTheBatchGoesOn) {
 TEST_F(StreamCopierOrder, FailedLaunchIsTheBatchsFailure) {
   state_->launches_fail = true;
   const Token token = submit();
-  EXPECT_TRUE(token.done());
   EXPECT_THROW(token.wait(late()), DeviceError);
+}
+
+// What was put on the stream before the failure still writes; nobody may free its memory yet, and
+// nobody may go on behind it as if it had ended well.
+TEST_F(StreamCopierOrder, BatchThatFailsWhenItIsPartlyOnTheStreamEndsBehindIt) {
+  state_->is_held = true;
+  state_->launches_fail_late = true;
+  const Token token = submit();
+  state_->launches_fail_late = false;
+  EXPECT_FALSE(token.done());
+  const Token behind = submit(std::array{token});
+  EXPECT_EQ(state_->num_launches, 1);
+  state_->is_held = false;
+  EXPECT_THROW(token.wait(late()), DeviceError);
+  EXPECT_EQ(state_->num_ended, 1);
+  EXPECT_THROW(behind.wait(late()), DeviceError);
+  EXPECT_EQ(state_->num_launches, 1);
 }
 
 TEST_F(StreamCopierOrder, FailedEventIsTheFailureOfAllThatComesAfter) {
