@@ -17,7 +17,8 @@ struct Functions {
   decltype(cudaGetErrorString)* get_error_string = nullptr;
   decltype(cudaGetDevice)* get_device = nullptr;
   decltype(cudaSetDevice)* set_device = nullptr;
-  decltype(cudaStreamCreateWithFlags)* stream_create = nullptr;
+  decltype(cudaDeviceGetStreamPriorityRange)* priority_range = nullptr;
+  decltype(cudaStreamCreateWithPriority)* stream_create = nullptr;
   decltype(cudaStreamDestroy)* stream_destroy = nullptr;
   cudaError_t (*event_create)(cudaEvent_t*, unsigned int) = nullptr;
   decltype(cudaEventDestroy)* event_destroy = nullptr;
@@ -44,8 +45,13 @@ class LoadedCuda final : public DeviceApi {
     return former;
   }
   void* create_stream() override {
+    // NCCL's few blocks must not wait until those of large copies have all been dealt out.
+    int least = 0;
+    int greatest = 0;
+    check(cuda_.priority_range(&least, &greatest), "cudaDeviceGetStreamPriorityRange");
     cudaStream_t stream = nullptr;
-    check(cuda_.stream_create(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+    check(cuda_.stream_create(&stream, cudaStreamNonBlocking, greatest),
+          "cudaStreamCreateWithPriority");
     return stream;
   }
   void destroy_stream(void* stream) override {
@@ -115,7 +121,8 @@ std::shared_ptr<DeviceApi> load_cuda_runtime(const std::string& path) {
   runtime.require(f.get_error_string, "cudaGetErrorString");
   runtime.require(f.get_device, "cudaGetDevice");
   runtime.require(f.set_device, "cudaSetDevice");
-  runtime.require(f.stream_create, "cudaStreamCreateWithFlags");
+  runtime.require(f.priority_range, "cudaDeviceGetStreamPriorityRange");
+  runtime.require(f.stream_create, "cudaStreamCreateWithPriority");
   runtime.require(f.stream_destroy, "cudaStreamDestroy");
   runtime.require(f.event_create, "cudaEventCreateWithFlags");
   runtime.require(f.event_destroy, "cudaEventDestroy");
