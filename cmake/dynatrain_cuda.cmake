@@ -49,5 +49,5 @@ function(dynatrain_add_cuda target)
   target_compile_options(${target} PRIVATE
     # constexpr functions, such as part_sum_term, serve device code too.
     $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr>)
-  target_link_libraries(${target} PRIVATE CUDA::cudart_static)
+  target_link_libraries(${target} PRIVATE CUDA::cudart_static ${CMAKE_DL_LIBS})
 endfunction()

@@ -152,6 +152,13 @@ const void* kernel_for(TableSums sums) {
 
 }  // namespace
 
+void load_copy_kernel() {
+  for (const TableSums sums : {TableSums::kNone, TableSums::kParts, TableSums::kFingerprints}) {
+    cudaFuncAttributes attributes{};
+    check(cudaFuncGetAttributes(&attributes, kernel_for(sums)), "loading the copy kernel");
+  }
+}
+
 void launch_copy_kernel(const CopyKernelArgs& args, cudaStream_t stream) {
   BoxTable table = args.table;
   void* arguments[] = {&table};

@@ -18,14 +18,14 @@ constexpr std::size_t kNumStreams = 4;
 /// Times are counted from an event whose host time is known; as CUDA counts in floats, it is made
 /// again before they get coarse (4 microseconds after a minute).
 constexpr std::chrono::seconds kAnchorAge{60};
-constexpr std::chrono::seconds kAnchorTimeout{1};
+constexpr std::chrono::milliseconds kAnchorTimeout{1};
 
 /// The host's time of events on a device. Threads: any.
 class DeviceClock {
  public:
   DeviceClock() : stream_(make_cuda_stream()) { set_anchor(); }
 
-  /// Called now and then, before events are recorded whose times will be asked.
+  /// Called where a run is prepared: no launch may wait for it.
   void refresh() {
     const std::lock_guard lock(mutex_);
     if (Clock::now() - anchor_time_ > kAnchorAge) {
@@ -41,7 +41,8 @@ class DeviceClock {
   }
 
  private:
-  /// The stream is empty, so the event passes at once; where it does not, the old anchor stays.
+  /// The stream is empty, so the event passes at once; where it stands behind other work, as with
+  /// one queue for all streams, its time is nobody's and the old anchor stays.
   void set_anchor() {
     CudaEvent anchor = make_cuda_event(cudaEventDefault);
     const Clock::time_point begin = Clock::now();
@@ -63,14 +64,16 @@ class DeviceClock {
 
 class TimedEvent final : public DeviceEvent {
  public:
-  explicit TimedEvent(std::shared_ptr<DeviceClock> clock)
-      : clock_(std::move(clock)), event_(make_cuda_event(cudaEventDefault)) {}
+  TimedEvent(int device, std::shared_ptr<DeviceClock> clock)
+      : device_(device), clock_(std::move(clock)), event_(make_cuda_event(cudaEventDefault)) {}
 
   void record(void* stream) override {
+    const DeviceScope scope(device_);
     check(cudaEventRecord(event_.get(), static_cast<cudaStream_t>(stream)), "recording an event");
   }
   [[nodiscard]] bool has_passed() const override { return dynatrain::has_passed(event_.get()); }
   void hold(void* stream) const override {
+    const DeviceScope scope(device_);
     check(cudaStreamWaitEvent(static_cast<cudaStream_t>(stream), event_.get(), 0),
           "making a stream wait for an event");
   }
@@ -78,6 +81,7 @@ class TimedEvent final : public DeviceEvent {
   [[nodiscard]] Clock::time_point when() const override { return clock_->when(event_.get()); }
 
  private:
+  int device_;
   std::shared_ptr<DeviceClock> clock_;
   CudaEvent event_;
 };
@@ -118,6 +122,7 @@ class CudaDevice final : public StreamDevice {
     const DeviceScope scope(device_);
     check(cudaDeviceGetAttribute(&num_processors_, cudaDevAttrMultiProcessorCount, device_),
           "asking for the number of multiprocessors");
+    load_copy_kernel();
     clock_ = std::make_shared<DeviceClock>();
     for (CudaStream& stream : streams_) {
       stream = make_cuda_stream();
@@ -129,7 +134,7 @@ class CudaDevice final : public StreamDevice {
   [[nodiscard]] void* stream(std::size_t index) const override { return streams_.at(index).get(); }
   [[nodiscard]] std::unique_ptr<DeviceEvent> make_event() override {
     const DeviceScope scope(device_);
-    return std::make_unique<TimedEvent>(clock_);
+    return std::make_unique<TimedEvent>(device_, clock_);
   }
   [[nodiscard]] std::unique_ptr<TableMemory> make_table_memory(std::int64_t size_bytes) override {
     const DeviceScope scope(device_);
@@ -145,6 +150,7 @@ class CudaDevice final : public StreamDevice {
                           stream.get()),
           "uploading tables of boxes");
     check(cudaStreamSynchronize(stream.get()), "uploading tables of boxes");
+    clock_->refresh();
   }
   [[nodiscard]] std::unique_ptr<CopierMemory> allocate(std::int64_t size_bytes,
                                                        Place place) override {
@@ -153,6 +159,7 @@ class CudaDevice final : public StreamDevice {
     return std::make_unique<StagingMemory>(size_bytes, kind);
   }
   void hold(void* stream, void* event) override {
+    const DeviceScope scope(device_);
     check(
         cudaStreamWaitEvent(static_cast<cudaStream_t>(stream), static_cast<cudaEvent_t>(event), 0),
         "making a stream wait for an event");
@@ -165,7 +172,6 @@ class CudaDevice final : public StreamDevice {
   }
   void launch(const TableLaunch& launch) override {
     const DeviceScope scope(device_);
-    clock_->refresh();
     auto* stream = static_cast<cudaStream_t>(launch.stream);
     for (const std::span<std::byte> range : launch.zeroed) {
       check(cudaMemsetAsync(range.data(), 0, range.size(), stream), "zeroing sums");

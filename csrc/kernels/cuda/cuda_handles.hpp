@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <new>
 #include <type_traits>
 
 namespace dynatrain {
@@ -13,27 +14,61 @@ namespace dynatrain {
 // Owners of what CUDA hands out. Their destructors ignore errors: at the end of a process the
 // driver may be gone before they are.
 
+/// Makes `device` the thread's current one while it lives, so that any thread of the process may
+/// use streams and memory of one device. A thread that had no device keeps this one: giving it back
+/// the device that the runtime names then, the first, would make a context there.
+class DeviceScope {
+ public:
+  /// Errors: DeviceError.
+  explicit DeviceScope(int device);
+  /// For destructors: goes on where the device cannot be chosen.
+  DeviceScope(int device, std::nothrow_t) noexcept;
+  ~DeviceScope();
+  DeviceScope(const DeviceScope&) = delete;
+  DeviceScope& operator=(const DeviceScope&) = delete;
+
+ private:
+  cudaError_t enter(int device) noexcept;
+
+  int before_ = -1;  ///< -1: nothing to give back
+};
+
 struct DestroyStream {
-  void operator()(cudaStream_t stream) const noexcept { cudaStreamDestroy(stream); }
+  int device = 0;
+  void operator()(cudaStream_t stream) const noexcept {
+    const DeviceScope scope(device, std::nothrow);
+    cudaStreamDestroy(stream);
+  }
 };
 struct DestroyEvent {
-  void operator()(cudaEvent_t event) const noexcept { cudaEventDestroy(event); }
+  int device = 0;
+  void operator()(cudaEvent_t event) const noexcept {
+    const DeviceScope scope(device, std::nothrow);
+    cudaEventDestroy(event);
+  }
 };
 using CudaStream = std::unique_ptr<std::remove_pointer_t<cudaStream_t>, DestroyStream>;
 using CudaEvent = std::unique_ptr<std::remove_pointer_t<cudaEvent_t>, DestroyEvent>;
 
-/// A stream that the default stream does not wait for, nor it for the default stream.
+/// The thread's current device.
+[[nodiscard]] inline int current_cuda_device() {
+  int device = 0;
+  check(cudaGetDevice(&device), "asking for the current device");
+  return device;
+}
+
+/// A stream of the current device that the default stream does not wait for, nor it for that one.
 [[nodiscard]] inline CudaStream make_cuda_stream() {
   cudaStream_t stream = nullptr;
   check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "making a stream");
-  return CudaStream(stream);
+  return {stream, DestroyStream{.device = current_cuda_device()}};
 }
 
 /// `flags`: cudaEventDefault for one whose time is asked, else cudaEventDisableTiming.
 [[nodiscard]] inline CudaEvent make_cuda_event(unsigned flags) {
   cudaEvent_t event = nullptr;
   check(cudaEventCreateWithFlags(&event, flags), "making an event");
-  return CudaEvent(event);
+  return {event, DestroyEvent{.device = current_cuda_device()}};
 }
 
 /// True when the event has passed. Errors: DeviceError when a launch before it failed.
@@ -46,29 +81,5 @@ using CudaEvent = std::unique_ptr<std::remove_pointer_t<cudaEvent_t>, DestroyEve
   check(status, "asking an event");
   return true;
 }
-
-/// Makes `device` the thread's current one while it lives: streams and memory of one device may be
-/// used by any thread of the process.
-class DeviceScope {
- public:
-  explicit DeviceScope(int device) {
-    check(cudaGetDevice(&before_), "asking for the current device");
-    if (device != before_) {
-      check(cudaSetDevice(device), "choosing device " + std::to_string(device));
-      is_changed_ = true;
-    }
-  }
-  ~DeviceScope() {
-    if (is_changed_) {
-      cudaSetDevice(before_);
-    }
-  }
-  DeviceScope(const DeviceScope&) = delete;
-  DeviceScope& operator=(const DeviceScope&) = delete;
-
- private:
-  int before_ = 0;
-  bool is_changed_ = false;
-};
 
 }  // namespace dynatrain

@@ -14,7 +14,8 @@ constexpr std::chrono::microseconds kSleep{50};
 /// A place on somebody else's stream.
 class StreamToken final : public EventCompletion {
  public:
-  explicit StreamToken(cudaStream_t stream) : event_(make_cuda_event(cudaEventDisableTiming)) {
+  StreamToken(int device, cudaStream_t stream)
+      : device_(device), event_(make_cuda_event(cudaEventDisableTiming)) {
     check(cudaEventRecord(event_.get(), stream), "recording an event");
   }
 
@@ -33,11 +34,13 @@ class StreamToken final : public EventCompletion {
   [[nodiscard]] void* event() const noexcept override { return event_.get(); }
   [[nodiscard]] bool is_on_stream() const override { return true; }
   void order_before(void* stream) override {
+    const DeviceScope scope(device_);
     check(cudaStreamWaitEvent(static_cast<cudaStream_t>(stream), event_.get(), 0),
           "making a stream wait for an event");
   }
 
  private:
+  int device_;
   CudaEvent event_;
 };
 
@@ -45,10 +48,11 @@ class StreamToken final : public EventCompletion {
 
 Token cuda_stream_token(int device, void* stream) {
   const DeviceScope scope(device);
-  return Token(std::make_shared<StreamToken>(static_cast<cudaStream_t>(stream)));
+  return Token(std::make_shared<StreamToken>(device, static_cast<cudaStream_t>(stream)));
 }
 
 void FreeCudaMemory::operator()(std::byte* memory) const noexcept {
+  const DeviceScope scope(device, std::nothrow);
   // Ignored: at the end of a process the driver may be gone before the memory is.
   if (kind == CudaMemoryKind::kDevice) {
     static_cast<void>(cudaFree(memory));
@@ -67,7 +71,8 @@ CudaMemory allocate_cuda_memory(CudaMemoryKind kind, std::int64_t size_bytes) {
   } else {
     check(cudaHostAlloc(&memory, size, cudaHostAllocPortable), what + "pinned memory");
   }
-  return {static_cast<std::byte*>(memory), FreeCudaMemory{.kind = kind}};
+  return {static_cast<std::byte*>(memory),
+          FreeCudaMemory{.kind = kind, .device = current_cuda_device()}};
 }
 
 void copy_cuda_memory(std::byte* dst, const std::byte* src, std::int64_t size_bytes) {

@@ -53,6 +53,7 @@ enum class CudaMemoryKind : std::uint8_t {
 
 struct FreeCudaMemory {
   CudaMemoryKind kind = CudaMemoryKind::kDevice;
+  int device = 0;  ///< that was current when it was taken
   void operator()(std::byte* memory) const noexcept;
 };
 using CudaMemory = std::unique_ptr<std::byte[], FreeCudaMemory>;
