@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from dynatrain import _native
-from dynatrain._errors import BudgetError, LayoutError
+from dynatrain._errors import BudgetError, DeviceError, LayoutError
 from dynatrain._torch_private import local_tensor
 from dynatrain.adapters.tensors import LiveTensors
 from dynatrain.adapters.values import Values, read_streams, read_values, write_values
@@ -29,6 +29,8 @@ from dynatrain.train_state import TrainState
 from dynatrain.world import World
 
 _log = logging.getLogger("dynatrain.session")
+#: how CUDA names it in the text of a DeviceError
+_OUT_OF_MEMORY = "cudaErrorMemoryAllocation"
 
 
 @dataclass(frozen=True)
@@ -209,6 +211,9 @@ def _take_memory(engine: Engine, prepared: Prepared) -> None:
     materialize(target.state, target.live, world.device, adopted)
     check_no_meta_left(target.state)
     target.table = target.live.table()
+    if world.device.type == "cuda":
+        # The switch comes after its caller's stream, which need not be the one that fills this.
+        torch.cuda.current_stream(world.device).synchronize()
 
 
 def _adopted(source: Side, target: Side, plan: _native.Plan) -> dict[str, torch.Tensor]:
@@ -255,7 +260,19 @@ def _agree_on_pairs(engine: Engine, prepared: Prepared) -> None:
 
 def _with_run(engine: Engine, prepared: Prepared, route: Route) -> Route:
     """Makes the run of a lane, bound to the tensors that stand now."""
-    run = engine.lanes[route.lane].executor.prepare(
+    try:
+        return replace(route, run=_prepared_run(engine, prepared, route))
+    except DeviceError as error:
+        # Mapped sources are used up by the first attempt, and mapping is collective.
+        if route.one_sided or _OUT_OF_MEMORY not in str(error):
+            raise
+    _log.info("torch's cached memory makes room for staging")
+    torch.cuda.empty_cache()
+    return replace(route, run=_prepared_run(engine, prepared, route))
+
+
+def _prepared_run(engine: Engine, prepared: Prepared, route: Route) -> _native.PreparedRun:
+    return engine.lanes[route.lane].executor.prepare(
         route.plan,
         route.schedule,
         prepared.source_map,
@@ -266,7 +283,6 @@ def _with_run(engine: Engine, prepared: Prepared, route: Route) -> Route:
         "sums" in engine.options.verify,
         route.one_sided,
     )
-    return replace(route, run=run)
 
 
 def _with_sources(engine: Engine, prepared: Prepared, route: Route) -> Route:

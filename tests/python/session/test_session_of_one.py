@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.distributed as dist
 
 import dynatrain
 import training_jobs as jobs
-from dynatrain import LayoutError, StaleStateError
+from dynatrain import DeviceError, LayoutError, StaleStateError
 
 
 @pytest.fixture
@@ -97,3 +99,45 @@ def test_switch_inside_a_step_counts_that_step_as_completed(session):
 def test_unknown_verification_is_refused_with_the_ones_there_are():
     with pytest.raises(LayoutError, match="replicas"):
         dynatrain.init(jobs.build, "dp=1", verify=("checksums",))
+
+
+class ShortOfMemory:
+    """An executor that finds no memory for staging the first time it is asked."""
+
+    def __init__(self, executor, text):
+        self.executor, self.text, self.num_asked = executor, text, 0
+
+    def prepare(self, *args):
+        self.num_asked += 1
+        if self.num_asked == 1:
+            raise DeviceError(self.text)
+        return self.executor.prepare(*args)
+
+    def __getattr__(self, name):
+        return getattr(self.executor, name)
+
+
+def short_of_memory(session, monkeypatch, text):
+    """Lets the first preparation fail with ``text``; returns what was asked of torch's cache."""
+    lane = session._engine.lanes["host"]
+    short = ShortOfMemory(lane.executor, text)
+    monkeypatch.setitem(session._engine.lanes, "host", replace(lane, executor=short))
+    emptied = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(short.num_asked))
+    return emptied
+
+
+# torch's cache may hold all that is free of a GPU; its own allocations would take it back as well.
+def test_staging_takes_back_what_torch_only_caches(session, monkeypatch):
+    emptied = short_of_memory(session, monkeypatch, "out of memory (cudaErrorMemoryAllocation)")
+
+    assert session.switch("dp=1").epoch == 1
+    assert emptied == [1]
+
+
+def test_other_failures_of_a_device_are_not_tried_again(session, monkeypatch):
+    emptied = short_of_memory(session, monkeypatch, "the device is lost (cudaErrorUnknown)")
+
+    with pytest.raises(dynatrain.Error, match="the device is lost"):
+        session.switch("dp=1")
+    assert emptied == []
