@@ -9,8 +9,10 @@ namespace dynatrain {
 // What the kernel reads, as plain data without a pointer into host memory: the same bytes serve on
 // the host, in pinned memory and on the device. docs/design/kernels.md, "`cuda`".
 
+// Aligned so that a thread reads them in accesses of 16 bytes.
+
 /// One dimension of a box outside its contiguous run. Units: bytes.
-struct BoxDim {
+struct alignas(16) BoxDim {
   std::int64_t src_stride_bytes = 0;
   std::int64_t dst_stride_bytes = 0;  ///< words where the table's sums are fingerprints
   FastDivider extent;
@@ -32,7 +34,7 @@ enum class TableSums : std::uint8_t {
 
 /// One box of at most kMaxUnits units: rows of run_bytes contiguous bytes, strided by `num_dims`
 /// dimensions, outermost first. Everything about it but the two addresses is relative.
-struct BoxRecord {
+struct alignas(16) BoxRecord {
   std::uint64_t src = 0;
   /// Equal to src when nothing is stored. Of a fingerprint: the index of the first word, with
   /// fingerprint_key_offset().
@@ -54,14 +56,21 @@ struct BoxRecord {
 };
 static_assert(sizeof(BoxDim) == 32 && sizeof(BoxRecord) == 64);
 
+/// The boxes that a block's units lie in, both ends included.
+struct alignas(8) BlockBoxes {
+  std::uint32_t first = 0;
+  std::uint32_t last = 0;
+};
+
 /// Where the parts of a table lie, and how its units are dealt to blocks: the kernel's argument.
 struct BoxTable {
   const BoxRecord* boxes = nullptr;
   const BoxDim* dims = nullptr;
-  const std::int64_t* first_unit = nullptr;   ///< of each box, and the total at the end
+  const std::int64_t* first_unit = nullptr;  ///< of each box, and the total at the end
+  const BlockBoxes* blocks = nullptr;
   const std::uint32_t* group_sums = nullptr;  ///< where in `sums` the sum of each group goes
   std::uint64_t* sums = nullptr;
-  std::int64_t num_boxes = 0;
+  std::int64_t num_units = 0;
   std::int64_t units_per_block = 1;
 };
 

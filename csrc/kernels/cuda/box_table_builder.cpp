@@ -15,6 +15,7 @@ namespace {
 constexpr std::int64_t kSectionAlignment = 16;
 constexpr std::int64_t kUnitsPerRound = std::int64_t{kThreadsPerBlock} * kUnitsInFlight;
 constexpr std::int64_t kMaxRounds = 8;
+constexpr std::int64_t kMinUnits = kThreadsPerBlock;  ///< of a block; one for each thread
 /// Blocks for each processor before blocks get longer: about eight run at a time, in a few waves.
 constexpr std::int64_t kBlocksPerProcessor = 32;
 
@@ -68,14 +69,37 @@ TableSize BoxTableBuilder::build(const CopyBatch& batch, const AddressTable& add
     }
   }
   first_unit_.push_back(num_units_);
+  deal_to_blocks();
   return size();
+}
+
+void BoxTableBuilder::deal_to_blocks() {
+  split_ = split_work(num_units_, options_.num_processors);
+  if (options_.units_per_block > 0) {
+    split_ = {.units_per_block = options_.units_per_block,
+              .num_blocks = ceil_div(num_units_, options_.units_per_block)};
+  }
+  blocks_.resize(static_cast<std::size_t>(split_.num_blocks));
+  std::uint32_t box = 0;
+  const auto go_to = [&](std::int64_t unit) {
+    while (first_unit_[box + 1] <= unit) {
+      ++box;
+    }
+    return box;
+  };
+  std::int64_t begin = 0;
+  for (BlockBoxes& block : blocks_) {
+    block.first = go_to(begin);
+    begin = std::min(begin + split_.units_per_block, num_units_);
+    block.last = go_to(begin - 1);
+  }
 }
 
 void BoxTableBuilder::add(const ByteBox& box, const CopyDescriptor& copy) {
   const UnitChoice units = choose_units(box);
   std::int64_t num_units = 0;
   if (__builtin_mul_overflow(box.num_rows(), units.units_per_row, &num_units) ||
-      num_units > max_units_) {
+      num_units > options_.max_units) {
     add_in_parts(box, units, copy);
     return;
   }
@@ -90,7 +114,7 @@ void BoxTableBuilder::add_in_parts(const ByteBox& box,
     const std::int64_t extent = box.dims[static_cast<std::size_t>(box.num_dims - 1)].extent;
     const std::int64_t rows_per_step = box.num_rows() / extent;
     const std::int64_t steps =
-        std::max<std::int64_t>(1, max_units_ / units.units_per_row / rows_per_step);
+        std::max<std::int64_t>(1, options_.max_units / units.units_per_row / rows_per_step);
     for (std::int64_t begin = 0; begin < extent; begin += steps) {
       add(outer_part(box, begin, std::min(extent, begin + steps)), copy);
     }
@@ -100,7 +124,7 @@ void BoxTableBuilder::add_in_parts(const ByteBox& box,
   const std::int64_t grain = box.has_sum ? checked_mul(16, box.elem_bytes) : 16;
   const std::int64_t unit_bytes =
       units.kind == UnitKind::kElement ? box.elem_bytes : units.width_bytes;
-  const std::int64_t part_bytes = (max_units_ - 2) * unit_bytes / grain * grain;
+  const std::int64_t part_bytes = (options_.max_units - 2) * unit_bytes / grain * grain;
   DYNATRAIN_CHECK(part_bytes > 0,
                   "kernels: elements of " + std::to_string(box.elem_bytes) +
                       " bytes are too wide for a sum on a device");
@@ -156,15 +180,16 @@ void BoxTableBuilder::add_record(const ByteBox& box,
 
 TableSize BoxTableBuilder::size() const {
   TableSize size{.layout = {},
-                 .num_boxes = static_cast<std::int64_t>(boxes_.size()),
                  .num_units = num_units_,
                  .num_groups = static_cast<std::int64_t>(slots_.size()),
                  .sums = slots_.empty()            ? TableSums::kNone
                          : term_ == SumTerm::kPart ? TableSums::kParts
-                                                   : TableSums::kFingerprints};
+                                                   : TableSums::kFingerprints,
+                 .split = split_};
   TableLayout& layout = size.layout;
   layout.first_unit_at = size_bytes_of(boxes_);
-  layout.dims_at = next_section(layout.first_unit_at + size_bytes_of(first_unit_));
+  layout.blocks_at = layout.first_unit_at + size_bytes_of(first_unit_);
+  layout.dims_at = next_section(layout.blocks_at + size_bytes_of(blocks_));
   layout.group_sums_at = layout.dims_at + size_bytes_of(dims_);
   layout.sums_at = next_section(layout.group_sums_at + size_bytes_of(slots_));
   layout.upload_bytes =
@@ -178,6 +203,7 @@ void BoxTableBuilder::write(std::byte* memory, bool to_slots) const {
   const TableLayout layout = size().layout;
   write_at(memory, 0, boxes_);
   write_at(memory, layout.first_unit_at, first_unit_);
+  write_at(memory, layout.blocks_at, blocks_);
   write_at(memory, layout.dims_at, dims_);
   write_at(memory, layout.group_sums_at, slots_);
   if (!to_slots) {
@@ -192,33 +218,35 @@ void BoxTableBuilder::write(std::byte* memory, bool to_slots) const {
 std::int64_t usual_table_bytes(std::int64_t num_copies) {
   constexpr std::int64_t usual_dims = 3;
   constexpr std::int64_t sum_bytes = sizeof(std::uint64_t) + 2 * sizeof(std::uint32_t);
-  constexpr std::int64_t copy_bytes =
-      sizeof(BoxRecord) + sizeof(std::int64_t) + usual_dims * sizeof(BoxDim) + sum_bytes;
+  constexpr std::int64_t copy_bytes = sizeof(BoxRecord) + sizeof(std::int64_t) +
+                                      sizeof(BlockBoxes) + usual_dims * sizeof(BoxDim) + sum_bytes;
   constexpr std::int64_t end_bytes = 8 * kSectionAlignment;
   return checked_mul(num_copies, copy_bytes) + end_bytes;
 }
 
-BoxTable view_table(const TableSize& size,
-                    std::byte* memory,
-                    std::uint64_t* sums,
-                    std::int64_t units_per_block) {
+BoxTable view_table(const TableSize& size, std::byte* memory, std::uint64_t* sums) {
   const TableLayout& layout = size.layout;
   return {
       .boxes = reinterpret_cast<const BoxRecord*>(memory),
       .dims = reinterpret_cast<const BoxDim*>(memory + layout.dims_at),
       .first_unit = reinterpret_cast<const std::int64_t*>(memory + layout.first_unit_at),
+      .blocks = reinterpret_cast<const BlockBoxes*>(memory + layout.blocks_at),
       .group_sums = reinterpret_cast<const std::uint32_t*>(memory + layout.group_sums_at),
       .sums = sums != nullptr ? sums : reinterpret_cast<std::uint64_t*>(memory + layout.sums_at),
-      .num_boxes = size.num_boxes,
-      .units_per_block = units_per_block};
+      .num_units = size.num_units,
+      .units_per_block = size.split.units_per_block};
 }
 
 WorkSplit split_work(std::int64_t num_units, int num_processors) {
-  const std::int64_t rounds =
-      std::clamp(ceil_div(num_units, kBlocksPerProcessor * num_processors * kUnitsPerRound),
-                 std::int64_t{1},
-                 kMaxRounds);
-  const std::int64_t units_per_block = rounds * kUnitsPerRound;
+  const auto rounds_of = [num_units](std::int64_t num_blocks, std::int64_t units_per_round) {
+    return ceil_div(num_units, num_blocks * units_per_round);
+  };
+  // Little work goes to all processors before any of them gets a full round.
+  const std::int64_t small = rounds_of(num_processors, kMinUnits);
+  const std::int64_t large = rounds_of(kBlocksPerProcessor * num_processors, kUnitsPerRound);
+  const std::int64_t units_per_block = small * kMinUnits < kUnitsPerRound
+                                           ? std::max<std::int64_t>(small, 1) * kMinUnits
+                                           : std::min(large, kMaxRounds) * kUnitsPerRound;
   return {.units_per_block = units_per_block, .num_blocks = ceil_div(num_units, units_per_block)};
 }
 

@@ -10,9 +10,16 @@
 
 namespace dynatrain {
 
+/// How units are dealt to blocks.
+struct WorkSplit {
+  std::int64_t units_per_block = 1;
+  std::int64_t num_blocks = 0;
+};
+
 /// Byte offsets of a table's parts in the one piece of memory that is uploaded.
 struct TableLayout {
   std::int64_t first_unit_at = 0;  ///< the boxes are at 0
+  std::int64_t blocks_at = 0;
   std::int64_t dims_at = 0;
   std::int64_t group_sums_at = 0;
   std::int64_t sums_at = 0;  ///< zeros, one for each group: where sums go that the caller keeps
@@ -25,22 +32,22 @@ struct TableLayout {
 /// What a batch needs from a device: how much memory, how many units, how many groups of sums.
 struct TableSize {
   TableLayout layout;
-  std::int64_t num_boxes = 0;
   std::int64_t num_units = 0;
   std::int64_t num_groups = 0;
   TableSums sums = TableSums::kNone;
+  WorkSplit split;
 };
 
-/// How units are dealt to blocks.
-struct WorkSplit {
-  std::int64_t units_per_block = 1;
-  std::int64_t num_blocks = 0;
+struct TableOptions {
+  int num_processors = 1;            ///< of the device, for split_work()
+  std::int64_t units_per_block = 0;  ///< 0: as split_work() deals them
+  std::int64_t max_units = kMaxUnits;
 };
 
 /// Turns batches into tables, one at a time; what it grew for one batch serves the next.
 class BoxTableBuilder {
  public:
-  explicit BoxTableBuilder(std::int64_t max_units = kMaxUnits) : max_units_(max_units) {}
+  explicit BoxTableBuilder(const TableOptions& options) : options_(options) {}
 
   /// Reads the batch in one pass.
   /// Errors: InternalError when a copy would leave its buffer, or wants a sum and has no place.
@@ -54,29 +61,29 @@ class BoxTableBuilder {
   void add(const ByteBox& box, const CopyDescriptor& copy);
   void add_in_parts(const ByteBox& box, const UnitChoice& units, const CopyDescriptor& copy);
   void add_record(const ByteBox& box, const UnitChoice& units, const CopyDescriptor& copy);
+  void deal_to_blocks();
   [[nodiscard]] TableSize size() const;
 
-  std::int64_t max_units_;
+  TableOptions options_;
   SumTerm term_ = SumTerm::kPart;
   std::vector<BoxRecord> boxes_;
   std::vector<BoxDim> dims_;
   std::vector<std::int64_t> first_unit_;
+  std::vector<BlockBoxes> blocks_;
+  WorkSplit split_;
   std::vector<std::uint32_t> slots_;  ///< of each group
   std::int64_t num_units_ = 0;
 };
 
 /// Bytes that suffice for a table of so many copies, unless most of them have more than three
-/// dimensions outside their runs or are cut in parts.
+/// dimensions outside their runs, are cut in parts, or fill more than a block.
 [[nodiscard]] std::int64_t usual_table_bytes(std::int64_t num_copies);
 
 /// The table whose bytes are at `memory` (for the kernel: the device's address of it).
 /// Ownership  points into `memory` and `sums`; null: the table's own sums.
-[[nodiscard]] BoxTable view_table(const TableSize& size,
-                                  std::byte* memory,
-                                  std::uint64_t* sums,
-                                  std::int64_t units_per_block);
+[[nodiscard]] BoxTable view_table(const TableSize& size, std::byte* memory, std::uint64_t* sums);
 
-/// Few enough blocks that finding their work costs little, enough that all processors have some.
+/// Enough blocks that all processors have some, few enough that starting them costs little.
 [[nodiscard]] WorkSplit split_work(std::int64_t num_units, int num_processors);
 
 }  // namespace dynatrain

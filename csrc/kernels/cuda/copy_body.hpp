@@ -22,13 +22,12 @@ struct Bits {
   std::uint64_t high = 0;
 };
 
-/// The units of one block, [begin, end), and the boxes that they lie in. Trivial: it is shared
-/// memory of a block.
+/// The units of one block, [begin, end), and the boxes that they lie in.
 struct BlockWork {
-  std::int64_t begin;
-  std::int64_t end;
-  std::int64_t first_box;
-  std::int64_t last_box;
+  std::int64_t begin = 0;
+  std::int64_t end = 0;
+  std::int64_t first_box = 0;
+  std::int64_t last_box = 0;
 };
 
 /// Which thread of the block this is.
@@ -70,14 +69,13 @@ DYNATRAIN_HOST_DEVICE inline std::int64_t find_box(const BoxTable& table,
 }
 
 DYNATRAIN_HOST_DEVICE inline BlockWork find_block_work(const BoxTable& table, std::int64_t block) {
-  BlockWork work{};
-  const std::int64_t total = table.first_unit[table.num_boxes];
-  work.begin = block * table.units_per_block;
-  work.end =
-      work.begin + table.units_per_block < total ? work.begin + table.units_per_block : total;
-  work.first_box = find_box(table, work.begin, 0, table.num_boxes - 1);
-  work.last_box = find_box(table, work.end - 1, work.first_box, table.num_boxes - 1);
-  return work;
+  const BlockBoxes boxes = table.blocks[block];
+  const std::int64_t begin = block * table.units_per_block;
+  const std::int64_t end = begin + table.units_per_block;
+  return {.begin = begin,
+          .end = end < table.num_units ? end : table.num_units,
+          .first_box = boxes.first,
+          .last_box = boxes.last};
 }
 
 /// A box as a thread works on it: read once, so that a store, which might be to the table for all

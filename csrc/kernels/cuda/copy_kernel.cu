@@ -116,15 +116,14 @@ template <TableSums kTableSums>
 __global__ void __launch_bounds__(kThreadsPerBlock, kMinBlocksPerProcessor)
     copy_boxes(const BoxTable table) {
   constexpr bool kSums = kTableSums != TableSums::kNone;
-  __shared__ BlockWork work;
   __shared__ Atomic group_sums[kSums ? kGroupsPerBlock : 1];
-  if (threadIdx.x == 0) {
-    work = find_block_work(table, blockIdx.x);
+  if constexpr (kSums) {
+    if (threadIdx.x < kGroupsPerBlock) {
+      group_sums[threadIdx.x] = 0;
+    }
+    __syncthreads();
   }
-  if (kSums && threadIdx.x < kGroupsPerBlock) {
-    group_sums[threadIdx.x] = 0;
-  }
-  __syncthreads();
+  const BlockWork work = find_block_work(table, blockIdx.x);
   const std::uint32_t first_group = kSums ? table.boxes[work.first_box].sum_group : 0;
   const BlockSums sums{&table, group_sums, first_group};
   DeviceMachine<kTableSums> machine(sums);

@@ -183,7 +183,6 @@ void CopyLanes::put_on_stream(LaneBatch& batch) {
                      .memory = batch.memory.get(),
                      .is_uploaded = batch.prepared != nullptr,
                      .sums = batch.parts.device_sums,
-                     .split = split_work(batch.parts.size.num_units, device_->num_processors()),
                      .stream = stream});
   }
   batch.end = take_event();

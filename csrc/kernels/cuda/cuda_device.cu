@@ -206,11 +206,10 @@ class CudaDevice final : public StreamDevice {
     } else if (has_own_sums) {
       check(cudaMemsetAsync(device + size.layout.sums_at, 0, sum_bytes, stream), "zeroing sums");
     }
-    launch_copy_kernel(
-        {.table = view_table(size, device, launch.sums, launch.split.units_per_block),
-         .num_blocks = launch.split.num_blocks,
-         .sums = size.sums},
-        stream);
+    launch_copy_kernel({.table = view_table(size, device, launch.sums),
+                        .num_blocks = size.split.num_blocks,
+                        .sums = size.sums},
+                       stream);
     if (has_own_sums) {
       check(cudaMemcpyAsync(host + size.layout.sums_at,
                             device + size.layout.sums_at,

@@ -48,7 +48,9 @@ bool is_on_stream(const Token& token) {
 }  // namespace
 
 StreamCopier::StreamCopier(std::unique_ptr<StreamDevice> device)
-    : lanes_(std::make_shared<CopyLanes>(std::move(device))), watcher_([this] { watch(); }) {}
+    : builder_({.num_processors = device->num_processors()}),
+      lanes_(std::make_shared<CopyLanes>(std::move(device))),
+      watcher_([this] { watch(); }) {}
 
 StreamCopier::~StreamCopier() {
   {

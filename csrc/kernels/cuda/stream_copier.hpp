@@ -54,8 +54,8 @@ class StreamCopier final : public Copier {
   /// A token of the oldest waiting batch that has not ended; empty when it waits for a lane.
   [[nodiscard]] static Token first_pending(const std::vector<Waiting>& waiting);
 
-  std::shared_ptr<CopyLanes> lanes_;
   BoxTableBuilder builder_;
+  std::shared_ptr<CopyLanes> lanes_;
   std::mutex mutex_;
   std::condition_variable has_new_;
   std::vector<Waiting> new_;  ///< handed to the watcher, which keeps its own list

@@ -52,7 +52,6 @@ struct TableLaunch {
   const TableMemory* memory = nullptr;
   bool is_uploaded = false;
   std::uint64_t* sums = nullptr;
-  WorkSplit split;
   void* stream = nullptr;
 };
 

@@ -56,13 +56,13 @@ class CudaKernel : public ::testing::Test, protected RandomBoxes {
     std::array<std::uint64_t, kNumSums> sums{};
     batch.sums = expected_sums.data();
     oracle_->submit(batch, addresses(expected), {}).wait(deadline_in(std::chrono::seconds(60)));
-    EmulatedTable table(batch, addresses(dst), launch.max_units);
-    const std::int64_t num_units = table.size().num_units;
-    const Accesses accesses =
-        run_blocks(table.view(sums.data(), launch.units_per_block),
-                   table.size().sums,
-                   (num_units + launch.units_per_block - 1) / launch.units_per_block,
-                   launch.num_threads);
+    EmulatedTable table(batch,
+                        addresses(dst),
+                        {.units_per_block = launch.units_per_block, .max_units = launch.max_units});
+    const Accesses accesses = run_blocks(table.view(sums.data()),
+                                         table.size().sums,
+                                         table.size().split.num_blocks,
+                                         launch.num_threads);
     EXPECT_TRUE(dst == expected);
     EXPECT_EQ(sums, expected_sums);
     EXPECT_EQ(accesses.stored_bytes, stored_bytes(batch));
@@ -195,6 +195,27 @@ TEST_F(CudaKernel, FingerprintsEqualTheCpuCopier) {
       return;
     }
   }
+}
+
+// A chip of 132 multiprocessors: little work reaches all of them, much work is dealt in blocks that
+// are worth starting, and no unit is lost or dealt twice.
+TEST(WorkSplit, FillsAllProcessorsAndCoversAllUnits) {
+  constexpr int num_processors = 132;
+  for (const std::int64_t num_units :
+       {1, 255, 256, 257, 1000, 33791, 33792, 33793, 135168, 135169, 500000, 100000000}) {
+    const WorkSplit split = split_work(num_units, num_processors);
+    SCOPED_TRACE(std::to_string(num_units) + " units in blocks of " +
+                 std::to_string(split.units_per_block));
+    EXPECT_GE(split.num_blocks * split.units_per_block, num_units);
+    EXPECT_LT((split.num_blocks - 1) * split.units_per_block, num_units);
+    EXPECT_GE(split.num_blocks,
+              std::min<std::int64_t>(num_processors, (num_units + 255) / 256) / 2);
+    EXPECT_EQ(split.units_per_block % kThreadsPerBlock, 0);
+    EXPECT_LE(split.units_per_block, 8192);
+  }
+  EXPECT_EQ(split_work(33792, num_processors).num_blocks, num_processors);
+  EXPECT_EQ(split_work(100000000, num_processors).units_per_block, 8192);
+  EXPECT_EQ(split_work(0, num_processors).num_blocks, 0);
 }
 
 // A shard by columns: its rows are aligned in memory, whatever their indices are.

@@ -211,9 +211,7 @@ class EmulatedDevice final : public StreamDevice {
     } else if (launch.sums == nullptr) {
       std::memset(device + size.layout.sums_at, 0, sum_bytes);
     }
-    run_blocks(view_table(size, device, launch.sums, launch.split.units_per_block),
-               size.sums,
-               launch.split.num_blocks);
+    run_blocks(view_table(size, device, launch.sums), size.sums, size.split.num_blocks);
     if (launch.sums == nullptr) {
       std::memcpy(host + size.layout.sums_at, device + size.layout.sums_at, sum_bytes);
     }

@@ -93,15 +93,13 @@ inline Accesses run_blocks(const BoxTable& table,
 /// A table in memory that is aligned as device memory is.
 class EmulatedTable {
  public:
-  EmulatedTable(const CopyBatch& batch, const AddressTable& addresses, std::int64_t max_units)
-      : builder_(max_units), size_(builder_.build(batch, addresses)) {
+  EmulatedTable(const CopyBatch& batch, const AddressTable& addresses, const TableOptions& options)
+      : builder_(options), size_(builder_.build(batch, addresses)) {
     memory_.resize(static_cast<std::size_t>(size_.layout.total_bytes / 16));
     builder_.write(memory(), true);
   }
   [[nodiscard]] const TableSize& size() const { return size_; }
-  [[nodiscard]] BoxTable view(std::uint64_t* sums, std::int64_t units_per_block) {
-    return view_table(size_, memory(), sums, units_per_block);
-  }
+  [[nodiscard]] BoxTable view(std::uint64_t* sums) { return view_table(size_, memory(), sums); }
 
  private:
   struct alignas(16) Line {

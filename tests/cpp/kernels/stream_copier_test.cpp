@@ -195,7 +195,7 @@ TEST_F(StreamCopierOrder, DrainThatRunsOutOfTimeFreesNothing) {
   state_->is_held = true;
   CopyLanes lanes(std::make_unique<EmulatedDevice>(state_));
   auto batch = std::make_shared<LaneBatch>();
-  BoxTableBuilder builder;
+  BoxTableBuilder builder(TableOptions{});
   batch->parts.size = builder.build(batch_, addresses_);
   batch->memory = lanes.take_memory(batch->parts.size.layout.total_bytes);
   builder.write(batch->memory->host(), false);
