@@ -1,21 +1,19 @@
 #include "kernels/cuda/copy_lanes.hpp"
 
 #include "dynatrain/base/error.hpp"
+#include "dynatrain/base/pause.hpp"
 
 #include "kernels/cuda/device_error.hpp"
 #include <algorithm>
 #include <bit>
 #include <cstring>
 #include <iterator>
-#include <thread>
 #include <utility>
 
 namespace dynatrain {
 namespace {
 
 constexpr std::int64_t kMinMemoryBytes = std::int64_t{64} << 10;
-constexpr std::chrono::microseconds kFirstSleep{5};
-constexpr std::chrono::microseconds kLongestSleep{100};
 
 /// A power of two, so that batches which grow slowly do not take memory each time.
 std::int64_t memory_bytes(std::int64_t size_bytes) {
@@ -317,7 +315,7 @@ void CopyLanes::drain(Deadline deadline) {
                   "\n  it may still be running, and the memory it was given is still in use"
                   "\n  find out what its stream waits for; the process should not go on"));
   for (std::size_t lane = 0; lane < lanes_.size(); ++lane) {
-    while (!is_empty(lane)) {
+    for (Pause pause; !is_empty(lane); pause()) {
       if (std::chrono::steady_clock::now() >= deadline) {
         const std::lock_guard lock(mutex_);
         while (!lanes_[lane].empty()) {
@@ -325,7 +323,6 @@ void CopyLanes::drain(Deadline deadline) {
         }
         never_free(std::exchange(given_up_, {}));
       }
-      std::this_thread::sleep_for(kLongestSleep);
     }
   }
 }
@@ -342,14 +339,10 @@ bool CopyLanes::is_empty_locked(std::size_t lane) {
 }
 
 void BatchCompletion::wait(Deadline deadline) {
-  auto sleep = std::chrono::duration_cast<std::chrono::nanoseconds>(kFirstSleep);
-  while (!done()) {
-    const auto now = std::chrono::steady_clock::now();
-    if (now >= deadline) {
+  for (Pause pause; !done(); pause()) {
+    if (std::chrono::steady_clock::now() >= deadline) {
       throw_late("a batch of copies");
     }
-    std::this_thread::sleep_for(std::min<std::chrono::nanoseconds>(sleep, deadline - now));
-    sleep = std::min<std::chrono::nanoseconds>(2 * sleep, kLongestSleep);
   }
   lanes_->check(*batch_);
 }

@@ -1,15 +1,13 @@
+#include "dynatrain/base/pause.hpp"
 #include "dynatrain/kernels/cuda_copier.hpp"
 
 #include "kernels/cuda/cuda_handles.hpp"
 #include "kernels/cuda/device_error.hpp"
 #include "kernels/cuda/event_completion.hpp"
 #include <algorithm>
-#include <thread>
 
 namespace dynatrain {
 namespace {
-
-constexpr std::chrono::microseconds kSleep{50};
 
 /// A place on somebody else's stream.
 class StreamToken final : public EventCompletion {
@@ -24,11 +22,10 @@ class StreamToken final : public EventCompletion {
     return cudaEventQuery(event_.get()) != cudaErrorNotReady;
   }
   void wait(Deadline deadline) override {
-    while (!has_passed(event_.get())) {
+    for (Pause pause; !has_passed(event_.get()); pause()) {
       if (std::chrono::steady_clock::now() >= deadline) {
         throw_late("the work before a token of a stream");
       }
-      std::this_thread::sleep_for(kSleep);
     }
   }
   [[nodiscard]] void* event() const noexcept override { return event_.get(); }

@@ -1,6 +1,7 @@
 #include "transport/nccl/completion.hpp"
 
-#include "transport/nccl/pause.hpp"
+#include "dynatrain/base/pause.hpp"
+
 #include <algorithm>
 #include <string>
 #include <utility>

@@ -1,6 +1,7 @@
 #include "transport/nccl/message_memory.hpp"
 
-#include "transport/nccl/pause.hpp"
+#include "dynatrain/base/pause.hpp"
+
 #include <chrono>
 #include <string>
 #include <utility>

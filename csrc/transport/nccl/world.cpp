@@ -1,6 +1,7 @@
 #include "transport/nccl/world.hpp"
 
-#include "transport/nccl/pause.hpp"
+#include "dynatrain/base/pause.hpp"
+
 #include <algorithm>
 #include <chrono>
 #include <optional>
