@@ -5,21 +5,12 @@
 
 #include "kernels/cuda/device_error.hpp"
 #include <algorithm>
-#include <bit>
 #include <cstring>
 #include <iterator>
 #include <utility>
 
 namespace dynatrain {
 namespace {
-
-constexpr std::int64_t kMinMemoryBytes = std::int64_t{64} << 10;
-
-/// A power of two, so that batches which grow slowly do not take memory each time.
-std::int64_t memory_bytes(std::int64_t size_bytes) {
-  return static_cast<std::int64_t>(
-      std::bit_ceil(static_cast<std::uint64_t>(std::max(size_bytes, kMinMemoryBytes))));
-}
 
 /// What a device may use for ever: it did not end in time. Reachable, so that no tool takes it for
 /// forgotten.
@@ -45,7 +36,9 @@ void add_fetched_sums(const LaneBatch& batch) {
 }  // namespace
 
 CopyLanes::CopyLanes(std::unique_ptr<StreamDevice> device)
-    : device_(std::move(device)), lanes_(device_->num_streams()) {
+    : device_(std::move(device)),
+      tables_(std::make_shared<TablePool>(*device_)),
+      lanes_(device_->num_streams()) {
   DYNATRAIN_CHECK(lanes_.size() >= 2, "kernels: a stream copier needs at least two streams");
 }
 
@@ -57,32 +50,13 @@ std::shared_ptr<TableMemory> CopyLanes::take_memory(std::int64_t size_bytes) {
       while (!lane.empty() && has_ended_locked(*std::shared_ptr<LaneBatch>(lane.front()))) {
       }
     }
-    const auto fits = [size_bytes](const auto& memory) {
-      return memory->size_bytes() >= size_bytes;
-    };
-    const auto found = std::find_if(free_memory_.begin(), free_memory_.end(), fits);
-    if (found != free_memory_.end()) {
-      std::shared_ptr<TableMemory> memory = std::move(*found);
-      free_memory_.erase(found);
-      return memory;
-    }
   }
-  return device_->make_table_memory(memory_bytes(size_bytes));
+  return tables_->take(size_bytes);
 }
 
 bool CopyLanes::take(PreparedTable& table) {
   const std::lock_guard lock(mutex_);
   return !std::exchange(table.is_under_way, true);
-}
-
-void CopyLanes::reserve(std::int64_t size_bytes, int num_memories) {
-  const std::lock_guard lock(mutex_);
-  const auto num_free = std::ranges::count_if(free_memory_, [size_bytes](const auto& memory) {
-    return memory->size_bytes() >= size_bytes;
-  });
-  for (auto i = num_free; i < num_memories; ++i) {
-    free_memory_.push_back(device_->make_table_memory(memory_bytes(size_bytes)));
-  }
 }
 
 std::size_t CopyLanes::choose_lane(std::span<const Token> pending) {
@@ -205,11 +179,9 @@ void CopyLanes::fail(LaneBatch& batch, std::exception_ptr error) {
 }
 
 void CopyLanes::give_back_table(LaneBatch& batch) {
+  batch.memory.reset();
   if (batch.prepared != nullptr) {
-    batch.memory.reset();
     std::exchange(batch.prepared, nullptr)->is_under_way = false;
-  } else if (batch.memory != nullptr) {
-    free_memory_.push_back(std::move(batch.memory));
   }
 }
 

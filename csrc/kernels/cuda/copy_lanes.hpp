@@ -4,6 +4,7 @@
 
 #include "kernels/cuda/event_completion.hpp"
 #include "kernels/cuda/stream_device.hpp"
+#include "kernels/cuda/table_pool.hpp"
 #include <cstdint>
 #include <deque>
 #include <exception>
@@ -63,12 +64,13 @@ class CopyLanes {
   explicit CopyLanes(std::unique_ptr<StreamDevice> device);
 
   [[nodiscard]] StreamDevice& device() { return *device_; }
-  /// Memory that no batch uses any more, or new when there is none of that size.
+  /// As TablePool::take(), once batches that have ended have given back theirs.
   [[nodiscard]] std::shared_ptr<TableMemory> take_memory(std::int64_t size_bytes);
   /// The table for one launch; false while an earlier launch has it.
   [[nodiscard]] bool take(PreparedTable& table);
-  /// Makes memory until `num_memories` of that size are free.
-  void reserve(std::int64_t size_bytes, int num_memories);
+  void reserve(std::int64_t size_bytes, int num_memories) {
+    tables_->reserve(size_bytes, num_memories);
+  }
 
   /// Puts the batch on a stream behind the tokens in `pending`, all of which are on streams. False
   /// when every lane for it is taken.
@@ -102,17 +104,17 @@ class CopyLanes {
   void fail_on_stream(const std::shared_ptr<LaneBatch>& batch, std::exception_ptr error);
   void finish(LaneBatch& batch);
   static void fetch_results(const LaneBatch& batch);
-  void give_back_table(LaneBatch& batch);
+  static void give_back_table(LaneBatch& batch);
   void give_up(LaneBatch& batch, const std::exception_ptr& error);
   std::unique_ptr<DeviceEvent> take_event();
 
   /// Failed batches whose tables and events the device may still use: kept for as long as it lives.
   std::vector<std::shared_ptr<LaneBatch>> given_up_;
   std::unique_ptr<StreamDevice> device_;
+  std::shared_ptr<TablePool> tables_;
   std::mutex launch_mutex_;  ///< one launch at a time; taken before mutex_
   std::mutex mutex_;
   std::vector<Lane> lanes_;
-  std::vector<std::shared_ptr<TableMemory>> free_memory_;
   std::vector<std::unique_ptr<DeviceEvent>> free_events_;
 };
 

@@ -140,12 +140,12 @@ class CudaDevice final : public StreamDevice {
     const DeviceScope scope(device_);
     return std::make_unique<CudaTableMemory>(size_bytes);
   }
-  void upload(const TableMemory& memory) override {
+  void upload(const TableMemory& memory, std::int64_t size_bytes) override {
     const DeviceScope scope(device_);
     const CudaStream stream = make_cuda_stream();
     check(cudaMemcpyAsync(memory.device(),
                           memory.host(),
-                          static_cast<std::size_t>(memory.size_bytes()),
+                          static_cast<std::size_t>(size_bytes),
                           cudaMemcpyHostToDevice,
                           stream.get()),
           "uploading tables of boxes");

@@ -115,10 +115,9 @@ std::vector<std::shared_ptr<PreparedBatch>> StreamCopier::prepare(
   if (places.empty()) {
     return prepared;
   }
-  const std::shared_ptr<TableMemory> memory =
-      lanes_->device().make_table_memory(std::ssize(tables));
+  const std::shared_ptr<TableMemory> memory = lanes_->take_memory(std::ssize(tables));
   std::ranges::copy(tables, memory->host());
-  lanes_->device().upload(*memory);
+  lanes_->device().upload(*memory, std::ssize(tables));
   for (const auto& [table, place] : places) {
     table->memory = std::make_shared<TableSlice>(memory, place);
   }

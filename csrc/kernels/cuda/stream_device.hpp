@@ -66,8 +66,8 @@ class StreamDevice {
   [[nodiscard]] virtual void* stream(std::size_t index) const = 0;
   [[nodiscard]] virtual std::unique_ptr<DeviceEvent> make_event() = 0;
   [[nodiscard]] virtual std::unique_ptr<TableMemory> make_table_memory(std::int64_t size_bytes) = 0;
-  /// Brings the host's side to the device's; waits for it.
-  virtual void upload(const TableMemory& memory) = 0;
+  /// Brings the first `size_bytes` of the host's side to the device's; waits for it.
+  virtual void upload(const TableMemory& memory, std::int64_t size_bytes) = 0;
   [[nodiscard]] virtual std::unique_ptr<CopierMemory> allocate(std::int64_t size_bytes,
                                                                Place place) = 0;
   /// Makes what is put on `stream` from now on wait for an event of somebody else.

@@ -158,8 +158,8 @@ class EmulatedDevice final : public StreamDevice {
     ++state_->num_memories;
     return std::make_unique<EmulatedMemory>(size_bytes, state_);
   }
-  void upload(const TableMemory& memory) override {
-    std::memcpy(memory.device(), memory.host(), static_cast<std::size_t>(memory.size_bytes()));
+  void upload(const TableMemory& memory, std::int64_t size_bytes) override {
+    std::memcpy(memory.device(), memory.host(), static_cast<std::size_t>(size_bytes));
   }
   [[nodiscard]] std::unique_ptr<CopierMemory> allocate(std::int64_t size_bytes,
                                                        Place /*place*/) override {

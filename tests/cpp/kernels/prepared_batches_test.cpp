@@ -38,6 +38,10 @@ class PreparedBatches : public StreamCopierOrder {
     return copier_->submit(batches_[i], addresses_, after);
   }
 
+  std::shared_ptr<PreparedBatch> prepare_another() {
+    return copier_->prepare(std::vector<const CopyBatch*>{batches_.data()}, addresses_)[0];
+  }
+
   std::vector<CopyBatch> batches_;
   std::uint64_t sum_ = 0;
 };
@@ -114,10 +118,33 @@ TEST_F(PreparedBatches, TableOutlivesTheBatchsHoldOnItWhileItRuns) {
   for (CopyBatch& batch : batches_) {
     batch.prepared.reset();
   }
-  EXPECT_EQ(state_->num_freed_memories, 0);
+  prepare_another();
+  EXPECT_EQ(state_->num_memories, 2) << "the memory of a table that runs was given to another";
   state_->is_held = false;
   token.wait(late());
   EXPECT_TRUE(has_arrived(0));
+}
+
+// Freeing memory stops a device, and the run that ends frees its tables in the middle of a switch.
+TEST_F(PreparedBatches, MemoryOfTheLastRunServesTheNextOne) {
+  for (int run = 0; run < 3; ++run) {
+    submit_prepared(0).wait(late());
+    for (CopyBatch& batch : batches_) {
+      batch.prepared.reset();
+    }
+    batches_[0].prepared = prepare_another();
+  }
+  EXPECT_EQ(state_->num_memories, 1);
+  EXPECT_EQ(state_->num_freed_memories, 0);
+}
+
+// What outlives the copier frees its memory itself.
+TEST_F(PreparedBatches, TableMayOutliveItsCopier) {
+  copier_.reset();
+  EXPECT_EQ(state_->num_freed_memories, 0);
+  for (CopyBatch& batch : batches_) {
+    batch.prepared.reset();
+  }
   EXPECT_EQ(state_->num_freed_memories, 1);
 }
 

@@ -218,6 +218,17 @@ TEST_F(StreamCopierOrder, TablesAndEventsAreUsedAgain) {
   EXPECT_EQ(state_->num_events, 2);
 }
 
+// Switches that grow do not leave the tables of all smaller ones behind.
+TEST_F(StreamCopierOrder, LargerTableTakesThePlaceOfASmallerOne) {
+  CopyLanes lanes(std::make_unique<EmulatedDevice>(state_));
+  constexpr std::int64_t megabyte = std::int64_t{1} << 20;
+  for (const std::int64_t size_bytes : {5 * megabyte, 7 * megabyte, megabyte, 7 * megabyte - 1}) {
+    EXPECT_GE(lanes.take_memory(size_bytes)->size_bytes(), size_bytes);
+  }
+  EXPECT_EQ(state_->num_memories, 2);
+  EXPECT_EQ(state_->num_freed_memories, 1);
+}
+
 // While a table is on its stream nobody else may write to it.
 TEST_F(StreamCopierOrder, TableInUseIsNotGivenToTheNextBatch) {
   state_->is_held = true;
