@@ -39,7 +39,8 @@ struct StageProgram {
   std::int64_t local_bytes = 0;
 };
 
-/// The ids of a rank's buffers: source tensors, target tensors, two slots, then what peers expose.
+/// The ids of a rank's buffers: source tensors, target tensors, two slots, sums, then what peers
+/// expose.
 struct BufferIds {
   std::int64_t num_tensors = 0;
 
@@ -50,7 +51,8 @@ struct BufferIds {
   [[nodiscard]] BufferId slot(std::size_t stage) const {
     return BufferId(2 * num_tensors + static_cast<std::int64_t>(stage % 2));
   }
-  [[nodiscard]] BufferId first_mapped() const { return BufferId(2 * num_tensors + 2); }
+  [[nodiscard]] BufferId sums() const { return BufferId(2 * num_tensors + 2); }
+  [[nodiscard]] BufferId first_mapped() const { return BufferId(2 * num_tensors + 3); }
 };
 
 /// Turns parts into copies: part → boxes → views in the fragments → collapsed strided copies.

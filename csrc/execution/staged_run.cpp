@@ -30,21 +30,23 @@ StagedRun::StagedRun(RunInputs inputs, const Ports& ports, std::shared_ptr<const
   for (std::size_t slot = 0; slot < std::min<std::size_t>(2, program_.size()); ++slot) {
     addresses_.set(ids.slot(slot), staging_->slot(slot), staging_->slot_bytes());
   }
-  std::int64_t num_words = 0;
+  addresses_.set(ids.sums(), staging_->sums(), staging_->sums_bytes());
+  std::int64_t num_sums = 0;
   std::vector<CopyBatch*> batches;
   for (std::size_t k = 0; k < program_.size(); ++k) {
     adopted_bytes_ += skip_adopted(program_[k].local, addresses_);
     program_[k].pack.times = &running_[k].pack_times;
     program_[k].unpack.times = &running_[k].unpack_times;
     program_[k].local.times = &running_[k].local_times;
-    num_words += place_sums(k, num_words);
+    num_sums += place_sums(k, num_sums);
     batches.insert(batches.end(), {&program_[k].pack, &program_[k].unpack, &program_[k].local});
   }
   prepare_batches(batches, ports_.copier, addresses_);
 }
 
-std::int64_t StagedRun::place_sums(std::size_t k, std::int64_t first_word) {
+std::int64_t StagedRun::place_sums(std::size_t k, std::int64_t first_sum) {
   StageProgram& program = program_[k];
+  const BufferIds ids{.num_tensors = static_cast<std::int64_t>(inputs_.source.num_tensors())};
   std::byte* const slot = staging_->slot(k % 2);
   program.pack.sums = reinterpret_cast<std::uint64_t*>(slot);
   for (const ProgramMessage& region : program.packed_sums) {
@@ -52,20 +54,28 @@ std::int64_t StagedRun::place_sums(std::size_t k, std::int64_t first_word) {
                                      static_cast<std::size_t>(region.size_bytes));
   }
   const std::int64_t num_bytes = std::ssize(program.checks) * kSumBytes;
-  std::byte* const own = staging_->sums() + first_word * kSumBytes;
-  std::byte* const host = staging_->compared() + 2 * first_word * kSumBytes;
-  std::byte* sent = host + num_bytes;
+  std::int64_t offset_bytes = 2 * first_sum * kSumBytes;
+  std::byte* const own = staging_->sums() + offset_bytes;
+  std::byte* const host = staging_->compared() + offset_bytes;
   program.unpack.sums = reinterpret_cast<std::uint64_t*>(own);
   running_[k].own_sums = reinterpret_cast<const std::uint64_t*>(host);
-  running_[k].sent_sums = reinterpret_cast<const std::uint64_t*>(sent);
+  running_[k].sent_sums = reinterpret_cast<const std::uint64_t*>(host + num_bytes);
   if (num_bytes > 0) {
     program.unpack.zeroed.emplace_back(own, static_cast<std::size_t>(num_bytes));
-    program.unpack.read_back.push_back({.src = own, .host = host, .size_bytes = num_bytes});
+    program.unpack.read_back.push_back({.src = own, .host = host, .size_bytes = 2 * num_bytes});
   }
+  offset_bytes += num_bytes;
   for (const ProgramMessage& region : program.sent_sums) {
-    program.unpack.read_back.push_back(
-        {.src = slot + region.offset_bytes, .host = sent, .size_bytes = region.size_bytes});
-    sent += region.size_bytes;
+    program.unpack.copies.push_back({.src = region.buffer,
+                                     .dst = ids.sums(),
+                                     .src_offset_bytes = region.offset_bytes,
+                                     .dst_offset_bytes = offset_bytes,
+                                     .copy = {.extents = {region.size_bytes},
+                                              .src_offset_elems = 0,
+                                              .dst_offset_elems = 0,
+                                              .src_strides = {1},
+                                              .dst_strides = {1}}});
+    offset_bytes += region.size_bytes;
   }
   return std::ssize(program.checks);
 }

@@ -37,9 +37,9 @@ class StagedRun final : public Run {
     double verify_end_seconds = 0;
   };
 
-  /// Lets stage k's batches add, zero and read back their sums; returns the words that it takes of
-  /// the staging, beginning at `first_word`.
-  std::int64_t place_sums(std::size_t k, std::int64_t first_word);
+  /// Lets stage k's batches add, zero and read back their sums, the senders' gathered behind this
+  /// rank's own; returns how many it has, the first of which is the run's `first_sum`.
+  std::int64_t place_sums(std::size_t k, std::int64_t first_sum);
   void begin_stage(const RunCall& call, std::size_t k);
   void post(const RunCall& call, std::size_t k);
   void retire(const RunCall& call, std::size_t k);

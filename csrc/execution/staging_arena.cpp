@@ -52,8 +52,12 @@ std::unique_ptr<CopierMemory> allocate_slots(const Staging::Size& size,
 Staging::Staging(const Size& size, Transport& transport, Copier& copier)
     : size_(size),
       slots_(allocate_slots(size, transport, copier)),
-      sums_(copier.allocate(checked_mul(kSumBytes, size.num_sums), size.place)),
-      compared_(copier.allocate(checked_mul(2 * kSumBytes, size.num_sums), Place::kHost)) {}
+      sums_(copier.allocate(sums_bytes(), size.place)),
+      compared_(copier.allocate(sums_bytes(), Place::kHost)) {}
+
+std::int64_t Staging::sums_bytes() const {
+  return checked_mul(2 * kSumBytes, size_.num_sums);
+}
 
 std::shared_ptr<const Staging> StagingArena::take(const Schedule& schedule,
                                                   Transport& transport,

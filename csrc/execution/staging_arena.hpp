@@ -10,8 +10,8 @@
 
 namespace dynatrain {
 
-/// What a staged run works in: the slots of the two stages in flight, this rank's sums of what it
-/// receives, and host memory in which sums are compared.
+/// What a staged run works in: the slots of the two stages in flight, the sums of what a rank
+/// receives, and host memory in which they are compared.
 class Staging {
  public:
   struct Size {
@@ -29,10 +29,11 @@ class Staging {
     return slots_->data() + static_cast<std::int64_t>(index) * size_.slot_bytes;
   }
   [[nodiscard]] std::int64_t slot_bytes() const { return size_.slot_bytes; }
-  /// Sums of received parts, at the place of the messages; of all stages, one after another.
+  /// Two words per received part, this rank's sum and the sender's, at the place of the messages.
   [[nodiscard]] std::byte* sums() const { return sums_->data(); }
-  /// Two host words per received part: the sender's sum and this rank's.
+  /// As much host memory.
   [[nodiscard]] std::byte* compared() const { return compared_->data(); }
+  [[nodiscard]] std::int64_t sums_bytes() const;
 
  private:
   Size size_;
