@@ -14,6 +14,7 @@ from dynatrain import _torch_private
 from dynatrain._errors import Error, LayoutError
 from dynatrain.adapters.tensors import LiveTensors
 from dynatrain.calls import Call, Calls, cursors_of, reason_to_refuse
+from dynatrain.collector import collector_held_off
 from dynatrain.engine import Clock, Engine, Options
 from dynatrain.guard import Build, build_on_meta, checked_state
 from dynatrain.lanes import check_device
@@ -306,15 +307,16 @@ class Session:
     def _switch(
         self, layout: Layout, names: Mapping[str, str] | None, clock: Clock, ready: bool
     ) -> SwitchReport:
-        prepared = self._prepared
-        if not ready or prepared is None:
-            began = clock.now()
-            prepared = self._prepare(layout, names)
-            clock.adopt(prepared.spans, began)
         report = SwitchReport(
             str(self.layout), str(layout), self._now.epoch + 1, self._completed, prepared=ready
         )
-        errors = run(self._engine, self._calls, self._now, prepared, Telling(report, clock))
+        with collector_held_off():
+            prepared = self._prepared
+            if not ready or prepared is None:
+                began = clock.now()
+                prepared = self._prepare(layout, names)
+                clock.adopt(prepared.spans, began)
+            errors = run(self._engine, self._calls, self._now, prepared, Telling(report, clock))
         self._prepared = None
         for callback in self._callbacks:
             try:

@@ -58,6 +58,40 @@ def test_request_switches_at_the_next_boundary_and_its_future_tells(pool):
         assert "needs 64 ranks" in refused
 
 
+def collect_as_often_as_possible(rank, world_size):
+    collections, counts, threshold = [], [], gc.get_threshold()
+
+    def build(world):
+        counts.append(len(collections))
+        return jobs.build(world)
+
+    session = dynatrain.init(build, "dp=4", initialize=jobs.initialize, timeout_s=20)
+    session.on_switch(lambda report: counts.append(len(collections)))
+    gc.callbacks.append(lambda phase, info: collections.append(phase))
+    gc.set_threshold(1, 1, 1)
+    try:
+        step_of(session, 0)
+        session.switch("dp=2,tp=2")
+        is_on = gc.isenabled()
+        gc.disable()
+        session.switch("dp=4")
+        _, at_build, at_end, *_ = counts
+        return at_build, at_end - at_build, is_on, gc.isenabled()
+    finally:
+        gc.set_threshold(*threshold)
+        gc.callbacks.pop()
+        gc.enable()
+
+
+# A full collection takes a quarter of a second, and all ranks wait for the one that has it.
+def test_garbage_is_not_collected_during_a_switch_and_as_before_after_it(pool):
+    for before, during, is_on, is_still_off in pool.run(collect_as_often_as_possible):
+        assert before > 100
+        assert during < 20, "only what comes between the end of a switch and its callbacks"
+        assert is_on
+        assert not is_still_off
+
+
 def build_counter():
     """A build that counts its calls."""
     calls = []
