@@ -226,6 +226,10 @@ class CudaDevice final : public StreamDevice {
   std::array<CudaStream, kNumStreams> streams_;
 };
 
+std::string cuda_version_text(int version) {
+  return std::to_string(version / 1000) + "." + std::to_string(version / 10 % 100);
+}
+
 }  // namespace
 
 void check(cudaError_t status, const std::string& what, std::source_location where) {
@@ -243,7 +247,12 @@ std::string cuda_device_problem() {
   const cudaError_t status = cudaGetDeviceCount(&num_devices);
   if (status != cudaSuccess) {
     static_cast<void>(cudaGetLastError());
-    return std::string(cudaGetErrorString(status)) + " (" + cudaGetErrorName(status) + ")";
+    const std::string text =
+        std::string(cudaGetErrorString(status)) + " (" + cudaGetErrorName(status) + ")";
+    int offered = 0;
+    const bool is_known = cudaDriverGetVersion(&offered) == cudaSuccess && offered > 0;
+    return text + "; built with CUDA " + cuda_version_text(CUDART_VERSION) +
+           ", the driver offers " + (is_known ? cuda_version_text(offered) : "none");
   }
   return num_devices > 0 ? "" : "the driver reports no device";
 }

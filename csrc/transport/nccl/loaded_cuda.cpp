@@ -114,8 +114,11 @@ class LoadedCuda final : public DeviceApi {
 }  // namespace
 
 std::shared_ptr<DeviceApi> load_cuda_runtime(const std::string& path) {
-  const std::string name = "libcudart.so." + std::to_string(CUDART_VERSION / 1000);
-  Library runtime({name}, path);
+  // The calls below are the same in the runtime before, whose structures are no larger.
+  constexpr int major = CUDART_VERSION / 1000;
+  const std::string name = "libcudart.so." + std::to_string(major);
+  const std::string older = "libcudart.so." + std::to_string(major - 1);
+  Library runtime({name, older}, path);
   Library driver({"libcuda.so.1"}, "");
   Functions f;
   runtime.require(f.get_error_string, "cudaGetErrorString");
@@ -135,7 +138,7 @@ std::shared_ptr<DeviceApi> load_cuda_runtime(const std::string& path) {
   driver.require(f.driver_get_current, "cuCtxGetCurrent");
   const std::string& problem = runtime.problem().empty() ? driver.problem() : runtime.problem();
   if (!problem.empty()) {
-    throw DeviceError("transport: the CUDA runtime (" + name +
+    throw DeviceError("transport: the CUDA runtime (" + name + " or " + older +
                       ") and driver cannot be used: " + problem +
                       "\n  no communicator was made\n  import torch first, or name a library");
   }
