@@ -1,4 +1,4 @@
-// How the ranks of a world find each other: rank 0's id, through the store.
+// How the ranks of a world find each other: rank 0's id and options, through the store.
 
 #include "transport/nccl/world.hpp"
 #include <cstring>
@@ -14,9 +14,17 @@ std::string to_text(const NcclId& id) {
   return {reinterpret_cast<const char*>(id.data()), id.size()};
 }
 
+/// All that cuts groups and names memory alike on both ends of a message.
+std::string to_text(const NcclOptions& options) {
+  return "max_ops_per_group=" + std::to_string(options.max_ops_per_group) +
+         " max_channels=" + std::to_string(options.max_channels) +
+         " piece_bytes=" + std::to_string(options.piece_bytes) +
+         " register_staging=" + std::to_string(static_cast<int>(options.register_staging));
+}
+
 NcclId to_id(const std::string& bytes) {
   NcclId id{};
-  if (bytes.size() != id.size()) {
+  if (bytes.size() < id.size()) {
     throw TransportError("transport: rank 0 published an NCCL id of " +
                              std::to_string(bytes.size()) + " bytes, expected " +
                              std::to_string(id.size()) +
@@ -30,6 +38,16 @@ NcclId to_id(const std::string& bytes) {
   return id;
 }
 
+void check_options(const std::string& own, const std::string& first, int rank) {
+  if (own != first) {
+    throw LayoutError("transport: rank " + std::to_string(rank) +
+                      " has other options for NCCL than rank 0\n  on rank 0: " + first +
+                      "\n  on rank " + std::to_string(rank) + ": " + own +
+                      "\n  no communicator was made; the others end at their deadline\n"
+                      "  give all ranks the same options");
+  }
+}
+
 }  // namespace
 
 void NcclWorld::connect(Store& store, Deadline deadline) {
@@ -40,9 +58,11 @@ void NcclWorld::connect(Store& store, Deadline deadline) {
       const NcclAnswer<NcclId> made = libraries_.nccl->get_unique_id();
       check(made.result, "ncclGetUniqueId", {}, nullptr);
       init.id = made.value;
-      store.set(kIdKey, to_text(init.id));
+      store.set(kIdKey, to_text(init.id) + to_text(options_));
     } else {
-      init.id = to_id(store.get(kIdKey, deadline));
+      const std::string published = store.get(kIdKey, deadline);
+      init.id = to_id(published);
+      check_options(to_text(options_), published.substr(init.id.size()), rank_);
     }
     const NcclAnswer<NcclComm> made = libraries_.nccl->comm_init(init);
     {

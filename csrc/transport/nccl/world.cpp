@@ -10,19 +10,8 @@
 namespace dynatrain {
 namespace {
 
-/// How long a communicator whose work has ended may take to close before it is aborted.
-constexpr std::chrono::seconds kCloseTime{5};
-
 bool is_good(NcclResult result) {
   return result == NcclResult::kSuccess || result == NcclResult::kInProgress;
-}
-
-/// Makes a device current if it still answers; what NCCL is told to abort is aborted in any case.
-void enter(std::optional<DeviceScope>& scope, DeviceApi& api, int device) noexcept {
-  try {
-    scope.emplace(api, device);
-  } catch (...) {  // NOLINT(bugprone-empty-catch): the device is lost
-  }
 }
 
 }  // namespace
@@ -52,6 +41,9 @@ NcclWorld::NcclWorld(NcclLibraries libraries, int rank, int size, NcclOptions op
 
 NcclWorld::~NcclWorld() {
   close();
+  if (const std::lock_guard lock(mutex_); !has_ended_locked()) {
+    return;  // NCCL still has the stream, and its thread the event
+  }
   try {
     const DeviceScope scope(device(), options_.device);
     for (const UnderWay& group : under_way_) {
@@ -234,39 +226,37 @@ void NcclWorld::give_back(void* event) noexcept {
 }
 
 void NcclWorld::fail(const TransportError& cause) noexcept {
-  NcclComm comm = nullptr;
-  {
-    const std::lock_guard lock(mutex_);
-    if (!failure_) {
-      failure_.emplace(cause);
-    }
-    comm = std::exchange(comm_, nullptr);
-    is_aborting_ = is_aborting_ || comm != nullptr;
-    registrations_.clear();  // an abort ends them with the communicator
-  }
-  if (comm != nullptr) {
-    abort(comm);
-  }
+  end(&cause);
 }
 
-void NcclWorld::abort(NcclComm comm) noexcept {
-  std::optional<DeviceScope> scope;
-  enter(scope, device(), options_.device);
-  // What it answers does not matter: the handle is gone, and an event tells when its kernels ended.
-  static_cast<void>(libraries_.nccl->comm_abort(comm));
-  try {
-    // Not earlier: until then a thread of NCCL may still put a kernel on the stream.
-    device().record(after_abort_, stream_);
-  } catch (...) {  // NOLINT(bugprone-empty-catch): the device is lost, and runs nothing any more
+void NcclWorld::end(const TransportError* cause) noexcept {
+  Ending ending{.libraries = libraries_,
+                .device = options_.device,
+                .comm = nullptr,
+                .stream = stream_,
+                .after_abort = after_abort_,
+                .in_peace = cause == nullptr,
+                .registrations = {},
+                .timeout = options_.end_timeout};
+  {
+    // At once, so that whoever sees the failure does not find a communicator to abort as well.
+    const std::lock_guard lock(mutex_);
+    if (cause != nullptr && !failure_) {
+      failure_.emplace(*cause);
+    }
+    ending.comm = std::exchange(comm_, nullptr);
+    ending.registrations = std::exchange(registrations_, {});
+    is_ending_ = is_ending_ || ending.comm != nullptr;
   }
-  const std::lock_guard lock(mutex_);
-  is_aborting_ = false;
+  if (ending.comm != nullptr) {
+    end_communicator(std::move(ending), ended_);
+  }
 }
 
 bool NcclWorld::has_let_go() noexcept {
   {
     const std::lock_guard lock(mutex_);
-    if (is_aborting_) {
+    if (!has_ended_locked()) {
       return false;
     }
   }
@@ -299,14 +289,7 @@ void NcclWorld::close() noexcept {
     fail(closed);
     return;
   }
-  NcclComm comm = nullptr;
-  {
-    const std::lock_guard lock(mutex_);
-    comm = std::exchange(comm_, nullptr);
-  }
-  if (comm != nullptr && !close_in_peace(comm)) {
-    abort(comm);
-  }
+  end(nullptr);
 }
 
 bool NcclWorld::is_idle() noexcept {
@@ -315,30 +298,6 @@ bool NcclWorld::is_idle() noexcept {
   } catch (...) {
     return false;
   }
-}
-
-bool NcclWorld::close_in_peace(NcclComm comm) noexcept {
-  std::optional<DeviceScope> scope;
-  enter(scope, device(), options_.device);
-  NcclApi& nccl = *libraries_.nccl;
-  for (void* const handle : std::exchange(registrations_, {})) {
-    static_cast<void>(nccl.comm_deregister(comm, handle));
-  }
-  // Finalize lets network threads deliver what a finished send has only handed to them.
-  const Deadline deadline = deadline_in(kCloseTime);
-  NcclResult result = nccl.comm_finalize(comm);
-  for (Pause pause; is_good(result); pause()) {
-    result = nccl.async_error(comm);
-    if (result == NcclResult::kSuccess) {
-      // Whatever it answers: a handle that was given to it is never touched again.
-      static_cast<void>(nccl.comm_destroy(comm));
-      return true;
-    }
-    if (std::chrono::steady_clock::now() >= deadline) {
-      return false;
-    }
-  }
-  return false;
 }
 
 }  // namespace dynatrain

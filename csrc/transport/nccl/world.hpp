@@ -5,6 +5,7 @@
 
 #include "transport/nccl/call_log.hpp"
 #include "transport/nccl/device_api.hpp"
+#include "transport/nccl/ending.hpp"
 #include "transport/nccl/groups.hpp"
 #include "transport/nccl/nccl_api.hpp"
 #include <array>
@@ -16,12 +17,6 @@
 #include <vector>
 
 namespace dynatrain {
-
-/// The two libraries that a world stands on.
-struct NcclLibraries {
-  std::shared_ptr<NcclApi> nccl;
-  std::shared_ptr<DeviceApi> device;
-};
 
 /// One rank's communicator, the stream on which its groups run in order, and its first failure.
 ///
@@ -62,7 +57,7 @@ class NcclWorld {
   /// Keeps the first cause and aborts the communicator.
   void fail(const TransportError& cause) noexcept;
   [[nodiscard]] bool has_failed() const;
-  /// After a failure: true once the abort has returned and all that it left on the stream is gone,
+  /// After a failure: true once the abort has ended and all that it left on the stream is gone,
   /// groups too that no event was recorded behind.
   [[nodiscard]] bool has_let_go() noexcept;
   /// Throws the first cause, if there is one.
@@ -99,9 +94,10 @@ class NcclWorld {
   [[nodiscard]] NcclResult issue_ops(const OpGroup& group, NcclComm comm);
   /// Errors: TransportError unless `result` is good, with NCCL's own words.
   void check(NcclResult result, const char* what, const std::vector<int>& peers, NcclComm comm);
-  void abort(NcclComm comm) noexcept;
+  /// Ends the communicator, if it has not ended yet: by abort with a cause, else in peace.
+  void end(const TransportError* cause) noexcept;
+  [[nodiscard]] bool has_ended_locked() const { return !is_ending_ || ended_->done(); }
   [[nodiscard]] bool is_idle() noexcept;
-  [[nodiscard]] bool close_in_peace(NcclComm comm) noexcept;
 
   NcclLibraries libraries_;
   int rank_;
@@ -112,7 +108,8 @@ class NcclWorld {
   mutable std::mutex mutex_;
   NcclComm comm_ = nullptr;
   std::optional<TransportError> failure_;
-  bool is_aborting_ = false;
+  bool is_ending_ = false;  ///< for good; a communicator ends once
+  std::shared_ptr<HostCompletion> ended_ = std::make_shared<HostCompletion>();
   std::vector<void*> registrations_;  ///< handles of the communicator, none after its end
   std::vector<void*> free_events_;
   void* after_abort_ = nullptr;                           ///< event behind what an abort left

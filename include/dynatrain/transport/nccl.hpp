@@ -3,6 +3,7 @@
 #include "dynatrain/execution/transport.hpp"
 #include "dynatrain/transport/store.hpp"
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -11,7 +12,8 @@
 
 namespace dynatrain {
 
-/// How a NCCL transport cuts and bounds its work. Equal on all ranks, `device` and paths apart.
+/// How a NCCL transport cuts and bounds its work. What cuts messages and names memory is equal on
+/// all ranks.
 struct NcclOptions {
   int device = 0;  ///< CUDA device of this rank
   /// Sends, and likewise receives, that one ncclGroup may hold on a rank. Such a group must fit one
@@ -23,6 +25,9 @@ struct NcclOptions {
   /// Staging comes from ncclMemAlloc and is registered with the communicator, so that NCCL may read
   /// and write it without a copy of its own. Off until a GPU has shown what it is worth.
   bool register_staging = false;
+  /// How long anybody waits for NCCL to abort or close the communicator, whose calls know no
+  /// deadline. Later, it is left to itself with its stream, and memory that it was given is in use.
+  std::chrono::milliseconds end_timeout{15000};
   bool record_calls = false;  ///< keep every call for a checker
   std::string nccl_library;   ///< path to try; empty: loaded one, then by name
   std::string cuda_library;   ///< the same for the CUDA runtime
@@ -56,9 +61,9 @@ struct NcclReport {
 /// Streams    one stream of its own, not the default one. Tokens are DeviceCompletions on it.
 /// Errors     DeviceError when nccl_problem() is not empty, CUDA refuses, or a variable of NCCL's
 ///            overrides what deadlines and groups rest on; LayoutError for options that cannot
-///            work; TransportError when a rank does not come before the deadline, with nothing left
-///            behind. After the first error of any exchange the communicator is aborted: make a new
-///            transport.
+///            work or are not rank 0's; TransportError when a rank does not come before the
+///            deadline, with nothing left behind. After the first error of any exchange the
+///            communicator is aborted: make a new transport.
 /// Source     own; docs/design/transport.md, "nccl".
 [[nodiscard]] std::unique_ptr<Transport> make_nccl_transport(
     int rank, int size, const NcclOptions& options, Store& store, Deadline deadline);

@@ -59,5 +59,27 @@ TEST(NcclConnect, ChannelsAreCountedAsThePowerOfTwoThatNcclMakesOfThem) {
                LayoutError);
 }
 
+// Ranks that cut their messages differently would wait for each other in the middle of a switch.
+TEST(NcclConnect, OptionsThatAreNotThoseOfRankZeroAreRefused) {
+  const auto cluster = std::make_shared<FakeCluster>(2);
+  ThreadStore store;
+  const auto error_on = [&](int rank, const NcclOptions& options) {
+    return error_of([&] {
+      static_cast<void>(connect_nccl({.nccl = std::make_shared<FakeNccl>(cluster, rank),
+                                      .device = std::make_shared<FakeDevice>(cluster, rank)},
+                                     {.rank = rank, .size = 2},
+                                     options,
+                                     store,
+                                     deadline_in(std::chrono::milliseconds(20))));
+    });
+  };
+  NcclOptions other;
+  other.register_staging = true;
+  EXPECT_NE(error_on(0, NcclOptions()).find("reached its deadline"), std::string::npos);
+  const std::string error = error_on(1, other);
+  EXPECT_NE(error.find("on rank 1: max_ops_per_group=3"), std::string::npos) << error;
+  EXPECT_NE(error.find("register_staging=1"), std::string::npos) << error;
+}
+
 }  // namespace
 }  // namespace dynatrain

@@ -232,6 +232,26 @@ TEST_F(NcclOrder, TokenOfAGroupWithoutAnEventEndsWithTheAbortOfAnotherThread) {
   EXPECT_THROW(arrival.wait(late()), TransportError);
 }
 
+// NCCL's abort knows no deadline. Who calls it goes on, and what may still be written is not done.
+TEST_F(NcclOrder, AbortThatNeverReturnsHoldsUpNobody) {
+  NcclOptions options;
+  options.end_timeout = std::chrono::milliseconds(20);
+  FakeNcclWorld world(2, options);
+  std::latch may_end(1);
+  world.nccl[1]->while_aborting = [&] { may_end.wait(); };
+  Token arrival = receive(world);
+  world.rank(1).abort("enough");
+  EXPECT_FALSE(arrival.done());
+  EXPECT_THROW(arrival.wait(deadline_in(std::chrono::milliseconds(1))), TransportError);
+  arrival = Token();
+  world.transports.clear();
+  EXPECT_GT(world.devices[1]->num_events, 0) << "the abort still has one of them";
+  may_end.count_down();
+  while (world.num_calls(1, "comm_abort") == 0) {
+    std::this_thread::yield();
+  }
+}
+
 // CUDA takes some thousand operations of a stream that stands, and then blocks whoever adds one:
 // a thread that cannot see its deadline, or holds the lock that an abort needs.
 TEST_F(NcclOrder, StreamThatStandsIsNotFilledAndThePostEndsAtItsDeadline) {

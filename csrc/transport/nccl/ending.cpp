@@ -1,0 +1,84 @@
+#include "transport/nccl/ending.hpp"
+
+#include "dynatrain/base/pause.hpp"
+
+#include <chrono>
+#include <exception>
+#include <thread>
+#include <utility>
+
+namespace dynatrain {
+namespace {
+
+/// How long a communicator whose work has ended may take to close before it is aborted.
+constexpr std::chrono::seconds kCloseTime{5};
+
+bool is_good(NcclResult result) {
+  return result == NcclResult::kSuccess || result == NcclResult::kInProgress;
+}
+
+bool close_in_peace(const Ending& ending) noexcept {
+  NcclApi& nccl = *ending.libraries.nccl;
+  for (void* const handle : ending.registrations) {
+    static_cast<void>(nccl.comm_deregister(ending.comm, handle));
+  }
+  const Deadline deadline = deadline_in(kCloseTime);
+  NcclResult result = nccl.comm_finalize(ending.comm);
+  for (Pause pause; is_good(result); pause()) {
+    result = nccl.async_error(ending.comm);
+    if (result == NcclResult::kSuccess) {
+      // Whatever it answers: a handle that was given to it is never touched again.
+      static_cast<void>(nccl.comm_destroy(ending.comm));
+      return true;
+    }
+    if (std::chrono::steady_clock::now() >= deadline) {
+      return false;
+    }
+  }
+  return false;
+}
+
+void abort(const Ending& ending) noexcept {
+  // What it answers does not matter: the handle is gone, and an event tells when its kernels ended.
+  static_cast<void>(ending.libraries.nccl->comm_abort(ending.comm));
+  try {
+    // Not earlier: until then a thread of NCCL may still put a kernel on the stream.
+    ending.libraries.device->record(ending.after_abort, ending.stream);
+  } catch (...) {  // NOLINT(bugprone-empty-catch): the device is lost, and runs nothing any more
+  }
+}
+
+/// Takes the ending with it: whoever sees `ended` finds the libraries let go.
+void end(Ending ending, HostCompletion& ended) noexcept {
+  {
+    const Ending own = std::move(ending);
+    std::optional<DeviceScope> scope;
+    enter(scope, *own.libraries.device, own.device);
+    if (!own.in_peace || !close_in_peace(own)) {
+      abort(own);
+    }
+  }
+  ended.set();
+}
+
+}  // namespace
+
+void enter(std::optional<DeviceScope>& scope, DeviceApi& api, int device) noexcept {
+  try {
+    scope.emplace(api, device);
+  } catch (...) {  // NOLINT(bugprone-empty-catch): the device is lost
+  }
+}
+
+void end_communicator(Ending ending, const std::shared_ptr<HostCompletion>& ended) noexcept {
+  const Deadline deadline = deadline_in(ending.timeout);
+  try {
+    std::thread([ending = std::move(ending), ended]() mutable {
+      end(std::move(ending), *ended);
+    }).detach();
+    ended->wait(deadline);
+  } catch (const std::exception&) {  // NOLINT(bugprone-empty-catch): late; who needs it looks again
+  }
+}
+
+}  // namespace dynatrain
