@@ -15,17 +15,22 @@ PERIOD_S = 0.0005
 
 
 def planned_bytes(session: dynatrain.Session) -> int:
-    """Bytes beside the source that the prepared switch takes on this rank's GPU: target, staging.
+    """Bytes beside the source that the prepared switch takes on this rank's GPU.
 
+    That is the target, staging, and the tables of its copies.
     Read in place, or through pinned memory over Gloo, a switch stages nothing there.
     """
     prepared = session._prepared
     assert prepared is not None
     transport = session._engine.lanes[DEVICE].name if DEVICE in session._engine.lanes else "c10d"
-    return prepared.fresh_bytes + sum(
-        route.schedule.staging_peak_bytes
-        for route in prepared.routes
-        if route.lane == DEVICE and not route.one_sided and transport != "c10d"
+    return (
+        prepared.fresh_bytes
+        + prepared.table_bytes
+        + sum(
+            route.schedule.staging_peak_bytes
+            for route in prepared.routes
+            if route.lane == DEVICE and not route.one_sided and transport != "c10d"
+        )
     )
 
 

@@ -109,7 +109,8 @@ std::unique_ptr<Run> Executor::Impl::make_run(RunInputs inputs, Deadline deadlin
   return std::make_unique<StagedRun>(std::move(inputs), ports(), std::move(staging));
 }
 
-PreparedRun::PreparedRun(std::unique_ptr<Run> run) : run_(std::move(run)) {}
+PreparedRun::PreparedRun(std::unique_ptr<Run> run)
+    : run_(std::move(run)), table_bytes_(run_->table_bytes()) {}
 
 PreparedRun::~PreparedRun() = default;
 

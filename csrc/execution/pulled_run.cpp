@@ -50,7 +50,7 @@ PulledRun::PulledRun(RunInputs inputs,
   exposed_sums_.resize(program_.exposed_reader.size());
   program_.exposed.sums = exposed_sums_.data();
   batches.push_back(&program_.exposed);
-  prepare_batches(batches, ports_.copier, addresses_);
+  table_bytes_ = prepare_batches(batches, ports_.copier, addresses_);
 }
 
 void PulledRun::run(const RunCall& call) {

@@ -26,6 +26,7 @@ class PulledRun final : public Run {
   /// Lets go of the peers' memory and withdraws this rank's as well.
   [[nodiscard]] bool drain_all() const noexcept override;
   void report(const RunMonitor& monitor, RunResult& result) const override;
+  [[nodiscard]] std::int64_t table_bytes() const override { return table_bytes_; }
 
  private:
   struct Running {
@@ -55,6 +56,7 @@ class PulledRun final : public Run {
   std::vector<std::uint64_t> exposed_sums_;  ///< read once `summed_`
   std::vector<Note> sent_sums_;              ///< by owner, once they were exchanged
   std::int64_t adopted_bytes_ = 0;
+  std::int64_t table_bytes_ = 0;
 };
 
 }  // namespace dynatrain

@@ -31,6 +31,8 @@ class Run {
   [[nodiscard]] virtual bool drain_all() const noexcept = 0;
   /// Adds what the run has measured.
   virtual void report(const RunMonitor& monitor, RunResult& result) const = 0;
+  /// Device memory that its batches were laid out in.
+  [[nodiscard]] virtual std::int64_t table_bytes() const = 0;
 };
 
 /// The span of a batch of copies that has ended.

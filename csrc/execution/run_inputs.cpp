@@ -107,14 +107,17 @@ void compare_sums(const RunInputs& run,
                        true);
 }
 
-void prepare_batches(std::span<CopyBatch* const> batches,
-                     Copier& copier,
-                     const AddressTable& addresses) {
+std::int64_t prepare_batches(std::span<CopyBatch* const> batches,
+                             Copier& copier,
+                             const AddressTable& addresses) {
   const std::vector<const CopyBatch*> whole(batches.begin(), batches.end());
   const std::vector<std::shared_ptr<PreparedBatch>> prepared = copier.prepare(whole, addresses);
+  std::int64_t taken_bytes = 0;
   for (std::size_t i = 0; i < batches.size(); ++i) {
     batches[i]->prepared = prepared[i];
+    taken_bytes += prepared[i] == nullptr ? 0 : prepared[i]->size_bytes();
   }
+  return taken_bytes;
 }
 
 void tell_landed(const RunInputs& run,

@@ -34,10 +34,11 @@ void tell_landed(const RunInputs& run,
                  const StageProgram& program,
                  std::size_t k);
 
-/// Lets the copier lay the batches out ahead of their submission.
-void prepare_batches(std::span<CopyBatch* const> batches,
-                     Copier& copier,
-                     const AddressTable& addresses);
+/// Lets the copier lay the batches out ahead of their submission; returns the device memory that it
+/// took for them.
+std::int64_t prepare_batches(std::span<CopyBatch* const> batches,
+                             Copier& copier,
+                             const AddressTable& addresses);
 
 /// Waits until all tokens have ended, well or badly; false when some have not at the deadline.
 [[nodiscard]] bool drain(std::span<const Token> tokens, Deadline deadline) noexcept;

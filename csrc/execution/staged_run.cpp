@@ -41,7 +41,7 @@ StagedRun::StagedRun(RunInputs inputs, const Ports& ports, std::shared_ptr<const
     num_sums += place_sums(k, num_sums);
     batches.insert(batches.end(), {&program_[k].pack, &program_[k].unpack, &program_[k].local});
   }
-  prepare_batches(batches, ports_.copier, addresses_);
+  table_bytes_ = prepare_batches(batches, ports_.copier, addresses_);
 }
 
 std::int64_t StagedRun::place_sums(std::size_t k, std::int64_t first_sum) {

@@ -20,6 +20,7 @@ class StagedRun final : public Run {
   void run(const RunCall& call) override;
   [[nodiscard]] bool drain_all() const noexcept override;
   void report(const RunMonitor& monitor, RunResult& result) const override;
+  [[nodiscard]] std::int64_t table_bytes() const override { return table_bytes_; }
 
  private:
   struct Running {
@@ -54,6 +55,7 @@ class StagedRun final : public Run {
   AddressTable addresses_;
   std::vector<Running> running_;
   std::int64_t adopted_bytes_ = 0;
+  std::int64_t table_bytes_ = 0;
 };
 
 }  // namespace dynatrain

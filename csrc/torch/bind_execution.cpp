@@ -169,7 +169,8 @@ void bind_copiers(py::module_& m) {
 }
 
 void bind_executor(py::module_& m) {
-  const py::class_<PreparedRun> prepared(m, "PreparedRun");
+  py::class_<PreparedRun>(m, "PreparedRun")
+      .def_property_readonly("table_bytes", &PreparedRun::table_bytes);
   py::class_<Executor>(m, "Executor")
       .def(py::init<Transport&, Copier&, int>(),
            py::arg("transport"),

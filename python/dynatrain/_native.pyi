@@ -514,7 +514,14 @@ class RunResult:
         """
 
 class PreparedRun:
-    """A run that ``Executor.prepare`` made; it keeps all it refers to, and runs once."""
+    """A run that ``Executor.prepare`` made; it keeps all it refers to, and runs once.
+
+    Attributes:
+        table_bytes: device memory, beside staging, in which its copies are laid out.
+    """
+
+    @property
+    def table_bytes(self) -> int: ...
 
 class Executor:
     """Runs schedules of one rank. One run at a time; it may be used again."""

@@ -52,7 +52,8 @@ class SwitchReport:
         bytes_kept: bytes that stayed on their rank (adopted or copied).
         lower_bound_bytes: what any switch between these layouts must move.
         staging_peak_bytes: staging of the rank that used most.
-        extra_peak_bytes: fresh target memory plus staging of the rank that used most.
+        extra_peak_bytes: fresh target memory, staging and tables of copies of the rank that used
+            most.
         num_stages: stages of the transfer.
         traffic: (src rank, dst rank, bytes) of every pair of ranks that exchanges something.
         fingerprint_before: fingerprint of the source, None when not asked for.

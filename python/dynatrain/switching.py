@@ -185,7 +185,7 @@ def _tell(engine: Engine, prepared: Prepared, moved: Moved, telling: Telling) ->
         kept_bytes=prepared.plan.kept_bytes,
         lower_bound_bytes=prepared.plan.lower_bound_bytes,
         staging_peak_bytes=moved.staging_peak_bytes,
-        extra_peak_bytes=prepared.fresh_bytes + moved.staging_peak_bytes,
+        extra_peak_bytes=prepared.fresh_bytes + moved.staging_peak_bytes + prepared.table_bytes,
         traffic=[(engine.rank, peer, size) for peer, _, size, _ in prepared.plan.sends()],
         timeline=clock.spans,
         not_continuous=telling.not_continuous,

@@ -94,6 +94,11 @@ class Prepared:
         """Staging of all lanes together."""
         return sum(route.schedule.staging_peak_bytes for route in self.routes)
 
+    @property
+    def table_bytes(self) -> int:
+        """Device memory of the descriptions of copies; 0 before the runs are made."""
+        return sum(route.run.table_bytes for route in self.routes if route.run is not None)
+
     def refresh(self, state: TrainState | None) -> bool:
         """Reads the source again; False when its tensors are not those that were planned for."""
         self.source = Side.read(state, self.request.names)
@@ -249,13 +254,16 @@ def _agree_on_pairs(engine: Engine, prepared: Prepared) -> None:
     try:
         engine.together("agreeing on the plan", agree)
         routes = [_with_sources(engine, prepared, route) for route in prepared.routes]
-        prepared.routes = engine.together(
-            "taking staging memory",
-            lambda: [_with_run(engine, prepared, route) for route in routes],
-        )
+        engine.together("taking staging memory", lambda: _make_runs(engine, prepared, routes))
     except Exception:
         engine.disconnect("the exchange of plan hashes failed")
         raise
+
+
+def _make_runs(engine: Engine, prepared: Prepared, routes: Sequence[Route]) -> None:
+    prepared.routes = [_with_run(engine, prepared, route) for route in routes]
+    staging = prepared.staging_peak_bytes
+    _check_budget(engine, prepared.fresh_bytes + staging + prepared.table_bytes)
 
 
 def _with_run(engine: Engine, prepared: Prepared, route: Route) -> Route:

@@ -26,6 +26,10 @@ struct TableParts {
 
 /// A batch whose table lies on the device already, for one set of addresses.
 struct PreparedTable final : PreparedBatch {
+  [[nodiscard]] std::int64_t size_bytes() const override {
+    return memory == nullptr ? 0 : parts.size.layout.total_bytes;
+  }
+
   const void* copier = nullptr;  ///< whose it is
   std::uint64_t revision = 0;    ///< of the addresses
   TableParts parts;

@@ -80,6 +80,8 @@ class PreparedBatch {
   PreparedBatch(const PreparedBatch&) = delete;
   PreparedBatch& operator=(const PreparedBatch&) = delete;
   virtual ~PreparedBatch() = default;
+  /// Memory of the copier's device that it takes.
+  [[nodiscard]] virtual std::int64_t size_bytes() const = 0;
 };
 
 /// A batch of copies that is built once and submitted as a whole: `zeroed`, then `copies` in any

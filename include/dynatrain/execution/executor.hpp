@@ -87,9 +87,14 @@ class PreparedRun {
   PreparedRun(const PreparedRun&) = delete;
   PreparedRun& operator=(const PreparedRun&) = delete;
 
+  /// Memory of the copier's device, beside staging, in which its copies are laid out; 0 for a
+  /// copier of the host.
+  [[nodiscard]] std::int64_t table_bytes() const { return table_bytes_; }
+
  private:
   friend class Executor;
   std::unique_ptr<Run> run_;
+  std::int64_t table_bytes_;
 };
 
 /// Runs schedules of one rank over a transport and a copier. Reusable; one run at a time.

@@ -24,6 +24,8 @@ namespace {
 
 /// What a batch of a run carries once it has been prepared.
 struct Table final : PreparedBatch {
+  [[nodiscard]] std::int64_t size_bytes() const override { return 100 * num_copies; }
+  std::int64_t num_copies = 0;
   std::uint64_t revision = 0;  ///< of the addresses
 };
 
@@ -53,6 +55,7 @@ class CountingCopier final : public WrappedCopier {
     for (const CopyBatch* const batch : batches) {
       taken_.num_prepared += std::ssize(batch->copies);
       auto table = std::make_shared<Table>();
+      table->num_copies = std::ssize(batch->copies);
       table->revision = addresses.revision();
       prepared.push_back(std::move(table));
     }
@@ -106,14 +109,16 @@ TEST(Prepare, RunTakesNoMemoryAndLaysNothingOut) {
 /// Two runs of one executor of one rank, each between buffers of its own.
 class TwoRuns : public ::testing::Test {
  protected:
+  RunInputs inputs(RankBuffers& source, RankBuffers& target) {
+    return {.plan = plan_,
+            .schedule = schedule_,
+            .source = map_,
+            .target = map_,
+            .source_memory = source.memory(),
+            .target_memory = target.memory()};
+  }
   std::unique_ptr<PreparedRun> prepare(RankBuffers& source, RankBuffers& target) {
-    return executor_.prepare({.plan = plan_,
-                              .schedule = schedule_,
-                              .source = map_,
-                              .target = map_,
-                              .source_memory = source.memory(),
-                              .target_memory = target.memory()},
-                             {});
+    return executor_.prepare(inputs(source, target), {});
   }
 
   ShardMap map_ = model_map(Layout::parse("dp=1"));
@@ -138,6 +143,20 @@ TEST_F(TwoRuns, EachGoesWhereItWasPreparedFor) {
   EXPECT_NE(first_wrong(map_, 0, second), "");
   executor_.run(*to_second, {}, control_);
   EXPECT_EQ(first_wrong(map_, 0, second), "");
+}
+
+// A budget counts it: a hundred thousand boxes take some ten megabytes of a device.
+TEST_F(TwoRuns, SaysWhatItsTablesTakeOfTheDevice) {
+  Taken taken;
+  CountingCopier counting(taken);
+  Executor executor(*transport_, counting, 0);
+  RankBuffers target = empty_buffers(map_, 0);
+  const auto prepared = executor.prepare(inputs(tags_, target), {});
+  EXPECT_GT(taken.num_prepared, 0);
+  EXPECT_EQ(prepared->table_bytes(), 100 * taken.num_prepared);
+  executor.run(*prepared, {}, control_);
+  EXPECT_EQ(prepared->table_bytes(), 100 * taken.num_prepared) << "the report comes after the run";
+  EXPECT_EQ(prepare(tags_, target)->table_bytes(), 0) << "the host's copier needs none";
 }
 
 // Its tokens and sums are those of one run.

@@ -57,6 +57,7 @@ TEST_F(PreparedBatches, LaunchUploadsNothingAndTakesNoMemory) {
   }
   EXPECT_EQ(state_->num_uploads, 0);
   EXPECT_EQ(state_->num_memories, 1) << "one for all that is prepared together";
+  EXPECT_GE(batches_[0].prepared->size_bytes(), 64) << "it holds a record of 64 bytes";
 }
 
 // The table's own sums are those of one launch: a second one must not add to the first one's.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ import torch.distributed as dist
 
 import dynatrain
 import training_jobs as jobs
-from dynatrain import DeviceError, LayoutError, StaleStateError
+from dynatrain import BudgetError, DeviceError, LayoutError, StaleStateError
 
 
 @pytest.fixture
@@ -101,29 +103,35 @@ def test_unknown_verification_is_refused_with_the_ones_there_are():
         dynatrain.init(jobs.build, "dp=1", verify=("checksums",))
 
 
-class ShortOfMemory:
-    """An executor that finds no memory for staging the first time it is asked."""
+class Preparing:
+    """An executor whose preparations are the test's."""
 
-    def __init__(self, executor, text):
-        self.executor, self.text, self.num_asked = executor, text, 0
-
-    def prepare(self, *args):
-        self.num_asked += 1
-        if self.num_asked == 1:
-            raise DeviceError(self.text)
-        return self.executor.prepare(*args)
+    def __init__(self, executor, prepare):
+        self.executor, self.prepare = executor, prepare
 
     def __getattr__(self, name):
         return getattr(self.executor, name)
 
 
+def prepare_by(session, monkeypatch, prepare):
+    """Lets ``prepare(executor, *args)`` make the session's runs."""
+    lane = session._engine.lanes["host"]
+    executor = Preparing(lane.executor, partial(prepare, lane.executor))
+    monkeypatch.setitem(session._engine.lanes, "host", replace(lane, executor=executor))
+
+
 def short_of_memory(session, monkeypatch, text):
     """Lets the first preparation fail with ``text``; returns what was asked of torch's cache."""
-    lane = session._engine.lanes["host"]
-    short = ShortOfMemory(lane.executor, text)
-    monkeypatch.setitem(session._engine.lanes, "host", replace(lane, executor=short))
-    emptied = []
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(short.num_asked))
+    asked, emptied = [], []
+
+    def prepare(executor, *args):
+        asked.append(1)
+        if len(asked) == 1:
+            raise DeviceError(text)
+        return executor.prepare(*args)
+
+    prepare_by(session, monkeypatch, prepare)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(len(asked)))
     return emptied
 
 
@@ -141,3 +149,16 @@ def test_other_failures_of_a_device_are_not_tried_again(session, monkeypatch):
     with pytest.raises(dynatrain.Error, match="the device is lost"):
         session.switch("dp=1")
     assert emptied == []
+
+
+# What describes a hundred thousand boxes to a GPU lies there too, and is known once they are made.
+def test_tables_of_copies_count_against_the_budget(session, monkeypatch):
+    before = jobs.whole_state(session.state)
+    session._engine.options = replace(session._engine.options, memory_budget_bytes=1 << 30)
+    prepare_by(session, monkeypatch, lambda executor, *args: SimpleNamespace(table_bytes=2 << 30))
+
+    with pytest.raises(BudgetError, match="lower staging_budget_bytes") as refused:
+        session.switch("dp=1")
+
+    assert refused.value.required_bytes == 2 << 30
+    assert jobs.differences(before, jobs.whole_state(session.state)) == []
