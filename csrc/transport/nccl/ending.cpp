@@ -43,7 +43,7 @@ void abort(const Ending& ending) noexcept {
   static_cast<void>(ending.libraries.nccl->comm_abort(ending.comm));
   try {
     // Not earlier: until then a thread of NCCL may still put a kernel on the stream.
-    ending.libraries.device->record(ending.after_abort, ending.stream);
+    ending.libraries.device->record(ending.stream->after_abort(), ending.stream->stream());
   } catch (...) {  // NOLINT(bugprone-empty-catch): the device is lost, and runs nothing any more
   }
 }
@@ -67,6 +67,22 @@ void enter(std::optional<DeviceScope>& scope, DeviceApi& api, int device) noexce
   try {
     scope.emplace(api, device);
   } catch (...) {  // NOLINT(bugprone-empty-catch): the device is lost
+  }
+}
+
+GroupStream::GroupStream(std::shared_ptr<DeviceApi> api, int device)
+    : api_(std::move(api)), device_(device) {
+  const DeviceScope scope(*api_, device_);
+  stream_ = api_->create_stream();
+  after_abort_ = api_->create_event();
+}
+
+GroupStream::~GroupStream() {
+  try {
+    const DeviceScope scope(*api_, device_);
+    api_->destroy_event(after_abort_);
+    api_->destroy_stream(stream_);
+  } catch (...) {  // NOLINT(bugprone-empty-catch): the device is gone, and all this with it
   }
 }
 

@@ -33,17 +33,11 @@ NcclWorld::NcclWorld(NcclLibraries libraries, int rank, int size, NcclOptions op
       rank_(rank),
       size_(size),
       options_(std::move(options)),
-      log_(options_.record_calls) {
-  const DeviceScope scope(device(), options_.device);
-  stream_ = device().create_stream();
-  after_abort_ = device().create_event();
-}
+      stream_(std::make_shared<GroupStream>(libraries_.device, options_.device)),
+      log_(options_.record_calls) {}
 
 NcclWorld::~NcclWorld() {
   close();
-  if (const std::lock_guard lock(mutex_); !has_ended_locked()) {
-    return;  // NCCL still has the stream, and its thread the event
-  }
   try {
     const DeviceScope scope(device(), options_.device);
     for (const UnderWay& group : under_way_) {
@@ -51,18 +45,16 @@ NcclWorld::~NcclWorld() {
         free_events_.push_back(group.event);
       }
     }
-    free_events_.push_back(after_abort_);
     for (void* event : free_events_) {
       device().destroy_event(event);
     }
-    device().destroy_stream(stream_);
   } catch (...) {  // NOLINT(bugprone-empty-catch): the device is gone, and all this with it
   }
 }
 
 void NcclWorld::wait_for_event(void* event) {
   const DeviceScope scope(device(), options_.device);
-  device().stream_wait(stream_, event);
+  device().stream_wait(stream_->stream(), event);
 }
 
 void* NcclWorld::post(const OpGroup& group, Deadline deadline) {
@@ -76,8 +68,8 @@ void* NcclWorld::post(const OpGroup& group, Deadline deadline) {
     place.event = device().create_event();
   }
   void* const event = take_event();
-  device().record(event, stream_);
-  device().record(place.event, stream_);
+  device().record(event, stream_->stream());
+  device().record(place.event, stream_->stream());
   place.peers = group.peers();
   ++num_groups_;
   return event;
@@ -121,9 +113,9 @@ NcclResult NcclWorld::issue_ops(const OpGroup& group, NcclComm comm) {
   NcclApi& nccl = *libraries_.nccl;
   for (const GroupOp& op : group.ops) {
     log_.add(op.is_send ? NcclCall::Kind::kSend : NcclCall::Kind::kRecv, group, op);
-    const NcclResult result = op.is_send
-                                  ? nccl.send(op.data, op.size_bytes, op.peer, comm, stream_)
-                                  : nccl.recv(op.data, op.size_bytes, op.peer, comm, stream_);
+    const NcclResult result =
+        op.is_send ? nccl.send(op.data, op.size_bytes, op.peer, comm, stream_->stream())
+                   : nccl.recv(op.data, op.size_bytes, op.peer, comm, stream_->stream());
     if (!is_good(result)) {
       return result;
     }
@@ -234,7 +226,6 @@ void NcclWorld::end(const TransportError* cause) noexcept {
                 .device = options_.device,
                 .comm = nullptr,
                 .stream = stream_,
-                .after_abort = after_abort_,
                 .in_peace = cause == nullptr,
                 .registrations = {},
                 .timeout = options_.end_timeout};
@@ -261,7 +252,7 @@ bool NcclWorld::has_let_go() noexcept {
     }
   }
   try {
-    return is_done(after_abort_);
+    return is_done(stream_->after_abort());
   } catch (...) {
     return true;
   }

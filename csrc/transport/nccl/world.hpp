@@ -103,7 +103,7 @@ class NcclWorld {
   int rank_;
   int size_;
   NcclOptions options_;
-  void* stream_ = nullptr;
+  std::shared_ptr<GroupStream> stream_;
   CallLog log_;
   mutable std::mutex mutex_;
   NcclComm comm_ = nullptr;
@@ -112,7 +112,6 @@ class NcclWorld {
   std::shared_ptr<HostCompletion> ended_ = std::make_shared<HostCompletion>();
   std::vector<void*> registrations_;  ///< handles of the communicator, none after its end
   std::vector<void*> free_events_;
-  void* after_abort_ = nullptr;                           ///< event behind what an abort left
   std::array<UnderWay, kMaxGroupsUnderWay> under_way_{};  ///< a ring; of the posting thread
   std::size_t num_groups_ = 0;                            ///< ever issued
 };
