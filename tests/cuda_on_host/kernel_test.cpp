@@ -1,38 +1,28 @@
-// copy_kernel.cu itself, compiled for the host with every thread of a block as a thread: what the
-// emulated machine leaves out is the launch, the sums that a block gathers, and what warps do
-// together.
+// copy_kernel.cu itself, with blocks of every length: what the emulated machine leaves out is the
+// sums that a block gathers, and what warps do together.
 
 #include "dynatrain/kernels/cpu_copier.hpp"
 
 #include <gtest/gtest.h>
 
-#define load_copy_kernel load_copy_kernel_on_host
-#define launch_copy_kernel launch_copy_kernel_on_host
-#include "kernels/cuda/copy_kernel.cu"
+#include "kernels/cuda/copy_kernel.hpp"
+#include "kernels/cuda/cuda_handles.hpp"
 #include "kernels/emulated_kernel.hpp"
 #include "kernels/random_boxes.hpp"
 #include <array>
 #include <chrono>
 #include <random>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
 namespace dynatrain {
-
-void check(cudaError_t status, const std::string& what, std::source_location /*where*/) {
-  if (status != 0) {
-    throw std::runtime_error(what);
-  }
-}
-
 namespace {
 
-class CudaSource : public ::testing::Test, protected RandomBoxes {
+class CudaKernelSource : public ::testing::Test, protected RandomBoxes {
  protected:
   static constexpr std::int64_t kBufferBytes = 64 << 10;
 
-  CudaSource() : src_(noise(1)), poison_(noise(2)) {}
+  CudaKernelSource() : src_(noise(1)), poison_(noise(2)) {}
 
   static std::vector<std::byte> noise(std::uint64_t seed) {
     std::mt19937_64 random(seed);
@@ -56,10 +46,12 @@ class CudaSource : public ::testing::Test, protected RandomBoxes {
     batch.sums = expected_sums.data();
     oracle_->submit(batch, addresses(expected), {}).wait(deadline_in(std::chrono::seconds(60)));
     EmulatedTable table(batch, addresses(dst), {.units_per_block = units_per_block});
-    launch_copy_kernel_on_host({.table = table.view(sums.data()),
-                                .num_blocks = table.size().split.num_blocks,
-                                .sums = table.size().sums},
-                               nullptr);
+    const CudaStream stream = make_cuda_stream();
+    launch_copy_kernel({.table = table.view(sums.data()),
+                        .num_blocks = table.size().split.num_blocks,
+                        .sums = table.size().sums},
+                       stream.get());
+    ASSERT_EQ(cudaStreamSynchronize(stream.get()), cudaSuccess);
     EXPECT_TRUE(dst == expected);
     EXPECT_EQ(sums, expected_sums);
   }
@@ -69,7 +61,7 @@ class CudaSource : public ::testing::Test, protected RandomBoxes {
   std::vector<std::byte> poison_;
 };
 
-TEST_F(CudaSource, RandomBoxesEqualTheCpuCopier) {
+TEST_F(CudaKernelSource, RandomBoxesEqualTheCpuCopier) {
   for (std::uint64_t seed = 0; seed < 20; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
     std::mt19937_64 random(seed);
@@ -86,8 +78,8 @@ TEST_F(CudaSource, RandomBoxesEqualTheCpuCopier) {
   }
 }
 
-// One box fills several blocks, each of whose warps is in one group: they add by shuffles.
-TEST_F(CudaSource, SumsOfOneLargeBoxAreThoseOfAllItsBlocks) {
+// A box fills several blocks, each of whose warps is in one group: they add by shuffles.
+TEST_F(CudaKernelSource, SumsOfOneBoxAreThoseOfAllItsBlocks) {
   CopyBatch batch;
   batch.copies.push_back(run(2, 20000));
   batch.copies.back().sum_slot = 3;
@@ -95,7 +87,7 @@ TEST_F(CudaSource, SumsOfOneLargeBoxAreThoseOfAllItsBlocks) {
 }
 
 // A warp in several groups, and more groups in a block than it has places for.
-TEST_F(CudaSource, SumsOfManyTinyBoxesOfOneBlockAreToldApart) {
+TEST_F(CudaKernelSource, SumsOfManyTinyBoxesOfOneBlockAreToldApart) {
   CopyBatch batch;
   for (int i = 0; i < 300; ++i) {
     batch.copies.push_back(run(4, 1 + i % 3));
