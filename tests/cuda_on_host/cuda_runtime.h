@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <functional>
 
 #define __global__
 #define __device__
@@ -57,7 +58,15 @@ struct dim3 {
 
 namespace cuda_on_host {
 
+constexpr int kNumDevices = 8;
 constexpr int kLanes = 32;
+
+/// Puts something on a stream, as a library's own kernels are.
+void enqueue(void* stream, std::function<void()> job);
+/// Whether the stream is one of the calling thread's device.
+[[nodiscard]] bool is_current(cudaStream_t stream);
+/// The answer of a call, which cudaGetLastError() gives as well when it is not good.
+cudaError_t answer(bool is_good, cudaError_t otherwise = cudaErrorInvalidValue);
 
 /// Threads that go in step, and what they hand each other.
 struct Warp {

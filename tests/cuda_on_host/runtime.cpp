@@ -1,7 +1,5 @@
 #include <cuda_runtime.h>
 
-#include "kernels/cuda/box_table.hpp"
-#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <cstdlib>
@@ -13,14 +11,16 @@
 #include <set>
 #include <thread>
 #include <utility>
-#include <vector>
 
 namespace {
 
 using Clock = std::chrono::steady_clock;
+using cuda_on_host::answer;
 
 /// One record of an event. Who waits for it is not held up by the next one.
 struct Record {
+  std::mutex mutex;
+  std::condition_variable passed;
   bool has_passed = false;
   Clock::time_point when;
 };
@@ -30,10 +30,10 @@ struct Allocation {
   cudaMemoryType type = cudaMemoryTypeUnregistered;
 };
 
-/// What all threads share; `changed` is for whoever waits for a record or an empty stream.
+/// What all threads share. Streams have locks of their own: one for all would order what no event
+/// orders, and hide that from a sanitizer.
 struct Runtime {
   std::mutex mutex;
-  std::condition_variable changed;
   std::map<const std::byte*, Allocation> allocations;
   std::set<cudaStream_t> streams;
 };
@@ -44,13 +44,7 @@ Runtime& runtime() {
 }
 
 thread_local cudaError_t last_error = cudaSuccess;
-
-cudaError_t answer(bool is_good, cudaError_t otherwise = cudaErrorInvalidValue) {
-  if (!is_good) {
-    last_error = otherwise;
-  }
-  return is_good ? cudaSuccess : otherwise;
-}
+thread_local int current_device = 0;
 
 /// Where [memory, memory + size_bytes) lies; kManaged, which there is none of, when it leaves its
 /// allocation.
@@ -105,8 +99,15 @@ cudaError_t release(void* memory, cudaMemoryType type) {
 
 }  // namespace
 
+cudaError_t cuda_on_host::answer(bool is_good, cudaError_t otherwise) {
+  if (!is_good) {
+    last_error = otherwise;
+  }
+  return is_good ? cudaSuccess : otherwise;
+}
+
 struct CUstream_st {
-  CUstream_st() : thread([this] { work(); }) {
+  explicit CUstream_st(int of_device) : device(of_device), thread([this] { work(); }) {
     const std::lock_guard lock(runtime().mutex);
     runtime().streams.insert(this);
   }
@@ -123,15 +124,19 @@ struct CUstream_st {
 
   void add(std::function<void()> job) {
     {
-      const std::lock_guard lock(runtime().mutex);
+      const std::lock_guard lock(mutex);
       jobs.push_back(std::move(job));
     }
-    runtime().changed.notify_all();
+    changed.notify_all();
+  }
+  void wait_until_empty() {
+    std::unique_lock lock(mutex);
+    changed.wait(lock, [this] { return jobs.empty(); });
   }
   void work() {
-    std::unique_lock lock(runtime().mutex);
+    std::unique_lock lock(mutex);
     while (true) {
-      runtime().changed.wait(lock, [this] { return !jobs.empty(); });
+      changed.wait(lock, [this] { return !jobs.empty(); });
       const std::function<void()> job = jobs.front();
       if (job == nullptr) {
         return;
@@ -140,18 +145,42 @@ struct CUstream_st {
       job();
       lock.lock();
       jobs.pop_front();
-      runtime().changed.notify_all();
+      changed.notify_all();
     }
   }
 
+  int device;
+  std::mutex mutex;
+  std::condition_variable changed;
   std::deque<std::function<void()>> jobs;  ///< the first is under way
   std::thread thread;
 };
 
 struct CUevent_st {
+  int device = 0;
   bool is_timed = false;
   std::shared_ptr<Record> last;  ///< null until it was recorded
 };
+
+void cuda_on_host::enqueue(void* stream, std::function<void()> job) {
+  static_cast<cudaStream_t>(stream)->add(std::move(job));
+}
+
+bool cuda_on_host::is_current(cudaStream_t stream) {
+  return stream->device == current_device;
+}
+
+namespace {
+
+bool has_passed(const CUevent_st& event) {
+  if (event.last == nullptr) {
+    return true;
+  }
+  const std::lock_guard lock(event.last->mutex);
+  return event.last->has_passed;
+}
+
+}  // namespace
 
 cudaError_t cudaGetLastError() {
   return std::exchange(last_error, cudaSuccess);
@@ -171,30 +200,33 @@ cudaError_t cudaDriverGetVersion(int* version) {
 }
 
 cudaError_t cudaGetDeviceCount(int* count) {
-  *count = 1;
+  *count = cuda_on_host::kNumDevices;
   return cudaSuccess;
 }
 
 cudaError_t cudaGetDevice(int* device) {
-  *device = 0;
+  *device = current_device;
   return cudaSuccess;
 }
 
 cudaError_t cudaSetDevice(int device) {
-  return answer(device == 0);
+  const bool is_good = device >= 0 && device < cuda_on_host::kNumDevices;
+  current_device = is_good ? device : current_device;
+  return answer(is_good);
 }
 
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr /*attribute*/, int device) {
   *value = 1;
-  return answer(device == 0);
+  return answer(device >= 0 && device < cuda_on_host::kNumDevices);
 }
 
 cudaError_t cudaDeviceSynchronize() {
-  std::unique_lock lock(runtime().mutex);
-  runtime().changed.wait(lock, [] {
-    return std::ranges::all_of(runtime().streams,
-                               [](auto* stream) { return stream->jobs.empty(); });
-  });
+  const std::lock_guard lock(runtime().mutex);  // no stream goes meanwhile
+  for (const cudaStream_t stream : runtime().streams) {
+    if (stream->device == current_device) {
+      stream->wait_until_empty();
+    }
+  }
   return cudaSuccess;
 }
 
@@ -254,7 +286,7 @@ cudaError_t cudaMemcpyAsync(
 }
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
-  *stream = new CUstream_st();
+  *stream = new CUstream_st(current_device);
   return answer(flags == cudaStreamNonBlocking);
 }
 
@@ -264,8 +296,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-  std::unique_lock lock(runtime().mutex);
-  runtime().changed.wait(lock, [stream] { return stream->jobs.empty(); });
+  stream->wait_until_empty();
   return cudaSuccess;
 }
 
@@ -273,15 +304,16 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
   const std::shared_ptr<Record> record = event->last;
   if (record != nullptr) {
     stream->add([record] {
-      std::unique_lock lock(runtime().mutex);
-      runtime().changed.wait(lock, [&record] { return record->has_passed; });
+      std::unique_lock lock(record->mutex);
+      record->passed.wait(lock, [&record] { return record->has_passed; });
     });
   }
   return cudaSuccess;
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
-  *event = new CUevent_st{.is_timed = flags != cudaEventDisableTiming, .last = nullptr};
+  *event = new CUevent_st{
+      .device = current_device, .is_timed = flags != cudaEventDisableTiming, .last = nullptr};
   return cudaSuccess;
 }
 
@@ -291,109 +323,35 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 }
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
-  event->last = std::make_shared<Record>();
-  const auto pass = [record = event->last] {
-    const std::lock_guard lock(runtime().mutex);
-    record->has_passed = true;
-    record->when = Clock::now();
-    runtime().changed.notify_all();
-  };
-  if (stream == nullptr) {
-    cudaDeviceSynchronize();
-    pass();
-  } else {
-    stream->add(pass);
-  }
-  return cudaSuccess;
-}
-
-cudaError_t cudaEventQuery(cudaEvent_t event) {
-  const std::lock_guard lock(runtime().mutex);
-  return answer(event->last == nullptr || event->last->has_passed, cudaErrorNotReady);
-}
-
-cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
-  const std::lock_guard lock(runtime().mutex);
-  const bool is_good = begin->is_timed && end->is_timed && begin->last != nullptr &&
-                       end->last != nullptr && begin->last->has_passed && end->last->has_passed;
+  const bool is_good = stream == nullptr || stream->device == event->device;
   if (is_good) {
-    *milliseconds =
-        std::chrono::duration<float, std::milli>(end->last->when - begin->last->when).count();
+    event->last = std::make_shared<Record>();
+    const auto pass = [record = event->last] {
+      const std::lock_guard lock(record->mutex);
+      record->has_passed = true;
+      record->when = Clock::now();
+      record->passed.notify_all();
+    };
+    if (stream == nullptr) {
+      cudaDeviceSynchronize();
+      pass();
+    } else {
+      stream->add(pass);
+    }
   }
   return answer(is_good);
 }
 
-cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* /*attributes*/, const void* kernel) {
-  return answer(kernel != nullptr);
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+  return answer(has_passed(*event), cudaErrorNotReady);
 }
 
-namespace {
-
-using Kernel = void (*)(dynatrain::BoxTable);
-
-/// The threads of a block, for one kernel after another: what a kernel shares is static.
-class Processor {
- public:
-  explicit Processor(unsigned num_threads) : edge_(num_threads + 1), block_(num_threads) {
-    for (unsigned thread = 0; thread < num_threads; ++thread) {
-      std::thread([this, thread, num_threads] {
-        cuda_on_host::block = &block_;
-        cuda_on_host::lane = static_cast<int>(thread % cuda_on_host::kLanes);
-        cuda_on_host::warp = &block_.warps[thread / cuda_on_host::kLanes];
-        threadIdx = dim3(thread);
-        blockDim = dim3(num_threads);
-        run_kernels();
-      }).detach();
-    }
-  }
-  void run(Kernel kernel, dim3 num_blocks, const dynatrain::BoxTable& table) {
-    const std::lock_guard lock(mutex_);
-    kernel_ = kernel;
-    num_blocks_ = num_blocks.x;
-    table_ = table;
-    edge_.arrive_and_wait();
-    edge_.arrive_and_wait();
-  }
-
- private:
-  [[noreturn]] void run_kernels() {
-    while (true) {
-      edge_.arrive_and_wait();
-      for (unsigned index = 0; index < num_blocks_; ++index) {
-        blockIdx = dim3(index);
-        kernel_(table_);
-        __syncthreads();
-      }
-      edge_.arrive_and_wait();
-    }
-  }
-
-  std::mutex mutex_;
-  std::barrier<> edge_;  ///< before a kernel, and after it
-  cuda_on_host::Block block_;
-  Kernel kernel_ = nullptr;
-  unsigned num_blocks_ = 0;
-  dynatrain::BoxTable table_;
-};
-
-Processor& processor() {
-  static Processor& one = *new Processor(dynatrain::kThreadsPerBlock);  // its threads never end
-  return one;
-}
-
-}  // namespace
-
-cudaError_t cudaLaunchKernel(const void* kernel,
-                             dim3 num_blocks,
-                             dim3 num_threads,
-                             void** arguments,
-                             std::size_t /*shared_bytes*/,
-                             cudaStream_t stream) {
-  const auto table = *static_cast<const dynatrain::BoxTable*>(arguments[0]);
-  auto* const run = reinterpret_cast<Kernel>(const_cast<void*>(kernel));
-  const bool is_good = num_blocks.x > 0 && num_threads.x == dynatrain::kThreadsPerBlock;
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
+  const bool is_good = begin->is_timed && end->is_timed && begin->last != nullptr &&
+                       end->last != nullptr && has_passed(*begin) && has_passed(*end);
   if (is_good) {
-    stream->add([=] { processor().run(run, num_blocks, table); });
+    *milliseconds =
+        std::chrono::duration<float, std::milli>(end->last->when - begin->last->when).count();
   }
   return answer(is_good);
 }
