@@ -55,6 +55,26 @@ TEST(SwitchOnHost, EveryByteArrivesWhateverTheLayouts) {
   }
 }
 
+/// A rank's copies are its device's; `one_sided`: it reads its peers in place, else by messages in
+/// pinned memory.
+SwitchCase over_loopback(bool one_sided) {
+  SwitchCase what;
+  what.schedule.staging_budget_bytes = 16384;
+  what.schedule.min_message_bytes = 1;
+  what.loopback.one_sided = one_sided;
+  what.make_copier = [](int rank) { return make_cuda_copier({.device = rank}); };
+  return what;
+}
+
+TEST(SwitchOnHost, EveryByteArrivesThroughPinnedMemoryAndInPlace) {
+  const ShardMap source = model_map(Layout::parse("dp=2,tp=2"));
+  const ShardMap target = model_map(Layout::parse("pp=2,dp=2"));
+  for (const bool one_sided : {false, true}) {
+    SCOPED_TRACE(one_sided ? "in place" : "through pinned memory");
+    expect_identity(source, target, switch_over_loopback(source, target, over_loopback(one_sided)));
+  }
+}
+
 // A rank that gives up in the middle: the others end as well, and nothing hangs.
 TEST(SwitchOnHost, RankThatIsLostEndsTheSwitchOfTheOthers) {
   const ShardMap source = model_map(Layout::parse("dp=2,tp=2"));
