@@ -1,7 +1,8 @@
 // Times the CUDA copier beside plain device copies of the same bytes, interleaved, over random
-// bytes and with a cold cache. Times of the copier begin before its table is uploaded. Prints one
-// JSON document; never asserts. With the argument `bulk` it times the bulk copy engine instead: a
-// trial that must cost the other numbers nothing. Exit status 3 where there is no device.
+// bytes and with a cold cache. Batches are prepared, as those of a switch are; what a table costs
+// one that is not is in the launches. Prints one JSON document; never asserts. With the argument
+// `bulk` it times the bulk copy engine instead: a trial that must cost the other numbers nothing.
+// Exit status 3 where there is no device.
 
 #include "dynatrain/kernels/cuda_copier.hpp"
 
@@ -141,6 +142,7 @@ class Bench {
     CopyBatch batch = batch_of(shape, reinterpret_cast<std::uint64_t*>(sums_.get()));
     CopyTimes times;
     batch.times = &times;
+    prepare(batch);
     Times ours;
     Times plain;
     for (int i = 0; i <= kRuns; ++i) {
@@ -204,7 +206,7 @@ class Bench {
   [[nodiscard]] std::string launch_line(std::int64_t num_boxes, bool is_prepared) {
     CopyBatch batch = batch_of({"", num_boxes, 1, 64, 0}, nullptr);
     if (is_prepared) {
-      batch.prepared = copier_->prepare(std::vector<const CopyBatch*>{&batch}, addresses_)[0];
+      prepare(batch);
     }
     Times submit;
     Times done;
@@ -227,6 +229,10 @@ class Bench {
   }
 
  private:
+  void prepare(CopyBatch& batch) {
+    batch.prepared = copier_->prepare(std::vector<const CopyBatch*>{&batch}, addresses_)[0];
+  }
+
   /// Random bytes in the source, repeated: constant ones cost a memory less.
   void fill() {
     constexpr std::int64_t piece = 64LL << 20U;
