@@ -29,9 +29,11 @@ bool is_smaller(const std::unique_ptr<TableMemory>& memory, std::int64_t size_by
 }  // namespace
 
 std::shared_ptr<TableMemory> TablePool::take(std::int64_t size_bytes) {
-  std::unique_ptr<TableMemory> memory = take_free(size_bytes);
-  if (memory == nullptr) {
-    memory = device_.make_table_memory(rounded_up(size_bytes));
+  Taken taken = take_free(size_bytes);
+  if (taken.fits == nullptr) {
+    // Outside the lock: the device stops, and what it still runs may need whoever gives back.
+    taken.too_small.reset();
+    taken.fits = device_.make_table_memory(rounded_up(size_bytes));
   }
   const auto come_back = [pool = weak_from_this()](TableMemory* ended) {
     std::unique_ptr<TableMemory> owned(ended);
@@ -39,20 +41,21 @@ std::shared_ptr<TableMemory> TablePool::take(std::int64_t size_bytes) {
       there->give_back(std::move(owned));
     }
   };
-  return {memory.release(), come_back};
+  return {taken.fits.release(), come_back};
 }
 
-std::unique_ptr<TableMemory> TablePool::take_free(std::int64_t size_bytes) {
-  std::unique_ptr<TableMemory> memory;
+TablePool::Taken TablePool::take_free(std::int64_t size_bytes) {
+  Taken taken;
   const std::lock_guard lock(mutex_);
   const auto found = std::lower_bound(free_.begin(), free_.end(), size_bytes, is_smaller);
   if (found != free_.end()) {
-    memory = std::move(*found);
+    taken.fits = std::move(*found);
     free_.erase(found);
   } else if (!free_.empty()) {
+    taken.too_small = std::move(free_.back());
     free_.pop_back();
   }
-  return memory;
+  return taken;
 }
 
 void TablePool::give_back(std::unique_ptr<TableMemory> memory) {

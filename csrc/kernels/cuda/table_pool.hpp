@@ -23,7 +23,11 @@ class TablePool : public std::enable_shared_from_this<TablePool> {
   void reserve(std::int64_t size_bytes, int num_memories);
 
  private:
-  [[nodiscard]] std::unique_ptr<TableMemory> take_free(std::int64_t size_bytes);
+  struct Taken {
+    std::unique_ptr<TableMemory> fits;
+    std::unique_ptr<TableMemory> too_small;  ///< the largest, where none fits
+  };
+  [[nodiscard]] Taken take_free(std::int64_t size_bytes);
   void give_back(std::unique_ptr<TableMemory> memory);
 
   StreamDevice& device_;
