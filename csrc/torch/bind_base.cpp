@@ -3,6 +3,7 @@
 #include "dynatrain/base/log.hpp"
 
 #include "torch/bind.hpp"
+#include <malloc.h>  // malloc_trim
 #include <string>
 #include <utility>
 
@@ -100,12 +101,21 @@ std::uint64_t hash64(const py::bytes& data) {
   return hasher.digest();
 }
 
+/// Gives the system what the C library's heap keeps of freed memory: tensors that go between others
+/// that stay leave holes there, which the next state does not fit.
+void trim_heap() {
+#ifdef __GLIBC__
+  malloc_trim(0);
+#endif
+}
+
 }  // namespace
 
 void bind_base(py::module_& m) {
   py::register_exception_translator(&translate);
   m.def("set_log_sink", &install_log_sink, py::arg("sink").none(true), py::arg("least_level") = 0);
   m.def("hash64", &hash64, py::arg("data"));
+  m.def("trim_heap", &trim_heap, NoGil());
 }
 
 }  // namespace dynatrain::binding

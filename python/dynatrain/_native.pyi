@@ -20,6 +20,9 @@ def set_log_sink(sink: Callable[[int, str, str], None] | None, least_level: int 
 def hash64(data: bytes) -> int:
     """A 64-bit digest, equal on every machine and build."""
 
+def trim_heap() -> None:
+    """Gives the system what the C library's heap keeps of freed memory; some milliseconds."""
+
 def probe_c10d() -> dict[str, bool]:
     """What this torch offers of the things that ``C10dTransport`` stands on, by dotted name."""
 
