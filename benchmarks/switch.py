@@ -53,7 +53,7 @@ from contenders import (
     raw_messages,
 )
 from device_memory import LeastFree, planned_bytes
-from dynatrain import Layout, TrainState, World
+from dynatrain import Layout, TrainState, World, _native
 from dynatrain.report import SCHEMA_VERSION
 
 PAIRS = (
@@ -147,6 +147,7 @@ class Row:
 
 def timed(work: Callable[[], object]) -> float:
     """Seconds from a common start to the last rank's return."""
+    _native.trim_heap()
     dist.barrier()
     start = time.perf_counter()
     work()
@@ -214,8 +215,11 @@ def run_pair(
         seconds += timed(partial(dcp.load, state_dict(session), checkpoint_id=folder))
         samples["dcp-tmpfs"].seconds.append(seconds)
         assert ours.report is not None
-        per_tensor = per_tensor_messages(moves, session.device)
-        samples["c10d-per-tensor"].seconds.append(timed(per_tensor))
+        if dist.get_rank() == 0:
+            shutil.rmtree(folder)
+        messages = per_tensor_messages(moves, session.device)
+        samples["c10d-per-tensor"].seconds.append(timed(messages))
+        del messages  # each contender has the memory to itself
         samples["c10d-ceiling"].seconds.append(timed(raw_messages(ours.report.traffic)))
         if nccl is not None:
             over_nccl = per_tensor_over_nccl(moves, session.device, nccl)
@@ -223,9 +227,6 @@ def run_pair(
         session.switch(source)
         ours.cold_seconds.append(timed(partial(session.switch, target)))
         session.switch(source)
-        if dist.get_rank() == 0:
-            shutil.rmtree(folder)
-        dist.barrier()
     return samples
 
 
