@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from dynatrain import _native
 from dynatrain._errors import LayoutError, StaleStateError, TransportError
 from dynatrain._torch_private import clear_sharding_cache, release_memory
 from dynatrain.adapters.values import Values, continue_streams
@@ -128,7 +127,6 @@ def _commit(calls: Calls, present: Present, prepared: Prepared, moved: Moved) ->
     if place is not None:
         place.retire(str(layout))
     clear_sharding_cache()
-    _native.trim_heap()
     return present.move_kept(moved.published if joined else ())
 
 

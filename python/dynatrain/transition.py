@@ -213,6 +213,8 @@ def _take_memory(engine: Engine, prepared: Prepared) -> None:
     }
     prepared.fresh_bytes = sum(fresh.values())
     _check_budget(engine, prepared.fresh_bytes + staging)
+    if fresh:
+        _native.trim_heap()  # here and not when a state is freed: a prepared switch waits for none
     materialize(target.state, target.live, world.device, adopted)
     check_no_meta_left(target.state)
     target.table = target.live.table()
