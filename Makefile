@@ -19,8 +19,8 @@ export PATH := $(BIN):$(PATH)
 LOCKED := $(VENV)/.locked
 INSTALLED := $(VENV)/.installed
 
-GPU_PYTHON := python3
-GPU_OUT := out/gpu-check
+GPU_PYTHON ?= python3
+GPU_OUT ?= out/gpu-check
 
 .PHONY: help setup build demo test test-cpp test-python test-long lint bench gpu-check gpu-bundle \
   wheel lock clean clean-all

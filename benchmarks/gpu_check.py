@@ -168,7 +168,8 @@ def cpp_tests(check: Check, limit_s: float) -> tuple[str, Any]:
     built(check.build / "CTestTestfile.cmake")
     built(check.build / "tests/kernels_test")
     report = check.out / "ctest.xml"
-    command(
+    report.unlink(missing_ok=True)
+    output = command(
         # Each test is a process, and a context on the GPU takes a second of its time.
         [
             *(program("ctest"), "--test-dir", check.build, "-L", "gpu", "-j", "4"),
@@ -179,6 +180,8 @@ def cpp_tests(check: Check, limit_s: float) -> tuple[str, Any]:
         libraries(),
         good=(0, 8),
     )
+    if not report.exists():
+        raise RuntimeError(f"ctest ran no test\n{output}")
     return count_tests(report)
 
 
