@@ -53,8 +53,10 @@ def init(  # noqa: PLR0913 - the settings of a session, all but two with default
             that have it, with None on a rank that idles. Those that have ``state_dict`` as well
             bring ranks that join up to date. ``check_layout(layout)`` is asked before a switch, and
             refuses it by raising LayoutError.
-        device: where parameters live; the rank's GPU when the job communicates over NCCL, else the
-            CPU. Host memory and memory of this device can be switched.
+        device: where parameters live; without it ``"cuda"`` when the job communicates over NCCL,
+            else the CPU. ``"cuda"`` is the GPU that the script has chosen, else the one numbered
+            LOCAL_RANK, else the rank's modulo their number. A GPU is made the process's current
+            one. Host memory and memory of this device can be switched.
         timeout_s: deadline of every wait.
         staging_budget_bytes: staging memory of a transfer, per rank.
         memory_budget_bytes: refuse switches that need more than this beside the source, per rank.
@@ -141,8 +143,7 @@ def _device(device: torch.device | str | None) -> torch.device:
     if device is not None:
         return torch.device(device)
     if "nccl" in dist.get_backend_config():
-        index = int(os.environ.get("LOCAL_RANK", dist.get_rank() % torch.cuda.device_count()))
-        return torch.device("cuda", index)
+        return torch.device("cuda")
     return torch.device("cpu")
 
 

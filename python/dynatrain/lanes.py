@@ -55,25 +55,48 @@ class Lane:
     max_direct: int
 
 
-def check_device(device: torch.device) -> torch.device:
-    """Returns the device with its index.
+def take_device(device: torch.device) -> torch.device:
+    """Returns the device with its index, and makes a GPU the process's current one.
+
+    FSDP2, ``DeviceMesh`` and ``"cuda"`` without an index mean the current GPU; a mesh that finds
+    none chosen takes the one numbered LOCAL_RANK, which may be another one or none at all.
 
     Raises:
-        DeviceError: this build of dynatrain does not move such memory.
+        DeviceError: this build of dynatrain does not move such memory, or there is no such GPU.
     """
-    if device.type == "cuda":
-        problem = _native.cuda_problem()
-        if not problem:
-            index = torch.cuda.current_device() if device.index is None else device.index
-            return torch.device("cuda", index)
-    elif device.type == "cpu":
+    if device.type == "cpu":
         return torch.device("cpu")
-    else:
-        problem = "dynatrain moves host memory and memory of CUDA devices"
-    raise DeviceError(
+    if device.type != "cuda":
+        raise _unusable(device, "dynatrain moves host memory and memory of CUDA devices")
+    problem = _native.cuda_problem()
+    if problem:
+        raise _unusable(device, problem)
+    index = _own_gpu() if device.index is None else device.index
+    if index >= torch.cuda.device_count():
+        raise _unusable(
+            torch.device("cuda", index), f"this process sees {torch.cuda.device_count()} GPUs"
+        )
+    torch.cuda.set_device(index)
+    torch.cuda.init()  # a mesh looks whether torch has been initialised
+    return torch.device("cuda", index)
+
+
+def _own_gpu() -> int:
+    """The GPU that the script has chosen, else the one numbered LOCAL_RANK, else by rank."""
+    if torch.cuda.is_initialized():
+        return torch.cuda.current_device()
+    local_rank = os.environ.get("LOCAL_RANK", "")
+    if local_rank.isdecimal():
+        return int(local_rank)
+    return dist.get_rank() % max(torch.cuda.device_count(), 1)
+
+
+def _unusable(device: torch.device, problem: str) -> DeviceError:
+    return DeviceError(
         f"session: {device} cannot be used: {problem}\n"
         "  nothing was started\n"
-        "  run `dynatrain doctor`, or train on the CPU (device='cpu')"
+        "  give dynatrain.init another device=, run `dynatrain doctor`, or train on the CPU "
+        "(device='cpu')"
     )
 
 

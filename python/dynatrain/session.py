@@ -17,7 +17,7 @@ from dynatrain.calls import Call, Calls, cursors_of, reason_to_refuse
 from dynatrain.collector import collector_held_off
 from dynatrain.engine import Clock, Engine, Options
 from dynatrain.guard import Build, build_on_meta, checked_state
-from dynatrain.lanes import check_device
+from dynatrain.lanes import take_device
 from dynatrain.layout import Layout, as_layout
 from dynatrain.materialize import check_no_meta_left, materialize
 from dynatrain.rendezvous import Rendezvous
@@ -54,7 +54,7 @@ class Session:
     def __init__(self, build: Build, options: Options, device: torch.device) -> None:
         self._build = build
         self._options = options
-        self._device = check_device(device)
+        self._device = take_device(device)
         store = _torch_private.session_store(dist.get_rank())
         self._engine = Engine(options, self._device, store)
         self._meeting = Rendezvous(

@@ -13,7 +13,7 @@ from torch._C._distributed_c10d import HashStore
 from dynatrain import DeviceError, Nccl, TransportError, _native
 from dynatrain import lanes as lanes_module
 from dynatrain.control import Control
-from dynatrain.lanes import DEVICE, HOST, LaneMaker, check_device
+from dynatrain.lanes import DEVICE, HOST, LaneMaker, take_device
 
 GPU = torch.device("cuda", 0)
 
@@ -252,13 +252,54 @@ def test_nccl_is_refused_where_there_is_no_device_memory(job):
 
 def test_a_device_that_cannot_be_moved_is_refused():
     with pytest.raises(DeviceError, match="host memory and memory of CUDA devices"):
-        check_device(torch.device("mps"))
+        take_device(torch.device("mps"))
 
 
 def test_a_gpu_that_is_not_there_is_refused_with_the_reason(monkeypatch):
     monkeypatch.setattr(_native, "cuda_problem", lambda: "no driver was found")
     with pytest.raises(DeviceError, match="no driver was found"):
-        check_device(GPU)
+        take_device(GPU)
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Two GPUs that nobody has chosen from yet; returns those that were made current."""
+    chosen = []
+    monkeypatch.setattr(_native, "cuda_problem", lambda: "")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: bool(chosen))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: chosen[-1])
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
+    return chosen
+
+
+# A mesh would take the one numbered LOCAL_RANK: ranks that share a GPU have no such one.
+def test_the_sessions_gpu_becomes_the_current_one(gpus, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "7")
+
+    assert take_device(GPU) == GPU
+    assert gpus == [0]
+
+
+# Every rank of torchrun would land on GPU 0.
+def test_a_gpu_without_an_index_is_the_one_of_the_local_rank(gpus, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+
+    assert take_device(torch.device("cuda")) == torch.device("cuda", 1)
+
+
+def test_a_gpu_without_an_index_is_the_one_that_the_script_chose(gpus, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    gpus.append(0)
+
+    assert take_device(torch.device("cuda")) == GPU
+
+
+def test_a_local_rank_beyond_the_gpus_is_refused(gpus, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(DeviceError, match=r"cuda:2 cannot be used: this process sees 2 GPUs"):
+        take_device(torch.device("cuda"))
 
 
 def test_a_store_that_lacks_a_key_ends_the_wait():
