@@ -13,6 +13,10 @@
 namespace dynatrain {
 namespace {
 
+/// Stages under way at a time. They share no staging, so that none waits for another; but a run that
+/// is cancelled, or whose peer gave up, ends behind those that were submitted.
+constexpr std::size_t kStagesUnderWay = 8;
+
 /// A word for the peer of each list.
 std::vector<Note> notes_of(const std::vector<PairList>& lists) {
   std::vector<Note> notes;
@@ -56,11 +60,11 @@ PulledRun::PulledRun(RunInputs inputs,
 void PulledRun::run(const RunCall& call) {
   // What the peers are told to be final must be, and the target's memory is filled by now as well.
   wait_all(call.options.after, call.deadline);
-  meet_owners(call);
+  timed(call, TraceSpan::Phase::kAgree, [&] { meet_owners(call); });
   summed_ = ports_.copier.submit(program_.exposed, addresses_, {});
   for (std::size_t k = 0; k < running_.size(); ++k) {
-    if (k >= 2) {
-      retire(call, k - 2);
+    if (k >= kStagesUnderWay) {
+      retire(call, k - kStagesUnderWay);
     }
     call.monitor.check();
     {
@@ -70,12 +74,20 @@ void PulledRun::run(const RunCall& call) {
     const PhaseRange range(call.options.ranges, "dynatrain::local");
     running_[k].copied = ports_.copier.submit(program_.stages[k].local, addresses_, {});
   }
-  for (std::size_t k = running_.size() - std::min<std::size_t>(2, running_.size());
+  for (std::size_t k = running_.size() - std::min(kStagesUnderWay, running_.size());
        k < running_.size();
        ++k) {
     retire(call, k);
   }
   acknowledge(call);
+}
+
+template <class Work>
+void PulledRun::timed(const RunCall& call, TraceSpan::Phase phase, Work work) {
+  const double begin = call.monitor.seconds_at(RunMonitor::Clock::now());
+  work();
+  const double end = call.monitor.seconds_at(RunMonitor::Clock::now());
+  host_spans_.push_back({.phase = phase, .begin_seconds = begin, .end_seconds = end});
 }
 
 void PulledRun::map_peers(std::optional<SourceMap> sources, Deadline deadline) {
@@ -101,7 +113,8 @@ void PulledRun::retire(const RunCall& call, std::size_t k) {
   try {
     const std::array tokens{running_[k].pulled, running_[k].copied};
     if (k == 0) {
-      exchange_sums(call);  // while the first stages are under way
+      // While the first stages are under way.
+      timed(call, TraceSpan::Phase::kSums, [&] { exchange_sums(call); });
     }
     wait_all(tokens, call.deadline);
     verify(call, k);
@@ -159,9 +172,11 @@ void PulledRun::verify(const RunCall& call, std::size_t k) {
 }
 
 void PulledRun::acknowledge(const RunCall& call) {
-  ports_.transport.one_sided()->release();
-  std::vector<Note> readers = notes_of(inputs_.plan.sends);
-  exchange_notes(ports_, notes_of(inputs_.plan.receives), readers, call.deadline);
+  timed(call, TraceSpan::Phase::kRelease, [&] { ports_.transport.one_sided()->release(); });
+  timed(call, TraceSpan::Phase::kAcknowledge, [&] {
+    std::vector<Note> readers = notes_of(inputs_.plan.sends);
+    exchange_notes(ports_, notes_of(inputs_.plan.receives), readers, call.deadline);
+  });
 }
 
 bool PulledRun::drain_all() const noexcept {
@@ -184,6 +199,7 @@ bool PulledRun::drain_all() const noexcept {
 
 void PulledRun::report(const RunMonitor& monitor, RunResult& result) const {
   result.adopted_bytes = adopted_bytes_;
+  result.spans.insert(result.spans.end(), host_spans_.begin(), host_spans_.end());
   for (std::size_t k = 0; k < running_.size(); ++k) {
     const auto add = [&](TraceSpan::Phase phase, const CopyTimes& times, std::int64_t size_bytes) {
       result.spans.push_back(span_of(monitor, phase, k, times, size_bytes));

@@ -39,6 +39,9 @@ class PulledRun final : public Run {
     double verify_end_seconds = 0;
   };
 
+  /// Runs `work` of the host and keeps how long it took.
+  template <class Work>
+  void timed(const RunCall& call, TraceSpan::Phase phase, Work work);
   void map_peers(std::optional<SourceMap> sources, Deadline deadline);
   void meet_owners(const RunCall& call);
   /// Tells readers the sums of what they read here, and takes those of what this rank reads.
@@ -55,6 +58,7 @@ class PulledRun final : public Run {
   Token summed_;                             ///< `program_.exposed`
   std::vector<std::uint64_t> exposed_sums_;  ///< read once `summed_`
   std::vector<Note> sent_sums_;              ///< by owner, once they were exchanged
+  std::vector<TraceSpan> host_spans_;        ///< of what is no copy
   std::int64_t adopted_bytes_ = 0;
   std::int64_t table_bytes_ = 0;
 };

@@ -49,6 +49,14 @@ const char* phase_name(TraceSpan::Phase phase) {
       return "local";
     case TraceSpan::Phase::kVerify:
       return "verify";
+    case TraceSpan::Phase::kAgree:
+      return "agree";
+    case TraceSpan::Phase::kSums:
+      return "sums";
+    case TraceSpan::Phase::kRelease:
+      return "release";
+    case TraceSpan::Phase::kAcknowledge:
+      return "acknowledge";
   }
   return "unknown";
 }

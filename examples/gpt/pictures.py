@@ -30,10 +30,14 @@ COLORS = {  # Okabe and Ito's, told apart by colour-blind readers too
     "world": "#D55E00",
     "plan": "#999999",
     "build": "#E69F00",
+    "agree": "#BBBBBB",
     "local": "#F0E442",
     "pack": "#56B4E9",
     "wire": "#0072B2",
     "unpack": "#009E73",
+    "sums": "#88CCEE",
+    "release": "#882255",
+    "acknowledge": "#AA4499",
     "commit": "#CC79A7",
 }
 LANES = {"pack": 1, "wire": 2, "unpack": 3, "local": 3}  # they overlap; all else is in lane 0

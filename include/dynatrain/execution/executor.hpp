@@ -18,7 +18,20 @@ namespace dynatrain {
 
 /// A span of work of one rank, for timelines. Seconds since the executor started to run.
 struct TraceSpan {
-  enum class Phase : std::uint8_t { kPack, kWire, kUnpack, kLocal, kVerify };
+  /// Of messages: pack, wire, unpack. Of sources that are read in place: agree (what is read is
+  /// final), wire, sums (the owners' are fetched), release (of the peers' memory), acknowledge (all
+  /// readers have read). Of both: local copies, and verify, which compares sums.
+  enum class Phase : std::uint8_t {
+    kPack,
+    kWire,
+    kUnpack,
+    kLocal,
+    kVerify,
+    kAgree,
+    kSums,
+    kRelease,
+    kAcknowledge
+  };
   Phase phase = Phase::kPack;
   int stage = 0;
   int stream = -1;  ///< of the copier's device, counted from 0; -1 for what runs on none of them
