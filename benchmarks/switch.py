@@ -55,6 +55,7 @@ from contenders import (
 from device_memory import LeastFree, planned_bytes
 from dynatrain import Layout, TrainState, World, _native
 from dynatrain.report import SCHEMA_VERSION
+from gpu_ranks import free_port
 
 PAIRS = (
     ("dp=4", "dp=2,tp=2"),
@@ -275,9 +276,9 @@ def worker(rank: int, num_ranks: int, options: argparse.Namespace, folder: str) 
     if options.device == "cuda":
         device = torch.device("cuda", rank % torch.cuda.device_count())
         torch.cuda.set_device(device)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=num_ranks
-    )
+    # The store of real jobs; one of files looks for keys every 10 ms, in the middle of a switch.
+    address = f"tcp://127.0.0.1:{options.port}"
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=num_ranks)
     job = Job(max(1, round(options.params / (8 * HIDDEN**2))))
     pairs = [(options.source, options.target)] if options.source else PAIRS
     session = dynatrain.init(
@@ -370,6 +371,7 @@ def main() -> None:
         f"torch {torch.__version__}, dynatrain {dynatrain.__version__}, {num_ranks} ranks, "
         f"{options.params:.3g} parameters fp32 + 2 moments, {options.runs} runs\n"
     )
+    options.port = free_port()
     shm = Path("/dev/shm")
     folder = tempfile.mkdtemp(dir=shm if shm.is_dir() else None)
     try:
