@@ -235,13 +235,6 @@ def kernel_rates(check: Check, limit_s: float) -> tuple[str, Any]:
     return f"a device copy moves {rate:.0f} GB/s, read and written", data
 
 
-def bulk_rate(check: Check, limit_s: float) -> tuple[str, Any]:
-    """One long run by the bulk copy engine."""
-    timer = built(check.build / "benchmarks/dynatrain_gpu_kernels")
-    data = json.loads(command([timer, "bulk"], limit_s, check.out / "bulk.log"))
-    return "" if data else "this GPU has none", data
-
-
 def sharing() -> list[dict[str, str]]:
     """Ways for NCCL's ranks to share the GPU, the one first that fits the version."""
     import torch
@@ -315,7 +308,6 @@ def demo(check: Check, limit_s: float) -> tuple[str, Any]:
 def timed_steps(check: Check) -> None:
     """What is timed, one after the other."""
     check.step("kernels", partial(kernel_rates, check), 45)
-    check.step("bulk copy", partial(bulk_rate, check), 15)
     for transport, limit_s in {"cuda_ipc": 60, "c10d": 60, "nccl": 80}.items():
         check.step(f"switch, {transport}", partial(switch_rates, check, transport), limit_s)
 

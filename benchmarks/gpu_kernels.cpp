@@ -1,14 +1,12 @@
 // Times the CUDA copier beside plain device copies of the same bytes, interleaved, over random
 // bytes and with a cold cache. Batches are prepared, as those of a switch are; what a table costs
-// one that is not is in the launches. Prints one JSON document; never asserts. With the argument
-// `bulk` it times the bulk copy engine instead: a trial that must cost the other numbers nothing.
-// Exit status 3 where there is no device.
+// one that is not is in the launches. Prints one JSON document; never asserts. Exit status 3
+// where there is no device.
 
 #include "dynatrain/kernels/cuda_copier.hpp"
 
 #include <cuda_runtime_api.h>
 
-#include "gpu_bulk_copy.hpp"
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
@@ -163,44 +161,6 @@ class Bench {
            ", \"share\": " + std::to_string(plain.median() / ours.median()) + "}";
   }
 
-  /// One long run by the bulk copy engine, held against a plain copy and checked byte by byte.
-  [[nodiscard]] std::string bulk_line(const cudaDeviceProp& properties) {
-    constexpr std::int64_t size_bytes = (1LL << 30U) - 256;
-    if (properties.major < 9) {
-      return "null";
-    }
-    std::vector<std::byte> sent(1 << 20U);
-    for (std::size_t i = 0; i < sent.size(); ++i) {
-      sent[i] = static_cast<std::byte>(i * i >> 3U);
-    }
-    std::vector<std::byte> arrived(sent.size());
-    const std::int64_t at = size_bytes - std::ssize(sent);
-    copy_cuda_memory(src_.get() + at, sent.data(), std::ssize(sent));
-    Times bulk;
-    Times plain;
-    for (int i = 0; i <= kRuns; ++i) {
-      flush_cache();
-      const double bulk_seconds = timed([&] {
-        check(
-            bulk_copy(dst_.get(), src_.get(), size_bytes, properties.multiProcessorCount, stream_),
-            "a bulk copy");
-      });
-      if (i == 0) {
-        copy_cuda_memory(arrived.data(), dst_.get() + at, std::ssize(arrived));
-      }
-      flush_cache();
-      const double plain_seconds = plain_copy(size_bytes);
-      if (i > 0) {
-        bulk.seconds.push_back(bulk_seconds);
-        plain.seconds.push_back(plain_seconds);
-      }
-    }
-    return "{\"ms_median\": " + std::to_string(bulk.median() * 1e3) +
-           ", \"plain_ms_median\": " + std::to_string(plain.median() * 1e3) +
-           ", \"share\": " + std::to_string(plain.median() / bulk.median()) +
-           ", \"is_right\": " + (arrived == sent ? "true" : "false") + "}";
-  }
-
   /// What a launch costs the host, and how long until its end is seen.
   /// A switch submits prepared batches; one that is not has its table made and uploaded as well.
   [[nodiscard]] std::string launch_line(std::int64_t num_boxes, bool is_prepared) {
@@ -302,11 +262,6 @@ cudaDeviceProp device_properties() {
   return properties;
 }
 
-void run_bulk() {
-  Bench bench;
-  std::printf("%s\n", bench.bulk_line(device_properties()).c_str());
-}
-
 void run() {
   const cudaDeviceProp properties = device_properties();
   Bench bench;
@@ -332,15 +287,14 @@ void run() {
 
 }  // namespace
 
-int main(int num_arguments, char** arguments) {
+int main() {
   const std::string problem = cuda_problem();
   if (!problem.empty()) {
     std::fprintf(stderr, "gpu_kernels: there is no GPU to time: %s\n", problem.c_str());
     return 3;
   }
   try {
-    const std::string what = num_arguments > 1 ? arguments[1] : "";
-    what == "bulk" ? run_bulk() : run();
+    run();
     std::fflush(stdout);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "gpu_kernels: %s\n", error.what());

@@ -29,7 +29,7 @@ def as_markdown(results: dict[str, Any]) -> str:
         *table("step", "outcome", "seconds", ""),
     ]
     lines += [row(s["name"], s["status"], s["seconds"], first_line(s)) for s in results["steps"]]
-    lines += kernel_table(data("kernels"), data("bulk copy"))
+    lines += kernel_table(data("kernels"))
     for name in SWITCHES:
         lines += switch_table(name, steps.get(name))
     lines += sharing_table(data("NCCL on a shared GPU"))
@@ -55,7 +55,7 @@ def first_line(step: dict[str, Any]) -> str:
     return (str(step["detail"]).splitlines() or [""])[0].replace("|", "/")[:160]
 
 
-def kernel_table(data: Any, bulk: Any) -> list[str]:
+def kernel_table(data: Any) -> list[str]:
     """Rates of the copier and what a launch costs."""
     if not data:
         return []
@@ -66,10 +66,6 @@ def kernel_table(data: Any, bulk: Any) -> list[str]:
         size = f"{case['size_bytes'] / 2**20:.0f}"
         goal = GOALS.get(case["name"], "")
         lines.append(row(case["name"], size, *milliseconds, f"{case['share']:.2f}", goal))
-    if bulk:
-        name = "one run, by cp.async.bulk" + ("" if bulk["is_right"] else ", WRONG BYTES")
-        times = (f"{bulk['ms_median']:.3f}", "", f"{bulk['plain_ms_median']:.3f}")
-        lines.append(row(name, 1024, *times, f"{bulk['share']:.2f}", ""))
     lines += ["", *table("boxes", "submit, µs", "min", "to the end, µs", "goal")]
     for case in data["launches"]:
         times_us = [f"{case[name]:.1f}" for name in ("submit_us", "submit_us_min", "done_us")]

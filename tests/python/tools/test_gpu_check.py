@@ -202,7 +202,6 @@ def test_the_page_has_a_row_for_every_measurement(gpu_check):
     copy |= {"plain_ms_median": 0.665, "share": 0.95}
     launch = {"num_boxes": 1000, "submit_us": 15.0, "submit_us_min": 14.0, "done_us": 30.0}
     launch |= {"is_prepared": True}
-    bulk = {"ms_median": 0.8, "plain_ms_median": 0.7, "share": 0.88, "is_right": True}
     row = {"source": "dp=4", "target": "tp=4", "contender": "dynatrain-c10d"}
     row |= {"seconds_median": 0.5, "seconds_min": 0.4, "seconds_first": 0.9}
     row |= {"stop_seconds_median": 0.7, "bytes_moved": 2**30, "share_of_ceiling": 0.25}
@@ -215,7 +214,6 @@ def test_the_page_has_a_row_for_every_measurement(gpu_check):
     steps = [
         ("machine", {"gpu": "H100", "driver": "580"}),
         ("kernels", {"copies": [copy], "launches": [launch]}),
-        ("bulk copy", bulk),
         ("switch, c10d", [row]),
         ("NCCL on a shared GPU", {"outcomes": outcomes, "skipped": {"a test": "its reason"}}),
         ("demo", {"loss_gap_max": 2e-6, "switches": [switch]}),
@@ -228,7 +226,6 @@ def test_the_page_has_a_row_for_every_measurement(gpu_check):
     assert "## 2026-11-24: H100" in page
     assert "driver 580" in page
     assert "| one run | 1024 | 0.700 | 0.690 | 0.665 | 0.95 | 0.9 |" in page
-    assert "| one run, by cp.async.bulk | 1024 | 0.800 |  | 0.700 | 0.88 |" in page
     assert "| 1000, prepared | 15.0 | 14.0 | 30.0 | 20 |" in page
     assert "| dynatrain-c10d | 0.5000 | 0.4000 | 0.9000 | 0.7000 | 1024 | 2.00 | 0.25 |" in page
     assert "33 MiB taken at most, 30 MiB planned (1.10)" in page
