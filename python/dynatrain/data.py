@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from dynatrain._errors import LayoutError
 from dynatrain.layout import Layout
+from dynatrain.noise import SeededCollate, SeededDataset, WithEpochs
 from dynatrain.world import World
 
 _ORDER_KEYS = ("num_samples", "global_batch_size", "seed", "shuffle")
@@ -33,10 +34,17 @@ class ElasticSampler(Sampler[list[int]]):
     def __init__(
         self, num_samples: int, global_batch_size: int, *, seed: int = 0, shuffle: bool = True
     ) -> None:
-        if not 0 < global_batch_size <= num_samples:
+        counts = (num_samples, global_batch_size)
+        if any(isinstance(count, bool) or not isinstance(count, int) for count in counts) or not (
+            0 < global_batch_size <= num_samples
+        ):
             raise LayoutError(
                 f"data: a global batch of {global_batch_size} from {num_samples} samples\n"
                 "  expected 1 <= global_batch_size <= num_samples\n  nothing was changed"
+            )
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise LayoutError(
+                f"data: seed={seed!r}\n  expected an int of any size\n  nothing was changed"
             )
         self.num_samples = num_samples
         self.global_batch_size = global_batch_size
@@ -81,10 +89,16 @@ class ElasticSampler(Sampler[list[int]]):
                 yield self._own_run(order, index)
                 step += 1
 
+    def epoch_of(self, step: int) -> int:
+        """The pass over the dataset that a global batch belongs to."""
+        return step // self.steps_per_epoch
+
     def _order(self, epoch: int) -> torch.Tensor:
         if not self.shuffle:
             return torch.arange(self.num_samples, device="cpu")
-        generator = torch.Generator(device="cpu").manual_seed(self.seed * 1_000_003 + epoch)
+        generator = torch.Generator(device="cpu").manual_seed(
+            (self.seed * 1_000_003 + epoch) % 2**64
+        )
         return torch.randperm(self.num_samples, generator=generator, device="cpu")
 
     def _own_run(self, order: torch.Tensor, index: int) -> list[int]:
@@ -113,13 +127,22 @@ class ElasticLoader(Iterator[Any]):
 
     Pass it to ``dynatrain.init(..., keep={"data": loader})``. Batches that workers have fetched
     ahead are dropped at a switch and asked again by the new rule; no sample is skipped or repeated.
-    It draws nothing from torch's default random stream.
+
+    What a sample's ``dataset[index]`` draws from the default random streams of Python, torch's CPU
+    and numpy depends on (seed, epoch, sample) alone: it is the same in every layout and with any
+    number of workers. What ``collate_fn`` draws depends on the samples of its batch. The streams of
+    the process itself are left as they were. With ``worker_init_fn`` or ``generator`` among the
+    options the script seeds its workers itself, and draws as it would from torch's own loader.
 
     Args:
-        dataset: a map-style dataset.
+        dataset: a map-style dataset. Its ``__getitems__`` is asked for one sample at a time, unless
+            the script seeds its workers itself.
         sampler: the global order.
         options: passed on to ``torch.utils.data.DataLoader`` (``num_workers``, ``collate_fn``,
             ``pin_memory``, ...).
+
+    Raises:
+        LayoutError: the sampler has more samples than the dataset, or an option does not fit.
     """
 
     def __init__(self, dataset: Dataset[Any], sampler: ElasticSampler, **options: Any) -> None:
@@ -127,22 +150,43 @@ class ElasticLoader(Iterator[Any]):
         self.sampler = sampler
         self._options = options
         self._batches: Iterator[Any] | None = None
+        size = len(dataset) if isinstance(dataset, Sized) else None
+        if size is not None and sampler.num_samples > size:
+            raise LayoutError(
+                f"data: a sampler of {sampler.num_samples} samples over a dataset of {size}\n"
+                "  expected at most as many samples as the dataset has\n  nothing was started\n"
+                "  make it ElasticSampler(len(dataset), ...)"
+            )
+        try:
+            self._loader()
+        except (TypeError, ValueError) as error:
+            raise LayoutError(
+                f"data: torch's DataLoader refuses the options {sorted(options)}: {error}\n"
+                "  expected a map-style dataset and options that leave batches to the sampler\n"
+                "  nothing was started\n"
+                "  leave out batch_size, shuffle, sampler, batch_sampler and drop_last"
+            ) from error
 
     def __next__(self) -> Any:
         if self._batches is None:
-            self._batches = self._make()
+            self._batches = iter(self._loader())
         batch = next(self._batches)
         self.sampler.step += 1
         return batch
 
-    def _make(self) -> Iterator[Any]:
-        generator = torch.Generator(device="cpu").manual_seed(
-            (self.sampler.seed << 32) + self.sampler.step
+    def _loader(self) -> DataLoader[Any]:
+        sampler, options = self.sampler, dict(self._options)
+        if "worker_init_fn" in options or "generator" in options:
+            return DataLoader(self.dataset, batch_sampler=sampler, **options)
+        collate = options.pop("collate_fn", None) or default_collate
+        return DataLoader(
+            SeededDataset(self.dataset, sampler.seed),
+            batch_sampler=WithEpochs(sampler),
+            collate_fn=SeededCollate(collate),
+            # Else torch draws the workers' seed from its default stream.
+            generator=torch.Generator(device="cpu"),
+            **options,
         )
-        loader: DataLoader[Any] = DataLoader(
-            self.dataset, batch_sampler=self.sampler, generator=generator, **self._options
-        )
-        return iter(loader)
 
     def check_layout(self, layout: Layout) -> None:
         """Asked before a switch; see ElasticSampler."""

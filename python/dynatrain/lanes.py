@@ -77,13 +77,13 @@ def take_device(device: torch.device) -> torch.device:
             torch.device("cuda", index), f"this process sees {torch.cuda.device_count()} GPUs"
         )
     torch.cuda.set_device(index)
-    torch.cuda.init()  # a mesh looks whether torch has been initialised
+    torch.cuda.init()  # type: ignore[no-untyped-call] # a mesh looks whether that was done
     return torch.device("cuda", index)
 
 
 def _own_gpu() -> int:
     """The GPU that the script has chosen, else the one numbered LOCAL_RANK, else by rank."""
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return torch.cuda.current_device()
     local_rank = os.environ.get("LOCAL_RANK", "")
     if local_rank.isdecimal():

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import random
 from itertools import chain
 
+import numpy as np
 import pytest
 import torch
 
 from dynatrain import ElasticLoader, ElasticSampler, Layout, LayoutError, World
 
 NUM_SAMPLES, GLOBAL_BATCH = 53, 12
+
+
+class Noisy(torch.utils.data.Dataset):
+    """Each sample and what it draws from every default stream."""
+
+    def __len__(self):
+        return NUM_SAMPLES
+
+    def __getitem__(self, index):
+        return index, torch.rand(()).item(), random.random(), np.random.random()
+
+
+class NoisyInBatches(Noisy):
+    def __getitems__(self, indices):
+        return [Noisy.__getitem__(self, index) for index in indices]
 
 
 class NoMeshes:
@@ -169,3 +186,115 @@ def test_state_of_another_order_is_refused(other, field):
         sampler.load_state_dict(other.state_dict())
 
     assert sampler.step == 0
+
+
+def draws(layout, num_steps, dataset=Noisy, seed=3, **options):
+    """What every sample drew, by epoch and sample; one reading, whichever rank reads it."""
+    seen = {}
+    for world in worlds(layout):
+        sampler = ElasticSampler(NUM_SAMPLES, GLOBAL_BATCH, seed=seed)
+        loader = ElasticLoader(dataset(), sampler, **options)
+        loader.on_world(world)
+        for step in range(num_steps):
+            index, *noise = next(loader)
+            for i, *values in zip(index.tolist(), *(x.tolist() for x in noise), strict=True):
+                seen.setdefault((sampler.epoch_of(step), i), set()).add(tuple(values))
+    return seen
+
+
+# With the workers' seed equal on all ranks, data parallel ranks augmented alike: half the noise.
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("layout", ["dp=2", "dp=3", "dp=2,tp=2"])
+def test_a_samples_noise_depends_on_neither_layout_nor_workers(layout, num_workers):
+    alone = draws("dp=1", 5)
+
+    assert draws(layout, 5, num_workers=num_workers) == alone
+    assert len(set().union(*alone.values())) == 5 * GLOBAL_BATCH  # no two samples draw alike
+
+
+def test_a_samples_noise_is_another_one_in_the_next_epoch():
+    seen = draws("dp=1", 8)
+    again = [index for epoch, index in seen if epoch == 1 and (0, index) in seen]
+
+    assert again
+    assert all(seen[0, index] != seen[1, index] for index in again)
+
+
+# A dataset that fetches in batches would give its samples the noise of whoever shares the batch.
+def test_datasets_that_fetch_in_batches_keep_a_samples_noise():
+    assert draws("dp=2", 4, NoisyInBatches) == draws("dp=1", 4, NoisyInBatches)
+
+
+def masked(items):
+    return [float(torch.rand(()))] * len(items)
+
+
+# Masks of language models are drawn here: the same on ranks of a replica, never on two replicas.
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_what_a_collate_function_draws_follows_the_batch(num_workers):
+    a, b, c, d = (
+        next(loader)[0]
+        for loader in loaders("dp=2,tp=2", collate_fn=masked, num_workers=num_workers)
+    )
+
+    assert len({a, b, c, d}) == 2
+    assert (a, c) == (b, d)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_reading_leaves_every_stream_of_the_process(num_workers):
+    torch.manual_seed(5)
+    random.seed(5)
+    np.random.seed(5)
+    expected = float(torch.rand(())), random.random(), np.random.random()
+    torch.manual_seed(5)
+    random.seed(5)
+    np.random.seed(5)
+
+    draws("dp=1", 2, num_workers=num_workers)
+
+    assert (float(torch.rand(())), random.random(), np.random.random()) == expected
+
+
+def seed_own(worker):
+    torch.manual_seed(100 + worker)
+
+
+# Whoever seeds the workers has a rule of their own.
+def test_a_script_that_seeds_its_workers_is_left_alone():
+    seen = draws("dp=1", 1, num_workers=1, worker_init_fn=seed_own)
+    torch.manual_seed(100)
+
+    first = next(iter(ElasticSampler(NUM_SAMPLES, GLOBAL_BATCH, seed=3)))[0]
+    ((drawn, _, _),) = seen[0, first]
+    assert drawn == float(torch.rand(()))
+
+
+# (seed << 32) + step did not fit, from 2**32 on; the order's own seed from 2**44 on.
+@pytest.mark.parametrize("seed", [2**32, 2**63, 2**64 + 1, -1])
+def test_a_seed_of_any_size_is_taken(seed):
+    sampler = ElasticSampler(NUM_SAMPLES, GLOBAL_BATCH, seed=seed)
+    loader = ElasticLoader(Noisy(), sampler, num_workers=1)
+
+    assert len(next(loader)[0]) == GLOBAL_BATCH
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "batch", "seed"), [(53, 2.0, 0), (53, True, 0), ("53", 4, 0), (53, 4, 1.5)]
+)
+def test_counts_and_seeds_of_another_type_are_refused(num_samples, batch, seed):
+    with pytest.raises(LayoutError, match="expected"):
+        ElasticSampler(num_samples, batch, seed=seed)
+
+
+@pytest.mark.parametrize(
+    "options", [{"batch_size": 4}, {"shuffle": True}, {"num_workers": -1}, {"no_such": 1}]
+)
+def test_options_that_the_loader_cannot_take_are_refused_at_once(options):
+    with pytest.raises(LayoutError, match="DataLoader refuses"):
+        ElasticLoader(Numbers(), ElasticSampler(NUM_SAMPLES, GLOBAL_BATCH), **options)
+
+
+def test_a_sampler_longer_than_its_dataset_is_refused():
+    with pytest.raises(LayoutError, match="a sampler of 54 samples over a dataset of 53"):
+        ElasticLoader(Numbers(), ElasticSampler(NUM_SAMPLES + 1, GLOBAL_BATCH))
