@@ -13,12 +13,13 @@ import torch.distributed as dist
 from dynatrain import _settings
 from dynatrain._errors import LayoutError
 from dynatrain._torch_private import single_process_store
+from dynatrain.adapters.torch import TorchAdapter
 from dynatrain.engine import VERIFY, Options
-from dynatrain.guard import Build
-from dynatrain.lanes import TRANSPORTS, Nccl
+from dynatrain.lanes import TRANSPORTS, Nccl, take_device
 from dynatrain.layout import Layout, as_layout
 from dynatrain.report import SwitchReport
 from dynatrain.session import Initialize, Session
+from dynatrain.world import Build
 
 _current: list[Session] = []
 
@@ -101,7 +102,8 @@ def init(  # noqa: PLR0913 - the settings of a session, all but two with default
         verify=frozenset(verify),
         seed=seed,
     )
-    session = Session(build, options, _device(device))
+    place = take_device(_device(device))
+    session = Session(build, options, place, TorchAdapter(place))
     settings.apply(session.on_switch, dist.get_rank())
     session.start(as_layout(layout), initialize, keep)
     _current[:] = [session]

@@ -8,16 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dynatrain._errors import LayoutError
-from dynatrain._torch_private import (
-    fsdp_params_with_gradients,
-    in_backward,
-    unsharded_fsdp_params,
-)
 from dynatrain.control import refused
 from dynatrain.data import ElasticLoader, ElasticSampler
 from dynatrain.layout import Layout
 from dynatrain.rendezvous import Rendezvous
-from dynatrain.train_state import TrainState
 
 _UNCHANGED = "nothing was moved; the source state is intact"
 
@@ -106,10 +100,8 @@ def _check_cursors(calls: Sequence[Call]) -> None:
     )
 
 
-def reason_to_refuse(
-    state: TrainState | None, layout: Layout, num_ranks: int, keep: Mapping[str, Any]
-) -> str | None:
-    """Why a rank with ``state`` (None when idle) cannot go to ``layout`` now, or None.
+def reason_to_refuse(layout: Layout, num_ranks: int, keep: Mapping[str, Any]) -> str | None:
+    """Why no rank of the job, or no kept object of this one, can go to ``layout``; or None.
 
     Kept objects that have ``check_layout(layout)`` may refuse by raising LayoutError.
     """
@@ -119,36 +111,10 @@ def reason_to_refuse(
             f"  the job has {num_ranks}\n  {_UNCHANGED}\n"
             "  choose sizes whose product is at most the number of ranks"
         )
-    if in_backward():
-        return (
-            "session: a switch was called inside backward\n"
-            f"  expected a call between two steps\n  {_UNCHANGED}\n"
-            "  call it after optimizer.step() and zero_grad()"
-        )
     for item in keep.values():
         if hasattr(item, "check_layout"):
             try:
                 item.check_layout(layout)
             except LayoutError as error:
                 return str(error)
-    return None if state is None else _not_at_boundary(state)
-
-
-def _not_at_boundary(state: TrainState) -> str | None:
-    for module in state.modules:
-        held = [name for name, param in module.named_parameters() if param.grad is not None]
-        held += fsdp_params_with_gradients(module)
-        if held:
-            return (
-                f"session: {len(held)} parameters hold gradients, first {held[0]!r}\n"
-                f"  expected gradients None at a step boundary\n  {_UNCHANGED}\n"
-                "  finish the accumulation and call optimizer.zero_grad(set_to_none=True) first"
-            )
-        gathered = unsharded_fsdp_params(module)
-        if gathered:
-            return (
-                f"session: fully_shard holds {gathered[0]!r} gathered\n"
-                f"  expected sharded parameters at a step boundary\n  {_UNCHANGED}\n"
-                "  finish the backward pass, or call model.reshard()"
-            )
     return None

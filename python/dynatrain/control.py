@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import accumulate
 from typing import Any, TypeVar
 
 import torch
@@ -30,6 +31,26 @@ class Publication:
 
     blob: bytes
     ranks: list[int]
+
+
+#: What a rank brings under each name: digest and size in bytes.
+Listing = Mapping[str, tuple[bytes, int]]
+#: One distinct blob: name, digest, size in bytes.
+_Key = tuple[str, bytes, int]
+
+
+def listing(parts: Mapping[str, bytes]) -> Listing:
+    """What the other ranks must know of ``parts`` before they are published."""
+    return {name: (hashlib.sha256(blob).digest(), len(blob)) for name, blob in parts.items()}
+
+
+def _holders(listings: Sequence[Listing]) -> dict[_Key, list[int]]:
+    """The ranks that bring each distinct blob, by the lowest of them."""
+    ranks_of: dict[_Key, list[int]] = {}
+    for rank, listed in enumerate(listings):
+        for name, (digest, size) in listed.items():
+            ranks_of.setdefault((name, digest, size), []).append(rank)
+    return ranks_of
 
 
 class Control:
@@ -74,28 +95,56 @@ class Control:
 
     def publish(self, blob: bytes) -> list[Publication]:
         """Exchanges blobs; each distinct one travels once, from its lowest rank. Collective."""
-        digests = self.gather((hashlib.sha256(blob).digest(), len(blob)))
-        ranks_of: dict[tuple[bytes, int], list[int]] = {}
-        for rank, key in enumerate(digests):
-            ranks_of.setdefault(key, []).append(rank)
-        publications = []
-        for (_, size), ranks in ranks_of.items():
-            mine = self.rank in ranks
-            data = (
-                blob if len(ranks) == self.num_ranks else self._broadcast(blob, size, ranks, mine)
-            )
-            publications.append(Publication(data, ranks))
-        return publications
+        parts = {"": blob}
+        return self.publish_parts(parts, self.gather(listing(parts)))[""]
 
-    def _broadcast(self, blob: bytes, size: int, ranks: list[int], mine: bool) -> bytes:
-        buffer = torch.zeros(max(size, 1), dtype=torch.uint8, device="cpu")
-        if mine and size:
-            buffer[:size] = torch.frombuffer(bytearray(blob), dtype=torch.uint8)
+    def publish_parts(
+        self, parts: Mapping[str, bytes], listings: Sequence[Listing]
+    ) -> dict[str, list[Publication]]:
+        """Exchanges blobs by name; each distinct one of a name travels once. Collective.
+
+        What all ranks hold does not travel; the rest takes one broadcast from each rank that is the
+        lowest one to hold some of it.
+
+        Args:
+            parts: what this rank brings.
+            listings: what ``listing(parts)`` is on each rank.
+
+        Returns:
+            The distinct blobs of every name, by the lowest rank that holds each.
+        """
+        ranks_of = _holders(listings)
+        sent_by: dict[int, list[_Key]] = {}
+        for key, ranks in ranks_of.items():
+            if len(ranks) < self.num_ranks:
+                sent_by.setdefault(ranks[0], []).append(key)
+        arrived: dict[_Key, bytes] = {}
+        for source, keys in sent_by.items():
+            arrived.update(self._broadcast(keys, parts, source))
+        published: dict[str, list[Publication]] = {}
+        for key, ranks in ranks_of.items():
+            blob = parts[key[0]] if self.rank in ranks else arrived[key]
+            published.setdefault(key[0], []).append(Publication(blob, ranks))
+        return published
+
+    def _broadcast(
+        self, keys: Sequence[_Key], parts: Mapping[str, bytes], source: int
+    ) -> dict[_Key, bytes]:
+        """Sends the named parts of one rank to all; returns them on every rank but that one."""
+        ends = list(accumulate(size for _, _, size in keys))
+        buffer = torch.zeros(max(ends[-1], 1), dtype=torch.uint8, device="cpu")
+        views = [buffer[end - key[2] : end] for key, end in zip(keys, ends, strict=True)]
+        if self.rank == source:
+            for key, view in zip(keys, views, strict=True):
+                if key[2]:
+                    view.copy_(torch.frombuffer(bytearray(parts[key[0]]), dtype=torch.uint8))
         try:
-            dist.broadcast(buffer, src=ranks[0], group=self._group)
+            dist.broadcast(buffer, src=source, group=self._group)
         except RuntimeError as error:
             raise self._lost(error) from error
-        return buffer[:size].numpy().tobytes()
+        if self.rank == source:
+            return {}
+        return {key: view.numpy().tobytes() for key, view in zip(keys, views, strict=True)}
 
     def agree(self, phase: str, error: BaseException | None, value: _T) -> list[_T]:
         """Gathers ``value`` unless a rank has an error; then every rank raises. Collective.

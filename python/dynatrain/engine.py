@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import Store
 
 from dynatrain import _native
-from dynatrain.adapters.tensors import LiveTensors
+from dynatrain.adapters.port import Adapter, Inventory
 from dynatrain.control import Control, merge_plain
 from dynatrain.lanes import Lane, LaneMaker, Nccl
 from dynatrain.profiling import profiler_range
@@ -41,21 +41,22 @@ class Options:
     seed: int
 
 
-@dataclass
+@dataclass(frozen=True)
 class Side:
-    """A state as the planner sees it: live tensors and the table made from them."""
+    """A state as the planner sees it: its inventory, None on an idle rank, and the table of it."""
 
-    state: TrainState | None
-    live: LiveTensors | None
+    inventory: Inventory | None
     table: _native.StateTable
 
     @staticmethod
-    def read(state: TrainState | None, names: Mapping[str, str] | None = None) -> Side:
-        """Reads the present tensors of ``state``; an idle rank has none."""
-        if state is None:
-            return Side(None, None, _native.StateTable())
-        live = LiveTensors(state, names)
-        return Side(state, live, live.table())
+    def of(inventory: Inventory | None) -> Side:
+        """The side that was read; an idle rank has no tensors."""
+        return Side(inventory, _native.StateTable() if inventory is None else inventory.table())
+
+    @property
+    def state(self) -> TrainState | None:
+        """The state that was read."""
+        return None if self.inventory is None else self.inventory.state
 
 
 class Clock:
@@ -100,8 +101,11 @@ def _attempt(work: Callable[[], _T]) -> tuple[_T | None, Exception | None]:
 class Engine:
     """The control group, and the union communicators and native executors of one job, by lane."""
 
-    def __init__(self, options: Options, device: torch.device, store: Store) -> None:
+    def __init__(
+        self, options: Options, device: torch.device, store: Store, adapter: Adapter[Any]
+    ) -> None:
         self.options = options
+        self.adapter = adapter
         self.control: Control
         self.rank = dist.get_rank()
         self.num_ranks = dist.get_world_size()
@@ -123,10 +127,7 @@ class Engine:
 
     def read(self, state: TrainState | None, names: Mapping[str, str] | None = None) -> Side:
         """Reads the present tensors of ``state``; raises DeviceError when a lane lacks for one."""
-        side = Side.read(state, names)
-        if side.live is not None:
-            side.live.check_devices(self._device)
-        return side
+        return Side.of(None if state is None else self.adapter.inventory(state, names))
 
     def after_training(self) -> list[_native.Token]:
         """Ends when what the script has put on its stream so far has; empty on the CPU."""

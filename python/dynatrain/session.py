@@ -12,20 +12,17 @@ import torch.distributed as dist
 
 from dynatrain import _torch_private
 from dynatrain._errors import Error, LayoutError
-from dynatrain.adapters.tensors import LiveTensors
+from dynatrain.adapters.port import Adapter
 from dynatrain.calls import Call, Calls, cursors_of, reason_to_refuse
 from dynatrain.collector import collector_held_off
 from dynatrain.engine import Clock, Engine, Options
-from dynatrain.guard import Build, build_on_meta, checked_state
-from dynatrain.lanes import take_device
 from dynatrain.layout import Layout, as_layout
-from dynatrain.materialize import check_no_meta_left, materialize
 from dynatrain.rendezvous import Rendezvous
 from dynatrain.report import SwitchReport
 from dynatrain.switching import Present, Telling, run
 from dynatrain.train_state import TrainState
 from dynatrain.transition import Prepared, Request, prepare
-from dynatrain.world import Meshes, World
+from dynatrain.world import Build, Meshes, World
 
 Initialize = Callable[[TrainState, World], None]
 _log = logging.getLogger("dynatrain.session")
@@ -51,18 +48,21 @@ class Session:
     Not thread-safe: all methods belong to the training thread.
     """
 
-    def __init__(self, build: Build, options: Options, device: torch.device) -> None:
+    def __init__(
+        self, build: Build, options: Options, device: torch.device, adapter: Adapter[Any]
+    ) -> None:
         self._build = build
         self._options = options
-        self._device = take_device(device)
+        self._device = device
+        self._adapter = adapter
         store = _torch_private.session_store(dist.get_rank())
-        self._engine = Engine(options, self._device, store)
+        self._engine = Engine(options, device, store, adapter)
         self._meeting = Rendezvous(
             store, self._engine.rank, self._engine.num_ranks, options.timeout
         )
         self._calls = Calls(self._meeting, self._engine.rank)
         self._worlds: dict[Layout, World | None] = {}
-        self._now = Present(self._device, options.seed)
+        self._now = Present(options.seed)
         self._step = 0
         self._in_step = False
         self._loops = 0
@@ -233,13 +233,13 @@ class Session:
 
     def _call(self, op: str, layout: Layout) -> bool:
         """Meets all ranks over one operation; returns whether all hold ``layout`` prepared."""
-        problem = reason_to_refuse(self._now.state, layout, self._engine.num_ranks, self._now.keep)
+        problem = self._why_not(layout, self._now.keep)
         ready = False
         prepared = self._prepared
         if problem is None and prepared is not None and prepared.request.layout == layout:
             try:
-                ready = prepared.refresh(self._now.state)
-            except LayoutError as error:  # the others must learn of it, not wait for this rank
+                ready = prepared.refresh(self._engine, self._now.state)
+            except Error as error:  # the others must learn of it, not wait for this rank
                 problem = str(error)
         cursors = cursors_of(self._now.keep) if self.active else {}
         connected = self._engine.connected
@@ -247,6 +247,11 @@ class Session:
         calls = self._calls.meet(own)
         self._reconnect(calls)
         return self._all_ready(calls)
+
+    def _why_not(self, layout: Layout, keep: Mapping[str, Any]) -> str | None:
+        """The message of a refusal to go to ``layout`` now, or None."""
+        problem = reason_to_refuse(layout, self._engine.num_ranks, keep)
+        return self._adapter.why_not_now(self._now.state) if problem is None else problem
 
     def _reconnect(self, calls: Sequence[Call]) -> None:
         if not all(call.connected for call in calls):
@@ -260,7 +265,7 @@ class Session:
 
     def _attend(self) -> None:
         """An idle rank's part in an operation that others called."""
-        ready = self._prepared is not None and self._prepared.refresh(None)
+        ready = self._prepared is not None and self._prepared.refresh(self._engine, None)
         clock = Clock(self._engine.rank)
         try:
             calls = self._calls.meet(Call("attend", "", 0, ready, self._engine.connected, None))
@@ -334,7 +339,7 @@ class Session:
         self, layout: Layout, initialize: Initialize | None, keep: Mapping[str, Any] | None
     ) -> None:
         """Builds the first world and state; called once by :func:`dynatrain.init`."""
-        problem = reason_to_refuse(None, layout, self._engine.num_ranks, keep or {})
+        problem = self._why_not(layout, keep or {})
         if problem is not None:
             raise LayoutError(problem)
         made = self._world_of(layout)
@@ -346,15 +351,13 @@ class Session:
 
     def place_kept(self) -> None:
         """Tells the kept objects of the first world; called once by :func:`dynatrain.init`."""
-        self._now.move_kept(())
+        self._now.move_kept()
 
     def _first_state(self, world: World, initialize: Initialize | None) -> TrainState:
         if initialize is None:
-            with torch.device(self._device):
-                return checked_state(self._build(world))
-        state = build_on_meta(self._build, world)
-        materialize(state, LiveTensors(state), self._device, {})
-        check_no_meta_left(state)
+            return self._adapter.build(lambda: self._build(world))
+        state = self._adapter.build_on_meta(lambda: self._build(world), str(world))
+        self._adapter.materialize(self._adapter.inventory(state), None, ())
         initialize(state, world)
         return state
 

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-
-from dynatrain._errors import LayoutError, StaleStateError, TransportError
-from dynatrain._torch_private import clear_sharding_cache, release_memory
-from dynatrain.adapters.values import Values, continue_streams
+from dynatrain._errors import LayoutError, TransportError
+from dynatrain.adapters.port import Published
 from dynatrain.calls import Call, Calls
-from dynatrain.engine import Clock, Engine, Side
+from dynatrain.engine import Clock, Engine
 from dynatrain.layout import Layout
 from dynatrain.report import RankStats, SwitchReport, fill
 from dynatrain.train_state import Stateful, TrainState
@@ -30,7 +26,6 @@ class Present:
     ``world`` and ``state`` are None on a rank that idles.
     """
 
-    device: torch.device
     seed: int
     layout: Layout | None = None
     world: World | None = None
@@ -55,17 +50,17 @@ class Present:
             if isinstance(item, Stateful) and hasattr(item, "on_world")
         }
 
-    def move_kept(self, published: Sequence[Values]) -> list[Exception]:
+    def move_kept(self, published: Published | None = None) -> list[Exception]:
         """Tells kept objects of the world; with what was published, they catch up first.
 
         Returns what they raised: each is told, whatever another one does.
         """
         errors: list[Exception] = []
         for name, item in self.keep.items():
-            states = [v.stateful[f"keep.{name}"] for v in published if f"keep.{name}" in v.stateful]
+            states = () if published is None else published.shared.get(f"keep.{name}", ())
             try:
                 if states:
-                    item.load_state_dict(states[0])
+                    item.load_state_dict(states[0].value)
                 if hasattr(item, "on_world"):
                     item.on_world(self.world)
             except Exception as error:  # noqa: BLE001 - the user's code, after the vote
@@ -101,60 +96,32 @@ def run(
     if "fingerprint" in verify:
         report.fingerprint_before = engine.fingerprint(prepared.source_map, prepared.source.table)
     target = prepared.request.layout
-    moved = transfer(engine, prepared, present.device, lambda: present.kept_states(target), clock)
+    moved = transfer(engine, prepared, lambda: present.kept_states(target), clock)
     if "fingerprint" in verify:
         report.fingerprint_after = engine.fingerprint(prepared.target_map, prepared.target.table)
     with clock.phase("commit"):
-        errors = _commit(calls, present, prepared, moved)
+        errors = _commit(engine, calls, present, prepared, moved)
         if present.world is not None:
-            streams = [values.streams for values in moved.published]
             rank, step = present.world.rank, report.step
-            continue_streams(present.device, streams, present.seed, rank, step)
+            engine.adapter.continue_streams(moved.published, present.seed, rank, step)
     reasons = [f"a kept object raised {type(error).__name__}: {error}" for error in errors]
     _tell(engine, prepared, moved, replace(telling, not_continuous=reasons))
     return errors
 
 
-def _commit(calls: Calls, present: Present, prepared: Prepared, moved: Moved) -> list[Exception]:
+def _commit(
+    engine: Engine, calls: Calls, present: Present, prepared: Prepared, moved: Moved
+) -> list[Exception]:
     """Votes, then installs the target; after the vote only the user's callbacks can fail."""
     layout = prepared.request.layout
     calls.meet(Call("commit", str(layout), present.epoch, True, True, None))
     former, place, joined = present.state, present.world, present.world is None
     present.epoch += 1
     present.install(layout, prepared.request.world, prepared.target.state)
-    if former is not None:
-        _retire(former, prepared.target, str(layout))
+    engine.adapter.retire(former, prepared.target.inventory, str(layout))
     if place is not None:
         place.retire(str(layout))
-    clear_sharding_cache()
-    return present.move_kept(moved.published if joined else ())
-
-
-def _retire(state: TrainState, target: Side, successor: str) -> None:
-    """Drops the memory of a replaced state and makes later use raise.
-
-    Objects that build handed over again, such as a frozen module made once, live on.
-    """
-
-    def refuse(*_: object) -> None:
-        raise StaleStateError(
-            f"session: a model or optimizer that the switch to {successor} replaced was used\n"
-            "  the present state is intact\n  read session.state again after every switch"
-        )
-
-    again: set[int] = set()
-    if target.state is not None and target.live is not None:
-        again |= {id(item) for item in (*target.state.modules, *target.state.optimizers)}
-        again |= {id(tensor) for tensor in target.live.tensors.values()}
-    for optimizer in state.optimizers:
-        if id(optimizer) not in again:
-            optimizer.state.clear()
-            optimizer.register_step_pre_hook(refuse)
-    for module in state.modules:
-        if id(module) not in again:
-            module.register_forward_pre_hook(refuse, prepend=True)
-            release_memory(module, again)
-    state.retire(successor)
+    return present.move_kept(moved.published if joined else None)
 
 
 def _check_replicas(engine: Engine, prepared: Prepared) -> None:

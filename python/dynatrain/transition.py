@@ -8,26 +8,25 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import torch
 
 from dynatrain import _native
 from dynatrain._errors import BudgetError, DeviceError, LayoutError
-from dynatrain._torch_private import local_tensor
-from dynatrain.adapters.tensors import LiveTensors
-from dynatrain.adapters.values import Values, read_streams, read_values, write_values
+from dynatrain.adapters.port import Published, Slots
 from dynatrain.engine import Clock, Engine, Side
-from dynatrain.guard import Build, build_on_meta
+from dynatrain.handover import check_values, publish_values
 from dynatrain.lanes import DEVICE, HOST
 from dynatrain.layout import Layout
-from dynatrain.materialize import add_slots, check_no_meta_left, materialize
 from dynatrain.profiling import native_ranges, profiler_range
 from dynatrain.report import Span
 from dynatrain.train_state import TrainState
-from dynatrain.world import World
+from dynatrain.world import Build, World
 
+_T = TypeVar("_T")
 _log = logging.getLogger("dynatrain.session")
 #: how CUDA names it in the text of a DeviceError
 _OUT_OF_MEMORY = "cudaErrorMemoryAllocation"
@@ -99,9 +98,9 @@ class Prepared:
         """Device memory of the descriptions of copies; 0 before the runs are made."""
         return sum(route.run.table_bytes for route in self.routes if route.run is not None)
 
-    def refresh(self, state: TrainState | None) -> bool:
+    def refresh(self, engine: Engine, state: TrainState | None) -> bool:
         """Reads the source again; False when its tensors are not those that were planned for."""
-        self.source = Side.read(state, self.request.names)
+        self.source = engine.read(state, self.request.names)
         return self.source.table.signature() == self._signature
 
 
@@ -111,16 +110,15 @@ def prepare(engine: Engine, state: TrainState | None, request: Request, clock: C
     ``state`` is the present state of this rank, None when it idles; ``clock`` was started with the
     preparation.
     """
-    world = request.world
     with clock.phase("build"):
         source = engine.together("reading the state", lambda: engine.read(state, request.names))
-        built = engine.together(
-            "build", lambda: None if world is None else build_on_meta(request.build, world)
-        )
+        built = engine.together("build", lambda: _build_on_meta(engine, request))
     with clock.phase("plan"):
         source_map = engine.publish_map(source)
-        host_slots = _union(engine, set() if source.live is None else source.live.host_slots)
-        target = engine.together("build", lambda: _target_on_meta(built, source_map, host_slots))
+        inventory = source.inventory
+        notes = _union(engine, frozenset() if inventory is None else inventory.slot_notes())
+        slots = Slots(source_map, notes)
+        target = engine.together("build", lambda: _with_slots(engine, built, slots))
         target_map = engine.publish_map(target)
         plan = _plan(engine, source_map, target_map)
         prepared = Prepared(request, source, target, source_map, target_map, plan, [])
@@ -135,17 +133,22 @@ def prepare(engine: Engine, state: TrainState | None, request: Request, clock: C
     return prepared
 
 
-def _union(engine: Engine, mine: set[str]) -> set[str]:
+def _build_on_meta(engine: Engine, request: Request) -> TrainState | None:
+    world = request.world
+    if world is None:
+        return None
+    return engine.adapter.build_on_meta(lambda: request.build(world), str(world))
+
+
+def _union(engine: Engine, mine: Set[_T]) -> frozenset[_T]:
     """What is in the set of any rank. Collective."""
-    return set().union(*engine.control.gather(mine))
+    return frozenset().union(*engine.control.gather(mine))
 
 
-def _target_on_meta(
-    built: TrainState | None, source_map: _native.ShardMap, host_slots: set[str]
-) -> Side:
+def _with_slots(engine: Engine, built: TrainState | None, slots: Slots) -> Side:
     if built is not None:
-        add_slots(built, LiveTensors(built), source_map, host_slots)
-    return Side.read(built)
+        engine.adapter.make_slots(built, slots)
+    return engine.read(built)
 
 
 def _plan(
@@ -171,8 +174,8 @@ def _routes(engine: Engine, prepared: Prepared) -> list[Route]:
     """Cuts the plan by lane, then each part into stages. Collective."""
     names = {HOST: prepared.source_map.names()}
     if DEVICE in engine.lanes:
-        live = prepared.source.live
-        on_host = _union(engine, set() if live is None else live.host_names())
+        inventory = prepared.source.inventory
+        on_host = _union(engine, set() if inventory is None else inventory.host_names())
         names = {
             HOST: [name for name in names[HOST] if name in on_host],
             DEVICE: [name for name in names[HOST] if name not in on_host],
@@ -200,37 +203,17 @@ def _route(
 
 
 def _take_memory(engine: Engine, prepared: Prepared) -> None:
-    target, staging = prepared.target, prepared.staging_peak_bytes
-    world = prepared.request.world
-    if target.state is None or target.live is None or world is None:
+    inventory, staging = prepared.target.inventory, prepared.staging_peak_bytes
+    if inventory is None:
         _check_budget(engine, staging)
         return
-    adopted = _adopted(prepared.source, target, prepared.plan)
-    fresh = {
-        id(tensor): local_tensor(tensor).nbytes
-        for name, tensor in target.live.tensors.items()
-        if name not in adopted and local_tensor(tensor).is_meta
-    }
-    prepared.fresh_bytes = sum(fresh.values())
+    source = prepared.source.inventory
+    adopted = () if source is None else prepared.plan.adoptable()
+    prepared.fresh_bytes = inventory.missing_bytes(adopted)
     _check_budget(engine, prepared.fresh_bytes + staging)
-    if fresh:
+    if prepared.fresh_bytes:
         _native.trim_heap()  # here and not when a state is freed: a prepared switch waits for none
-    materialize(target.state, target.live, world.device, adopted)
-    check_no_meta_left(target.state)
-    target.table = target.live.table()
-    if world.device.type == "cuda":
-        # The switch comes after its caller's stream, which need not be the one that fills this.
-        torch.cuda.current_stream(world.device).synchronize()
-
-
-def _adopted(source: Side, target: Side, plan: _native.Plan) -> dict[str, torch.Tensor]:
-    if source.live is None or target.live is None:
-        return {}
-    return {
-        name: local_tensor(source.live.tensors[name]).detach()
-        for name in plan.adoptable()
-        if local_tensor(target.live.tensors[name]).is_meta
-    }
+    prepared.target = Side.of(engine.adapter.materialize(inventory, source, adopted))
 
 
 def _check_budget(engine: Engine, extra_bytes: int) -> None:
@@ -320,15 +303,11 @@ class Moved:
     seconds: float
     staging_peak_bytes: int
     spans: list[Span]
-    published: list[Values]
+    published: Published
 
 
 def transfer(
-    engine: Engine,
-    prepared: Prepared,
-    device: torch.device,
-    kept: Callable[[], Mapping[str, object]],
-    clock: Clock,
+    engine: Engine, prepared: Prepared, kept: Callable[[], Mapping[str, object]], clock: Clock
 ) -> Moved:
     """Moves the state into the target; the source is only read. Collective.
 
@@ -337,10 +316,8 @@ def transfer(
     Raises:
         TransportError: a peer failed; the union communicator is gone, the source is intact.
     """
-    mine = engine.together(
-        "reading the state", lambda: _encoded_values(prepared.source, device, kept())
-    )
-    published = [Values.decode(item.blob) for item in engine.control.publish(mine) if item.blob]
+    publications = publish_values(engine, prepared.source, kept)
+    published = check_values(engine, prepared.target, publications)
     begin = clock.now()
     try:
         with profiler_range("dynatrain::transfer"):
@@ -350,8 +327,8 @@ def transfer(
         raise
 
     def take_over() -> None:
-        if prepared.target.state is not None and prepared.target.live is not None:
-            write_values(prepared.target.state, prepared.target.live, published)
+        if prepared.target.inventory is not None:
+            engine.adapter.take_values(prepared.target.inventory, published)
 
     engine.together("handing over", take_over)
     spans: list[Span] = []
@@ -380,12 +357,3 @@ def _move(engine: Engine, prepared: Prepared) -> list[tuple[float, _native.RunRe
         )
         results.append((start, result))
     return results
-
-
-def _encoded_values(source: Side, device: torch.device, kept: Mapping[str, object]) -> bytes:
-    if source.state is None or source.live is None:
-        return b""
-    values = read_values(source.state, source.live)
-    values.streams = read_streams(device)
-    values.stateful.update(kept)
-    return values.encode()

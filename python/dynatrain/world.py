@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from dynatrain._errors import InternalError, LayoutError, StaleStateError
 from dynatrain._torch_private import new_group
 from dynatrain.layout import MESH_AXES, Layout
+from dynatrain.train_state import TrainState
 
 _FLATTENED = {"dp_shard_cp": ("dp_shard", "cp"), "dp": ("dp_replicate", "dp_shard")}
 _EXPERT_AXES = ("pp", "dp_replicate", "efsdp", "ep", "etp")
@@ -219,3 +221,7 @@ def _make_expert_mesh(layout: Layout, device_type: str) -> DeviceMesh | None:
         )
     )
     return _make_mesh(device_type, {axis: size for axis, size in sizes.items() if size > 1})
+
+
+#: The user's own code that makes a state in a world.
+Build = Callable[[World], TrainState]

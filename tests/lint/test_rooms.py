@@ -18,6 +18,11 @@ CPP_ROOMS = [
 STANDARD_LIBRARY_ROOMS = {"base", "geometry", "layout", "plan", "schedule", "membership"}
 BINDING = "torch"
 PYTHON_ROOMS = ["adapters", "elastic", "tools"]
+ADAPTERS = "dynatrain.adapters"
+#: The one place that chooses a framework.
+CHOOSES_THE_ADAPTER = "dynatrain.api"
+#: What room 11 may know besides itself: values, errors, the core, torch's private names.
+ABOVE_ADAPTERS = {"_errors", "_native", "_torch_private", "layout", "report", "train_state"}
 FORBIDDEN_ROOM_NAMES = {"utils", "common", "helpers", "misc", "core"}
 MAX_CPP_LINES = 400
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
@@ -141,6 +146,75 @@ def python_rank(module: str) -> int:
     """Returns 0 for the top level of the package, else the place of its room."""
     parts = module.split(".")
     return PYTHON_ROOMS.index(parts[1]) + 1 if len(parts) > 1 and parts[1] in PYTHON_ROOMS else 0
+
+
+def module_of(path: Path) -> str:
+    """Returns the full name of a file of the package; that of a folder for its __init__."""
+    parts = path.relative_to(ROOT / "python").with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def framework_of(module: str) -> str | None:
+    """Returns the folder of room 11 that a module lies in, or None outside of all."""
+    parts = module.split(".")
+    inside = module.startswith(f"{ADAPTERS}.") and (ROOT / "python" / Path(*parts[:3])).is_dir()
+    return parts[2] if inside else None
+
+
+def adapter_fault(own: str, imported: str) -> str | None:
+    """Says why module `own` may not import `imported` for the sake of room 11, or returns None."""
+    framework = framework_of(imported)
+    if framework not in (None, framework_of(own)) and own != CHOOSES_THE_ADAPTER:
+        return f"{imported} is a framework's own, and only {CHOOSES_THE_ADAPTER} chooses one"
+    in_room = own == ADAPTERS or own.startswith(f"{ADAPTERS}.")
+    package, _, rest = imported.partition(".")
+    known = {"", "adapters", *ABOVE_ADAPTERS}
+    if in_room and package == "dynatrain" and rest.split(".")[0] not in known:
+        return f"{imported} stands on the adapters"
+    return None
+
+
+# Rooms 12 to 16 know room 11 by its port alone, so that a second framework is a folder beside the
+# first and nothing else.
+def test_adapters_are_known_by_their_port_alone():
+    faults = [
+        f"{short(path)}: {fault}"
+        for path in tracked("python/dynatrain/*.py")
+        for name in sorted(imports_of(path))
+        if (fault := adapter_fault(module_of(path), name))
+    ]
+
+    assert faults == []
+
+
+@pytest.mark.parametrize(
+    ("own", "imported"),
+    [
+        ("dynatrain.session", "dynatrain.adapters.torch"),
+        ("dynatrain.transition", "dynatrain.adapters.torch.memory.materialize"),
+        ("dynatrain.adapters.port", "dynatrain.adapters.torch"),
+        ("dynatrain.adapters", "dynatrain.adapters.torch.TorchAdapter"),
+        ("dynatrain.adapters.torch.values", "dynatrain.engine"),
+        ("dynatrain.adapters.torch", "dynatrain.world.World"),
+    ],
+)
+def test_rule_of_the_port_refuses_what_goes_around_it(own: str, imported: str):
+    assert adapter_fault(own, imported) is not None
+
+
+@pytest.mark.parametrize(
+    ("own", "imported"),
+    [
+        ("dynatrain.session", "dynatrain.adapters.port.Adapter"),
+        ("dynatrain.engine", "dynatrain.adapters.Inventory"),
+        ("dynatrain.api", "dynatrain.adapters.torch.TorchAdapter"),
+        ("dynatrain.adapters.torch", "dynatrain.adapters.torch.memory"),
+        ("dynatrain.adapters.torch.memory", "dynatrain.adapters.port.Slots"),
+        ("dynatrain.adapters.torch.memory", "torch.distributed.tensor"),
+    ],
+)
+def test_rule_of_the_port_allows_the_port(own: str, imported: str):
+    assert adapter_fault(own, imported) is None
 
 
 # Adapters serve the session through a port; nothing of the package may need the command line tool.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dynatrain
 import training_jobs as jobs
-from dynatrain.adapters.tensors import LiveTensors
+from dynatrain.adapters.torch.inventory import LiveTensors
 from dynatrain.engine import Engine
 from dynatrain.lanes import DEVICE
 

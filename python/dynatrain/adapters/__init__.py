@@ -1,1 +1,5 @@
-"""Adapters: one file per framework concern, its live state to and from shard maps."""
+"""Adapters: one port, and a folder for each framework that implements it."""
+
+from dynatrain.adapters.port import Adapter, Inventory, Part, Published, SlotNote, Slots, Values
+
+__all__ = ["Adapter", "Inventory", "Part", "Published", "SlotNote", "Slots", "Values"]

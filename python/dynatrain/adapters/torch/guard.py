@@ -9,11 +9,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dynatrain._errors import Error, LayoutError
-from dynatrain.adapters.values import random_streams, read_streams
+from dynatrain.adapters.torch.streams import random_streams, read_streams
 from dynatrain.train_state import TrainState
-from dynatrain.world import World
 
-Build = Callable[[World], TrainState]
 _COLLECTIVES = ("c10d", "_c10d_functional", "c10d_functional")
 
 
@@ -31,28 +29,28 @@ class _NoCollectives(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
-def build_on_meta(build: Build, world: World) -> TrainState:
-    """Calls ``build(world)`` under the meta device.
+def build_on_meta(make: Callable[[], object], place: str, device: torch.device) -> TrainState:
+    """Calls ``make()``, the user's build for the world ``place``, under the meta device.
 
     Raises:
         LayoutError: build raised, ran a collective, drew a random number, or returned something
             else than a TrainState. Random streams are put back as they were.
     """
-    before = read_streams(world.device)
+    before = read_streams(device)
     try:
         with torch.device("meta"), _NoCollectives():  # type: ignore[no-untyped-call]
-            state = build(world)
+            state = make()
     except Error:
         raise
     except Exception as error:
         raise LayoutError(
             f"session: build raised {type(error).__name__}: {error}\n"
-            f"  in {world}, under the meta device\n"
+            f"  in {place}, under the meta device\n"
             "  nothing was moved; the source state is intact\n"
             "  the traceback above this error says where"
         ) from error
     finally:
-        drawn = _put_back(world.device, before)
+        drawn = _put_back(device, before)
     if drawn:
         raise LayoutError(
             f"session: build drew random numbers from {', '.join(drawn)}\n"

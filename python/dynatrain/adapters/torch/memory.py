@@ -5,17 +5,18 @@ Parameters keep their identity, so optimizers and hooks made inside ``build`` st
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from dynatrain import _native
 from dynatrain._errors import LayoutError
 from dynatrain._torch_private import local_tensor, refresh_fsdp_memory, swap
-from dynatrain.adapters.tensors import (
+from dynatrain.adapters.port import Slots
+from dynatrain.adapters.torch.inventory import (
     BUFFER,
+    ON_HOST,
     PARAM,
     LiveTensors,
     iter_optimizer_params,
@@ -24,24 +25,20 @@ from dynatrain.adapters.tensors import (
 from dynatrain.train_state import TrainState
 
 
-def add_slots(
-    state: TrainState,
-    live: LiveTensors,
-    source: _native.ShardMap,
-    host_slots: set[str],
-) -> None:
+def make_slots(state: TrainState, slots: Slots) -> None:
     """Creates, on meta, the optimizer slots that the source has for the parameters of ``state``.
 
     Raises:
         LayoutError: a slot has neither its parameter's shape nor no dimension at all.
     """
-    slots = slots_by_fqn(source)
+    live = LiveTensors(state)
+    names = slots_by_fqn(slots.source)
     for optimizer, param in iter_optimizer_params(state):
         fqn = live.fqn(param)
-        for slot in slots.get(fqn, ()):
-            shape, dtype, _ = source.info(f"{fqn}|{slot}")
+        for slot in names.get(fqn, ()):
+            shape, dtype, _ = slots.source.info(f"{fqn}|{slot}")
             tensor = _slot_like(param, tuple(shape), getattr(torch, dtype), f"{fqn}|{slot}")
-            if not shape and slot in host_slots:
+            if not shape and (ON_HOST, slot) in slots.notes:
                 tensor.dynatrain_on_host = True  # type: ignore[attr-defined]
             optimizer.state[param][slot] = tensor
 
@@ -76,29 +73,48 @@ def _wrap_like(tensor: torch.Tensor, local: torch.Tensor) -> torch.Tensor:
 
 
 def materialize(
-    state: TrainState,
-    live: LiveTensors,
+    target: LiveTensors,
+    source: LiveTensors | None,
     device: torch.device,
-    adopted: Mapping[str, torch.Tensor],
-) -> None:
-    """Puts memory behind every meta tensor of ``state``: adopted where given, else fresh zeros.
+    adopted: Collection[str],
+) -> LiveTensors:
+    """Puts memory behind every meta tensor of the target: adopted where named, else fresh zeros.
 
     Fresh memory is written once, so that its pages are there before a switch needs them.
 
     Args:
-        state: the state built on meta, with its slots.
-        live: its tensors; brought up to date here.
+        target: a state built on meta, with its slots.
+        source: the state that lends memory.
         device: where parameters and buffers live.
-        adopted: local tensors to share, by logical name; dense, of the local shape and dtype.
+        adopted: names of local tensors to share; dense, equal in shape and dtype on both sides.
+
+    Returns:
+        The tensors of the target as they are now.
     """
-    for name, tensor in live.tensors.items():
+    lent = {} if source is None else _lent(target, source, adopted)
+    for name, tensor in target.tensors.items():
         if not name.endswith((f"|{PARAM}", f"|{BUFFER}")) or not local_tensor(tensor).is_meta:
             continue
-        memory = adopted.get(name)
+        memory = lent.get(name)
         _swap_in(tensor, _fresh(local_tensor(tensor), device) if memory is None else memory)
-    for module in state.modules:
+    for module in target.state.modules:
         refresh_fsdp_memory(module)
-    _materialize_slots(state, live, device, adopted)
+    _materialize_slots(target, device, lent)
+    check_no_meta_left(target.state)
+    if device.type == "cuda":
+        # The switch comes after its caller's stream, which need not be the one that fills this.
+        torch.cuda.current_stream(device).synchronize()
+    return LiveTensors(target.state, device=device)
+
+
+def _lent(
+    target: LiveTensors, source: LiveTensors, adopted: Collection[str]
+) -> dict[str, torch.Tensor]:
+    return {
+        name: local_tensor(source.tensors[name]).detach()
+        for name in adopted
+        if local_tensor(target.tensors[name]).is_meta
+    }
 
 
 def check_no_meta_left(state: TrainState) -> None:
@@ -145,21 +161,16 @@ def _swap_in(tensor: torch.Tensor, memory: torch.Tensor) -> None:
 
 
 def _materialize_slots(
-    state: TrainState,
-    live: LiveTensors,
-    device: torch.device,
-    adopted: Mapping[str, torch.Tensor],
+    target: LiveTensors, device: torch.device, lent: Mapping[str, torch.Tensor]
 ) -> None:
-    for optimizer, param in iter_optimizer_params(state):
-        fqn = live.fqn(param)
+    for optimizer, param in iter_optimizer_params(target.state):
+        fqn = target.fqn(param)
         slots = optimizer.state.get(param, {})
         for slot, tensor in slots.items():
             if not isinstance(tensor, torch.Tensor) or not local_tensor(tensor).is_meta:
                 continue
-            name = f"{fqn}|{slot}"
-            memory = adopted.get(name)
+            memory = lent.get(f"{fqn}|{slot}")
             if memory is None:
                 on_host = getattr(tensor, "dynatrain_on_host", False)
                 memory = _fresh(local_tensor(tensor), torch.device("cpu") if on_host else device)
             slots[slot] = _wrap_like(param, memory) if isinstance(tensor, DTensor) else memory
-            live.tensors[name] = slots[slot]

@@ -6,7 +6,7 @@ A logical name is ``"<fqn>|<slot>"``; the slot is ``param``, ``buffer`` or the o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import torch
 from torch import nn
@@ -17,10 +17,13 @@ from torch.distributed.tensor.placement_types import _StridedShard
 from dynatrain import _native
 from dynatrain._errors import DeviceError, LayoutError
 from dynatrain._torch_private import local_tensor
+from dynatrain.adapters.port import Inventory, SlotNote
 from dynatrain.train_state import TrainState
 
 _WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.")
 PARAM, BUFFER = "param", "buffer"
+#: First word of the note that a slot lies on the host whatever its parameter's device.
+ON_HOST = "on host"
 
 
 def clean_fqn(name: str) -> str:
@@ -35,23 +38,31 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-class LiveTensors:
+class LiveTensors(Inventory):
     """The tensors of one rank's state by logical name, and the FQN of every parameter.
 
     Args:
         state: the state to read; nothing is copied.
         names: new names of tensors, by the FQN that ``state`` has (see ``dynatrain.init``).
+        device: where tensors must lie that do not lie on the host; None for anywhere.
 
     Raises:
         LayoutError: two tensors share a name, or an optimizer holds a parameter that the model
             lacks.
     """
 
-    def __init__(self, state: TrainState, names: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        state: TrainState,
+        names: Mapping[str, str] | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        self.state = state
+        self._device = device
         self._names = dict(names or {})
         self.tensors: dict[str, torch.Tensor] = {}
         self.fqn_of: dict[int, str] = {}
-        self.host_slots: set[str] = set()
+        self._host_slots: set[str] = set()
         self.values: dict[str, dict[str, object]] = {}
         for module in state.modules:
             self._add_module(module)
@@ -90,7 +101,7 @@ class LiveTensors:
                 if isinstance(value, torch.Tensor):
                     self._add(f"{fqn}|{slot}", value)
                     if value.device.type == "cpu":
-                        self.host_slots.add(slot)
+                        self._host_slots.add(slot)
                 else:
                     self.values.setdefault(fqn, {})[slot] = value
 
@@ -115,31 +126,54 @@ class LiveTensors:
             n for n, tensor in self.tensors.items() if local_tensor(tensor).device.type == "cpu"
         }
 
-    def check_devices(self, device: torch.device) -> None:
-        """Raises DeviceError when a tensor is neither on the host nor on ``device``."""
-        for name, tensor in self.tensors.items():
-            found = local_tensor(tensor).device
-            if found.type not in ("cpu", "meta") and found != device:
-                raise DeviceError(
-                    f"adapters: {name!r} lives on {found}\n"
-                    f"  expected the host or the session's device, {device}\n"
-                    "  nothing was moved; the source state is intact and training may go on\n"
-                    "  build on world.device, or give dynatrain.init the device of this rank"
-                )
+    def slot_notes(self) -> frozenset[SlotNote]:
+        """Optimizer slots that live on the host whatever the parameter's device."""
+        return frozenset((ON_HOST, slot) for slot in self._host_slots)
+
+    def missing_bytes(self, adopted: Collection[str]) -> int:
+        """Bytes of the meta tensors, tied ones once, those named in ``adopted`` left out."""
+        kept = frozenset(adopted)
+        fresh = {
+            id(tensor): local_tensor(tensor).nbytes
+            for name, tensor in self.tensors.items()
+            if name not in kept and local_tensor(tensor).is_meta
+        }
+        return sum(fresh.values())
 
     def table(self) -> _native.StateTable:
-        """Descriptors and addresses of all tensors (address 0 for meta tensors)."""
+        """Descriptors and addresses of all tensors (address 0 for meta tensors).
+
+        Raises:
+            LayoutError: a placement or the strides of a shard cannot be said.
+            DeviceError: a tensor is neither on the host nor on the device that was given.
+        """
         table = _native.StateTable()
         meshes: dict[int, int] = {}
         for name, tensor in self.tensors.items():
-            _describe(table, meshes, name, tensor)
+            local = local_tensor(tensor)
+            if self._device is not None:
+                _check_device(name, local.device, self._device)
+            _describe(table, meshes, name, tensor, local)
         return table
 
 
+def _check_device(name: str, found: torch.device, device: torch.device) -> None:
+    if found.type not in ("cpu", "meta") and found != device:
+        raise DeviceError(
+            f"adapters: {name!r} lives on {found}\n"
+            f"  expected the host or the session's device, {device}\n"
+            "  nothing was moved; the source state is intact and training may go on\n"
+            "  build on world.device, or give dynatrain.init the device of this rank"
+        )
+
+
 def _describe(
-    table: _native.StateTable, meshes: dict[int, int], name: str, tensor: torch.Tensor
+    table: _native.StateTable,
+    meshes: dict[int, int],
+    name: str,
+    tensor: torch.Tensor,
+    local: torch.Tensor,
 ) -> None:
-    local = local_tensor(tensor)
     address = 0 if local.is_meta else local.data_ptr()
     dtype, itemsize = dtype_name(tensor.dtype), tensor.element_size()
     if not isinstance(tensor, DTensor):

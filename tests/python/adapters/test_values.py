@@ -9,26 +9,31 @@ import torch
 from torch import nn
 
 from dynatrain import LayoutError, TrainState
-from dynatrain.adapters.tensors import LiveTensors
-from dynatrain.adapters.values import (
-    Values,
-    continue_streams,
-    read_streams,
-    read_values,
-    write_values,
-)
+from dynatrain.adapters import Part, Published
+from dynatrain.adapters.torch import TorchAdapter
+from dynatrain.adapters.torch.streams import continue_streams, read_streams
 
 CPU = torch.device("cpu")
+TORCH = TorchAdapter(CPU)
 
 
 def model():
     return nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
 
 
+def encoded(state):
+    """The shared values of a state as bytes, by name."""
+    shared = TORCH.values(TORCH.inventory(state)).shared
+    return {name: TORCH.encode(name, value) for name, value in shared.items()}
+
+
 def carry(source, target):
     """Reads one state, sends it through bytes, writes it into another."""
-    blob = read_values(source, LiveTensors(source)).encode()
-    write_values(target, LiveTensors(target), [Values.decode(blob)])
+    blobs = encoded(source)
+    published = Published({name: [Part(TORCH.decode(blobs[name]), (0,))] for name in blobs})
+    inventory = TORCH.inventory(target)
+    TORCH.check_values(inventory, published)
+    TORCH.take_values(inventory, published)
 
 
 def sgd(module, groups):
@@ -131,7 +136,7 @@ def test_state_that_cannot_be_pickled_is_named(place):
     )
 
     with pytest.raises(LayoutError, match=place) as caught:
-        read_values(state, LiveTensors(state)).encode()
+        encoded(state)
 
     assert "intact" in str(caught.value)
 
@@ -153,7 +158,7 @@ def test_parameter_of_an_optimizer_that_the_model_lacks_is_refused_by_its_shape(
     state = TrainState(model(), torch.optim.SGD([nn.Parameter(torch.zeros(5, 6))], lr=0.1))
 
     with pytest.raises(LayoutError, match=r"\(5, 6\)"):
-        read_values(state, LiveTensors(state))
+        TORCH.values(TORCH.inventory(state))
 
 
 @pytest.fixture
@@ -167,12 +172,17 @@ def streams():
     torch.set_rng_state(before[1])
 
 
+def distinct(*sources):
+    """What ranks read, by stream, each distinct answer once."""
+    return {name: list(dict.fromkeys(item[name] for item in sources)) for name in sources[0]}
+
+
 def test_stream_that_is_equal_on_all_ranks_goes_on(streams):
     expected = random.random(), torch.rand(1).item()
     random.seed(99)
     torch.manual_seed(99)
 
-    derived = continue_streams(CPU, [streams, streams], seed=0, rank=1, step=4)
+    derived = continue_streams(CPU, distinct(streams, streams), seed=0, rank=1, step=4)
 
     assert derived == []
     assert (random.random(), torch.rand(1).item()) == expected
@@ -186,7 +196,8 @@ def test_stream_that_differs_is_derived_from_seed_stream_rank_and_step(streams):
     draws = {}
     for place in [(0, 0, 4), (0, 1, 4), (0, 0, 5), (1, 0, 4), (0, 0, 4)]:
         seed, rank, step = place
-        assert continue_streams(CPU, [streams, other], seed, rank, step) == ["torch.cpu"]
+        derived = continue_streams(CPU, distinct(streams, other), seed, rank, step)
+        assert derived == ["torch.cpu"]
         draws.setdefault(place, []).append(torch.rand(1).item())
 
     assert draws[0, 0, 4][0] == draws[0, 0, 4][1]

@@ -1,0 +1,240 @@
+"""The port between a switch and a framework: what is asked of the framework's live state.
+
+A switch knows states, tensors and values by what is written here alone. A framework's rules (what
+its state holds, what can be given memory, what cannot travel and why) lie in its own folder.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from dynatrain import _native
+from dynatrain.train_state import TrainState
+
+#: A fact about optimizer slots, in the adapter's own words: ``("on host", "step")``. It is pickled.
+SlotNote = tuple[Hashable, ...]
+
+
+class Inventory(ABC):
+    """The tensors of one rank's state, by logical name, as they were when it was read.
+
+    A logical name is ``"<fqn>|<slot>"``, the same in every layout.
+
+    Attributes:
+        state: what was read.
+    """
+
+    state: TrainState
+
+    @abstractmethod
+    def table(self) -> _native.StateTable:
+        """Descriptors and addresses of all tensors (address 0 where there is no memory yet).
+
+        Raises:
+            LayoutError: a tensor cannot be said as boxes of a logical tensor.
+            DeviceError: a tensor lies where no lane of the session goes.
+        """
+
+    @abstractmethod
+    def host_names(self) -> set[str]:
+        """Names of the tensors that lie in host memory."""
+
+    @abstractmethod
+    def slot_notes(self) -> frozenset[SlotNote]:
+        """What a rank that makes the slots must know of them and no shard map says."""
+
+    @abstractmethod
+    def missing_bytes(self, adopted: Collection[str]) -> int:
+        """Bytes of the tensors that have no memory yet, those named in ``adopted`` left out."""
+
+
+@dataclass(frozen=True)
+class Slots:
+    """The optimizer slots of a source, as all its ranks hold them together.
+
+    Attributes:
+        source: names, shapes and dtypes.
+        notes: what the inventories of all ranks noted.
+    """
+
+    source: _native.ShardMap
+    notes: frozenset[SlotNote] = frozenset()
+
+
+@dataclass(frozen=True)
+class Values:
+    """What one rank hands over besides tensors of the map, by name.
+
+    Attributes:
+        shared: what all ranks that have the name hold together, such as the state of a scheduler.
+            Each distinct content of a name travels once, however many ranks hold it.
+        per_rank: what belongs to this rank's place, such as a random stream.
+    """
+
+    shared: Mapping[str, Any] = field(default_factory=dict)
+    per_rank: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One distinct content and the ranks that handed it over, in ascending order."""
+
+    value: Any
+    ranks: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Published:
+    """The values of all ranks of the source, by name; equal on every rank of the job.
+
+    The parts of a name are ordered by their lowest rank. Contents are told apart by what
+    :meth:`Adapter.encode` makes of them: several parts may still mean the same.
+    """
+
+    shared: Mapping[str, Sequence[Part]] = field(default_factory=dict)
+    per_rank: Mapping[str, Sequence[Part]] = field(default_factory=dict)
+
+
+_Inventory = TypeVar("_Inventory", bound=Inventory)
+
+
+class Adapter(ABC, Generic[_Inventory]):
+    """A framework's live state, as a switch sees it; one object for each session.
+
+    The order of a switch: ``why_not_now``, ``inventory``, ``build_on_meta``, ``make_slots``,
+    ``inventory`` of the target, ``materialize``; then, with all ranks stopped, ``values`` and
+    ``encode``, ``decode`` and ``check_values``, the bytes move, ``take_values``; and after the
+    vote ``retire`` and ``continue_streams``.
+
+    Threads   the training thread.
+    Errors    of the library's family. Up to the vote a method that raises leaves the source, and
+              what belongs to the process, as they were; the target is thrown away. After the vote
+              no method may raise.
+    Cost      a method may look at each of the rank's own tensors a few times, never at boxes or
+              at other ranks. None runs a collective.
+    """
+
+    # ---- making a state ------------------------------------------------------------------------
+
+    @abstractmethod
+    def build(self, make: Callable[[], object]) -> TrainState:
+        """Runs the user's build for real, on the session's device; raises what it raises.
+
+        Raises:
+            LayoutError: ``make`` returned something else than a TrainState.
+        """
+
+    @abstractmethod
+    def build_on_meta(self, make: Callable[[], object], place: str) -> TrainState:
+        """Runs the user's build without memory, communication and random draws.
+
+        Args:
+            make: the build, its world given.
+            place: words for that world, for an error.
+
+        Raises:
+            LayoutError: ``make`` raised, did what it must not, or returned no TrainState.
+        """
+
+    @abstractmethod
+    def inventory(self, state: TrainState, names: Mapping[str, str] | None = None) -> _Inventory:
+        """Reads the tensors that ``state`` holds now; nothing is copied.
+
+        Args:
+            state: the state to read, built for real or on meta.
+            names: new FQNs, by the FQN that ``state`` has, where they differ.
+
+        Raises:
+            LayoutError: tensors have no name, or two have one.
+        """
+
+    @abstractmethod
+    def make_slots(self, state: TrainState, slots: Slots) -> None:
+        """Gives a state built on meta the optimizer slots that the source has, without memory.
+
+        Raises:
+            LayoutError: a slot has no map from its parameter.
+        """
+
+    @abstractmethod
+    def materialize(
+        self, target: _Inventory, source: _Inventory | None, adopted: Collection[str]
+    ) -> _Inventory:
+        """Puts memory behind everything of ``target.state`` that has none, and reads it again.
+
+        Memory is shared with ``source`` for the names in ``adopted``; other memory is fresh,
+        zeroed, and written before this returns, so that its pages are there before a switch.
+
+        Raises:
+            LayoutError: something that ``target.state`` reaches would be left without memory.
+        """
+
+    # ---- what is no tensor of the map ----------------------------------------------------------
+
+    @abstractmethod
+    def values(self, inventory: _Inventory) -> Values:
+        """Reads what the next step depends on besides the tensors of ``inventory``."""
+
+    @abstractmethod
+    def encode(self, name: str, value: Any) -> bytes:
+        """Bytes of a value; equal values should give equal bytes, wherever they lie.
+
+        Raises:
+            LayoutError: the value cannot be sent; the message says ``name``.
+        """
+
+    @abstractmethod
+    def decode(self, blob: bytes) -> Any:
+        """The value that ``encode`` was given, as an object of its own."""
+
+    @abstractmethod
+    def check_values(self, target: _Inventory | None, published: Published) -> None:
+        """Holds what was published against the target, before any byte moves; changes nothing.
+
+        Args:
+            target: the target of this rank, None where it idles there.
+            published: what the source published.
+
+        Raises:
+            LayoutError: ranks contradict each other, or the target does not take the values.
+        """
+
+    @abstractmethod
+    def take_values(self, target: _Inventory, published: Published) -> None:
+        """Puts the shared values into ``target.state``, whose tensors have arrived; may raise."""
+
+    @abstractmethod
+    def continue_streams(self, published: Published, seed: int, rank: int, step: int) -> list[str]:
+        """Continues what belongs to the process and its place, such as random streams.
+
+        What is equal on all source ranks is independent of the layout and goes on; anything else
+        is derived anew from (seed, name, rank in the target, completed steps).
+
+        Returns:
+            The names of what was derived anew.
+        """
+
+    # ---- the boundary --------------------------------------------------------------------------
+
+    @abstractmethod
+    def why_not_now(self, state: TrainState | None) -> str | None:
+        """The message of a refusal when ``state`` is not at a step boundary, else None.
+
+        ``state`` is None on a rank that idles.
+        """
+
+    @abstractmethod
+    def retire(self, state: TrainState | None, target: _Inventory | None, successor: str) -> None:
+        """Drops the memory of a replaced state and makes its later use raise StaleStateError.
+
+        What ``target`` holds too lives on. ``state`` and ``target`` are None where the rank idled
+        or idles now; what the framework caches for a world is forgotten in any case.
+
+        Args:
+            state: the replaced state.
+            target: what stands in its place.
+            successor: text form of the new layout.
+        """

@@ -1,0 +1,103 @@
+"""The adapter of torch: modules, optimizers, DTensors and what lives beside them.
+
+| file | holds |
+|---|---|
+| ``guard.py`` | runs ``build`` without memory, collectives and random draws |
+| ``inventory.py`` | live tensors by logical name, and their descriptors |
+| ``memory.py`` | optimizer slots, and memory behind what was built on meta |
+| ``values.py`` | param groups, optimizer values, schedulers, scalers, extras |
+| ``codec.py`` | values as bytes |
+| ``streams.py`` | random streams of the process |
+| ``boundary.py`` | whether a state is between two steps; the end of a replaced one |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import torch
+
+from dynatrain._torch_private import clear_sharding_cache
+from dynatrain.adapters.port import Adapter, Published, Slots, Values
+from dynatrain.adapters.torch import boundary, codec, guard, memory, streams, values
+from dynatrain.adapters.torch.inventory import LiveTensors
+from dynatrain.train_state import TrainState
+
+_STREAM = "stream."
+
+
+class TorchAdapter(Adapter[LiveTensors]):
+    """The port for torch; see :class:`dynatrain.adapters.port.Adapter` for what each method does.
+
+    Args:
+        device: where parameters and buffers of this rank live, with its index.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def build(self, make: Callable[[], object]) -> TrainState:
+        """Runs the build under the session's device."""
+        with torch.device(self._device):
+            return guard.checked_state(make())
+
+    def build_on_meta(self, make: Callable[[], object], place: str) -> TrainState:
+        """Runs the build under the meta device and under watch."""
+        return guard.build_on_meta(make, place, self._device)
+
+    def inventory(self, state: TrainState, names: Mapping[str, str] | None = None) -> LiveTensors:
+        """Walks modules and optimizers once."""
+        return LiveTensors(state, names, self._device)
+
+    def make_slots(self, state: TrainState, slots: Slots) -> None:
+        """Makes slots that are cut as their parameter, or scalars."""
+        memory.make_slots(state, slots)
+
+    def materialize(
+        self, target: LiveTensors, source: LiveTensors | None, adopted: Collection[str]
+    ) -> LiveTensors:
+        """Swaps memory in, so that parameters stay the objects that build made."""
+        return memory.materialize(target, source, self._device, adopted)
+
+    def values(self, inventory: LiveTensors) -> Values:
+        """Param groups, optimizer values and Stateful objects are shared, random streams not."""
+        own = streams.read_streams(self._device)
+        per_rank = {f"{_STREAM}{name}": state for name, state in own.items()}
+        return Values(values.read_shared(inventory), per_rank)
+
+    def encode(self, name: str, value: Any) -> bytes:
+        """Pickles, tensors in host memory by their elements."""
+        return codec.encode(name, value)
+
+    def decode(self, blob: bytes) -> Any:
+        """Reads what ``encode`` made."""
+        return codec.decode(blob)
+
+    def check_values(self, target: LiveTensors | None, published: Published) -> None:
+        """Refuses a Stateful without a source, and options that differ within a group."""
+        if target is not None:
+            values.check_shared(target, published)
+
+    def take_values(self, target: LiveTensors, published: Published) -> None:
+        """Loads Stateful objects, then options and optimizer values by FQN."""
+        values.take_shared(target, published)
+
+    def continue_streams(self, published: Published, seed: int, rank: int, step: int) -> list[str]:
+        """Puts or seeds every random stream of the process."""
+        states = {
+            name.removeprefix(_STREAM): [part.value for part in parts]
+            for name, parts in published.per_rank.items()
+            if name.startswith(_STREAM)
+        }
+        return streams.continue_streams(self._device, states, seed, rank, step)
+
+    def why_not_now(self, state: TrainState | None) -> str | None:
+        """Asks for backward, gradients, and parameters that ``fully_shard`` has gathered."""
+        return boundary.why_not_now(state)
+
+    def retire(self, state: TrainState | None, target: LiveTensors | None, successor: str) -> None:
+        """Empties storages, hooks refusals in, and forgets DTensor's cache of meshes."""
+        if state is not None:
+            boundary.retire(state, target, successor)
+        clear_sharding_cache()

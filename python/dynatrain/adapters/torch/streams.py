@@ -1,0 +1,102 @@
+"""The random streams of the process, and how they go on in another layout."""
+
+from __future__ import annotations
+
+import pickle
+import random
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from dynatrain import _native
+
+_Getter = Callable[[], bytes]
+_Setter = Callable[[bytes], None]
+_Seeder = Callable[[int], None]
+
+
+def _numpy_streams() -> dict[str, tuple[_Getter, _Setter, _Seeder]]:
+    try:
+        import numpy as np
+    except ImportError:
+        return {}
+    return {
+        "numpy": (
+            lambda: pickle.dumps(np.random.get_state()),
+            lambda state: np.random.set_state(pickle.loads(state)),
+            lambda seed: np.random.seed(seed % 2**32),
+        )
+    }
+
+
+def _device_streams(device: torch.device) -> dict[str, tuple[_Getter, _Setter, _Seeder]]:
+    if device.type == "cpu":
+        return {}
+    module = torch.get_device_module(device.type)
+    return {
+        f"torch.{device.type}": (
+            lambda: bytes(module.get_rng_state(device).numpy().tobytes()),
+            lambda state: module.set_rng_state(_as_byte_tensor(state), device),
+            lambda seed: module.manual_seed(seed),
+        )
+    }
+
+
+def _as_byte_tensor(state: bytes) -> torch.Tensor:
+    return torch.frombuffer(bytearray(state), dtype=torch.uint8)
+
+
+def _seed_torch_cpu(seed: int) -> None:
+    torch.default_generator.manual_seed(seed)
+
+
+def random_streams(device: torch.device) -> dict[str, tuple[_Getter, _Setter, _Seeder]]:
+    """Getter, setter and seeder of every random stream of the process, by name."""
+    return {
+        "python": (
+            lambda: pickle.dumps(random.getstate()),
+            lambda state: random.setstate(pickle.loads(state)),
+            random.seed,
+        ),
+        "torch.cpu": (
+            lambda: bytes(torch.get_rng_state().numpy().tobytes()),
+            lambda state: torch.set_rng_state(_as_byte_tensor(state)),
+            _seed_torch_cpu,
+        ),
+        **_numpy_streams(),
+        **_device_streams(device),
+    }
+
+
+def read_streams(device: torch.device) -> dict[str, bytes]:
+    """The present state of every random stream."""
+    return {name: get() for name, (get, _, _) in random_streams(device).items()}
+
+
+def continue_streams(
+    device: torch.device, states: Mapping[str, Sequence[bytes]], seed: int, rank: int, step: int
+) -> list[str]:
+    """Continues every random stream in the target by the rule of continuity.
+
+    A stream whose state is the same on all source ranks is independent of the layout and goes on.
+    Any other one belongs to a coordinate: it is seeded anew from (seed, stream, target rank, step).
+
+    Args:
+        device: device of this rank.
+        states: what the ranks of the source read, by stream, each distinct answer once.
+        seed: the session's seed.
+        rank: this rank in the target.
+        step: completed steps.
+
+    Returns:
+        The names of the streams that were derived anew.
+    """
+    derived = []
+    for name, (_, put, reseed) in random_streams(device).items():
+        distinct = states.get(name, ())
+        if len(distinct) == 1:
+            put(distinct[0])
+        elif distinct:
+            reseed(_native.hash64(f"{seed}|{name}|{rank}|{step}".encode()))
+            derived.append(name)
+    return derived

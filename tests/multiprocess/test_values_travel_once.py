@@ -1,0 +1,109 @@
+"""What is no tensor of the map: what ranks share travels once, what differs per rank beside it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.distributed as dist
+
+import dynatrain
+import training_jobs as jobs
+from dynatrain import LayoutError, TrainState, control, transition
+
+#: Far above all else that a switch publishes of values, random streams of four ranks included.
+LARGE_BYTES = 4 << 20
+SMALL_BYTES = 256 << 10
+
+
+class Large:
+    """An extra such as a moving average of the weights: one tensor, equal on all ranks."""
+
+    def __init__(self):
+        self.average = torch.zeros(LARGE_BYTES // 4, device="cpu")
+
+    def state_dict(self):
+        return {"average": self.average}
+
+    def load_state_dict(self, state_dict):
+        self.average = state_dict["average"]
+
+
+def build_with_large_extra(world):
+    state = jobs.build(world)
+    return TrainState(state.model, state.optimizer, extra={"large": Large()})
+
+
+def count_broadcasts(session):
+    """Bytes of every broadcast of the control group from now on."""
+    sizes, broadcast = [], dist.broadcast
+
+    def counted(tensor, **options):
+        if options.get("group") is session._engine.control._group:
+            sizes.append(tensor.nbytes)
+        return broadcast(tensor, **options)
+
+    control.dist.broadcast = counted
+    return sizes
+
+
+def switch_with_large_extra(rank, world_size, source, target):
+    session = dynatrain.init(
+        build_with_large_extra, source, initialize=jobs.initialize, timeout_s=20
+    )
+    torch.manual_seed(1000 + rank)  # as a script does that draws another mask on each rank
+    published, draws = [], None
+    for step in session.steps(2):
+        if step == 0:
+            session.state.extra["large"].average += 3
+            sizes = count_broadcasts(session)
+            session.switch(target)
+            published = list(sizes)
+        else:
+            draws = torch.rand(1).item()
+    average = session.state.extra["large"].average
+    return sum(published), average.eq(3).all().item(), draws
+
+
+# Every rank pickled all it had as one piece: with a random stream of its own in it no two pieces
+# were equal, and 100 MB of extra went over the wire once for each rank.
+@pytest.mark.parametrize("target", ["tp=4", "dp=2,tp=2"])
+def test_extra_that_all_ranks_hold_does_not_travel(pool, target):
+    results = pool.run(switch_with_large_extra, "dp=4", target)
+    pool.close()  # the workers' library is patched
+
+    assert all(arrived for _, arrived, _ in results)
+    assert all(published < SMALL_BYTES for published, _, _ in results)
+    assert len({draws for _, _, draws in results}) == 4
+
+
+# What the source's ranks hold and a rank that joins does not is sent by one of them.
+def test_extra_travels_once_to_ranks_that_join(pool):
+    results = pool.run(switch_with_large_extra, "dp=2", "dp=4")
+    pool.close()
+
+    assert all(arrived for _, arrived, _ in results)
+    for published, _, _ in results[:2]:
+        assert LARGE_BYTES <= published < LARGE_BYTES + SMALL_BYTES
+
+
+def refuse_a_target_without_its_source(rank, world_size):
+    def build(world):
+        if world.enabled("tp"):
+            return build_with_large_extra(world)
+        return jobs.build(world)
+
+    moves, move = [], transition._move
+    transition._move = lambda *args: moves.append(1) or move(*args)
+    session = dynatrain.init(build, "dp=4", initialize=jobs.initialize, timeout_s=20)
+    with pytest.raises(LayoutError, match=r"extra\.large") as caught:
+        session.switch("tp=4")
+    report = session.switch("dp=2")
+    return len(moves), "nothing was moved" in str(caught.value), report.epoch
+
+
+# "Nothing was moved" was said after everything had been.
+def test_values_that_do_not_fit_are_refused_before_a_byte_moves(pool):
+    results = pool.run(refuse_a_target_without_its_source)
+    pool.close()
+
+    assert results == [(1, True, 1)] * 4
