@@ -53,6 +53,18 @@ RunResult run_to_end(MakeRun make_run, const RunCall& call) {
   return result;
 }
 
+/// Errors: DeviceError when there is no thread to watch the run; the peers are told.
+std::unique_ptr<RunMonitor> make_monitor(Transport& transport,
+                                         const RunControl& control,
+                                         Deadline deadline) {
+  try {
+    return std::make_unique<RunMonitor>(transport, control, deadline);
+  } catch (const std::exception& error) {
+    transport.abort(error.what());
+    throw;
+  }
+}
+
 /// Notes are a copy each way; the batches of a run are prepared.
 constexpr std::int64_t kCopiesOfNotes = 1;
 constexpr int kBatchesOfNotes = 4;
@@ -170,16 +182,16 @@ std::unique_ptr<PreparedRun> Executor::prepare(RunInputs inputs, const ExecuteOp
 RunResult Executor::run(PreparedRun& prepared, const ExecuteOptions& options, RunControl& control) {
   DYNATRAIN_CHECK(prepared.run_ != nullptr, "execution: a prepared run was to run a second time");
   const Deadline deadline = deadline_in(options.timeout);
-  RunMonitor monitor(impl_->transport, control, deadline);
+  const auto monitor = make_monitor(impl_->transport, control, deadline);
   return run_to_end([&] { return std::move(prepared.run_); },
-                    RunCall{options, control, monitor, deadline});
+                    RunCall{options, control, *monitor, deadline});
 }
 
 RunResult Executor::run(RunInputs inputs, const ExecuteOptions& options, RunControl& control) {
   const Deadline deadline = deadline_in(options.timeout);
-  RunMonitor monitor(impl_->transport, control, deadline);
+  const auto monitor = make_monitor(impl_->transport, control, deadline);
   return run_to_end([&] { return impl_->make_run(std::move(inputs), deadline); },
-                    RunCall{options, control, monitor, deadline});
+                    RunCall{options, control, *monitor, deadline});
 }
 
 }  // namespace dynatrain

@@ -1,5 +1,8 @@
 #pragma once
 
+#include "dynatrain/base/error.hpp"
+#include "dynatrain/base/thread.hpp"
+
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
@@ -11,7 +14,8 @@
 namespace dynatrain {
 
 /// Calls work(i) once for every i in [0, num_items), on up to `num_threads` threads, the caller's
-/// among them. Errors: the first error of `work`, after all threads have ended.
+/// among them; on fewer where the system gives no more. Errors: the first error of `work`, after all
+/// threads have ended.
 template <class Work>
 void in_threads(std::int64_t num_items, int num_threads, Work work) {
   std::atomic<std::int64_t> next{0};
@@ -31,8 +35,11 @@ void in_threads(std::int64_t num_items, int num_threads, Work work) {
   std::vector<std::thread> threads;
   const auto num_extra = std::min<std::int64_t>(num_threads, num_items) - 1;
   threads.reserve(static_cast<std::size_t>(std::max<std::int64_t>(0, num_extra)));
-  for (std::int64_t i = 0; i < num_extra; ++i) {
-    threads.emplace_back(run);
+  try {
+    for (std::int64_t i = 0; i < num_extra; ++i) {
+      threads.push_back(start_thread("sums elements", run));
+    }
+  } catch (const DeviceError&) {  // NOLINT(bugprone-empty-catch): those that stand do the work
   }
   run();
   for (std::thread& thread : threads) {

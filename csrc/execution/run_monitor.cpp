@@ -1,6 +1,7 @@
 #include "execution/run_monitor.hpp"
 
 #include "dynatrain/base/error.hpp"
+#include "dynatrain/base/thread.hpp"
 
 #include <algorithm>
 #include <utility>
@@ -45,7 +46,7 @@ std::string reason_of(const std::exception_ptr& error) {
 
 RunMonitor::RunMonitor(Transport& transport, const RunControl& control, Deadline deadline)
     : transport_(transport), control_(control), deadline_(deadline) {
-  thread_ = std::thread([this] { run(); });
+  thread_ = start_thread("watches a run", [this] { run(); });
 }
 
 RunMonitor::~RunMonitor() {

@@ -1,5 +1,7 @@
 #include "torch/waiter_pool.hpp"
 
+#include "dynatrain/base/thread.hpp"
+
 #include <utility>
 
 namespace dynatrain {
@@ -17,12 +19,12 @@ WaiterPool::~WaiterPool() {
 
 void WaiterPool::run(std::function<void()> task) {
   const std::lock_guard lock(mutex_);
-  waiting_.push_back(std::move(task));
-  if (waiting_.size() > num_idle_) {
-    threads_.emplace_back([this] { serve(); });
-  } else {
-    has_work_.notify_one();
+  if (waiting_.size() + 1 > num_idle_) {
+    // Before the task is taken: one that was refused must not run later.
+    threads_.push_back(start_thread("waits for a message", [this] { serve(); }));
   }
+  waiting_.push_back(std::move(task));
+  has_work_.notify_one();
 }
 
 void WaiterPool::serve() {

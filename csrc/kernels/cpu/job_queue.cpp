@@ -1,6 +1,7 @@
 #include "kernels/cpu/job_queue.hpp"
 
 #include "dynatrain/base/error.hpp"
+#include "dynatrain/base/thread.hpp"
 
 #include <algorithm>
 #include <chrono>
@@ -18,20 +19,31 @@ constexpr std::chrono::microseconds kWatchSlice{500};
 
 JobQueue::JobQueue(int num_threads) {
   DYNATRAIN_CHECK(num_threads >= 1, "kernels: a copier needs at least one thread");
-  for (int i = 0; i < num_threads; ++i) {
-    workers_.emplace_back([this] { work(); });
+  try {
+    for (int i = 0; i < num_threads; ++i) {
+      workers_.push_back(start_thread("copies host memory", [this] { work(); }));
+    }
+    watcher_ = start_thread("watches waiting copies", [this] { watch(); });
+  } catch (...) {
+    end_threads();
+    throw;
   }
-  watcher_ = std::thread([this] { watch(); });
 }
 
 JobQueue::~JobQueue() {
+  end_threads();
+}
+
+void JobQueue::end_threads() noexcept {
   // The watcher ends first: a job that it starts still finds workers.
   {
     const std::lock_guard lock(mutex_);
     is_watch_over_ = true;
   }
   has_waiting_.notify_all();
-  watcher_.join();
+  if (watcher_.joinable()) {
+    watcher_.join();
+  }
   {
     const std::lock_guard lock(mutex_);
     is_work_over_ = true;

@@ -16,6 +16,7 @@ namespace dynatrain {
 /// Threads  any thread may add.
 class JobQueue {
  public:
+  /// Errors: DeviceError when the system gives fewer threads; those it gave have ended.
   explicit JobQueue(int num_threads);
   /// Finishes ready jobs, fails waiting ones, and ends the threads.
   ~JobQueue();
@@ -32,6 +33,7 @@ class JobQueue {
     std::int64_t next_chunk = 0;
   };
 
+  void end_threads() noexcept;
   void work();
   void watch();
   /// Takes the jobs out of waiting_ that have become ready.

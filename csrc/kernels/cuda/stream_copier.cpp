@@ -2,6 +2,7 @@
 
 #include "dynatrain/base/checked.hpp"
 #include "dynatrain/base/error.hpp"
+#include "dynatrain/base/thread.hpp"
 
 #include <algorithm>
 #include <chrono>
@@ -50,7 +51,7 @@ bool is_on_stream(const Token& token) {
 StreamCopier::StreamCopier(std::unique_ptr<StreamDevice> device)
     : builder_({.num_processors = device->num_processors()}),
       lanes_(std::make_shared<CopyLanes>(std::move(device))),
-      watcher_([this] { watch(); }) {}
+      watcher_(start_thread("watches waiting copies", [this] { watch(); })) {}
 
 StreamCopier::~StreamCopier() {
   {

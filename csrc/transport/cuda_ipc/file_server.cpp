@@ -1,10 +1,10 @@
 #include "transport/cuda_ipc/file_server.hpp"
 
 #include "dynatrain/base/error.hpp"
+#include "dynatrain/base/thread.hpp"
 
 #include <algorithm>
 #include <cerrno>
-#include <csignal>
 #include <exception>
 #include <poll.h>
 #include <sys/eventfd.h>
@@ -17,26 +17,6 @@ using Clock = std::chrono::steady_clock;
 
 constexpr std::size_t kMaxConnections = 256;  // the rest waits to be accepted
 constexpr std::chrono::milliseconds kPause{100};
-
-/// Starts a thread that no signal of the process is delivered to.
-template <class Work>
-std::thread start_without_signals(Work work) {
-  sigset_t all;
-  sigset_t former;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &former);
-  try {
-    std::thread thread(std::move(work));
-    pthread_sigmask(SIG_SETMASK, &former, nullptr);
-    return thread;
-  } catch (const std::system_error& error) {
-    pthread_sigmask(SIG_SETMASK, &former, nullptr);
-    throw DeviceError(
-        "transport: no thread could be started that hands out files of device "
-        "memory: " +
-        std::string(error.what()));
-  }
-}
 
 }  // namespace
 
@@ -51,7 +31,7 @@ FileServer::FileServer(std::chrono::milliseconds idle_limit)
         std::generic_category().message(listening.error != 0 ? listening.error : EMFILE));
   }
   listener_ = std::move(listening.socket);
-  thread_ = start_without_signals([this] { serve(); });
+  thread_ = start_thread("hands out files of device memory", [this] { serve(); });
 }
 
 FileServer::~FileServer() {

@@ -1,6 +1,7 @@
 #include "transport/loopback/world.hpp"
 
 #include "dynatrain/base/error.hpp"
+#include "dynatrain/base/thread.hpp"
 
 #include <algorithm>
 #include <chrono>
@@ -37,7 +38,7 @@ LoopbackState::LoopbackState(int num_ranks, LoopbackOptions loopback_options)
     : options_(loopback_options),
       gone_(static_cast<std::size_t>(num_ranks)),
       random_(loopback_options.adversary_seed) {
-  courier_ = std::thread([this] { deliver(); });
+  courier_ = start_thread("delivers messages", [this] { deliver(); });
 }
 
 LoopbackState::~LoopbackState() {

@@ -1,10 +1,11 @@
 #include "transport/nccl/ending.hpp"
 
 #include "dynatrain/base/pause.hpp"
+#include "dynatrain/base/thread.hpp"
 
 #include <chrono>
 #include <exception>
-#include <thread>
+#include <memory>
 #include <utility>
 
 namespace dynatrain {
@@ -89,9 +90,8 @@ GroupStream::~GroupStream() {
 void end_communicator(Ending ending, const std::shared_ptr<HostCompletion>& ended) noexcept {
   const Deadline deadline = deadline_in(ending.timeout);
   try {
-    std::thread([ending = std::move(ending), ended]() mutable {
-      end(std::move(ending), *ended);
-    }).detach();
+    const auto what = std::make_shared<Ending>(std::move(ending));
+    start_thread("ends a communicator", [what, ended] { end(std::move(*what), *ended); }).detach();
     ended->wait(deadline);
   } catch (const std::exception&) {  // NOLINT(bugprone-empty-catch): late; who needs it looks again
   }
