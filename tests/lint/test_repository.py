@@ -15,6 +15,7 @@ GENERATED = re.compile(
 )
 SOURCE_SUFFIXES = {".cpp", ".hpp", ".cu", ".cuh", ".py", ".cmake", ".txt", ".toml", ".yaml"}
 TODO = re.compile(r"\b(TODO|FIXME|XXX)\b(?!\(#\d+\))")
+CMAKE_TESTS = ROOT / "tests/CMakeLists.txt"
 THIS_FILE = Path(__file__).resolve()
 
 
@@ -115,6 +116,16 @@ def test_version_number_stands_in_one_place():
     ]
 
     assert holders == ["python/dynatrain/_version.py"]
+
+
+# CMake 4.4.0 to 4.4.3 put each argument between [[ and ]] in a file that ctest reads: one bracket
+# more, and no C++ test runs at all.
+def test_no_argument_of_test_discovery_holds_a_square_bracket():
+    calls = re.findall(r"gtest_discover_tests\(([^()]*(?:\([^()]*\)[^()]*)*)\)", read(CMAKE_TESTS))
+    faults = [" ".join(call.split()) for call in calls if "[" in call or "]" in call]
+
+    assert len(calls) >= 4
+    assert faults == []
 
 
 # README's own rule: the manual is in docs/.
