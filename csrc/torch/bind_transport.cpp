@@ -133,7 +133,6 @@ void bind_nccl(py::module_& m) {
   py::class_<NcclReport>(m, "NcclReport")
       .def_readonly("problem", &NcclReport::problem)
       .def_readonly("version", &NcclReport::version)
-      .def_readonly("built_against", &NcclReport::built_against)
       .def_readonly("newer_calls", &NcclReport::newer_calls)
       .def_readonly("registration_problem", &NcclReport::registration_problem);
   m.def("nccl_report", &nccl_report, py::arg("path") = "", NoGil());

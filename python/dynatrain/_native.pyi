@@ -100,10 +100,6 @@ class NcclReport:
         """Of the library; empty when there is none."""
 
     @property
-    def built_against(self) -> str:
-        """Of the headers; empty when built without."""
-
-    @property
     def newer_calls(self) -> list[str]:
         """Calls newer than NCCL 2.27 that the library has."""
 

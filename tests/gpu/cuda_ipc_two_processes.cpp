@@ -107,24 +107,24 @@ OwnedMemory from_cuda_malloc() {
 /// As torch's expandable segments are: pieces of their own, mapped back to back.
 OwnedMemory from_mem_create() {
   const DriverCalls cuda = find_driver_calls().first;
-  CUmemAllocationProp wanted{};
-  wanted.type = CU_MEM_ALLOCATION_TYPE_PINNED;
-  wanted.requestedHandleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
-  wanted.location.type = CU_MEM_LOCATION_TYPE_DEVICE;
+  AllocationProperties wanted{};
+  wanted.type = kAllocationPinned;
+  wanted.handle_types = kPosixFileHandle;
+  wanted.location.type = kLocationDevice;
   std::size_t piece = 0;
-  cuda.check(cuda.granularity(&piece, &wanted, CU_MEM_ALLOC_GRANULARITY_MINIMUM), "granularity");
+  cuda.check(cuda.granularity(&piece, &wanted, kLeastGranularity), "granularity");
   const std::size_t total = (kRows * kStride + piece - 1) / piece * piece;
-  CUdeviceptr base = 0;
+  DevicePointer base = 0;
   cuda.check(cuda.reserve(&base, total, 0, 0, 0), "reserve");
   for (std::size_t at = 0; at < total; at += piece) {
-    CUmemGenericAllocationHandle handle = 0;
+    PhysicalHandle handle = 0;
     cuda.check(cuda.mem_create(&handle, piece, &wanted, 0), "create");
     cuda.check(cuda.mem_map(base + at, piece, 0, handle, 0), "map");
     cuda.check(cuda.mem_release(handle), "release");
   }
-  CUmemAccessDesc access{};
+  MemoryAccess access{};
   access.location = wanted.location;
-  access.flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
+  access.flags = kReadWrite;
   cuda.check(cuda.set_access(base, total, &access, 1), "set access");
   return {.base = std::bit_cast<std::byte*>(base), .free = [cuda, base, total] {
             cuda.check(cuda.mem_unmap(base, total), "unmap");

@@ -1,5 +1,3 @@
-#ifdef DYNATRAIN_HAS_CUDA_IPC
-
 #include "transport/cuda_ipc/driver_calls.hpp"
 
 #include "transport/nccl/library.hpp"
@@ -11,7 +9,7 @@ std::pair<DriverCalls, std::string> find_driver_calls() {
   if (!driver.problem().empty()) {
     return {DriverCalls(), driver.problem()};
   }
-  // cuda.h declares the versions whose names these are, of CUDA 11 to 13.
+  // The versions that cuda.h of CUDA 11 to 13 declares under the shorter names.
   DriverCalls f;
   driver.require(f.init, "cuInit");
   driver.require(f.get_error_string, "cuGetErrorString");
@@ -44,5 +42,3 @@ std::pair<DriverCalls, std::string> find_driver_calls() {
 }
 
 }  // namespace dynatrain
-
-#endif

@@ -6,7 +6,7 @@
 
 namespace dynatrain {
 
-/// CUDA's driver, as this process has it, on a device. Only in builds that found cuda.h.
+/// CUDA's driver, as this process has it, on a device.
 /// Errors: DeviceError that says what is missing.
 [[nodiscard]] std::shared_ptr<IpcApi> load_ipc_api(int device);
 /// Why the driver cannot be used; empty when it can. Looks at no device.

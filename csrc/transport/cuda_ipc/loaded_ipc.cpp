@@ -1,8 +1,4 @@
-#ifdef DYNATRAIN_HAS_CUDA_IPC
-
 #include "dynatrain/base/error.hpp"
-
-#include <cuda.h>
 
 #include "transport/cuda_ipc/driver_calls.hpp"
 #include "transport/cuda_ipc/loaded.hpp"
@@ -18,14 +14,12 @@ namespace {
 
 /// cuMemAlloc cuts smaller memory from blocks of this size, and shares the whole block.
 constexpr std::size_t kProbeBytes = 2 << 20;
-/// Of CUDA 12; the headers of CUDA 11 do not name it, and its drivers do not know it.
-constexpr auto kMemoryBlockId = static_cast<CUpointer_attribute>(20);
 
-CUdeviceptr device_pointer(const std::byte* data) {
-  return std::bit_cast<CUdeviceptr>(data);
+DevicePointer device_pointer(const std::byte* data) {
+  return std::bit_cast<DevicePointer>(data);
 }
 
-const std::byte* byte_pointer(CUdeviceptr pointer) {
+const std::byte* byte_pointer(DevicePointer pointer) {
   return std::bit_cast<const std::byte*>(pointer);
 }
 
@@ -33,7 +27,7 @@ class LoadedIpc final : public IpcApi {
  public:
   LoadedIpc(const DriverCalls& calls, int device) : cuda_(calls), device_(device) {
     cuda_.check(cuda_.init(0), "cuInit");
-    CUdevice handle = 0;
+    DriverDevice handle = 0;
     cuda_.check(cuda_.device_get(&handle, device_), "cuDeviceGet");
     cuda_.check(cuda_.primary_retain(&context_, handle), "cuDevicePrimaryCtxRetain");
   }
@@ -42,7 +36,7 @@ class LoadedIpc final : public IpcApi {
   IpcPiece piece_at(const std::byte* address) override {
     const ContextScope scope(cuda_, context_);
     check_shareable(address);
-    CUdeviceptr base = 0;
+    DevicePointer base = 0;
     std::size_t size = 0;
     cuda_.check(cuda_.get_address_range(&base, &size, device_pointer(address)),
                 "cuMemGetAddressRange");
@@ -55,19 +49,18 @@ class LoadedIpc final : public IpcApi {
 
   std::string export_handle(const IpcPiece& piece) override {
     const ContextScope scope(cuda_, context_);
-    CUipcMemHandle handle{};
+    IpcMemoryHandle handle{};
     cuda_.check(cuda_.ipc_get(&handle, device_pointer(piece.base)), "cuIpcGetMemHandle");
     return {static_cast<const char*>(handle.reserved), sizeof(handle.reserved)};
   }
 
   int export_file(const IpcPiece& piece) override {
     const ContextScope scope(cuda_, context_);
-    CUmemGenericAllocationHandle handle = 0;
+    PhysicalHandle handle = 0;
     cuda_.check(cuda_.retain(&handle, std::bit_cast<void*>(piece.base)),
                 "cuMemRetainAllocationHandle");
     int file = -1;
-    const CUresult exported =
-        cuda_.mem_export(&file, handle, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0);
+    const DriverStatus exported = cuda_.mem_export(&file, handle, kPosixFileHandle, 0);
     cuda_.check(cuda_.mem_release(handle), "cuMemRelease");
     cuda_.check(exported, "cuMemExportToShareableHandle");
     return file;
@@ -75,16 +68,15 @@ class LoadedIpc final : public IpcApi {
 
   const std::byte* open_handle(const std::string& text) override {
     const ContextScope scope(cuda_, context_);
-    CUipcMemHandle handle{};
+    IpcMemoryHandle handle{};
     if (text.size() != sizeof(handle.reserved)) {
       throw DeviceError("transport: a handle of CUDA IPC has " +
                         std::to_string(sizeof(handle.reserved)) + " bytes, got " +
                         std::to_string(text.size()));
     }
     std::memcpy(handle.reserved, text.data(), text.size());
-    CUdeviceptr base = 0;
-    cuda_.check(cuda_.ipc_open(&base, handle, CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS),
-                "cuIpcOpenMemHandle");
+    DevicePointer base = 0;
+    cuda_.check(cuda_.ipc_open(&base, handle, kIpcLazyPeerAccess), "cuIpcOpenMemHandle");
     return byte_pointer(base);
   }
 
@@ -100,7 +92,7 @@ class LoadedIpc final : public IpcApi {
     for (const std::int64_t size_bytes : sizes_bytes) {
       total += static_cast<std::size_t>(size_bytes);
     }
-    CUdeviceptr base = 0;
+    DevicePointer base = 0;
     cuda_.check(cuda_.reserve(&base, total, 0, 0, 0), "cuMemAddressReserve");
     std::size_t mapped = 0;
     try {
@@ -129,16 +121,16 @@ class LoadedIpc final : public IpcApi {
 
   IpcPiece allocate(IpcKind kind) override {
     const ContextScope scope(cuda_, context_);
-    CUdeviceptr base = 0;
+    DevicePointer base = 0;
     if (kind == IpcKind::kHandle) {
       cuda_.check(cuda_.mem_alloc(&base, kProbeBytes), "cuMemAlloc");
       return {.kind = kind, .base = byte_pointer(base), .size_bytes = kProbeBytes, .id = {}};
     }
-    const CUmemAllocationProp wanted = own_memory();
+    const AllocationProperties wanted = own_memory();
     std::size_t size = 0;
-    cuda_.check(cuda_.granularity(&size, &wanted, CU_MEM_ALLOC_GRANULARITY_MINIMUM),
+    cuda_.check(cuda_.granularity(&size, &wanted, kLeastGranularity),
                 "cuMemGetAllocationGranularity");
-    CUmemGenericAllocationHandle handle = 0;
+    PhysicalHandle handle = 0;
     cuda_.check(cuda_.mem_create(&handle, size, &wanted, 0), "cuMemCreate");
     try {
       base = map_created(handle, size);
@@ -178,14 +170,14 @@ class LoadedIpc final : public IpcApi {
 
  private:
   void check_shareable(const std::byte* address) {
-    const CUdeviceptr pointer = device_pointer(address);
+    const DevicePointer pointer = device_pointer(address);
     unsigned int type = 0;
-    cuda_.check(cuda_.pointer_get_attribute(&type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, pointer),
+    cuda_.check(cuda_.pointer_get_attribute(&type, kMemoryType, pointer),
                 "cuPointerGetAttribute (is it device memory?)");
     unsigned int is_managed = 0;
-    cuda_.check(cuda_.pointer_get_attribute(&is_managed, CU_POINTER_ATTRIBUTE_IS_MANAGED, pointer),
+    cuda_.check(cuda_.pointer_get_attribute(&is_managed, kIsManaged, pointer),
                 "cuPointerGetAttribute");
-    if (type != CU_MEMORYTYPE_DEVICE || is_managed != 0) {
+    if (type != kMemoryTypeDevice || is_managed != 0) {
       throw DeviceError("transport: the memory is " +
                         std::string(is_managed != 0 ? "managed" : "the host's") +
                         "; only memory of a device can be read by other processes");
@@ -193,20 +185,20 @@ class LoadedIpc final : public IpcApi {
   }
 
   /// An attribute whose value fits into 8 bytes; none where the driver does not know it.
-  [[nodiscard]] std::optional<std::uint64_t> attribute(CUdeviceptr pointer,
-                                                       CUpointer_attribute which) const {
+  [[nodiscard]] std::optional<std::uint64_t> attribute(DevicePointer pointer,
+                                                       PointerAttribute which) const {
     std::uint64_t value = 0;
-    const CUresult status = cuda_.pointer_get_attribute(&value, which, pointer);
-    return status == CUDA_SUCCESS ? std::optional(value) : std::nullopt;
+    const DriverStatus status = cuda_.pointer_get_attribute(&value, which, pointer);
+    return status == kDriverSuccess ? std::optional(value) : std::nullopt;
   }
 
-  [[nodiscard]] IpcKind kind_of(CUdeviceptr base) const {
-    const auto has_handle = attribute(base, CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE);
+  [[nodiscard]] IpcKind kind_of(DevicePointer base) const {
+    const auto has_handle = attribute(base, kHasIpcHandle);
     if (has_handle.value_or(0) != 0) {
       return IpcKind::kHandle;
     }
-    CUmemGenericAllocationHandle handle = 0;
-    if (cuda_.retain(&handle, std::bit_cast<void*>(base)) != CUDA_SUCCESS) {
+    PhysicalHandle handle = 0;
+    if (cuda_.retain(&handle, std::bit_cast<void*>(base)) != kDriverSuccess) {
       if (!has_handle.has_value()) {
         return IpcKind::kHandle;  // an old driver: cuIpcGetMemHandle will say
       }
@@ -216,9 +208,8 @@ class LoadedIpc final : public IpcApi {
           "cudaMallocAsync in PYTORCH_CUDA_ALLOC_CONF)");
     }
     cuda_.check(cuda_.mem_release(handle), "cuMemRelease");
-    const std::uint64_t types = attribute(base, CU_POINTER_ATTRIBUTE_ALLOWED_HANDLE_TYPES)
-                                    .value_or(CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR);
-    if ((types & CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) == 0) {
+    const std::uint64_t types = attribute(base, kHandleTypes).value_or(kPosixFileHandle);
+    if ((types & kPosixFileHandle) == 0) {
       throw DeviceError(
           "transport: the memory was made by cuMemCreate without a POSIX file descriptor as its "
           "handle type\n  expected type 1, got " +
@@ -233,8 +224,8 @@ class LoadedIpc final : public IpcApi {
   /// The buffer id is promised to be new for each allocation; for pieces that are unmapped and
   /// mapped within one reservation the manual is silent, so theirs holds the physical memory's id
   /// too.
-  [[nodiscard]] std::string identity_of(CUdeviceptr base, IpcKind kind) const {
-    const auto buffer = attribute(base, CU_POINTER_ATTRIBUTE_BUFFER_ID);
+  [[nodiscard]] std::string identity_of(DevicePointer base, IpcKind kind) const {
+    const auto buffer = attribute(base, kBufferId);
     const auto block = kind == IpcKind::kFile ? attribute(base, kMemoryBlockId) : buffer;
     if (!block.has_value()) {
       return "";
@@ -245,18 +236,18 @@ class LoadedIpc final : public IpcApi {
     return words.take();
   }
 
-  [[nodiscard]] CUmemAllocationProp own_memory() const {
-    CUmemAllocationProp wanted{};
-    wanted.type = CU_MEM_ALLOCATION_TYPE_PINNED;
-    wanted.requestedHandleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
-    wanted.location.type = CU_MEM_LOCATION_TYPE_DEVICE;
+  [[nodiscard]] AllocationProperties own_memory() const {
+    AllocationProperties wanted{};
+    wanted.type = kAllocationPinned;
+    wanted.handle_types = kPosixFileHandle;
+    wanted.location.type = kLocationDevice;
     wanted.location.id = device_;
     return wanted;
   }
 
   /// Own memory is mapped as a peer's is, but from its handle.
-  CUdeviceptr map_created(CUmemGenericAllocationHandle handle, std::size_t size) {
-    CUdeviceptr base = 0;
+  DevicePointer map_created(PhysicalHandle handle, std::size_t size) {
+    DevicePointer base = 0;
     cuda_.check(cuda_.reserve(&base, size, 0, 0, 0), "cuMemAddressReserve");
     bool is_mapped = false;
     try {
@@ -273,27 +264,27 @@ class LoadedIpc final : public IpcApi {
     return base;
   }
 
-  void map_file(CUdeviceptr at, std::size_t size, const OwnedFile& file) {
-    CUmemGenericAllocationHandle handle = 0;
+  void map_file(DevicePointer at, std::size_t size, const OwnedFile& file) {
+    PhysicalHandle handle = 0;
     void* const number = std::bit_cast<void*>(static_cast<std::intptr_t>(file.get()));
-    cuda_.check(cuda_.mem_import(&handle, number, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR),
+    cuda_.check(cuda_.mem_import(&handle, number, kPosixFileHandle),
                 "cuMemImportFromShareableHandle");
-    const CUresult mapped = cuda_.mem_map(at, size, 0, handle, 0);
+    const DriverStatus mapped = cuda_.mem_map(at, size, 0, handle, 0);
     cuda_.check(cuda_.mem_release(handle), "cuMemRelease");  // the mapping keeps it
     cuda_.check(mapped, "cuMemMap");
   }
 
-  void allow(CUdeviceptr base, std::size_t size) {
-    CUmemAccessDesc access{};
-    access.location.type = CU_MEM_LOCATION_TYPE_DEVICE;
+  void allow(DevicePointer base, std::size_t size) {
+    MemoryAccess access{};
+    access.location.type = kLocationDevice;
     access.location.id = device_;
-    access.flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
+    access.flags = kReadWrite;
     cuda_.check(cuda_.set_access(base, size, &access, 1), "cuMemSetAccess");
   }
 
   DriverCalls cuda_;
   int device_;
-  CUcontext context_ = nullptr;
+  DriverContext context_ = nullptr;
 };
 
 }  // namespace
@@ -316,5 +307,3 @@ std::string driver_problem() {
 }
 
 }  // namespace dynatrain
-
-#endif

@@ -7,18 +7,6 @@
 
 namespace dynatrain {
 
-#ifndef DYNATRAIN_HAS_CUDA_IPC
-
-std::shared_ptr<IpcApi> load_ipc_api(int /*device*/) {
-  throw DeviceError(driver_problem());
-}
-
-std::string driver_problem() {
-  return "this build of dynatrain shares no device memory: cuda.h was not found when it was built";
-}
-
-#endif
-
 CudaIpcConnection make_cuda_ipc_transport(Transport& messages,
                                           std::shared_ptr<Store> store,
                                           const CudaIpcOptions& options,

@@ -8,8 +8,7 @@
 
 namespace dynatrain {
 
-/// The libraries of this process behind the two ports. Only in builds that found the headers of
-/// NCCL and CUDA (DYNATRAIN_HAS_NCCL).
+/// The libraries of this process behind the two ports, looked up when the program runs.
 /// Errors   DeviceError that says what is missing.
 [[nodiscard]] std::shared_ptr<NcclApi> load_nccl(const std::string& path);
 [[nodiscard]] std::shared_ptr<DeviceApi> load_cuda_runtime(const std::string& path);

@@ -1,39 +1,19 @@
-#ifdef DYNATRAIN_HAS_NCCL
-
 #include "dynatrain/base/error.hpp"
 
-#include <cuda_runtime_api.h>
-
+#include "transport/nccl/cuda_calls.hpp"
 #include "transport/nccl/library.hpp"
 #include "transport/nccl/loaded.hpp"
 #include <source_location>
+#include <string>
 #include <utility>
+#include <vector>
 
 namespace dynatrain {
 namespace {
 
-/// The functions of the library, each under its own name.
-struct Functions {
-  decltype(cudaGetErrorString)* get_error_string = nullptr;
-  decltype(cudaGetDevice)* get_device = nullptr;
-  decltype(cudaSetDevice)* set_device = nullptr;
-  decltype(cudaDeviceGetStreamPriorityRange)* priority_range = nullptr;
-  decltype(cudaStreamCreateWithPriority)* stream_create = nullptr;
-  decltype(cudaStreamDestroy)* stream_destroy = nullptr;
-  cudaError_t (*event_create)(cudaEvent_t*, unsigned int) = nullptr;
-  decltype(cudaEventDestroy)* event_destroy = nullptr;
-  cudaError_t (*event_record)(cudaEvent_t, cudaStream_t) = nullptr;
-  decltype(cudaEventQuery)* event_query = nullptr;
-  cudaError_t (*stream_wait_event)(cudaStream_t, cudaEvent_t, unsigned int) = nullptr;
-  cudaError_t (*pointer_get_attributes)(cudaPointerAttributes*, const void*) = nullptr;
-  cudaError_t (*memset_async)(void*, int, std::size_t, cudaStream_t) = nullptr;
-  cudaError_t (*stream_synchronize)(cudaStream_t) = nullptr;
-  int (*driver_get_current)(void**) = nullptr;  ///< cuCtxGetCurrent
-};
-
 class LoadedCuda final : public DeviceApi {
  public:
-  explicit LoadedCuda(const Functions& functions) : cuda_(functions) {}
+  explicit LoadedCuda(const CudaCalls& functions) : cuda_(functions) {}
 
   int set_device(int device) override {
     void* context = nullptr;
@@ -49,58 +29,55 @@ class LoadedCuda final : public DeviceApi {
     int least = 0;
     int greatest = 0;
     check(cuda_.priority_range(&least, &greatest), "cudaDeviceGetStreamPriorityRange");
-    cudaStream_t stream = nullptr;
-    check(cuda_.stream_create(&stream, cudaStreamNonBlocking, greatest),
+    CudaStream stream = nullptr;
+    check(cuda_.stream_create(&stream, kCudaStreamNonBlocking, greatest),
           "cudaStreamCreateWithPriority");
     return stream;
   }
   void destroy_stream(void* stream) override {
-    check(cuda_.stream_destroy(static_cast<cudaStream_t>(stream)), "cudaStreamDestroy");
+    check(cuda_.stream_destroy(stream), "cudaStreamDestroy");
   }
   void* create_event() override {
-    cudaEvent_t event = nullptr;
-    check(cuda_.event_create(&event, cudaEventDisableTiming), "cudaEventCreateWithFlags");
+    CudaEvent event = nullptr;
+    check(cuda_.event_create(&event, kCudaEventWithoutTiming), "cudaEventCreateWithFlags");
     return event;
   }
   void destroy_event(void* event) override {
-    check(cuda_.event_destroy(static_cast<cudaEvent_t>(event)), "cudaEventDestroy");
+    check(cuda_.event_destroy(event), "cudaEventDestroy");
   }
   void record(void* event, void* stream) override {
-    check(cuda_.event_record(static_cast<cudaEvent_t>(event), static_cast<cudaStream_t>(stream)),
-          "cudaEventRecord");
+    check(cuda_.event_record(event, stream), "cudaEventRecord");
   }
   bool is_done(void* event) override {
-    const cudaError_t status = cuda_.event_query(static_cast<cudaEvent_t>(event));
-    if (status == cudaErrorNotReady) {
+    const CudaStatus status = cuda_.event_query(event);
+    if (status == kCudaNotReady) {
       return false;
     }
     check(status, "cudaEventQuery");
     return true;
   }
   void stream_wait(void* stream, void* event) override {
-    check(cuda_.stream_wait_event(
-              static_cast<cudaStream_t>(stream), static_cast<cudaEvent_t>(event), 0),
-          "cudaStreamWaitEvent");
+    check(cuda_.stream_wait_event(stream, event, 0), "cudaStreamWaitEvent");
   }
   void zero(std::byte* memory, std::int64_t size_bytes) override {
-    auto* const stream = static_cast<cudaStream_t>(create_stream());
+    auto* const stream = create_stream();
     const auto size = static_cast<std::size_t>(size_bytes);
-    cudaError_t status = cuda_.memset_async(memory, 0, size, stream);
-    status = status == cudaSuccess ? cuda_.stream_synchronize(stream) : status;
+    CudaStatus status = cuda_.memset_async(memory, 0, size, stream);
+    status = status == kCudaSuccess ? cuda_.stream_synchronize(stream) : status;
     destroy_stream(stream);
     check(status, "cudaMemsetAsync");
   }
   bool is_host_memory(const void* data) override {
-    cudaPointerAttributes attributes{};
+    CudaPointerAttributes attributes{};
     check(cuda_.pointer_get_attributes(&attributes, data), "cudaPointerGetAttributes");
-    return attributes.type == cudaMemoryTypeUnregistered;
+    return attributes.type == kCudaMemoryUnregistered;
   }
 
  private:
-  void check(cudaError_t status,
+  void check(CudaStatus status,
              const char* what,
              std::source_location where = std::source_location::current()) const {
-    if (status != cudaSuccess) {
+    if (status != kCudaSuccess) {
       throw DeviceError("transport: " + std::string(what) +
                             " failed: " + cuda_.get_error_string(status) +
                             "\n  the NCCL transport is of no further use",
@@ -108,19 +85,17 @@ class LoadedCuda final : public DeviceApi {
     }
   }
 
-  Functions cuda_;
+  CudaCalls cuda_;
 };
 
 }  // namespace
 
 std::shared_ptr<DeviceApi> load_cuda_runtime(const std::string& path) {
-  // The calls below are the same in the runtime before, whose structures are no larger.
-  constexpr int major = CUDART_VERSION / 1000;
-  const std::string name = "libcudart.so." + std::to_string(major);
-  const std::string older = "libcudart.so." + std::to_string(major - 1);
-  Library runtime({name, older}, path);
+  // Those that torch comes with; a later one may have other structures.
+  const std::vector<std::string> names{"libcudart.so.13", "libcudart.so.12"};
+  Library runtime(names, path);
   Library driver({"libcuda.so.1"}, "");
-  Functions f;
+  CudaCalls f;
   runtime.require(f.get_error_string, "cudaGetErrorString");
   runtime.require(f.get_device, "cudaGetDevice");
   runtime.require(f.set_device, "cudaSetDevice");
@@ -138,7 +113,7 @@ std::shared_ptr<DeviceApi> load_cuda_runtime(const std::string& path) {
   driver.require(f.driver_get_current, "cuCtxGetCurrent");
   const std::string& problem = runtime.problem().empty() ? driver.problem() : runtime.problem();
   if (!problem.empty()) {
-    throw DeviceError("transport: the CUDA runtime (" + name + " or " + older +
+    throw DeviceError("transport: the CUDA runtime (" + names[0] + " or " + names[1] +
                       ") and driver cannot be used: " + problem +
                       "\n  no communicator was made\n  import torch first, or name a library");
   }
@@ -146,5 +121,3 @@ std::shared_ptr<DeviceApi> load_cuda_runtime(const std::string& path) {
 }
 
 }  // namespace dynatrain
-
-#endif

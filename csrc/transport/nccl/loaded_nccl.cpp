@@ -1,11 +1,8 @@
-#ifdef DYNATRAIN_HAS_NCCL
-
 #include "dynatrain/base/error.hpp"
-
-#include <nccl.h>
 
 #include "transport/nccl/library.hpp"
 #include "transport/nccl/loaded.hpp"
+#include "transport/nccl/nccl_calls.hpp"
 #include <algorithm>
 #include <array>
 #include <cstring>
@@ -15,7 +12,6 @@
 namespace dynatrain {
 namespace {
 
-constexpr int kOldestVersion = NCCL_VERSION(2, 27, 0);
 /// Calls that 2.27 does not have and that later versions of this transport may use; reported only.
 constexpr std::array kNewerCalls{"ncclCommShrink",
                                  "ncclCommRevoke",
@@ -23,18 +19,10 @@ constexpr std::array kNewerCalls{"ncclCommShrink",
                                  "ncclCommWindowRegister",
                                  "ncclCommSuspend"};
 
-static_assert(sizeof(NcclId) == sizeof(ncclUniqueId));
-static_assert(static_cast<int>(NcclResult::kSuccess) == ncclSuccess);
-static_assert(static_cast<int>(NcclResult::kInternalError) == ncclInternalError);
-static_assert(static_cast<int>(NcclResult::kRemoteError) == ncclRemoteError);
-static_assert(static_cast<int>(NcclResult::kInProgress) == ncclInProgress);
+static_assert(sizeof(NcclId) == sizeof(NcclUniqueId));
 
-NcclResult to_result(ncclResult_t result) {
+NcclResult to_result(NcclStatus result) {
   return static_cast<NcclResult>(result);
-}
-
-ncclComm_t to_comm(NcclComm comm) {
-  return static_cast<ncclComm_t>(comm);
 }
 
 std::string version_text(int version) {
@@ -42,35 +30,13 @@ std::string version_text(int version) {
          std::to_string(version % 100);
 }
 
-/// The functions of the library, each under its own name.
-struct Functions {
-  decltype(ncclGetVersion)* get_version = nullptr;
-  decltype(ncclGetUniqueId)* get_unique_id = nullptr;
-  decltype(ncclCommInitRankConfig)* comm_init_rank_config = nullptr;
-  decltype(ncclCommGetAsyncError)* comm_get_async_error = nullptr;
-  decltype(ncclGetErrorString)* get_error_string = nullptr;
-  decltype(ncclGetLastError)* get_last_error = nullptr;
-  decltype(ncclGroupStart)* group_start = nullptr;
-  decltype(ncclGroupEnd)* group_end = nullptr;
-  decltype(ncclSend)* send = nullptr;
-  decltype(ncclRecv)* recv = nullptr;
-  decltype(ncclCommFinalize)* comm_finalize = nullptr;
-  decltype(ncclCommDestroy)* comm_destroy = nullptr;
-  decltype(ncclCommAbort)* comm_abort = nullptr;
-  // Null in a library without them.
-  decltype(ncclMemAlloc)* mem_alloc = nullptr;
-  decltype(ncclMemFree)* mem_free = nullptr;
-  decltype(ncclCommRegister)* comm_register = nullptr;
-  decltype(ncclCommDeregister)* comm_deregister = nullptr;
-};
-
 struct Found {
-  Functions functions;
+  NcclCalls functions;
   NcclReport report;
 };
 
 /// Looks for the functions of registered memory, without which everything else still works.
-std::string find_registration(const Library& library, Functions& f) {
+std::string find_registration(const Library& library, NcclCalls& f) {
   std::string missing;
   const auto find = [&](auto*& function, const char* symbol) {
     function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(library.find(symbol));
@@ -88,7 +54,7 @@ std::string find_registration(const Library& library, Functions& f) {
 Found find_nccl(const std::string& path) {
   Library library({"libnccl.so.2"}, path);
   Found found;
-  Functions& f = found.functions;
+  NcclCalls& f = found.functions;
   library.require(f.get_version, "ncclGetVersion");
   library.require(f.get_unique_id, "ncclGetUniqueId");
   library.require(f.comm_init_rank_config, "ncclCommInitRankConfig");
@@ -103,16 +69,15 @@ Found find_nccl(const std::string& path) {
   library.require(f.comm_destroy, "ncclCommDestroy");
   library.require(f.comm_abort, "ncclCommAbort");
   NcclReport& report = found.report;
-  report.built_against = version_text(NCCL_VERSION_CODE);
   int version = 0;
-  if (f.get_version != nullptr && f.get_version(&version) == ncclSuccess) {
+  if (f.get_version != nullptr && f.get_version(&version) == kNcclSuccess) {
     report.version = version_text(version);
   }
   if (!library.problem().empty()) {
     report.problem = "libnccl.so.2 cannot be used: " + library.problem();
-  } else if (version < kOldestVersion) {
+  } else if (version < kOldestNcclVersion) {
     report.problem = "libnccl.so.2 is version " + report.version + ", expected " +
-                     version_text(kOldestVersion) + " or later";
+                     version_text(kOldestNcclVersion) + " or later";
   }
   report.registration_problem = find_registration(library, f);
   for (const char* const call : kNewerCalls) {
@@ -125,34 +90,33 @@ Found find_nccl(const std::string& path) {
 
 class LoadedNccl final : public NcclApi {
  public:
-  LoadedNccl(const Functions& functions, std::string registration_problem)
+  LoadedNccl(const NcclCalls& functions, std::string registration_problem)
       : nccl_(functions), registration_problem_(std::move(registration_problem)) {}
 
   NcclAnswer<NcclId> get_unique_id() override {
-    ncclUniqueId id{};
+    NcclUniqueId id{};
     NcclAnswer<NcclId> answer{.result = to_result(nccl_.get_unique_id(&id)), .value = {}};
     std::memcpy(answer.value.data(), &id, sizeof(id));
     return answer;
   }
   NcclAnswer<NcclComm> comm_init(const NcclInit& init) override {
-    ncclUniqueId id{};
+    NcclUniqueId id{};
     std::memcpy(&id, init.id.data(), sizeof(id));
-    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    NcclConfig config;
     config.blocking = 0;
-    config.maxCTAs = init.max_channels;
-    ncclComm_t comm = nullptr;
-    const ncclResult_t result =
-        nccl_.comm_init_rank_config(&comm, init.size, id, init.rank, &config);
+    config.max_ctas = init.max_channels;
+    NcclComm comm = nullptr;
+    const NcclStatus result = nccl_.comm_init_rank_config(&comm, init.size, id, init.rank, &config);
     return {.result = to_result(result), .value = comm};
   }
   NcclResult async_error(NcclComm comm) override {
-    ncclResult_t state = ncclSuccess;
-    const ncclResult_t result = nccl_.comm_get_async_error(to_comm(comm), &state);
-    return to_result(result == ncclSuccess ? state : result);
+    NcclStatus state = kNcclSuccess;
+    const NcclStatus result = nccl_.comm_get_async_error(comm, &state);
+    return to_result(result == kNcclSuccess ? state : result);
   }
   std::string describe(NcclResult result, NcclComm comm) override {
-    std::string text = nccl_.get_error_string(static_cast<ncclResult_t>(result));
-    const char* const last = nccl_.get_last_error(to_comm(comm));
+    std::string text = nccl_.get_error_string(static_cast<NcclStatus>(result));
+    const char* const last = nccl_.get_last_error(comm);
     if (last != nullptr && *last != '\0') {
       text += std::string(": ") + last;
     }
@@ -166,19 +130,17 @@ class LoadedNccl final : public NcclApi {
                   NcclComm comm,
                   void* stream) override {
     const auto count = static_cast<std::size_t>(size_bytes);
-    auto* const cuda_stream = static_cast<cudaStream_t>(stream);
-    return to_result(nccl_.send(data, count, ncclInt8, peer, to_comm(comm), cuda_stream));
+    return to_result(nccl_.send(data, count, kNcclInt8, peer, comm, stream));
   }
   NcclResult recv(
       std::byte* data, std::int64_t size_bytes, int peer, NcclComm comm, void* stream) override {
     const auto count = static_cast<std::size_t>(size_bytes);
-    auto* const cuda_stream = static_cast<cudaStream_t>(stream);
-    return to_result(nccl_.recv(data, count, ncclInt8, peer, to_comm(comm), cuda_stream));
+    return to_result(nccl_.recv(data, count, kNcclInt8, peer, comm, stream));
   }
   [[nodiscard]] std::string registration_problem() const override { return registration_problem_; }
   NcclAnswer<std::byte*> mem_alloc(std::int64_t size_bytes) override {
     void* memory = nullptr;
-    const ncclResult_t result = nccl_.mem_alloc(&memory, static_cast<std::size_t>(size_bytes));
+    const NcclStatus result = nccl_.mem_alloc(&memory, static_cast<std::size_t>(size_bytes));
     return {.result = to_result(result), .value = static_cast<std::byte*>(memory)};
   }
   NcclResult mem_free(std::byte* memory) override { return to_result(nccl_.mem_free(memory)); }
@@ -186,25 +148,19 @@ class LoadedNccl final : public NcclApi {
                                   std::byte* memory,
                                   std::int64_t size_bytes) override {
     void* handle = nullptr;
-    const ncclResult_t result =
-        nccl_.comm_register(to_comm(comm), memory, static_cast<std::size_t>(size_bytes), &handle);
+    const NcclStatus result =
+        nccl_.comm_register(comm, memory, static_cast<std::size_t>(size_bytes), &handle);
     return {.result = to_result(result), .value = handle};
   }
   NcclResult comm_deregister(NcclComm comm, void* handle) override {
-    return to_result(nccl_.comm_deregister(to_comm(comm), handle));
+    return to_result(nccl_.comm_deregister(comm, handle));
   }
-  NcclResult comm_finalize(NcclComm comm) override {
-    return to_result(nccl_.comm_finalize(to_comm(comm)));
-  }
-  NcclResult comm_destroy(NcclComm comm) override {
-    return to_result(nccl_.comm_destroy(to_comm(comm)));
-  }
-  NcclResult comm_abort(NcclComm comm) override {
-    return to_result(nccl_.comm_abort(to_comm(comm)));
-  }
+  NcclResult comm_finalize(NcclComm comm) override { return to_result(nccl_.comm_finalize(comm)); }
+  NcclResult comm_destroy(NcclComm comm) override { return to_result(nccl_.comm_destroy(comm)); }
+  NcclResult comm_abort(NcclComm comm) override { return to_result(nccl_.comm_abort(comm)); }
 
  private:
-  Functions nccl_;
+  NcclCalls nccl_;
   std::string registration_problem_;
 };
 
@@ -224,5 +180,3 @@ std::shared_ptr<NcclApi> load_nccl(const std::string& path) {
 }
 
 }  // namespace dynatrain
-
-#endif

@@ -8,8 +8,6 @@
 
 namespace dynatrain {
 
-#ifdef DYNATRAIN_HAS_NCCL
-
 NcclReport nccl_report(const std::string& path) {
   NcclReport report = report_loaded_nccl(path);
   if (report.problem.empty()) {
@@ -32,26 +30,6 @@ std::unique_ptr<Transport> make_nccl_transport(
                                 .device = load_cuda_runtime(options.cuda_library)};
   return connect_nccl(libraries, {.rank = rank, .size = size}, options, store, deadline);
 }
-
-#else
-
-NcclReport nccl_report(const std::string& /*path*/) {
-  NcclReport report;
-  report.problem = "this build of dynatrain has no NCCL transport: " DYNATRAIN_NO_NCCL_REASON
-                   "; build it again where CUDA's and NCCL's headers are found";
-  report.registration_problem = report.problem;
-  return report;
-}
-
-std::unique_ptr<Transport> make_nccl_transport(int /*rank*/,
-                                               int /*size*/,
-                                               const NcclOptions& /*options*/,
-                                               Store& /*store*/,
-                                               Deadline /*deadline*/) {
-  throw DeviceError("transport: no NCCL communicator can be made\n  " + nccl_problem());
-}
-
-#endif
 
 std::string nccl_problem() {
   return nccl_report("").problem;

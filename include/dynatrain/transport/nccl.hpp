@@ -37,7 +37,6 @@ struct NcclOptions {
 struct NcclReport {
   std::string problem;                   ///< why there is no transport; empty when there is one
   std::string version;                   ///< of the library, such as "2.28.9"; empty when none
-  std::string built_against;             ///< of the headers; empty when built without
   std::vector<std::string> newer_calls;  ///< calls newer than 2.27 that the library has
   std::string registration_problem;      ///< why staging cannot be registered; empty when it can
 };

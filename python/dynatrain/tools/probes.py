@@ -205,10 +205,9 @@ def nccl() -> str:
     staging = f"cannot register staging: {missing}" if missing else "can register staging"
     if found.problem:
         raise ProbeError(f"torch has {version}, which {staging}; no transport: {found.problem}")
-    built = f"{version}, built against {found.built_against}"
     newer = f", with {', '.join(found.newer_calls)}" if found.newer_calls else ""
     device = "" if torch.cuda.is_available() else " (needs a CUDA device)"
-    return f"{built}{newer}; {staging}{device}"
+    return f"{version}{newer}; {staging}{device}"
 
 
 def compiler() -> str:

@@ -16,6 +16,14 @@
 
 namespace dynatrain {
 
+inline constexpr int kMemoryTypeHost = 1;
+inline constexpr DriverStatus kInvalidValue = 1;
+inline constexpr DriverStatus kInvalidDevice = 101;
+inline constexpr DriverStatus kInvalidContext = 201;
+inline constexpr DriverStatus kNotFound = 500;
+inline constexpr DriverStatus kNotPermitted = 800;
+inline constexpr DriverStatus kNotSupported = 801;
+
 class FakeDriver {
  public:
   enum class Origin : std::uint8_t { kMalloc, kCreate, kPool, kManaged, kHost };
@@ -46,14 +54,15 @@ class FakeDriver {
   [[nodiscard]] static DriverCalls calls();
 
   /// Memory of a device that somebody else made.
-  CUdeviceptr make(Origin origin, std::uint64_t size) {
-    const CUdeviceptr base = take_addresses(size);
+  DevicePointer make(Origin origin, std::uint64_t size) {
+    const DevicePointer base = take_addresses(size);
     map_at(base, {.origin = origin, .size = size, .buffer_id = ++last_id}, {.size = size});
     return base;
   }
   /// Pieces back to back in one reservation, as torch's expandable segments have them.
-  CUdeviceptr make_segment(int num_pieces, std::uint64_t handle_types) {
-    const CUdeviceptr base = take_addresses(kGranularity * static_cast<std::uint64_t>(num_pieces));
+  DevicePointer make_segment(int num_pieces, std::uint64_t handle_types) {
+    const DevicePointer base =
+        take_addresses(kGranularity * static_cast<std::uint64_t>(num_pieces));
     const std::uint64_t buffer_id = ++last_id;
     for (int i = 0; i < num_pieces; ++i) {
       map_at(base + kGranularity * static_cast<std::uint64_t>(i),
@@ -63,12 +72,12 @@ class FakeDriver {
     return base;
   }
   /// Other physical memory at the same place of the same reservation.
-  void remake(CUdeviceptr base) {
+  void remake(DevicePointer base) {
     const Mapping former = mappings.at(base);
     map_at(base, former, physical.at(former.physical));
   }
   /// The mapping that holds an address.
-  [[nodiscard]] std::map<CUdeviceptr, Mapping>::iterator find(CUdeviceptr address) {
+  [[nodiscard]] std::map<DevicePointer, Mapping>::iterator find(DevicePointer address) {
     auto after = mappings.upper_bound(address);
     if (after == mappings.begin()) {
       return mappings.end();
@@ -87,37 +96,37 @@ class FakeDriver {
   bool knows_block_ids = true;
   bool knows_legacy = true;
   bool retains_malloc = false;  ///< cuMemRetainAllocationHandle knows memory of cudaMalloc as well
-  CUresult import_status = CUDA_SUCCESS;
-  CUresult access_status = CUDA_SUCCESS;
+  DriverStatus import_status = kDriverSuccess;
+  DriverStatus access_status = kDriverSuccess;
   std::map<int, Physical> physical;
-  std::map<CUdeviceptr, Mapping> mappings;
-  std::map<CUdeviceptr, std::uint64_t> reservations;
-  std::map<CUdeviceptr, std::uint64_t> staged;  ///< written, not on the device yet
-  std::vector<int> accessed_by;                 ///< devices that were given access
+  std::map<DevicePointer, Mapping> mappings;
+  std::map<DevicePointer, std::uint64_t> reservations;
+  std::map<DevicePointer, std::uint64_t> staged;  ///< written, not on the device yet
+  std::vector<int> accessed_by;                   ///< devices that were given access
   std::uint64_t last_id = 0;
-  CUdeviceptr next_address = 0x7000'0000'0000;
+  DevicePointer next_address = 0x7000'0000'0000;
 
   static inline FakeDriver* current = nullptr;
   static inline thread_local int depth = 0;  ///< contexts that were pushed
 
  private:
-  CUdeviceptr take_addresses(std::uint64_t size) {
-    const CUdeviceptr base = next_address;
+  DevicePointer take_addresses(std::uint64_t size) {
+    const DevicePointer base = next_address;
     next_address += (size / kGranularity + 2) * kGranularity;  // never back to back by chance
     return base;
   }
-  void map_at(CUdeviceptr base, Mapping mapping, const Physical& memory) {
+  void map_at(DevicePointer base, Mapping mapping, const Physical& memory) {
     mapping.physical = static_cast<int>(physical.size()) + 1;
     physical[mapping.physical] = memory;
     mappings[base] = mapping;
   }
 
-  static CUresult attribute(void* out, CUpointer_attribute which, CUdeviceptr address);
-  static CUresult retain(CUmemGenericAllocationHandle* handle, void* address);
-  static CUresult import(CUmemGenericAllocationHandle* handle, void* file);
-  static CUresult map(CUdeviceptr base, std::uint64_t size, CUmemGenericAllocationHandle handle);
-  static CUresult unmap(CUdeviceptr base, std::uint64_t size);
-  static CUresult access(CUdeviceptr base, std::uint64_t size, const CUmemAccessDesc& wanted);
+  static DriverStatus attribute(void* out, PointerAttribute which, DevicePointer address);
+  static DriverStatus retain(PhysicalHandle* handle, void* address);
+  static DriverStatus import(PhysicalHandle* handle, void* file);
+  static DriverStatus map(DevicePointer base, std::uint64_t size, PhysicalHandle handle);
+  static DriverStatus unmap(DevicePointer base, std::uint64_t size);
+  static DriverStatus access(DevicePointer base, std::uint64_t size, const MemoryAccess& wanted);
   static void add_memory_calls(DriverCalls& f);
   static void add_handle_calls(DriverCalls& f);
   static void add_address_calls(DriverCalls& f);
@@ -129,74 +138,70 @@ class FakeDriver {
     (guard<kCalls>(f, f.*kCalls), ...);
   }
   template <auto kCall, class... Args>
-  static void guard(DriverCalls& f, CUresult (*call)(Args...)) {
-    static CUresult (*inner)(Args...) = nullptr;
+  static void guard(DriverCalls& f, DriverStatus (*call)(Args...)) {
+    static DriverStatus (*inner)(Args...) = nullptr;
     inner = call;
-    f.*kCall = [](Args... args) {
-      return depth == 0 ? CUDA_ERROR_INVALID_CONTEXT : inner(args...);
-    };
+    f.*kCall = [](Args... args) { return depth == 0 ? kInvalidContext : inner(args...); };
   }
 };
 
-inline CUresult FakeDriver::attribute(void* out, CUpointer_attribute which, CUdeviceptr address) {
+inline DriverStatus FakeDriver::attribute(void* out,
+                                          PointerAttribute which,
+                                          DevicePointer address) {
   FakeDriver& driver = *current;
   const auto found = driver.find(address);
   if (found == driver.mappings.end()) {
-    return CUDA_ERROR_INVALID_VALUE;
+    return kInvalidValue;
   }
   const Mapping& mapping = found->second;
   const auto give = [out](auto value) {
     std::memcpy(out, &value, sizeof(value));
-    return CUDA_SUCCESS;
+    return kDriverSuccess;
   };
-  switch (static_cast<int>(which)) {
-    case CU_POINTER_ATTRIBUTE_MEMORY_TYPE:
-      return give(mapping.origin == Origin::kHost ? CU_MEMORYTYPE_HOST : CU_MEMORYTYPE_DEVICE);
-    case CU_POINTER_ATTRIBUTE_IS_MANAGED:
+  switch (which) {
+    case kMemoryType:
+      return give(mapping.origin == Origin::kHost ? kMemoryTypeHost : kMemoryTypeDevice);
+    case kIsManaged:
       return give(mapping.origin == Origin::kManaged);
-    case CU_POINTER_ATTRIBUTE_BUFFER_ID:
+    case kBufferId:
       return give(mapping.buffer_id);
-    case CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE:
-      return driver.knows_legacy ? give(mapping.origin == Origin::kMalloc)
-                                 : CUDA_ERROR_INVALID_VALUE;
-    case CU_POINTER_ATTRIBUTE_ALLOWED_HANDLE_TYPES:
+    case kHasIpcHandle:
+      return driver.knows_legacy ? give(mapping.origin == Origin::kMalloc) : kInvalidValue;
+    case kHandleTypes:
       return give(driver.physical.at(mapping.physical).handle_types);
-    case 20:  // CU_POINTER_ATTRIBUTE_MEMORY_BLOCK_ID
+    case kMemoryBlockId:
       return driver.knows_block_ids ? give(static_cast<std::uint64_t>(mapping.physical))
-                                    : CUDA_ERROR_INVALID_VALUE;
+                                    : kInvalidValue;
     default:
-      return CUDA_ERROR_NOT_SUPPORTED;
+      return kNotSupported;
   }
 }
 
-inline CUresult FakeDriver::retain(CUmemGenericAllocationHandle* handle, void* address) {
-  const auto found = current->find(std::bit_cast<CUdeviceptr>(address));
+inline DriverStatus FakeDriver::retain(PhysicalHandle* handle, void* address) {
+  const auto found = current->find(std::bit_cast<DevicePointer>(address));
   if (found == current->mappings.end() ||
       !(found->second.origin == Origin::kCreate ||
         (current->retains_malloc && found->second.origin == Origin::kMalloc))) {
-    return CUDA_ERROR_INVALID_VALUE;
+    return kInvalidValue;
   }
-  *handle = static_cast<CUmemGenericAllocationHandle>(found->second.physical);
+  *handle = static_cast<PhysicalHandle>(found->second.physical);
   ++current->physical.at(found->second.physical).num_handles;
-  return CUDA_SUCCESS;
+  return kDriverSuccess;
 }
 
-inline CUresult FakeDriver::import(CUmemGenericAllocationHandle* handle, void* file) {
+inline DriverStatus FakeDriver::import(PhysicalHandle* handle, void* file) {
   int number = 0;
   const int descriptor = static_cast<int>(std::bit_cast<std::intptr_t>(file));
   if (pread(descriptor, &number, sizeof(number), 0) != sizeof(number) ||
-      current->import_status != CUDA_SUCCESS) {
-    return current->import_status != CUDA_SUCCESS ? current->import_status
-                                                  : CUDA_ERROR_INVALID_VALUE;
+      current->import_status != kDriverSuccess) {
+    return current->import_status != kDriverSuccess ? current->import_status : kInvalidValue;
   }
-  *handle = static_cast<CUmemGenericAllocationHandle>(number);
+  *handle = static_cast<PhysicalHandle>(number);
   ++current->physical.at(number).num_handles;
-  return CUDA_SUCCESS;
+  return kDriverSuccess;
 }
 
-inline CUresult FakeDriver::map(CUdeviceptr base,
-                                std::uint64_t size,
-                                CUmemGenericAllocationHandle handle) {
+inline DriverStatus FakeDriver::map(DevicePointer base, std::uint64_t size, PhysicalHandle handle) {
   FakeDriver& driver = *current;
   auto inside = driver.reservations.upper_bound(base);
   const bool is_reserved =
@@ -204,185 +209,179 @@ inline CUresult FakeDriver::map(CUdeviceptr base,
   const Physical& memory = driver.physical.at(static_cast<int>(handle));
   if (!is_reserved || memory.num_handles == 0 || size > memory.size || size % kGranularity != 0 ||
       base % kGranularity != 0 || driver.find(base) != driver.mappings.end()) {
-    return CUDA_ERROR_INVALID_VALUE;
+    return kInvalidValue;
   }
   driver.mappings[base] = {.origin = Origin::kCreate,
                            .size = size,
                            .buffer_id = ++driver.last_id,
                            .physical = static_cast<int>(handle)};
-  return CUDA_SUCCESS;
+  return kDriverSuccess;
 }
 
-inline CUresult FakeDriver::unmap(CUdeviceptr base, std::uint64_t size) {
-  const CUdeviceptr end = base + size;
-  for (CUdeviceptr at = base; at < end;) {
+inline DriverStatus FakeDriver::unmap(DevicePointer base, std::uint64_t size) {
+  const DevicePointer end = base + size;
+  for (DevicePointer at = base; at < end;) {
     const auto found = current->mappings.find(at);
     if (found == current->mappings.end() || at + found->second.size > end) {
-      return CUDA_ERROR_INVALID_VALUE;
+      return kInvalidValue;
     }
     at += found->second.size;
     current->mappings.erase(found);
   }
-  return CUDA_SUCCESS;
+  return kDriverSuccess;
 }
 
-inline CUresult FakeDriver::access(CUdeviceptr base,
-                                   std::uint64_t size,
-                                   const CUmemAccessDesc& wanted) {
-  if (current->access_status != CUDA_SUCCESS) {
+inline DriverStatus FakeDriver::access(DevicePointer base,
+                                       std::uint64_t size,
+                                       const MemoryAccess& wanted) {
+  if (current->access_status != kDriverSuccess) {
     return current->access_status;
   }
-  for (CUdeviceptr at = base; at < base + size;) {
+  for (DevicePointer at = base; at < base + size;) {
     const auto found = current->mappings.find(at);
-    if (found == current->mappings.end() || wanted.location.type != CU_MEM_LOCATION_TYPE_DEVICE) {
-      return CUDA_ERROR_INVALID_VALUE;
+    if (found == current->mappings.end() || wanted.location.type != kLocationDevice) {
+      return kInvalidValue;
     }
     found->second.is_accessible = true;
     at += found->second.size;
   }
   current->accessed_by.push_back(wanted.location.id);
-  return CUDA_SUCCESS;
+  return kDriverSuccess;
 }
 
 inline void FakeDriver::add_memory_calls(DriverCalls& f) {
-  f.pointer_get_attribute = [](void* out, CUpointer_attribute which, CUdeviceptr address) {
+  f.pointer_get_attribute = [](void* out, PointerAttribute which, DevicePointer address) {
     return attribute(out, which, address);
   };
-  f.get_address_range = [](CUdeviceptr* base, std::size_t* size, CUdeviceptr address) {
+  f.get_address_range = [](DevicePointer* base, std::size_t* size, DevicePointer address) {
     const auto found = current->find(address);
     if (found == current->mappings.end()) {
-      return CUDA_ERROR_NOT_FOUND;
+      return kNotFound;
     }
     *base = found->first;
     *size = found->second.size;
-    return CUDA_SUCCESS;
+    return kDriverSuccess;
   };
-  f.mem_alloc = [](CUdeviceptr* base, std::size_t size) {
+  f.mem_alloc = [](DevicePointer* base, std::size_t size) {
     *base = current->make(Origin::kMalloc, size);
-    return CUDA_SUCCESS;
+    return kDriverSuccess;
   };
-  f.mem_free = [](CUdeviceptr base) {
-    return current->mappings.erase(base) == 1 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+  f.mem_free = [](DevicePointer base) {
+    return current->mappings.erase(base) == 1 ? kDriverSuccess : kInvalidValue;
   };
-  f.granularity = [](std::size_t* size,
-                     const CUmemAllocationProp* /*wanted*/,
-                     CUmemAllocationGranularity_flags /*which*/) {
+  f.granularity = [](std::size_t* size, const AllocationProperties* /*wanted*/, int /*which*/) {
     *size = kGranularity;
-    return CUDA_SUCCESS;
+    return kDriverSuccess;
   };
-  f.mem_create = [](CUmemGenericAllocationHandle* handle,
+  f.mem_create = [](PhysicalHandle* handle,
                     std::size_t size,
-                    const CUmemAllocationProp* wanted,
+                    const AllocationProperties* wanted,
                     unsigned long long /*flags*/) {
     const int number = static_cast<int>(current->physical.size()) + 1;
-    current->physical[number] = {
-        .size = size,
-        .handle_types = static_cast<std::uint64_t>(wanted->requestedHandleTypes),
-        .num_handles = 1};
-    *handle = static_cast<CUmemGenericAllocationHandle>(number);
-    return CUDA_SUCCESS;
+    current->physical[number] = {.size = size,
+                                 .handle_types = static_cast<std::uint64_t>(wanted->handle_types),
+                                 .num_handles = 1};
+    *handle = static_cast<PhysicalHandle>(number);
+    return kDriverSuccess;
   };
 }
 
 inline void FakeDriver::add_handle_calls(DriverCalls& f) {
-  f.retain = [](CUmemGenericAllocationHandle* handle, void* address) {
-    return retain(handle, address);
-  };
-  f.mem_release = [](CUmemGenericAllocationHandle handle) {
+  f.retain = [](PhysicalHandle* handle, void* address) { return retain(handle, address); };
+  f.mem_release = [](PhysicalHandle handle) {
     int& count = current->physical.at(static_cast<int>(handle)).num_handles;
-    return --count >= 0 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+    return --count >= 0 ? kDriverSuccess : kInvalidValue;
   };
-  f.mem_export = [](void* file,
-                    CUmemGenericAllocationHandle handle,
-                    CUmemAllocationHandleType type,
-                    unsigned long long /*flags*/) {
+  f.mem_export = [](void* file, PhysicalHandle handle, int type, unsigned long long /*flags*/) {
     const int number = static_cast<int>(handle);
     const Physical& memory = current->physical.at(number);
     if ((memory.handle_types & static_cast<std::uint64_t>(type)) == 0 || memory.num_handles == 0) {
-      return CUDA_ERROR_NOT_PERMITTED;
+      return kNotPermitted;
     }
     const int made = memfd_create("exported", MFD_CLOEXEC);
     EXPECT_EQ(pwrite(made, &number, sizeof(number), 0), static_cast<ssize_t>(sizeof(number)));
     std::memcpy(file, &made, sizeof(made));
-    return CUDA_SUCCESS;
+    return kDriverSuccess;
   };
-  f.mem_import = [](CUmemGenericAllocationHandle* handle,
-                    void* file,
-                    CUmemAllocationHandleType /*type*/) { return import(handle, file); };
+  f.mem_import = [](PhysicalHandle* handle, void* file, int /*type*/) {
+    return import(handle, file);
+  };
 }
 
 inline void FakeDriver::add_address_calls(DriverCalls& f) {
-  f.reserve = [](CUdeviceptr* base,
+  f.reserve = [](DevicePointer* base,
                  std::size_t size,
                  std::size_t /*alignment*/,
-                 CUdeviceptr /*hint*/,
+                 DevicePointer /*hint*/,
                  unsigned long long /*flags*/) {
     *base = current->take_addresses(size);
     current->reservations[*base] = size;
-    return CUDA_SUCCESS;
+    return kDriverSuccess;
   };
-  f.address_free = [](CUdeviceptr base, std::size_t size) {
+  f.address_free = [](DevicePointer base, std::size_t size) {
     const auto found = current->reservations.find(base);
     const auto mapped = current->mappings.lower_bound(base);
     if (found == current->reservations.end() || found->second != size ||
         (mapped != current->mappings.end() && mapped->first < base + size)) {
-      return CUDA_ERROR_INVALID_VALUE;
+      return kInvalidValue;
     }
     current->reservations.erase(found);
-    return CUDA_SUCCESS;
+    return kDriverSuccess;
   };
-  f.mem_map = [](CUdeviceptr base,
+  f.mem_map = [](DevicePointer base,
                  std::size_t size,
                  std::size_t offset,
-                 CUmemGenericAllocationHandle handle,
+                 PhysicalHandle handle,
                  unsigned long long /*flags*/) {
-    return offset == 0 ? map(base, size, handle) : CUDA_ERROR_INVALID_VALUE;
+    return offset == 0 ? map(base, size, handle) : kInvalidValue;
   };
-  f.mem_unmap = [](CUdeviceptr base, std::size_t size) { return unmap(base, size); };
+  f.mem_unmap = [](DevicePointer base, std::size_t size) { return unmap(base, size); };
   f.set_access =
-      [](CUdeviceptr base, std::size_t size, const CUmemAccessDesc* wanted, std::size_t /*count*/) {
+      [](DevicePointer base, std::size_t size, const MemoryAccess* wanted, std::size_t /*count*/) {
         return access(base, size, *wanted);
       };
 }
 
 inline void FakeDriver::add_copies(DriverCalls& f) {
-  f.copy_in = [](CUdeviceptr dst, const void* src, std::size_t /*size*/) {
+  f.copy_in = [](DevicePointer dst, const void* src, std::size_t /*size*/) {
     std::memcpy(&current->staged[dst], src, sizeof(std::uint64_t));
-    return CUDA_SUCCESS;
+    return kDriverSuccess;
   };
-  f.copy_out = [](void* dst, CUdeviceptr src, std::size_t /*size*/) {
+  f.copy_out = [](void* dst, DevicePointer src, std::size_t /*size*/) {
     const std::uint64_t word = current->physical.at(current->find(src)->second.physical).word;
     std::memcpy(dst, &word, sizeof(word));
-    return CUDA_SUCCESS;
+    return kDriverSuccess;
   };
-  f.synchronize = [](CUstream /*stream*/) {
+  f.synchronize = [](void* /*stream*/) {
     for (const auto& [dst, word] : current->staged) {
       current->physical.at(current->find(dst)->second.physical).word = word;
     }
     current->staged.clear();
-    return CUDA_SUCCESS;
+    return kDriverSuccess;
   };
 }
 
 inline DriverCalls FakeDriver::calls() {
   DriverCalls f;
-  f.init = [](unsigned int /*flags*/) { return CUDA_SUCCESS; };
-  f.get_error_string = [](CUresult status, const char** text) {
-    *text = status == CUDA_ERROR_INVALID_CONTEXT ? "no context is current" : "the fake refuses";
-    return CUDA_SUCCESS;
+  f.init = [](unsigned int /*flags*/) { return kDriverSuccess; };
+  f.get_error_string = [](DriverStatus status, const char** text) {
+    *text = status == kInvalidContext ? "no context is current" : "the fake refuses";
+    return kDriverSuccess;
   };
-  f.device_get = [](CUdevice* device, int ordinal) {
+  f.device_get = [](DriverDevice* device, int ordinal) {
     *device = ordinal;
-    return CUDA_SUCCESS;
+    return kDriverSuccess;
   };
-  f.primary_retain = [](CUcontext* /*context*/, CUdevice /*device*/) { return CUDA_SUCCESS; };
-  f.push = [](CUcontext /*context*/) {
+  f.primary_retain = [](DriverContext* /*context*/, DriverDevice /*device*/) {
+    return kDriverSuccess;
+  };
+  f.push = [](DriverContext /*context*/) {
     ++depth;
-    return CUDA_SUCCESS;
+    return kDriverSuccess;
   };
-  f.pop = [](CUcontext* /*context*/) {
+  f.pop = [](DriverContext* /*context*/) {
     --depth;
-    return CUDA_SUCCESS;
+    return kDriverSuccess;
   };
   add_memory_calls(f);
   add_handle_calls(f);

@@ -1,7 +1,5 @@
 // The seam over CUDA's driver, call by call, against what the driver's manual promises.
 
-#if __has_include(<cuda.h>)
-
 #include "dynatrain/base/error.hpp"
 
 #include <gtest/gtest.h>
@@ -18,12 +16,12 @@
 namespace dynatrain {
 namespace {
 
-constexpr auto kFd = static_cast<std::uint64_t>(CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR);
+constexpr auto kFd = static_cast<std::uint64_t>(kPosixFileHandle);
 constexpr auto kFabric = static_cast<std::uint64_t>(8);
 constexpr int kDevice = 3;
 constexpr auto kPieceBytes = static_cast<std::int64_t>(FakeDriver::kGranularity);
 
-const std::byte* pointer(CUdeviceptr address) {
+const std::byte* pointer(DevicePointer address) {
   return std::bit_cast<const std::byte*>(address);
 }
 
@@ -33,8 +31,8 @@ class LoadedIpcTest : public ::testing::Test {
     EXPECT_EQ(driver_.num_handles(), 0) << "handles were not released";
     EXPECT_EQ(count_open_files("memfd:exported"), 0) << "files were left open";
   }
-  IpcPiece piece_at(CUdeviceptr address) { return api_->piece_at(pointer(address)); }
-  std::string refusal_of(CUdeviceptr address) {
+  IpcPiece piece_at(DevicePointer address) { return api_->piece_at(pointer(address)); }
+  std::string refusal_of(DevicePointer address) {
     try {
       static_cast<void>(piece_at(address));
     } catch (const DeviceError& error) {
@@ -53,7 +51,7 @@ bool holds(const std::string& text, const std::string& part) {
 
 // cuIpcGetMemHandle takes the base of an allocation; torch's tensors lie anywhere in it.
 TEST_F(LoadedIpcTest, AddressWithinCudaMallocsMemoryIsFoundByItsBase) {
-  const CUdeviceptr base = driver_.make(FakeDriver::Origin::kMalloc, 5000);
+  const DevicePointer base = driver_.make(FakeDriver::Origin::kMalloc, 5000);
   const IpcPiece piece = piece_at(base + 4999);
   EXPECT_EQ(piece.kind, IpcKind::kHandle);
   EXPECT_EQ(piece.base, pointer(base));
@@ -71,7 +69,7 @@ TEST_F(LoadedIpcTest, MemoryWithAHandleIsNotExportedAsAFile) {
 }
 
 TEST_F(LoadedIpcTest, PieceOfASegmentIsOneMappingAndItsFileIsItsMemory) {
-  const CUdeviceptr segment = driver_.make_segment(3, kFd);
+  const DevicePointer segment = driver_.make_segment(3, kFd);
   const IpcPiece piece = piece_at(segment + FakeDriver::kGranularity + 7);
   EXPECT_EQ(piece.kind, IpcKind::kFile);
   EXPECT_EQ(piece.base, pointer(segment + FakeDriver::kGranularity));
@@ -86,7 +84,7 @@ TEST_F(LoadedIpcTest, PieceOfASegmentIsOneMappingAndItsFileIsItsMemory) {
 // torch unmaps pieces of a segment and maps others there: the reservation is the same, and the
 // buffer id may be, the memory is not. A reader would go on reading the former.
 TEST_F(LoadedIpcTest, OtherMemoryAtTheSamePlaceOfASegmentHasAnotherId) {
-  const CUdeviceptr segment = driver_.make_segment(2, kFd);
+  const DevicePointer segment = driver_.make_segment(2, kFd);
   const std::string former = piece_at(segment).id;
   EXPECT_EQ(piece_at(segment).id, former);
   EXPECT_NE(piece_at(segment + FakeDriver::kGranularity).id, former);
@@ -109,13 +107,13 @@ TEST_F(LoadedIpcTest, MemoryThatCannotBeSharedIsRefusedByWhatItIs) {
 // A copy from pageable memory returns when it is staged. A peer that read then would find the
 // memory as it was, and the probe would fail on a machine where all is well.
 TEST_F(LoadedIpcTest, WrittenWordIsWhereOtherProcessesReadIt) {
-  const CUdeviceptr base = driver_.make(FakeDriver::Origin::kMalloc, 64);
+  const DevicePointer base = driver_.make(FakeDriver::Origin::kMalloc, 64);
   api_->write(pointer(base), 42);
   EXPECT_EQ(driver_.physical.at(driver_.find(base)->second.physical).word, 42U);
 }
 
 TEST_F(LoadedIpcTest, FilesAreMappedBackToBackForThisDeviceAndOneIsOpenAtATime) {
-  const CUdeviceptr segment = driver_.make_segment(3, kFd);
+  const DevicePointer segment = driver_.make_segment(3, kFd);
   int most_open = 0;
   const std::vector<std::int64_t> sizes(3, kPieceBytes);
   const std::byte* const mapped = api_->map_files(sizes, [&](std::size_t piece) {
@@ -127,7 +125,7 @@ TEST_F(LoadedIpcTest, FilesAreMappedBackToBackForThisDeviceAndOneIsOpenAtATime) 
   EXPECT_EQ(driver_.accessed_by, std::vector{kDevice});
   for (std::uint64_t i = 0; i < 3; ++i) {
     const std::uint64_t at = i * FakeDriver::kGranularity;
-    const auto& here = driver_.mappings.at(std::bit_cast<CUdeviceptr>(mapped) + at);
+    const auto& here = driver_.mappings.at(std::bit_cast<DevicePointer>(mapped) + at);
     EXPECT_TRUE(here.is_accessible);
     EXPECT_EQ(here.physical, driver_.mappings.at(segment + at).physical);
   }
@@ -138,7 +136,7 @@ TEST_F(LoadedIpcTest, FilesAreMappedBackToBackForThisDeviceAndOneIsOpenAtATime) 
 
 // A reader whose peer dies in the middle runs on over messages, for weeks.
 TEST_F(LoadedIpcTest, MappingThatFailsHalfWayLeavesNothingBehind) {
-  const CUdeviceptr segment = driver_.make_segment(2, kFd);
+  const DevicePointer segment = driver_.make_segment(2, kFd);
   const IpcPiece piece = piece_at(segment);
   const std::vector<std::int64_t> sizes(2, kPieceBytes);
   const auto open = [&](std::size_t /*piece*/) { return api_->export_file(piece); };
@@ -150,10 +148,10 @@ TEST_F(LoadedIpcTest, MappingThatFailsHalfWayLeavesNothingBehind) {
                                                    return open(index);
                                                  })),
                TransportError);
-  driver_.access_status = CUDA_ERROR_INVALID_DEVICE;  // no way from device to device
+  driver_.access_status = kInvalidDevice;  // no way from device to device
   EXPECT_THROW(static_cast<void>(api_->map_files(sizes, open)), DeviceError);
   EXPECT_THROW(static_cast<void>(api_->allocate(IpcKind::kFile)), DeviceError);
-  driver_.import_status = CUDA_ERROR_NOT_SUPPORTED;  // the device is not visible here
+  driver_.import_status = kNotSupported;  // the device is not visible here
   EXPECT_THROW(static_cast<void>(api_->map_files(sizes, open)), DeviceError);
   EXPECT_EQ(driver_.mappings.size(), 2U);
   EXPECT_TRUE(driver_.reservations.empty());
@@ -161,7 +159,7 @@ TEST_F(LoadedIpcTest, MappingThatFailsHalfWayLeavesNothingBehind) {
 
 // Files are exported on a thread that has never touched CUDA.
 TEST_F(LoadedIpcTest, EveryThreadMayCallAndKeepsItsOwnContext) {
-  const CUdeviceptr segment = driver_.make_segment(1, kFd);
+  const DevicePointer segment = driver_.make_segment(1, kFd);
   const IpcPiece piece = piece_at(segment);
   std::thread other([&] {
     const OwnedFile file(api_->export_file(piece));
@@ -186,5 +184,3 @@ TEST_F(LoadedIpcTest, ProbeMemoryIsItsOwnAndIsFreed) {
 
 }  // namespace
 }  // namespace dynatrain
-
-#endif

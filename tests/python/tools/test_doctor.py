@@ -101,9 +101,7 @@ def test_unknown_command_exits_with_status_two():
     ],
 )
 def test_nccl_probe_says_whether_staging_can_be_registered(monkeypatch, missing, said):
-    report = types.SimpleNamespace(
-        problem="", built_against="2.30.7", newer_calls=[], registration_problem=missing
-    )
+    report = types.SimpleNamespace(problem="", newer_calls=[], registration_problem=missing)
     monkeypatch.setattr(_native, "nccl_report", lambda: report)
     monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: True)
     monkeypatch.setattr(torch.cuda.nccl, "version", lambda: (2, 30, 7))
