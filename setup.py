@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,13 +16,27 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 
 
-def find_tool(name: str, module: str, attribute: str) -> str | None:
-    """Returns the path of a build tool: the one of this Python environment before the system's."""
+OLDEST_CMAKE = (3, 26)
+
+
+def version_of(tool: str) -> tuple[int, ...]:
+    """Returns what `--version` prints, or nothing: a script in PATH may have lost its package."""
+    try:
+        done = subprocess.run([tool, "--version"], check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ()
+    found = re.search(r"\d+(\.\d+)+", done.stdout)
+    return tuple(int(part) for part in found.group().split(".")) if found else ()
+
+
+def find_tool(name: str, module: str, attribute: str, oldest: tuple[int, ...] = (0,)) -> str | None:
+    """Returns a build tool that runs: the one of this Python environment before the system's."""
     try:
         folder = getattr(importlib.import_module(module), attribute)
     except ImportError:
-        return shutil.which(name)
-    return shutil.which(name, path=str(folder)) or shutil.which(name)
+        folder = None
+    candidates = [shutil.which(name, path=str(folder)) if folder else None, shutil.which(name)]
+    return next((tool for tool in candidates if tool and version_of(tool) >= oldest), None)
 
 
 class CMakeBuild(build_ext):
@@ -34,10 +49,10 @@ class CMakeBuild(build_ext):
         develops = "DYNATRAIN_BUILD_DIR" in os.environ
         native_dir = ROOT / "python" / "dynatrain" if develops else target.parent
         build_dir = os.environ.get("DYNATRAIN_BUILD_DIR") or str(Path(self.build_temp) / "cmake")
-        cmake = find_tool("cmake", "cmake", "CMAKE_BIN_DIR")
+        cmake = find_tool("cmake", "cmake", "CMAKE_BIN_DIR", OLDEST_CMAKE)
         if cmake is None:
             raise SystemExit(
-                "dynatrain: CMake was not found; nothing was built\n"
+                "dynatrain: no CMake 3.26 or newer that runs was found; nothing was built\n"
                 "  install it (pip install 'cmake>=3.26' ninja) or let pip do it: "
                 "pip install without --no-build-isolation"
             )

@@ -36,7 +36,24 @@ if(NOT DYNATRAIN_HAS_CXX20)
                       "cannot compile C++20; nothing was built\n${DYNATRAIN_COMPILER_HELP}")
 endif()
 
-find_program(DYNATRAIN_CCACHE ccache)
+# A ccache that may not write its folder fails every compilation.
+function(dynatrain_find_ccache)
+  find_program(DYNATRAIN_CCACHE_PROGRAM ccache)
+  if(DYNATRAIN_CCACHE_PROGRAM)
+    file(WRITE "${CMAKE_BINARY_DIR}/try/ccache.cpp" "int main() {}\n")
+    execute_process(
+      COMMAND "${DYNATRAIN_CCACHE_PROGRAM}" "${CMAKE_CXX_COMPILER}" -c ccache.cpp -o ccache.o
+      WORKING_DIRECTORY "${CMAKE_BINARY_DIR}/try"
+      RESULT_VARIABLE status OUTPUT_QUIET ERROR_VARIABLE reason ERROR_STRIP_TRAILING_WHITESPACE)
+    if(status EQUAL 0)
+      set(DYNATRAIN_CCACHE "${DYNATRAIN_CCACHE_PROGRAM}" PARENT_SCOPE)
+    else()
+      message(STATUS "ccache: not used, ${DYNATRAIN_CCACHE_PROGRAM} does not work: ${reason}")
+    endif()
+  endif()
+endfunction()
+set(DYNATRAIN_CCACHE "")
+dynatrain_find_ccache()
 if(DYNATRAIN_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
   set(CMAKE_CXX_COMPILER_LAUNCHER "${DYNATRAIN_CCACHE}")
 endif()

@@ -1,6 +1,15 @@
 # The Python module dynatrain._native. It includes pybind11 but no torch header: torch's c10d is
 # reached when the program runs, so one build serves every supported torch.
-find_package(Python 3.10 REQUIRED COMPONENTS Interpreter Development.Module)
+find_package(Python 3.10 QUIET COMPONENTS Interpreter Development.Module)
+if(Python_FOUND)
+  dynatrain_try_include(python_include "#include <Python.h>\n" BESIDE ${Python_INCLUDE_DIRS})
+endif()
+if(NOT Python_FOUND OR python_include STREQUAL "NOTFOUND")
+  message(FATAL_ERROR "the headers of Python 3.10 or newer were not found or do not compile "
+                      "(${Python_EXECUTABLE}); nothing was built\n"
+                      "  install them (Debian, Ubuntu: apt-get install python3-dev), or name "
+                      "another Python: -DPython_EXECUTABLE=/path/to/python3")
+endif()
 
 if(NOT pybind11_DIR)
   execute_process(
@@ -9,7 +18,12 @@ if(NOT pybind11_DIR)
   set(pybind11_DIR "${pybind11_cmake_dir}" CACHE PATH "Folder of pybind11Config.cmake")
 endif()
 set(PYBIND11_FINDPYTHON ON)
-find_package(pybind11 3.0 CONFIG REQUIRED)
+find_package(pybind11 3.0 CONFIG QUIET)
+if(NOT pybind11_FOUND)
+  message(FATAL_ERROR "pybind11 3.0 or newer was not found for ${Python_EXECUTABLE}; nothing was built\n"
+                      "  install it (pip install 'pybind11>=3.0,<4') or let pip do it: pip install "
+                      "without --no-build-isolation")
+endif()
 
 file(GLOB_RECURSE DYNATRAIN_NATIVE_SOURCES CONFIGURE_DEPENDS csrc/torch/*.cpp)
 pybind11_add_module(dynatrain_native MODULE NO_EXTRAS ${DYNATRAIN_NATIVE_SOURCES})

@@ -12,7 +12,8 @@ namespace dynatrain {
 namespace {
 
 constexpr const char* kNotBuilt =
-    "this build of dynatrain has no CUDA code: nvcc was not found, or DYNATRAIN_CUDA=OFF was given";
+    "this build of dynatrain has no CUDA code: no nvcc that works was found, or DYNATRAIN_CUDA=OFF "
+    "was given";
 
 }  // namespace
 
