@@ -18,12 +18,13 @@ export PATH := $(BIN):$(PATH)
 
 LOCKED := $(VENV)/.locked
 INSTALLED := $(VENV)/.installed
+WITH_TESTS := $(BUILD)/.with-tests
 
 GPU_PYTHON ?= python3
 GPU_OUT ?= out/gpu-check
 
-.PHONY: help setup build demo test test-cpp test-python test-long lint bench gpu-check gpu-bundle \
-  wheel lock clean clean-all
+.PHONY: help setup build build-tests demo test test-cpp test-python test-long lint bench \
+  gpu-check gpu-bundle wheel lock clean clean-all
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,7 +35,16 @@ $(LOCKED): requirements-dev.lock
 
 $(BUILD)/build.ninja: $(LOCKED)
 	@cmake --preset release -DPython_EXECUTABLE="$(BIN)/python" -DDYNATRAIN_BUILD_PYTHON=ON \
-	  -DDYNATRAIN_NATIVE_DIR="$(CURDIR)/python/dynatrain" --log-level=WARNING
+	  -DDYNATRAIN_NATIVE_DIR="$(CURDIR)/python/dynatrain" -DDYNATRAIN_BUILD_TESTS=OFF \
+	  --log-level=WARNING
+	@rm -f $(WITH_TESTS)
+	@touch $@
+
+# Where GoogleTest cannot be had, the folder goes on without tests.
+$(WITH_TESTS): $(BUILD)/build.ninja
+	@$(TIMED) "set-up of the C++ tests" cmake $(BUILD) -DDYNATRAIN_BUILD_TESTS=ON \
+	  -DDYNATRAIN_INSTALL_GOOGLETEST=ON --log-level=WARNING || \
+	  { cmake $(BUILD) -DDYNATRAIN_BUILD_TESTS=OFF --log-level=ERROR >/dev/null; exit 1; }
 	@touch $@
 
 $(INSTALLED): $(LOCKED) pyproject.toml setup.py python/dynatrain/_version.py | $(BUILD)/build.ninja
@@ -45,8 +55,11 @@ $(INSTALLED): $(LOCKED) pyproject.toml setup.py python/dynatrain/_version.py | $
 
 setup: $(INSTALLED) ## make the environment and the development install
 
-build: $(INSTALLED) $(BUILD)/build.ninja ## build the library, its tests and the Python module
-	@$(TIMED) "build" cmake --build $(BUILD) -j $(JOBS) -- --quiet
+build: $(INSTALLED) $(BUILD)/build.ninja ## build the library and the Python module
+	@$(TIMED) "build" cmake --build $(BUILD) --target dynatrain_native -j $(JOBS) -- --quiet
+
+build-tests: build $(WITH_TESTS) ## build the C++ tests as well
+	@$(TIMED) "build of the C++ tests" cmake --build $(BUILD) -j $(JOBS) -- --quiet
 
 demo: build ## the main job: train a small GPT on 4 processes and switch its layout while it trains
 	@$(TIMED) "demo" $(BIN)/torchrun --standalone --nproc-per-node=4 examples/train_gpt.py --demo
@@ -54,7 +67,7 @@ demo: build ## the main job: train a small GPT on 4 processes and switch its lay
 test: ## build and pass every test that takes seconds
 	@$(TIMED) "make test" $(MAKE) test-cpp test-python
 
-test-cpp: build ## the C++ tests
+test-cpp: build-tests ## the C++ tests
 	@$(TIMED) "C++ tests" ctest --test-dir $(BUILD) -LE long --output-on-failure -j $(JOBS) \
 	  --no-tests=error
 
@@ -65,7 +78,7 @@ $(OLDEST_VENV)/.locked: requirements-oldest.txt
 	@$(TIMED) "set-up of the oldest torch" scripts/make_venv "$(OLDEST_VENV)" requirements-oldest.txt
 	@touch $@
 
-test-long: build $(OLDEST_VENV)/.locked ## the tests that take minutes
+test-long: build-tests $(OLDEST_VENV)/.locked ## the tests that take minutes
 	@$(TIMED) "long C++ tests" ctest --test-dir $(BUILD) -L long --output-on-failure
 	@DYNATRAIN_OLDEST_VENV="$(OLDEST_VENV)" $(TIMED) "long Python tests" $(PYTEST) -m long --timeout=1800 $(PYTEST_FOLDERS)
 	@$(TIMED) "Python tests under the oldest torch" env OMP_NUM_THREADS=1 PYTHONPATH=python \
@@ -82,6 +95,7 @@ gpu-check: ## build, test and measure everything that needs a GPU, with the torc
 	@$(TIMED) "gpu-check" $(GPU_PYTHON) benchmarks/gpu_check.py --out "$(GPU_OUT)"
 
 gpu-bundle: ## put GoogleTest's sources into out/googletest, for gpu-check on a machine without it
+	@test -d /usr/src/googletest || scripts/debian_package googletest
 	@rm -rf out/googletest && mkdir -p out && cp -r /usr/src/googletest out/googletest
 
 wheel: $(INSTALLED) ## build dist/*.whl

@@ -119,8 +119,7 @@ def configure(check: Check, with_tests: bool, limit_s: float) -> None:
     }
     carried = ROOT / "out/googletest"
     if carried.is_dir():
-        options["FETCHCONTENT_SOURCE_DIR_GOOGLETEST"] = str(carried)
-        options["CMAKE_DISABLE_FIND_PACKAGE_GTest"] = "ON"
+        options["DYNATRAIN_GOOGLETEST_SOURCE"] = str(carried)
     defines = [f"-D{name}={value}" for name, value in options.items()]
     command(
         [program("cmake"), "-S", ROOT, "-B", check.build, "-G", "Ninja", *defines],

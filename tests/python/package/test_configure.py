@@ -69,3 +69,40 @@ def test_ccache_that_fails_is_not_used(tmp_path: Path):
 
     assert done.returncode == 0, done.stderr
     assert "does not work: cannot write" in done.stdout
+
+
+@pytest.fixture
+def broken_googletest(tmp_path: Path) -> str:
+    """Returns the option that finds a GoogleTest whose library is not there."""
+    package = tmp_path / "package"
+    package.mkdir()
+    targets = "".join(
+        f"add_library(GTest::{name} INTERFACE IMPORTED)\n"
+        f"target_link_libraries(GTest::{name} INTERFACE no_such_library)\n"
+        for name in ("gtest", "gtest_main")
+    )
+    (package / "GTestConfig.cmake").write_text(targets, encoding="utf-8")
+    return f"-DGTest_DIR={package}"
+
+
+# An error of CMake's own modules tells a newcomer nothing; three lines say what to install.
+def test_googletest_that_cannot_be_had_is_said_with_what_to_install(
+    tmp_path: Path, broken_googletest: str
+):
+    for program in ("apt-get", "git", "sudo"):
+        script(tmp_path / f"bin/{program}", f"echo '{program} says no' >&2; exit 1")
+    tests = ["-DDYNATRAIN_BUILD_TESTS=ON", "-DDYNATRAIN_INSTALL_GOOGLETEST=ON"]
+    done = configure(tmp_path, "-DDYNATRAIN_CUDA=OFF", broken_googletest, *tests)
+
+    assert done.returncode != 0
+    assert "need GoogleTest, and none could be had; no test was built" in done.stderr
+    assert "no_such_library" in done.stderr
+    assert "its repository (git says no)" in done.stderr
+    assert "install it (Debian, Ubuntu: apt-get install libgtest-dev)" in done.stderr
+
+
+# The demo runs where GoogleTest cannot be had.
+def test_library_without_tests_asks_for_no_googletest(tmp_path: Path, broken_googletest: str):
+    done = configure(tmp_path, "-DDYNATRAIN_CUDA=OFF", broken_googletest)
+
+    assert done.returncode == 0, done.stderr

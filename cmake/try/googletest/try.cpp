@@ -1,0 +1,5 @@
+#include <gtest/gtest.h>
+
+TEST(Try, IsLinked) {
+  EXPECT_TRUE(true);
+}
