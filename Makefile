@@ -23,7 +23,7 @@ WITH_TESTS := $(BUILD)/.with-tests
 GPU_PYTHON ?= python3
 GPU_OUT ?= out/gpu-check
 
-.PHONY: help setup build build-tests demo test test-cpp test-python test-long lint bench \
+.PHONY: help setup build build-tests demo test test-cpp test-python test-bare test-long lint bench \
   gpu-check gpu-bundle wheel lock clean clean-all
 
 help: ## list the targets
@@ -78,12 +78,16 @@ $(OLDEST_VENV)/.locked: requirements-oldest.txt
 	@$(TIMED) "set-up of the oldest torch" scripts/make_venv "$(OLDEST_VENV)" requirements-oldest.txt
 	@touch $@
 
+test-bare: ## demo, tests and pip's install where CUDA, GoogleTest, CMake, Ninja and ccache are hidden
+	@$(TIMED) "make test-bare" scripts/bare.py
+
 test-long: build-tests $(OLDEST_VENV)/.locked ## the tests that take minutes
 	@$(TIMED) "long C++ tests" ctest --test-dir $(BUILD) -L long --output-on-failure
 	@DYNATRAIN_OLDEST_VENV="$(OLDEST_VENV)" $(TIMED) "long Python tests" $(PYTEST) -m long --timeout=1800 $(PYTEST_FOLDERS)
 	@$(TIMED) "Python tests under the oldest torch" env OMP_NUM_THREADS=1 PYTHONPATH=python \
 	  $(OLDEST_VENV)/bin/python -m pytest -m "not long" tests/python tests/multiprocess \
 	  --ignore=tests/python/package
+	@$(TIMED) "bare machine" scripts/bare.py --skip-where-impossible
 
 lint: build ## every formatter, linter and type checker
 	@$(TIMED) "make lint" scripts/lint $(BUILD)

@@ -1,0 +1,93 @@
+"""The room of `make test-bare`: as bare as a fresh machine, and gone when its command has ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from checkout import ROOT
+
+CANNOT_RUN = 77
+SCRIPT = [sys.executable, str(ROOT / "scripts/bare.py")]
+
+
+def run(folder: Path, *arguments: str, path: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Calls the script with `folder` for its rooms; skips where there can be none."""
+    done = subprocess.run(
+        [*SCRIPT, *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TMPDIR": str(folder), "PATH": path or os.environ["PATH"]},
+        timeout=100,
+    )
+    if done.returncode == CANNOT_RUN and path is None:
+        pytest.skip(done.stderr)
+    return done
+
+
+# A check that finds a developer's CMake or headers says nothing about a fresh machine.
+def test_room_has_a_compiler_and_none_of_a_developers_tools(tmp_path: Path):
+    looks = (
+        "for p in g++ make git python3 cmake ninja ccache nvcc; do command -v $p; done; ls Makefile"
+    )
+    done = run(tmp_path, "--", "bash", "-c", looks)
+
+    assert [Path(line).name for line in done.stdout.split()] == [
+        "g++", "make", "git", "python3", "Makefile",
+    ]  # fmt: skip
+
+
+# The commands install packages; the developer's machine must not get them.
+def test_what_is_written_in_the_room_stays_there(tmp_path: Path):
+    marker = Path("/usr/local/dynatrain-bare-marker")
+    done = run(tmp_path, "--", "bash", "-c", f"touch {marker} && rm Makefile && exit 7")
+
+    assert done.returncode == 7, done.stderr
+    assert not marker.exists()
+    assert (ROOT / "Makefile").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+# A room holds gigabytes, and its processes would go on computing unseen.
+@pytest.mark.long
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, None], ids=str)
+def test_nothing_is_left_of_a_room_that_was_ended(tmp_path: Path, ending: signal.Signals | None):
+    run(tmp_path, "--", "true")  # skips where there can be no room
+    command = f"sleep 1000 & echo $$ > {tmp_path}/begun; sleep 1000"
+    process = subprocess.Popen(
+        [*SCRIPT, "--deadline", "1000" if ending else "8", "--", "bash", "-c", command],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (tmp_path / "begun").exists() and process.poll() is None:
+        time.sleep(0.05)
+    if ending is not None:
+        process.send_signal(ending)
+    _, said = process.communicate(timeout=60)
+
+    assert process.returncode == 1
+    assert (f"ended by {ending.name}" if ending else "deadline of 8 s") in said
+    assert [path.name for path in tmp_path.iterdir()] == ["begun"]
+    with_folder = ["pgrep", "--full", f"--inside {tmp_path}"]
+    assert subprocess.run(with_folder, check=False, capture_output=True).stdout == b""
+
+
+# A check that could not run must not look like one that has passed, unless somebody asked for that.
+@pytest.mark.parametrize(
+    ("options", "status"), [([], CANNOT_RUN), (["--skip-where-impossible"], 0)]
+)
+def test_machine_that_cannot_have_a_room_is_told_why(
+    tmp_path: Path, options: list[str], status: int
+):
+    done = run(tmp_path, *options, "--", "true", path=str(tmp_path))
+
+    assert done.returncode == status
+    assert "cannot run here: there is no setpriv" in done.stderr
