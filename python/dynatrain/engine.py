@@ -161,13 +161,22 @@ class Engine:
         result, error = _attempt(work)
         return self.control.agree(phase, error, result)  # type: ignore[arg-type]
 
-    def fingerprint(self, shard_map: _native.ShardMap, table: _native.StateTable) -> str:
-        """The fingerprint of a state, the same in every layout. Collective."""
-        shares = self.gathered(
-            "the fingerprint",
-            lambda: _native.fingerprint_share(shard_map, self.rank, table, self._hash_means()),
-        )
-        return f"{sum(shares) % 2**64:016x}"
+    def fingerprint(self, shard_map: _native.ShardMap, side: Side) -> str:
+        """The fingerprint of a state, the same in every layout. Collective.
+
+        It covers what travels: every element, and every value that ranks share.
+        """
+
+        def share() -> tuple[int, frozenset[int]]:
+            elements = _native.fingerprint_share(
+                shard_map, self.rank, side.table, self._hash_means()
+            )
+            held = side.inventory
+            return elements, frozenset() if held is None else self.adapter.value_hashes(held)
+
+        shares = self.gathered("the fingerprint", share)
+        values = frozenset[int]().union(*(hashes for _, hashes in shares))
+        return f"{(sum(elements for elements, _ in shares) + sum(values)) % 2**64:016x}"
 
     def differing_replicas(
         self, shard_map: _native.ShardMap, table: _native.StateTable

@@ -34,15 +34,18 @@ def check_values(
     engine: Engine, target: Side, publications: Mapping[str, Sequence[Publication]]
 ) -> Published:
     """Reads what was published and holds it against the target; nothing has moved. Collective."""
+    read: list[Published] = []
 
-    def read() -> Published:
+    def check() -> int:
         published = Published(
             _decoded(engine, publications, _SHARED), _decoded(engine, publications, _PER_RANK)
         )
-        engine.adapter.check_values(target.inventory, published)
-        return published
+        read.append(published)
+        return engine.adapter.check_values(target.inventory, published, engine.rank)
 
-    return engine.together("comparing the values", read)
+    taken = engine.gathered("comparing the values", check)
+    engine.adapter.check_left(read[0], taken)  # the same outcome on every rank
+    return read[0]
 
 
 def _encoded(

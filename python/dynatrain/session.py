@@ -30,7 +30,7 @@ _log = logging.getLogger("dynatrain.session")
 
 def _fingerprint(engine: Engine, state: TrainState | None) -> str:
     side = engine.together("reading the state", lambda: engine.read(state))
-    return engine.fingerprint(engine.publish_map(side), side.table)
+    return engine.fingerprint(engine.publish_map(side), side)
 
 
 def _differing_replicas(engine: Engine, state: TrainState | None) -> list[str]:
@@ -321,8 +321,8 @@ class Session:
                 began = clock.now()
                 prepared = self._prepare(layout, names)
                 clock.adopt(prepared.spans, began)
+            self._prepared = None  # a target that was refused is built anew by the next call
             errors = run(self._engine, self._calls, self._now, prepared, Telling(report, clock))
-        self._prepared = None
         for callback in self._callbacks:
             try:
                 callback(report)

@@ -45,9 +45,9 @@ class Present:
         if self.world is None or target.world_size <= self.layout.world_size:
             return {}
         return {
-            f"keep.{name}": item.state_dict()
+            f"keep.{name}": _asked_of(name, item)
             for name, item in self.keep.items()
-            if isinstance(item, Stateful) and hasattr(item, "on_world")
+            if isinstance(item, Stateful) and getattr(item, "per_rank", None) is not True
         }
 
     def move_kept(self, published: Published | None = None) -> list[Exception]:
@@ -66,6 +66,18 @@ class Present:
             except Exception as error:  # noqa: BLE001 - the user's code, after the vote
                 errors.append(error)
         return errors
+
+
+def _asked_of(name: str, item: Stateful) -> Any:
+    try:
+        return item.state_dict()
+    except Exception as error:
+        raise LayoutError(
+            f"session: state_dict() of the kept object {name!r} raised {type(error).__name__}: "
+            f"{error}\n  expected it to work: a rank that idled catches up by it\n"
+            "  nothing was moved; the source state is intact\n"
+            "  give it per_rank = True as an attribute if no rank needs to catch up"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -94,11 +106,11 @@ def run(
     if "replicas" in verify:
         _check_replicas(engine, prepared)
     if "fingerprint" in verify:
-        report.fingerprint_before = engine.fingerprint(prepared.source_map, prepared.source.table)
+        report.fingerprint_before = engine.fingerprint(prepared.source_map, prepared.source)
     target = prepared.request.layout
     moved = transfer(engine, prepared, lambda: present.kept_states(target), clock)
     if "fingerprint" in verify:
-        report.fingerprint_after = engine.fingerprint(prepared.target_map, prepared.target.table)
+        report.fingerprint_after = engine.fingerprint(prepared.target_map, prepared.target)
     with clock.phase("commit"):
         errors = _commit(engine, calls, present, prepared, moved)
         if present.world is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -24,21 +24,23 @@ class Stateful(Protocol):
         ...
 
 
-_FIELDS = ("model", "optimizer", "scheduler", "scaler", "extra", "user")
-
-
 class TrainState:
     """The training state of one rank in one layout.
 
     Args:
         model: the module, or this rank's pipeline stage modules in model order. FQNs must be the
             same whichever stage a parameter lives on.
-        optimizer: one optimizer, a sequence of them, or None.
-        scheduler: learning-rate scheduler, anything with state_dict and load_state_dict.
+        optimizer: one optimizer, a sequence of them, or None. One that holds others is given alone.
+        scheduler: learning-rate scheduler, anything with state_dict and load_state_dict, or a
+            sequence of them.
         scaler: gradient scaler.
-        extra: further Stateful objects, equal on all ranks, by name.
+        extra: further Stateful objects by name, equal on all ranks but for tensors that are cut as
+            a parameter; a module's parameters and buffers travel as the model's do.
         user: anything else that ``build`` makes anew for each layout and that is never moved, such
             as a pipeline schedule.
+        per_rank: names of extras that differ from rank to rank. Each takes what the same rank had
+            before the switch; on a rank that had none it stays as ``build`` made it, and what a
+            rank had that has no place in the target is dropped.
 
     Using a field after a switch has replaced the state raises StaleStateError.
     """
@@ -51,6 +53,7 @@ class TrainState:
         scaler: Any = None,
         extra: Mapping[str, Stateful] | None = None,
         user: Any = None,
+        per_rank: Collection[str] = (),
     ) -> None:
         self._fields: dict[str, Any] = {
             "model": model,
@@ -60,14 +63,22 @@ class TrainState:
             "extra": dict(extra or {}),
             "user": user,
         }
+        self._per_rank = frozenset([per_rank] if isinstance(per_rank, str) else per_rank)
         self._retired_by: str | None = None
-        for name, item in self._fields["extra"].items():
+        for name, item in self.stateful_objects():
             if not isinstance(item, Stateful):
                 raise LayoutError(
-                    f"train_state: extra[{name!r}] is a {type(item).__name__}\n"
+                    f"train_state: {name} is a {type(item).__name__}\n"
                     "  expected an object with state_dict() and load_state_dict()\n"
                     "  nothing was moved\n  put it in user= if it is rebuilt for each layout"
                 )
+        unknown = sorted(self._per_rank - set(self._fields["extra"]))
+        if unknown:
+            raise LayoutError(
+                f"train_state: per_rank names {unknown}, which are not in extra=\n"
+                f"  expected some of {sorted(self._fields['extra'])}\n"
+                "  nothing was moved\n  name extras alone; all else is equal on all ranks"
+            )
 
     def _get(self, field: str) -> Any:
         if self._retired_by is not None:
@@ -89,7 +100,7 @@ class TrainState:
 
     @property
     def scheduler(self) -> Any:
-        """The learning-rate scheduler."""
+        """The learning-rate scheduler or schedulers, as given."""
         return self._get("scheduler")
 
     @property
@@ -122,13 +133,36 @@ class TrainState:
         return [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else list(optimizer)
 
     def stateful_objects(self) -> Iterator[tuple[str, Stateful]]:
-        """Scheduler, scaler and extras, those that are there, by name."""
+        """Schedulers, scaler and extras, those that are there, by name."""
         for name in ("scheduler", "scaler"):
             item = self._get(name)
-            if item is not None:
+            if isinstance(item, list | tuple):
+                yield from ((f"{name}.{place}", one) for place, one in enumerate(item))
+            elif item is not None:
                 yield name, item
         for name, item in sorted(self._get("extra").items()):
             yield f"extra.{name}", item
+
+    def is_per_rank(self, name: str) -> bool:
+        """Whether a name of :meth:`stateful_objects` belongs to its rank."""
+        return name.removeprefix("extra.") in self._per_rank and name.startswith("extra.")
+
+    def named_modules(self) -> Iterator[tuple[str, nn.Module]]:
+        """The modules whose tensors travel, with what stands before their FQNs."""
+        yield from (("", module) for module in self.modules)
+        for name, item in self.stateful_objects():
+            if isinstance(item, nn.Module) and not self.is_per_rank(name):
+                yield f"{name}.", item
+
+    def shared_objects(self) -> Iterator[tuple[str, Stateful]]:
+        """Stateful objects that all ranks hold alike and that are no modules, by name."""
+        for name, item in self.stateful_objects():
+            if not (isinstance(item, nn.Module) or self.is_per_rank(name)):
+                yield name, item
+
+    def per_rank_objects(self) -> Iterator[tuple[str, Stateful]]:
+        """Stateful objects that belong to their rank, by name."""
+        return (pair for pair in self.stateful_objects() if self.is_per_rank(pair[0]))
 
     def retire(self, successor: str) -> None:
         """Makes every later use raise StaleStateError; ``successor`` names the layout."""

@@ -118,7 +118,7 @@ def prepare(engine: Engine, state: TrainState | None, request: Request, clock: C
         inventory = source.inventory
         notes = _union(engine, frozenset() if inventory is None else inventory.slot_notes())
         slots = Slots(source_map, notes)
-        target = engine.together("build", lambda: _with_slots(engine, built, slots))
+        target = engine.together("build", lambda: _with_slots(engine, built, state, slots))
         target_map = engine.publish_map(target)
         plan = _plan(engine, source_map, target_map)
         prepared = Prepared(request, source, target, source_map, target_map, plan, [])
@@ -145,7 +145,11 @@ def _union(engine: Engine, mine: Set[_T]) -> frozenset[_T]:
     return frozenset().union(*engine.control.gather(mine))
 
 
-def _with_slots(engine: Engine, built: TrainState | None, slots: Slots) -> Side:
+def _with_slots(
+    engine: Engine, built: TrainState | None, present: TrainState | None, slots: Slots
+) -> Side:
+    if built is not None and present is not None:
+        engine.adapter.check_apart(built, present)
     if built is not None:
         engine.adapter.make_slots(built, slots)
     return engine.read(built)

@@ -91,7 +91,8 @@ class Published:
     """The values of all ranks of the source, by name; equal on every rank of the job.
 
     The parts of a name are ordered by their lowest rank. Contents are told apart by what
-    :meth:`Adapter.encode` makes of them: several parts may still mean the same.
+    :meth:`Adapter.encode` makes of them: several parts may still mean the same. Ranks are those of
+    the job, which are those of any layout as well.
     """
 
     shared: Mapping[str, Sequence[Part]] = field(default_factory=dict)
@@ -104,10 +105,10 @@ _Inventory = TypeVar("_Inventory", bound=Inventory)
 class Adapter(ABC, Generic[_Inventory]):
     """A framework's live state, as a switch sees it; one object for each session.
 
-    The order of a switch: ``why_not_now``, ``inventory``, ``build_on_meta``, ``make_slots``,
-    ``inventory`` of the target, ``materialize``; then, with all ranks stopped, ``values`` and
-    ``encode``, ``decode`` and ``check_values``, the bytes move, ``take_values``; and after the
-    vote ``retire`` and ``continue_streams``.
+    The order of a switch: ``why_not_now``, ``inventory``, ``build_on_meta``, ``check_apart``,
+    ``make_slots``, ``inventory`` of the target, ``materialize``; then, with all ranks stopped,
+    ``values`` and ``encode``, ``decode``, ``check_values`` and ``check_left``, the bytes move,
+    ``take_values``; and after the vote ``retire`` and ``continue_streams``.
 
     Threads   the training thread.
     Errors    of the library's family. Up to the vote a method that raises leaves the source, and
@@ -152,6 +153,14 @@ class Adapter(ABC, Generic[_Inventory]):
         """
 
     @abstractmethod
+    def check_apart(self, built: TrainState, present: TrainState) -> None:
+        """Holds what ``build`` returned against the present state, before either is written.
+
+        Raises:
+            LayoutError: they share what a switch writes into.
+        """
+
+    @abstractmethod
     def make_slots(self, state: TrainState, slots: Slots) -> None:
         """Gives a state built on meta the optimizer slots that the source has, without memory.
 
@@ -191,20 +200,37 @@ class Adapter(ABC, Generic[_Inventory]):
         """The value that ``encode`` was given, as an object of its own."""
 
     @abstractmethod
-    def check_values(self, target: _Inventory | None, published: Published) -> None:
-        """Holds what was published against the target, before any byte moves; changes nothing.
+    def value_hashes(self, inventory: _Inventory) -> frozenset[int]:
+        """A hash of each shared value and what it means, the same for it on every rank.
+
+        Joined over all ranks they tell a state in every layout, as the sum of its elements does.
+        """
+
+    @abstractmethod
+    def check_values(self, target: _Inventory | None, published: Published, rank: int) -> int:
+        """Tries the target against what was published, before any byte moves.
+
+        Whatever needs no byte of the map is put into the target; the source stays as it is.
 
         Args:
             target: the target of this rank, None where it idles there.
             published: what the source published.
+            rank: this rank.
+
+        Returns:
+            Which of the published values the target takes, a bit for each.
 
         Raises:
             LayoutError: ranks contradict each other, or the target does not take the values.
         """
 
     @abstractmethod
+    def check_left(self, published: Published, taken: Sequence[int]) -> None:
+        """Raises LayoutError when no rank takes some value; ``taken`` is what each answered."""
+
+    @abstractmethod
     def take_values(self, target: _Inventory, published: Published) -> None:
-        """Puts the shared values into ``target.state``, whose tensors have arrived; may raise."""
+        """Puts the rest into ``target.state``, whose tensors have arrived; may raise."""
 
     @abstractmethod
     def continue_streams(self, published: Published, seed: int, rank: int, step: int) -> list[str]:

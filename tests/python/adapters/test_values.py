@@ -32,7 +32,7 @@ def carry(source, target):
     blobs = encoded(source)
     published = Published({name: [Part(TORCH.decode(blobs[name]), (0,))] for name in blobs})
     inventory = TORCH.inventory(target)
-    TORCH.check_values(inventory, published)
+    TORCH.check_values(inventory, published, 0)
     TORCH.take_values(inventory, published)
 
 
@@ -113,7 +113,7 @@ def test_extra_that_the_source_lacks_is_refused_by_name():
 
 
 def test_extra_without_a_state_dict_is_refused_at_once():
-    with pytest.raises(LayoutError, match=r"extra\['plain'\] is a object"):
+    with pytest.raises(LayoutError, match=r"extra\.plain is a object"):
         TrainState(model(), extra={"plain": object()})
 
 

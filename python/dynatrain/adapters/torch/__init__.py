@@ -13,14 +13,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from dynatrain._torch_private import clear_sharding_cache
 from dynatrain.adapters.port import Adapter, Published, Slots, Values
-from dynatrain.adapters.torch import boundary, codec, guard, memory, streams, values
+from dynatrain.adapters.torch import boundary, codec, guard, memory, objects, streams, values
 from dynatrain.adapters.torch.inventory import LiveTensors
 from dynatrain.train_state import TrainState
 
@@ -50,6 +50,10 @@ class TorchAdapter(Adapter[LiveTensors]):
         """Walks modules and optimizers once."""
         return LiveTensors(state, names, self._device)
 
+    def check_apart(self, built: TrainState, present: TrainState) -> None:
+        """Refuses the same state or an optimizer of it."""
+        guard.check_apart(built, present)
+
     def make_slots(self, state: TrainState, slots: Slots) -> None:
         """Makes slots that are cut as their parameter, or scalars."""
         memory.make_slots(state, slots)
@@ -64,6 +68,7 @@ class TorchAdapter(Adapter[LiveTensors]):
         """Param groups, optimizer values and Stateful objects are shared, random streams not."""
         own = streams.read_streams(self._device)
         per_rank = {f"{_STREAM}{name}": state for name, state in own.items()}
+        per_rank |= objects.read_per_rank(inventory)
         return Values(values.read_shared(inventory), per_rank)
 
     def encode(self, name: str, value: Any) -> bytes:
@@ -72,15 +77,30 @@ class TorchAdapter(Adapter[LiveTensors]):
 
     def decode(self, blob: bytes) -> Any:
         """Reads what ``encode`` made."""
-        return codec.decode(blob)
+        return codec.decode(blob, self._device)
 
-    def check_values(self, target: LiveTensors | None, published: Published) -> None:
-        """Refuses a Stateful without a source, and options that differ within a group."""
-        if target is not None:
-            values.check_shared(target, published)
+    def value_hashes(self, inventory: LiveTensors) -> frozenset[int]:
+        """Options by FQN, values by key, Stateful objects by name; each by what it means."""
+        return values.hashes(inventory.again())
+
+    def check_values(self, target: LiveTensors | None, published: Published, rank: int) -> int:
+        """Loads options, values beside slots, and objects that hold no tensor of the map."""
+        origins = values.check_agreement(published)
+        if target is None:
+            return 0
+        values.check_shared(target, published, origins)
+        objects.take_per_rank(target, published, rank)
+        taken = values.keys_taken(target)
+        bits = (1 << n for n, key in enumerate(values.keys_of(published)) if key in taken)
+        return sum(bits)
+
+    def check_left(self, published: Published, taken: Sequence[int]) -> None:
+        """Refuses state that no rank of the target takes."""
+        keys = enumerate(values.keys_of(published))
+        values.check_left([key for n, key in keys if not any(bits >> n & 1 for bits in taken)])
 
     def take_values(self, target: LiveTensors, published: Published) -> None:
-        """Loads Stateful objects, then options and optimizer values by FQN."""
+        """Puts nested slots together and loads objects that hold tensors of the map."""
         values.take_shared(target, published)
 
     def continue_streams(self, published: Published, seed: int, rank: int, step: int) -> list[str]:

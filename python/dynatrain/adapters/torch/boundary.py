@@ -10,6 +10,7 @@ from dynatrain._torch_private import (
     unsharded_fsdp_params,
 )
 from dynatrain.adapters.torch.inventory import LiveTensors
+from dynatrain.adapters.torch.optimizers import holders
 from dynatrain.train_state import TrainState
 
 _UNCHANGED = "nothing was moved; the source state is intact"
@@ -60,9 +61,11 @@ def retire(state: TrainState, target: LiveTensors | None, successor: str) -> Non
 
     again: set[int] = set()
     if target is not None:
-        again |= {id(item) for item in (*target.state.modules, *target.state.optimizers)}
+        again |= {id(item) for item in target.state.modules}
+        again |= {id(holder.optimizer) for holder in target.holders}
         again |= {id(tensor) for tensor in target.tensors.values()}
-    for optimizer in state.optimizers:
+    for holder in holders(state):
+        optimizer = holder.optimizer
         if id(optimizer) not in again:
             optimizer.state.clear()
             optimizer.register_step_pre_hook(refuse)

@@ -9,6 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dynatrain._errors import Error, LayoutError
+from dynatrain.adapters.torch.optimizers import holders
 from dynatrain.adapters.torch.streams import random_streams, read_streams
 from dynatrain.train_state import TrainState
 
@@ -81,3 +82,21 @@ def checked_state(state: object) -> TrainState:
             "  end build with: return TrainState(model=..., optimizer=...)"
         )
     return state
+
+
+def check_apart(built: TrainState, present: TrainState) -> None:
+    """Refuses what ``build`` returned when a switch would write into the present state by it.
+
+    Raises:
+        LayoutError: it is the present state, or has an optimizer of it.
+    """
+    of_present = {id(holder.optimizer) for holder in holders(present)}
+    shared = [holder.words for holder in holders(built) if id(holder.optimizer) in of_present]
+    if built is present or shared:
+        what = "the present TrainState" if built is present else f"{shared[0]} of the present state"
+        raise LayoutError(
+            f"session: build returned {what} again\n"
+            "  expected a state made anew: the present one is the source of the switch\n"
+            "  nothing was moved; the source state is intact\n"
+            "  make model, optimizer and TrainState inside build, in every call"
+        )

@@ -7,6 +7,7 @@ A logical name is ``"<fqn>|<slot>"``; the slot is ``param``, ``buffer`` or the o
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,12 +19,17 @@ from dynatrain import _native
 from dynatrain._errors import DeviceError, LayoutError
 from dynatrain._torch_private import local_tensor
 from dynatrain.adapters.port import Inventory, SlotNote
-from dynatrain.train_state import TrainState
+from dynatrain.adapters.torch import slots, trees
+from dynatrain.adapters.torch.optimizers import Holder, Role, asked, holders
+from dynatrain.train_state import Stateful, TrainState
 
 _WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.")
 PARAM, BUFFER = "param", "buffer"
-#: First word of the note that a slot lies on the host whatever its parameter's device.
-ON_HOST = "on host"
+#: First words of notes: a slot lies on the host whatever its parameter's device; an optimizer of
+#: a role holds a slot.
+ON_HOST, HELD = "on host", "held"
+#: A tree that was read, and the names of the tensors in it that belong to the map.
+Tree = tuple[Any, dict[trees.Path, str]]
 
 
 def clean_fqn(name: str) -> str:
@@ -45,6 +51,7 @@ class LiveTensors(Inventory):
         state: the state to read; nothing is copied.
         names: new names of tensors, by the FQN that ``state`` has (see ``dynatrain.init``).
         device: where tensors must lie that do not lie on the host; None for anywhere.
+        objects: what the Stateful objects of ``state`` have handed over already, by name.
 
     Raises:
         LayoutError: two tensors share a name, or an optimizer holds a parameter that the model
@@ -56,18 +63,24 @@ class LiveTensors(Inventory):
         state: TrainState,
         names: Mapping[str, str] | None = None,
         device: torch.device | None = None,
+        objects: Mapping[str, Tree] | None = None,
     ) -> None:
         self.state = state
         self._device = device
         self._names = dict(names or {})
         self.tensors: dict[str, torch.Tensor] = {}
         self.fqn_of: dict[int, str] = {}
-        self._host_slots: set[str] = set()
-        self.values: dict[str, dict[str, object]] = {}
-        for module in state.modules:
-            self._add_module(module)
-        for optimizer in state.optimizers:
-            self._add_optimizer(optimizer)
+        self._notes: set[SlotNote] = set()
+        self.values: dict[tuple[Role, str], object] = {}
+        self.slot_names: set[str] = set()
+        self.holders = holders(state)
+        for prefix, module in state.named_modules():
+            self._add_module(module, prefix)
+        for holder in self.holders:
+            self._add_optimizer(holder)
+        self.objects: dict[str, Tree] = dict(objects or {})
+        for name, item in state.shared_objects():
+            self._add_object(name, item)
 
     def fqn(self, param: torch.Tensor) -> str:
         """FQN of a parameter; raises LayoutError when the model has no such parameter."""
@@ -82,31 +95,66 @@ class LiveTensors(Inventory):
             )
         return fqn
 
-    def _add_module(self, module: nn.Module) -> None:
+    def _add_module(self, module: nn.Module, prefix: str) -> None:
         prefix_free = (
             module.module if isinstance(module, nn.parallel.DistributedDataParallel) else module
         )
         for name, param in prefix_free.named_parameters():
-            fqn = self._named(name)
+            fqn = self.named(prefix + name)
             self._add(f"{fqn}|{PARAM}", param)
             self.fqn_of[id(param)] = fqn
         # A buffer that blocks share has every name: the first one differs between stages.
         for name, buffer in prefix_free.named_buffers(remove_duplicate=False):
-            self._add(f"{self._named(name)}|{BUFFER}", buffer)
+            self._add(f"{self.named(prefix + name)}|{BUFFER}", buffer)
 
-    def _add_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
-        for param, slots in optimizer.state.items():
+    def _add_optimizer(self, holder: Holder) -> None:
+        entries: dict[Any, Any] = holder.optimizer.state
+        for param, held in entries.items():
+            if not isinstance(param, torch.Tensor):
+                continue
             fqn = self.fqn(param)
-            for slot, value in slots.items():
-                if isinstance(value, torch.Tensor):
-                    self._add(f"{fqn}|{slot}", value)
-                    if value.device.type == "cpu":
-                        self._host_slots.add(slot)
-                else:
-                    self.values.setdefault(fqn, {})[slot] = value
+            mapped, values = slots.told_apart(param, held)
+            for slot, tensor in mapped.items():
+                name = f"{fqn}|{slot}"
+                self._add(name, tensor)
+                self.slot_names.add(name)
+                self._notes.add((HELD, holder.role, slot))
+                if tensor.device.type == "cpu":
+                    self._notes.add((ON_HOST, slot))
+            if values:
+                self.values[holder.role, fqn] = values
 
-    def _named(self, name: str) -> str:
-        fqn = clean_fqn(name)
+    def _add_object(self, name: str, item: Stateful) -> None:
+        if name not in self.objects:
+            tree = self._handed_over(name, item)
+            self.objects[name] = tree, slots.names_in(name, tree, self.params(), self.named)
+        tree, names = self.objects[name]
+        for path, tensor in trees.leaves(tree):
+            if path in names:
+                self._add(names[path], tensor)
+                if tensor.device.type == "cpu":
+                    self._notes.add((ON_HOST, names[path]))
+
+    def _handed_over(self, name: str, item: Stateful) -> Any:
+        try:
+            return asked(name, "state_dict()", item.state_dict)
+        except LayoutError:
+            if not any(local_tensor(tensor).is_meta for tensor in self.tensors.values()):
+                raise
+            return None  # built on meta, where no number can be read: it takes what is loaded
+
+    def again(self) -> LiveTensors:
+        """The same state as it is now."""
+        return LiveTensors(self.state, self._names, self._device)
+
+    def params(self) -> dict[str, torch.Tensor]:
+        """The parameters by FQN."""
+        ending = f"|{PARAM}"
+        return {n.removesuffix(ending): t for n, t in self.tensors.items() if n.endswith(ending)}
+
+    def named(self, name: str) -> str:
+        """The logical name of a parameter, or of a module when ``name`` ends with a dot."""
+        fqn = clean_fqn(name).removesuffix(".")
         return self._names.get(fqn, fqn)
 
     def _add(self, name: str, tensor: torch.Tensor) -> None:
@@ -127,8 +175,8 @@ class LiveTensors(Inventory):
         }
 
     def slot_notes(self) -> frozenset[SlotNote]:
-        """Optimizer slots that live on the host whatever the parameter's device."""
-        return frozenset((ON_HOST, slot) for slot in self._host_slots)
+        """Which slots optimizers hold, and what lives on the host whatever the device."""
+        return frozenset(self._notes)
 
     def missing_bytes(self, adopted: Collection[str]) -> int:
         """Bytes of the meta tensors, tied ones once, those named in ``adopted`` left out."""
@@ -223,19 +271,16 @@ def _placements(name: str, tensor: DTensor, mesh: DeviceMesh) -> list[tuple[int,
 
 def slots_by_fqn(source: _native.ShardMap) -> dict[str, list[str]]:
     """Optimizer slots of each parameter that exist anywhere in the source."""
-    slots: dict[str, list[str]] = {}
+    found: dict[str, list[str]] = {}
     for name in source.names():
         fqn, slot = name.rsplit("|", 1)
         if slot not in (PARAM, BUFFER):
-            slots.setdefault(fqn, []).append(slot)
-    return slots
+            found.setdefault(fqn, []).append(slot)
+    return found
 
 
-def iter_optimizer_params(
-    state: TrainState,
-) -> Iterator[tuple[torch.optim.Optimizer, nn.Parameter]]:
-    """Every parameter with the optimizer that owns it."""
-    for optimizer in state.optimizers:
-        for group in optimizer.param_groups:
-            for param in group["params"]:
-                yield optimizer, param
+def iter_optimizer_params(live: LiveTensors) -> Iterator[tuple[Holder, nn.Parameter]]:
+    """Every parameter with each optimizer that has it in a group."""
+    for holder in live.holders:
+        for param in holder.params():
+            yield holder, param

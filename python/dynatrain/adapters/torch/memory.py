@@ -15,9 +15,8 @@ from dynatrain._errors import LayoutError
 from dynatrain._torch_private import local_tensor, refresh_fsdp_memory, swap
 from dynatrain.adapters.port import Slots
 from dynatrain.adapters.torch.inventory import (
-    BUFFER,
+    HELD,
     ON_HOST,
-    PARAM,
     LiveTensors,
     iter_optimizer_params,
     slots_by_fqn,
@@ -33,14 +32,19 @@ def make_slots(state: TrainState, slots: Slots) -> None:
     """
     live = LiveTensors(state)
     names = slots_by_fqn(slots.source)
-    for optimizer, param in iter_optimizer_params(state):
+    for name, tensor in live.tensors.items():
+        if (ON_HOST, name) in slots.notes:
+            tensor.dynatrain_on_host = True  # type: ignore[attr-defined]
+    for holder, param in iter_optimizer_params(live):
         fqn = live.fqn(param)
         for slot in names.get(fqn, ()):
+            if (HELD, holder.role, slot) not in slots.notes:
+                continue
             shape, dtype, _ = slots.source.info(f"{fqn}|{slot}")
             tensor = _slot_like(param, tuple(shape), getattr(torch, dtype), f"{fqn}|{slot}")
             if not shape and (ON_HOST, slot) in slots.notes:
                 tensor.dynatrain_on_host = True  # type: ignore[attr-defined]
-            optimizer.state[param][slot] = tensor
+            holder.optimizer.state[param][slot] = tensor
 
 
 def _slot_like(
@@ -93,18 +97,20 @@ def materialize(
     """
     lent = {} if source is None else _lent(target, source, adopted)
     for name, tensor in target.tensors.items():
-        if not name.endswith((f"|{PARAM}", f"|{BUFFER}")) or not local_tensor(tensor).is_meta:
+        if name in target.slot_names or not local_tensor(tensor).is_meta:
             continue
         memory = lent.get(name)
-        _swap_in(tensor, _fresh(local_tensor(tensor), device) if memory is None else memory)
-    for module in target.state.modules:
+        if memory is None:
+            memory = _fresh(local_tensor(tensor), _place(tensor, device))
+        _swap_in(tensor, memory)
+    for _, module in target.state.named_modules():
         refresh_fsdp_memory(module)
     _materialize_slots(target, device, lent)
     check_no_meta_left(target.state)
     if device.type == "cuda":
         # The switch comes after its caller's stream, which need not be the one that fills this.
         torch.cuda.current_stream(device).synchronize()
-    return LiveTensors(target.state, device=device)
+    return LiveTensors(target.state, device=device, objects=target.objects)
 
 
 def _lent(
@@ -143,6 +149,10 @@ def _holds_meta(value: object) -> bool:
     return False
 
 
+def _place(tensor: torch.Tensor, device: torch.device) -> torch.device:
+    return torch.device("cpu") if getattr(tensor, "dynatrain_on_host", False) else device
+
+
 def _fresh(local: torch.Tensor, device: torch.device) -> torch.Tensor:
     strided = torch.empty_strided(
         tuple(local.shape), local.stride(), dtype=local.dtype, device=device
@@ -163,14 +173,13 @@ def _swap_in(tensor: torch.Tensor, memory: torch.Tensor) -> None:
 def _materialize_slots(
     target: LiveTensors, device: torch.device, lent: Mapping[str, torch.Tensor]
 ) -> None:
-    for optimizer, param in iter_optimizer_params(target.state):
+    for holder, param in iter_optimizer_params(target):
         fqn = target.fqn(param)
-        slots = optimizer.state.get(param, {})
+        slots = holder.optimizer.state.get(param, {})
         for slot, tensor in slots.items():
             if not isinstance(tensor, torch.Tensor) or not local_tensor(tensor).is_meta:
                 continue
             memory = lent.get(f"{fqn}|{slot}")
             if memory is None:
-                on_host = getattr(tensor, "dynatrain_on_host", False)
-                memory = _fresh(local_tensor(tensor), torch.device("cpu") if on_host else device)
+                memory = _fresh(local_tensor(tensor), _place(tensor, device))
             slots[slot] = _wrap_like(param, memory) if isinstance(tensor, DTensor) else memory

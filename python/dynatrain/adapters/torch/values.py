@@ -1,119 +1,269 @@
-"""Training state that is no tensor: param groups, optimizer values, schedulers, scalers, extras."""
+"""Training state that is no tensor of the map: read, held against a target, put into it.
+
+| shared name | holds | keyed by |
+|---|---|---|
+| ``param_groups`` | options of groups, what optimizers keep beside slots | role and FQN |
+| ``optimizer.state`` | values that an optimizer has for a parameter | role and FQN |
+| ``modules`` | state behind ``get_extra_state`` | FQN |
+| ``scheduler``, ``scaler``, ``extra.*`` | what ``state_dict()`` returned | the name |
+
+Ranks that have a key must mean the same by it; pipeline stages have keys that others lack.
+"""
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
+import torch
+from torch.distributed.tensor import DTensor
+
+from dynatrain import _native
 from dynatrain._errors import LayoutError
-from dynatrain.adapters.port import Published
+from dynatrain.adapters.port import Part, Published
+from dynatrain.adapters.torch import groups, hooks, objects, schedulers, trees
 from dynatrain.adapters.torch.inventory import LiveTensors, iter_optimizer_params
+from dynatrain.adapters.torch.meaning import difference, digest
+from dynatrain.adapters.torch.objects import Told
+from dynatrain.adapters.torch.optimizers import Holder, put_beside
 
 #: Names of shared values beside those of the Stateful objects.
-GROUPS, OPTIMIZER_VALUES = "param_groups", "optimizer.state"
-#: Of one optimizer: each group's options without ``params``, and the FQNs of its parameters.
-_Groups = list[tuple[dict[str, Any], list[str]]]
-#: Where a group is: number of the optimizer, number of the group.
-_Place = tuple[int, int]
+GROUPS, OPTIMIZER_VALUES, MODULES = "param_groups", "optimizer.state", "modules"
+_KEYED = (OPTIMIZER_VALUES, MODULES)
+_INTACT = "nothing was moved; the source state is intact"
 
 
 def read_shared(live: LiveTensors) -> dict[str, Any]:
     """Reads what a state depends on besides tensors, by name."""
-    groups: list[_Groups] = [
-        [
-            (
-                {key: value for key, value in group.items() if key != "params"},
-                [live.fqn(param) for param in group["params"]],
-            )
-            for group in optimizer.param_groups
-        ]
-        for optimizer in live.state.optimizers
-    ]
-    stateful = {name: item.state_dict() for name, item in live.state.stateful_objects()}
-    return {**stateful, GROUPS: groups, OPTIMIZER_VALUES: dict(live.values)}
-
-
-def check_shared(live: LiveTensors, published: Published) -> None:
-    """Holds what the source published against the state of ``live``; changes nothing.
-
-    Raises:
-        LayoutError: the options of one target group differ between its parameters' source groups,
-            or a Stateful of the target has no state in the source.
-    """
-    for name, _ in live.state.stateful_objects():
-        if name not in published.shared:
-            raise LayoutError(
-                f"adapters: the target has {name!r}, of which the source has no state\n"
-                f"  the source has {sorted(set(published.shared) - {GROUPS, OPTIMIZER_VALUES})}\n"
-                "  nothing was moved; the source state is intact\n"
-                "  return the same scheduler, scaler and extras from build for every layout"
-            )
-    options = _options_by_fqn(published)
-    for place, _, fqns in _target_groups(live):
-        _check_common(options, fqns, place)
-
-
-def take_shared(live: LiveTensors, published: Published) -> None:
-    """Puts what the source published into the state of ``live``, after :func:`check_shared`."""
-    # The scheduler goes first: some write into the optimizer while they load.
-    for name, item in live.state.stateful_objects():
-        item.load_state_dict(published.shared[name][0].value)
-    options = _options_by_fqn(published)
-    for place, group, fqns in _target_groups(live):
-        known = next((options[fqn] for fqn in fqns if fqn in options), None)
-        group.update(_options_by_place(published, place) if known is None else known)
-    for optimizer, param in iter_optimizer_params(live.state):
-        for part in published.shared.get(OPTIMIZER_VALUES, ()):
-            slots = part.value.get(live.fqn(param))
-            if slots:
-                optimizer.state[param].update(slots)
-
-
-def _target_groups(live: LiveTensors) -> Iterator[tuple[_Place, dict[str, Any], list[str]]]:
-    """Every param group with its place and the FQNs of its parameters."""
-    for index, optimizer in enumerate(live.state.optimizers):
-        for number, group in enumerate(optimizer.param_groups):
-            yield (index, number), group, [live.fqn(param) for param in group["params"]]
-
-
-def _published_groups(published: Published) -> list[list[_Groups]]:
-    return [part.value for part in published.shared.get(GROUPS, ())]
-
-
-def _options_by_fqn(published: Published) -> dict[str, dict[str, Any]]:
+    told = {name: objects.told(live, name, item) for name, item in live.state.shared_objects()}
     return {
-        fqn: options
-        for optimizers in _published_groups(published)
-        for groups in optimizers
-        for options, fqns in groups
-        for fqn in fqns
+        **told,
+        GROUPS: groups.read_groups(live),
+        OPTIMIZER_VALUES: dict(live.values),
+        MODULES: hooks.read_extra_states(live),
     }
 
 
-def _check_common(
-    options: Mapping[str, dict[str, Any]], fqns: Sequence[str], place: _Place
-) -> None:
-    known = [fqn for fqn in fqns if fqn in options]
-    for fqn in known[1:]:
-        first = options[known[0]]
-        if options[fqn] is not first and not _same(options[fqn], first):
+def hashes(live: LiveTensors) -> frozenset[int]:
+    """One number for each value and what it means; those of all ranks, joined, tell a state."""
+    shared = read_shared(live)
+    lines = {
+        f"{name}|{key!r}|{digest(held).hex()}"
+        for name in _KEYED
+        for key, held in shared[name].items()
+    }
+    for held in shared[GROUPS]:
+        if held.beside:
+            lines.add(f"beside|{held.role}|{digest(held.beside).hex()}")
+        for group in held.groups:
+            options = digest(group.options).hex()
+            lines |= {f"{GROUPS}|{held.role}|{fqn}|{options}" for fqn in group.fqns}
+    for name, told in shared.items():
+        if isinstance(told, Told):
+            lines.add(f"{name}|{digest(told.state).hex()}")
+    return frozenset(_native.hash64(line.encode()) for line in lines)
+
+
+# ---- before any byte moves -----------------------------------------------------------------------
+
+
+def check_agreement(published: Published) -> groups.Origins:
+    """Refuses values that ranks of the source contradict each other about.
+
+    Raises:
+        LayoutError: it names the value, the key and two ranks.
+    """
+    for name, parts in published.shared.items():
+        if name in _KEYED:
+            _merged(name, parts)
+        elif name != GROUPS:
+            for part in parts[1:]:
+                told = [
+                    p.value.state if isinstance(p.value, Told) else p.value
+                    for p in (parts[0], part)
+                ]
+                _check_same(name, (parts[0], part), (told[0], told[1]))
+    return groups.Origins(published.shared.get(GROUPS, ()))
+
+
+def _fqn(key: Any) -> Any:
+    return key[-1] if isinstance(key, tuple) else key
+
+
+def _bare(value: Any) -> Any:
+    return value.state if isinstance(value, Told) else value
+
+
+def _merged(name: str, parts: Sequence[Part]) -> dict[Any, Any]:
+    """What all ranks have by key."""
+    first: dict[Any, Part] = {}
+    for part in parts:
+        for key, value in part.value.items():
+            known = first.setdefault(key, part)
+            if known is not part:
+                where = f"{name} of {_fqn(key)!r}"
+                _check_same(where, (known, part), (known.value[key], value))
+    return {key: part.value[key] for key, part in first.items()}
+
+
+def _check_same(name: str, parts: tuple[Part, Part], told: tuple[Any, Any]) -> None:
+    where = difference(*told)
+    if where is None:
+        return
+    first, second = (part.ranks[0] for part in parts)
+    advice = (
+        "make it equal on all ranks first, or name it in TrainState(per_rank=) if it belongs to "
+        "its rank"
+        if name.startswith("extra.")
+        else "give it per_rank = True as an attribute if it belongs to its rank"
+        if name.startswith("keep.")
+        else "make it equal on all ranks first, or keep it in an extra named in "
+        "TrainState(per_rank=)"
+    )
+    raise LayoutError(
+        f"adapters: {name} differs between ranks {first} and {second}\n"
+        f"  {where.removeprefix('.')}\n  {_INTACT}\n  {advice}"
+    )
+
+
+def check_shared(live: LiveTensors, published: Published, origins: groups.Origins) -> None:
+    """Holds the source's values against ``live``, then loads what needs no tensor of the map.
+
+    Raises:
+        LayoutError: the target does not take them.
+    """
+    objects.check_objects(live, published)
+    groups.check_groups(live, origins)
+    schedulers.check_schedulers(live, origins)
+    values = _merged(OPTIMIZER_VALUES, published.shared.get(OPTIMIZER_VALUES, ()))
+    for holder, param in iter_optimizer_params(live):
+        _check_slot_values(live, holder, param, values, origins)
+    states = _merged(MODULES, published.shared.get(MODULES, ()))
+    for fqn, _ in hooks.with_extra_state(live):
+        if fqn not in states:
             raise LayoutError(
-                f"adapters: parameters {known[0]!r} and {fqn!r} share a group of the target's "
-                f"optimizer {place[0]}, but had different options in the source\n"
-                f"  {first}\n  {options[fqn]}\n"
-                "  nothing was moved; the source state is intact\n"
-                "  make the same param groups in build for every layout"
+                f"adapters: module {fqn!r} of the target has get_extra_state, of which the source "
+                f"has none\n  the source has {sorted(states)[:8]}\n  {_INTACT}\n"
+                "  make the same modules in build for every layout"
             )
+    objects.load_objects(live, published, with_tensors=False)
+    hooks.take_extra_states(live, states)
+    groups.take_groups(live, origins)
+    for holder in live.holders:
+        _take_beside(live, holder, origins)
+    schedulers.check_counts(live)
 
 
-def _same(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    return pickle.dumps(sorted(a.items())) == pickle.dumps(sorted(b.items()))
+def _check_slot_values(
+    live: LiveTensors,
+    holder: Holder,
+    param: torch.Tensor,
+    values: Mapping[Any, Any],
+    origins: groups.Origins,
+) -> None:
+    """A tensor that is not cut as its parameter means the same only where nothing is cut anew."""
+    fqn = live.fqn(param)
+    uncut = _uncut(values.get((holder.role, fqn)))
+    if uncut is not None and (isinstance(param, DTensor) or not _is_whole(live, holder, origins)):
+        raise LayoutError(
+            f"adapters: {holder.words} keeps {uncut!r} for {fqn!r}, which is not cut as its "
+            "parameter\n"
+            "  expected the parameter's shape, or whole parameters and the same ones in both "
+            f"layouts\n  {_INTACT}\n"
+            "  choose a layout that does not shard or stage the model, or another optimizer"
+        )
 
 
-def _options_by_place(published: Published, place: _Place) -> dict[str, Any]:
-    index, number = place
-    for optimizers in _published_groups(published):
-        if index < len(optimizers) and number < len(optimizers[index]):
-            return optimizers[index][number][0]
-    return {}
+def _uncut(held: Any) -> str | None:
+    return next((trees.text(path) for path, leaf in trees.leaves(held) if leaf.numel() > 1), None)
+
+
+def _is_whole(live: LiveTensors, holder: Holder, origins: groups.Origins) -> bool:
+    """Whether an optimizer has the same parameters, in the same order, as those of the source."""
+    own = [live.fqn(one) for one in holder.params()]
+    return all(held.fqns == own for held in origins.all_of(holder, live))
+
+
+def _take_beside(live: LiveTensors, holder: Holder, origins: groups.Origins) -> None:
+    sources = origins.all_of(holder, live)
+    for held in sources[1:]:
+        where = difference(sources[0].beside, held.beside)
+        if where is not None:
+            raise LayoutError(
+                f"adapters: what {holder.words} keeps beside its slots differs between ranks\n"
+                f"  {where.removeprefix('.')}\n  {_INTACT}\n"
+                "  make it equal on all ranks first"
+            )
+    if not sources:
+        return
+    uncut = _uncut(sources[0].beside)
+    cut = any(isinstance(param, DTensor) for param in holder.params())
+    if uncut is not None and (cut or not _is_whole(live, holder, origins)):
+        raise LayoutError(
+            f"adapters: {holder.words} keeps the tensor {uncut!r} for all its parameters together\n"
+            f"  expected whole parameters and the same ones in both layouts\n  {_INTACT}\n"
+            "  choose a layout that does not shard or stage the model, or another optimizer"
+        )
+    put_beside(holder, deepcopy(sources[0].beside))
+
+
+# ---- when the bytes have arrived -----------------------------------------------------------------
+
+
+def take_shared(live: LiveTensors, published: Published) -> None:
+    """Puts what waits for tensors of the map into the state of ``live``."""
+    values = _merged(OPTIMIZER_VALUES, published.shared.get(OPTIMIZER_VALUES, ()))
+    for holder, param in iter_optimizer_params(live):
+        held = values.get((holder.role, live.fqn(param)))
+        if held:
+            _take_slots(live, holder, param, deepcopy(held))
+    objects.load_objects(live, published, with_tensors=True)
+
+
+def _take_slots(live: LiveTensors, holder: Holder, param: torch.Tensor, held: Any) -> None:
+    fqn = live.fqn(param)
+    marks = list(trees.marks(held))
+    slots = holder.optimizer.state[param]
+    for mark in marks:
+        slots.pop(mark, None)
+    slots.update(trees.put_back(held, {mark: live.tensors[f"{fqn}|{mark}"] for mark in marks}))
+
+
+# ---- what no rank takes --------------------------------------------------------------------------
+
+
+def keys_of(published: Published) -> list[str]:
+    """What a target has to take, in an order that is the same on all ranks."""
+    names = [n for n in published.shared if n != GROUPS and n.split(".")[0] != "keep"]
+    keyed = [
+        f"{name} of {_fqn(key)!r}"
+        for name in _KEYED
+        for part in published.shared.get(name, ())
+        for key in part.value
+    ]
+    return sorted({*(set(names) - set(_KEYED)), *keyed, *_per_rank_names(published)})
+
+
+def _per_rank_names(published: Published) -> set[str]:
+    return {name for name in published.per_rank if name.startswith("extra.")}
+
+
+def keys_taken(live: LiveTensors) -> set[str]:
+    """What the state of ``live`` takes, in the words of :func:`keys_of`."""
+    return {
+        *(name for name, _ in live.state.stateful_objects()),
+        *(f"{MODULES} of {fqn!r}" for fqn, _ in hooks.with_extra_state(live)),
+        *(f"{OPTIMIZER_VALUES} of {live.fqn(param)!r}" for _, param in iter_optimizer_params(live)),
+    }
+
+
+def check_left(left: Sequence[str]) -> None:
+    """Refuses state that no rank of the target takes: it would be lost without a word."""
+    if left:
+        raise LayoutError(
+            f"adapters: the source has {left[0]!r}, which no rank of the target takes\n"
+            f"  {len(left)} such in all: {list(left)[:6]}\n  {_INTACT}\n"
+            "  return the same modules, optimizers, schedulers, scaler and extras from build for "
+            "every layout"
+        )

@@ -1,0 +1,185 @@
+"""Param groups: options follow the parameter's name, whichever stage or group it is in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+from dynatrain._errors import LayoutError
+from dynatrain.adapters.port import Part
+from dynatrain.adapters.torch.inventory import LiveTensors
+from dynatrain.adapters.torch.meaning import difference
+from dynatrain.adapters.torch.optimizers import OF_PARAMETERS, Holder, Role, beside_slots
+
+_INTACT = "nothing was moved; the source state is intact"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Options of a group, without what belongs to its parameters, and the FQNs of these."""
+
+    options: dict[str, Any]
+    fqns: list[str]
+
+
+@dataclass(frozen=True)
+class Held:
+    """What one optimizer of one rank hands over besides tensors and values of its parameters.
+
+    Attributes:
+        role: see :class:`dynatrain.adapters.torch.optimizers.Holder`.
+        kind: full name of its class.
+        groups: its groups, in order.
+        beside: what it keeps for all its parameters together.
+    """
+
+    role: Role
+    kind: str
+    groups: list[Group]
+    beside: dict[str, Any]
+
+    @property
+    def fqns(self) -> list[str]:
+        """FQNs of its parameters, in the order of the groups."""
+        return [fqn for group in self.groups for fqn in group.fqns]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the options of a parameter come from."""
+
+    held: Held
+    place: int
+    rank: int
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of its group."""
+        return self.held.groups[self.place].options
+
+
+def read_groups(live: LiveTensors) -> list[Held]:
+    """What every optimizer of a state hands over."""
+    return [
+        Held(
+            holder.role,
+            holder.kind,
+            [Group(_options(group), _fqns(live, group)) for group in holder.groups],
+            beside_slots(holder),
+        )
+        for holder in live.holders
+    ]
+
+
+def _options(group: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in group.items() if key not in OF_PARAMETERS}
+
+
+def _fqns(live: LiveTensors, group: Mapping[str, Any]) -> list[str]:
+    return [live.fqn(param) for param in group["params"]]
+
+
+class Origins:
+    """The groups of all ranks of the source, by role and FQN.
+
+    Raises:
+        LayoutError: two ranks have different options for one parameter.
+    """
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self._parts = parts
+        self._of: dict[tuple[Role, str], Origin] = {}
+        same: set[tuple[int, int]] = set()
+        for part in parts:
+            for held in part.value:
+                for place, group in enumerate(held.groups):
+                    for fqn in group.fqns:
+                        self._add(fqn, Origin(held, place, part.ranks[0]), same)
+
+    def _add(self, fqn: str, origin: Origin, same: set[tuple[int, int]]) -> None:
+        first = self._of.setdefault((origin.held.role, fqn), origin)
+        pair = id(first.options), id(origin.options)
+        if first is origin or pair in same:
+            return
+        where = difference(first.options, origin.options)
+        if where is not None:
+            raise LayoutError(
+                f"adapters: ranks {first.rank} and {origin.rank} have different options for "
+                f"{fqn!r}\n  {where.removeprefix('.')}\n  {_INTACT}\n"
+                "  set them alike on all ranks first; a learning rate that follows a metric wants "
+                "the same metric everywhere"
+            )
+        same.add(pair)
+
+    def of(self, holder: Holder, fqns: Sequence[str]) -> dict[str, Origin]:
+        """The origin of each of ``fqns`` that the source has in an optimizer of this role."""
+        found = ((fqn, self._of.get((holder.role, fqn))) for fqn in fqns)
+        return {fqn: origin for fqn, origin in found if origin is not None}
+
+    def all_of(self, holder: Holder, live: LiveTensors) -> list[Held]:
+        """The source's optimizers that had parameters of this one, or its place if none had."""
+        fqns = [live.fqn(param) for param in holder.params()]
+        held = {id(o.held): o.held for o in self.of(holder, fqns).values()}
+        return list(held.values()) or list(self._at_place(holder))
+
+    def _at_place(self, holder: Holder) -> Iterator[Held]:
+        for part in self._parts:
+            alike = [held for held in part.value if held.role == holder.role]
+            yield from alike[holder.index : holder.index + 1]
+
+
+def check_groups(live: LiveTensors, origins: Origins) -> None:
+    """Holds groups of the source against the optimizers of ``live``; changes nothing.
+
+    Raises:
+        LayoutError: an optimizer is of another class, or a group joins different options.
+    """
+    for holder in live.holders:
+        for held in origins.all_of(holder, live):
+            _check_kind(holder, held)
+        for group in holder.groups:
+            _check_common(holder, origins.of(holder, _fqns(live, group)))
+
+
+def _check_kind(holder: Holder, held: Held) -> None:
+    if held.kind != holder.kind:
+        raise LayoutError(
+            f"adapters: {holder.words} of the target is a {holder.kind}\n"
+            f"  expected a {held.kind}, as in the source: another class asks for other state\n"
+            f"  {_INTACT}\n"
+            "  make the same optimizer in build for every layout"
+        )
+
+
+def _check_common(holder: Holder, origins: Mapping[str, Origin]) -> None:
+    known = list(origins.items())
+    same: set[int] = set()
+    for fqn, origin in known[1:]:
+        first_fqn, first = known[0]
+        if origin.options is first.options or id(origin.options) in same:
+            continue
+        where = difference(first.options, origin.options)
+        if where is not None:
+            raise LayoutError(
+                f"adapters: parameters {first_fqn!r} and {fqn!r} share a group of the target's "
+                f"{holder.words}, but had different options in the source\n"
+                f"  {where.removeprefix('.')}\n  {_INTACT}\n"
+                "  make the same param groups in build for every layout"
+            )
+        same.add(id(origin.options))
+
+
+def take_groups(live: LiveTensors, origins: Origins) -> None:
+    """Gives every group of ``live`` the options that its parameters had."""
+    for holder in live.holders:
+        for number, group in enumerate(holder.groups):
+            known = list(origins.of(holder, _fqns(live, group)).values())
+            if known:
+                group.update(deepcopy(known[0].options))
+                continue
+            for held in origins.all_of(holder, live):
+                if number < len(held.groups):
+                    group.update(deepcopy(held.groups[number].options))
+                    break

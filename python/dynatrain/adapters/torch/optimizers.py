@@ -1,0 +1,174 @@
+"""The optimizers of a state, those inside of others too, and what they keep beside their slots.
+
+An optimizer may hold others (one for each part of a model, a base optimizer under a wrapper). Each
+is known by its *role*: the names of the attributes that lead to it, without numbers, as another
+layout may hold more or fewer of them. Which of one role takes what is said by its parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from dynatrain._errors import Error, LayoutError
+from dynatrain.train_state import TrainState
+
+_T = TypeVar("_T")
+Role = tuple[str, ...]
+#: What an optimizer writes into its own ``state_dict()``.
+_STATE, _GROUPS = "state", "param_groups"
+#: Names of parameters in a group belong to the parameters, and ``build`` makes them.
+OF_PARAMETERS = ("params", "param_names")
+
+
+@dataclass(frozen=True)
+class Holder:
+    """An optimizer and the way to it.
+
+    Attributes:
+        optimizer: the optimizer.
+        role: names of attributes from one of ``TrainState.optimizer``, which has the role ``()``.
+        index: its number among those of its role.
+        parts: the optimizers that it holds itself and whose state is not its own.
+    """
+
+    optimizer: Optimizer
+    role: Role
+    index: int
+    parts: tuple[Optimizer, ...]
+
+    @property
+    def kind(self) -> str:
+        """Full name of its class."""
+        return kind_of(self.optimizer)
+
+    @property
+    def words(self) -> str:
+        """How an error names it."""
+        way = "".join(f".{name}" for name in self.role)
+        return f"optimizer{way} {self.index} ({type(self.optimizer).__name__})"
+
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        """Its param groups."""
+        return list(self.optimizer.param_groups)
+
+    def params(self) -> Iterator[nn.Parameter]:
+        """The parameters of all its groups."""
+        for group in self.groups:
+            yield from group["params"]
+
+
+def kind_of(item: object) -> str:
+    """Full name of an object's class."""
+    return f"{type(item).__module__}.{type(item).__qualname__}"
+
+
+def holders(state: TrainState) -> list[Holder]:
+    """Every optimizer of a state, each once, what it holds after it."""
+    found: list[Holder] = []
+    seen: set[int] = set()
+    counts: dict[Role, int] = {}
+
+    def visit(optimizer: Optimizer, role: Role) -> None:
+        if id(optimizer) in seen:
+            return
+        seen.add(id(optimizer))
+        inner = list(_inside(optimizer))
+        own = tuple(item for _, item in inner if item.state is not optimizer.state)
+        index = counts.get(role, 0)
+        counts[role] = index + 1
+        found.append(Holder(optimizer, role, index, own))
+        for name, item in inner:
+            if item in own:
+                visit(item, (*role, name))
+
+    for optimizer in state.optimizers:
+        visit(optimizer, ())
+    return found
+
+
+def _inside(optimizer: Optimizer) -> Iterator[tuple[str, Optimizer]]:
+    for name, value in vars(optimizer).items():
+        items = value.values() if isinstance(value, dict) else value
+        for item in items if isinstance(items, list | tuple | type({}.values())) else [items]:
+            if isinstance(item, Optimizer):
+                yield name, item
+
+
+def asked(name: str, what: str, call: Callable[[], _T]) -> _T:
+    """What the user's ``call`` returns; what it raises becomes an error that names ``name``."""
+    try:
+        return call()
+    except Error:
+        raise
+    except Exception as error:
+        raise LayoutError(
+            f"adapters: {what} of {name} raised {type(error).__name__}: {error}\n"
+            f"  expected {what} to work between two steps, in every layout\n"
+            "  the source state is intact and training may go on\n"
+            "  the traceback above this error says where"
+        ) from error
+
+
+def beside_slots(holder: Holder) -> dict[str, Any]:
+    """What an optimizer keeps for all its parameters together, by where it keeps it.
+
+    These are entries of ``optimizer.state`` that belong to no parameter, and what its own
+    ``state_dict()``, or a hook of it, writes beside ``state`` and ``param_groups``.
+    """
+    optimizer = holder.optimizer
+    loose = {k: v for k, v in optimizer.state.items() if not isinstance(k, torch.Tensor)}
+    written: dict[str, Any] = {}
+    if _writes_more(holder):
+        whole = asked(holder.words, "state_dict()", optimizer.state_dict)
+        if not {_STATE, _GROUPS} <= set(whole):
+            raise LayoutError(
+                f"adapters: the state_dict() of {holder.words} has {sorted(map(str, whole))[:6]}\n"
+                f"  expected {_STATE!r}, {_GROUPS!r} and what it keeps beside them\n"
+                "  nothing was moved; the source state is intact\n"
+                "  give TrainState the optimizers that it holds, and its own counters as extra="
+            )
+        written = {key: item for key, item in whole.items() if key not in (_STATE, _GROUPS)}
+    return {"state": loose, "state_dict": written} if loose or written else {}
+
+
+def _writes_more(holder: Holder) -> bool:
+    """Whether ``state_dict()`` may hold more than torch's own; one over parts joins their slots."""
+    optimizer = holder.optimizer
+    if holder.parts:
+        return False
+    hooked = bool(optimizer.__dict__.get("_optimizer_state_dict_post_hooks"))
+    return hooked or type(optimizer).state_dict is not Optimizer.state_dict
+
+
+def put_beside(holder: Holder, beside: Mapping[str, Any]) -> None:
+    """Gives an optimizer what :func:`beside_slots` read; its slots and groups stay."""
+    optimizer = holder.optimizer
+    optimizer.state.update(beside.get("state", {}))
+    written = beside.get("state_dict", {})
+    if not written:
+        return
+    kept = _kept(optimizer)
+    own = asked(holder.words, "state_dict()", optimizer.state_dict)
+    whole = {**own, _STATE: {}, **written}
+    try:
+        asked(holder.words, "load_state_dict()", lambda: optimizer.load_state_dict(whole))
+    finally:
+        for item, state, groups in kept:
+            item.__dict__[_STATE], item.__dict__[_GROUPS] = state, groups
+
+
+def _kept(optimizer: Optimizer) -> list[tuple[Optimizer, Any, Any]]:
+    """The optimizer and those behind it whose own slots and groups loading would replace."""
+    inside = [optimizer, *(item for _, item in _inside(optimizer))]
+    return [
+        (item, item.__dict__[_STATE], item.__dict__[_GROUPS])
+        for item in inside
+        if _STATE in item.__dict__ and _GROUPS in item.__dict__
+    ]

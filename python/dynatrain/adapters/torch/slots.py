@@ -1,0 +1,96 @@
+"""Which tensors that optimizers and extras hold belong to the map, and under which names.
+
+A tensor belongs to it when it is cut as a parameter, or is a DTensor, which says how it is cut. A
+plain tensor of another shape is a value: equal on all ranks that have it, or refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
+
+from dynatrain._errors import LayoutError
+from dynatrain._torch_private import local_tensor
+from dynatrain.adapters.torch import trees
+
+
+def told_apart(param: torch.Tensor, held: Any) -> tuple[dict[str, torch.Tensor], Any]:
+    """What an optimizer holds for one parameter: tensors of the map by slot, and the rest.
+
+    Tensors inside lists and dicts have slots with the path to them (``history/0``); the rest has
+    marks where they stood.
+    """
+    names = {
+        path: trees.text(path)
+        for path, tensor in trees.leaves(held)
+        if path and _cut_as(param, path, tensor)
+    }
+    if not names:
+        return {}, held
+    mapped = {names[path]: tensor for path, tensor in trees.leaves(held) if path in names}
+    plainly = {path[0] for path in names if len(path) == 1 and isinstance(path[0], str)}
+    rest = trees.taken_out(held, names)
+    return mapped, {key: item for key, item in rest.items() if key not in plainly}
+
+
+def _cut_as(param: torch.Tensor, path: trees.Path, tensor: torch.Tensor) -> bool:
+    if tensor.shape == param.shape or tensor.dim() == 0 or isinstance(tensor, DTensor):
+        return True
+    # Beside a DTensor, a plain tensor of more than one element is a shard that no map describes:
+    # it is named as a slot, and refused by its shape.
+    return isinstance(param, DTensor) and len(path) == 1 and tensor.numel() > 1
+
+
+def names_in(
+    extra: str,
+    tree: Any,
+    params: Mapping[str, torch.Tensor],
+    named: Callable[[str], str],
+) -> dict[trees.Path, str]:
+    """Names of the tensors of the map in what an extra hands over, by path.
+
+    These are DTensors, and plain tensors that stand under the name of a parameter and have its
+    shape. Where a place in a list leads to one, its name says which parameters this rank has: the
+    same place means another tensor where they differ.
+
+    Raises:
+        LayoutError: a plain tensor is this rank's shard of a parameter.
+    """
+    names: dict[trees.Path, str] = {}
+    for path, tensor in trees.leaves(tree):
+        key = named(path[-1]) if path and isinstance(path[-1], str) else ""
+        param = params.get(key)
+        if isinstance(tensor, DTensor) or (param is not None and tensor.shape == param.shape):
+            way = trees.text((*path[:-1], key) if key else path)
+            if any(not isinstance(step, str) for step in path):
+                way += f" of {digest_of(params)}"
+            names[path] = f"{extra}|{way}"
+        elif isinstance(param, DTensor) and tensor.shape == local_tensor(param).shape:
+            raise LayoutError(
+                f"adapters: {extra} holds a shard of {key!r} as a plain tensor at "
+                f"{trees.text(path)!r}\n"
+                f"  expected shape {list(param.shape)} or a DTensor, got {list(tensor.shape)}\n"
+                "  nothing was moved; the source state is intact\n"
+                "  keep DTensors (param.detach().clone()), or name it in TrainState(per_rank=)"
+            )
+    return names
+
+
+def is_by_place(tree: Any, num_params: int) -> bool:
+    """Whether a list in ``tree`` may have one tensor for each parameter, known by its place."""
+    if isinstance(tree, Mapping):
+        return any(is_by_place(item, num_params) for item in tree.values())
+    if not isinstance(tree, list | tuple):
+        return False
+    if len(tree) == num_params > 1 and all(isinstance(item, torch.Tensor) for item in tree):
+        return True
+    return any(is_by_place(item, num_params) for item in tree)
+
+
+def digest_of(params: Mapping[str, torch.Tensor]) -> str:
+    """Tells lists of parameters apart by their names and order."""
+    return hashlib.sha256("\n".join(params).encode()).hexdigest()[:8]

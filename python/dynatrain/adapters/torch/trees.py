@@ -1,0 +1,104 @@
+"""Tensors inside lists, dicts and tuples: taken out under names of their own, and put back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from copy import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+#: Where something lies in a tree: keys of dicts, places in lists and tuples.
+Path = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """Stands where a tensor was taken out."""
+
+    name: str
+
+
+def leaves(tree: Any, path: Path = ()) -> Iterator[tuple[Path, torch.Tensor]]:
+    """Every tensor in a tree, with its path."""
+    if isinstance(tree, torch.Tensor):
+        yield path, tree
+    elif isinstance(tree, Mapping):
+        for key, item in tree.items():
+            yield from leaves(item, (*path, key))
+    elif isinstance(tree, list | tuple):
+        for place, item in enumerate(tree):
+            yield from leaves(item, (*path, place))
+
+
+def text(path: Path) -> str:
+    """A path as part of a name."""
+    return "/".join(str(key) for key in path)
+
+
+def replaced(tree: Any, change: Callable[[Path, Any], Any], path: Path = ()) -> Any:
+    """A tree with every leaf ``change(path, leaf)``; what holds no changed leaf is not copied."""
+    if isinstance(tree, Mapping):
+        items: Any = {key: replaced(item, change, (*path, key)) for key, item in tree.items()}
+        if all(items[key] is tree[key] for key in items):
+            return tree
+        out: Any = copy(tree)
+        out.update(items)
+        return out
+    if isinstance(tree, list | tuple):
+        items = [replaced(item, change, (*path, place)) for place, item in enumerate(tree)]
+        if all(new is item for new, item in zip(items, tree, strict=True)):
+            return tree
+        return type(tree)(*items) if hasattr(tree, "_fields") else type(tree)(items)
+    return change(path, tree)
+
+
+def taken_out(tree: Any, names: Mapping[Path, str]) -> Any:
+    """A tree with :class:`Mapped` at every path of ``names``."""
+    return replaced(tree, lambda path, leaf: Mapped(names[path]) if path in names else leaf)
+
+
+def put_back(tree: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+    """A tree with a tensor where :func:`taken_out` took one out."""
+    return replaced(tree, lambda _, leaf: tensors[leaf.name] if isinstance(leaf, Mapped) else leaf)
+
+
+def without(tree: Any, paths: Mapping[Path, str]) -> Any:
+    """A tree without the dict entries at ``paths``; places of lists and tuples stay, marked."""
+    marked = taken_out(tree, paths)
+    return _dropped(marked)
+
+
+def _dropped(tree: Any) -> Any:
+    if isinstance(tree, Mapping):
+        out: Any = copy(tree)
+        for key, item in tree.items():
+            if isinstance(item, Mapped):
+                del out[key]
+            else:
+                out[key] = _dropped(item)
+        return out
+    if isinstance(tree, list | tuple):
+        items = [_dropped(item) for item in tree]
+        return type(tree)(*items) if hasattr(tree, "_fields") else type(tree)(items)
+    return tree
+
+
+def inserted(tree: Any, path: Path, tensor: torch.Tensor) -> None:
+    """Puts a tensor at a path whose last step is a key; dicts on the way are made where missing."""
+    for key in path[:-1]:
+        tree = tree.setdefault(key, {}) if isinstance(tree, dict) else tree[key]
+    tree[path[-1]] = tensor
+
+
+def marks(tree: Any) -> Iterator[str]:
+    """Names of the tensors that were taken out of a tree."""
+    if isinstance(tree, Mapped):
+        yield tree.name
+    elif isinstance(tree, Mapping):
+        for item in tree.values():
+            yield from marks(item)
+    elif isinstance(tree, list | tuple):
+        for item in tree:
+            yield from marks(item)
