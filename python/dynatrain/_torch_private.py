@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any
@@ -153,6 +153,17 @@ def _name_of_local_group(ranks: list[int]) -> Iterator[None]:
         yield
     finally:
         distributed_c10d._process_group_name = original
+
+
+def hooks_its_state_dict(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether hooks change what ``optimizer.state_dict()`` returns."""
+    return bool(optimizer.__dict__.get("_optimizer_state_dict_post_hooks"))
+
+
+def hook_steps(optimizer: torch.optim.Optimizer, hook: Callable[..., None]) -> None:
+    """Calls ``hook`` before every step, where the object is more than a face of an optimizer."""
+    if hasattr(optimizer, "_optimizer_step_pre_hooks"):
+        optimizer.register_step_pre_hook(hook)
 
 
 def swap(a: torch.Tensor, b: torch.Tensor) -> None:

@@ -114,6 +114,50 @@ def test_stages_take_their_own_names_moments_and_histories(pool, path):
         assert largest == {str(n): [float(n)] for n in range(NUM_LAYERS)}
 
 
+def grouped(keep_empty):
+    """Stages of which one has no vectors, and a group for vectors."""
+
+    def build(world):
+        stages = []
+        for layers in world.layers(2):
+            stage = nn.Module()
+            stage.layers = nn.ModuleDict({str(n): nn.Linear(3, 3, bias=n == 0) for n in layers})
+            stages.append(stage)
+        params = [param for stage in stages for param in stage.parameters()]
+        groups = [
+            {"params": [p for p in params if p.dim() == 1], "lr": 0.2},
+            {"params": [p for p in params if p.dim() == 2], "lr": 0.4},
+        ]
+        kept = [group for group in groups if group["params"] or keep_empty]
+        optimizer = torch.optim.SGD(kept, momentum=0.9, foreach=False)
+        return TrainState(stages, optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5))
+
+    return build
+
+
+def follow_groups(rank, world_size, keep_empty):
+    torch.manual_seed(0)
+    session = dynatrain.init(grouped(keep_empty), "dp=2", timeout_s=25)
+    step_by_hand(session.state)
+    session.state.scheduler.step()
+    try:
+        session.switch("pp=2")
+    except LayoutError as error:
+        return str(error)
+    step_by_hand(session.state)
+    session.state.scheduler.step()
+    return [group["lr"] for group in session.state.optimizer.param_groups]
+
+
+# A group that a stage has no parameters of was left out, and the scheduler's next step raised.
+def test_group_left_out_on_a_stage_is_refused_and_an_empty_one_goes_on(pool):
+    for text in pool.run(follow_groups, False, world_size=2):
+        assert "scheduler" in text
+        assert '"params": []' in text
+        assert "intact" in text
+    assert pool.run(follow_groups, True, world_size=2) == [[0.1, 0.2], [0.1, 0.2]]
+
+
 class History(torch.optim.Optimizer):
     """Steps along the mean of the last two gradients, kept in a list."""
 

@@ -178,6 +178,40 @@ class LookAhead(torch.optim.Optimizer):
                     param.copy_(slow)
 
 
+class Face(torch.optim.Optimizer):
+    """Stands before an optimizer, whose state and groups are its own, as accelerate's does."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer = optimizer
+
+    @property
+    def state(self) -> Any:
+        return self.optimizer.state
+
+    @property
+    def param_groups(self) -> Any:
+        return self.optimizer.param_groups
+
+    def step(self, closure: Any = None) -> Any:
+        return self.optimizer.step(closure)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self.optimizer.zero_grad(set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state_dict)
+
+
+def faced() -> TrainState:
+    """A scheduler that drives the optimizer behind a face."""
+    module = net()
+    face = Face(sgd(module))
+    return TrainState(module, face, torch.optim.lr_scheduler.StepLR(face.optimizer, 2))
+
+
 def moments(optimizer: Any) -> object:
     """Slots of the optimizers inside."""
     inner = getattr(optimizer, "optimizers", None) or [optimizer.base]
@@ -269,6 +303,7 @@ CASES = {
     "entries of `state` under a name": case(Loose),
     "an optimizer that holds optimizers (torchtitan's container)": case(Container, more=moments),
     "a wrapper around a base optimizer (look-ahead)": case(LookAhead, more=moments),
+    "a face of an optimizer whose state is its own (accelerate's)": Case(faced),
     "`torch.amp.GradScaler`": Case(scaled, by_loss),
 }
 __all__ = ["CASES", "descend", "train"]

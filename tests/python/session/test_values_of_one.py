@@ -10,6 +10,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import dynatrain
 from dynatrain import LayoutError, TrainState
+from what_travels.optimizers import faced
 
 
 @pytest.fixture
@@ -225,6 +226,18 @@ def test_optimizers_inside_of_an_optimizer_keep_their_state(start):
     train(session.state)
     with pytest.raises(dynatrain.StaleStateError):
         old.optimizers[1].step()
+
+
+# A face that never ran Optimizer.__init__ has no hooks to register: after the vote, an
+# AttributeError on all ranks. A scheduler of the optimizer behind it is one of this state.
+def test_face_of_an_optimizer_is_one_with_what_is_behind_it(start):
+    session = start(lambda world: faced())
+    old = session.state.optimizer
+    session.switch("dp=1")
+
+    with pytest.raises(dynatrain.StaleStateError):
+        old.step()
+    assert session.switch("dp=1").epoch == 2
 
 
 class Scaled(nn.Linear):

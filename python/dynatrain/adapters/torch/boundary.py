@@ -5,6 +5,7 @@ from __future__ import annotations
 from dynatrain._errors import StaleStateError
 from dynatrain._torch_private import (
     fsdp_params_with_gradients,
+    hook_steps,
     in_backward,
     release_memory,
     unsharded_fsdp_params,
@@ -62,13 +63,13 @@ def retire(state: TrainState, target: LiveTensors | None, successor: str) -> Non
     again: set[int] = set()
     if target is not None:
         again |= {id(item) for item in target.state.modules}
-        again |= {id(holder.optimizer) for holder in target.holders}
+        again |= {id(item) for holder in target.holders for item in holder.all}
         again |= {id(tensor) for tensor in target.tensors.values()}
     for holder in holders(state):
-        optimizer = holder.optimizer
-        if id(optimizer) not in again:
-            optimizer.state.clear()
-            optimizer.register_step_pre_hook(refuse)
+        for optimizer in holder.all:
+            if id(optimizer) not in again:
+                optimizer.state.clear()
+                hook_steps(optimizer, refuse)
     for module in state.modules:
         if id(module) not in again:
             module.register_forward_pre_hook(refuse, prepend=True)

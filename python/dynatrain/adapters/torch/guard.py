@@ -90,8 +90,8 @@ def check_apart(built: TrainState, present: TrainState) -> None:
     Raises:
         LayoutError: it is the present state, or has an optimizer of it.
     """
-    of_present = {id(holder.optimizer) for holder in holders(present)}
-    shared = [holder.words for holder in holders(built) if id(holder.optimizer) in of_present]
+    of_present = {id(item) for holder in holders(present) for item in holder.all}
+    shared = [h.words for h in holders(built) if not of_present.isdisjoint(map(id, h.all))]
     if built is present or shared:
         what = "the present TrainState" if built is present else f"{shared[0]} of the present state"
         raise LayoutError(

@@ -16,6 +16,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from dynatrain._errors import Error, LayoutError
+from dynatrain._torch_private import hooks_its_state_dict
 from dynatrain.train_state import TrainState
 
 _T = TypeVar("_T")
@@ -35,12 +36,19 @@ class Holder:
         role: names of attributes from one of ``TrainState.optimizer``, which has the role ``()``.
         index: its number among those of its role.
         parts: the optimizers that it holds itself and whose state is not its own.
+        same: those whose state is its own: it is a face of theirs.
     """
 
     optimizer: Optimizer
     role: Role
     index: int
     parts: tuple[Optimizer, ...]
+    same: tuple[Optimizer, ...]
+
+    @property
+    def all(self) -> tuple[Optimizer, ...]:
+        """The optimizer, and those that it is a face of."""
+        return (self.optimizer, *self.same)
 
     @property
     def kind(self) -> str:
@@ -80,12 +88,13 @@ def holders(state: TrainState) -> list[Holder]:
             return
         seen.add(id(optimizer))
         inner = list(_inside(optimizer))
-        own = tuple(item for _, item in inner if item.state is not optimizer.state)
+        parts = tuple(item for _, item in inner if item.state is not optimizer.state)
+        same = tuple(item for _, item in inner if item.state is optimizer.state)
         index = counts.get(role, 0)
         counts[role] = index + 1
-        found.append(Holder(optimizer, role, index, own))
+        found.append(Holder(optimizer, role, index, parts, same))
         for name, item in inner:
-            if item in own:
+            if item in parts:
                 visit(item, (*role, name))
 
     for optimizer in state.optimizers:
@@ -143,8 +152,7 @@ def _writes_more(holder: Holder) -> bool:
     optimizer = holder.optimizer
     if holder.parts:
         return False
-    hooked = bool(optimizer.__dict__.get("_optimizer_state_dict_post_hooks"))
-    return hooked or type(optimizer).state_dict is not Optimizer.state_dict
+    return hooks_its_state_dict(optimizer) or type(optimizer).state_dict is not Optimizer.state_dict
 
 
 def put_beside(holder: Holder, beside: Mapping[str, Any]) -> None:

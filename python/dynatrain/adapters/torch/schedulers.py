@@ -47,7 +47,7 @@ def check_schedulers(live: LiveTensors, origins: Origins) -> None:
         LayoutError: a scheduler drives an optimizer of another state, or a group of the source is
             left out or stands elsewhere.
     """
-    of = {id(holder.optimizer): holder for holder in live.holders}
+    of = {id(item): holder for holder in live.holders for item in holder.all}
     for name, scheduler in driven(live):
         optimizer = getattr(scheduler, "optimizer", None)
         if not isinstance(optimizer, Optimizer):
