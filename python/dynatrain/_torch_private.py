@@ -19,7 +19,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, debug
 
 _NEEDED = (
-    (torch.utils, "swap_tensors"),
+    (torch._C, "_swap_tensor_impl"),
     (torch._C, "_current_graph_task_id"),
     (torch._C._autograd, "_profiler_enabled"),
     (FSDPModule, "_get_fsdp_state"),
@@ -166,9 +166,47 @@ def hook_steps(optimizer: torch.optim.Optimizer, hook: Callable[..., None]) -> N
         optimizer.register_step_pre_hook(hook)
 
 
-def swap(a: torch.Tensor, b: torch.Tensor) -> None:
-    """Exchanges what two tensor objects are; whoever holds ``a`` then sees ``b``."""
-    torch.utils.swap_tensors(a, b)  # type: ignore[no-untyped-call]
+def holders_in_autograd(tensor: torch.Tensor) -> int:
+    """How many graphs, nodes and views of autograd hold what the tensor object stands for."""
+    return int(tensor._use_count()) - 1
+
+
+def put_under(tensor: torch.Tensor, memory: torch.Tensor) -> None:
+    """Makes the object ``tensor`` stand for ``memory``, a tensor that nobody else holds.
+
+    The object stays: its class, its attributes, weak references to it, and whoever keys by it. What
+    torch keeps in C++ beside the memory is carried over: hooks, their handles included, and the
+    dtype of gradients. ``torch.utils.swap_tensors`` would lose all of that, and refuses an object
+    with weak references.
+
+    Raises:
+        RuntimeError: C++ code holds a weak reference.
+    """
+    hooks, after = tensor._backward_hooks, tensor._post_accumulate_grad_hooks
+    grad_dtype, requires_grad = _own_grad_dtype(tensor), tensor.requires_grad
+    if isinstance(tensor, DTensor):
+        assert isinstance(memory, DTensor)
+        local = memory._local_tensor
+        torch._C._swap_tensor_impl(tensor, memory)
+        tensor._local_tensor = local
+    else:
+        torch._C._swap_tensor_impl(tensor, memory)
+    tensor.requires_grad_(requires_grad)
+    if hooks:
+        tensor._backward_hooks = hooks
+    if after:
+        tensor._post_accumulate_grad_hooks = after
+    if grad_dtype is not None:
+        tensor.grad_dtype = grad_dtype[0]
+
+
+def _own_grad_dtype(tensor: torch.Tensor) -> tuple[torch.dtype | None] | None:
+    """The dtype that gradients were given (None for any), or None where it is the tensor's."""
+    if not tensor.is_leaf:
+        return None
+    found: torch.dtype | None = getattr(tensor, "grad_dtype", tensor.dtype)
+    is_own = getattr(tensor, "_has_grad_dtype_override", found != tensor.dtype)
+    return (found,) if is_own else None
 
 
 def clear_sharding_cache() -> None:

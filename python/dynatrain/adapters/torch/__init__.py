@@ -5,6 +5,7 @@
 | ``guard.py`` | runs ``build`` without memory, collectives and random draws |
 | ``inventory.py`` | live tensors by logical name, and their descriptors |
 | ``memory.py`` | optimizer slots, and memory behind what was built on meta |
+| ``placing.py`` | memory under tensor objects, which keep what they carry |
 | ``values.py`` | param groups, optimizer values, schedulers, scalers, extras |
 | ``codec.py`` | values as bytes |
 | ``streams.py`` | random streams of the process |
@@ -61,7 +62,7 @@ class TorchAdapter(Adapter[LiveTensors]):
     def materialize(
         self, target: LiveTensors, source: LiveTensors | None, adopted: Collection[str]
     ) -> LiveTensors:
-        """Swaps memory in, so that parameters stay the objects that build made."""
+        """Puts memory under the objects that build made."""
         return memory.materialize(target, source, self._device, adopted)
 
     def values(self, inventory: LiveTensors) -> Values:

@@ -1,18 +1,14 @@
-"""Gives a state that was built on the meta device its memory, in place.
-
-Parameters keep their identity, so optimizers and hooks made inside ``build`` stay valid.
-"""
+"""Optimizer slots, and memory behind everything that build made on the meta device."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 
 from dynatrain._errors import LayoutError
-from dynatrain._torch_private import local_tensor, refresh_fsdp_memory, swap
+from dynatrain._torch_private import local_tensor, refresh_fsdp_memory
 from dynatrain.adapters.port import Slots
 from dynatrain.adapters.torch.inventory import (
     HELD,
@@ -21,6 +17,7 @@ from dynatrain.adapters.torch.inventory import (
     iter_optimizer_params,
     slots_by_fqn,
 )
+from dynatrain.adapters.torch.placing import check_placeable, fresh, place, wrap_like
 from dynatrain.train_state import TrainState
 
 
@@ -54,25 +51,12 @@ def _slot_like(
         return torch.empty((), dtype=dtype, device="meta")
     if shape == tuple(param.shape):
         local = local_tensor(param)
-        return _wrap_like(param, torch.empty_like(local, dtype=dtype, device="meta"))
+        return wrap_like(param, torch.empty_like(local, dtype=dtype, device="meta"))
     raise LayoutError(
         f"materialize: optimizer slot {name!r} has shape {list(shape)}\n"
         f"  expected the parameter's shape {list(param.shape)}, or a scalar\n"
         "  nothing was moved; the source state is intact\n"
         "  hand such an optimizer's state over as extra= instead"
-    )
-
-
-def _wrap_like(tensor: torch.Tensor, local: torch.Tensor) -> torch.Tensor:
-    if not isinstance(tensor, DTensor):
-        return local
-    return DTensor.from_local(
-        local,
-        tensor.device_mesh,
-        tensor.placements,
-        run_check=False,
-        shape=tensor.shape,
-        stride=tensor.stride(),
     )
 
 
@@ -96,21 +80,29 @@ def materialize(
         The tensors of the target as they are now.
     """
     lent = {} if source is None else _lent(target, source, adopted)
-    for name, tensor in target.tensors.items():
-        if name in target.slot_names or not local_tensor(tensor).is_meta:
+    missing = {n: t for n, t in target.tensors.items() if local_tensor(t).is_meta}
+    for name, tensor in missing.items():
+        check_placeable(name, tensor)
+    placed: set[int] = set()
+    for name, tensor in missing.items():
+        if id(tensor) in placed:  # tied: one object under several names
             continue
-        memory = lent.get(name)
-        if memory is None:
-            memory = _fresh(local_tensor(tensor), _place(tensor, device))
-        _swap_in(tensor, memory)
+        placed.add(id(tensor))
+        local = lent.get(name)
+        if local is None:
+            local = fresh(local_tensor(tensor), _device_of(tensor, device))
+        place(name, tensor, local)
     for _, module in target.state.named_modules():
         refresh_fsdp_memory(module)
-    _materialize_slots(target, device, lent)
     check_no_meta_left(target.state)
     if device.type == "cuda":
         # The switch comes after its caller's stream, which need not be the one that fills this.
         torch.cuda.current_stream(device).synchronize()
     return LiveTensors(target.state, device=device, objects=target.objects)
+
+
+def _device_of(tensor: torch.Tensor, device: torch.device) -> torch.device:
+    return torch.device("cpu") if getattr(tensor, "dynatrain_on_host", False) else device
 
 
 def _lent(
@@ -147,39 +139,3 @@ def _holds_meta(value: object) -> bool:
     if isinstance(value, dict):
         return any(_holds_meta(item) for item in value.values())
     return False
-
-
-def _place(tensor: torch.Tensor, device: torch.device) -> torch.device:
-    return torch.device("cpu") if getattr(tensor, "dynatrain_on_host", False) else device
-
-
-def _fresh(local: torch.Tensor, device: torch.device) -> torch.Tensor:
-    strided = torch.empty_strided(
-        tuple(local.shape), local.stride(), dtype=local.dtype, device=device
-    )
-    return strided.zero_()
-
-
-def _swap_in(tensor: torch.Tensor, memory: torch.Tensor) -> None:
-    wrapped = _wrap_like(tensor, memory)
-    if isinstance(tensor, nn.Parameter):
-        wrapped = nn.Parameter(wrapped, requires_grad=tensor.requires_grad)
-    for key, value in tensor.__dict__.items():
-        if key not in wrapped.__dict__ and key not in ("_local_tensor", "_spec"):
-            wrapped.__dict__[key] = value
-    swap(tensor, wrapped)
-
-
-def _materialize_slots(
-    target: LiveTensors, device: torch.device, lent: Mapping[str, torch.Tensor]
-) -> None:
-    for holder, param in iter_optimizer_params(target):
-        fqn = target.fqn(param)
-        slots = holder.optimizer.state.get(param, {})
-        for slot, tensor in slots.items():
-            if not isinstance(tensor, torch.Tensor) or not local_tensor(tensor).is_meta:
-                continue
-            memory = lent.get(f"{fqn}|{slot}")
-            if memory is None:
-                memory = _fresh(local_tensor(tensor), _place(tensor, device))
-            slots[slot] = _wrap_like(param, memory) if isinstance(tensor, DTensor) else memory
