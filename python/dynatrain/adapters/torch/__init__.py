@@ -3,9 +3,13 @@
 | file | holds |
 |---|---|
 | ``guard.py`` | runs ``build`` without memory, collectives and random draws |
-| ``inventory.py`` | live tensors by logical name, and their descriptors |
+| ``names.py`` | logical names |
+| ``inventory.py`` | live tensors by logical name |
+| ``describing.py`` | what is said of one tensor; which tensors are no bytes in one memory |
+| ``buffers.py`` | buffers that are no longer as build made them |
 | ``memory.py`` | optimizer slots, and memory behind what was built on meta |
 | ``placing.py`` | memory under tensor objects, which keep what they carry |
+| ``derived.py`` | attributes that torch's hooks compute from parameters |
 | ``values.py`` | param groups, optimizer values, schedulers, scalers, extras |
 | ``codec.py`` | values as bytes |
 | ``streams.py`` | random streams of the process |
@@ -16,12 +20,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 
 from dynatrain._torch_private import clear_sharding_cache
 from dynatrain.adapters.port import Adapter, Published, Slots, Values
-from dynatrain.adapters.torch import boundary, codec, guard, memory, objects, streams, values
+from dynatrain.adapters.torch import (
+    boundary,
+    buffers,
+    codec,
+    derived,
+    guard,
+    memory,
+    objects,
+    streams,
+    values,
+)
 from dynatrain.adapters.torch.inventory import LiveTensors
 from dynatrain.train_state import TrainState
 
@@ -37,26 +52,33 @@ class TorchAdapter(Adapter[LiveTensors]):
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        #: The buffers of a state as they were built: a step may give them another shape.
+        self._built: WeakKeyDictionary[TrainState, Mapping[str, buffers.Form]] = WeakKeyDictionary()
 
     def build(self, make: Callable[[], object]) -> TrainState:
         """Runs the build under the session's device."""
         with torch.device(self._device):
-            return guard.checked_state(make())
+            return self._noted(guard.checked_state(make()))
 
     def build_on_meta(self, make: Callable[[], object], place: str) -> TrainState:
         """Runs the build under the meta device and under watch."""
-        return guard.build_on_meta(make, place, self._device)
+        return self._noted(guard.build_on_meta(make, place, self._device))
+
+    def _noted(self, state: TrainState) -> TrainState:
+        self._built[state] = buffers.forms(state)
+        return state
 
     def inventory(self, state: TrainState, names: Mapping[str, str] | None = None) -> LiveTensors:
         """Walks modules and optimizers once."""
-        return LiveTensors(state, names, self._device)
+        return LiveTensors(state, names, self._device, built=self._built.get(state))
 
     def check_apart(self, built: TrainState, present: TrainState) -> None:
         """Refuses the same state or an optimizer of it."""
         guard.check_apart(built, present)
 
     def make_slots(self, state: TrainState, slots: Slots) -> None:
-        """Makes slots that are cut as their parameter, or scalars."""
+        """Makes slots that are cut as their parameter, or scalars; buffers follow the source."""
+        buffers.follow_changes(state, slots)
         memory.make_slots(state, slots)
 
     def materialize(
@@ -103,6 +125,7 @@ class TorchAdapter(Adapter[LiveTensors]):
     def take_values(self, target: LiveTensors, published: Published) -> None:
         """Puts nested slots together and loads objects that hold tensors of the map."""
         values.take_shared(target, published)
+        derived.compute_again(target.state)
 
     def continue_streams(self, published: Published, seed: int, rank: int, step: int) -> list[str]:
         """Puts or seeds every random stream of the process."""

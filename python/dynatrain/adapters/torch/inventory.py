@@ -11,37 +11,22 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Replicate, Shard
-from torch.distributed.tensor.placement_types import _StridedShard
 
 from dynatrain import _native
-from dynatrain._errors import DeviceError, LayoutError
+from dynatrain._errors import LayoutError
 from dynatrain._torch_private import local_tensor
 from dynatrain.adapters.port import Inventory, SlotNote
-from dynatrain.adapters.torch import slots, trees
+from dynatrain.adapters.torch import buffers, slots, trees
+from dynatrain.adapters.torch.describing import check_device, describe
+from dynatrain.adapters.torch.names import BUFFER, PARAM, clean_fqn, unwrapped
 from dynatrain.adapters.torch.optimizers import Holder, Role, asked, holders
 from dynatrain.train_state import Stateful, TrainState
 
-_WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.")
-PARAM, BUFFER = "param", "buffer"
 #: First words of notes: a slot lies on the host whatever its parameter's device; an optimizer of
 #: a role holds a slot.
 ON_HOST, HELD = "on host", "held"
 #: A tree that was read, and the names of the tensors in it that belong to the map.
 Tree = tuple[Any, dict[trees.Path, str]]
-
-
-def clean_fqn(name: str) -> str:
-    """Strips what ``torch.compile``, activation checkpointing and DDP wrap into names."""
-    for wrapper in _WRAPPERS:
-        name = name.replace(wrapper, "")
-    return name
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """The name of a dtype without ``torch.``."""
-    return str(dtype).removeprefix("torch.")
 
 
 class LiveTensors(Inventory):
@@ -52,6 +37,7 @@ class LiveTensors(Inventory):
         names: new names of tensors, by the FQN that ``state`` has (see ``dynatrain.init``).
         device: where tensors must lie that do not lie on the host; None for anywhere.
         objects: what the Stateful objects of ``state`` have handed over already, by name.
+        built: the form that each buffer had when ``state`` was built; None where nobody knows.
 
     Raises:
         LayoutError: two tensors share a name, or an optimizer holds a parameter that the model
@@ -64,8 +50,10 @@ class LiveTensors(Inventory):
         names: Mapping[str, str] | None = None,
         device: torch.device | None = None,
         objects: Mapping[str, Tree] | None = None,
+        built: Mapping[str, buffers.Form] | None = None,
     ) -> None:
         self.state = state
+        self._built = built or {}
         self._device = device
         self._names = dict(names or {})
         self.tensors: dict[str, torch.Tensor] = {}
@@ -96,9 +84,7 @@ class LiveTensors(Inventory):
         return fqn
 
     def _add_module(self, module: nn.Module, prefix: str) -> None:
-        prefix_free = (
-            module.module if isinstance(module, nn.parallel.DistributedDataParallel) else module
-        )
+        prefix_free = unwrapped(module)
         for name, param in prefix_free.named_parameters():
             fqn = self.named(prefix + name)
             self._add(f"{fqn}|{PARAM}", param)
@@ -175,8 +161,11 @@ class LiveTensors(Inventory):
         }
 
     def slot_notes(self) -> frozenset[SlotNote]:
-        """Which slots optimizers hold, and what lives on the host whatever the device."""
-        return frozenset(self._notes)
+        """Which slots optimizers hold, what lives on the host, and buffers that changed."""
+        changed = buffers.changes(self.state, self._built)
+        return frozenset(
+            self._notes | {(buffers.CHANGED, self.named(fqn), form) for fqn, form in changed}
+        )
 
     def missing_bytes(self, adopted: Collection[str]) -> int:
         """Bytes of the meta tensors, tied ones once, those named in ``adopted`` left out."""
@@ -200,73 +189,9 @@ class LiveTensors(Inventory):
         for name, tensor in self.tensors.items():
             local = local_tensor(tensor)
             if self._device is not None:
-                _check_device(name, local.device, self._device)
-            _describe(table, meshes, name, tensor, local)
+                check_device(name, local.device, self._device)
+            describe(table, meshes, name, tensor, local)
         return table
-
-
-def _check_device(name: str, found: torch.device, device: torch.device) -> None:
-    if found.type not in ("cpu", "meta") and found != device:
-        raise DeviceError(
-            f"adapters: {name!r} lives on {found}\n"
-            f"  expected the host or the session's device, {device}\n"
-            "  nothing was moved; the source state is intact and training may go on\n"
-            "  build on world.device, or give dynatrain.init the device of this rank"
-        )
-
-
-def _describe(
-    table: _native.StateTable,
-    meshes: dict[int, int],
-    name: str,
-    tensor: torch.Tensor,
-    local: torch.Tensor,
-) -> None:
-    address = 0 if local.is_meta else local.data_ptr()
-    dtype, itemsize = dtype_name(tensor.dtype), tensor.element_size()
-    if not isinstance(tensor, DTensor):
-        strides = list(local.stride())
-        table.add_whole(name, list(tensor.shape), dtype, itemsize, address, strides)
-        return
-    if not local.is_contiguous():
-        raise LayoutError(
-            f"adapters: the local shard of {name!r} is not dense\n"
-            f"  shape {tuple(local.shape)}, strides {local.stride()}\n"
-            "  nothing was moved; the source state is intact\n"
-            "  make the parameter contiguous before it is sharded"
-        )
-    mesh = tensor.device_mesh
-    if id(mesh) not in meshes:
-        meshes[id(mesh)] = table.add_mesh(list(mesh.mesh.shape), mesh.mesh.flatten().tolist())
-    table.add_sharded(
-        name,
-        list(tensor.shape),
-        dtype,
-        itemsize,
-        meshes[id(mesh)],
-        _placements(name, tensor, mesh),
-        address,
-        list(local.shape),
-        list(local.stride()),
-    )
-
-
-def _placements(name: str, tensor: DTensor, mesh: DeviceMesh) -> list[tuple[int, int]]:
-    out = []
-    for placement in tensor.placements:
-        if isinstance(placement, Replicate):
-            out.append((-1, 1))
-        elif isinstance(placement, Shard | _StridedShard):
-            factor = int(getattr(placement, "split_factor", 1))
-            out.append((placement.dim % max(tensor.dim(), 1), factor))
-        else:
-            raise LayoutError(
-                f"adapters: {name!r} has placement {placement} on mesh {mesh}\n"
-                "  expected Shard, _StridedShard or Replicate\n"
-                "  nothing was moved; the source state is intact\n"
-                "  reduce partial tensors before a switch"
-            )
-    return out
 
 
 def slots_by_fqn(source: _native.ShardMap) -> dict[str, list[str]]:

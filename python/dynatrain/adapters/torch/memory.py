@@ -10,6 +10,7 @@ from torch import nn
 from dynatrain._errors import LayoutError
 from dynatrain._torch_private import local_tensor, refresh_fsdp_memory
 from dynatrain.adapters.port import Slots
+from dynatrain.adapters.torch import derived
 from dynatrain.adapters.torch.inventory import (
     HELD,
     ON_HOST,
@@ -80,6 +81,7 @@ def materialize(
         The tensors of the target as they are now.
     """
     lent = {} if source is None else _lent(target, source, adopted)
+    derived.give_memory(target.state, device)
     missing = {n: t for n, t in target.tensors.items() if local_tensor(t).is_meta}
     for name, tensor in missing.items():
         check_placeable(name, tensor)

@@ -1,0 +1,117 @@
+"""What is said of one tensor: its shape, dtype, address, and the boxes that this rank holds."""
+
+from __future__ import annotations
+
+import torch
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor.placement_types import _StridedShard
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from dynatrain import _native
+from dynatrain._errors import DeviceError, LayoutError
+from dynatrain.adapters.torch.names import dtype_name
+
+#: The address of a tensor that has memory, and none of it: never read.
+_NO_BYTES = 64
+
+
+def check_device(name: str, found: torch.device, device: torch.device) -> None:
+    """Raises DeviceError when a tensor lies where no lane of the session goes."""
+    if found.type not in ("cpu", "meta") and found != device:
+        raise DeviceError(
+            f"adapters: {name!r} lives on {found}\n"
+            f"  expected the host or the session's device, {device}\n"
+            "  nothing was moved; the source state is intact and training may go on\n"
+            "  build on world.device, or give dynatrain.init the device of this rank"
+        )
+
+
+def check_bytes(name: str, local: torch.Tensor) -> None:
+    """Raises LayoutError when the elements of a tensor are not bytes at strides of one memory."""
+    found = None
+    if local.layout is not torch.strided:
+        found = f"layout {local.layout}"
+    elif local.is_quantized:
+        found = f"quantized elements, {local.dtype}"
+    elif _wraps_others(local) or local.is_nested:
+        found = f"a {type(local).__name__}, which wraps other tensors"
+    elif not local.is_meta and local.numel() and not local.data_ptr():
+        found = f"a {type(local).__name__} without memory of its own"
+    if found is not None:
+        raise LayoutError(
+            f"adapters: {name!r} has {found}\n"
+            "  expected a dense tensor, whose elements are bytes in one memory\n"
+            "  nothing was moved; the source state is intact\n"
+            "  keep what it is made of as plain tensors: indices and values of a sparse tensor, "
+            "codes and scales of a quantized one; optimizers with 32-bit states have them"
+        )
+
+
+def _wraps_others(local: object) -> bool:
+    return is_traceable_wrapper_subclass(local)
+
+
+def _reading(local: torch.Tensor) -> str:
+    """How bytes are read that are not the elements themselves: equal everywhere, as a dtype is."""
+    return (".conj" if local.is_conj() else "") + (".neg" if local.is_neg() else "")
+
+
+def describe(
+    table: _native.StateTable,
+    meshes: dict[int, int],
+    name: str,
+    tensor: torch.Tensor,
+    local: torch.Tensor,
+) -> None:
+    """Adds one tensor to ``table``; ``meshes`` are those in it, by identity.
+
+    Raises:
+        LayoutError: it is not dense, or its placements cannot be said.
+    """
+    check_bytes(name, local)
+    address = 0 if local.is_meta else local.data_ptr() or _NO_BYTES
+    dtype, itemsize = dtype_name(tensor.dtype) + _reading(local), tensor.element_size()
+    if not isinstance(tensor, DTensor):
+        strides = list(local.stride())
+        table.add_whole(name, list(tensor.shape), dtype, itemsize, address, strides)
+        return
+    if not local.is_contiguous():
+        raise LayoutError(
+            f"adapters: the local shard of {name!r} is not dense\n"
+            f"  shape {tuple(local.shape)}, strides {local.stride()}\n"
+            "  nothing was moved; the source state is intact\n"
+            "  make the parameter contiguous before it is sharded"
+        )
+    mesh = tensor.device_mesh
+    if id(mesh) not in meshes:
+        meshes[id(mesh)] = table.add_mesh(list(mesh.mesh.shape), mesh.mesh.flatten().tolist())
+    table.add_sharded(
+        name,
+        list(tensor.shape),
+        dtype,
+        itemsize,
+        meshes[id(mesh)],
+        _placements(name, tensor, mesh),
+        address,
+        list(local.shape),
+        list(local.stride()),
+    )
+
+
+def _placements(name: str, tensor: DTensor, mesh: DeviceMesh) -> list[tuple[int, int]]:
+    out = []
+    for placement in tensor.placements:
+        if isinstance(placement, Replicate):
+            out.append((-1, 1))
+        elif isinstance(placement, Shard | _StridedShard):
+            factor = int(getattr(placement, "split_factor", 1))
+            out.append((placement.dim % max(tensor.dim(), 1), factor))
+        else:
+            raise LayoutError(
+                f"adapters: {name!r} has placement {placement} on mesh {mesh}\n"
+                "  expected Shard, _StridedShard or Replicate\n"
+                "  nothing was moved; the source state is intact\n"
+                "  reduce partial tensors before a switch"
+            )
+    return out
