@@ -470,6 +470,31 @@ def test_state_that_no_rank_of_the_target_takes_is_refused(start, lost):
     refused(session, lost, "no rank")
 
 
+# A group added in the middle of a run, or a filter that differs: a parameter would stand still from
+# the switch on.
+def test_parameter_that_no_optimizer_of_the_target_has_is_refused(start):
+    def build(world):
+        net = model()
+        return TrainState(net, torch.optim.SGD(net[0].parameters(), lr=0.1))
+
+    session = start(build)
+    session.state.optimizer.add_param_group({"params": list(session.state.model[1].parameters())})
+    refused(session, "param_groups of '1.bias'", "no rank")
+
+
+def test_extra_that_is_per_rank_in_the_target_alone_is_refused(start):
+    calls = []
+
+    def build(world):
+        calls.append(1)
+        net = model()
+        per_rank = ["counter"] if len(calls) > 1 else []
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        return TrainState(net, optimizer, extra={"counter": Plain()}, per_rank=per_rank)
+
+    refused(start(build), "extra.counter", "no rank")
+
+
 # ---- refusals that were errors of the interpreter -----------------------------------------------
 
 

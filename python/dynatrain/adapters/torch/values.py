@@ -235,26 +235,33 @@ def _take_slots(live: LiveTensors, holder: Holder, param: torch.Tensor, held: An
 
 def keys_of(published: Published) -> list[str]:
     """What a target has to take, in an order that is the same on all ranks."""
-    names = [n for n in published.shared if n != GROUPS and n.split(".")[0] != "keep"]
-    keyed = [
+    whole = {
+        name for name in published.shared if name not in _KEYED and name.split(".")[0] != "keep"
+    }
+    keyed = {
         f"{name} of {_fqn(key)!r}"
         for name in _KEYED
         for part in published.shared.get(name, ())
         for key in part.value
-    ]
-    return sorted({*(set(names) - set(_KEYED)), *keyed, *_per_rank_names(published)})
-
-
-def _per_rank_names(published: Published) -> set[str]:
-    return {name for name in published.per_rank if name.startswith("extra.")}
+    }
+    optimized = {
+        f"{GROUPS} of {fqn!r}"
+        for part in published.shared.get(GROUPS, ())
+        for held in part.value
+        for fqn in held.fqns
+    }
+    own = {f"{name} of its rank" for name in published.per_rank if name.startswith("extra.")}
+    return sorted((whole - {GROUPS}) | keyed | optimized | own)
 
 
 def keys_taken(live: LiveTensors) -> set[str]:
     """What the state of ``live`` takes, in the words of :func:`keys_of`."""
+    params = [live.fqn(param) for _, param in iter_optimizer_params(live)]
     return {
-        *(name for name, _ in live.state.stateful_objects()),
+        *(name for name, _ in live.state.shared_objects()),
+        *(f"{name} of its rank" for name, _ in live.state.per_rank_objects()),
         *(f"{MODULES} of {fqn!r}" for fqn, _ in hooks.with_extra_state(live)),
-        *(f"{OPTIMIZER_VALUES} of {live.fqn(param)!r}" for _, param in iter_optimizer_params(live)),
+        *(f"{name} of {fqn!r}" for fqn in params for name in (GROUPS, OPTIMIZER_VALUES)),
     }
 
 
