@@ -108,7 +108,14 @@ def release_memory(module: nn.Module, spared: Collection[int] = ()) -> None:
         for child in module.modules():
             for name, buffer in child._buffers.items():
                 if buffer is not None and id(buffer) not in spared:
-                    child._buffers[name] = torch.empty_like(buffer, device="meta")
+                    released = torch.empty_like(buffer, device="meta")
+                    released.dynatrain_released = True  # type: ignore[attr-defined]
+                    child._buffers[name] = released
+
+
+def is_released(tensor: torch.Tensor) -> bool:
+    """Whether a tensor stands where :func:`release_memory` let a buffer go."""
+    return bool(vars(tensor).get("dynatrain_released", False))
 
 
 def session_store(rank: int) -> Store:

@@ -6,7 +6,7 @@ A phase that fails on one rank fails on all: that is what :meth:`Engine.together
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -125,9 +125,14 @@ class Engine:
         self.control = Control(self.options.timeout)
         self.lanes = self.maker.make(self.control)
 
-    def read(self, state: TrainState | None, names: Mapping[str, str] | None = None) -> Side:
+    def read(
+        self,
+        state: TrainState | None,
+        names: Mapping[str, str] | None = None,
+        apart: Collection[str] = (),
+    ) -> Side:
         """Reads the present tensors of ``state``; raises DeviceError when a lane lacks for one."""
-        return Side.of(None if state is None else self.adapter.inventory(state, names))
+        return Side.of(None if state is None else self.adapter.inventory(state, names, apart))
 
     def after_training(self) -> list[_native.Token]:
         """Ends when what the script has put on its stream so far has; empty on the CPU."""

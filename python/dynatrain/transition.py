@@ -79,6 +79,7 @@ class Prepared:
     target_map: _native.ShardMap
     plan: _native.Plan
     routes: list[Route]
+    apart: frozenset[str] = frozenset()
     fresh_bytes: int = 0
     build_seconds: float = 0.0
     plan_seconds: float = 0.0
@@ -100,7 +101,7 @@ class Prepared:
 
     def refresh(self, engine: Engine, state: TrainState | None) -> bool:
         """Reads the source again; False when its tensors are not those that were planned for."""
-        self.source = engine.read(state, self.request.names)
+        self.source = engine.read(state, self.request.names, self.apart)
         return self.source.table.signature() == self._signature
 
 
@@ -112,16 +113,18 @@ def prepare(engine: Engine, state: TrainState | None, request: Request, clock: C
     """
     with clock.phase("build"):
         source = engine.together("reading the state", lambda: engine.read(state, request.names))
-        built = engine.together("build", lambda: _build_on_meta(engine, request))
+        built, apart = _built(engine, state, request)
+        if apart:
+            source = engine.read(state, request.names, apart)
     with clock.phase("plan"):
         source_map = engine.publish_map(source)
         inventory = source.inventory
         notes = _union(engine, frozenset() if inventory is None else inventory.slot_notes())
         slots = Slots(source_map, notes)
-        target = engine.together("build", lambda: _with_slots(engine, built, state, slots))
+        target = engine.together("build", lambda: _with_slots(engine, built, state, slots, apart))
         target_map = engine.publish_map(target)
         plan = _plan(engine, source_map, target_map)
-        prepared = Prepared(request, source, target, source_map, target_map, plan, [])
+        prepared = Prepared(request, source, target, source_map, target_map, plan, [], apart)
         prepared.routes = _routes(engine, prepared)
     with clock.phase("build"):
         engine.together("taking memory", lambda: _take_memory(engine, prepared))
@@ -131,6 +134,22 @@ def prepare(engine: Engine, state: TrainState | None, request: Request, clock: C
     prepared.prepare_seconds = clock.now()
     prepared.spans = clock.spans
     return prepared
+
+
+def _built(
+    engine: Engine, state: TrainState | None, request: Request
+) -> tuple[TrainState | None, frozenset[str]]:
+    """The target on meta, and the FQNs that only one side ties to others. Collective."""
+    made: list[TrainState | None] = []
+
+    def build() -> tuple[frozenset[str], frozenset[str]]:
+        made.append(_build_on_meta(engine, request))
+        source = frozenset() if state is None else engine.adapter.ties(state, request.names)
+        return source, frozenset() if made[0] is None else engine.adapter.ties(made[0])
+
+    ties = engine.gathered("build", build)
+    in_source = frozenset().union(*(source for source, _ in ties))
+    return made[0], in_source ^ frozenset().union(*(target for _, target in ties))
 
 
 def _build_on_meta(engine: Engine, request: Request) -> TrainState | None:
@@ -146,13 +165,17 @@ def _union(engine: Engine, mine: Set[_T]) -> frozenset[_T]:
 
 
 def _with_slots(
-    engine: Engine, built: TrainState | None, present: TrainState | None, slots: Slots
+    engine: Engine,
+    built: TrainState | None,
+    present: TrainState | None,
+    slots: Slots,
+    apart: frozenset[str],
 ) -> Side:
     if built is not None and present is not None:
         engine.adapter.check_apart(built, present)
     if built is not None:
         engine.adapter.make_slots(built, slots)
-    return engine.read(built)
+    return engine.read(built, None, apart)
 
 
 def _plan(

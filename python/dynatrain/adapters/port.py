@@ -141,12 +141,26 @@ class Adapter(ABC, Generic[_Inventory]):
         """
 
     @abstractmethod
-    def inventory(self, state: TrainState, names: Mapping[str, str] | None = None) -> _Inventory:
+    def ties(self, state: TrainState, names: Mapping[str, str] | None = None) -> frozenset[str]:
+        """Further FQNs of parameters that this rank holds once under several.
+
+        Where source and target tie other parameters, the inventories of both are to name them
+        apart: the other side may hold them apart, as stages of a pipeline do.
+        """
+
+    @abstractmethod
+    def inventory(
+        self,
+        state: TrainState,
+        names: Mapping[str, str] | None = None,
+        apart: Collection[str] = (),
+    ) -> _Inventory:
         """Reads the tensors that ``state`` holds now; nothing is copied.
 
         Args:
             state: the state to read, built for real or on meta.
             names: new FQNs, by the FQN that ``state`` has, where they differ.
+            apart: further FQNs of tied parameters under which they are named, too.
 
         Raises:
             LayoutError: tensors have no name, or two have one.

@@ -162,3 +162,16 @@ def test_tables_of_copies_count_against_the_budget(session, monkeypatch):
 
     assert refused.value.required_bytes == 2 << 30
     assert jobs.differences(before, jobs.whole_state(session.state)) == []
+
+
+# `zero_grad` at the head of a step is common: what the refusal says must get such a script on.
+def test_gradients_that_a_step_has_used_are_refused_and_the_advice_works(session):
+    model, optimizer = session.state.model, session.state.optimizer
+    optimizer.zero_grad()
+    model(torch.ones(2, jobs.WIDTH)).sum().backward()
+    optimizer.step()
+
+    with pytest.raises(LayoutError, match=r"model\.zero_grad\(set_to_none=True\) before"):
+        session.switch("dp=1")
+    model.zero_grad(set_to_none=True)
+    assert session.switch("dp=1").epoch == 1

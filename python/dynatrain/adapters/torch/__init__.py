@@ -9,6 +9,10 @@
 | ``buffers.py`` | buffers that are no longer as build made them |
 | ``memory.py`` | optimizer slots, and memory behind what was built on meta |
 | ``placing.py`` | memory under tensor objects, which keep what they carry |
+| ``attributes.py`` | tensors that hang on a parameter, as slots |
+| ``leftovers.py`` | what a state reaches that has no memory |
+| ``ties.py`` | one parameter under several names, and its copies in another layout |
+| ``sharing.py`` | several tensors over one memory |
 | ``derived.py`` | attributes that torch's hooks compute from parameters |
 | ``values.py`` | param groups, optimizer values, schedulers, scalers, extras |
 | ``codec.py`` | values as bytes |
@@ -32,9 +36,11 @@ from dynatrain.adapters.torch import (
     codec,
     derived,
     guard,
+    leftovers,
     memory,
     objects,
     streams,
+    ties,
     values,
 )
 from dynatrain.adapters.torch.inventory import LiveTensors
@@ -68,9 +74,18 @@ class TorchAdapter(Adapter[LiveTensors]):
         self._built[state] = buffers.forms(state)
         return state
 
-    def inventory(self, state: TrainState, names: Mapping[str, str] | None = None) -> LiveTensors:
+    def ties(self, state: TrainState, names: Mapping[str, str] | None = None) -> frozenset[str]:
+        """All FQNs of a parameter but the first."""
+        return frozenset(ties.further_names(state, names or {}))
+
+    def inventory(
+        self,
+        state: TrainState,
+        names: Mapping[str, str] | None = None,
+        apart: Collection[str] = (),
+    ) -> LiveTensors:
         """Walks modules and optimizers once."""
-        return LiveTensors(state, names, self._device, built=self._built.get(state))
+        return LiveTensors(state, names, self._device, built=self._built.get(state), apart=apart)
 
     def check_apart(self, built: TrainState, present: TrainState) -> None:
         """Refuses the same state or an optimizer of it."""
@@ -126,6 +141,9 @@ class TorchAdapter(Adapter[LiveTensors]):
         """Puts nested slots together and loads objects that hold tensors of the map."""
         values.take_shared(target, published)
         derived.compute_again(target.state)
+        ties.check_equal(target)
+        if target.values_set_memory:
+            leftovers.check_loaded(target.state)
 
     def continue_streams(self, published: Published, seed: int, rank: int, step: int) -> list[str]:
         """Puts or seeds every random stream of the process."""

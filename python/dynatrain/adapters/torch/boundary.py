@@ -36,7 +36,9 @@ def _not_at_boundary(state: TrainState) -> str | None:
             return (
                 f"session: {len(held)} parameters hold gradients, first {held[0]!r}\n"
                 f"  expected gradients None at a step boundary\n  {_UNCHANGED}\n"
-                "  finish the accumulation and call optimizer.zero_grad(set_to_none=True) first"
+                "  finish the accumulation; once optimizer.step() has used them, also where "
+                "zero_grad stands at\n  the head of a step, call "
+                "model.zero_grad(set_to_none=True) before the switch"
             )
         gathered = unsharded_fsdp_params(module)
         if gathered:

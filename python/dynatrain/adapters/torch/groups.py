@@ -18,7 +18,7 @@ _INTACT = "nothing was moved; the source state is intact"
 
 @dataclass(frozen=True)
 class Group:
-    """Options of a group, without what belongs to its parameters, and the FQNs of these."""
+    """Options of a group, without what belongs to its parameters, and all FQNs of these."""
 
     options: dict[str, Any]
     fqns: list[str]
@@ -78,7 +78,7 @@ def _options(group: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _fqns(live: LiveTensors, group: Mapping[str, Any]) -> list[str]:
-    return [live.fqn(param) for param in group["params"]]
+    return [fqn for param in group["params"] for fqn in live.fqns(param)]
 
 
 class Origins:
@@ -120,7 +120,7 @@ class Origins:
 
     def all_of(self, holder: Holder, live: LiveTensors) -> list[Held]:
         """The source's optimizers that had parameters of this one, or its place if none had."""
-        fqns = [live.fqn(param) for param in holder.params()]
+        fqns = [fqn for param in holder.params() for fqn in live.fqns(param)]
         held = {id(o.held): o.held for o in self.of(holder, fqns).values()}
         return list(held.values()) or list(self._at_place(holder))
 

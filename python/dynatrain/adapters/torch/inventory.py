@@ -6,7 +6,7 @@ A logical name is ``"<fqn>|<slot>"``; the slot is ``param``, ``buffer`` or the o
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from dynatrain import _native
 from dynatrain._errors import LayoutError
 from dynatrain._torch_private import local_tensor
 from dynatrain.adapters.port import Inventory, SlotNote
-from dynatrain.adapters.torch import buffers, slots, trees
+from dynatrain.adapters.torch import attributes, buffers, sharing, slots, trees
 from dynatrain.adapters.torch.describing import check_device, describe
 from dynatrain.adapters.torch.names import BUFFER, PARAM, clean_fqn, unwrapped
 from dynatrain.adapters.torch.optimizers import Holder, Role, asked, holders
@@ -38,19 +38,21 @@ class LiveTensors(Inventory):
         device: where tensors must lie that do not lie on the host; None for anywhere.
         objects: what the Stateful objects of ``state`` have handed over already, by name.
         built: the form that each buffer had when ``state`` was built; None where nobody knows.
+        apart: further FQNs of tied parameters under which they are named, too.
 
     Raises:
         LayoutError: two tensors share a name, or an optimizer holds a parameter that the model
             lacks.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what is known of a state beside itself
         self,
         state: TrainState,
         names: Mapping[str, str] | None = None,
         device: torch.device | None = None,
         objects: Mapping[str, Tree] | None = None,
         built: Mapping[str, buffers.Form] | None = None,
+        apart: Collection[str] = (),
     ) -> None:
         self.state = state
         self._built = built or {}
@@ -60,7 +62,14 @@ class LiveTensors(Inventory):
         self.fqn_of: dict[int, str] = {}
         self._notes: set[SlotNote] = set()
         self.values: dict[tuple[Role, str], object] = {}
-        self.slot_names: set[str] = set()
+        #: The objects of the state that stand behind tensors made here, by name.
+        self.behind: dict[str, torch.Tensor] = {}
+        #: Whether something has no memory before the values that were published are loaded.
+        self.values_set_memory = False
+        self.apart = frozenset(apart)
+        #: Names of tied tensors that are named apart, with the name that they are tied to.
+        self.tied: dict[str, str] = {}
+        self._further: dict[int, list[str]] = {}
         self.holders = holders(state)
         for prefix, module in state.named_modules():
             self._add_module(module, prefix)
@@ -69,6 +78,7 @@ class LiveTensors(Inventory):
         self.objects: dict[str, Tree] = dict(objects or {})
         for name, item in state.shared_objects():
             self._add_object(name, item)
+        self._add_attributes()
 
     def fqn(self, param: torch.Tensor) -> str:
         """FQN of a parameter; raises LayoutError when the model has no such parameter."""
@@ -83,12 +93,20 @@ class LiveTensors(Inventory):
             )
         return fqn
 
+    def fqns(self, param: torch.Tensor) -> list[str]:
+        """All FQNs under which a parameter is named, the first one first."""
+        return [self.fqn(param), *self._further.get(id(param), ())]
+
     def _add_module(self, module: nn.Module, prefix: str) -> None:
         prefix_free = unwrapped(module)
-        for name, param in prefix_free.named_parameters():
+        for name, param in prefix_free.named_parameters(remove_duplicate=False):
             fqn = self.named(prefix + name)
-            self._add(f"{fqn}|{PARAM}", param)
-            self.fqn_of[id(param)] = fqn
+            first = self.fqn_of.setdefault(id(param), fqn)
+            if first != fqn:
+                if fqn not in self.apart:
+                    continue
+                self._further.setdefault(id(param), []).append(fqn)
+            self._add_under([first, fqn], PARAM, param)
         # A buffer that blocks share has every name: the first one differs between stages.
         for name, buffer in prefix_free.named_buffers(remove_duplicate=False):
             self._add(f"{self.named(prefix + name)}|{BUFFER}", buffer)
@@ -98,17 +116,30 @@ class LiveTensors(Inventory):
         for param, held in entries.items():
             if not isinstance(param, torch.Tensor):
                 continue
-            fqn = self.fqn(param)
+            fqns = self.fqns(param)
             mapped, values = slots.told_apart(param, held)
             for slot, tensor in mapped.items():
-                name = f"{fqn}|{slot}"
-                self._add(name, tensor)
-                self.slot_names.add(name)
+                self._add_under(fqns, slot, tensor)
                 self._notes.add((HELD, holder.role, slot))
                 if tensor.device.type == "cpu":
                     self._notes.add((ON_HOST, slot))
             if values:
-                self.values[holder.role, fqn] = values
+                self.values |= dict.fromkeys(((holder.role, fqn) for fqn in fqns), values)
+
+    def _add_attributes(self) -> None:
+        known = {id(tensor) for tensor in self.tensors.values()}
+        for fqn, param in self.params().items():
+            for slot, value in attributes.tensors_on(param):
+                mapped = None if id(value) in known else attributes.as_mapped(param, value)
+                if mapped is not None:
+                    self._add(f"{fqn}|{slot}", mapped)
+                    self.behind[f"{fqn}|{slot}"] = value
+                elif id(value) not in known:
+                    self._notes.add((attributes.UNMAPPED, fqn, slot))
+
+    def live(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Every name with the object of the state that stands behind it."""
+        return ((name, self.behind.get(name, mapped)) for name, mapped in self.tensors.items())
 
     def _add_object(self, name: str, item: Stateful) -> None:
         if name not in self.objects:
@@ -131,17 +162,29 @@ class LiveTensors(Inventory):
 
     def again(self) -> LiveTensors:
         """The same state as it is now."""
-        return LiveTensors(self.state, self._names, self._device)
+        return LiveTensors(
+            self.state, self._names, self._device, built=self._built, apart=self.apart
+        )
 
     def params(self) -> dict[str, torch.Tensor]:
-        """The parameters by FQN."""
+        """The parameters by FQN, tied ones by their first."""
         ending = f"|{PARAM}"
-        return {n.removesuffix(ending): t for n, t in self.tensors.items() if n.endswith(ending)}
+        return {
+            name.removesuffix(ending): tensor
+            for name, tensor in self.tensors.items()
+            if name.endswith(ending) and name not in self.tied
+        }
 
     def named(self, name: str) -> str:
         """The logical name of a parameter, or of a module when ``name`` ends with a dot."""
         fqn = clean_fqn(name).removesuffix(".")
         return self._names.get(fqn, fqn)
+
+    def _add_under(self, fqns: Sequence[str], slot: str, tensor: torch.Tensor) -> None:
+        for fqn in fqns:
+            self._add(f"{fqn}|{slot}", tensor)
+            if fqn != fqns[0]:
+                self.tied[f"{fqn}|{slot}"] = f"{fqns[0]}|{slot}"
 
     def _add(self, name: str, tensor: torch.Tensor) -> None:
         if self.tensors.get(name) is tensor:
@@ -164,7 +207,9 @@ class LiveTensors(Inventory):
         """Which slots optimizers hold, what lives on the host, and buffers that changed."""
         changed = buffers.changes(self.state, self._built)
         return frozenset(
-            self._notes | {(buffers.CHANGED, self.named(fqn), form) for fqn, form in changed}
+            self._notes
+            | sharing.notes(self.live())
+            | {(buffers.CHANGED, self.named(fqn), form) for fqn, form in changed}
         )
 
     def missing_bytes(self, adopted: Collection[str]) -> int:
@@ -175,7 +220,8 @@ class LiveTensors(Inventory):
             for name, tensor in self.tensors.items()
             if name not in kept and local_tensor(tensor).is_meta
         }
-        return sum(fresh.values())
+        copies = (local_tensor(self.tensors[name]) for name in self.tied if name not in kept)
+        return sum(fresh.values()) + sum(local.nbytes for local in copies if local.is_meta)
 
     def table(self) -> _native.StateTable:
         """Descriptors and addresses of all tensors (address 0 for meta tensors).
@@ -202,6 +248,16 @@ def slots_by_fqn(source: _native.ShardMap) -> dict[str, list[str]]:
         if slot not in (PARAM, BUFFER):
             found.setdefault(fqn, []).append(slot)
     return found
+
+
+def scalar_slots(source: _native.ShardMap) -> frozenset[str]:
+    """Slots that are scalars beside parameters that have dimensions, and torch's own ``step``."""
+    shapes = {name: source.info(name)[0] for name in source.names()}
+    return frozenset(["step"]) | {
+        name.rsplit("|", 1)[1]
+        for name, shape in shapes.items()
+        if not shape and shapes.get(f"{name.rsplit('|', 1)[0]}|{PARAM}")
+    }
 
 
 def iter_optimizer_params(live: LiveTensors) -> Iterator[tuple[Holder, nn.Parameter]]:

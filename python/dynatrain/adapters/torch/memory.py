@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import torch
-from torch import nn
+from torch.distributed.tensor import DTensor
 
 from dynatrain._errors import LayoutError
 from dynatrain._torch_private import local_tensor, refresh_fsdp_memory
 from dynatrain.adapters.port import Slots
-from dynatrain.adapters.torch import derived
+from dynatrain.adapters.torch import attributes, derived, leftovers, sharing, ties
 from dynatrain.adapters.torch.inventory import (
     HELD,
     ON_HOST,
     LiveTensors,
     iter_optimizer_params,
+    scalar_slots,
     slots_by_fqn,
 )
 from dynatrain.adapters.torch.placing import check_placeable, fresh, place, wrap_like
@@ -30,23 +31,38 @@ def make_slots(state: TrainState, slots: Slots) -> None:
     """
     live = LiveTensors(state)
     names = slots_by_fqn(slots.source)
+    sharing.check_shared_in_source(live.live(), slots.notes)
     for name, tensor in live.tensors.items():
         if (ON_HOST, name) in slots.notes:
             tensor.dynatrain_on_host = True  # type: ignore[attr-defined]
+    params = live.params()
+    has_0d_shards = any(isinstance(p, DTensor) and not p.dim() for p in params.values())
+    scalars = scalar_slots(slots.source) if has_0d_shards else frozenset[str]()
     for holder, param in iter_optimizer_params(live):
         fqn = live.fqn(param)
         for slot in names.get(fqn, ()):
-            if (HELD, holder.role, slot) not in slots.notes:
-                continue
-            shape, dtype, _ = slots.source.info(f"{fqn}|{slot}")
-            tensor = _slot_like(param, tuple(shape), getattr(torch, dtype), f"{fqn}|{slot}")
-            if not shape and (ON_HOST, slot) in slots.notes:
-                tensor.dynatrain_on_host = True  # type: ignore[attr-defined]
-            holder.optimizer.state[param][slot] = tensor
+            if (HELD, holder.role, slot) in slots.notes:
+                made = _made(slots, fqn, slot, param)
+                # Of a parameter without a dimension, every slot looks like a scalar.
+                is_cut = not param.dim() and slot not in scalars
+                holder.optimizer.state[param][slot] = wrap_like(param, made) if is_cut else made
+    for fqn, tensor in params.items():
+        attributes.check_unmapped(fqn, tensor, slots.notes)
+        for slot in filter(attributes.is_attribute, names.get(fqn, ())):
+            if f"{fqn}|{slot}" not in live.tensors:
+                setattr(tensor, slot[1:], _made(slots, fqn, slot, tensor))
+
+
+def _made(slots: Slots, fqn: str, slot: str, param: torch.Tensor) -> torch.Tensor:
+    shape, dtype, _ = slots.source.info(f"{fqn}|{slot}")
+    tensor = _slot_like(param, tuple(shape), getattr(torch, dtype), f"{fqn}|{slot}")
+    if not shape and (ON_HOST, slot) in slots.notes:
+        tensor.dynatrain_on_host = True  # type: ignore[attr-defined]
+    return tensor
 
 
 def _slot_like(
-    param: nn.Parameter, shape: tuple[int, ...], dtype: torch.dtype, name: str
+    param: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype, name: str
 ) -> torch.Tensor:
     if not shape:
         return torch.empty((), dtype=dtype, device="meta")
@@ -82,7 +98,30 @@ def materialize(
     """
     lent = {} if source is None else _lent(target, source, adopted)
     derived.give_memory(target.state, device)
-    missing = {n: t for n, t in target.tensors.items() if local_tensor(t).is_meta}
+    _give_modules_memory(target.state, device)
+    _place_missing(target, lent, device)
+    for _, module in target.state.named_modules():
+        refresh_fsdp_memory(module)
+    values_set_memory = leftovers.check_no_meta_left(target.state)
+    if device.type == "cuda":
+        # The switch comes after its caller's stream, which need not be the one that fills this.
+        torch.cuda.current_stream(device).synchronize()
+    placed_target = LiveTensors(
+        target.state, device=device, objects=target.objects, apart=target.apart
+    )
+    ties.give_copies(placed_target, lent)
+    placed_target.values_set_memory = values_set_memory
+    return placed_target
+
+
+def _place_missing(
+    target: LiveTensors, lent: Mapping[str, torch.Tensor], device: torch.device
+) -> None:
+    missing = {n: t for n, t in target.live() if local_tensor(t).is_meta}
+    together: dict[str, torch.Tensor] = {}
+    for group in sharing.groups(missing.items()):
+        if not sharing.lent_together(group, lent):
+            together |= sharing.fresh_together(group, device)
     for name, tensor in missing.items():
         check_placeable(name, tensor)
     placed: set[int] = set()
@@ -90,17 +129,19 @@ def materialize(
         if id(tensor) in placed:  # tied: one object under several names
             continue
         placed.add(id(tensor))
-        local = lent.get(name)
+        local = together.get(name, lent.get(name))
         if local is None:
             local = fresh(local_tensor(tensor), _device_of(tensor, device))
         place(name, tensor, local)
-    for _, module in target.state.named_modules():
-        refresh_fsdp_memory(module)
-    check_no_meta_left(target.state)
-    if device.type == "cuda":
-        # The switch comes after its caller's stream, which need not be the one that fills this.
-        torch.cuda.current_stream(device).synchronize()
-    return LiveTensors(target.state, device=device, objects=target.objects)
+
+
+def _give_modules_memory(state: TrainState, device: torch.device) -> None:
+    """Memory for modules that belong to their rank: their state_dict says what they hold."""
+    for name, item in state.per_rank_objects():
+        if isinstance(item, torch.nn.Module):
+            for key, tensor in item.state_dict(keep_vars=True).items():
+                if isinstance(tensor, torch.Tensor) and tensor.is_meta:
+                    place(f"{name}.{key}", tensor, fresh(local_tensor(tensor), device))
 
 
 def _device_of(tensor: torch.Tensor, device: torch.device) -> torch.device:
@@ -115,29 +156,3 @@ def _lent(
         for name in adopted
         if local_tensor(target.tensors[name]).is_meta
     }
-
-
-def check_no_meta_left(state: TrainState) -> None:
-    """Raises LayoutError when a module holds a meta tensor that nothing gives memory to."""
-    for module in state.modules:
-        for prefix, child in module.named_modules():
-            for name, value in vars(child).items():
-                if _holds_meta(value):
-                    where = f"{prefix}.{name}" if prefix else name
-                    raise LayoutError(
-                        f"materialize: {where!r} has no memory after build\n"
-                        "  expected every tensor to be a parameter or buffer: build runs under the "
-                        "meta device\n"
-                        "  nothing was moved; the source state is intact\n"
-                        f"  use register_buffer({name!r}, ...), persistent=False if it is not saved"
-                    )
-
-
-def _holds_meta(value: object) -> bool:
-    if isinstance(value, torch.Tensor):
-        return local_tensor(value).is_meta
-    if isinstance(value, list | tuple):
-        return any(_holds_meta(item) for item in value)
-    if isinstance(value, dict):
-        return any(_holds_meta(item) for item in value.values())
-    return False

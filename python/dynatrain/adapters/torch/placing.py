@@ -6,16 +6,11 @@ recurrent layers and whoever else holds them see the memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-
 import torch
 from torch.distributed.tensor import DTensor
 
 from dynatrain._errors import LayoutError
-from dynatrain._torch_private import holders_in_autograd, local_tensor, put_under
-
-#: Where the memory of a tensor is to be.
-DeviceOf = Callable[[str, torch.Tensor], torch.device]
+from dynatrain._torch_private import holders_in_autograd, put_under
 
 
 def wrap_like(tensor: torch.Tensor, local: torch.Tensor) -> torch.Tensor:
@@ -80,40 +75,3 @@ def read_as(memory: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     if like.is_conj():
         memory = memory.conj()
     return memory._neg_view() if like.is_neg() else memory
-
-
-def fresh_together(
-    members: Mapping[str, torch.Tensor], device: torch.device
-) -> dict[str, torch.Tensor]:
-    """Memory for local tensors that lie in one storage, in one storage again."""
-    locals_of = members.values()
-    num_bytes = max(_end_bytes(local) for local in locals_of)
-    whole = torch.zeros(num_bytes, dtype=torch.uint8, device=device).untyped_storage()
-    return {
-        name: read_as(
-            torch.empty(0, dtype=local.dtype, device=device).set_(
-                whole, local.storage_offset(), tuple(local.shape), local.stride()
-            ),
-            local,
-        )
-        for name, local in members.items()
-    }
-
-
-def _end_bytes(local: torch.Tensor) -> int:
-    if local.numel() == 0:
-        return 0
-    last = sum((size - 1) * step for size, step in zip(local.shape, local.stride(), strict=True))
-    return int(local.storage_offset() + last + 1) * local.element_size()
-
-
-def in_one_storage(tensors: Iterable[tuple[str, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
-    """Groups local tensors of several objects by the storage that they share; loners left out."""
-    by_storage: dict[int, dict[str, torch.Tensor]] = {}
-    objects: dict[int, set[int]] = {}
-    for name, tensor in tensors:
-        local = local_tensor(tensor)
-        key = local.untyped_storage()._cdata
-        by_storage.setdefault(key, {})[name] = local
-        objects.setdefault(key, set()).add(id(tensor))
-    return [group for key, group in by_storage.items() if len(objects[key]) > 1]

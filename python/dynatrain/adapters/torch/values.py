@@ -181,7 +181,7 @@ def _uncut(held: Any) -> str | None:
 
 def _is_whole(live: LiveTensors, holder: Holder, origins: groups.Origins) -> bool:
     """Whether an optimizer has the same parameters, in the same order, as those of the source."""
-    own = [live.fqn(one) for one in holder.params()]
+    own = [fqn for one in holder.params() for fqn in live.fqns(one)]
     return all(held.fqns == own for held in origins.all_of(holder, live))
 
 
@@ -256,7 +256,7 @@ def keys_of(published: Published) -> list[str]:
 
 def keys_taken(live: LiveTensors) -> set[str]:
     """What the state of ``live`` takes, in the words of :func:`keys_of`."""
-    params = [live.fqn(param) for _, param in iter_optimizer_params(live)]
+    params = [fqn for _, param in iter_optimizer_params(live) for fqn in live.fqns(param)]
     return {
         *(name for name, _ in live.state.shared_objects()),
         *(f"{name} of its rank" for name, _ in live.state.per_rank_objects()),

@@ -1,0 +1,172 @@
+"""What a state reaches that build made on the meta device and nobody gave memory to.
+
+To torch a meta tensor in a step is often no error: ``weight.sub_(meta)`` does nothing, in silence.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed import ProcessGroup
+from torch.distributed.device_mesh import DeviceMesh
+
+from dynatrain._errors import LayoutError
+from dynatrain._torch_private import is_released
+from dynatrain.train_state import TrainState
+
+#: What is not looked into: it belongs to the process or to the world, or holds nothing.
+_CLOSED = (
+    ProcessGroup,
+    DeviceMesh,
+    types.ModuleType,
+    type,
+    str,
+    bytes,
+    int,
+    float,
+    complex,
+    torch.dtype,
+    torch.device,
+    torch.Size,
+    torch.Generator,
+    torch.cuda.Stream,
+)
+#: Packages whose own objects hold no state of a job, but for the kinds named in `_OPENED`.
+_LIBRARIES = (
+    "dynatrain",
+    "torch.distributed",
+    "torch._",
+    "torch.fx",
+    "torch.jit",
+    "torch.utils.data",
+    "logging",
+    "threading",
+    "multiprocessing",
+)
+_OPENED = (nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)
+
+#: How an object was reached: the way there, and the object.
+_Found = tuple[str, Any]
+
+
+def check_no_meta_left(state: TrainState) -> bool:
+    """Raises LayoutError when model, optimizer or user reach a tensor that has no memory.
+
+    Looks into attributes, containers, partials, bound methods and closures; runs no code of the
+    objects. Each object is looked at once.
+
+    Returns:
+        Whether scheduler, scaler or an extra reach one: their ``load_state_dict`` may replace it,
+        and :func:`check_loaded` is to be called then.
+    """
+    stateful = list(state.stateful_objects())
+    seen = {id(item) for _, item in stateful}
+    own = [("model", state.model), ("optimizer", state.optimizer), ("user", state.user)]
+    for where in _on_meta(own, seen):
+        raise _left_on_meta(where)
+    seen -= {id(item) for _, item in stateful}
+    return any(True for _ in _on_meta(stateful, seen))
+
+
+def check_loaded(state: TrainState) -> None:
+    """Raises LayoutError when scheduler, scaler or an extra still hold a tensor without memory."""
+    for where in _on_meta(list(state.stateful_objects()), set()):
+        raise _left_on_meta(where)
+
+
+def _on_meta(roots: list[_Found], seen: set[int]) -> Iterator[str]:
+    """The ways to tensors without memory; ``seen`` are ids of objects that are not looked into."""
+    queue: deque[_Found] = deque(roots)
+    alive = []  # an id is an object's own only while it lives
+    while queue:
+        where, item = queue.popleft()
+        if item is None or isinstance(item, _CLOSED) or id(item) in seen:
+            continue
+        seen.add(id(item))
+        alive.append(item)
+        if isinstance(item, torch.Tensor) and _is_left(item):
+            yield where
+        queue.extend((where + step, value) for step, value in _held_by(item))
+
+
+def _is_left(tensor: torch.Tensor) -> bool:
+    # A replaced state that somebody holds has no memory either, and is refused when it is used.
+    return tensor.is_meta and not is_released(tensor)
+
+
+def _left_on_meta(where: str) -> LayoutError:
+    return LayoutError(
+        f"materialize: {where!r} has no memory after build\n"
+        "  expected every tensor that the state reaches to be a parameter, a buffer, optimizer "
+        "state, or an attribute of a parameter that has its shape: build runs under the meta "
+        "device\n"
+        "  nothing was moved; the source state is intact\n"
+        "  use register_buffer(), persistent=False if it is not saved; make a constant from plain "
+        "numbers with device=world.device; or let load_state_dict() of an extra set it"
+    )
+
+
+def _held_by(item: Any) -> Iterator[_Found]:
+    """What one object holds, with the step that leads there."""
+    if isinstance(item, dict):
+        for key, value in dict.items(item):
+            yield f"[{_shown(key)}]", value
+            if not isinstance(key, torch.Tensor | str):
+                yield f".key({_shown(key)})", key
+    elif isinstance(item, list | tuple | set | frozenset | deque):
+        for number, value in enumerate(item):
+            yield f"[{number}]", value
+    if isinstance(item, functools.partial):
+        yield ".func", item.func
+        yield ".args", item.args
+        yield ".keywords", item.keywords
+    elif isinstance(item, types.MethodType):
+        yield ".__self__", item.__self__
+        yield "", item.__func__
+    elif isinstance(item, types.FunctionType):
+        yield from _held_by_function(item)
+    elif not isinstance(item, types.BuiltinFunctionType):
+        yield from _attributes(item)
+
+
+def _held_by_function(function: types.FunctionType) -> Iterator[_Found]:
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            yield f"<{name}>", cell.cell_contents
+        except ValueError:  # not assigned yet
+            continue
+    yield ".__defaults__", function.__defaults__
+    yield ".__kwdefaults__", function.__kwdefaults__
+
+
+def _attributes(item: Any) -> Iterator[_Found]:
+    """Entries of the object's own dictionary and slots: no property and no ``__getattr__`` runs."""
+    kind = type(item)
+    if kind.__module__.startswith(_LIBRARIES) and not isinstance(item, (*_OPENED, torch.Tensor)):
+        return
+    try:
+        own = object.__getattribute__(item, "__dict__")
+    except AttributeError:
+        own = {}
+    for name, value in list(own.items()):
+        if name in ("_parameters", "_buffers", "_modules"):
+            yield from ((f".{key}", held) for key, held in value.items())
+        else:
+            yield f".{name}", value
+    for base in kind.__mro__:
+        for name, member in vars(base).items():
+            if isinstance(member, types.MemberDescriptorType):
+                try:
+                    yield f".{name}", member.__get__(item, kind)
+                except AttributeError:  # a slot without a value
+                    continue
+
+
+def _shown(key: object) -> str:
+    return repr(key) if isinstance(key, str | int) else type(key).__name__
