@@ -22,7 +22,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -63,12 +64,13 @@ class TorchAdapter(Adapter[LiveTensors]):
 
     def build(self, make: Callable[[], object]) -> TrainState:
         """Runs the build under the session's device."""
-        with torch.device(self._device):
+        with torch.device(self._device), _own_shardings():
             return self._noted(guard.checked_state(make()))
 
     def build_on_meta(self, make: Callable[[], object], place: str) -> TrainState:
         """Runs the build under the meta device and under watch."""
-        return self._noted(guard.build_on_meta(make, place, self._device))
+        with _own_shardings():
+            return self._noted(guard.build_on_meta(make, place, self._device))
 
     def _noted(self, state: TrainState) -> TrainState:
         self._built[state] = buffers.forms(state)
@@ -162,4 +164,18 @@ class TorchAdapter(Adapter[LiveTensors]):
         """Empties storages, hooks refusals in, and forgets DTensor's cache of meshes."""
         if state is not None:
             boundary.retire(state, target, successor)
+        clear_sharding_cache()
+
+
+@contextmanager
+def _own_shardings() -> Iterator[None]:
+    """Keeps a build and what is there apart in DTensor's cache.
+
+    It compares meshes by equality: a build in a layout with an equal mesh would be handed the
+    present one, and the present model would compute on the mesh of the build.
+    """
+    clear_sharding_cache()
+    try:
+        yield
+    finally:
         clear_sharding_cache()
