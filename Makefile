@@ -29,8 +29,9 @@ GPU_OUT ?= out/gpu-check
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-$(LOCKED): requirements-dev.lock
-	@$(TIMED) "set-up of the environment" scripts/make_venv "$(VENV)" requirements-dev.lock
+$(LOCKED): requirements-dev.lock requirements-titan.txt
+	@$(TIMED) "set-up of the environment" scripts/make_venv "$(VENV)" requirements-dev.lock \
+	  requirements-titan.txt
 	@touch $@
 
 $(BUILD)/build.ninja: $(LOCKED)
