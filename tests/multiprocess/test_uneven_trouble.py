@@ -186,7 +186,12 @@ def build_with_loose_tensor(world):
 def forget_to_register(rank, world_size):
     session = start("dp=2", build_with_loose_tensor, initialize=None)
     text, at_once = refused(lambda: session.switch("tp=2"))
-    return "model.masks['first'][0]" in text, "register_buffer" in text, at_once, str(session.layout)
+    return (
+        "model.masks['first'][0]" in text,
+        "register_buffer" in text,
+        at_once,
+        str(session.layout),
+    )
 
 
 def test_tensor_that_build_leaves_on_meta_is_refused(pool):

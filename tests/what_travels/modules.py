@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
-from torch.nn.utils import parametrizations
+from torch.nn import utils
+from torch.nn.utils import parametrizations, prune
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dynatrain import TrainState
@@ -154,7 +155,100 @@ def step_of_ddp(state: TrainState, keep: dict[str, Any], step: int) -> None:
     descend(state, lambda: state.model(inputs).square().mean())
 
 
+class Recurrent(nn.Module):
+    """A recurrent layer, and a linear one behind it."""
+
+    def __init__(self, kind: type[nn.RNNBase]) -> None:
+        super().__init__()
+        self.layer = kind(3, 4)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layer(x)[0])
+
+
+def masked_gradient() -> nn.Module:
+    """Rows that stand still, by a hook on the tensor."""
+    module = net()
+    module[0].weight.register_hook(lambda grad: grad * torch.tensor([[1.0], [0.0], [1.0], [0.0]]))
+    return module
+
+
+def stepped_in_backward() -> TrainState:
+    """An optimizer of one parameter that runs as soon as its gradient is there."""
+    module = net()
+    weight = module[2].weight
+    others = [param for param in module.parameters() if param is not weight]
+    early = torch.optim.SGD([weight], lr=0.1, momentum=0.9, foreach=False)
+
+    def step(param: torch.Tensor) -> None:
+        early.step()
+        early.zero_grad()
+
+    weight.register_post_accumulate_grad_hook(step)
+    return TrainState(module, [torch.optim.SGD(others, lr=0.1, foreach=False), early])
+
+
+class ExpertParameter(nn.Parameter):
+    """A parameter of a class of its own."""
+
+
+def classed(layer: nn.Module) -> None:
+    """Gives the weight a class, and a mark that the class reads."""
+    layer.weight = ExpertParameter(layer.weight.detach())
+    layer.weight.is_expert = True  # type: ignore[union-attr]
+
+
+def main_grad() -> nn.Module:
+    """A tensor of its shape on every parameter."""
+    module = net()
+    for param in module.parameters():
+        param.main_grad = torch.zeros_like(param)  # type: ignore[attr-defined]
+    return module
+
+
+def step_with_main_grad(state: TrainState, keep: dict[str, Any], step: int) -> None:
+    """A step of torch's optimizer and one of a momentum that hangs on the parameters."""
+    train(state, keep, step)
+    with torch.no_grad():
+        for param in state.model.parameters():
+            param.main_grad.lerp_(param, 0.5)
+            param.sub_(0.01 * param.main_grad)
+
+
+def grown() -> nn.Module:
+    """A buffer that each step makes longer."""
+    module = net()
+    module.register_buffer("seen", torch.zeros(0))
+    return module
+
+
+def step_that_grows(state: TrainState, keep: dict[str, Any], step: int) -> None:
+    """A step that keeps its number."""
+    train(state, keep, step)
+    state.model.seen = torch.cat([state.model.seen, torch.tensor([float(step)])])
+
+
 CASES = {
+    "`nn.RNN`": case(lambda: Recurrent(nn.RNN)),
+    "`nn.LSTM`": case(lambda: Recurrent(nn.LSTM)),
+    "`nn.GRU`": case(lambda: Recurrent(nn.GRU)),
+    "`utils.weight_norm`, the older form": case(changed(utils.weight_norm)),
+    "`utils.spectral_norm`, the older form": case(changed(utils.spectral_norm)),
+    "`utils.prune`": case(changed(lambda m: prune.identity(m, "weight"))),
+    "a hook on a parameter (`register_hook`)": case(masked_gradient),
+    "an optimizer in the backward pass (`register_post_accumulate_grad_hook`)": Case(
+        stepped_in_backward
+    ),
+    "a class of parameters, and what it carries": case(
+        changed(classed),
+        more=lambda state, keep: [
+            type(state.model[0].weight).__name__,
+            state.model[0].weight.is_expert,
+        ],
+    ),
+    "`param.main_grad`": case(main_grad, step=step_with_main_grad),
+    "a buffer that steps make longer": case(grown, step=step_that_grows),
     "`get_extra_state`, `set_extra_state`": case(
         lambda: nn.Sequential(Largest(), nn.Tanh(), Largest()),
         more=lambda state, keep: [state.model[n].history for n in (0, 2)],
