@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import importlib.util
 import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from packaging.version import Version
 from torch.distributed import checkpoint
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -28,14 +29,28 @@ import training_jobs as jobs
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "examples" / "guides"
 PAGES = ROOT / "docs" / "guide"
+
+
+def older(package, least):
+    """Whether a package is not there, or there in a version before ``least``."""
+    try:
+        return Version(metadata.version(package)) < Version(least)
+    except metadata.PackageNotFoundError:
+        return True
+
+
 NO_TORCHTITAN = pytest.mark.skipif(
-    importlib.util.find_spec("torchtitan") is None, reason="no torchtitan: requirements-titan.txt"
+    older("torchtitan", "0.3.0"), reason="no torchtitan 0.3.0: requirements-titan.txt"
+)
+NO_PLANS = pytest.mark.skipif(
+    older("transformers", "5.23.0"), reason="the plan's meshes came with transformers 5.23.0"
 )
 GUIDES = (
     "ddp",
     "fsdp_tp",
     "hugging_face",
     pytest.param("torchtitan", marks=NO_TORCHTITAN),
+    pytest.param("transformers_tp", marks=NO_PLANS),
 )
 
 

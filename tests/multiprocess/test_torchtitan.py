@@ -2,106 +2,48 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-import torch.distributed as dist
-from torch.distributed.tensor import DTensor
 
 import dynatrain
 import training_jobs as jobs
 from dynatrain import Layout
+from real_models import whole
 
 pytest.importorskip("torchtitan", reason="needs requirements-titan.txt (Python 3.11 or newer)")
 
-GUIDES = Path(__file__).resolve().parents[2] / "examples" / "guides"
 TRAINED = 2
 
 
-def load_guide():
-    sys.path.insert(0, str(GUIDES))
-    try:
-        return importlib.import_module("torchtitan_after")
-    finally:
-        sys.path.remove(str(GUIDES))
-
-
 def draw(state, world):
-    """Weights and counters that depend on the name alone; no two shards are alike."""
-    load_guide().draw(state, world)
-    for part in state.modules:
-        for name, tensor in [*part.named_parameters(), *part.named_buffers()]:
-            if not name.endswith("rope.cache"):
-                generator = torch.Generator().manual_seed(sum(map(ord, name)))
-                put(tensor, torch.randn(tensor.shape, generator=generator) * 0.05)
-
-
-def put(tensor, whole):
-    """Writes this rank's part of a whole tensor, cut by torch's own rule."""
-    with torch.no_grad():
-        if isinstance(tensor, DTensor):
-            replicated = DTensor.from_local(whole, tensor.device_mesh, run_check=False)
-            tensor._local_tensor.copy_(jobs._cut(replicated, tensor))
-        else:
-            tensor.copy_(whole)
+    """Rotary tables as torchtitan has them, weights and counters by name."""
+    whole.guide("torchtitan_after").draw(state, world)
+    whole.draw(state.modules, skipped=("rope.cache",))
 
 
 def gathered(trainer):
-    """The whole state of the job, on every rank: all stages, read with torch's own means."""
-    parts = {"modules": trainer.parts, "optimizers": list(trainer.optimizers)}
-    own = jobs.whole_state(SimpleNamespace(**parts, scheduler=trainer.schedulers))
-    for name in own:
-        if name.endswith(".options"):
-            own[name] = {k: v for k, v in own[name].items() if k != "param_names"}
-    everyones = [None] * dist.get_world_size()
-    dist.all_gather_object(everyones, own)
-    whole = {}
-    for of_rank in everyones:
-        shared = whole.keys() & of_rank.keys()
-        assert (
-            jobs.differences({n: whole[n] for n in shared}, {n: of_rank[n] for n in shared}) == []
-        )
-        whole |= of_rank
-    return whole
+    return whole.gathered(trainer.parts, trainer.optimizers, trainer.schedulers)
 
 
-def load_straight(layout, whole):
+def load_straight(layout, state):
     """A job in a layout that dynatrain has not seen: made by torchtitan alone, filled by hand."""
-    guide = load_guide()
+    guide = whole.guide("torchtitan_after")
     trainer = guide.Trainer(*guide.MESHES[Layout.parse(layout)])
     for part in trainer.parts:
         part.to_empty(device="cpu")
         with torch.no_grad():
             part.init_weights()
-    optimizers, schedulers = trainer.make_optimizers()
-    names = {}
-    for part in trainer.parts:
-        for kind, tensors in (("param", part.named_parameters()), ("buffer", part.named_buffers())):
-            for name, tensor in tensors:
-                names[tensor] = name
-                put(tensor, whole[f"{name}.{kind}"])
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group |= whole[f"{names[group['params'][0]]}.options"]
-            for param in group["params"]:
-                moments = {slot: torch.zeros_like(param) for slot in ("exp_avg", "exp_avg_sq")}
-                slots = optimizer.state[param] = {"step": torch.zeros(()), **moments}
-                for slot, tensor in slots.items():
-                    put(tensor, whole[f"{names[param]}.{slot}"])
-    schedulers.load_state_dict(whole["scheduler"])
+    whole.fill(state, trainer.parts, *trainer.make_optimizers())
     return trainer
 
 
 def switch_once(rank, world_size, source, target):
     """Trains, switches, and trains a step beside a job that was loaded straight."""
-    guide = load_guide()
-    for layout in (source, target):
-        chosen = Layout.parse(layout)
-        guide.MESHES[chosen] = guide.make_meshes(chosen.pp, chosen.dp_shard, chosen.ep)
+    guide = whole.guide("torchtitan_after")
+    for layout in map(Layout.parse, (source, target)):
+        guide.MESHES[layout] = guide.make_meshes(layout.pp, layout.dp_shard, layout.ep)
     session = dynatrain.init(guide.build, source, initialize=draw, verify=("sums", "fingerprint"))
     for step in range(TRAINED):
         session.state.user.train_step(guide.make_batch(step, session.state.user.dims))
@@ -137,7 +79,8 @@ def own_names(trainer, params):
     return {n for part in trainer.parts for n, p in part.named_parameters() if id(p) in wanted}
 
 
-# These are the pairs of a real mixture of experts that were refused, and two that permute experts.
+# A real mixture of experts: stages whose param groups carry names, experts on a mesh of their own
+# beside dense meshes that are equal in both layouts, and containers of optimizers and schedulers.
 @pytest.mark.parametrize(
     ("source", "target"),
     [
