@@ -11,13 +11,14 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
+from dynatrain import axes as axes_of
 from dynatrain._errors import InternalError, LayoutError, StaleStateError
 from dynatrain._torch_private import new_group
+from dynatrain.axes import Axes
 from dynatrain.layout import MESH_AXES, Layout
 from dynatrain.train_state import TrainState
 
 _FLATTENED = {"dp_shard_cp": ("dp_shard", "cp"), "dp": ("dp_replicate", "dp_shard")}
-_EXPERT_AXES = ("pp", "dp_replicate", "efsdp", "ep", "etp")
 
 
 class World:
@@ -35,16 +36,18 @@ class World:
         expert_mesh: mesh with the dimensions efsdp, ep, etp in place of dp_shard, cp, tp; None
             without expert parallelism.
         device: where parameters live.
+        groups: what the hook ``groups=`` of ``dynatrain.init`` made for this layout, else None.
         epoch: counts the switches that led to this world; 0 for the first.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a place is made of
         self,
         layout: Layout,
         rank: int,
         device: torch.device,
         meshes: Meshes,
         timeout: timedelta,
+        groups: object = None,
     ) -> None:
         self.layout = layout
         self.rank = rank
@@ -52,21 +55,25 @@ class World:
         self.device = device
         self.mesh = meshes.mesh
         self.expert_mesh = meshes.expert_mesh
+        self.groups: Any = groups
         self.epoch = 0
         self._timeout = timeout
-        self._groups: dict[tuple[str, ...], dist.ProcessGroup] = {}
+        self._groups: dict[tuple[int, ...], dist.ProcessGroup] = {}
+        self._meshes: dict[tuple[tuple[str, Axes], ...], DeviceMesh] = {}
 
     def size(self, axis: str) -> int:
-        """Size of an axis, 1 when it is not enabled."""
-        return self.layout.size(axis)
+        """Size of an axis, 1 when it is not enabled; ``mesh_over`` says which there are."""
+        return axes_of.size(self.layout, axis)
 
     def enabled(self, axis: str) -> bool:
         """Whether the axis has more than one rank."""
         return self.size(axis) > 1
 
     def coordinate(self, axis: str) -> int:
-        """This rank's coordinate along a mesh axis."""
-        return self.layout.coordinate(self.rank, axis)
+        """This rank's coordinate along an axis."""
+        if axis in MESH_AXES:
+            return self.layout.coordinate(self.rank, axis)
+        return axes_of.coordinate(self.layout, self.rank, axis)
 
     def submesh(self, *axes: str) -> DeviceMesh | None:
         """The mesh over the enabled ones of ``axes``; None when none of them is enabled."""
@@ -92,18 +99,76 @@ class World:
     def group(self, *axes: str) -> dist.ProcessGroup | None:
         """One group over all ranks that vary along ``axes``; None when none of them is enabled.
 
+        ``axes`` are any that :meth:`mesh_over` knows.
+
         Collective over the ranks of the group the first time that it is asked for axes which no
         mesh of this world has a group for; it then runs over the store alone.
         """
-        enabled = tuple(axis for axis in self.layout.order if axis in axes and self.enabled(axis))
+        enabled = tuple(a for a in axes_of.atoms(self.layout, axes) if self.enabled(a))
         if not enabled:
             return None
+        return self._group_along(enabled, axes_of.ranks_along(self.layout, self.rank, enabled))
+
+    def _group_of(self, ranks: list[int]) -> dist.ProcessGroup:
+        key = tuple(ranks)
+        if key not in self._groups:
+            self._groups[key] = new_group(ranks, self._timeout, local=True)
+        return self._groups[key]
+
+    def mesh_over(self, *axes: str, **named: Axes) -> DeviceMesh:
+        """A mesh with just these dimensions, those of size 1 with a group of their own, too.
+
+        ``mesh_over("dp_replicate", "fsdp", "tp")`` is a dense mesh as torchtitan names it, and
+        ``mesh_over("efsdp", "ep")`` one for experts, also where ``ep`` is 1. A keyword gives a
+        dimension a name of the caller's: ``mesh_over(data=("dp_replicate", "dp_shard"), tp="tp")``.
+        Equal calls return one mesh; slices of it share their root, as ``fully_shard`` beside tensor
+        parallelism asks. Axes are those of the layout; ``fsdp`` (dp_shard, cp), ``batch`` and
+        ``dp`` (dp_replicate, dp_shard), ``loss`` (dp_replicate, dp_shard, cp); and ``efsdp``,
+        ``ep``, ``etp`` in place of dp_shard, cp, tp.
+
+        Collective over the ranks of each dimension, in the same order on all of them, as
+        :meth:`group` is.
+
+        Raises:
+            LayoutError: there is no such axis, or two dimensions share one.
+        """
+        dims = {**{axis: axis for axis in axes}, **named}
+        key = tuple(
+            (name, axis if isinstance(axis, str) else tuple(axis)) for name, axis in dims.items()
+        )
+        if key not in self._meshes:
+            self._meshes[key] = self._make_mesh_over(dims, len(axes) + len(named))
+        return self._meshes[key]
+
+    def _make_mesh_over(self, dims: dict[str, Axes], num_given: int) -> DeviceMesh:
+        parts = [part for axes in dims.values() for part in axes_of.atoms(self.layout, axes)]
+        if len(set(parts)) != len(parts) or len(dims) != num_given or not dims:
+            raise LayoutError(
+                f"world: mesh_over({', '.join(dims)}) has dimensions that share an axis, or none\n"
+                f"  they are made of {', '.join(parts) or 'nothing'}\n"
+                "  nothing was moved\n  name each axis once"
+            )
+        axes_of.ranks_along(self.layout, self.rank, parts)  # refuses axes of experts beside others
+        along = [axes_of.ranks_along(self.layout, self.rank, axes) for axes in dims.values()]
+        ranks = torch.zeros((), dtype=torch.int, device="cpu") + self.rank
+        for line in along:  # numbers of ranks are linear in coordinates
+            ranks = ranks.unsqueeze(-1) + torch.tensor(line, dtype=torch.int, device="cpu")
+            ranks = ranks - self.rank
+        groups = [
+            self._group_along(axes, line) for axes, line in zip(dims.values(), along, strict=True)
+        ]
+        return DeviceMesh.from_group(
+            groups, self.device.type, mesh=ranks, mesh_dim_names=tuple(dims)
+        )
+
+    def _group_along(self, axes: Axes, ranks: list[int]) -> dist.ProcessGroup:
+        """The group over ``ranks``, that of a mesh where one has it."""
+        enabled = [axis for axis in axes_of.atoms(self.layout, axes) if self.size(axis) > 1]
         if len(enabled) == 1:
-            return self.mesh.get_group(enabled[0])
-        if enabled not in self._groups:
-            ranks = self.layout.group(self.rank, *enabled)
-            self._groups[enabled] = new_group(ranks, self._timeout, local=True)
-        return self._groups[enabled]
+            for mesh in (self.mesh, self.expert_mesh):
+                if mesh is not None and enabled[0] in (mesh.mesh_dim_names or ()):
+                    return mesh.get_group(enabled[0])
+        return self._group_of(ranks)
 
     def layers(self, num_layers: int) -> list[range]:
         """Layers of each virtual stage on this rank, in model order (``vpp`` of them)."""
@@ -201,25 +266,11 @@ def _flatten_everywhere(mesh: DeviceMesh, axes: tuple[str, ...], name: str, layo
 def _make_expert_mesh(layout: Layout, device_type: str) -> DeviceMesh | None:
     if layout.ep == 1 and layout.etp in (1, layout.tp):
         return None
-    if layout.order != MESH_AXES:
-        raise LayoutError(
-            f"layout: expert parallelism asks for the default order of axes, got {layout.order}\n"
-            "  nothing was moved\n  leave out order="
-        )
-    dense = layout.dp_shard * layout.cp * layout.tp
-    sizes = dict(
-        zip(
-            _EXPERT_AXES,
-            (
-                layout.pp,
-                layout.dp_replicate,
-                dense // (layout.ep * layout.etp),
-                layout.ep,
-                layout.etp,
-            ),
-            strict=True,
-        )
-    )
+    sizes = {
+        "pp": layout.pp,
+        "dp_replicate": layout.dp_replicate,
+        **axes_of.expert_sizes(layout),
+    }
     return _make_mesh(device_type, {axis: size for axis, size in sizes.items() if size > 1})
 
 
