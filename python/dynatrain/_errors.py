@@ -6,6 +6,7 @@ state remains, and what to do.
 
 from __future__ import annotations
 
+from torch import OutOfMemoryError
 from torch.distributed import DistError
 
 
@@ -59,3 +60,61 @@ class DeviceError(Error):
 
 class InternalError(Error):
     """dynatrain broke one of its own invariants; please report it with the message."""
+
+
+#: How torch's allocators, the C library and C++ say that there is no memory left.
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc")
+_INTACT = "nothing was moved; the source state is intact, training may go on"
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an allocation failed, on the host or on a device."""
+    if isinstance(error, MemoryError | OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in text for words in _NO_MEMORY)
+
+
+def of_family(error: Exception, phase: str) -> Error:
+    """What ``error``, raised in a phase that moves nothing, is to the caller; chained to it."""
+    if isinstance(error, BudgetError | LayoutError | TransportError | InternalError):
+        return error
+    made: Error
+    if is_out_of_memory(error):
+        made = BudgetError(
+            f"session: {phase} ran out of memory: {_first_line(error)}\n"
+            f"  expected the system to have what it asked for\n  {_INTACT}\n"
+            "  free memory, lower staging_budget_bytes, or choose a layout with smaller shards; "
+            "session.check(layout) says what one needs"
+        )
+    elif isinstance(error, Error):
+        return error
+    elif isinstance(error, DistError):
+        made = TransportError(
+            f"session: {phase} could not reach a peer or the store: {error}\n"
+            f"  expected all ranks of the job, and the store, to answer\n  {_INTACT}\n"
+            "  see the output of the other ranks; if all are alive, call again"
+        )
+    else:
+        made = LayoutError(
+            f"session: {phase} raised {type(error).__name__}: {error}\n"
+            f"  expected it to work on what build and the script made\n  {_INTACT}\n"
+            "  mend what the error above this one shows, and call again"
+        )
+    made.__cause__ = error
+    return made
+
+
+def like(example: Error, message: str) -> Error:
+    """An error of the kind of ``example``, with its facts, that says ``message``."""
+    if isinstance(example, BudgetError):
+        return BudgetError(message, example.required_bytes, example.budget_bytes)
+    if isinstance(example, TransportError):
+        return TransportError(message, example.peer, example.stage, example.retryable)
+    if isinstance(example, DeviceError | InternalError):
+        return type(example)(message)
+    return LayoutError(message)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dynatrain._errors import LayoutError
+from dynatrain._errors import LayoutError, of_family
 from dynatrain.control import refused
 from dynatrain.data import ElasticLoader, ElasticSampler
 from dynatrain.layout import Layout
@@ -21,13 +21,15 @@ class Call:
     """What one rank brings to a meeting.
 
     Attributes:
-        operation: ``switch``, ``prepare``, ``commit``, or ``attend`` for a rank that idles.
+        operation: ``switch``, ``prepare``, ``check``, ``commit`` or a question; ``attend`` for a
+            rank that idles.
         layout: text form of the target.
         step: completed steps.
         ready: whether the rank holds the target prepared.
         connected: whether its union communicator stands.
         problem: why it refuses, or None.
         cursors: where its kept loaders stand, in global batches; empty on a rank that idles.
+        names: new names of tensors that it was given, by their names, sorted.
     """
 
     operation: str
@@ -37,6 +39,11 @@ class Call:
     connected: bool
     problem: str | None
     cursors: Mapping[str, int] = field(default_factory=dict)
+    names: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        text = f"{self.operation} {self.layout} after {self.step} steps"
+        return f"{text}, names={dict(self.names)}" if self.names else text
 
 
 class Calls:
@@ -67,13 +74,12 @@ class Calls:
 
 def _check_same(calls: Sequence[Call]) -> None:
     asked = {
-        (call.operation, call.layout, call.step) for call in calls if call.operation != "attend"
+        (call.operation, call.layout, call.step, call.names)
+        for call in calls
+        if call.operation != "attend"
     }
     if len(asked) != 1:
-        lines = "\n".join(
-            f"  rank {rank}: {call.operation} {call.layout} after {call.step} steps"
-            for rank, call in enumerate(calls)
-        )
+        lines = "\n".join(f"  rank {rank}: {call}" for rank, call in enumerate(calls))
         raise LayoutError(
             f"session: the ranks made different calls\n{lines}\n  {_UNCHANGED}\n"
             "  make the same call on every rank between the same two steps"
@@ -103,7 +109,7 @@ def _check_cursors(calls: Sequence[Call]) -> None:
 def reason_to_refuse(layout: Layout, num_ranks: int, keep: Mapping[str, Any]) -> str | None:
     """Why no rank of the job, or no kept object of this one, can go to ``layout``; or None.
 
-    Kept objects that have ``check_layout(layout)`` may refuse by raising LayoutError.
+    Kept objects that have ``check_layout(layout)`` may refuse by raising.
     """
     if layout.world_size > num_ranks:
         return (
@@ -111,10 +117,12 @@ def reason_to_refuse(layout: Layout, num_ranks: int, keep: Mapping[str, Any]) ->
             f"  the job has {num_ranks}\n  {_UNCHANGED}\n"
             "  choose sizes whose product is at most the number of ranks"
         )
-    for item in keep.values():
+    for name, item in keep.items():
         if hasattr(item, "check_layout"):
             try:
                 item.check_layout(layout)
             except LayoutError as error:
                 return str(error)
+            except Exception as error:  # noqa: BLE001 - the user's code; the others must learn it
+                return str(of_family(error, f"check_layout of the kept object {name!r}"))
     return None

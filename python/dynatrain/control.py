@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from dynatrain._errors import BudgetError, Error, LayoutError, TransportError
+from dynatrain._errors import Error, LayoutError, TransportError, like, of_family
 from dynatrain._torch_private import new_group
 
 _T = TypeVar("_T")
@@ -146,26 +146,30 @@ class Control:
             return {}
         return {key: view.numpy().tobytes() for key, view in zip(keys, views, strict=True)}
 
-    def agree(self, phase: str, error: BaseException | None, value: _T) -> list[_T]:
+    def agree(self, phase: str, error: Exception | None, value: _T) -> list[_T]:
         """Gathers ``value`` unless a rank has an error; then every rank raises. Collective.
 
+        Args:
+            phase: words for what was tried.
+            error: what this rank met, of any class, or None.
+            value: what this rank brings.
+
         Raises:
-            the own error where there is one; elsewhere an error that names the ranks and theirs:
-            BudgetError or TransportError when theirs is one, else LayoutError.
+            an error of the same kind on every rank, that of the lowest rank that has one. It is the
+            own error where that is of this kind, else it names the ranks and what they met.
         """
+        own = None if error is None else of_family(error, phase)
         outcome: tuple[str | None, Any] = (None, value)
-        if error is not None:
-            shown = error if isinstance(error, BudgetError | TransportError) else None
-            outcome = (f"{type(error).__name__}: {error}", shown)
+        if own is not None:
+            outcome = (f"{type(own).__name__}: {own}", like(own, ""))
         outcomes = self.gather(outcome)
-        if error is not None:
-            raise error
         failed = {rank: text for rank, (text, _) in enumerate(outcomes) if text is not None}
-        if failed:
-            raise refused(
-                phase, failed, next(shown for text, shown in outcomes if text is not None)
-            )
-        return [item for _, item in outcomes]
+        if not failed:
+            return [item for _, item in outcomes]
+        example: Error = next(shown for text, shown in outcomes if text is not None)
+        if own is not None and isinstance(own, type(example)):
+            raise own
+        raise refused(phase, failed, example) from own
 
     def _lost(self, error: RuntimeError) -> TransportError:
         self.lost = True
@@ -182,13 +186,10 @@ def refused(phase: str, failed: dict[int, str], example: Error | None = None) ->
     lines = "\n".join(f"  rank {rank}: {text}" for rank, text in failed.items())
     message = (
         f"session: {phase} was refused by {len(failed)} of the ranks\n{lines}\n"
-        "  nothing was moved; the source state is intact on all ranks, training may go on"
+        "  nothing was moved; the source state is intact on all ranks, training may go on\n"
+        "  mend what these ranks say, and call again on all ranks"
     )
-    if isinstance(example, BudgetError):
-        return BudgetError(message, example.required_bytes, example.budget_bytes)
-    if isinstance(example, TransportError):
-        return TransportError(message, example.peer, example.stage, example.retryable)
-    return LayoutError(message)
+    return LayoutError(message) if example is None else like(example, message)
 
 
 def merge_plain(publications: Sequence[Publication]) -> list[tuple[bytes, list[int]]]:

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import Store
 
 from dynatrain import _native
+from dynatrain._errors import Error, TransportError
 from dynatrain.adapters.port import Adapter, Inventory
 from dynatrain.control import Control, merge_plain
 from dynatrain.lanes import Lane, LaneMaker, Nccl
@@ -121,9 +122,25 @@ class Engine:
         return bool(self.lanes) and not self.control.lost
 
     def connect(self) -> None:
-        """Makes the control group and the union communicators. Collective."""
-        self.control = Control(self.options.timeout)
-        self.lanes = self.maker.make(self.control)
+        """Makes the control group and the union communicators. Collective.
+
+        Raises:
+            TransportError: a rank does not come, or the groups cannot be made.
+            DeviceError: the transport that was asked for cannot be had.
+        """
+        try:
+            self.control = Control(self.options.timeout)
+            self.lanes = self.maker.make(self.control)
+        except Error:
+            raise
+        except RuntimeError as error:  # what Gloo raises has no class of its own
+            raise TransportError(
+                f"session: the groups of the library could not be made: {error}\n"
+                f"  expected all {self.num_ranks} ranks to come within "
+                f"{self.options.timeout.total_seconds():g} s\n"
+                "  nothing was moved; the source state is intact\n"
+                "  see the output of the other ranks; if all are alive, call again"
+            ) from error
 
     def read(
         self,

@@ -7,17 +7,35 @@ no meeting called, nothing here touches the store.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
 from torch._C._distributed_c10d import PrefixStore, Store
-from torch.distributed import DistStoreError
+from torch.distributed import DistError, DistStoreError
 
 from dynatrain._errors import TransportError
 
 _GO = "go"
 _IDLE_POLL_SECONDS = 0.01
+
+
+@contextmanager
+def _store_answers() -> Iterator[None]:
+    """Turns an error of the store into one of the library's."""
+    try:
+        yield
+    except TransportError:
+        raise
+    except DistError as error:
+        raise TransportError(
+            f"session: the job's store does not answer: {error}\n"
+            "  expected the process that holds it, mostly rank 0 or the launcher, to be alive\n"
+            "  no switch was begun; the state of this rank is intact\n"
+            "  save a checkpoint if the groups still work, and start the job again",
+            retryable=False,
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -36,10 +54,13 @@ class Rendezvous:
         rank: this rank.
         num_ranks: ranks that take part in every meeting.
         timeout: how long an arrival waits for the others.
+        purpose: tells meetings of one store apart.
     """
 
-    def __init__(self, store: Store, rank: int, num_ranks: int, timeout: timedelta) -> None:
-        self._store = PrefixStore("meet", store)
+    def __init__(
+        self, store: Store, rank: int, num_ranks: int, timeout: timedelta, purpose: str = "meet"
+    ) -> None:
+        self._store = PrefixStore(purpose, store)
         self._rank = rank
         self._num_ranks = num_ranks
         self._timeout = timeout
@@ -52,6 +73,10 @@ class Rendezvous:
             TransportError: not all ranks arrived within the timeout; names the missing ones. The
                 others notice nothing, unless they arrive later: then they wait for a new meeting.
         """
+        with _store_answers():
+            return self._meet(payload)
+
+    def _meet(self, payload: bytes) -> Meeting:
         self._skip_decided()
         name = f"{self._attempt}"
         self._attempt += 1
@@ -73,17 +98,19 @@ class Rendezvous:
 
         Only for ranks that do not train: it asks the store every few milliseconds.
         """
-        while True:
-            self._skip_decided()
-            if self._store.check([f"{self._attempt}/called"]):
-                return True
-            if self._store.check([ended]):
-                return False
-            time.sleep(_IDLE_POLL_SECONDS)
+        with _store_answers():
+            while True:
+                self._skip_decided()
+                if self._store.check([f"{self._attempt}/called"]):
+                    return True
+                if self._store.check([ended]):
+                    return False
+                time.sleep(_IDLE_POLL_SECONDS)
 
     def announce(self, key: str) -> None:
         """Sets a key that idle ranks look for in :meth:`wait_called`."""
-        self._store.set(key, "1")
+        with _store_answers():
+            self._store.set(key, "1")
 
     def _skip_decided(self) -> None:
         while self._store.check([f"{self._attempt}/decision"]):
