@@ -2,12 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from dynatrain import _native
-from dynatrain._errors import LayoutError
+from dynatrain._errors import Error, LayoutError
 
 MESH_AXES = ("pp", "dp_replicate", "dp_shard", "cp", "tp")
+_MAX_SIZE = 1 << 30
+
+
+@contextmanager
+def _in_words(asked: str) -> Iterator[None]:
+    """Says in the library's words that the core cannot take a value of such a type."""
+    try:
+        yield
+    except Error:
+        raise
+    except (TypeError, ValueError, OverflowError) as error:
+        raise LayoutError(
+            f"layout: {asked} was given what it cannot read\n"
+            "  expected ranks and sizes as whole numbers, and axes and layouts as text, such as "
+            f"'tp' and 'dp=2,tp=2'\n  nothing was changed\n"
+            f"  mend the arguments of {asked}; the error above this one shows them"
+        ) from error
+
+
+def _checked_size(axis: str, size: int) -> int:
+    if isinstance(size, bool) or not hasattr(size, "__index__") or size.__index__() > _MAX_SIZE:
+        shown = repr(size)[:100]
+        raise LayoutError(
+            f"layout: cannot use {axis}={shown}\n"
+            f"  expected a whole number from 1 to {_MAX_SIZE}\n"
+            "  no layout was made, nothing changed\n"
+            f"  give {axis} a number of ranks, or leave it out"
+        )
+    return size.__index__()
 
 
 class Layout:
@@ -55,24 +85,28 @@ class Layout:
                 f"layout: dp={dp} and dp_shard={dp_shard} were both given\n"
                 "  dp is shorthand for dp_shard\n  nothing was changed\n  give one of them"
             )
-        self._native = _native.Layout(
-            dp_shard=dp_shard if dp is None else dp,
-            dp_replicate=dp_replicate,
-            cp=cp,
-            tp=tp,
-            pp=pp,
-            ep=ep,
-            etp=etp,
-            vpp=vpp,
-            stages=list(stages or ()),
-            order=list(order),
-        )
+        sizes = {
+            "dp_shard": dp_shard if dp is None else dp,
+            "dp_replicate": dp_replicate,
+            "cp": cp,
+            "tp": tp,
+            "pp": pp,
+            "ep": ep,
+            "etp": etp,
+            "vpp": vpp,
+        }
+        # A shorthand is named as it was written.
+        names = {axis: "dp" if axis == "dp_shard" and dp is not None else axis for axis in sizes}
+        whole = {axis: _checked_size(names[axis], size) for axis, size in sizes.items()}
+        with _in_words(f"Layout(stages={stages!r:.60}, order={order!r:.60})"):
+            self._native = _native.Layout(**whole, stages=list(stages or ()), order=list(order))
 
     @classmethod
     def parse(cls, text: str) -> Layout:
         """Reads the text form, e.g. ``"dp=2,tp=2"``; raises LayoutError naming what is wrong."""
         layout = cls.__new__(cls)
-        layout._native = _native.Layout.parse(text)
+        with _in_words("Layout.parse()"):
+            layout._native = _native.Layout.parse(text)
         return layout
 
     @property
@@ -87,7 +121,8 @@ class Layout:
 
     def size(self, axis: str) -> int:
         """Size of one axis, ``"dp"`` meaning ``"dp_shard"``."""
-        return self._native.size(axis)
+        with _in_words("Layout.size()"):
+            return self._native.size(axis)
 
     @property
     def dp_shard(self) -> int:
@@ -136,15 +171,18 @@ class Layout:
 
     def coordinate(self, rank: int, axis: str) -> int:
         """Coordinate of ``rank`` along a mesh axis."""
-        return self._native.coordinate(rank, axis)
+        with _in_words("Layout.coordinate()"):
+            return self._native.coordinate(rank, axis)
 
     def group(self, rank: int, *axes: str) -> list[int]:
         """Ranks that differ from ``rank`` only along ``axes``, ascending."""
-        return self._native.group(rank, list(axes))
+        with _in_words("Layout.group()"):
+            return self._native.group(rank, list(axes))
 
     def layers(self, pp_rank: int, num_layers: int) -> list[range]:
         """Layers of each virtual stage of ``pp_rank``, in model order."""
-        return [range(begin, end) for begin, end in self._native.layers(pp_rank, num_layers)]
+        with _in_words("Layout.layers()"):
+            return [range(begin, end) for begin, end in self._native.layers(pp_rank, num_layers)]
 
     def __str__(self) -> str:
         return str(self._native)
