@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,16 @@ class Settings:
 
     log_level: int | None = None
     trace_folder: Path | None = None
+
+    def check_writable(self, rank: int) -> None:
+        """Raises LayoutError when ``rank`` writes traces and the folder takes no file."""
+        if self.trace_folder is None or rank != 0:
+            return
+        try:
+            with tempfile.TemporaryFile(dir=self.trace_folder):
+                pass
+        except OSError as error:
+            raise _no_folder(str(self.trace_folder), error) from error
 
     def apply(self, on_switch: OnSwitch, rank: int) -> None:
         """Turns both on for a session.
@@ -74,11 +85,16 @@ def _folder(text: str) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise LayoutError(
-            f"settings: {TRACE}={text!r} is no folder and cannot be made one: {error.strerror}\n"
-            "  nothing was started\n  name a folder that may be written"
-        ) from error
+        raise _no_folder(text, error) from error
     return folder
+
+
+def _no_folder(text: str, error: OSError) -> LayoutError:
+    return LayoutError(
+        f"settings: {TRACE}={text!r} is no folder that can be written: {error.strerror}\n"
+        "  expected a folder for a trace of every switch\n"
+        "  nothing was started\n  name a folder that may be written, or leave the variable out"
+    )
 
 
 def _show_lines(level: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext
@@ -101,7 +102,9 @@ def release_memory(module: nn.Module, spared: Collection[int] = ()) -> None:
         for param in module.parameters():
             if id(param) in spared:
                 continue
-            if isinstance(param, DTensor):
+            if local_tensor(param).is_meta:  # of a trial: it never had memory
+                param.dynatrain_released = True  # type: ignore[attr-defined]
+            elif isinstance(param, DTensor):
                 param._local_tensor = torch.empty_like(param._local_tensor, device="meta")
             else:
                 param.data = torch.empty(0, dtype=param.dtype, device=param.device)
@@ -114,7 +117,7 @@ def release_memory(module: nn.Module, spared: Collection[int] = ()) -> None:
 
 
 def is_released(tensor: torch.Tensor) -> bool:
-    """Whether a tensor stands where :func:`release_memory` let a buffer go."""
+    """Whether :func:`release_memory` has let go of a tensor."""
     return bool(vars(tensor).get("dynatrain_released", False))
 
 
@@ -214,6 +217,27 @@ def _own_grad_dtype(tensor: torch.Tensor) -> tuple[torch.dtype | None] | None:
     found: torch.dtype | None = getattr(tensor, "grad_dtype", tensor.dtype)
     is_own = getattr(tensor, "_has_grad_dtype_override", found != tensor.dtype)
     return (found,) if is_own else None
+
+
+@contextmanager
+def groups_watched(refuse: Callable[[list[int]], Exception]) -> Iterator[None]:
+    """Raises what ``refuse(ranks)`` returns when this thread makes a process group, but for ours.
+
+    Every way to a group (``new_group``, ``split_group``, meshes and their slices) asks for its name
+    before it talks to anyone.
+    """
+    original, thread = distributed_c10d._process_group_name, threading.get_ident()
+
+    def name_or_refuse(ranks: Any, *args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() == thread:
+            raise refuse(list(ranks))
+        return original(ranks, *args, **kwargs)
+
+    distributed_c10d._process_group_name = name_or_refuse
+    try:
+        yield
+    finally:
+        distributed_c10d._process_group_name = original
 
 
 def clear_sharding_cache() -> None:

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
-from datetime import timedelta
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from dynatrain import _settings
-from dynatrain._errors import LayoutError
-from dynatrain._torch_private import single_process_store
+from dynatrain import arguments
+from dynatrain._errors import LayoutError, TransportError
+from dynatrain._torch_private import session_store, single_process_store
 from dynatrain.adapters.torch import TorchAdapter
-from dynatrain.engine import VERIFY, Options
-from dynatrain.lanes import TRANSPORTS, Nccl, take_device
-from dynatrain.layout import Layout, as_layout
+from dynatrain.arguments import Given
+from dynatrain.beginning import Initialize
+from dynatrain.door import only_family
+from dynatrain.lanes import Nccl, take_device
+from dynatrain.layout import Layout
 from dynatrain.report import SwitchReport
-from dynatrain.session import Initialize, Session
+from dynatrain.session import Session
 from dynatrain.world import Build
+from dynatrain.worlds import MakeGroups
 
 _current: list[Session] = []
 
@@ -38,14 +41,17 @@ def init(  # noqa: PLR0913 - the settings of a session, all but two with default
     transport: str | Nccl = "auto",
     verify: Collection[str] = ("sums",),
     seed: int = 0,
+    groups: MakeGroups | None = None,
 ) -> Session:
     """Starts a session: builds the first world and state. Collective over all ranks of the job.
 
     Initialises ``torch.distributed`` from the environment when the script has not.
 
     Args:
-        build: ``build(world) -> TrainState``, called once per layout; at a switch under the meta
-            device, where it must run no collective and draw no random number.
+        build: ``build(world) -> TrainState``, called for every layout, for the first one twice: a
+            trial shows at once what ``build`` cannot do. At the trial and at a switch it runs under
+            the meta device, where it must run no collective, make no group and draw no random
+            number.
         layout: the first layout; ranks beyond its world size idle.
         initialize: ``initialize(state, world)``, run once. With it the first build runs on meta,
             too, and this fills the materialised weights and buffers; without it the first build
@@ -71,44 +77,76 @@ def init(  # noqa: PLR0913 - the settings of a session, all but two with default
             ``fingerprint`` (of the whole state before and after), ``replicas`` (all owners of a
             cell hold the same before a switch).
         seed: of random streams that belong to a coordinate.
+        groups: ``groups(layout) -> object``, called on all ranks once per layout, before ``build``,
+            which finds what it returned as ``world.groups``. Groups and meshes of a framework's own
+            are made here; a rank that idles in the layout takes part and gets no coordinate.
 
     Returns:
         The session, also used by :func:`switch_parallelism`.
 
     Raises:
-        LayoutError: the layout does not fit the job, build returned no TrainState, or
-            ``DYNATRAIN_LOG`` or ``DYNATRAIN_TRACE`` does not parse.
+        LayoutError: an argument cannot be used or differs between ranks, the layout does not fit
+            the job, ``build`` cannot be switched, ``build`` or ``initialize`` raised, or
+            ``DYNATRAIN_LOG`` or ``DYNATRAIN_TRACE`` cannot be used. The same on every rank.
+        TransportError: a rank did not come.
         DeviceError: the device cannot be used by this build of dynatrain, or the transport
             that was asked for cannot be had.
     """
-    if not isinstance(transport, Nccl) and transport not in TRANSPORTS:
-        raise LayoutError(
-            f"session: transport={transport!r}\n  expected one of {TRANSPORTS} or Nccl(...)\n"
-            "  nothing was started"
-        )
-    unknown = set(verify) - set(VERIFY)
-    if unknown:
-        raise LayoutError(
-            f"session: verify={sorted(unknown)}\n  expected any of {VERIFY}\n  nothing was started"
-        )
-    settings = _settings.read()
-    _join()
-    options = Options(
-        timeout=timedelta(seconds=timeout_s),
+    given = Given(
+        build=build,
+        layout=layout,
+        initialize=initialize,
+        keep=keep,
+        device=device,
+        timeout_s=timeout_s,
         staging_budget_bytes=staging_budget_bytes,
         memory_budget_bytes=memory_budget_bytes,
-        num_threads=num_threads or _default_threads(),
+        num_threads=num_threads,
         transport=transport,
-        verify=frozenset(verify),
+        verify=verify,
         seed=seed,
+        groups=groups,
     )
-    place = take_device(_device(device))
-    session = Session(build, options, place, TorchAdapter(place))
-    settings.apply(session.on_switch, dist.get_rank())
-    session.start(as_layout(layout), initialize, keep)
-    _current[:] = [session]
+    with only_family("init"):
+        session = _started(given)
     session.place_kept()
     return session
+
+
+def _started(given: Given) -> Session:
+    """Checks the arguments with all ranks, then starts the session. Collective."""
+    found: arguments.Checked | Exception
+    try:
+        found = arguments.check(given)
+    except Exception as error:  # noqa: BLE001 - the other ranks must learn of it
+        found = error
+    if isinstance(found, Exception) and not dist.is_initialized() and "RANK" not in os.environ:
+        raise found  # a job of one; nothing was started
+    _join()
+    rank, num_ranks = dist.get_rank(), dist.get_world_size()
+    store = session_store(rank)
+    if not isinstance(found, Exception):
+        found = _placed(found, rank)
+    checked = arguments.agree(store, rank, num_ranks, found)
+    assert checked.device is not None
+    adapter = TorchAdapter(checked.device)
+    with adapter.undisturbed():
+        session = Session(
+            given.build, checked.options, checked.device, adapter, store, given.groups
+        )
+        session.start(checked.layout, given.initialize, checked.keep)
+    checked.settings.apply(session.on_switch, rank)
+    _current[:] = [session]
+    return session
+
+
+def _placed(checked: arguments.Checked, rank: int) -> arguments.Checked | Exception:
+    """The arguments with the rank's own device, or why they cannot be used on this rank."""
+    try:
+        checked.settings.check_writable(rank)
+        return replace(checked, device=take_device(_device(checked.device)))
+    except Exception as error:  # noqa: BLE001 - the other ranks must learn of it
+        return error
 
 
 def switch_parallelism(
@@ -136,19 +174,22 @@ def _join() -> None:
     if dist.is_initialized():
         return
     if "RANK" in os.environ:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        try:
+            dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise TransportError(
+                f"session: torch.distributed could not be initialised: {error}\n"
+                "  expected the environment that torchrun makes: RANK, WORLD_SIZE, MASTER_ADDR and "
+                "MASTER_PORT\n  nothing was started\n"
+                "  start the script by torchrun, or call dist.init_process_group before init"
+            ) from error
     else:
         dist.init_process_group("gloo", store=single_process_store(), rank=0, world_size=1)
 
 
-def _device(device: torch.device | str | None) -> torch.device:
+def _device(device: torch.device | None) -> torch.device:
     if device is not None:
-        return torch.device(device)
+        return device
     if "nccl" in dist.get_backend_config():
         return torch.device("cuda")
     return torch.device("cpu")
-
-
-def _default_threads() -> int:
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, len(os.sched_getaffinity(0)) // (2 * local))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from dynatrain import _native
 from dynatrain._errors import LayoutError
+from dynatrain.door import checked_count, wrong_argument
 from dynatrain.layout import Layout, as_layout
 from dynatrain.report import SCHEMA_VERSION
 
@@ -191,6 +192,13 @@ def _placement(layout: Layout, axis: str, spec: TensorSpec) -> tuple[int, int]:
     return (-1, 1)
 
 
+def _checked_tensors(tensors: Sequence[TensorSpec]) -> list[TensorSpec]:
+    listed = list(tensors) if isinstance(tensors, Iterable) else []
+    if not listed or not all(isinstance(spec, TensorSpec) for spec in listed):
+        raise wrong_argument("plan", "tensors", tensors, "one dynatrain.TensorSpec or more")
+    return listed
+
+
 def plan(
     source: Layout | str,
     target: Layout | str,
@@ -204,8 +212,13 @@ def plan(
         Traffic of every rank, stages, and the least time that the links allow.
 
     Raises:
-        LayoutError: a layout does not fit the model.
+        LayoutError: a layout does not fit the model, or an argument is none of its kind.
+        BudgetError: a stage cannot be cut as small as the budget asks.
     """
+    staging_budget_bytes = checked_count("plan", "staging_budget_bytes", staging_budget_bytes)
+    tensors = _checked_tensors(tensors)
+    if not isinstance(topology, Topology | None):
+        raise wrong_argument("plan", "topology", topology, "a dynatrain.Topology, or None")
     links = topology or Topology()
     before, after = describe(source, tensors), describe(target, tensors)
     num_ranks = max(before.num_ranks, after.num_ranks)

@@ -9,115 +9,64 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import Store
 
-from dynatrain import _torch_private
-from dynatrain._errors import Error, LayoutError
+from dynatrain._errors import Error, LayoutError, TransportError, of_family
 from dynatrain.adapters.port import Adapter
+from dynatrain.beginning import Initialize, begin
 from dynatrain.calls import Call, Calls, cursors_of, reason_to_refuse
 from dynatrain.collector import collector_held_off
+from dynatrain.door import (
+    checked_callable,
+    checked_count,
+    checked_layout,
+    checked_names,
+    public_call,
+)
 from dynatrain.engine import Clock, Engine, Options
-from dynatrain.layout import Layout, as_layout
+from dynatrain.layout import Layout
+from dynatrain.position import Position
+from dynatrain.questions import QUESTIONS
+from dynatrain.rehearsal import leaving_nothing, rehearse
 from dynatrain.rendezvous import Rendezvous
 from dynatrain.report import SwitchReport
-from dynatrain.switching import Present, Telling, run
-from dynatrain.train_state import TrainState
+from dynatrain.switching import Telling, run
 from dynatrain.transition import Prepared, Request, prepare
-from dynatrain.world import Build, Meshes, World
+from dynatrain.world import Build
+from dynatrain.worlds import MakeGroups, Worlds
 
-Initialize = Callable[[TrainState, World], None]
 _log = logging.getLogger("dynatrain.session")
 
 
-def _fingerprint(engine: Engine, state: TrainState | None) -> str:
-    side = engine.together("reading the state", lambda: engine.read(state))
-    return engine.fingerprint(engine.publish_map(side), side)
-
-
-def _differing_replicas(engine: Engine, state: TrainState | None) -> list[str]:
-    side = engine.together("reading the state", lambda: engine.read(state))
-    return engine.differing_replicas(engine.publish_map(side), side.table)
-
-
-#: What ranks can ask each other between two switches, by the name of the call.
-_QUESTIONS = {"fingerprint": _fingerprint, "verify_replicas": _differing_replicas}
-
-
-class Session:
+class Session(Position):
     """One training job under dynatrain; made by :func:`dynatrain.init`.
 
     Not thread-safe: all methods belong to the training thread.
     """
 
-    def __init__(
-        self, build: Build, options: Options, device: torch.device, adapter: Adapter[Any]
+    def __init__(  # noqa: PLR0913 - what init has checked, one by one
+        self,
+        build: Build,
+        options: Options,
+        device: torch.device,
+        adapter: Adapter[Any],
+        store: Store,
+        groups: MakeGroups | None,
     ) -> None:
+        super().__init__(dist.get_rank(), device, options.seed)
         self._build = build
-        self._options = options
-        self._device = device
         self._adapter = adapter
-        store = _torch_private.session_store(dist.get_rank())
         self._engine = Engine(options, device, store, adapter)
         self._meeting = Rendezvous(
             store, self._engine.rank, self._engine.num_ranks, options.timeout
         )
         self._calls = Calls(self._meeting, self._engine.rank)
-        self._worlds: dict[Layout, World | None] = {}
-        self._now = Present(options.seed)
-        self._step = 0
+        self._worlds = Worlds(self._engine, device, groups)
         self._in_step = False
         self._loops = 0
         self._prepared: Prepared | None = None
         self._request: tuple[Layout, Future[SwitchReport]] | None = None
         self._callbacks: list[Callable[[SwitchReport], None]] = []
-
-    # ---- what a script reads -------------------------------------------------------------------
-
-    @property
-    def state(self) -> TrainState:
-        """The present training state; raises LayoutError on a rank that idles."""
-        if self._now.state is None:
-            raise self._idle("state")
-        return self._now.state
-
-    @property
-    def world(self) -> World:
-        """The present world; raises LayoutError on a rank that idles."""
-        if self._now.world is None:
-            raise self._idle("world")
-        return self._now.world
-
-    @property
-    def active(self) -> bool:
-        """Whether this rank takes part in the present layout."""
-        return self._now.world is not None
-
-    @property
-    def layout(self) -> Layout:
-        """The present layout, also known to ranks that idle."""
-        assert self._now.layout is not None
-        return self._now.layout
-
-    @property
-    def device(self) -> torch.device:
-        """Where parameters of this rank live, also while it idles."""
-        return self._device
-
-    @property
-    def step(self) -> int:
-        """Completed steps of the loop, the one under way not counted."""
-        return self._step
-
-    @property
-    def keep(self) -> Mapping[str, Any]:
-        """The kept objects, by name."""
-        return dict(self._now.keep)
-
-    def _idle(self, what: str) -> LayoutError:
-        return LayoutError(
-            f"session: rank {self._engine.rank} idles in {self._now.layout} and has no {what}\n"
-            "  nothing was changed\n"
-            "  let session.steps() drive the loop, or ask session.active first"
-        )
 
     # ---- the loop ------------------------------------------------------------------------------
 
@@ -126,7 +75,13 @@ class Session:
 
         A requested switch runs between two steps. On a rank that idles the loop waits for the next
         switch that needs it, and ends with the loop of the others.
+
+        Raises:
+            LayoutError: ``total`` is no whole number, or is negative.
         """
+        return self._loop(checked_count("steps", "total", total))
+
+    def _loop(self, total: int) -> Iterator[int]:
         self._loops += 1
         ended = f"ended/{self._loops}"
         try:
@@ -137,7 +92,13 @@ class Session:
         finally:
             self._end_step()
             if self.active and self._engine.num_ranks > self.layout.world_size:
-                self._meeting.announce(ended)
+                self._announce(ended)
+
+    def _announce(self, ended: str) -> None:
+        try:
+            self._meeting.announce(ended)
+        except TransportError as error:  # nobody is left to hear it
+            _log.warning("ranks that idle were not told of the end of the loop: %s", error)
 
     def _await_activity(self, ended: str) -> bool:
         """Attends what others call while this rank idles; False when their loop has ended."""
@@ -177,18 +138,23 @@ class Session:
 
         Every active rank must ask in the same step. The future holds the report, or the error; the
         training goes on either way.
+
+        Raises:
+            LayoutError: ``layout`` is none, or a switch is requested already.
         """
+        target = checked_layout("request", layout)
         future: Future[SwitchReport] = Future()
         if self._request is not None:
             raise LayoutError(
                 f"session: a switch to {self._request[0]} is already requested\n"
                 "  nothing was changed\n  wait for its future"
             )
-        self._request = (as_layout(layout), future)
+        self._request = (target, future)
         return future
 
     def on_switch(self, callback: Callable[[SwitchReport], None]) -> None:
         """Calls ``callback(report)`` on this rank after every switch."""
+        checked_callable("on_switch", "callback", callback)
         self._callbacks.append(callback)
 
     def prepare(self, layout: Layout | str, *, names: Mapping[str, str] | None = None) -> None:
@@ -197,9 +163,27 @@ class Session:
         The target's memory is held from now on. One layout is prepared at a time; preparing
         another one drops the former.
         """
-        target = as_layout(layout)
-        self._call("prepare", target)
-        self._prepare(target, names)
+        with public_call("prepare", self._adapter):
+            target, renamed = checked_layout("prepare", layout), checked_names("prepare", names)
+            self._call("prepare", target, renamed)
+            self._prepare(target, renamed)
+
+    def check(self, layout: Layout | str, *, names: Mapping[str, str] | None = None) -> int:
+        """Says whether a switch to ``layout`` would be refused, and moves nothing. Collective.
+
+        Runs build on meta and holds names, slots, values and budget against each other; no memory
+        is taken, and nothing is left but the groups of the layout, which a switch then finds made.
+
+        Returns:
+            Bytes beside the source that the switch takes on the rank that needs most.
+
+        Raises:
+            What the switch would raise before anything moves; the state is unchanged.
+        """
+        with public_call("check", self._adapter):
+            target, renamed = checked_layout("check", layout), checked_names("check", names)
+            self._call("check", target, renamed)
+            return self._rehearse(target, renamed)
 
     def switch(
         self, layout: Layout | str, *, names: Mapping[str, str] | None = None
@@ -225,28 +209,38 @@ class Session:
             What a kept object's ``on_world`` or a callback raised: the switch is done then, on this
             rank as on all others.
         """
-        target = as_layout(layout)
-        clock = Clock(self._engine.rank)
-        with clock.phase("meet"):
-            ready = self._call("switch", target)
-        return self._switch(target, names, clock, ready)
+        with public_call("switch", self._adapter):
+            target, renamed = checked_layout("switch", layout), checked_names("switch", names)
+            clock = Clock(self._engine.rank)
+            with clock.phase("meet"):
+                ready = self._call("switch", target, renamed)
+            report, errors = self._switch(target, renamed, clock, ready)
+        return self._told(report, errors)
 
-    def _call(self, op: str, layout: Layout) -> bool:
+    def _call(self, op: str, layout: Layout, names: Mapping[str, str]) -> bool:
         """Meets all ranks over one operation; returns whether all hold ``layout`` prepared."""
-        problem = self._why_not(layout, self._now.keep)
-        ready = False
-        prepared = self._prepared
-        if problem is None and prepared is not None and prepared.request.layout == layout:
-            try:
-                ready = prepared.refresh(self._engine, self._now.state)
-            except Error as error:  # the others must learn of it, not wait for this rank
-                problem = str(error)
-        cursors = cursors_of(self._now.keep) if self.active else {}
-        connected = self._engine.connected
-        own = Call(op, str(layout), self._completed, ready, connected, problem, cursors)
+        problem, ready, cursors = None, False, {}
+        try:
+            problem = self._why_not(layout, self._now.keep)
+            if problem is None:
+                ready = self._is_ready(layout, names)
+            cursors = cursors_of(self._now.keep) if self.active else {}
+        except Exception as error:  # noqa: BLE001 - the others must learn of it, not wait
+            problem = str(of_family(error, f"the call of {op}"))
+        connected, renamed = self._engine.connected, tuple(sorted(names.items()))
+        own = Call(op, str(layout), self._completed, ready, connected, problem, cursors, renamed)
         calls = self._calls.meet(own)
         self._reconnect(calls)
         return self._all_ready(calls)
+
+    def _is_ready(self, layout: Layout, names: Mapping[str, str]) -> bool:
+        """Whether ``layout`` stands prepared for the tensors that there are now."""
+        prepared = self._prepared
+        if prepared is None or prepared.request.layout != layout:
+            return False
+        if names and names != prepared.request.names:
+            return False
+        return prepared.refresh(self._engine, self._now.state)
 
     def _why_not(self, layout: Layout, keep: Mapping[str, Any]) -> str | None:
         """The message of a refusal to go to ``layout`` now, or None."""
@@ -265,53 +259,59 @@ class Session:
 
     def _attend(self) -> None:
         """An idle rank's part in an operation that others called."""
-        ready = self._prepared is not None and self._prepared.refresh(self._engine, None)
-        clock = Clock(self._engine.rank)
+        done: tuple[SwitchReport, list[Exception]] | None = None
         try:
-            calls = self._calls.meet(Call("attend", "", 0, ready, self._engine.connected, None))
-            self._reconnect(calls)
-            asked = next(call for call in calls if call.operation != "attend")
-            if asked.operation in _QUESTIONS:
-                _QUESTIONS[asked.operation](self._engine, None)
-                return
-            layout = Layout.parse(asked.layout)
-            if asked.operation == "prepare":
-                self._prepare(layout, None)
-                return
-            self._step = asked.step
-            self._switch(layout, None, clock, self._all_ready(calls))
+            with public_call("an idle rank", self._adapter):
+                done = self._join_call()
         except Error as error:
-            _log.warning("an idle rank saw a switch fail: %s", error)
+            _log.warning("an idle rank saw a call fail: %s", error)
+        if done is not None:
+            self._told(*done)
 
-    def _prepare(self, layout: Layout, names: Mapping[str, str] | None) -> Prepared:
+    def _join_call(self) -> tuple[SwitchReport, list[Exception]] | None:
+        """Does what the others have called; returns what a switch returns."""
+        clock = Clock(self._engine.rank)
+        prepared, ready, problem = self._prepared, False, None
+        try:
+            ready = prepared is not None and prepared.refresh(self._engine, None)
+        except Exception as error:  # noqa: BLE001 - the others must learn of it, not wait
+            problem = str(of_family(error, "an idle rank"))
+        own = Call("attend", "", 0, ready, self._engine.connected, problem)
+        calls = self._calls.meet(own)
+        self._reconnect(calls)
+        asked = next(call for call in calls if call.operation != "attend")
+        if asked.operation in QUESTIONS:
+            QUESTIONS[asked.operation](self._engine, None)
+            return None
+        layout, names = Layout.parse(asked.layout), dict(asked.names)
+        if asked.operation == "prepare":
+            self._prepare(layout, names)
+            return None
+        if asked.operation == "check":
+            self._rehearse(layout, names)
+            return None
+        self._step = asked.step
+        return self._switch(layout, names, clock, self._all_ready(calls))
+
+    def _prepare(self, layout: Layout, names: Mapping[str, str]) -> Prepared:
         self._prepared = None
         clock = Clock(self._engine.rank)
         with clock.phase("world"):
-            world = self._engine.together("making the world", lambda: self._world_of(layout))
-        place = None if world is None else world.at_epoch(self._now.epoch + 1)
-        request = Request(layout, place, self._build, dict(names or {}))
+            place = self._worlds.at(layout, self._now.epoch + 1)
+        request = Request(layout, place, self._build, dict(names))
         self._prepared = prepare(self._engine, self._now.state, request, clock)
         return self._prepared
 
-    def _world_of(self, layout: Layout) -> World | None:
-        """This rank's place in ``layout``; groups are made once per layout and kept."""
-        if layout not in self._worlds:
-            meshes = Meshes(layout, self._device.type)
-            inside = self._engine.rank < layout.world_size
-            timeout = self._options.timeout
-            world = (
-                World(layout, self._engine.rank, self._device, meshes, timeout) if inside else None
-            )
-            if world is not None:
-                world.group(
-                    *layout.order
-                )  # what most scripts reduce over; made before it is needed
-            self._worlds[layout] = world
-        return self._worlds[layout]
+    def _rehearse(self, layout: Layout, names: Mapping[str, str]) -> int:
+        place = self._worlds.at(layout, self._now.epoch + 1)
+        request = Request(layout, place, self._build, dict(names))
+        with leaving_nothing():
+            return rehearse(self._engine, self._now.state, request)
 
     def _switch(
-        self, layout: Layout, names: Mapping[str, str] | None, clock: Clock, ready: bool
-    ) -> SwitchReport:
+        self, layout: Layout, names: Mapping[str, str], clock: Clock, ready: bool
+    ) -> tuple[SwitchReport, list[Exception]]:
+        """Switches; returns the report and what kept objects raised, when it was done."""
         report = SwitchReport(
             str(self.layout), str(layout), self._now.epoch + 1, self._completed, prepared=ready
         )
@@ -321,45 +321,50 @@ class Session:
                 began = clock.now()
                 prepared = self._prepare(layout, names)
                 clock.adopt(prepared.spans, began)
-            self._prepared = None  # a target that was refused is built anew by the next call
+            self._prepared = None  # its runs are used up, whether the switch succeeds or not
             errors = run(self._engine, self._calls, self._now, prepared, Telling(report, clock))
+        return report, errors
+
+    def _told(self, report: SwitchReport, errors: list[Exception]) -> SwitchReport:
+        """Tells the script's callbacks; raises the first error of its code, as it was raised."""
         for callback in self._callbacks:
             try:
                 callback(report)
             except Exception as error:  # noqa: BLE001 - the user's code, after the switch
                 errors.append(error)
         if errors:
-            _log.error("the switch to %s is done, but %d callbacks raised", layout, len(errors))
+            _log.error(
+                "the switch to %s is done, but %d callbacks raised", report.target, len(errors)
+            )
             raise errors[0]
         return report
 
     # ---- life ----------------------------------------------------------------------------------
 
-    def start(
-        self, layout: Layout, initialize: Initialize | None, keep: Mapping[str, Any] | None
-    ) -> None:
-        """Builds the first world and state; called once by :func:`dynatrain.init`."""
-        problem = self._why_not(layout, keep or {})
-        if problem is not None:
-            raise LayoutError(problem)
-        made = self._world_of(layout)
-        world = None if made is None else made.at_epoch(0)
-        self._engine.connect()
-        state = None if world is None else self._first_state(world, initialize)
+    def start(self, layout: Layout, initialize: Initialize | None, keep: Mapping[str, Any]) -> None:
+        """Builds the first world and state; called once by :func:`dynatrain.init`. Collective."""
+        engine = self._engine
+        engine.connect()
+        engine.together("the first layout", lambda: self._refuse_first(layout, keep))
+        world = self._worlds.at(layout, 0)
+        state = begin(engine, Request(layout, world, self._build, {}), initialize)
         self._now.install(layout, world, state)
-        self._now.keep = dict(keep or {})
+        self._now.keep = dict(keep)
 
     def place_kept(self) -> None:
-        """Tells the kept objects of the first world; called once by :func:`dynatrain.init`."""
-        self._now.move_kept()
+        """Tells the kept objects of the first world; called once by :func:`dynatrain.init`.
 
-    def _first_state(self, world: World, initialize: Initialize | None) -> TrainState:
-        if initialize is None:
-            return self._adapter.build(lambda: self._build(world))
-        state = self._adapter.build_on_meta(lambda: self._build(world), str(world))
-        self._adapter.materialize(self._adapter.inventory(state), None, ())
-        initialize(state, world)
-        return state
+        Raises what the first of them raised: the session has started then.
+        """
+        with self._adapter.undisturbed():
+            errors = self._now.move_kept()
+        if errors:
+            raise errors[0]
+
+    def _refuse_first(self, layout: Layout, keep: Mapping[str, Any]) -> None:
+        problem = self._why_not(layout, keep)
+        if problem is not None:
+            raise LayoutError(problem)
 
     def fingerprint(self) -> str:
         """The fingerprint of the present state, the same in every layout. Collective."""
@@ -371,10 +376,11 @@ class Session:
 
     def _ask(self, question: str) -> Any:
         """Asks all ranks, idle ones too, something about the present state. Collective."""
-        connected = self._engine.connected
-        own = Call(question, str(self.layout), self._completed, False, connected, None)
-        self._reconnect(self._calls.meet(own))
-        return _QUESTIONS[question](self._engine, self._now.state)
+        with public_call(question, self._adapter):
+            connected = self._engine.connected
+            own = Call(question, str(self.layout), self._completed, False, connected, None)
+            self._reconnect(self._calls.meet(own))
+            return QUESTIONS[question](self._engine, self._now.state)
 
     def close(self) -> None:
         """Ends the session's communicator; the present state stays usable."""

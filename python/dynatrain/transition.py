@@ -6,6 +6,7 @@ on one rank fails on all, with the source untouched.
 
 from __future__ import annotations
 
+import difflib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -15,8 +16,9 @@ from typing import TypeVar
 import torch
 
 from dynatrain import _native
-from dynatrain._errors import BudgetError, DeviceError, LayoutError
+from dynatrain._errors import DeviceError, LayoutError, is_out_of_memory
 from dynatrain.adapters.port import Published, Slots
+from dynatrain.budget import check_budget, no_memory
 from dynatrain.engine import Clock, Engine, Side
 from dynatrain.handover import check_values, publish_values
 from dynatrain.lanes import DEVICE, HOST
@@ -111,21 +113,7 @@ def prepare(engine: Engine, state: TrainState | None, request: Request, clock: C
     ``state`` is the present state of this rank, None when it idles; ``clock`` was started with the
     preparation.
     """
-    with clock.phase("build"):
-        source = engine.together("reading the state", lambda: engine.read(state, request.names))
-        built, apart = _built(engine, state, request)
-        if apart:
-            source = engine.read(state, request.names, apart)
-    with clock.phase("plan"):
-        source_map = engine.publish_map(source)
-        inventory = source.inventory
-        notes = _union(engine, frozenset() if inventory is None else inventory.slot_notes())
-        slots = Slots(source_map, notes)
-        target = engine.together("build", lambda: _with_slots(engine, built, state, slots, apart))
-        target_map = engine.publish_map(target)
-        plan = _plan(engine, source_map, target_map)
-        prepared = Prepared(request, source, target, source_map, target_map, plan, [], apart)
-        prepared.routes = _routes(engine, prepared)
+    prepared = blueprint(engine, state, request, clock)
     with clock.phase("build"):
         engine.together("taking memory", lambda: _take_memory(engine, prepared))
         _agree_on_pairs(engine, prepared)
@@ -136,20 +124,67 @@ def prepare(engine: Engine, state: TrainState | None, request: Request, clock: C
     return prepared
 
 
+def blueprint(
+    engine: Engine,
+    state: TrainState | None,
+    request: Request,
+    clock: Clock,
+    built: TrainState | None = None,
+) -> Prepared:
+    """Builds the target on meta and plans the way to it; takes no memory. Collective.
+
+    ``built`` is what build has made on meta before, if it has.
+    """
+    with clock.phase("build"):
+        _check_names(engine, state, request.names)
+        source = engine.together("reading the state", lambda: engine.read(state, request.names))
+        made, apart = _built(engine, state, request, built)
+        if apart:
+            source = engine.read(state, request.names, apart)
+    with clock.phase("plan"):
+        source_map = engine.publish_map(source)
+        inventory = source.inventory
+        notes = _union(engine, frozenset() if inventory is None else inventory.slot_notes())
+        slots = Slots(source_map, notes)
+        target = engine.together("build", lambda: _with_slots(engine, made, state, slots, apart))
+        target_map = engine.publish_map(target)
+        plan = _plan(engine, source_map, target_map)
+        prepared = Prepared(request, source, target, source_map, target_map, plan, [], apart)
+        prepared.routes = _routes(engine, prepared)
+    return prepared
+
+
 def _built(
-    engine: Engine, state: TrainState | None, request: Request
+    engine: Engine, state: TrainState | None, request: Request, built: TrainState | None
 ) -> tuple[TrainState | None, frozenset[str]]:
     """The target on meta, and the FQNs that only one side ties to others. Collective."""
     made: list[TrainState | None] = []
 
     def build() -> tuple[frozenset[str], frozenset[str]]:
-        made.append(_build_on_meta(engine, request))
+        made.append(built or _build_on_meta(engine, request))
         source = frozenset() if state is None else engine.adapter.ties(state, request.names)
         return source, frozenset() if made[0] is None else engine.adapter.ties(made[0])
 
     ties = engine.gathered("build", build)
     in_source = frozenset().union(*(source for source, _ in ties))
     return made[0], in_source ^ frozenset().union(*(target for _, target in ties))
+
+
+def _check_names(engine: Engine, state: TrainState | None, names: Mapping[str, str]) -> None:
+    """Refuses names of tensors that no rank has. Collective where there are names."""
+    if not names:
+        return
+    source = engine.together("reading the state", lambda: engine.read(state))
+    known = {name.rsplit("|", 1)[0] for name in engine.publish_map(source).names()}
+    unknown = sorted(names.keys() - known)
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], known) or sorted(known)[:3]
+        raise LayoutError(
+            f"session: names={{{unknown[0]!r}: ...}} names no tensor of the source"
+            f" ({len(unknown)} such names)\n  near it are {near}\n"
+            "  nothing was moved; the source state is intact\n"
+            "  map FQNs that the source has to those that build gives them in the target"
+        )
 
 
 def _build_on_meta(engine: Engine, request: Request) -> TrainState | None:
@@ -229,31 +264,35 @@ def _route(
     return Route(lane, plan, schedule)
 
 
-def _take_memory(engine: Engine, prepared: Prepared) -> None:
+def missing_bytes(engine: Engine, prepared: Prepared) -> int:
+    """Bytes that this rank's target takes; raises BudgetError when they are over the budget."""
     inventory, staging = prepared.target.inventory, prepared.staging_peak_bytes
+    fresh = 0
+    if inventory is not None:
+        fresh = inventory.missing_bytes(_adopted(prepared))
+    check_budget(engine.rank, fresh + staging, engine.options.memory_budget_bytes)
+    return fresh
+
+
+def _adopted(prepared: Prepared) -> Sequence[str]:
+    return () if prepared.source.inventory is None else prepared.plan.adoptable()
+
+
+def _take_memory(engine: Engine, prepared: Prepared) -> None:
+    prepared.fresh_bytes = missing_bytes(engine, prepared)
+    inventory = prepared.target.inventory
     if inventory is None:
-        _check_budget(engine, staging)
         return
-    source = prepared.source.inventory
-    adopted = () if source is None else prepared.plan.adoptable()
-    prepared.fresh_bytes = inventory.missing_bytes(adopted)
-    _check_budget(engine, prepared.fresh_bytes + staging)
     if prepared.fresh_bytes:
         _native.trim_heap()  # here and not when a state is freed: a prepared switch waits for none
-    prepared.target = Side.of(engine.adapter.materialize(inventory, source, adopted))
-
-
-def _check_budget(engine: Engine, extra_bytes: int) -> None:
-    budget = engine.options.memory_budget_bytes
-    if budget is not None and extra_bytes > budget:
-        raise BudgetError(
-            f"session: the switch needs {extra_bytes} bytes beside the source on rank "
-            f"{engine.rank}\n  the budget is {budget} bytes\n"
-            "  nothing was moved; the source state is intact\n"
-            "  raise memory_budget_bytes, or lower staging_budget_bytes",
-            extra_bytes,
-            budget,
-        )
+    source, adopted = prepared.source.inventory, _adopted(prepared)
+    try:
+        prepared.target = Side.of(engine.adapter.materialize(inventory, source, adopted))
+    except Exception as error:
+        if is_out_of_memory(error):
+            staging = prepared.staging_peak_bytes
+            raise no_memory(engine.rank, prepared.fresh_bytes, staging, error) from error
+        raise
 
 
 def _agree_on_pairs(engine: Engine, prepared: Prepared) -> None:
@@ -274,8 +313,8 @@ def _agree_on_pairs(engine: Engine, prepared: Prepared) -> None:
 
 def _make_runs(engine: Engine, prepared: Prepared, routes: Sequence[Route]) -> None:
     prepared.routes = [_with_run(engine, prepared, route) for route in routes]
-    staging = prepared.staging_peak_bytes
-    _check_budget(engine, prepared.fresh_bytes + staging + prepared.table_bytes)
+    needed = prepared.fresh_bytes + prepared.staging_peak_bytes + prepared.table_bytes
+    check_budget(engine.rank, needed, engine.options.memory_budget_bytes)
 
 
 def _with_run(engine: Engine, prepared: Prepared, route: Route) -> Route:

@@ -75,7 +75,7 @@ def collect_as_often_as_possible(rank, world_size):
         is_on = gc.isenabled()
         gc.disable()
         session.switch("dp=4")
-        _, at_build, at_end, *_ = counts
+        _, _, at_build, at_end, *_ = counts  # init builds twice
         return at_build, at_end - at_build, is_on, gc.isenabled()
     finally:
         gc.set_threshold(*threshold)

@@ -184,18 +184,13 @@ def build_with_loose_tensor(world):
 
 
 def forget_to_register(rank, world_size):
-    session = start("dp=2", build_with_loose_tensor, initialize=None)
-    text, at_once = refused(lambda: session.switch("tp=2"))
-    return (
-        "model.masks['first'][0]" in text,
-        "register_buffer" in text,
-        at_once,
-        str(session.layout),
-    )
+    text, at_once = refused(lambda: start("dp=2", build_with_loose_tensor, initialize=None))
+    return "model.masks['first'][0]" in text, "register_buffer" in text, at_once
 
 
+# A switch would leave it without memory; init tries, so that it shows before days of training.
 def test_tensor_that_build_leaves_on_meta_is_refused(pool):
-    assert pool.run(forget_to_register, world_size=2) == [(True, True, True, "dp=2")] * 2
+    assert pool.run(forget_to_register, world_size=2) == [(True, True, True)] * 2
 
 
 def keep_a_teacher(rank, world_size):

@@ -134,13 +134,13 @@ def once() -> Case:
 
 
 def becoming(other: Callable[[Any], torch.optim.Optimizer]) -> Case:
-    """A case for a build that makes another optimizer the second time."""
+    """A case for a build that makes another optimizer at the switch; init calls it twice."""
     calls: list[int] = []
 
     def build() -> TrainState:
         calls.append(1)
         module = net()
-        kind = torch.optim.AdamW if len(calls) < 3 else other
+        kind = torch.optim.AdamW if len(calls) < 5 else other
         return TrainState(module, kind(module.parameters()))
 
     return Case(build)

@@ -12,8 +12,9 @@ HEAD = """# What travels
 Each line was tried: a job of one rank trains three steps, switches, and trains three more, beside
 one that never switches. *Travels* means that weights, buffers, optimizer slots, options and objects
 are the same to the bit at the end. *Refused* means that nothing was moved, and that the job trained
-on as if nothing had been asked. *While parameters stay whole* stands beside slots that are not cut
-as their parameter: layouts that shard or stage the model are refused.
+on as if nothing had been asked; *refused by init*, that it showed before the first step. *While
+parameters stay whole* stands beside slots that are not cut as their parameter: layouts that shard or
+stage the model are refused.
 
 A test tries all of it and holds this page against it; `make what-travels` writes it anew.
 """

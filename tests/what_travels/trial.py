@@ -21,6 +21,7 @@ from dynatrain.adapters.torch.trees import leaves
 
 NUM_STEPS, SWITCH_AFTER = 6, 3
 TRAVELS, REFUSED, BENT = "travels", "refused", "bent"
+BY_INIT = "refused by init"
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ class Case:
 class _Run:
     case: Case
     refusal: Exception | None = None
+    has_begun: bool = False
     whole_only: bool = False
     end: list[Any] = field(default_factory=list)
 
@@ -100,7 +102,15 @@ class _Run:
         np.random.seed(0)
         torch.manual_seed(0)
         keep = self.case.keep()
-        session = dynatrain.init(lambda world: self.case.build(), "dp=1", keep=keep, timeout_s=20)
+        try:
+            session = dynatrain.init(
+                lambda world: self.case.build(), "dp=1", keep=keep, timeout_s=20
+            )
+        except dynatrain.Error as error:
+            self.refusal = error
+            dist.destroy_process_group()
+            return self
+        self.has_begun = True
         try:
             for step in range(NUM_STEPS):
                 if switch and step == SWITCH_AFTER:
@@ -159,5 +169,6 @@ def tried(case: Case) -> Outcome:
         return Outcome(BENT, "differs from the job that never switched")
     if switched.refusal is not None:
         lines = [line.strip() for line in str(switched.refusal).splitlines()]
-        return Outcome(REFUSED, f"{lines[0].split(': ', 1)[1]}; {lines[-1]}")
+        word = REFUSED if switched.has_begun else BY_INIT
+        return Outcome(word, f"{lines[0].split(': ', 1)[1]}; {lines[-1]}")
     return Outcome(TRAVELS, "while parameters stay whole" if switched.whole_only else "")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -118,6 +119,14 @@ class Adapter(ABC, Generic[_Inventory]):
               at other ranks. None runs a collective.
     """
 
+    @abstractmethod
+    def undisturbed(self) -> AbstractContextManager[None]:
+        """Leaves what the caller has set for its thread, and puts it back.
+
+        Such as modes of execution and defaults; inside, defaults are those that stood when this
+        object was made. Every call of a session runs inside, the user's callbacks with it.
+        """
+
     # ---- making a state ------------------------------------------------------------------------
 
     @abstractmethod
@@ -180,6 +189,14 @@ class Adapter(ABC, Generic[_Inventory]):
 
         Raises:
             LayoutError: a slot has no map from its parameter.
+        """
+
+    @abstractmethod
+    def check_complete(self, target: _Inventory) -> None:
+        """Says without taking memory whether :meth:`materialize` would leave something without.
+
+        Raises:
+            LayoutError: ``target.state`` reaches what has no memory and would get none.
         """
 
     @abstractmethod

@@ -100,7 +100,7 @@ def test_views_of_one_memory_keep_their_values_and_their_sharing_where_they_stay
 
 # Of two contents, one memory can hold one: which one arrives would be chance.
 def test_memory_that_only_the_target_shares_is_refused(start):
-    kinds = iter([nn.ModuleDict, None])
+    kinds = iter([nn.ModuleDict, nn.ModuleDict, None])
 
     def build():
         model = Tied()

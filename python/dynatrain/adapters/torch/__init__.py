@@ -3,6 +3,7 @@
 | file | holds |
 |---|---|
 | ``guard.py`` | runs ``build`` without memory, collectives and random draws |
+| ``surroundings.py`` | modes and defaults of the calling thread, left and put back |
 | ``names.py`` | logical names |
 | ``inventory.py`` | live tensors by logical name |
 | ``describing.py`` | what is said of one tensor; which tensors are no bytes in one memory |
@@ -22,14 +23,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 
-from dynatrain._torch_private import clear_sharding_cache
+from dynatrain._torch_private import clear_sharding_cache, local_tensor
 from dynatrain.adapters.port import Adapter, Published, Slots, Values
 from dynatrain.adapters.torch import (
     boundary,
@@ -45,6 +46,7 @@ from dynatrain.adapters.torch import (
     values,
 )
 from dynatrain.adapters.torch.inventory import LiveTensors
+from dynatrain.adapters.torch.surroundings import Surroundings
 from dynatrain.train_state import TrainState
 
 _STREAM = "stream."
@@ -59,18 +61,21 @@ class TorchAdapter(Adapter[LiveTensors]):
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self._surroundings = Surroundings(device)
         #: The buffers of a state as they were built: a step may give them another shape.
         self._built: WeakKeyDictionary[TrainState, Mapping[str, buffers.Form]] = WeakKeyDictionary()
 
+    def undisturbed(self) -> AbstractContextManager[None]:
+        """Leaves inference mode, no_grad and autocast; default dtype and device are restored."""
+        return self._surroundings.restored()
+
     def build(self, make: Callable[[], object]) -> TrainState:
         """Runs the build under the session's device."""
-        with torch.device(self._device), _own_shardings():
-            return self._noted(guard.checked_state(make()))
+        return self._noted(guard.build_for_real(make, self._device))
 
     def build_on_meta(self, make: Callable[[], object], place: str) -> TrainState:
         """Runs the build under the meta device and under watch."""
-        with _own_shardings():
-            return self._noted(guard.build_on_meta(make, place, self._device))
+        return self._noted(guard.build_on_meta(make, place, self._device))
 
     def _noted(self, state: TrainState) -> TrainState:
         self._built[state] = buffers.forms(state)
@@ -97,6 +102,12 @@ class TorchAdapter(Adapter[LiveTensors]):
         """Makes slots that are cut as their parameter, or scalars; buffers follow the source."""
         buffers.follow_changes(state, slots)
         memory.make_slots(state, slots)
+
+    def check_complete(self, target: LiveTensors) -> None:
+        """Looks for meta tensors that no map says and no value sets."""
+        given = [tensor for _, tensor in target.live()] + list(derived.tensors(target.state))
+        ids = {id(each) for tensor in given for each in (tensor, local_tensor(tensor))}
+        leftovers.check_no_meta_left(target.state, ids)
 
     def materialize(
         self, target: LiveTensors, source: LiveTensors | None, adopted: Collection[str]
@@ -164,18 +175,4 @@ class TorchAdapter(Adapter[LiveTensors]):
         """Empties storages, hooks refusals in, and forgets DTensor's cache of meshes."""
         if state is not None:
             boundary.retire(state, target, successor)
-        clear_sharding_cache()
-
-
-@contextmanager
-def _own_shardings() -> Iterator[None]:
-    """Keeps a build and what is there apart in DTensor's cache.
-
-    It compares meshes by equality: a build in a layout with an equal mesh would be handed the
-    present one, and the present model would compute on the mesh of the build.
-    """
-    clear_sharding_cache()
-    try:
-        yield
-    finally:
         clear_sharding_cache()

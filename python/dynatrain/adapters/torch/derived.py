@@ -37,6 +37,14 @@ def _derived(state: TrainState) -> Iterator[_Derived]:
                     yield child, hook._tensor_name, partial(hook.apply_mask, child)
 
 
+def tensors(state: TrainState) -> Iterator[torch.Tensor]:
+    """The derived attributes as they are."""
+    for module, name, _ in _derived(state):
+        value = vars(module).get(name)
+        if isinstance(value, torch.Tensor):
+            yield value
+
+
 def give_memory(state: TrainState, device: torch.device) -> None:
     """Puts memory in the place of derived attributes on meta, and so ends the graphs they hold."""
     for module, name, _ in _derived(state):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dynatrain._errors import Error, LayoutError
+from dynatrain._torch_private import clear_sharding_cache, groups_watched
 from dynatrain.adapters.torch.optimizers import holders
 from dynatrain.adapters.torch.streams import random_streams, read_streams
 from dynatrain.train_state import TrainState
@@ -30,16 +32,51 @@ class _NoCollectives(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
+def _made_a_group(ranks: list[int]) -> LayoutError:
+    return LayoutError(
+        f"session: build made a process group, or a mesh with one, of the ranks {ranks}\n"
+        "  expected build to make none: a rank that idles in the layout runs no build, and the "
+        "others would wait for it\n"
+        "  nothing was moved; the source state is intact\n"
+        "  make it in dynatrain.init(..., groups=), which all ranks call before build, and read "
+        "world.groups; or take it from world.group(...) or world.mesh_over(...)"
+    )
+
+
+@contextmanager
+def _no_meshes_of_others() -> Iterator[None]:
+    """What DTensor caches names meshes by equality, and other worlds may have equal ones.
+
+    The build would get results on their meshes, and after it the present model on the build's.
+    """
+    clear_sharding_cache()
+    try:
+        yield
+    finally:
+        clear_sharding_cache()
+
+
+def build_for_real(make: Callable[[], object], device: torch.device) -> TrainState:
+    """Calls ``make()`` under ``device``; raises LayoutError when it returned no TrainState."""
+    with torch.device(device), _no_meshes_of_others():
+        return checked_state(make())
+
+
 def build_on_meta(make: Callable[[], object], place: str, device: torch.device) -> TrainState:
     """Calls ``make()``, the user's build for the world ``place``, under the meta device.
 
     Raises:
-        LayoutError: build raised, ran a collective, drew a random number, or returned something
-            else than a TrainState. Random streams are put back as they were.
+        LayoutError: build raised, ran a collective, made a group, drew a random number, or returned
+            something else than a TrainState. Random streams are put back as they were.
     """
     before = read_streams(device)
     try:
-        with torch.device("meta"), _NoCollectives():  # type: ignore[no-untyped-call]
+        with (
+            torch.device("meta"),
+            _NoCollectives(),  # type: ignore[no-untyped-call]
+            _no_meshes_of_others(),
+            groups_watched(_made_a_group),
+        ):
             state = make()
     except Error:
         raise

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import types
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
@@ -55,11 +55,11 @@ _OPENED = (nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRSchedule
 _Found = tuple[str, Any]
 
 
-def check_no_meta_left(state: TrainState) -> bool:
+def check_no_meta_left(state: TrainState, given: Collection[int] = ()) -> bool:
     """Raises LayoutError when model, optimizer or user reach a tensor that has no memory.
 
     Looks into attributes, containers, partials, bound methods and closures; runs no code of the
-    objects. Each object is looked at once.
+    objects. Each object is looked at once. ``given`` are ids of tensors that will get memory.
 
     Returns:
         Whether scheduler, scaler or an extra reach one: their ``load_state_dict`` may replace it,
@@ -68,10 +68,10 @@ def check_no_meta_left(state: TrainState) -> bool:
     stateful = list(state.stateful_objects())
     seen = {id(item) for _, item in stateful}
     own = [("model", state.model), ("optimizer", state.optimizer), ("user", state.user)]
-    for where in _on_meta(own, seen):
+    for where in _on_meta(own, seen, given):
         raise _left_on_meta(where)
     seen -= {id(item) for _, item in stateful}
-    return any(True for _ in _on_meta(stateful, seen))
+    return any(True for _ in _on_meta(stateful, seen, given))
 
 
 def check_loaded(state: TrainState) -> None:
@@ -80,7 +80,7 @@ def check_loaded(state: TrainState) -> None:
         raise _left_on_meta(where)
 
 
-def _on_meta(roots: list[_Found], seen: set[int]) -> Iterator[str]:
+def _on_meta(roots: list[_Found], seen: set[int], given: Collection[int] = ()) -> Iterator[str]:
     """The ways to tensors without memory; ``seen`` are ids of objects that are not looked into."""
     queue: deque[_Found] = deque(roots)
     alive = []  # an id is an object's own only while it lives
@@ -90,7 +90,7 @@ def _on_meta(roots: list[_Found], seen: set[int]) -> Iterator[str]:
             continue
         seen.add(id(item))
         alive.append(item)
-        if isinstance(item, torch.Tensor) and _is_left(item):
+        if isinstance(item, torch.Tensor) and _is_left(item) and id(item) not in given:
             yield where
         queue.extend((where + step, value) for step, value in _held_by(item))
 

@@ -1,0 +1,209 @@
+"""The arguments of ``init``: each is checked, and all ranks hear what any of them was refused for.
+
+A rank that raised by itself would leave the others waiting for it, and ranks that go on with
+different arguments wait for each other later, where nobody can say why.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch._C._distributed_c10d import Store
+
+from dynatrain import _settings
+from dynatrain._errors import DeviceError, Error, LayoutError, like, of_family
+from dynatrain.control import refused
+from dynatrain.door import checked_callable, checked_layout, is_text, wrong_argument
+from dynatrain.engine import VERIFY, Options
+from dynatrain.lanes import TRANSPORTS, Nccl
+from dynatrain.layout import Layout
+from dynatrain.rendezvous import Rendezvous
+
+#: Deadlines are counted in milliseconds; beyond a year the clocks of C++ libraries overflow.
+_MIN_SECONDS, _MAX_SECONDS = 1e-3, 365 * 86400.0
+_MAX_BYTES, _MAX_THREADS = 1 << 60, 4096
+_DEFAULT_TIMEOUT = timedelta(seconds=60)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What ``init`` was given, as it came; see there for what each means."""
+
+    build: Any
+    layout: Any
+    initialize: Any
+    keep: Any
+    device: Any
+    timeout_s: Any
+    staging_budget_bytes: Any
+    memory_budget_bytes: Any
+    num_threads: Any
+    transport: Any
+    verify: Any
+    seed: Any
+    groups: Any
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Arguments that can be used."""
+
+    layout: Layout
+    keep: dict[str, Any]
+    device: torch.device | None
+    options: Options
+    settings: _settings.Settings
+
+    def shared(self) -> dict[str, str]:
+        """What must be the same on all ranks, as text.
+
+        Budgets of memory and threads are not: ranks may have more or less of them.
+        """
+        options = self.options
+        return {
+            "layout": str(self.layout),
+            "timeout_s": f"{options.timeout.total_seconds():g}",
+            "staging_budget_bytes": str(options.staging_budget_bytes),
+            "transport": repr(options.transport),
+            "verify": str(sorted(options.verify)),
+            "seed": str(options.seed),
+            "device": "left out" if self.device is None else self.device.type,
+        }
+
+
+def check(given: Given) -> Checked:
+    """Checks every argument; nothing is started.
+
+    Raises:
+        LayoutError: an argument is of a wrong type or out of its range.
+        DeviceError: torch knows no such device.
+    """
+    checked_callable("init", "build", given.build)
+    for name in ("initialize", "groups"):
+        if getattr(given, name) is not None:
+            checked_callable("init", name, getattr(given, name))
+    options = Options(
+        timeout=_timeout(given.timeout_s),
+        staging_budget_bytes=_whole("staging_budget_bytes", given, 1, _MAX_BYTES),
+        memory_budget_bytes=None
+        if given.memory_budget_bytes is None
+        else _whole("memory_budget_bytes", given, 0, _MAX_BYTES),
+        num_threads=default_threads()
+        if given.num_threads is None
+        else _whole("num_threads", given, 1, _MAX_THREADS),
+        transport=_transport(given.transport),
+        verify=_verify(given.verify),
+        seed=_whole("seed", given, -(1 << 63), (1 << 64) - 1),
+    )
+    return Checked(
+        checked_layout("init", given.layout),
+        _keep(given.keep),
+        _device(given.device),
+        options,
+        _settings.read(),
+    )
+
+
+def agree(store: Store, rank: int, num_ranks: int, found: Checked | Exception) -> Checked:
+    """Compares what all ranks found; returns this rank's. Collective.
+
+    Raises:
+        The same kind of error on every rank, that of the lowest one that refused its arguments;
+        LayoutError when ranks were given different ones; TransportError when a rank does not come.
+    """
+    own = of_family(found, "init") if isinstance(found, Exception) else None
+    shared = {} if isinstance(found, Exception) else found.shared()
+    timeout = _DEFAULT_TIMEOUT if isinstance(found, Exception) else found.options.timeout
+    payload = (shared, None if own is None else (str(own), like(own, "")))
+    meeting = Rendezvous(store, rank, num_ranks, max(timeout, _DEFAULT_TIMEOUT), purpose="init")
+    answers = [pickle.loads(answer) for answer in meeting.meet(pickle.dumps(payload)).payloads]
+    failed = {number: answer[0] for number, (_, answer) in enumerate(answers) if answer is not None}
+    if failed:
+        example: Error = next(answer[1] for _, answer in answers if answer is not None)
+        if own is not None and isinstance(own, type(example)):
+            raise own
+        raise refused("init", failed, example) from own
+    assert not isinstance(found, Exception)
+    _check_same([shared for shared, _ in answers])
+    return found
+
+
+def _check_same(shared: Sequence[Mapping[str, str]]) -> None:
+    for name in shared[0]:
+        values = [answer[name] for answer in shared]
+        if len(set(values)) > 1:
+            lines = "\n".join(f"  rank {rank}: {name}={v}" for rank, v in enumerate(values))
+            raise LayoutError(
+                f"session: ranks called init with a different {name}\n{lines}\n"
+                "  expected the same on all ranks\n  nothing was started\n"
+                f"  give init one {name} on all ranks, for example that of rank 0"
+            )
+
+
+def default_threads() -> int:
+    """Half of the processors that this rank may use."""
+    text = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    local = int(text) if text.isdecimal() else 1
+    return max(1, len(os.sched_getaffinity(0)) // (2 * max(local, 1)))
+
+
+def _timeout(value: Any) -> timedelta:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not _MIN_SECONDS <= value <= _MAX_SECONDS:  # neither holds of a NaN
+        expected = f"seconds from {_MIN_SECONDS:g} to {_MAX_SECONDS:.0f}"
+        raise wrong_argument("init", "timeout_s", value, expected)
+    return timedelta(seconds=value)
+
+
+def _whole(name: str, given: Given, low: int, high: int) -> int:
+    value = getattr(given, name)
+    usable = hasattr(value, "__index__") and not isinstance(value, bool | torch.Tensor)
+    if not usable or not low <= value.__index__() <= high:
+        raise wrong_argument("init", name, value, f"a whole number from {low} to {high}")
+    return int(value.__index__())
+
+
+def _transport(value: Any) -> str | Nccl:
+    if isinstance(value, Nccl) and isinstance(value.register_staging, bool):
+        return value
+    if not isinstance(value, str) or value not in TRANSPORTS:
+        raise wrong_argument("init", "transport", value, f"one of {TRANSPORTS} or Nccl(...)")
+    return value
+
+
+def _verify(value: Any) -> frozenset[str]:
+    expected = f"a collection of any of {VERIFY}, such as ('sums',)"
+    if isinstance(value, str) or not isinstance(value, Collection):
+        raise wrong_argument("init", "verify", value, expected)
+    if any(not isinstance(item, str) or item not in VERIFY for item in value):
+        raise wrong_argument("init", "verify", value, expected)
+    return frozenset(value)
+
+
+def _keep(value: Any) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping) or not all(is_text(name) for name in value):
+        raise wrong_argument("init", "keep", value, "a mapping of names, strings, to objects")
+    return dict(value)
+
+
+def _device(value: Any) -> torch.device | None:
+    if value is None or isinstance(value, torch.device):
+        return value
+    if not is_text(value):
+        raise wrong_argument("init", "device", value, "a torch.device or its text form")
+    try:
+        return torch.device(value)
+    except RuntimeError as error:
+        raise DeviceError(
+            f"session: init was given device={value!r}, which torch does not know\n"
+            f"  {str(error).splitlines()[0]}\n  nothing was started\n"
+            "  expected 'cpu', 'cuda' or 'cuda:<index>'; leave device out to take the job's"
+        ) from error

@@ -1,0 +1,33 @@
+"""What a switch may take of memory, and what is said when it cannot have it."""
+
+from __future__ import annotations
+
+from dynatrain._errors import BudgetError
+
+
+def check_budget(rank: int, extra_bytes: int, budget_bytes: int | None) -> None:
+    """Raises BudgetError when a switch needs more beside the source than it may take."""
+    if budget_bytes is not None and extra_bytes > budget_bytes:
+        raise BudgetError(
+            f"session: the switch needs {extra_bytes} bytes beside the source on rank {rank}\n"
+            f"  the budget is {budget_bytes} bytes\n"
+            "  nothing was moved; the source state is intact\n"
+            "  raise memory_budget_bytes, or lower staging_budget_bytes",
+            extra_bytes,
+            budget_bytes,
+        )
+
+
+def no_memory(rank: int, fresh_bytes: int, staging_bytes: int, error: Exception) -> BudgetError:
+    """What an allocator's refusal is to the caller of a switch."""
+    said = (str(error) or type(error).__name__).splitlines()[0]
+    needed = fresh_bytes + staging_bytes
+    return BudgetError(
+        f"session: rank {rank} has no memory for its target: {said}\n"
+        f"  the switch needs {fresh_bytes} bytes for it beside the source, and {staging_bytes} of "
+        "staging\n"
+        "  nothing was moved; the source state is intact and training may go on\n"
+        f"  free {needed} bytes on this rank, lower staging_budget_bytes, or switch to a layout "
+        "that shards more (a larger dp, tp or pp)",
+        needed,
+    )

@@ -1,0 +1,108 @@
+"""The door of the library: what a public call runs under, and what may leave it.
+
+Only errors of the library's family leave a call, so that ``except dynatrain.Error`` treats all
+ranks alike. What the user's own callbacks raise after the vote goes past the door: the switch is
+done then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch.distributed import DistError
+
+from dynatrain._errors import Error, InternalError, LayoutError, is_out_of_memory, of_family
+from dynatrain.adapters.port import Adapter
+from dynatrain.layout import Layout, as_layout
+
+#: What a switch is told of renamed tensors: FQNs of the target, by FQN of the source.
+Names = Mapping[str, str]
+
+
+@contextmanager
+def only_family(call: str) -> Iterator[None]:
+    """Lets errors of the family pass and turns any other one into one of them."""
+    try:
+        yield
+    except Error:
+        raise
+    except Exception as error:
+        if isinstance(error, DistError) or is_out_of_memory(error):
+            raise of_family(error, call) from error
+        raise InternalError(
+            f"session: {call} met what it did not expect, {type(error).__name__}: {error}\n"
+            "  expected every trouble to be found where all ranks learn of it\n"
+            "  session.layout says whether the switch was done; other ranks may have gone on\n"
+            "  please report this as a bug, with the error above this one"
+        ) from error
+
+
+@contextmanager
+def public_call(call: str, adapter: Adapter[Any]) -> Iterator[None]:
+    """Everything that a call of a session does, but for callbacks after a switch."""
+    with adapter.undisturbed(), only_family(call):
+        yield
+
+
+def wrong_argument(call: str, name: str, value: object, expected: str) -> LayoutError:
+    """The refusal of an argument, before anything was done."""
+    try:
+        shown = repr(value)
+    except Exception:  # noqa: BLE001 - an object of the caller's that cannot even be shown
+        shown = f"a {type(value).__name__}"
+    shown = shown.encode(errors="backslashreplace").decode()
+    shown = shown if len(shown) <= 100 else f"{shown[:100]}..."
+    return LayoutError(
+        f"session: {call} was given {name}={shown}\n"
+        f"  expected {expected}, got {_kind(value)}\n"
+        "  nothing was changed; the present state, if there is one, is intact\n"
+        f"  call {call} again with another {name}"
+    )
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else f"a value of type {type(value).__name__}"
+
+
+def is_text(value: object) -> bool:
+    """Whether ``value`` is a string that can be sent; a lone surrogate cannot."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def checked_layout(call: str, layout: Layout | str) -> Layout:
+    """The layout that was asked for; raises LayoutError when it is none."""
+    if not (isinstance(layout, Layout) or is_text(layout)):
+        raise wrong_argument(call, "layout", layout, 'a dynatrain.Layout or text like "dp=2,tp=2"')
+    return as_layout(layout)
+
+
+def checked_names(call: str, names: Names | None) -> dict[str, str]:
+    """The names as a dictionary; raises LayoutError when they are no map of strings."""
+    if names is None:
+        return {}
+    if not isinstance(names, Mapping) or not all(
+        is_text(text) for pair in names.items() for text in pair
+    ):
+        raise wrong_argument(call, "names", names, "a mapping of FQNs, strings to strings")
+    return dict(names)
+
+
+def checked_count(call: str, name: str, value: int) -> int:
+    """A whole number that is not negative, whichever class of integer it comes in."""
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < 0:
+        raise wrong_argument(call, name, value, "a whole number, 0 or more")
+    return value.__index__()
+
+
+def checked_callable(call: str, name: str, value: object) -> None:
+    """Raises LayoutError when ``value`` cannot be called."""
+    if not callable(value):
+        raise wrong_argument(call, name, value, "something that can be called")

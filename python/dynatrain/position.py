@@ -1,0 +1,77 @@
+"""What a script reads of its session: where it stands, and with what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from dynatrain._errors import LayoutError
+from dynatrain.layout import Layout
+from dynatrain.switching import Present
+from dynatrain.train_state import TrainState
+from dynatrain.world import World
+
+
+class Position:
+    """The present place of one rank; see :class:`dynatrain.Session`.
+
+    Args:
+        rank: of the job.
+        device: where parameters live.
+        seed: of random streams that belong to a coordinate.
+    """
+
+    def __init__(self, rank: int, device: torch.device, seed: int) -> None:
+        self._rank = rank
+        self._device = device
+        self._now = Present(seed)
+        self._step = 0
+
+    @property
+    def state(self) -> TrainState:
+        """The present training state; raises LayoutError on a rank that idles."""
+        if self._now.state is None:
+            raise self._idle("state")
+        return self._now.state
+
+    @property
+    def world(self) -> World:
+        """The present world; raises LayoutError on a rank that idles."""
+        if self._now.world is None:
+            raise self._idle("world")
+        return self._now.world
+
+    @property
+    def active(self) -> bool:
+        """Whether this rank takes part in the present layout."""
+        return self._now.world is not None
+
+    @property
+    def layout(self) -> Layout:
+        """The present layout, also known to ranks that idle."""
+        assert self._now.layout is not None
+        return self._now.layout
+
+    @property
+    def device(self) -> torch.device:
+        """Where parameters of this rank live, also while it idles."""
+        return self._device
+
+    @property
+    def step(self) -> int:
+        """Completed steps of the loop, the one under way not counted."""
+        return self._step
+
+    @property
+    def keep(self) -> Mapping[str, Any]:
+        """The kept objects, by name."""
+        return dict(self._now.keep)
+
+    def _idle(self, what: str) -> LayoutError:
+        return LayoutError(
+            f"session: rank {self._rank} idles in {self._now.layout} and has no {what}\n"
+            "  nothing was changed\n"
+            "  let session.steps() drive the loop, or ask session.active first"
+        )

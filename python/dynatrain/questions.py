@@ -1,0 +1,22 @@
+"""What ranks can ask each other between two switches."""
+
+from __future__ import annotations
+
+from dynatrain.engine import Engine
+from dynatrain.train_state import TrainState
+
+
+def fingerprint(engine: Engine, state: TrainState | None) -> str:
+    """The fingerprint of the present state. Collective."""
+    side = engine.together("reading the state", lambda: engine.read(state))
+    return engine.fingerprint(engine.publish_map(side), side)
+
+
+def differing_replicas(engine: Engine, state: TrainState | None) -> list[str]:
+    """One line per cell on which owners differ. Collective."""
+    side = engine.together("reading the state", lambda: engine.read(state))
+    return engine.differing_replicas(engine.publish_map(side), side.table)
+
+
+#: What ranks can ask each other between two switches, by the name of the call.
+QUESTIONS = {"fingerprint": fingerprint, "verify_replicas": differing_replicas}

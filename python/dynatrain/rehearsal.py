@@ -1,0 +1,72 @@
+"""A switch on trial: everything that may refuse it, and nothing that moves or takes memory."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from dynatrain._errors import LayoutError
+from dynatrain.collector import collector_held_off
+from dynatrain.engine import Clock, Engine
+from dynatrain.handover import check_values, publish_values
+from dynatrain.train_state import TrainState
+from dynatrain.transition import Request, blueprint, missing_bytes
+
+
+def rehearse(
+    engine: Engine, state: TrainState | None, request: Request, built: TrainState | None = None
+) -> int:
+    """Builds and plans a target, holds names, slots, values and budget against it. Collective.
+
+    Args:
+        engine: of the job.
+        state: the present state of this rank, None when it idles.
+        request: the switch that is tried.
+        built: what build has made on meta for it already, if it has.
+
+    Returns:
+        Bytes beside the source that the switch takes on the rank that needs most.
+
+    Raises:
+        LayoutError, DeviceError, BudgetError: what the switch would raise; the same on all ranks.
+    """
+    prepared = blueprint(engine, state, request, Clock(engine.rank), built)
+
+    def complete() -> int:
+        target = prepared.target.inventory
+        if target is not None:
+            engine.adapter.check_complete(target)
+        return missing_bytes(engine, prepared) + prepared.staging_peak_bytes
+
+    try:
+        needed = engine.gathered("building the target", complete)
+        publications = publish_values(engine, prepared.source, dict)
+        check_values(engine, prepared.target, publications)
+    finally:
+        # A script may hold what its build has made: it is no leftover of the next one.
+        tried, inventory = prepared.target.state, prepared.source.inventory
+        engine.adapter.retire(tried, inventory, f"{request.layout} on trial")
+    return max(needed)
+
+
+def check_again(first: TrainState | None, second: TrainState | None) -> None:
+    """Refuses a build that returned one state twice: a switch would replace it by itself."""
+    if first is not None and first is second:
+        raise LayoutError(
+            "session: build returned the same TrainState for two calls\n"
+            "  expected a new one for every call: a switch builds the target beside the source\n"
+            "  no switch was begun\n"
+            "  make model, optimizer and TrainState inside build, and keep none between calls"
+        )
+
+
+@contextmanager
+def leaving_nothing() -> Iterator[None]:
+    """Frees what a rehearsal inside has built: modules and their hooks refer to each other.
+
+    The collector is held off, so that all of it is young and looking at the young is enough.
+    """
+    with collector_held_off():
+        yield
+    gc.collect(1)

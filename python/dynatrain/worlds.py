@@ -1,0 +1,63 @@
+"""The places of one rank in all layouts of a job; groups are made once per layout and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from dynatrain.engine import Engine
+from dynatrain.layout import Layout
+from dynatrain.world import Meshes, World
+
+#: The user's own code that makes the groups and meshes of a layout; called on all ranks.
+MakeGroups = Callable[[Layout], Any]
+
+
+class Worlds:
+    """This rank's worlds by layout, None where it idles.
+
+    Args:
+        engine: of the job.
+        device: where parameters live.
+        make_groups: makes what a framework needs of groups for a layout, or None.
+    """
+
+    def __init__(
+        self, engine: Engine, device: torch.device, make_groups: MakeGroups | None
+    ) -> None:
+        self._engine = engine
+        self._device = device
+        self._make_groups = make_groups
+        self._kept: dict[Layout, World | None] = {}
+
+    def at(self, layout: Layout, epoch: int) -> World | None:
+        """This rank's place in ``layout`` at an epoch, made when it is first asked for. Collective.
+
+        Raises:
+            LayoutError: the layout or the user's hook failed on a rank; nothing is kept of it.
+            TransportError: a rank did not come.
+        """
+        if not all(self._engine.control.gather(layout in self._kept)):
+            self._kept[layout] = self._made(layout)
+        kept = self._kept[layout]
+        return None if kept is None else kept.at_epoch(epoch)
+
+    def _made(self, layout: Layout) -> World | None:
+        """Makes what is collective over all ranks, then what the members of groups make alone."""
+        engine = self._engine
+        meshes = engine.together("making the meshes", lambda: Meshes(layout, self._device.type))
+        groups = engine.together("the hook groups=", lambda: self._groups_of(layout))
+        return engine.together("making the world", lambda: self._world(layout, meshes, groups))
+
+    def _groups_of(self, layout: Layout) -> Any:
+        return None if self._make_groups is None else self._make_groups(layout)
+
+    def _world(self, layout: Layout, meshes: Meshes, groups: Any) -> World | None:
+        if self._engine.rank >= layout.world_size:
+            return None
+        timeout = self._engine.options.timeout
+        world = World(layout, self._engine.rank, self._device, meshes, timeout, groups)
+        world.group(*layout.order)  # what most scripts reduce over; made before it is needed
+        return world
