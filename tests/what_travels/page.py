@@ -13,8 +13,8 @@ Each line was tried: a job of one rank trains three steps, switches, and trains 
 one that never switches. *Travels* means that weights, buffers, optimizer slots, options and objects
 are the same to the bit at the end. *Refused* means that nothing was moved, and that the job trained
 on as if nothing had been asked; *refused by init*, that it showed before the first step. *While
-parameters stay whole* stands beside slots that are not cut as their parameter: layouts that shard or
-stage the model are refused.
+parameters stay whole* stands beside slots that are not cut as their parameter: layouts that shard
+or stage the model are refused.
 
 A test tries all of it and holds this page against it; `make what-travels` writes it anew.
 """
