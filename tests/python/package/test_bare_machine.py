@@ -62,7 +62,7 @@ def test_nothing_is_left_of_a_room_that_was_ended(tmp_path: Path, ending: signal
     run(tmp_path, "--", "true")  # skips where there can be no room
     command = f"sleep 1000 & echo $$ > {tmp_path}/begun; sleep 1000"
     process = subprocess.Popen(
-        [*SCRIPT, "--deadline", "1000" if ending else "8", "--", "bash", "-c", command],
+        [*SCRIPT, "--deadline", "1000" if ending else "30", "--", "bash", "-c", command],
         env={**os.environ, "TMPDIR": str(tmp_path)},
         stderr=subprocess.PIPE,
         text=True,
@@ -74,7 +74,7 @@ def test_nothing_is_left_of_a_room_that_was_ended(tmp_path: Path, ending: signal
     _, said = process.communicate(timeout=60)
 
     assert process.returncode == 1
-    assert (f"ended by {ending.name}" if ending else "deadline of 8 s") in said
+    assert (f"ended by {ending.name}" if ending else "deadline of 30 s") in said
     assert [path.name for path in tmp_path.iterdir()] == ["begun"]
     with_folder = ["pgrep", "--full", f"--inside {tmp_path}"]
     assert subprocess.run(with_folder, check=False, capture_output=True).stdout == b""
