@@ -312,7 +312,6 @@ def refuse_contradiction(rank, world_size, kind):
 
 CONTRADICTIONS = {
     "extra": ["extra.odd", "ranks 0 and 2", "seen.1: 2 and 3", "per_rank"],
-    "local shards": ["extra.odd", "shard", "per_rank"],
     "plateau": ["scheduler", "ranks 0 and 2", "best"],
     "learning rate": ["ranks 0 and 2", "lr: 0.01 and 0.5"],
     "value of a slot": ["optimizer.state", "head.bias", "ranks 0 and 2"],
@@ -329,6 +328,21 @@ def test_what_ranks_contradict_each_other_about_is_refused_on_all(pool, kind):
         assert error is LayoutError
         assert differing == []
         for word in (*CONTRADICTIONS[kind], "intact"):
+            assert word in text
+
+
+def begin_with_local_shards(rank, world_size):
+    try:
+        dynatrain.init(contradict("local shards"), "dp=4", timeout_s=25)
+    except LayoutError as error:
+        return str(error)
+    return "it was accepted"
+
+
+# Nothing says which part of a tensor a plain shard is: known before the first step.
+def test_shards_as_plain_tensors_are_refused_by_init(pool):
+    for text in pool.run(begin_with_local_shards):
+        for word in ("extra.odd", "shard", "per_rank"):
             assert word in text
 
 
