@@ -28,7 +28,7 @@ from dynatrain import Layout, SwitchReport, TrainState, World
 
 NUM_STEPS, GLOBAL_BATCH, SEQ_LEN, VOCAB, DIM = 12, 16, 16, 64, 64
 SWITCHES = {4: "dp=4", 8: "dp=4,ep=2"}  # after so many steps
-MESHES: dict[Layout, tuple[ParallelismConfig, ParallelDims]] = {}
+VERIFY = ("sums", "fingerprint")
 parallel_dims.device_type = "cpu"  # torchtitan takes "cuda" where there is no accelerator
 
 
@@ -171,17 +171,20 @@ def make_batch(step: int, dims: ParallelDims) -> Tensor:
     return tokens if mesh is None else tokens.chunk(mesh.size())[mesh.get_local_rank()]
 
 
+def groups(layout: Layout) -> tuple[ParallelismConfig, ParallelDims]:
+    """Make torchtitan's groups of a layout; called on all ranks before the first build of it."""
+    return make_meshes(layout.pp, layout.dp_shard, layout.ep)
+
+
 def build(world: World) -> TrainState:
-    """Build what a layout trains with; called once per layout."""
-    trainer = Trainer(*MESHES[world.layout])
+    """Build what a layout trains with; called for every layout."""
+    trainer = Trainer(*world.groups)
     return TrainState(trainer.parts, *trainer.make_optimizers(), user=trainer)
 
 
 def main(switches: Mapping[int, str] = SWITCHES) -> tuple[dict[int, float], list[SwitchReport]]:
     """Train and switch; return the losses by step where the last stage is, and the reports."""
-    for layout in map(Layout.parse, ("pp=2,dp=2", *switches.values())):
-        MESHES[layout] = make_meshes(layout.pp, layout.dp_shard, layout.ep)
-    session = dynatrain.init(build, "pp=2,dp=2", initialize=draw, verify=("sums", "fingerprint"))
+    session = dynatrain.init(build, "pp=2,dp=2", initialize=draw, groups=groups, verify=VERIFY)
     losses: dict[int, float] = {}
     reports = []
     for step in session.steps(NUM_STEPS):

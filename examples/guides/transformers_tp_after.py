@@ -18,7 +18,6 @@ from dynatrain import Layout, SwitchReport, TrainState, World
 NUM_STEPS, GLOBAL_BATCH, SEQ_LEN, VOCAB = 12, 16, 16, 64
 SWITCHES = {4: "tp=4", 8: "dp=4"}  # after so many steps
 Meshes = tuple[DistributedConfig, TransformersDeviceMesh]
-MESHES: dict[Layout, Meshes] = {}
 
 
 def make_meshes(dp: int, tp: int) -> Meshes:
@@ -56,24 +55,27 @@ def make_batch(step: int, mesh: TransformersDeviceMesh) -> Tensor:
     return tokens.chunk(fsdp.size())[fsdp.get_local_rank()]
 
 
+def groups(layout: Layout) -> Meshes:
+    """Make transformers' groups of a layout; called on all ranks before the first build of it."""
+    return make_meshes(layout.dp_shard, layout.tp)
+
+
 def build(world: World) -> TrainState:
-    """Build model and optimizer; called once per layout."""
-    model = make_model(*MESHES[world.layout])
+    """Build model and optimizer; called for every layout."""
+    model = make_model(*world.groups)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, foreach=False)
     return TrainState(model, optimizer)
 
 
 def main(switches: Mapping[int, str] = SWITCHES) -> tuple[dict[int, float], list[SwitchReport]]:
     """Train and switch; return this rank's losses by step, and the reports."""
-    for layout in map(Layout.parse, ("dp=2,tp=2", *switches.values())):
-        MESHES[layout] = make_meshes(layout.dp_shard, layout.tp)
     torch.manual_seed(0)  # the same weights on every rank
-    session = dynatrain.init(build, "dp=2,tp=2", verify=("sums", "fingerprint"))
+    session = dynatrain.init(build, "dp=2,tp=2", groups=groups, verify=("sums", "fingerprint"))
     losses: dict[int, float] = {}
     reports = []
     for step in session.steps(NUM_STEPS):
         model, optimizer = session.state.model, session.state.optimizer
-        tokens = make_batch(step, MESHES[session.world.layout][1])
+        tokens = make_batch(step, session.world.groups[1])
         loss = model(input_ids=tokens, labels=tokens).loss
         loss.backward()
         optimizer.step()

@@ -9,7 +9,6 @@ import torch
 
 import dynatrain
 import training_jobs as jobs
-from dynatrain import Layout
 from real_models import whole
 
 pytest.importorskip("torchtitan", reason="needs requirements-titan.txt (Python 3.11 or newer)")
@@ -27,10 +26,10 @@ def gathered(trainer):
     return whole.gathered(trainer.parts, trainer.optimizers, trainer.schedulers)
 
 
-def load_straight(layout, state):
+def load_straight(groups, state):
     """A job in a layout that dynatrain has not seen: made by torchtitan alone, filled by hand."""
     guide = whole.guide("torchtitan_after")
-    trainer = guide.Trainer(*guide.MESHES[Layout.parse(layout)])
+    trainer = guide.Trainer(*groups)
     for part in trainer.parts:
         part.to_empty(device="cpu")
         with torch.no_grad():
@@ -42,16 +41,20 @@ def load_straight(layout, state):
 def switch_once(rank, world_size, source, target):
     """Trains, switches, and trains a step beside a job that was loaded straight."""
     guide = whole.guide("torchtitan_after")
-    for layout in map(Layout.parse, (source, target)):
-        guide.MESHES[layout] = guide.make_meshes(layout.pp, layout.dp_shard, layout.ep)
-    session = dynatrain.init(guide.build, source, initialize=draw, verify=("sums", "fingerprint"))
+    session = dynatrain.init(
+        guide.build,
+        source,
+        initialize=draw,
+        groups=guide.groups,
+        verify=("sums", "fingerprint"),
+    )
     for step in range(TRAINED):
         session.state.user.train_step(guide.make_batch(step, session.state.user.dims))
     before = gathered(session.state.user)
     report = session.switch(target)
     moved = session.state.user
     after = gathered(moved)
-    straight = load_straight(target, before)
+    straight = load_straight(session.world.groups, before)
     loaded = gathered(straight)
     for trainer in (moved, straight):
         trainer.train_step(guide.make_batch(TRAINED, trainer.dims))

@@ -9,7 +9,6 @@ import torch
 
 import dynatrain
 import training_jobs as jobs
-from dynatrain import Layout
 from real_models import whole
 
 pytest.importorskip("transformers", "5.23.0")  # its plans had other meshes before
@@ -21,18 +20,18 @@ def gathered(model, optimizer):
     return whole.gathered([model], [optimizer])
 
 
-def load_straight(layout, state):
+def load_straight(groups, state):
     """A job in a layout that dynatrain has not seen: made by transformers alone, filled by hand."""
     guide = whole.guide("transformers_tp_after")
-    model = guide.make_model(*guide.MESHES[Layout.parse(layout)])
+    model = guide.make_model(*groups)
     optimizer = torch.optim.AdamW(model.parameters(), foreach=False)
     whole.fill(state, [model], [optimizer])
     return model, optimizer
 
 
-def train_step(model, optimizer, layout, step):
+def train_step(model, optimizer, groups, step):
     guide = whole.guide("transformers_tp_after")
-    tokens = guide.make_batch(step, guide.MESHES[Layout.parse(layout)][1])
+    tokens = guide.make_batch(step, groups[1])
     model(input_ids=tokens, labels=tokens).loss.backward()
     optimizer.step()
     optimizer.zero_grad()
@@ -41,20 +40,20 @@ def train_step(model, optimizer, layout, step):
 def switch_once(rank, world_size, source, target):
     """Trains, switches, and trains a step beside a job that was loaded straight."""
     guide = whole.guide("transformers_tp_after")
-    for layout in map(Layout.parse, (source, target)):
-        guide.MESHES[layout] = guide.make_meshes(layout.dp_shard, layout.tp)
-    session = dynatrain.init(guide.build, source, verify=("sums", "fingerprint"))
+    session = dynatrain.init(
+        guide.build, source, groups=guide.groups, verify=("sums", "fingerprint")
+    )
     whole.draw([session.state.model], skipped=("inv_freq",))
     for step in range(TRAINED):
-        train_step(session.state.model, session.state.optimizer, source, step)
+        train_step(session.state.model, session.state.optimizer, session.world.groups, step)
     before = gathered(session.state.model, session.state.optimizer)
     report = session.switch(target)
     moved = session.state.model, session.state.optimizer
     after = gathered(*moved)
-    straight = load_straight(target, before)
+    straight = load_straight(session.world.groups, before)
     loaded = gathered(*straight)
     for job in (moved, straight):
-        train_step(*job, target, TRAINED)
+        train_step(*job, session.world.groups, TRAINED)
     steps = gathered(*moved), gathered(*straight)
     session.close()
     return SimpleNamespace(
