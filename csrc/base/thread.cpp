@@ -9,17 +9,35 @@
 
 namespace dynatrain {
 
+namespace {
+
+/// Blocks the process's signals in the calling thread while it lives; a thread that is made then
+/// inherits that. What a thread does to itself, such as reading where nothing is, stays open.
+class SignalsBlocked {
+ public:
+  SignalsBlocked() {
+    sigset_t blocked;
+    sigfillset(&blocked);
+    for (const int own : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT}) {
+      sigdelset(&blocked, own);
+    }
+    pthread_sigmask(SIG_SETMASK, &blocked, &former_);
+  }
+  ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &former_, nullptr); }
+  SignalsBlocked(const SignalsBlocked&) = delete;
+  SignalsBlocked& operator=(const SignalsBlocked&) = delete;
+
+ private:
+  sigset_t former_{};
+};
+
+}  // namespace
+
 std::thread start_thread(const char* purpose, std::function<void()> work) {
-  sigset_t all;
-  sigset_t former;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &former);
+  const SignalsBlocked blocked;
   try {
-    std::thread thread(std::move(work));
-    pthread_sigmask(SIG_SETMASK, &former, nullptr);
-    return thread;
+    return std::thread(std::move(work));
   } catch (const std::system_error& error) {
-    pthread_sigmask(SIG_SETMASK, &former, nullptr);
     throw DeviceError("base: the system gives no thread that " + std::string(purpose) + ": " +
                       error.what() +
                       "\n  expected one more thread in this process\n  nothing was started by "

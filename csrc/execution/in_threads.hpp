@@ -1,6 +1,5 @@
 #pragma once
 
-#include "dynatrain/base/error.hpp"
 #include "dynatrain/base/thread.hpp"
 
 #include <algorithm>
@@ -14,8 +13,8 @@
 namespace dynatrain {
 
 /// Calls work(i) once for every i in [0, num_items), on up to `num_threads` threads, the caller's
-/// among them; on fewer where the system gives no more. Errors: the first error of `work`, after all
-/// threads have ended.
+/// among them; on fewer where the system gives no more. Errors: the first error of `work`, after
+/// all threads have ended.
 template <class Work>
 void in_threads(std::int64_t num_items, int num_threads, Work work) {
   std::atomic<std::int64_t> next{0};
@@ -39,7 +38,7 @@ void in_threads(std::int64_t num_items, int num_threads, Work work) {
     for (std::int64_t i = 0; i < num_extra; ++i) {
       threads.push_back(start_thread("sums elements", run));
     }
-  } catch (const DeviceError&) {  // NOLINT(bugprone-empty-catch): those that stand do the work
+  } catch (...) {  // NOLINT(bugprone-empty-catch): those that stand do the work, and are joined
   }
   run();
   for (std::thread& thread : threads) {

@@ -13,8 +13,8 @@
 namespace dynatrain {
 namespace {
 
-/// Stages under way at a time. They share no staging, so that none waits for another; but a run that
-/// is cancelled, or whose peer gave up, ends behind those that were submitted.
+/// Stages under way at a time. They share no staging, so that none waits for another; but a run
+/// that is cancelled, or whose peer gave up, ends behind those that were submitted.
 constexpr std::size_t kStagesUnderWay = 8;
 
 /// A word for the peer of each list.

@@ -1,5 +1,6 @@
 #include "torch/waiter_pool.hpp"
 
+#include "dynatrain/base/error.hpp"
 #include "dynatrain/base/thread.hpp"
 
 #include <utility>
@@ -18,10 +19,17 @@ WaiterPool::~WaiterPool() {
 }
 
 void WaiterPool::run(std::function<void()> task) {
-  const std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
   if (waiting_.size() + 1 > num_idle_) {
-    // Before the task is taken: one that was refused must not run later.
-    threads_.push_back(start_thread("waits for a message", [this] { serve(); }));
+    try {
+      threads_.push_back(start_thread("waits for a message", [this] { serve(); }));
+    } catch (const DeviceError&) {
+      if (threads_.empty()) {
+        lock.unlock();
+        task();  // its messages are under way: somebody must wait for them
+        return;
+      }
+    }
   }
   waiting_.push_back(std::move(task));
   has_work_.notify_one();

@@ -9,8 +9,9 @@
 
 namespace dynatrain {
 
-/// Threads for tasks that block. A task never waits for another one's thread: the pool grows to as
-/// many threads as there are tasks at a time and keeps them for the next ones.
+/// Threads for tasks that block. A task does not wait for another one's thread: the pool grows to
+/// as many threads as there are tasks at a time and keeps them for the next ones. Where the system
+/// gives no more, tasks wait for those that stand, and for their caller's where none does.
 class WaiterPool {
  public:
   WaiterPool() = default;

@@ -6,6 +6,8 @@ state remains, and what to do.
 
 from __future__ import annotations
 
+import errno
+
 from torch import OutOfMemoryError
 from torch.distributed import DistError
 
@@ -63,13 +65,21 @@ class InternalError(Error):
 
 
 #: How torch's allocators, the C library and C++ say that there is no memory left.
-_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc")
+_NO_MEMORY = (
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "out of memory",
+    "bad_alloc",
+)
 _INTACT = "nothing was moved; the source state is intact, training may go on"
 
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an allocation failed, on the host or on a device."""
     if isinstance(error, MemoryError | OutOfMemoryError):
+        return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True
     text = str(error).lower()
     return isinstance(error, RuntimeError) and any(words in text for words in _NO_MEMORY)

@@ -59,6 +59,7 @@ class Checked:
     device: torch.device | None
     options: Options
     settings: _settings.Settings
+    hooks: str
 
     def shared(self) -> dict[str, str]:
         """What must be the same on all ranks, as text.
@@ -74,6 +75,8 @@ class Checked:
             "verify": str(sorted(options.verify)),
             "seed": str(options.seed),
             "device": "left out" if self.device is None else self.device.type,
+            "initialize and groups": self.hooks,
+            "keep": str(sorted(self.keep)),
         }
 
 
@@ -107,6 +110,10 @@ def check(given: Given) -> Checked:
         _device(given.device),
         options,
         _settings.read(),
+        ", ".join(
+            f"{name} {'left out' if getattr(given, name) is None else 'given'}"
+            for name in ("initialize", "groups")
+        ),
     )
 
 

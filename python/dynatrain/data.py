@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sized
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, default_collate
 
 from dynatrain._errors import LayoutError
 from dynatrain.layout import Layout
@@ -14,6 +15,19 @@ from dynatrain.noise import SeededCollate, SeededDataset, WithEpochs
 from dynatrain.world import World
 
 _ORDER_KEYS = ("num_samples", "global_batch_size", "seed", "shuffle")
+
+
+def _whole(name: str, value: Any) -> int:
+    """An integer, numpy's too; raises LayoutError for anything else."""
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise LayoutError(
+        f"data: {name}={value!r}\n  expected an integer\n  nothing was changed\n"
+        f"  give a whole number, such as {name}=8"
+    )
 
 
 class ElasticSampler(Sampler[list[int]]):
@@ -34,21 +48,16 @@ class ElasticSampler(Sampler[list[int]]):
     def __init__(
         self, num_samples: int, global_batch_size: int, *, seed: int = 0, shuffle: bool = True
     ) -> None:
-        counts = (num_samples, global_batch_size)
-        if any(isinstance(count, bool) or not isinstance(count, int) for count in counts) or not (
-            0 < global_batch_size <= num_samples
-        ):
+        num_samples = _whole("num_samples", num_samples)
+        global_batch_size = _whole("global_batch_size", global_batch_size)
+        if not 0 < global_batch_size <= num_samples:
             raise LayoutError(
                 f"data: a global batch of {global_batch_size} from {num_samples} samples\n"
                 "  expected 1 <= global_batch_size <= num_samples\n  nothing was changed"
             )
-        if isinstance(seed, bool) or not isinstance(seed, int):
-            raise LayoutError(
-                f"data: seed={seed!r}\n  expected an int of any size\n  nothing was changed"
-            )
         self.num_samples = num_samples
         self.global_batch_size = global_batch_size
-        self.seed = seed
+        self.seed = _whole("seed", seed)
         self.shuffle = shuffle
         self.step = 0  #: global batches taken since the beginning
         self._dp_rank, self._dp_size = 0, 1
@@ -150,6 +159,13 @@ class ElasticLoader(Iterator[Any]):
         self.sampler = sampler
         self._options = options
         self._batches: Iterator[Any] | None = None
+        if isinstance(dataset, IterableDataset):
+            raise LayoutError(
+                f"data: a {type(dataset).__name__} is read in its own order\n"
+                "  expected a map-style dataset, with __getitem__ and __len__\n"
+                "  nothing was started\n"
+                "  keep such a loader as an extra named in TrainState(per_rank=)"
+            )
         size = len(dataset) if isinstance(dataset, Sized) else None
         if size is not None and sampler.num_samples > size:
             raise LayoutError(

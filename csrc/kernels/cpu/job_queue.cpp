@@ -19,6 +19,7 @@ constexpr std::chrono::microseconds kWatchSlice{500};
 
 JobQueue::JobQueue(int num_threads) {
   DYNATRAIN_CHECK(num_threads >= 1, "kernels: a copier needs at least one thread");
+  workers_.reserve(static_cast<std::size_t>(num_threads));
   try {
     for (int i = 0; i < num_threads; ++i) {
       workers_.push_back(start_thread("copies host memory", [this] { work(); }));

@@ -298,3 +298,20 @@ def test_options_that_the_loader_cannot_take_are_refused_at_once(options):
 def test_a_sampler_longer_than_its_dataset_is_refused():
     with pytest.raises(LayoutError, match="a sampler of 54 samples over a dataset of 53"):
         ElasticLoader(Numbers(), ElasticSampler(NUM_SAMPLES + 1, GLOBAL_BATCH))
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return iter(range(NUM_SAMPLES))
+
+
+# Its first batch raised a bare NotImplementedError.
+def test_a_dataset_without_an_order_of_ours_is_refused_at_once():
+    with pytest.raises(LayoutError, match="map-style"):
+        ElasticLoader(Stream(), ElasticSampler(NUM_SAMPLES, GLOBAL_BATCH))
+
+
+def test_integers_of_numpy_are_counts():
+    sampler = ElasticSampler(np.int64(NUM_SAMPLES), np.int32(GLOBAL_BATCH), seed=np.int64(3))
+
+    assert next(iter(sampler)) == next(iter(ElasticSampler(NUM_SAMPLES, GLOBAL_BATCH, seed=3)))
