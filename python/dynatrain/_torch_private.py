@@ -102,13 +102,15 @@ def release_memory(module: nn.Module, spared: Collection[int] = ()) -> None:
         for param in module.parameters():
             if id(param) in spared:
                 continue
-            if local_tensor(param).is_meta:  # of a trial: it never had memory
-                param.dynatrain_released = True  # type: ignore[attr-defined]
-            elif isinstance(param, DTensor):
+            param.dynatrain_released = True  # type: ignore[attr-defined]
+            if local_tensor(param).is_meta:
+                continue  # of a trial: it never had memory
+            if isinstance(param, DTensor):
                 param._local_tensor = torch.empty_like(param._local_tensor, device="meta")
             else:
                 param.data = torch.empty(0, dtype=param.dtype, device=param.device)
         for child in module.modules():
+            child.__dict__["dynatrain_released"] = True
             for name, buffer in child._buffers.items():
                 if buffer is not None and id(buffer) not in spared:
                     released = torch.empty_like(buffer, device="meta")
@@ -116,9 +118,9 @@ def release_memory(module: nn.Module, spared: Collection[int] = ()) -> None:
                     child._buffers[name] = released
 
 
-def is_released(tensor: torch.Tensor) -> bool:
-    """Whether :func:`release_memory` has let go of a tensor."""
-    return bool(vars(tensor).get("dynatrain_released", False))
+def is_released(item: torch.Tensor | nn.Module) -> bool:
+    """Whether :func:`release_memory` has let go of a tensor or a module."""
+    return bool(vars(item).get("dynatrain_released", False))
 
 
 def session_store(rank: int) -> Store:

@@ -34,7 +34,9 @@ def rehearse(
     prepared = blueprint(engine, state, request, Clock(engine.rank), built)
 
     def complete() -> int:
-        target = prepared.target.inventory
+        source, target = prepared.source.inventory, prepared.target.inventory
+        if source is not None:
+            _check_memory(source.missing_bytes(()))
         if target is not None:
             engine.adapter.check_complete(target)
         return missing_bytes(engine, prepared) + prepared.staging_peak_bytes
@@ -48,6 +50,17 @@ def rehearse(
         tried, inventory = prepared.target.state, prepared.source.inventory
         engine.adapter.retire(tried, inventory, f"{request.layout} on trial")
     return max(needed)
+
+
+def _check_memory(missing_bytes: int) -> None:
+    """Refuses a present state without memory: a session would train it and nobody would know."""
+    if missing_bytes:
+        raise LayoutError(
+            f"session: tensors of {missing_bytes} bytes of the state have no memory\n"
+            "  expected build to make everything in every call: some run under the meta device\n"
+            "  no switch was begun\n"
+            "  keep no model, and no part of one, from one call of build to the next"
+        )
 
 
 def check_again(first: TrainState | None, second: TrainState | None) -> None:

@@ -65,6 +65,7 @@ class TrainState:
         }
         self._per_rank = frozenset([per_rank] if isinstance(per_rank, str) else per_rank)
         self._retired_by: str | None = None
+        self._of_present: set[int] = set()
         for name, item in self.stateful_objects():
             if not isinstance(item, Stateful):
                 raise LayoutError(
@@ -163,6 +164,17 @@ class TrainState:
     def per_rank_objects(self) -> Iterator[tuple[str, Stateful]]:
         """Stateful objects that belong to their rank, by name."""
         return (pair for pair in self.stateful_objects() if self.is_per_rank(pair[0]))
+
+    def note_present(self, present: TrainState) -> None:
+        """Remembers which objects ``build`` took over from the present state as they are."""
+        items = [item for _, item in present.stateful_objects()]
+        roots = [*present.modules, *(item for item in items if isinstance(item, nn.Module))]
+        self._of_present = {id(item) for item in items}
+        self._of_present |= {id(module) for root in roots for module in root.modules()}
+
+    def is_of_present(self, item: object) -> bool:
+        """Whether an object is the present state's own: nothing is loaded into it."""
+        return id(item) in self._of_present
 
     def retire(self, successor: str) -> None:
         """Makes every later use raise StaleStateError; ``successor`` names the layout."""

@@ -140,7 +140,9 @@ def blueprint(
         source = engine.together("reading the state", lambda: engine.read(state, request.names))
         made, apart = _built(engine, state, request, built)
         if apart:
-            source = engine.read(state, request.names, apart)
+            source = engine.together(
+                "reading the state", lambda: engine.read(state, request.names, apart)
+            )
     with clock.phase("plan"):
         source_map = engine.publish_map(source)
         inventory = source.inventory

@@ -342,7 +342,7 @@ def begin_with_local_shards(rank, world_size):
 # Nothing says which part of a tensor a plain shard is: known before the first step.
 def test_shards_as_plain_tensors_are_refused_by_init(pool):
     for text in pool.run(begin_with_local_shards):
-        for word in ("extra.odd", "shard", "per_rank"):
+        for word in ("extra.odd", "shard", "DTensors"):
             assert word in text
 
 

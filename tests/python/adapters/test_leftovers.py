@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 from torch.optim.swa_utils import AveragedModel
 
 import dynatrain
@@ -33,8 +34,9 @@ def start(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     made = []
 
-    def start(build):
-        made.append(dynatrain.init(lambda world: build(), "dp=1", timeout_s=20))
+    def start(build, *, takes_world=False):
+        of_world = build if takes_world else lambda world: build()
+        made.append(dynatrain.init(of_world, "dp=1", timeout_s=20))
         return made[0]
 
     yield start
@@ -235,3 +237,94 @@ def test_a_replaced_state_that_somebody_holds_is_no_leftover(start):
     session.switch("dp=1")
     session.switch("dp=1")
     assert len(held) == 4  # init's trial too
+
+
+# cpu.mul_(meta) is silent: rows that were frozen by a mask would move after a switch.
+def test_a_mask_that_a_hook_holds_is_refused_where_build_made_it_on_meta(start):
+    def build():
+        model = nn.Linear(3, 2)
+        mask = torch.zeros_like(model.weight)
+        model.weight.register_hook(lambda grad: grad.mul_(mask))
+        return TrainState(model)
+
+    with pytest.raises(LayoutError, match=r"model\.weight\.hooks(.|\n)*no memory"):
+        start(build)
+
+
+# Its own zeros stood for the source's history, and nothing was said.
+def test_an_attribute_of_another_shape_is_refused_once_it_differs(start):
+    def build():
+        model = nn.Linear(3, 2)
+        model.weight.amax = torch.zeros(16, device="cpu")
+        return TrainState(model)
+
+    session = start(build)
+    session.switch("dp=1")
+    session.state.model.weight.amax.fill_(2.0)
+    with pytest.raises(LayoutError, match=r"weight(.|\n)*\.amax"):
+        session.switch("dp=1")
+    assert session.state.model.weight.amax.eq(2).all()
+
+
+# The session would have trained a model without memory, and torch says nothing.
+def test_a_model_that_build_keeps_from_the_trial_is_refused(start):
+    kept = []
+
+    def build():
+        if not kept:
+            kept.append(nn.Linear(3, 2))
+        return TrainState(kept[0])
+
+    with pytest.raises(LayoutError, match=r"have no memory(.|\n)*every call"):
+        start(build)
+
+
+# Trainers that list their models are common; those of shards have a tensor inside a tensor.
+def test_models_of_shards_that_somebody_holds_are_no_leftover(start):
+    held = []
+
+    def build(world):
+        model = fully_shard(nn.Linear(3, 2), mesh=world.mesh)
+        held.append(model)
+        return TrainState(model, user=held)
+
+    session = start(build, takes_world=True)
+    for _ in range(2):
+        session.switch("dp=1")
+
+    assert len(held) == 4
+
+
+class Rewound:
+    """A loader that goes back to where its state says."""
+
+    def __init__(self):
+        self.loads = 0
+
+    def state_dict(self):
+        return {"at": 3}
+
+    def load_state_dict(self, state):
+        self.loads += 1
+
+
+# init's trial, session.check() and a refused switch would have rewound it within an epoch.
+@pytest.mark.parametrize("per_rank", [[], ["data"]])
+def test_nothing_is_loaded_into_an_object_of_both_states(start, per_rank):
+    data = Rewound()
+    session = start(lambda: TrainState(nn.Linear(3, 2), extra={"data": data}, per_rank=per_rank))
+    session.check("dp=1")
+    session.switch("dp=1")
+
+    assert data.loads == 0
+
+
+def test_a_module_that_belongs_to_its_rank_travels(start):
+    session = start(
+        lambda: TrainState(nn.Linear(3, 2), extra={"own": nn.Linear(2, 2)}, per_rank=["own"])
+    )
+    with torch.no_grad():
+        session.state.extra["own"].weight.fill_(5.0)
+    session.switch("dp=1")
+
+    assert session.state.extra["own"].weight.eq(5).all()

@@ -133,7 +133,8 @@ def test_a_check_is_refused_by_the_budget_and_says_what_would_do(start):
 def short(inventory):
     def read(*args, **kwargs):
         live = inventory(*args, **kwargs)
-        live.missing_bytes = lambda adopted: 5
+        if live.missing_bytes(()):  # a target
+            live.missing_bytes = lambda adopted: 5
         return live
 
     return read

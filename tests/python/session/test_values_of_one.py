@@ -563,3 +563,24 @@ def test_error_of_an_extra_is_refused_by_its_name(start, kind):
 
     with pytest.raises(LayoutError, match=r"extra\.odd"):
         start(build)
+
+
+class Counting(nn.Linear):
+    """A module that counts beside its parameters."""
+
+    updates = 0
+
+    def state_dict(self, *args, **kwargs):
+        return {**super().state_dict(*args, **kwargs), "updates": self.updates}
+
+
+# Only its tensors would arrive; the count began anew and nothing was said.
+def test_module_that_hands_over_more_than_tensors_is_refused_as_an_extra(start):
+    def build(world):
+        net = model()
+        return TrainState(
+            net, torch.optim.SGD(net.parameters(), lr=0.1), extra={"ema": Counting(3, 2)}
+        )
+
+    with pytest.raises(LayoutError, match=r"extra\.ema(.|\n)*'updates'"):
+        start(build)

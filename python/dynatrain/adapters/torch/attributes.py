@@ -13,9 +13,11 @@ from torch.distributed.tensor import DTensor
 from dynatrain._errors import LayoutError
 from dynatrain._torch_private import local_tensor
 from dynatrain.adapters.port import SlotNote
+from dynatrain.adapters.torch.meaning import digest
 from dynatrain.adapters.torch.placing import wrap_like
 
-#: First word of the note that a parameter has a tensor that no map says; FQN and name follow.
+#: First word of the note that a parameter has a tensor that no map says; FQN, name and what it
+#: holds follow.
 UNMAPPED = "unmapped attribute"
 _OF_DTENSOR = ("_local_tensor", "_spec")
 
@@ -45,16 +47,22 @@ def as_mapped(param: torch.Tensor, value: torch.Tensor) -> torch.Tensor | None:
     return value if value.shape == param.shape else None
 
 
+def content_of(value: torch.Tensor) -> str:
+    """Tells what a tensor holds; empty where it has no memory."""
+    return "" if local_tensor(value).is_meta else digest(local_tensor(value)).hex()
+
+
 def check_unmapped(fqn: str, param: torch.Tensor, notes: Collection[SlotNote]) -> None:
     """Raises LayoutError when a tensor of the source that no map says would be lost."""
-    for _, owner, slot in (note for note in notes if note[0] == UNMAPPED and note[1] == fqn):
-        if not isinstance(vars(param).get(str(slot)[1:]), torch.Tensor):
+    for _, owner, slot, content in (n for n in notes if n[0] == UNMAPPED and n[1] == fqn):
+        made = vars(param).get(str(slot)[1:])
+        if not isinstance(made, torch.Tensor) or content_of(made) != content:
             raise LayoutError(
-                f"materialize: the parameter {owner!r} has a tensor {slot} in the source, and none "
-                "after build\n"
+                f"materialize: the parameter {owner!r} has a tensor {slot} in the source that "
+                "build does not make\n"
                 f"  expected the parameter's shape {list(param.shape)}, or a scalar: such "
                 "attributes move with the parameter\n"
                 "  nothing was moved; the source state is intact\n"
-                f"  delete it before the switch (del param{slot}), or set it in build from plain "
-                "numbers on world.device"
+                f"  delete it before the switch (del param{slot}), keep it as a buffer, or leave "
+                "it as build makes it"
             )

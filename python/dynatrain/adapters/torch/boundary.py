@@ -64,7 +64,7 @@ def retire(state: TrainState, target: LiveTensors | None, successor: str) -> Non
 
     again: set[int] = set()
     if target is not None:
-        again |= {id(item) for item in target.state.modules}
+        again |= {id(item) for _, item in target.state.named_modules()}
         again |= {id(item) for holder in target.holders for item in holder.all}
         again |= {id(tensor) for tensor in target.tensors.values()}
     for holder in holders(state):
@@ -72,7 +72,7 @@ def retire(state: TrainState, target: LiveTensors | None, successor: str) -> Non
             if id(optimizer) not in again:
                 optimizer.state.clear()
                 hook_steps(optimizer, refuse)
-    for module in state.modules:
+    for _, module in state.named_modules():
         if id(module) not in again:
             module.register_forward_pre_hook(refuse, prepend=True)
             release_memory(module, again)

@@ -137,3 +137,4 @@ def check_apart(built: TrainState, present: TrainState) -> None:
             "  nothing was moved; the source state is intact\n"
             "  make model, optimizer and TrainState inside build, in every call"
         )
+    built.note_present(present)

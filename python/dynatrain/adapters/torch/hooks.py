@@ -31,7 +31,8 @@ def read_extra_states(live: LiveTensors) -> dict[str, Any]:
 def take_extra_states(live: LiveTensors, states: dict[str, Any]) -> None:
     """Gives every module what the module of its FQN handed over."""
     for fqn, module in with_extra_state(live):
-        _give(fqn, module, states[fqn])
+        if not live.state.is_of_present(module):
+            _give(fqn, module, states[fqn])
 
 
 def _give(fqn: str, module: nn.Module, state: Any) -> None:

@@ -135,7 +135,8 @@ class LiveTensors(Inventory):
                     self._add(f"{fqn}|{slot}", mapped)
                     self.behind[f"{fqn}|{slot}"] = value
                 elif id(value) not in known:
-                    self._notes.add((attributes.UNMAPPED, fqn, slot))
+                    content = attributes.content_of(value)
+                    self._notes.add((attributes.UNMAPPED, fqn, slot, content))
 
     def live(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Every name with the object of the state that stands behind it."""

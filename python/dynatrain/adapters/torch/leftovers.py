@@ -90,14 +90,11 @@ def _on_meta(roots: list[_Found], seen: set[int], given: Collection[int] = ()) -
             continue
         seen.add(id(item))
         alive.append(item)
-        if isinstance(item, torch.Tensor) and _is_left(item) and id(item) not in given:
+        if isinstance(item, torch.Tensor | nn.Module) and is_released(item):
+            continue  # a replaced state that somebody holds: it is refused when it is used
+        if isinstance(item, torch.Tensor) and item.is_meta and id(item) not in given:
             yield where
         queue.extend((where + step, value) for step, value in _held_by(item))
-
-
-def _is_left(tensor: torch.Tensor) -> bool:
-    # A replaced state that somebody holds has no memory either, and is refused when it is used.
-    return tensor.is_meta and not is_released(tensor)
 
 
 def _left_on_meta(where: str) -> LayoutError:
@@ -154,6 +151,9 @@ def _attributes(item: Any) -> Iterator[_Found]:
         own = object.__getattribute__(item, "__dict__")
     except AttributeError:
         own = {}
+    if isinstance(item, torch.Tensor):  # torch keeps these beside the object's own dictionary
+        yield ".hooks", item._backward_hooks
+        yield ".hooks", getattr(item, "_post_accumulate_grad_hooks", None)
     for name, value in list(own.items()):
         if name in ("_parameters", "_buffers", "_modules"):
             yield from ((f".{key}", held) for key, held in value.items())

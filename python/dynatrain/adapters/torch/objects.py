@@ -11,13 +11,15 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from dynatrain._errors import LayoutError
+from dynatrain._torch_private import local_tensor
 from dynatrain.adapters.port import Published
 from dynatrain.adapters.torch import schedulers, slots, trees
 from dynatrain.adapters.torch.inventory import LiveTensors
 from dynatrain.adapters.torch.optimizers import asked
-from dynatrain.train_state import Stateful
+from dynatrain.train_state import Stateful, TrainState
 
 _INTACT = "nothing was moved; the source state is intact"
 #: First words of the names of objects; other shared values have other names.
@@ -46,6 +48,24 @@ def told(live: LiveTensors, name: str, item: Stateful) -> Told:
     state = trees.without(tree, names)
     by_place = slots.is_by_place(state, len(live.params()))
     return Told(kind, state, slots.digest_of(live.params()) if by_place else "")
+
+
+def check_modules(state: TrainState) -> None:
+    """Refuses a module among the extras that hands over more than tensors and torch's hooks say."""
+    for name, item in state.named_modules():
+        if not name or type(item).state_dict is nn.Module.state_dict:
+            continue
+        own = {key for key, _ in item.named_parameters(remove_duplicate=False)}
+        own |= {key for key, _ in item.named_buffers(remove_duplicate=False)}
+        handed = asked(name.rstrip("."), "state_dict()", item.state_dict)
+        more = [key for key in handed if key not in own and not str(key).endswith("_extra_state")]
+        if more:
+            raise LayoutError(
+                f"adapters: {name.rstrip('.')} is a module whose state_dict() writes {more[0]!r}\n"
+                "  expected parameters and buffers: a module among the extras travels as the model "
+                f"does\n  {_INTACT}\n"
+                "  hand it over by get_extra_state(), or as an extra of its own"
+            )
 
 
 def read_per_rank(live: LiveTensors) -> dict[str, Any]:
@@ -90,11 +110,25 @@ def load_objects(live: LiveTensors, published: Published, *, with_tensors: bool)
     """
     for name, item in live.state.shared_objects():
         tree, names = live.objects[name]
-        if bool(names) is with_tensors:
+        if live.state.is_of_present(item):
+            _check_shareable(name, names)
+        elif bool(names) is with_tensors:
             state = _joined(published.shared[name][0].value.state, names, live.tensors)
             asked(name, "load_state_dict()", partial(item.load_state_dict, state))
             if names or next(trees.leaves((tree, state)), None) is not None:
                 _check_memory(name, item)
+
+
+def _check_shareable(name: str, names: Mapping[trees.Path, str]) -> None:
+    """An object of both states goes on as it is; one whose tensors are cut anew cannot."""
+    if names:
+        raise LayoutError(
+            f"adapters: build hands {name} of the present state over again, and it holds tensors "
+            f"that are cut as parameters, {next(iter(names.values()))!r} among them\n"
+            "  expected an object made anew: its tensors are the source of the switch\n"
+            f"  {_INTACT}\n"
+            "  make it inside build, in every call"
+        )
 
 
 def _joined(
@@ -124,7 +158,12 @@ def _check_memory(name: str, item: Stateful) -> None:
 
 def take_per_rank(live: LiveTensors, published: Published, rank: int) -> None:
     """Gives objects that belong to their rank what rank ``rank`` of the source had, if it did."""
+    on_trial = any(local_tensor(tensor).is_meta for tensor in live.tensors.values())
     for name, item in live.state.per_rank_objects():
+        if live.state.is_of_present(item):
+            continue
+        if on_trial and isinstance(item, nn.Module):
+            continue  # it gets memory, and what it had, at a switch
         for part in published.per_rank.get(name, ()):
             if rank in part.ranks:
                 asked(name, "load_state_dict()", partial(item.load_state_dict, part.value))

@@ -75,7 +75,7 @@ def names_in(
                 f"{trees.text(path)!r}\n"
                 f"  expected shape {list(param.shape)} or a DTensor, got {list(tensor.shape)}\n"
                 "  nothing was moved; the source state is intact\n"
-                "  keep DTensors (param.detach().clone()), or name it in TrainState(per_rank=)"
+                "  keep DTensors: param.detach().clone() is one"
             )
     return names
 

@@ -36,6 +36,7 @@ _INTACT = "nothing was moved; the source state is intact"
 
 def read_shared(live: LiveTensors) -> dict[str, Any]:
     """Reads what a state depends on besides tensors, by name."""
+    objects.check_modules(live.state)
     told = {name: objects.told(live, name, item) for name, item in live.state.shared_objects()}
     return {
         **told,
