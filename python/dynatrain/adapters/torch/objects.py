@@ -46,7 +46,7 @@ def told(live: LiveTensors, name: str, item: Stateful) -> Told:
     tree, names = live.objects[name]
     kind = "" if name.startswith("extra.") else schedulers.kinds(item)
     state = trees.without(tree, names)
-    by_place = slots.is_by_place(state, len(live.params()))
+    by_place = slots.is_by_place(state, [param.shape for param in live.params().values()])
     return Told(kind, state, slots.digest_of(live.params()) if by_place else "")
 
 

@@ -7,7 +7,7 @@ plain tensor of another shape is a value: equal on all ranks that have it, or re
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -80,15 +80,21 @@ def names_in(
     return names
 
 
-def is_by_place(tree: Any, num_params: int) -> bool:
-    """Whether a list in ``tree`` may have one tensor for each parameter, known by its place."""
+def is_by_place(tree: Any, shapes: Sequence[torch.Size]) -> bool:
+    """Whether a list in ``tree`` may have a tensor for each of some parameters, by its place.
+
+    Args:
+        tree: what an object handed over.
+        shapes: of the parameters, in order; the list may leave some out, such as frozen ones.
+    """
     if isinstance(tree, Mapping):
-        return any(is_by_place(item, num_params) for item in tree.values())
+        return any(is_by_place(item, shapes) for item in tree.values())
     if not isinstance(tree, list | tuple):
         return False
-    if len(tree) == num_params > 1 and all(isinstance(item, torch.Tensor) for item in tree):
-        return True
-    return any(is_by_place(item, num_params) for item in tree)
+    if len(tree) > 1 and all(isinstance(item, torch.Tensor) for item in tree):
+        rest = iter(shapes)
+        return all(any(shape == item.shape for shape in rest) for item in tree)
+    return any(is_by_place(item, shapes) for item in tree)
 
 
 def digest_of(params: Mapping[str, torch.Tensor]) -> str:
