@@ -59,7 +59,7 @@ class Job:
         self.loader = dynatrain.ElasticLoader(data, order)
 
     def build(self, world: dynatrain.World) -> dynatrain.TrainState:
-        """Build model, optimizer, scheduler and pipeline for `world`; called once per layout."""
+        """Build model, optimizer, scheduler and pipeline for `world`; called for every layout."""
         config = self.config
         model = build_model(config.model, world)
         groups: list[dict[str, Any]] = [

@@ -32,7 +32,7 @@ def make_dataset() -> TensorDataset:
 
 
 def build(world: dynatrain.World) -> dynatrain.TrainState:
-    """Build the plain model and its optimizer; called once per layout."""
+    """Build the plain model and its optimizer; called for every layout."""
     model = make_model()
     if world.enabled("dp_shard"):
         fully_shard(model, mesh=world.submesh("dp_replicate", "dp_shard"))

@@ -51,7 +51,7 @@ def make_dataset() -> TensorDataset:
 
 
 def build(world: dynatrain.World) -> dynatrain.TrainState:
-    """Build model, optimizer and scheduler; called once per layout."""
+    """Build model, optimizer and scheduler; called for every layout."""
     model = make_model()
     if world.enabled("tp"):
         plan = {"up": ColwiseParallel(), "down": RowwiseParallel()}

@@ -44,7 +44,7 @@ def make_model() -> PreTrainedModel:
 
 
 def build(world: dynatrain.World) -> dynatrain.TrainState:
-    """Build model and optimizer; called once per layout."""
+    """Build model and optimizer; called for every layout."""
     model = make_model()
     mesh = world.submesh("dp_replicate", "dp_shard")
     if mesh is not None:
