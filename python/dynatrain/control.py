@@ -44,7 +44,7 @@ def listing(parts: Mapping[str, bytes]) -> Listing:
     return {name: (hashlib.sha256(blob).digest(), len(blob)) for name, blob in parts.items()}
 
 
-def _holders(listings: Sequence[Listing]) -> dict[_Key, list[int]]:
+def holders(listings: Sequence[Listing]) -> dict[_Key, list[int]]:
     """The ranks that bring each distinct blob, by the lowest of them."""
     ranks_of: dict[_Key, list[int]] = {}
     for rank, listed in enumerate(listings):
@@ -113,7 +113,7 @@ class Control:
         Returns:
             The distinct blobs of every name, by the lowest rank that holds each.
         """
-        ranks_of = _holders(listings)
+        ranks_of = holders(listings)
         sent_by: dict[int, list[_Key]] = {}
         for key, ranks in ranks_of.items():
             if len(ranks) < self.num_ranks:

@@ -6,7 +6,7 @@ A phase that fails on one rank fails on all: that is what :meth:`Engine.together
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -18,7 +18,7 @@ from torch._C._distributed_c10d import Store
 
 from dynatrain import _native
 from dynatrain._errors import Error, TransportError
-from dynatrain.adapters.port import Adapter, Inventory
+from dynatrain.adapters.port import Adapter, Inventory, Values
 from dynatrain.control import Control, merge_plain
 from dynatrain.lanes import Lane, LaneMaker, Nccl
 from dynatrain.profiling import profiler_range
@@ -90,6 +90,22 @@ class Clock:
     def seconds(self, phase: str) -> float:
         """How long all spans of a phase took."""
         return sum(s.end_seconds - s.begin_seconds for s in self.spans if s.phase == phase)
+
+
+#: What one rank adds to a fingerprint: a sum over its elements, and hashes of its values.
+Share = tuple[int, frozenset[int]]
+
+
+def fingerprint_of(shares: Iterable[Share]) -> str:
+    """The fingerprint of a state, the same in every layout, from the shares of all ranks.
+
+    It covers what travels: every element, and every value that ranks share.
+    """
+    total, values = 0, set[int]()
+    for elements, hashes in shares:
+        total += elements
+        values |= hashes
+    return f"{(total + sum(values)) % 2**64:016x}"
 
 
 def _attempt(work: Callable[[], _T]) -> tuple[_T | None, Exception | None]:
@@ -183,22 +199,12 @@ class Engine:
         result, error = _attempt(work)
         return self.control.agree(phase, error, result)  # type: ignore[arg-type]
 
-    def fingerprint(self, shard_map: _native.ShardMap, side: Side) -> str:
-        """The fingerprint of a state, the same in every layout. Collective.
-
-        It covers what travels: every element, and every value that ranks share.
-        """
-
-        def share() -> tuple[int, frozenset[int]]:
-            elements = _native.fingerprint_share(
-                shard_map, self.rank, side.table, self._hash_means()
-            )
-            held = side.inventory
-            return elements, frozenset() if held is None else self.adapter.value_hashes(held)
-
-        shares = self.gathered("the fingerprint", share)
-        values = frozenset[int]().union(*(hashes for _, hashes in shares))
-        return f"{(sum(elements for elements, _ in shares) + sum(values)) % 2**64:016x}"
+    def share_of_fingerprint(
+        self, shard_map: _native.ShardMap, side: Side, values: Values
+    ) -> Share:
+        """What this rank adds to the fingerprint of a state; see :func:`fingerprint_of`."""
+        elements = _native.fingerprint_share(shard_map, self.rank, side.table, self._hash_means())
+        return elements, self.adapter.value_hashes(values)
 
     def differing_replicas(
         self, shard_map: _native.ShardMap, table: _native.StateTable

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from dynatrain.engine import Engine
+from dynatrain.adapters.port import Values
+from dynatrain.engine import Engine, Share, fingerprint_of
 from dynatrain.train_state import TrainState
 
 
 def fingerprint(engine: Engine, state: TrainState | None) -> str:
     """The fingerprint of the present state. Collective."""
     side = engine.together("reading the state", lambda: engine.read(state))
-    return engine.fingerprint(engine.publish_map(side), side)
+    shard_map = engine.publish_map(side)
+
+    def share() -> Share:
+        held = side.inventory
+        values = Values() if held is None else engine.adapter.values(held)
+        return engine.share_of_fingerprint(shard_map, side, values)
+
+    return fingerprint_of(engine.gathered("the fingerprint", share))
 
 
 def differing_replicas(engine: Engine, state: TrainState | None) -> list[str]:

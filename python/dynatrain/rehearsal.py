@@ -43,8 +43,7 @@ def rehearse(
 
     try:
         needed = engine.gathered("building the target", complete)
-        publications = publish_values(engine, prepared.source, dict)
-        check_values(engine, prepared.target, publications)
+        check_values(engine, prepared.target, publish_values(engine, prepared.source, dict))
     finally:
         # A script may hold what its build has made: it is no leftover of the next one.
         tried, inventory = prepared.target.state, prepared.source.inventory

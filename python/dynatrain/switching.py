@@ -13,7 +13,8 @@ from dynatrain.engine import Clock, Engine
 from dynatrain.layout import Layout
 from dynatrain.report import RankStats, SwitchReport, fill
 from dynatrain.train_state import Stateful, TrainState
-from dynatrain.transition import Moved, Prepared, transfer
+from dynatrain.transfer import Moved, transfer
+from dynatrain.transition import Prepared
 from dynatrain.world import World
 
 _log = logging.getLogger("dynatrain.session")
@@ -102,15 +103,11 @@ def run(
         TransportError: a peer failed. Either way the source is as it was.
     """
     report, clock = telling.report, telling.clock
-    verify = engine.options.verify
-    if "replicas" in verify:
+    if "replicas" in engine.options.verify:
         _check_replicas(engine, prepared)
-    if "fingerprint" in verify:
-        report.fingerprint_before = engine.fingerprint(prepared.source_map, prepared.source)
     target = prepared.request.layout
     moved = transfer(engine, prepared, lambda: present.kept_states(target), clock)
-    if "fingerprint" in verify:
-        report.fingerprint_after = engine.fingerprint(prepared.target_map, prepared.target)
+    report.fingerprint_before, report.fingerprint_after = moved.fingerprints
     with clock.phase("commit"):
         errors = _commit(engine, calls, present, prepared, moved)
         if present.world is not None:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-import time
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -17,13 +16,11 @@ import torch
 
 from dynatrain import _native
 from dynatrain._errors import DeviceError, LayoutError, is_out_of_memory
-from dynatrain.adapters.port import Published, Slots
+from dynatrain.adapters.port import Slots
 from dynatrain.budget import check_budget, no_memory
 from dynatrain.engine import Clock, Engine, Side
-from dynatrain.handover import check_values, publish_values
 from dynatrain.lanes import DEVICE, HOST
 from dynatrain.layout import Layout
-from dynatrain.profiling import native_ranges, profiler_range
 from dynatrain.report import Span
 from dynatrain.train_state import TrainState
 from dynatrain.world import Build, World
@@ -362,66 +359,3 @@ def _with_sources(engine: Engine, prepared: Prepared, route: Route) -> Route:
     if lines:
         _log.warning("this switch goes by messages, not in place:\n%s", "\n".join(lines))
     return replace(route, one_sided=not lines)
-
-
-@dataclass
-class Moved:
-    """What a transfer says of itself on one rank."""
-
-    seconds: float
-    staging_peak_bytes: int
-    spans: list[Span]
-    published: Published
-
-
-def transfer(
-    engine: Engine, prepared: Prepared, kept: Callable[[], Mapping[str, object]], clock: Clock
-) -> Moved:
-    """Moves the state into the target; the source is only read. Collective.
-
-    What ``kept()`` returns is published beside the state, for ranks that join.
-
-    Raises:
-        TransportError: a peer failed; the union communicator is gone, the source is intact.
-    """
-    publications = publish_values(engine, prepared.source, kept)
-    published = check_values(engine, prepared.target, publications)
-    begin = clock.now()
-    try:
-        with profiler_range("dynatrain::transfer"):
-            results = engine.together("moving the state", lambda: _move(engine, prepared))
-    except Exception:
-        engine.disconnect("a rank failed while the state was moving")
-        raise
-
-    def take_over() -> None:
-        if prepared.target.inventory is not None:
-            engine.adapter.take_values(prepared.target.inventory, published)
-
-    engine.together("handing over", take_over)
-    spans: list[Span] = []
-    for start, result in results:
-        spans += [
-            Span(
-                engine.rank, phase, stage, begin + start + first, begin + start + last, size, stream
-            )
-            for phase, stage, stream, first, last, size in result.spans
-        ]
-    peak = sum(result.staging_peak_bytes for _, result in results)
-    seconds = max(start + result.seconds for start, result in results)
-    return Moved(seconds, peak, spans, published)
-
-
-def _move(engine: Engine, prepared: Prepared) -> list[tuple[float, _native.RunResult]]:
-    """Runs the lanes one after the other; returns when each began, in seconds, and its result."""
-    results = []
-    begin = time.perf_counter()
-    after = engine.after_training()
-    for route in prepared.routes:
-        assert route.run is not None  # prepare() made one for every lane
-        start = time.perf_counter() - begin
-        result = engine.lanes[route.lane].executor.run(
-            route.run, engine.options.timeout.total_seconds(), after=after, ranges=native_ranges()
-        )
-        results.append((start, result))
-    return results

@@ -12,7 +12,7 @@ import torch
 
 import dynatrain
 import training_jobs as jobs
-from dynatrain import TransportError, transition
+from dynatrain import TransportError, transfer
 
 TIMEOUT_S = 6
 #: After both waits of the others, so that the standing rank finds that all is over.
@@ -55,14 +55,14 @@ def lose_a_peer(rank, world_size, trouble, device, transport):
     )
     session.prepare("tp=3")
     before = bits(session)
-    move = transition._move
+    move = transfer._move
 
     def move_or_not(engine, prepared):
         if rank == LOST:
             TROUBLES[trouble]()
         return move(engine, prepared)
 
-    transition._move = move_or_not
+    transfer._move = move_or_not
     begin = time.monotonic()
     try:
         session.switch("tp=3")
@@ -70,7 +70,7 @@ def lose_a_peer(rank, world_size, trouble, device, transport):
     except TransportError as caught:
         error = str(caught)
     finally:
-        transition._move = move
+        transfer._move = move
     seconds = time.monotonic() - begin
     after = bits(session)
     same = all(torch.equal(before[name], after[name]) for name in before)

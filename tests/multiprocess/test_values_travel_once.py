@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 import dynatrain
 import training_jobs as jobs
-from dynatrain import LayoutError, TrainState, control, transition
+from dynatrain import LayoutError, TrainState, control, transfer
 
 #: Far above all else that a switch publishes of values, random streams of four ranks included.
 LARGE_BYTES = 4 << 20
@@ -92,8 +92,8 @@ def refuse_a_target_without_its_source(rank, world_size):
             return build_with_large_extra(world)
         return jobs.build(world)
 
-    moves, move = [], transition._move
-    transition._move = lambda *args: moves.append(1) or move(*args)
+    moves, move = [], transfer._move
+    transfer._move = lambda *args: moves.append(1) or move(*args)
     session = dynatrain.init(build, "dp=4", initialize=jobs.initialize, timeout_s=20)
     with pytest.raises(LayoutError, match=r"extra\.large") as caught:
         session.switch("tp=4")
@@ -107,3 +107,46 @@ def test_values_that_do_not_fit_are_refused_before_a_byte_moves(pool):
     pool.close()
 
     assert results == [(1, True, 1)] * 4
+
+
+def build_with_own_extra(world):
+    state = jobs.build(world)
+    return TrainState(state.model, state.optimizer, extra={"own": Large()}, per_rank=["own"])
+
+
+def switch_with_own_extra(rank, world_size):
+    session = dynatrain.init(build_with_own_extra, "dp=4", initialize=jobs.initialize, timeout_s=20)
+    session.state.extra["own"].average += rank
+    sizes = count_broadcasts(session)
+    session.switch("tp=4")
+    return sum(sizes), session.state.extra["own"].average.eq(rank).all().item()
+
+
+# A loader's buffer of each rank went to all others, of which none had a use for it.
+def test_what_belongs_to_its_rank_stays_there(pool):
+    results = pool.run(switch_with_own_extra)
+    pool.close()
+
+    assert all(arrived and published < SMALL_BYTES for published, arrived in results)
+
+
+def count_agreements(rank, world_size):
+    session = dynatrain.init(
+        jobs.build, "dp=4", initialize=jobs.initialize, timeout_s=20, verify=["sums", "fingerprint"]
+    )
+    session.prepare("tp=4")
+    gathers, gather = [], session._engine.control.gather
+
+    def counted(value):
+        gathers.append(1)
+        return gather(value)
+
+    session._engine.control.gather = counted
+    session.switch("tp=4")
+    return len(gathers)
+
+
+# Each costs a round over all ranks while training stands still: what was read, what the targets
+# take, what has arrived, and the report.
+def test_ranks_agree_four_times_in_a_prepared_switch(pool):
+    assert pool.run(count_agreements) == [4] * 4

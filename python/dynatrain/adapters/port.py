@@ -89,11 +89,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Published:
-    """The values of all ranks of the source, by name; equal on every rank of the job.
+    """The values of all ranks of the source, by name.
 
     The parts of a name are ordered by their lowest rank. Contents are told apart by what
     :meth:`Adapter.encode` makes of them: several parts may still mean the same. Ranks are those of
-    the job, which are those of any layout as well.
+    the job, which are those of any layout as well. Where a name of ``per_rank`` has several parts,
+    each stays on its ranks: the value is None on any other one.
     """
 
     shared: Mapping[str, Sequence[Part]] = field(default_factory=dict)
@@ -231,7 +232,7 @@ class Adapter(ABC, Generic[_Inventory]):
         """The value that ``encode`` was given, as an object of its own."""
 
     @abstractmethod
-    def value_hashes(self, inventory: _Inventory) -> frozenset[int]:
+    def value_hashes(self, values: Values) -> frozenset[int]:
         """A hash of each shared value and what it means, the same for it on every rank.
 
         Joined over all ranks they tell a state in every layout, as the sum of its elements does.

@@ -130,9 +130,9 @@ class TorchAdapter(Adapter[LiveTensors]):
         """Reads what ``encode`` made."""
         return codec.decode(blob, self._device)
 
-    def value_hashes(self, inventory: LiveTensors) -> frozenset[int]:
+    def value_hashes(self, read: Values) -> frozenset[int]:
         """Options by FQN, values by key, Stateful objects by name; each by what it means."""
-        return values.hashes(inventory.again())
+        return values.hashes(read.shared)
 
     def check_values(self, target: LiveTensors | None, published: Published, rank: int) -> int:
         """Loads options, values beside slots, and objects that hold no tensor of the map."""

@@ -46,15 +46,14 @@ def read_shared(live: LiveTensors) -> dict[str, Any]:
     }
 
 
-def hashes(live: LiveTensors) -> frozenset[int]:
+def hashes(shared: Mapping[str, Any]) -> frozenset[int]:
     """One number for each value and what it means; those of all ranks, joined, tell a state."""
-    shared = read_shared(live)
     lines = {
         f"{name}|{key!r}|{digest(held).hex()}"
         for name in _KEYED
-        for key, held in shared[name].items()
+        for key, held in shared.get(name, {}).items()
     }
-    for held in shared[GROUPS]:
+    for held in shared.get(GROUPS, ()):
         if held.beside:
             lines.add(f"beside|{held.role}|{digest(held.beside).hex()}")
         for group in held.groups:
