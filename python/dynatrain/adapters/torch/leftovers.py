@@ -9,6 +9,7 @@ import functools
 import types
 from collections import deque
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -51,8 +52,60 @@ _LIBRARIES = (
 )
 _OPENED = (nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)
 
-#: How an object was reached: the way there, and the object.
+#: Most of what a state holds; they hold nothing themselves, and are not even looked at.
+_PLAIN = frozenset([type(None), str, bytes, bool, int, float, complex, torch.dtype])
+
+#: The last step of the way to an object, and the object.
 _Found = tuple[str, Any]
+
+
+@dataclass(frozen=True)
+class _Reached:
+    """An object, and how it was reached."""
+
+    step: str
+    item: Any
+    by: _Reached | None
+
+    def way(self) -> str:
+        """All steps from the state on."""
+        steps, at = [self.step], self.by
+        while at is not None:
+            steps.append(at.step)
+            at = at.by
+        return "".join(reversed(steps))
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What is to be known of a class, found once: a walk meets thousands of objects of a few."""
+
+    is_closed: bool
+    is_tensor: bool
+    may_be_released: bool
+    is_mapping: bool
+    is_sequence: bool
+    has_attributes: bool
+    slots: tuple[tuple[str, types.MemberDescriptorType], ...]
+
+
+def _kind_of(kind: type) -> _Kind:
+    of_library = kind.__module__.startswith(_LIBRARIES)
+    is_opened = issubclass(kind, (*_OPENED, torch.Tensor)) or not of_library
+    return _Kind(
+        is_closed=issubclass(kind, (*_CLOSED, type(None))),
+        is_tensor=issubclass(kind, torch.Tensor),
+        may_be_released=issubclass(kind, torch.Tensor | nn.Module),
+        is_mapping=issubclass(kind, dict),
+        is_sequence=issubclass(kind, list | tuple | set | frozenset | deque),
+        has_attributes=is_opened and not issubclass(kind, types.BuiltinFunctionType),
+        slots=tuple(
+            (name, member)
+            for base in kind.__mro__
+            for name, member in vars(base).items()
+            if isinstance(member, types.MemberDescriptorType)
+        ),
+    )
 
 
 def check_no_meta_left(state: TrainState, given: Collection[int] = ()) -> bool:
@@ -82,19 +135,26 @@ def check_loaded(state: TrainState) -> None:
 
 def _on_meta(roots: list[_Found], seen: set[int], given: Collection[int] = ()) -> Iterator[str]:
     """The ways to tensors without memory; ``seen`` are ids of objects that are not looked into."""
-    queue: deque[_Found] = deque(roots)
+    queue: deque[_Reached] = deque(_Reached(where, item, None) for where, item in roots)
+    kinds: dict[type, _Kind] = {}
     alive = []  # an id is an object's own only while it lives
     while queue:
-        where, item = queue.popleft()
-        if item is None or isinstance(item, _CLOSED) or id(item) in seen:
+        reached = queue.popleft()
+        item = reached.item
+        if id(item) in seen:
+            continue
+        kind = kinds.get(type(item)) or kinds.setdefault(type(item), _kind_of(type(item)))
+        if kind.is_closed:
             continue
         seen.add(id(item))
         alive.append(item)
-        if isinstance(item, torch.Tensor | nn.Module) and is_released(item):
+        if kind.may_be_released and is_released(item):
             continue  # a replaced state that somebody holds: it is refused when it is used
-        if isinstance(item, torch.Tensor) and item.is_meta and id(item) not in given:
-            yield where
-        queue.extend((where + step, value) for step, value in _held_by(item))
+        if kind.is_tensor and item.is_meta and id(item) not in given:
+            yield reached.way()
+        for step, value in _held_by(item, kind):
+            if type(value) not in _PLAIN:
+                queue.append(_Reached(step, value, reached))
 
 
 def _left_on_meta(where: str) -> LayoutError:
@@ -109,14 +169,14 @@ def _left_on_meta(where: str) -> LayoutError:
     )
 
 
-def _held_by(item: Any) -> Iterator[_Found]:
+def _held_by(item: Any, kind: _Kind) -> Iterator[_Found]:
     """What one object holds, with the step that leads there."""
-    if isinstance(item, dict):
+    if kind.is_mapping:
         for key, value in dict.items(item):
             yield f"[{_shown(key)}]", value
             if not isinstance(key, torch.Tensor | str):
                 yield f".key({_shown(key)})", key
-    elif isinstance(item, list | tuple | set | frozenset | deque):
+    elif kind.is_sequence:
         for number, value in enumerate(item):
             yield f"[{number}]", value
     if isinstance(item, functools.partial):
@@ -128,8 +188,8 @@ def _held_by(item: Any) -> Iterator[_Found]:
         yield "", item.__func__
     elif isinstance(item, types.FunctionType):
         yield from _held_by_function(item)
-    elif not isinstance(item, types.BuiltinFunctionType):
-        yield from _attributes(item)
+    elif kind.has_attributes:
+        yield from _attributes(item, kind)
 
 
 def _held_by_function(function: types.FunctionType) -> Iterator[_Found]:
@@ -142,16 +202,13 @@ def _held_by_function(function: types.FunctionType) -> Iterator[_Found]:
     yield ".__kwdefaults__", function.__kwdefaults__
 
 
-def _attributes(item: Any) -> Iterator[_Found]:
+def _attributes(item: Any, kind: _Kind) -> Iterator[_Found]:
     """Entries of the object's own dictionary and slots: no property and no ``__getattr__`` runs."""
-    kind = type(item)
-    if kind.__module__.startswith(_LIBRARIES) and not isinstance(item, (*_OPENED, torch.Tensor)):
-        return
     try:
         own = object.__getattribute__(item, "__dict__")
     except AttributeError:
         own = {}
-    if isinstance(item, torch.Tensor):  # torch keeps these beside the object's own dictionary
+    if kind.is_tensor:  # torch keeps these beside the object's own dictionary
         yield ".hooks", item._backward_hooks
         yield ".hooks", getattr(item, "_post_accumulate_grad_hooks", None)
     for name, value in list(own.items()):
@@ -159,13 +216,11 @@ def _attributes(item: Any) -> Iterator[_Found]:
             yield from ((f".{key}", held) for key, held in value.items())
         else:
             yield f".{name}", value
-    for base in kind.__mro__:
-        for name, member in vars(base).items():
-            if isinstance(member, types.MemberDescriptorType):
-                try:
-                    yield f".{name}", member.__get__(item, kind)
-                except AttributeError:  # a slot without a value
-                    continue
+    for name, member in kind.slots:
+        try:
+            yield f".{name}", member.__get__(item, type(item))
+        except AttributeError:  # a slot without a value
+            continue
 
 
 def _shown(key: object) -> str:
