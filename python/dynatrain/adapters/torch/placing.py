@@ -17,14 +17,15 @@ def wrap_like(tensor: torch.Tensor, local: torch.Tensor) -> torch.Tensor:
     """``local`` as the shard of a DTensor that is cut as ``tensor``; itself for a plain tensor."""
     if not isinstance(tensor, DTensor):
         return local
-    return DTensor.from_local(
-        local,
-        tensor.device_mesh,
-        tensor.placements,
-        run_check=False,
-        shape=tensor.shape,
-        stride=tensor.stride(),
-    )
+    with torch.no_grad():  # else torch makes a node of autograd for it
+        return DTensor.from_local(
+            local,
+            tensor.device_mesh,
+            tensor.placements,
+            run_check=False,
+            shape=tensor.shape,
+            stride=tensor.stride(),
+        )
 
 
 def check_placeable(name: str, tensor: torch.Tensor) -> None:
@@ -50,7 +51,7 @@ def place(name: str, tensor: torch.Tensor, local: torch.Tensor) -> None:
     # An alias of its own: the object takes over what it is given.
     memory = wrap_like(tensor, local.detach())
     try:
-        put_under(tensor, memory.detach() if isinstance(memory, DTensor) else memory)
+        put_under(tensor, memory)
     except RuntimeError as error:
         raise LayoutError(
             f"materialize: no memory can be put under {name!r}: {error}\n"
