@@ -1,6 +1,6 @@
 #pragma once
 
-#include "dynatrain/execution/fingerprint.hpp"
+#include "dynatrain/fingerprint/fingerprint.hpp"
 
 #include <span>
 #include <string>

@@ -13,4 +13,5 @@ PYBIND11_MODULE(_native, m) {
   bind_schedule(m);
   bind_transport(m);
   bind_execution(m);
+  bind_fingerprint(m);
 }

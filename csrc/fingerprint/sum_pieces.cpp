@@ -1,7 +1,7 @@
-#include "execution/sum_pieces.hpp"
+#include "fingerprint/sum_pieces.hpp"
 
-#include "execution/in_threads.hpp"
 #include "execution/run_inputs.hpp"
+#include "fingerprint/in_threads.hpp"
 #include <array>
 #include <memory>
 #include <utility>

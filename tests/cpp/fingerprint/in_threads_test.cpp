@@ -1,4 +1,4 @@
-#include "execution/in_threads.hpp"
+#include "fingerprint/in_threads.hpp"
 
 #include <gtest/gtest.h>
 

@@ -1,8 +1,8 @@
 #pragma once
 
-#include "dynatrain/execution/fingerprint.hpp"
+#include "dynatrain/fingerprint/fingerprint.hpp"
 
-#include "execution/box_sum.hpp"
+#include "fingerprint/box_sum.hpp"
 #include <cstdint>
 #include <vector>
 

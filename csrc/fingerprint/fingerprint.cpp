@@ -1,7 +1,7 @@
-#include "dynatrain/execution/fingerprint.hpp"
+#include "dynatrain/fingerprint/fingerprint.hpp"
 
-#include "execution/box_sum.hpp"
-#include "execution/sum_pieces.hpp"
+#include "fingerprint/box_sum.hpp"
+#include "fingerprint/sum_pieces.hpp"
 #include <cstdint>
 #include <vector>
 

@@ -1,4 +1,4 @@
-#include "dynatrain/execution/fingerprint.hpp"
+#include "dynatrain/fingerprint/fingerprint.hpp"
 
 #include "dynatrain/base/error.hpp"
 #include "dynatrain/base/hash.hpp"

@@ -1,4 +1,4 @@
-#include "execution/box_sum.hpp"
+#include "fingerprint/box_sum.hpp"
 
 #include "dynatrain/base/checked.hpp"
 #include "dynatrain/base/error.hpp"
