@@ -150,3 +150,20 @@ def differences(before, after):
         if not same:
             names.append(name)
     return names
+
+
+def local_bits(state):
+    """What this rank holds of every tensor, as bytes by name; nothing is collective here."""
+    out = {}
+    names = {id(p): name for name, p in state.model.named_parameters()}
+    items = [*state.model.named_parameters(), *state.model.named_buffers()]
+    for param, slots in state.optimizer.state.items():
+        items += [(f"{names[id(param)]}.{slot}", value) for slot, value in slots.items()]
+    for name, tensor in items:
+        local = getattr(tensor, "_local_tensor", tensor).detach()
+        out[name] = local.contiguous().reshape(-1).view(torch.uint8).clone()
+    return out
+
+
+def same_bits(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)

@@ -15,41 +15,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from c10d_messages import LATE_S, error_of, message, native, pattern, transport_of
 from worker_pool import WorkerPool
-
-LATE_S = 30.0
-
-
-def native():
-    from dynatrain import _native
-
-    return _native
-
-
-def transport_of(rank, world_size, timeout_s=LATE_S):
-    return native().C10dTransport(dist.group.WORLD, rank, world_size, timeout_s)
-
-
-def pattern(size, seed):
-    period = (np.arange(251) * 131 + seed * 17) % 251
-    return np.resize(period.astype(np.uint8), size)
-
-
-def message(peer, tag, array):
-    """A message names memory and does not keep it: `array` must outlive the token."""
-    return (peer, tag, array.ctypes.data, array.nbytes)
-
-
-def error_of(token, timeout_s=LATE_S):
-    """(peer, text) of the TransportError that a token ends with; None when it ends well."""
-    from dynatrain._errors import TransportError
-
-    try:
-        token.wait(timeout_s)
-    except TransportError as error:
-        return error.peer, str(error)
-    return None
-
 
 # --- messages ------------------------------------------------------------------------------------
 

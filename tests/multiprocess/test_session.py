@@ -1,13 +1,9 @@
-"""The life of a session: preparing, requesting, idling, budgets, memory, and ranks that die."""
+"""The life of a session: preparing, requesting, idling, budgets, memory."""
 
 from __future__ import annotations
 
-import dataclasses
 import gc
-import os
 import resource
-import signal
-import time
 import weakref
 
 import pytest
@@ -16,7 +12,7 @@ import torch.distributed as dist
 
 import dynatrain
 import training_jobs as jobs
-from dynatrain import BudgetError, LayoutError, StaleStateError, TransportError
+from dynatrain import BudgetError, LayoutError, StaleStateError
 
 
 def start(layout, **options):
@@ -159,26 +155,11 @@ def test_prepared_switch_is_used_when_it_fits_and_dropped_when_not(pool):
         }
 
 
-def local_bits(state):
-    out = {}
-    names = {id(p): name for name, p in state.model.named_parameters()}
-    items = [*state.model.named_parameters(), *state.model.named_buffers()]
-    for param, slots in state.optimizer.state.items():
-        items += [(f"{names[id(param)]}.{slot}", value) for slot, value in slots.items()]
-    for name, tensor in items:
-        local = getattr(tensor, "_local_tensor", tensor).detach()
-        out[name] = local.contiguous().reshape(-1).view(torch.uint8).clone()
-    return out
-
-
-def same_bits(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
 def there_and_back(rank, world_size):
     session = start("dp=4", verify=("sums", "fingerprint", "replicas"))
     step_of(session, 0)
-    before, world, fingerprint = local_bits(session.state), session.world, session.fingerprint()
+    before, fingerprint = jobs.local_bits(session.state), session.fingerprint()
+    world = session.world
     old, rank_before = (session.state, session.state.model, session.state.optimizer), world.rank
     session.switch("dp=2,tp=2")
     refused = 0
@@ -188,7 +169,7 @@ def there_and_back(rank, world_size):
             use()
         refused += 1
     session.switch("dp=4")
-    same = same_bits(before, local_bits(session.state))
+    same = jobs.same_bits(before, jobs.local_bits(session.state))
     step_of(session, 1)  # DTensor's caches must not answer with the first world's mesh
     return same, refused, session.world.epoch, rank_before == session.world.rank, fingerprint
 
@@ -287,13 +268,13 @@ def exceed_the_budget(rank, world_size):
     errors = []
     for step in session.steps(3):
         step_of(session, step)
-        before = local_bits(session.state)
+        before = jobs.local_bits(session.state)
         if step < 2:
             try:
                 session.switch("dp=1")
             except dynatrain.Error as error:
                 errors.append((type(error), str(error), getattr(error, "budget_bytes", 0)))
-        assert same_bits(before, local_bits(session.state))
+        assert jobs.same_bits(before, jobs.local_bits(session.state))
     return errors, str(session.layout)
 
 
@@ -345,106 +326,6 @@ def test_memory_of_a_replaced_state_is_freed_though_the_model_is_held(pool):
 
     assert whole - half > LARGE * 4 * 0.4
     assert whole_again - whole < LARGE * 4 * 0.3
-
-
-class DiesWhen:
-    """An extra, a kept object and an executor that kill their rank at one moment of a switch."""
-
-    def __init__(self, moment, rank):
-        self.moment, self.rank, self.armed, self.executor = moment, rank, False, None
-
-    def state_dict(self):
-        self.maybe("reading")
-        return {}
-
-    def load_state_dict(self, state_dict):
-        self.maybe("handing over")
-
-    def on_world(self, world):
-        self.maybe("committed")
-
-    def run(self, *args, **kwargs):
-        self.maybe("moving")
-        return self.executor.run(*args, **kwargs)
-
-    def __getattr__(self, name):
-        return getattr(self.executor, name)
-
-    def maybe(self, moment):
-        if self.armed and moment == self.moment and torch.distributed.get_rank() == self.rank:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
-class Face:
-    """An object of one build before one of all builds, into which nothing would be loaded."""
-
-    def __init__(self, behind):
-        self.state_dict = behind.state_dict
-        self.load_state_dict = behind.load_state_dict
-
-
-def session_that_loses_a_rank(moment, dying):
-    fatal = DiesWhen(moment, dying)
-
-    def build(world):
-        fatal.maybe("build")
-        state = jobs.build(world)
-        return dynatrain.TrainState(state.model, state.optimizer, extra={"extra": Face(fatal)})
-
-    session = dynatrain.init(
-        build, "dp=4", initialize=jobs.initialize, timeout_s=6, keep={"kept": fatal}
-    )
-    state = session.state
-    for param in state.model.parameters():
-        param.grad = torch.zeros_like(param)
-    state.optimizer.step()
-    state.optimizer.zero_grad()
-    lanes = session._engine.lanes
-    fatal.executor = lanes["host"].executor
-    lanes["host"] = dataclasses.replace(lanes["host"], executor=fatal)
-    fatal.armed = True
-    return session
-
-
-def lose_a_rank(rank, world_size, moment, dying):
-    session = session_that_loses_a_rank(moment, dying)
-    state, before = session.state, local_bits(session.state)
-    begin = time.monotonic()
-    with pytest.raises(TransportError) as caught:
-        session.switch("dp=2,tp=2")
-    seconds = time.monotonic() - begin
-    same = session.state is state and same_bits(before, local_bits(session.state))
-    return same, seconds, str(caught.value), str(session.layout)
-
-
-# Law 7. Whenever a rank dies before the vote, the survivors learn it in time and hold what they
-# held.
-@pytest.mark.parametrize("moment", ["build", "reading", "moving", "handing over"])
-def test_law7_survivors_of_a_lost_rank_keep_their_state(pool, moment):
-    results = pool.run(lose_a_rank, moment, 2, may_die={2}, timeout_s=60)
-
-    assert results[2] is None
-    for same, seconds, text, layout in (results[rank] for rank in (0, 1, 3)):
-        assert same
-        assert layout == "dp=4"
-        assert "intact" in text
-        assert seconds < 3 * 6
-
-
-def lose_a_rank_after_the_vote(rank, world_size, dying):
-    session = session_that_loses_a_rank("committed", dying)
-    head = jobs.whole_state(session.state)["head.weight.param"]
-    report = session.switch("dp=2,tp=2")
-    expected = head.chunk(2)[session.world.coordinate("dp_shard")]
-    held = session.state.model.head.weight.to_local()
-    return str(session.layout), report.epoch, torch.equal(expected, held)
-
-
-# Law 7. The vote decided: an error would make a script believe that it still has the source.
-def test_law7_a_rank_lost_after_the_vote_does_not_undo_the_switch(pool):
-    results = pool.run(lose_a_rank_after_the_vote, 2, may_die={2}, timeout_s=60)
-
-    assert results == [("dp=2,tp=2", 1, True)] * 2 + [None] + [("dp=2,tp=2", 1, True)]
 
 
 def corrupt_a_replica(rank, world_size):

@@ -6,10 +6,8 @@ a rank holds after any number of steps and switches must equal the plain job's b
 
 from __future__ import annotations
 
-import random
 import zlib
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -360,105 +358,3 @@ def test_law1_every_kind_of_state_is_that_of_a_plain_job(pool, kind):
     everything = results[0][2]
     last_held = [held[-1] for _, held, _, _ in results[: Layout.parse(path[-1]).world_size]]
     assert sorted({name for names in last_held for name in names}) == everything
-
-
-class Average:
-    """A running average of the head's bias, whole on every rank: a kept object."""
-
-    def __init__(self):
-        self.values = torch.zeros(7)
-        self.worlds = []
-
-    def update(self, state):
-        self.values.lerp_(jobs.whole(state.model.head.bias), 0.25)
-
-    def on_world(self, world):
-        self.worlds.append(None if world is None else (str(world.layout), world.rank))
-
-    def state_dict(self):
-        return {"values": self.values}
-
-    def load_state_dict(self, state_dict):
-        self.values = state_dict["values"].clone()
-
-
-def keep_an_average(rank, world_size):
-    average, plain_object = Average(), object()
-    keep = {"average": average, "object": plain_object}
-    session = dynatrain.init(
-        TwoOptimizers().build,
-        "dp=2",
-        initialize=fill_by_name,
-        keep=keep,
-        timeout_s=40,
-    )
-    for step in session.steps(3):
-        step_by_hand(session.state, step)
-        average.update(session.state)
-        if step < 2:
-            session.switch(["dp=4", "dp=3"][step])
-    same = session.keep["average"] is average and session.keep["object"] is plain_object
-    return average.values, average.worlds, same
-
-
-# An average that restarts on the ranks that join would differ between replicas from then on.
-def test_kept_object_lives_on_and_ranks_that_join_catch_up(pool):
-    results = pool.run(keep_an_average)
-
-    for rank, (values, worlds, same) in enumerate(results):
-        assert same
-        assert worlds == [
-            (layout, rank) if rank < size else None
-            for layout, size in (("dp=2", 2), ("dp=4", 4), ("dp=3", 3))
-        ]
-        if rank < 3:
-            assert torch.equal(values, results[0][0])
-    assert results[0][0].any()
-
-
-def draw_everywhere():
-    return random.random(), np.random.rand(), torch.rand(1).item()
-
-
-def switch_with_streams(rank, world_size, differ):
-    """Draws before, during and after switches dp=3 -> dp=4 -> dp=2; returns the draws."""
-    session = dynatrain.init(
-        TwoOptimizers().build, "dp=3", initialize=fill_by_name, timeout_s=40, seed=11
-    )
-    # A rank that joins stands elsewhere; one that trains stands at the common place, or at its own.
-    random.seed(5)
-    np.random.seed(5)
-    torch.manual_seed(5 + (rank if differ else 0) + (70 if rank == 3 else 0))
-    draws = []
-    for step in session.steps(3):
-        draws.append((step, draw_everywhere()))
-        if step < 2:
-            session.switch(["dp=4", "dp=2"][step])
-    return draws
-
-
-# Law 8: a stream that all ranks share belongs to the run, not to its layout.
-def test_law8_streams_that_are_equal_go_on_as_if_nothing_had_happened(pool):
-    random.seed(5)
-    np.random.seed(5)
-    torch.manual_seed(5)
-    unswitched = [(step, draw_everywhere()) for step in range(3)]
-
-    results = pool.run(switch_with_streams, False)
-
-    assert results[0] == results[1] == unswitched
-    assert results[2] == unswitched[:2]
-    assert results[3] == unswitched[1:2]
-
-
-# Dropout of one rank has no continuation in another layout. It must differ between ranks, and be
-# the same when the run is repeated.
-def test_law8_streams_that_differ_are_derived_by_the_rule_and_repeat(pool):
-    first = pool.run(switch_with_streams, True)
-    second = pool.run(switch_with_streams, True)
-
-    assert first == second
-    torch_draws = [draw[2] for draws in first for _, draw in draws]
-    assert len(set(torch_draws)) == len(torch_draws) == 3 + 3 + 2 + 1
-    python_draws = {(step, draw[0]) for draws in first for step, draw in draws}
-    assert len(python_draws) == 3

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import time
-
 import pytest
 import torch
 from torch import nn
@@ -12,23 +9,8 @@ from torch.utils.data import TensorDataset
 
 import dynatrain
 import training_jobs as jobs
-from dynatrain import BudgetError, ElasticLoader, ElasticSampler, LayoutError, TrainState
-
-TIMEOUT_S = 8
-
-
-def start(layout, build=jobs.build, **options):
-    settings = {"initialize": jobs.initialize, "timeout_s": TIMEOUT_S, **options}
-    return dynatrain.init(build, layout, **settings)
-
-
-def refused(call, kind=LayoutError):
-    """The text of the error that `call` ends with, and whether it came before the deadline."""
-    begin = time.monotonic()
-    with pytest.raises(kind) as caught:
-        call()
-    return str(caught.value), time.monotonic() - begin < TIMEOUT_S / 2
-
+from dynatrain import BudgetError, ElasticLoader, ElasticSampler, TrainState
+from sessions import refused, start
 
 # --- trouble on some ranks -----------------------------------------------------------------------
 
@@ -43,74 +25,6 @@ def exceed_a_budget_on_one_rank(rank, world_size):
 # The ranks that send have another need of memory than the one that receives.
 def test_budget_that_one_rank_exceeds_is_refused_on_all_at_once(pool):
     assert pool.run(exceed_a_budget_on_one_rank, world_size=3) == [(True, True, 1)] * 3
-
-
-class Kept:
-    """Raises where it is told to."""
-
-    def __init__(self, rank):
-        self.rank, self.moment = rank, None
-
-    def maybe(self, moment):
-        if self.moment == moment and torch.distributed.get_rank() == self.rank:
-            raise ValueError(f"kept object at {moment}")
-
-    def state_dict(self):
-        self.maybe("reading")
-        return {}
-
-    def load_state_dict(self, state_dict):
-        pass
-
-    def on_world(self, world):
-        self.maybe("committed")
-
-
-def fail_to_read_a_kept_object(rank, world_size):
-    kept = Kept(1)
-    session = start("dp=2,tp=2", keep={"kept": kept})
-    session.switch("dp=3")
-    kept.moment = "reading"
-    if not session.active:  # the loop of an idle rank attends both calls
-        return list(session.steps(1))
-    text, at_once = refused(lambda: session.switch("dp=4"), (LayoutError, ValueError))
-    kept.moment = None
-    report = session.switch("dp=4")
-    return "kept object at reading" in text, at_once, str(session.layout), report.bytes_moved > 0
-
-
-# Joining ranks need what kept objects say; one that cannot must not leave the others waiting.
-def test_kept_object_that_cannot_be_read_is_refused_on_all_at_once(pool):
-    results = pool.run(fail_to_read_a_kept_object)
-
-    assert results[:3] == [(True, True, "dp=4", True)] * 3
-
-
-def fail_after_the_vote(rank, world_size):
-    kept, told = Kept(1), []
-    session = start("dp=4", keep={"kept": kept})
-    session.on_switch(lambda report: told.append((report.bytes_moved, report.not_continuous)))
-    random.seed(5)
-    kept.moment = "committed"
-    raised, begin = None, time.monotonic()
-    try:
-        session.switch("dp=2,tp=2")
-    except ValueError as error:
-        raised = str(error)
-    at_once = time.monotonic() - begin < TIMEOUT_S / 2
-    return raised, at_once, str(session.layout), told, random.random(), session.fingerprint()
-
-
-# The switch is done then: the rank must be as the others are, but for what its own code did not do.
-def test_kept_object_that_raises_after_the_vote_leaves_all_ranks_alike(pool):
-    results = pool.run(fail_after_the_vote)
-
-    assert [result[0] for result in results] == [None, "kept object at committed", None, None]
-    assert len({repr(result[1:]) for result in results}) == 1
-    assert results[0][1:3] == (True, "dp=2,tp=2")
-    ((moved, reasons),) = results[0][3]
-    assert moved > 0
-    assert reasons == ["a kept object raised ValueError: kept object at committed"]
 
 
 def ask_while_a_rank_idles(rank, world_size):

@@ -10,6 +10,7 @@ from torch.distributed.tensor import DTensor
 import dynatrain
 import training_jobs as jobs
 from dynatrain import LayoutError, TrainState
+from held_values import Notes
 
 NUM_LAYERS = 4
 
@@ -245,17 +246,6 @@ class Local(Shadow):
         self.shadow = {n: p.to_local().clone() for n, p in module.named_parameters()}
 
 
-class Notes(dict):
-    """An extra of plain data."""
-
-    def state_dict(self):
-        return dict(self)
-
-    def load_state_dict(self, state_dict):
-        self.clear()
-        self.update(state_dict)
-
-
 class Blocked(torch.optim.SGD):
     """Keeps one number for each block of its shard."""
 
@@ -371,47 +361,3 @@ def switch_per_rank(rank, world_size):
 # The advice of the refusal: what belongs to a rank stays with it, and one that joins has its own.
 def test_extra_that_is_declared_per_rank_stays_with_its_rank(pool):
     assert pool.run(switch_per_rank) == [[0, 0, 0], [1, 1, 1], [None], [None]]
-
-
-def keep_a_counter(rank, world_size, per_rank):
-    counter = Notes(n=0)
-    if per_rank:
-        counter.per_rank = True
-    session = dynatrain.init(
-        jobs.build, "dp=4", initialize=jobs.initialize, keep={"counter": counter}, timeout_s=25
-    )
-    for step in session.steps(6):
-        counter["n"] += 1
-        if step in (1, 3):
-            session.switch(["dp=2", "dp=4"][step == 3])
-    return counter["n"]
-
-
-# It stood still while its rank idled and went on from there: 6 steps of the job, 4 of its own.
-def test_kept_object_without_on_world_catches_up_on_a_rank_that_idled(pool):
-    assert pool.run(keep_a_counter, False) == [6, 6, 6, 6]
-    assert pool.run(keep_a_counter, True) == [6, 6, 4, 4]
-
-
-def keep_what_differs(rank, world_size):
-    session = dynatrain.init(
-        jobs.build, "dp=2", initialize=jobs.initialize, keep={"log": Notes(at=rank)}, timeout_s=25
-    )
-    texts = []
-    for step in session.steps(2):
-        if step == 0:
-            try:
-                session.switch("dp=4")
-            except LayoutError as error:
-                texts.append(str(error))
-    return texts
-
-
-# Rank 0's word would be taken on the ranks that join.
-def test_kept_object_that_differs_between_ranks_is_refused_when_ranks_join(pool):
-    results = pool.run(keep_what_differs)
-
-    for texts in results[:2]:
-        assert "keep.log" in texts[0]
-        assert "ranks 0 and 1" in texts[0]
-        assert "per_rank = True" in texts[0]

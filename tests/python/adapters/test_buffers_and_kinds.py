@@ -4,39 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.nn.utils import prune, spectral_norm, weight_norm
 from torch.nn.utils.parametrizations import spectral_norm as parametrized_spectral_norm
 from torch.nn.utils.parametrizations import weight_norm as parametrized_weight_norm
 
-import dynatrain
 from dynatrain import LayoutError, TrainState
-from dynatrain.adapters.torch import TorchAdapter
-
-TORCH = TorchAdapter(torch.device("cpu"))
-
-
-@pytest.fixture
-def start(monkeypatch):
-    """Starts a session of one process; ``start(build)``."""
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-    made = []
-
-    def start(build):
-        made.append(
-            dynatrain.init(
-                lambda world: build(), "dp=1", timeout_s=20, verify=("sums", "fingerprint")
-            )
-        )
-        return made[0]
-
-    yield start
-    for session in made:
-        session.close()
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def trained(model):
@@ -228,9 +201,9 @@ class Phases(nn.Linear):
 
 
 # A rank that joins got the sign turned, and no fingerprint saw it: the bytes were the same.
-def test_conjugate_and_negative_views_mean_the_same_in_fresh_memory():
-    made = TORCH.build_on_meta(lambda: TrainState(Phases()), "a test")
-    inventory = TORCH.materialize(TORCH.inventory(made), None, ())
+def test_conjugate_and_negative_views_mean_the_same_in_fresh_memory(adapter):
+    made = adapter.build_on_meta(lambda: TrainState(Phases()), "a test")
+    inventory = adapter.materialize(adapter.inventory(made), None, ())
     source = Phases()
     for name, tensor in source.named_buffers():
         bytes_of(inventory.tensors[f"{name}|buffer"]).copy_(bytes_of(tensor))

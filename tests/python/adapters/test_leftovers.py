@@ -13,37 +13,7 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.optim.swa_utils import AveragedModel
 
-import dynatrain
 from dynatrain import LayoutError, TrainState
-from dynatrain.adapters.torch import TorchAdapter
-
-TORCH = TorchAdapter(torch.device("cpu"))
-
-
-def made_anew(build):
-    """The state of ``build`` as a rank gets it that adopts nothing: meta first, then zeros."""
-    state = TORCH.build_on_meta(build, "a test")
-    TORCH.materialize(TORCH.inventory(state), None, ())
-    return state
-
-
-@pytest.fixture
-def start(monkeypatch):
-    """Starts a session of one process; ``start(build)``."""
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-    made = []
-
-    def start(build, *, takes_world=False):
-        of_world = build if takes_world else lambda world: build()
-        made.append(dynatrain.init(of_world, "dp=1", timeout_s=20))
-        return made[0]
-
-    yield start
-    for session in made:
-        session.close()
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def with_main_grad(*, lazily=False):
@@ -130,13 +100,13 @@ REACHED = {
 
 
 @pytest.mark.parametrize("kind", REACHED)
-def test_what_user_reaches_on_meta_is_refused_by_its_way(kind):
+def test_what_user_reaches_on_meta_is_refused_by_its_way(made_anew, kind):
     fields, way = REACHED[kind]
     with pytest.raises(LayoutError, match=f'\'{way}"?\'? has no memory|"{way}" has no memory'):
         made_anew(lambda: TrainState(nn.Linear(3, 2), **fields(torch.zeros(3))))
 
 
-def test_attributes_of_optimizers_and_modules_on_meta_are_refused():
+def test_attributes_of_optimizers_and_modules_on_meta_are_refused(made_anew):
     def build(where):
         model = nn.Linear(3, 2)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -150,7 +120,7 @@ def test_attributes_of_optimizers_and_modules_on_meta_are_refused():
 
 
 # A walk that follows everything would never end here, or wander into torch.
-def test_the_walk_ends_on_cycles_and_leaves_libraries_alone():
+def test_the_walk_ends_on_cycles_and_leaves_libraries_alone(made_anew):
     def build():
         ring = {"torch": torch, "group": dist, "type": nn.Linear}
         ring["self"] = [ring, Holder(1)]
@@ -160,7 +130,7 @@ def test_the_walk_ends_on_cycles_and_leaves_libraries_alone():
 
 
 # Under torch.device("meta") torch.tensor makes one, too: numbers with a device are the advice.
-def test_a_constant_made_with_a_device_is_no_leftover():
+def test_a_constant_made_with_a_device_is_no_leftover(made_anew):
     def build():
         weight = torch.tensor([1.0, 2.0], device="cpu")
         return TrainState(nn.Linear(3, 2), user=nn.CrossEntropyLoss(weight=weight))
@@ -280,7 +250,7 @@ def test_a_model_that_build_keeps_from_the_trial_is_refused(start):
 
 
 # Trainers that list their models are common; those of shards have a tensor inside a tensor.
-def test_models_of_shards_that_somebody_holds_are_no_leftover(start):
+def test_models_of_shards_that_somebody_holds_are_no_leftover(start_alone):
     held = []
 
     def build(world):
@@ -288,7 +258,7 @@ def test_models_of_shards_that_somebody_holds_are_no_leftover(start):
         held.append(model)
         return TrainState(model, user=held)
 
-    session = start(build, takes_world=True)
+    session = start_alone(build)
     for _ in range(2):
         session.switch("dp=1")
 

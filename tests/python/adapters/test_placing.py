@@ -9,16 +9,6 @@ import torch
 from torch import nn
 
 from dynatrain import LayoutError, TrainState
-from dynatrain.adapters.torch import TorchAdapter
-
-TORCH = TorchAdapter(torch.device("cpu"))
-
-
-def made_anew(build):
-    """The state of ``build`` as a rank gets it that adopts nothing: meta first, then zeros."""
-    state = TORCH.build_on_meta(build, "a test")
-    TORCH.materialize(TORCH.inventory(state), None, ())
-    return state
 
 
 class ExpertParameter(nn.Parameter):
@@ -26,7 +16,7 @@ class ExpertParameter(nn.Parameter):
 
 
 # A gradient mask that is lost moves the frozen rows; the loss curve bends and nobody knows why.
-def test_tensor_hooks_still_run_and_their_handles_still_end_them():
+def test_tensor_hooks_still_run_and_their_handles_still_end_them(made_anew):
     handles = []
 
     def build():
@@ -45,7 +35,7 @@ def test_tensor_hooks_still_run_and_their_handles_still_end_them():
 
 
 # The optimizer in the backward pass: parameters would never move again.
-def test_post_accumulate_hooks_still_run():
+def test_post_accumulate_hooks_still_run(made_anew):
     ran = []
 
     def build():
@@ -60,7 +50,7 @@ def test_post_accumulate_hooks_still_run():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, None])
-def test_the_dtype_of_gradients_stays(dtype):
+def test_the_dtype_of_gradients_stays(made_anew, dtype):
     def build():
         model = nn.Linear(3, 2, dtype=torch.bfloat16)
         model.weight.grad_dtype = dtype
@@ -73,7 +63,7 @@ def test_the_dtype_of_gradients_stays(dtype):
 
 
 # Optimizers tell experts apart by the class of their parameters.
-def test_class_attributes_identity_and_weak_references_stay():
+def test_class_attributes_identity_and_weak_references_stay(made_anew):
     made = {}
 
     def build():
@@ -94,7 +84,7 @@ def test_class_attributes_identity_and_weak_references_stay():
 
 # Recurrent layers hold weak references to their weights, which swap_tensors refuses.
 @pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU, nn.RNN])
-def test_recurrent_layers_get_memory_and_compute_with_it(layer):
+def test_recurrent_layers_get_memory_and_compute_with_it(made_anew, layer):
     model = made_anew(lambda: TrainState(layer(3, 4, num_layers=2))).model
     with torch.no_grad():
         for param in model.parameters():
@@ -107,7 +97,7 @@ def test_recurrent_layers_get_memory_and_compute_with_it(layer):
 
 # The older recipe for the optimizer in the backward pass hooks the node, which holds the tensor
 # that had no memory: its hook would never run again.
-def test_a_parameter_whose_accumulation_node_is_held_is_refused_by_name():
+def test_a_parameter_whose_accumulation_node_is_held_is_refused_by_name(made_anew):
     nodes = []
 
     def build():
@@ -119,7 +109,7 @@ def test_a_parameter_whose_accumulation_node_is_held_is_refused_by_name():
         made_anew(build)
 
 
-def test_a_parameter_that_cpp_code_watches_is_refused_by_name():
+def test_a_parameter_that_cpp_code_watches_is_refused_by_name(made_anew):
     watched = []
 
     def build():

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
 
-import dynatrain
 from dynatrain import LayoutError, TrainState
-from dynatrain.adapters.torch import TorchAdapter
-
-TORCH = TorchAdapter(torch.device("cpu"))
 
 
 class Flat(nn.Module):
@@ -38,31 +33,6 @@ class Tied(nn.Module):
         self.head.weight.data = self.embed.weight.data
 
 
-@pytest.fixture
-def start(monkeypatch):
-    """Starts a session of one process; ``start(build)``."""
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-    made = []
-
-    def start(build):
-        made.append(dynatrain.init(lambda world: build(), "dp=1", timeout_s=20))
-        return made[0]
-
-    yield start
-    for session in made:
-        session.close()
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
-def received(build):
-    """What a rank gets that adopts nothing."""
-    state = TORCH.build_on_meta(build, "a test")
-    TORCH.materialize(TORCH.inventory(state), None, ())
-    return state.model
-
-
 def check_flat(model):
     with torch.no_grad():
         model.a[1, 2], model.b[0], model.pair[1] = 5.0, 7.0, 3j
@@ -71,12 +41,12 @@ def check_flat(model):
 
 
 # A step that writes through one view trained on some ranks and not on others.
-def test_views_of_one_memory_are_views_of_one_memory_where_they_are_received():
-    check_flat(received(lambda: TrainState(Flat())))
+def test_views_of_one_memory_are_views_of_one_memory_where_they_are_received(made_anew):
+    check_flat(made_anew(lambda: TrainState(Flat())).model)
 
 
-def test_objects_tied_by_their_data_are_tied_where_they_are_received():
-    model = received(lambda: TrainState(Tied()))
+def test_objects_tied_by_their_data_are_tied_where_they_are_received(made_anew):
+    model = made_anew(lambda: TrainState(Tied())).model
     with torch.no_grad():
         model.embed.weight.fill_(2.0)
     assert model.head.weight.eq(2).all()

@@ -1,28 +1,25 @@
-"""A job of one process, without a launcher."""
+"""Sessions of one process: of the small job, or of a build that says what is held beside it."""
 
 from __future__ import annotations
 
-import pytest
-import torch.distributed as dist
+from functools import partial
 
-import dynatrain
+import pytest
+
 import training_jobs as jobs
 
 
 @pytest.fixture
-def start(monkeypatch):
-    """Calls ``init`` as a plain `python train.py` would; ends what was started."""
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-    sessions = []
+def start(start_alone):
+    """Starts the small job, or another one of its weights."""
 
-    def begin(build=jobs.build, layout="dp=1", **options):
-        settings = {"initialize": jobs.initialize, "timeout_s": 20, **options}
-        sessions.append(dynatrain.init(build, layout, **settings))
-        return sessions[-1]
+    def start(build=jobs.build, layout="dp=1", **options):
+        return start_alone(build, layout, **{"initialize": jobs.initialize, **options})
 
-    yield begin
-    for session in sessions:
-        session.close()
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    return start
+
+
+@pytest.fixture
+def start_verified(start_alone):
+    """Starts what ``build`` makes; every switch compares sums and fingerprints."""
+    return partial(start_alone, verify=("sums", "fingerprint"))

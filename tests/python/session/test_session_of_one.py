@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import torch.distributed as dist
 
 import dynatrain
 import training_jobs as jobs
@@ -16,16 +15,8 @@ from dynatrain import BudgetError, DeviceError, LayoutError, StaleStateError
 
 
 @pytest.fixture
-def session(monkeypatch):
-    """A world of one, as a plain `python train.py` would make it."""
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-    made = dynatrain.init(
-        jobs.build, "dp=1", initialize=jobs.initialize, timeout_s=20, verify=("fingerprint",)
-    )
-    yield made
-    made.close()
-    dist.destroy_process_group()
+def session(start):
+    return start(verify=("fingerprint",))
 
 
 # The first try of a newcomer is on one process.

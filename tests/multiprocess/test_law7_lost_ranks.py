@@ -1,0 +1,108 @@
+"""Law 7: a rank dies, and the others keep what they have, before the vote and after it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import time
+
+import pytest
+import torch
+
+import dynatrain
+import training_jobs as jobs
+from dynatrain import TransportError
+from held_values import Face
+
+
+class DiesWhen:
+    """An extra, a kept object and an executor that kill their rank at one moment of a switch."""
+
+    def __init__(self, moment, rank):
+        self.moment, self.rank, self.armed, self.executor = moment, rank, False, None
+
+    def state_dict(self):
+        self.maybe("reading")
+        return {}
+
+    def load_state_dict(self, state_dict):
+        self.maybe("handing over")
+
+    def on_world(self, world):
+        self.maybe("committed")
+
+    def run(self, *args, **kwargs):
+        self.maybe("moving")
+        return self.executor.run(*args, **kwargs)
+
+    def __getattr__(self, name):
+        return getattr(self.executor, name)
+
+    def maybe(self, moment):
+        if self.armed and moment == self.moment and torch.distributed.get_rank() == self.rank:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def session_that_loses_a_rank(moment, dying):
+    fatal = DiesWhen(moment, dying)
+
+    def build(world):
+        fatal.maybe("build")
+        state = jobs.build(world)
+        return dynatrain.TrainState(state.model, state.optimizer, extra={"extra": Face(fatal)})
+
+    session = dynatrain.init(
+        build, "dp=4", initialize=jobs.initialize, timeout_s=6, keep={"kept": fatal}
+    )
+    state = session.state
+    for param in state.model.parameters():
+        param.grad = torch.zeros_like(param)
+    state.optimizer.step()
+    state.optimizer.zero_grad()
+    lanes = session._engine.lanes
+    fatal.executor = lanes["host"].executor
+    lanes["host"] = dataclasses.replace(lanes["host"], executor=fatal)
+    fatal.armed = True
+    return session
+
+
+def lose_a_rank(rank, world_size, moment, dying):
+    session = session_that_loses_a_rank(moment, dying)
+    state, before = session.state, jobs.local_bits(session.state)
+    begin = time.monotonic()
+    with pytest.raises(TransportError) as caught:
+        session.switch("dp=2,tp=2")
+    seconds = time.monotonic() - begin
+    same = session.state is state and jobs.same_bits(before, jobs.local_bits(session.state))
+    return same, seconds, str(caught.value), str(session.layout)
+
+
+# Law 7. Whenever a rank dies before the vote, the survivors learn it in time and hold what they
+# held.
+@pytest.mark.parametrize("moment", ["build", "reading", "moving", "handing over"])
+def test_law7_survivors_of_a_lost_rank_keep_their_state(pool, moment):
+    results = pool.run(lose_a_rank, moment, 2, may_die={2}, timeout_s=60)
+
+    assert results[2] is None
+    for same, seconds, text, layout in (results[rank] for rank in (0, 1, 3)):
+        assert same
+        assert layout == "dp=4"
+        assert "intact" in text
+        assert seconds < 3 * 6
+
+
+def lose_a_rank_after_the_vote(rank, world_size, dying):
+    session = session_that_loses_a_rank("committed", dying)
+    head = jobs.whole_state(session.state)["head.weight.param"]
+    report = session.switch("dp=2,tp=2")
+    expected = head.chunk(2)[session.world.coordinate("dp_shard")]
+    held = session.state.model.head.weight.to_local()
+    return str(session.layout), report.epoch, torch.equal(expected, held)
+
+
+# Law 7. The vote decided: an error would make a script believe that it still has the source.
+def test_law7_a_rank_lost_after_the_vote_does_not_undo_the_switch(pool):
+    results = pool.run(lose_a_rank_after_the_vote, 2, may_die={2}, timeout_s=60)
+
+    assert results == [("dp=2,tp=2", 1, True)] * 2 + [None] + [("dp=2,tp=2", 1, True)]
