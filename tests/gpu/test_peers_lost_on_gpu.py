@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 
 import pytest
 import torch
@@ -63,7 +62,6 @@ def lose_a_peer(rank, world_size, trouble, device, transport):
         return move(engine, prepared)
 
     transfer._move = move_or_not
-    begin = time.monotonic()
     try:
         session.switch("tp=3")
         error = ""
@@ -71,10 +69,9 @@ def lose_a_peer(rank, world_size, trouble, device, transport):
         error = str(caught)
     finally:
         transfer._move = move
-    seconds = time.monotonic() - begin
     after = bits(session)
     same = all(torch.equal(before[name], after[name]) for name in before)
-    return error, seconds, same, str(session.layout)
+    return error, same, str(session.layout)
 
 
 def lost_on(pool, trouble, device, transport):
@@ -101,7 +98,6 @@ def test_ranks_that_read_a_lost_peer_keep_their_state(pool, trouble, transport):
     results = lost_on(pool, trouble, "cuda:0", transport)
 
     for rank in {0, 1, 2} - {LOST}:
-        error, seconds, same, layout = results[rank]
+        error, same, layout = results[rank]
         assert "intact" in error
         assert (same, layout) == (True, "dp=3")
-        assert seconds < 3 * TIMEOUT_S

@@ -25,8 +25,8 @@ def start_differently(rank, world_size, name):
 # at the deadline.
 @pytest.mark.parametrize("name", OTHERS)
 def test_argument_that_differs_between_ranks_is_refused_on_all_at_once(pool, name):
-    for (kind, text, at_once), again in pool.run(start_differently, name):
-        assert (kind, at_once, again) == ("LayoutError", True, True)
+    for (kind, text), again in pool.run(start_differently, name):
+        assert (kind, again) == ("LayoutError", True)
         assert f"different {name}" in text
         assert "rank 2" in text
 
@@ -47,8 +47,8 @@ def start_wrongly(rank, world_size, name):
 # The ranks whose arguments are right would wait for the one that raised.
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_argument_of_one_rank_is_refused_on_all_at_once(pool, name):
-    for (kind, _, at_once), again in pool.run(start_wrongly, name):
-        assert (kind, at_once, again) == (WRONG[name][1], True, True)
+    for (kind, _), again in pool.run(start_wrongly, name):
+        assert (kind, again) == (WRONG[name][1], True)
 
 
 def rename_on_some(rank, world_size):
@@ -59,6 +59,6 @@ def rename_on_some(rank, world_size):
 
 
 def test_names_that_differ_between_ranks_are_refused(pool):
-    for (kind, text, at_once), epoch in pool.run(rename_on_some):
-        assert (kind, at_once, epoch) == ("LayoutError", True, 1)
+    for (kind, text), epoch in pool.run(rename_on_some):
+        assert (kind, epoch) == ("LayoutError", 1)
         assert "top.weight" in text

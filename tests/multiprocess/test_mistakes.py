@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch.distributed as dist
 import dynatrain
 import training_jobs as jobs
 from dynatrain import LayoutError, TransportError
+from sessions import TIMEOUT_S, start
 
 SOURCE, TARGET = "dp=4", "dp=2,tp=2"
 
@@ -30,7 +32,7 @@ def refuse_and_go_on(rank, world_size, mistake):
 
     random.seed(rank)  # a stream that belongs to a coordinate, beside two that do not
     np.random.seed(0)
-    session = dynatrain.init(build, SOURCE, initialize=jobs.initialize, timeout_s=8)
+    session = start(SOURCE, build)
     outcomes = [step_outcome(session, 0)]
     streams, before = read_random_streams(), jobs.whole_state(session.state)
     error = None
@@ -264,14 +266,16 @@ def test_names_map_lets_renamed_tensors_through(pool):
 
 
 def call_on_some(rank, world_size, callers):
-    session = dynatrain.init(jobs.build, "dp=4", initialize=jobs.initialize, timeout_s=3)
+    session = start("dp=4")
     jobs.train_step(session.state, session.world, 0)
     error = None
     if rank in callers:
+        session._meeting._timeout = timedelta(seconds=3)  # of this call alone
         try:
             session.switch("dp=2,tp=2")
         except TransportError as caught:
             error = str(caught)
+        session._meeting._timeout = timedelta(seconds=TIMEOUT_S)
     for step in (1, 2):
         jobs.train_step(session.state, session.world, step)
     report = session.switch("dp=2,tp=2")

@@ -17,14 +17,14 @@ from sessions import refused, start
 
 def exceed_a_budget_on_one_rank(rank, world_size):
     session = start("dp=3", staging_budget_bytes=1500)
-    text, at_once = refused(lambda: session.switch("dp=1"), BudgetError)
+    text = refused(lambda: session.switch("dp=1"), BudgetError)
     report = session.switch("dp=3")  # the groups still stand
-    return "staging budget" in text, at_once, report.epoch
+    return "staging budget" in text, report.epoch
 
 
 # The ranks that send have another need of memory than the one that receives.
 def test_budget_that_one_rank_exceeds_is_refused_on_all_at_once(pool):
-    assert pool.run(exceed_a_budget_on_one_rank, world_size=3) == [(True, True, 1)] * 3
+    assert pool.run(exceed_a_budget_on_one_rank, world_size=3) == [(True, 1)] * 3
 
 
 def ask_while_a_rank_idles(rank, world_size):
@@ -52,16 +52,16 @@ def take_batches_on_some_ranks(rank, world_size):
     session = start("dp=4", keep={"data": loader})
     if rank != 2:
         next(loader)
-    text, at_once = refused(lambda: session.switch("dp=2,tp=2"))
+    text = refused(lambda: session.switch("dp=2,tp=2"))
     if rank == 2:
         next(loader)
     session.switch("dp=2,tp=2")
-    return "'data': 0" in text, at_once, next(loader)[0].numel()
+    return "'data': 0" in text, next(loader)[0].numel()
 
 
 # Data parallel neighbours would train on batches of different steps, without a word.
 def test_loaders_that_stand_at_different_places_are_refused(pool):
-    assert pool.run(take_batches_on_some_ranks) == [(True, True, 6)] * 4
+    assert pool.run(take_batches_on_some_ranks) == [(True, 6)] * 4
 
 
 # --- what build may hand over --------------------------------------------------------------------
@@ -74,13 +74,13 @@ def hold_a_gradient_in_fsdp(rank, world_size):
         module.set_requires_gradient_sync(False)
     model(torch.ones(2, jobs.WIDTH)).sum().backward()
     assert all(param.grad is None for param in model.parameters())
-    text, at_once = refused(lambda: session.switch("dp=1"))
-    return "hold gradients" in text, at_once
+    text = refused(lambda: session.switch("dp=1"))
+    return "hold gradients" in text
 
 
 # fully_shard keeps them out of sight between micro-batches; a switch would lose them.
 def test_gradients_that_fully_shard_accumulates_are_refused(pool):
-    assert pool.run(hold_a_gradient_in_fsdp, world_size=2) == [(True, True)] * 2
+    assert pool.run(hold_a_gradient_in_fsdp, world_size=2) == [True] * 2
 
 
 class Masked(jobs.Mlp):
@@ -98,13 +98,13 @@ def build_with_loose_tensor(world):
 
 
 def forget_to_register(rank, world_size):
-    text, at_once = refused(lambda: start("dp=2", build_with_loose_tensor, initialize=None))
-    return "model.masks['first'][0]" in text, "register_buffer" in text, at_once
+    text = refused(lambda: start("dp=2", build_with_loose_tensor, initialize=None))
+    return "model.masks['first'][0]" in text, "register_buffer" in text
 
 
 # A switch would leave it without memory; init tries, so that it shows before days of training.
 def test_tensor_that_build_leaves_on_meta_is_refused(pool):
-    assert pool.run(forget_to_register, world_size=2) == [(True, True, True)] * 2
+    assert pool.run(forget_to_register, world_size=2) == [(True, True)] * 2
 
 
 def keep_a_teacher(rank, world_size):

@@ -68,7 +68,7 @@ def test_exception_comes_back_with_rank_and_traceback(pool: WorkerPool):
 # A deadlock must cost a deadline, not the CI job, and must say where it stands.
 def test_hung_rank_is_named_with_its_stack(pool: WorkerPool):
     with pytest.raises(RankError, match="hang_on_rank_two") as caught:
-        pool.run(hang_on_rank_two, timeout_s=6.0)
+        pool.run(hang_on_rank_two, timeout_s=6.0, init_group=False)
 
     assert caught.value.ranks == [2]
 

@@ -52,12 +52,20 @@ def test_meetings_follow_each_other():
     assert len(names) == 5
 
 
+def meet_without_others(num_ranks, came):
+    """Two ranks come, one after the other, and the last waits SHORT; returns their errors."""
+    store = HashStore()
+    first, last = (Rendezvous(store, rank, num_ranks, LONG) for rank in came)
+    last._timeout = SHORT
+    with ThreadPoolExecutor(1) as threads:
+        early = threads.submit(meet_together, [first], [b""])
+        store.wait([f"meet/0/rank/{came[0]}"], LONG)
+        return [*meet_together([last], [b""]), *early.result()]
+
+
 # "A rank is missing" is of no use to somebody with a thousand of them.
 def test_missing_ranks_are_named_to_all_that_came():
-    members = ranks(4, SHORT)
-    errors = meet_together([members[0], members[2]], [b"", b""])
-
-    for error in errors:
+    for error in meet_without_others(4, came=(0, 2)):
         assert isinstance(error, TransportError)
         assert "[1, 3]" in str(error)
         assert "intact" in str(error)
@@ -65,8 +73,7 @@ def test_missing_ranks_are_named_to_all_that_came():
 
 
 def test_a_single_missing_rank_is_the_error_s_peer():
-    members = ranks(3, SHORT)
-    for error in meet_together(members[:2], [b"", b""]):
+    for error in meet_without_others(3, came=(0, 1)):
         assert error.peer == 2
         assert error.retryable
 

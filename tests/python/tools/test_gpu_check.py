@@ -68,7 +68,7 @@ def test_a_step_without_time_is_skipped_and_says_so(gpu_check, tmp_path):
 
 
 def test_a_program_that_hangs_is_ended_at_its_limit(gpu_check, tmp_path):
-    sleeper = [sys.executable, "-c", "print('here', flush=True); import time; time.sleep(100)"]
+    sleeper = ["sh", "-c", "echo here; exec sleep 100"]
     with pytest.raises(RuntimeError, match="longer than 3 s\nhere"):
         gpu_check.command(sleeper, 3, tmp_path / "log")
 
