@@ -96,7 +96,7 @@ bool CopyLanes::launch(const std::shared_ptr<LaneBatch>& batch, std::span<const 
   }
   try {
     for (const Token& token : pending) {
-      order(token, device_->stream(lane));
+      dynamic_cast<DeviceCompletion&>(*token.completion()).order_before(device_->stream(lane));
     }
     const std::lock_guard lock(mutex_);
     batch->lane = lane;
@@ -121,15 +121,6 @@ void CopyLanes::fail_on_stream(const std::shared_ptr<LaneBatch>& batch, std::exc
   } catch (...) {  // the device is lost, and runs nothing any more
     batch->state = LaneBatch::State::kEnded;
     given_up_.push_back(batch);
-  }
-}
-
-void CopyLanes::order(const Token& token, void* stream) {
-  Completion* const completion = token.completion().get();
-  if (auto* const own = dynamic_cast<EventCompletion*>(completion)) {
-    own->order_before(stream);
-  } else if (void* const event = dynamic_cast<DeviceCompletion&>(*completion).event()) {
-    device_->hold(stream, event);
   }
 }
 
@@ -262,12 +253,6 @@ void CopyLanes::order_before(LaneBatch& batch, void* stream) {
   if (batch.state == LaneBatch::State::kOnStream) {
     batch.end->hold(stream);
   }
-}
-
-void* CopyLanes::event_of(const LaneBatch& batch) {
-  const std::lock_guard lock(mutex_);
-  const bool is_there = batch.state == LaneBatch::State::kOnStream && batch.error == nullptr;
-  return is_there ? batch.end->handle() : nullptr;
 }
 
 void CopyLanes::check(const LaneBatch& batch) {

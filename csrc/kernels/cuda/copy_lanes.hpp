@@ -1,8 +1,8 @@
 #pragma once
 
+#include "dynatrain/base/device_completion.hpp"
 #include "dynatrain/execution/copier.hpp"
 
-#include "kernels/cuda/event_completion.hpp"
 #include "kernels/cuda/stream_device.hpp"
 #include "kernels/cuda/table_pool.hpp"
 #include <cstdint>
@@ -86,8 +86,6 @@ class CopyLanes {
   /// False as well for a batch that has failed: who comes after it has to see that on the host.
   [[nodiscard]] bool is_on_stream(const LaneBatch& batch);
   void order_before(LaneBatch& batch, void* stream);
-  /// Null unless the batch is on a stream and has not failed.
-  [[nodiscard]] void* event_of(const LaneBatch& batch);
   /// Throws what the batch failed with; only once it has ended.
   void check(const LaneBatch& batch);
   /// Waits until all lanes are empty; ends what is left at the deadline with an error, and never
@@ -97,7 +95,6 @@ class CopyLanes {
  private:
   using Lane = std::deque<std::shared_ptr<LaneBatch>>;
 
-  void order(const Token& token, void* stream);
   [[nodiscard]] std::size_t choose_lane(std::span<const Token> pending);
   [[nodiscard]] bool is_empty(std::size_t lane);
   [[nodiscard]] bool is_empty_locked(std::size_t lane);
@@ -123,14 +120,13 @@ class CopyLanes {
 };
 
 /// The token of a batch.
-class BatchCompletion final : public EventCompletion {
+class BatchCompletion final : public DeviceCompletion {
  public:
   BatchCompletion(std::shared_ptr<CopyLanes> lanes, std::shared_ptr<LaneBatch> batch)
       : lanes_(std::move(lanes)), batch_(std::move(batch)) {}
 
   [[nodiscard]] bool done() const override { return lanes_->has_ended(*batch_); }
   void wait(Deadline deadline) override;
-  [[nodiscard]] void* event() const noexcept override { return lanes_->event_of(*batch_); }
   [[nodiscard]] bool is_on_stream() const override { return lanes_->is_on_stream(*batch_); }
   void order_before(void* stream) override { lanes_->order_before(*batch_, stream); }
 

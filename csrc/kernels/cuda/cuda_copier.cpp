@@ -1,9 +1,9 @@
 #include "dynatrain/kernels/cuda_copier.hpp"
 
+#include "dynatrain/base/device_completion.hpp"
 #include "dynatrain/base/error.hpp"
 
 #include "kernels/cuda/cuda_device.hpp"
-#include "kernels/cuda/event_completion.hpp"
 #include "kernels/cuda/stream_copier.hpp"
 #include <string>
 #include <utility>
@@ -18,8 +18,8 @@ constexpr const char* kNotBuilt =
 }  // namespace
 
 void cuda_stream_wait(void* stream, const Token& token, Deadline deadline) {
-  auto* event = dynamic_cast<EventCompletion*>(token.completion().get());
-  if (event != nullptr && !token.done() && event->is_on_stream()) {
+  DeviceCompletion* const event = token.done() ? nullptr : on_stream(token);
+  if (event != nullptr) {
     event->order_before(stream);
     return;
   }

@@ -77,7 +77,6 @@ class TimedEvent final : public DeviceEvent {
     check(cudaStreamWaitEvent(static_cast<cudaStream_t>(stream), event_.get(), 0),
           "making a stream wait for an event");
   }
-  [[nodiscard]] void* handle() const override { return event_.get(); }
   [[nodiscard]] Clock::time_point when() const override { return clock_->when(event_.get()); }
 
  private:
@@ -157,12 +156,6 @@ class CudaDevice final : public StreamDevice {
     const DeviceScope scope(device_);
     const auto kind = place == Place::kHost ? CudaMemoryKind::kPinned : CudaMemoryKind::kDevice;
     return std::make_unique<StagingMemory>(size_bytes, kind);
-  }
-  void hold(void* stream, void* event) override {
-    const DeviceScope scope(device_);
-    check(
-        cudaStreamWaitEvent(static_cast<cudaStream_t>(stream), static_cast<cudaEvent_t>(event), 0),
-        "making a stream wait for an event");
   }
   [[nodiscard]] bool adds_to(const std::uint64_t* sums) const override {
     const DeviceScope scope(device_);

@@ -1,16 +1,16 @@
+#include "dynatrain/base/device_completion.hpp"
 #include "dynatrain/base/pause.hpp"
 #include "dynatrain/kernels/cuda_copier.hpp"
 
 #include "kernels/cuda/cuda_handles.hpp"
 #include "kernels/cuda/device_error.hpp"
-#include "kernels/cuda/event_completion.hpp"
 #include <algorithm>
 
 namespace dynatrain {
 namespace {
 
 /// A place on somebody else's stream.
-class StreamToken final : public EventCompletion {
+class StreamToken final : public DeviceCompletion {
  public:
   StreamToken(int device, cudaStream_t stream)
       : device_(device), event_(make_cuda_event(cudaEventDisableTiming)) {
@@ -28,7 +28,6 @@ class StreamToken final : public EventCompletion {
       }
     }
   }
-  [[nodiscard]] void* event() const noexcept override { return event_.get(); }
   [[nodiscard]] bool is_on_stream() const override { return true; }
   void order_before(void* stream) override {
     const DeviceScope scope(device_);

@@ -1,6 +1,7 @@
 #include "kernels/cuda/stream_copier.hpp"
 
 #include "dynatrain/base/checked.hpp"
+#include "dynatrain/base/device_completion.hpp"
 #include "dynatrain/base/error.hpp"
 #include "dynatrain/base/thread.hpp"
 
@@ -35,16 +36,6 @@ class TableSlice final : public TableMemory {
   std::shared_ptr<TableMemory> whole_;
   std::int64_t offset_bytes_;
 };
-
-/// True when a stream can be ordered behind the token without a wait on the host.
-bool is_on_stream(const Token& token) {
-  const Completion* const completion = token.completion().get();
-  if (const auto* const own = dynamic_cast<const EventCompletion*>(completion)) {
-    return own->is_on_stream();
-  }
-  const auto* const other = dynamic_cast<const DeviceCompletion*>(completion);
-  return other != nullptr && other->event() != nullptr;
-}
 
 }  // namespace
 
@@ -178,7 +169,7 @@ bool StreamCopier::try_launch(const std::shared_ptr<LaneBatch>& batch,
         lanes_->fail(*batch, std::current_exception());
         return true;
       }
-    } else if (is_on_stream(token)) {
+    } else if (on_stream(token) != nullptr) {
       pending.push_back(token);
     } else {
       return false;

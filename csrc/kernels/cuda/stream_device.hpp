@@ -25,7 +25,6 @@ class DeviceEvent {
   [[nodiscard]] virtual bool has_passed() const = 0;
   /// Makes what is put on `stream` from now on wait for it.
   virtual void hold(void* stream) const = 0;
-  [[nodiscard]] virtual void* handle() const = 0;  ///< as DeviceCompletion::event()
   /// When it passed, by the host's clock; only once has_passed().
   [[nodiscard]] virtual std::chrono::steady_clock::time_point when() const = 0;
 };
@@ -70,8 +69,6 @@ class StreamDevice {
   virtual void upload(const TableMemory& memory, std::int64_t size_bytes) = 0;
   [[nodiscard]] virtual std::unique_ptr<CopierMemory> allocate(std::int64_t size_bytes,
                                                                Place place) = 0;
-  /// Makes what is put on `stream` from now on wait for an event of somebody else.
-  virtual void hold(void* stream, void* event) = 0;
   /// True when the kernel itself can add to the memory behind `sums`, and does so in stream order.
   [[nodiscard]] virtual bool adds_to(const std::uint64_t* sums) const = 0;
   virtual void launch(const TableLaunch& launch) = 0;

@@ -25,8 +25,13 @@ bool NcclCompletion::done() const {
   return look() != State::kPending;
 }
 
-void* NcclCompletion::event() const noexcept {
-  return posted_.empty() ? nullptr : posted_.back().event;
+bool NcclCompletion::is_on_stream() const {
+  return !posted_.empty() && error_ == nullptr;
+}
+
+void NcclCompletion::order_before(void* stream) {
+  DYNATRAIN_CHECK(is_on_stream(), "transport: a stream cannot wait for an exchange of no message");
+  world_->order_before(posted_.back().event, stream);  // the event is this completion's alone
 }
 
 bool NcclCompletion::has_left_device() const {

@@ -31,7 +31,8 @@ class NcclCompletion final : public DeviceCompletion {
 
   [[nodiscard]] bool done() const override;
   void wait(Deadline deadline) override;
-  [[nodiscard]] void* event() const noexcept override;
+  [[nodiscard]] bool is_on_stream() const override;
+  void order_before(void* stream) override;
 
  private:
   struct Posted {

@@ -136,11 +136,9 @@ void NcclTransport::check_messages(std::span<const WireMessage> messages) const 
 
 void NcclTransport::order(std::span<const Token> after, Deadline deadline) {
   for (const Token& token : after) {
-    const auto* const on_device = dynamic_cast<const DeviceCompletion*>(token.completion().get());
-    // Asked once: it is gone as soon as anybody has seen the token end.
-    void* const event = token.done() || on_device == nullptr ? nullptr : on_device->event();
-    if (event != nullptr) {
-      world_->wait_for_event(event);
+    DeviceCompletion* const on_device = token.done() ? nullptr : on_stream(token);
+    if (on_device != nullptr) {
+      on_device->order_before(world_->stream());
     } else {
       token.wait(deadline);
     }

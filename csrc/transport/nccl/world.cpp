@@ -52,9 +52,9 @@ NcclWorld::~NcclWorld() {
   }
 }
 
-void NcclWorld::wait_for_event(void* event) {
+void NcclWorld::order_before(void* event, void* stream) {
   const DeviceScope scope(device(), options_.device);
-  device().stream_wait(stream_->stream(), event);
+  device().stream_wait(stream, event);
 }
 
 void* NcclWorld::post(const OpGroup& group, Deadline deadline) {

@@ -42,8 +42,9 @@ class NcclWorld {
 
   /// Makes the communicator. On an error it is aborted before the error is thrown.
   void connect(Store& store, Deadline deadline);
-  /// Lets the stream wait for an event of another stream.
-  void wait_for_event(void* event);
+  /// Lets a stream of the device wait for an event of this communicator's.
+  void order_before(void* event, void* stream);
+  [[nodiscard]] void* stream() const { return stream_->stream(); }
   /// Issues one group and returns the event that is recorded behind it, to be given back.
   /// Waits for the peers where a link is used for the first time, and while as many groups of this
   /// rank are under way as may be; all of those are earlier ones, so the lowest group still runs.

@@ -99,7 +99,6 @@ class EmulatedEvent final : public DeviceEvent {
     static_cast<EmulatedStream*>(stream)->add(
         [place = place_] { place->passed.wait(deadline_in(std::chrono::seconds(60))); });
   }
-  [[nodiscard]] void* handle() const override { return place_.get(); }
   [[nodiscard]] std::chrono::steady_clock::time_point when() const override { return place_->when; }
 
  private:
@@ -164,11 +163,6 @@ class EmulatedDevice final : public StreamDevice {
   [[nodiscard]] std::unique_ptr<CopierMemory> allocate(std::int64_t size_bytes,
                                                        Place /*place*/) override {
     return std::make_unique<EmulatedStaging>(size_bytes);
-  }
-  void hold(void* stream, void* event) override {
-    static_cast<EmulatedStream*>(stream)->add([event] {
-      static_cast<HostCompletion*>(event)->wait(deadline_in(std::chrono::seconds(60)));
-    });
   }
   [[nodiscard]] bool adds_to(const std::uint64_t* /*sums*/) const override {
     return state_->adds_to_host;

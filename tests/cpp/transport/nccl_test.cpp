@@ -69,17 +69,23 @@ TEST_F(NcclOrder, EventIsRecordedBehindAGroupThatNcclIssuesLate) {
 /// What a copier on the device returns.
 class PendingKernel final : public DeviceCompletion {
  public:
+  explicit PendingKernel(std::shared_ptr<FakeDevice> device) : device_(std::move(device)) {}
+
   [[nodiscard]] bool done() const override { return !kernel.is_pending; }
   void wait(Deadline /*deadline*/) override { ADD_FAILURE() << "the host waited for the device"; }
-  [[nodiscard]] void* event() const noexcept override { return &kernel; }
+  [[nodiscard]] bool is_on_stream() const override { return true; }
+  void order_before(void* stream) override { device_->stream_wait(stream, &kernel); }
 
-  mutable FakeEvent kernel{.is_pending = true};
+  FakeEvent kernel{.is_pending = true};
+
+ private:
+  std::shared_ptr<FakeDevice> device_;
 };
 
 // The host would be idle for as long as packing takes, stage after stage.
 TEST_F(NcclOrder, SendWaitsForAKernelOnTheDeviceNotOnTheHost) {
   FakeNcclWorld world(2);
-  const auto packing = std::make_shared<PendingKernel>();
+  const auto packing = std::make_shared<PendingKernel>(world.devices[0]);
   const Token arrival = receive(world);
   const Token departure = send(world, std::array{Token(packing)});
   EXPECT_FALSE(arrival.done());
@@ -91,14 +97,17 @@ TEST_F(NcclOrder, SendWaitsForAKernelOnTheDeviceNotOnTheHost) {
 }
 
 // A copier on the device has to find something to wait for.
-TEST_F(NcclOrder, TokenIsADeviceCompletionWithItsLastEvent) {
+TEST_F(NcclOrder, StreamsAreOrderedBehindTheLastEventOfAnExchange) {
   FakeNcclWorld world(2);
   const Token arrival = receive(world);
-  const auto* on_device = dynamic_cast<const DeviceCompletion*>(arrival.completion().get());
+  DeviceCompletion* const on_device = on_stream(arrival);
   ASSERT_NE(on_device, nullptr);
-  EXPECT_TRUE(static_cast<const FakeEvent*>(on_device->event())->is_pending);
+  on_device->order_before(nullptr);
+  const FakeCluster::Item waits = world.cluster->rank(1).stream.back();
+  EXPECT_EQ(waits.kind, FakeCluster::Item::Kind::kWait);
+  EXPECT_TRUE(waits.event->is_pending);
   send(world).wait(late());
-  EXPECT_FALSE(static_cast<const FakeEvent*>(on_device->event())->is_pending);
+  EXPECT_FALSE(waits.event->is_pending);
 }
 
 // A thread that began a group and never ended it would post everything later into that group.
