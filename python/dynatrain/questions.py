@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 from dynatrain.adapters.port import Values
 from dynatrain.engine import Engine, Share, fingerprint_of
 from dynatrain.train_state import TrainState
 
 
-def fingerprint(engine: Engine, state: TrainState | None) -> str:
-    """The fingerprint of the present state. Collective."""
-    side = engine.together("reading the state", lambda: engine.read(state))
+def fingerprint(
+    engine: Engine, state: TrainState | None, names: Mapping[str, str] | None = None
+) -> str:
+    """The fingerprint of the present state. Collective.
+
+    What is tied counts under each of its names, in every layout: stages of a pipeline hold copies,
+    and nothing there says that they are tied elsewhere.
+
+    Args:
+        engine: of the job.
+        state: of this rank, None when it idles.
+        names: new FQNs, by the FQN that ``state`` has, where they differ.
+    """
+
+    def ties() -> frozenset[str]:
+        return frozenset() if state is None else engine.adapter.ties(state, names)
+
+    apart = frozenset[str]().union(*engine.gathered("reading the state", ties))
+    side = engine.together("reading the state", lambda: engine.read(state, names, apart))
     shard_map = engine.publish_map(side)
 
     def share() -> Share:
@@ -27,4 +45,7 @@ def differing_replicas(engine: Engine, state: TrainState | None) -> list[str]:
 
 
 #: What ranks can ask each other between two switches, by the name of the call.
-QUESTIONS = {"fingerprint": fingerprint, "verify_replicas": differing_replicas}
+QUESTIONS: Mapping[str, Callable[[Engine, TrainState | None], str | list[str]]] = {
+    "fingerprint": fingerprint,
+    "verify_replicas": differing_replicas,
+}

@@ -12,6 +12,7 @@ from dynatrain.adapters.port import Published, Values
 from dynatrain.engine import Clock, Engine, Share, fingerprint_of
 from dynatrain.handover import check_values, publish_values
 from dynatrain.profiling import native_ranges, profiler_range
+from dynatrain.questions import fingerprint
 from dynatrain.report import Span
 from dynatrain.transition import Prepared
 
@@ -50,11 +51,16 @@ def transfer(
         TransportError: a peer failed; the union communicator is gone, the source is intact.
     """
     asked = "fingerprint" in engine.options.verify
+    source, target = prepared.source.state, prepared.target.state
+    before: str | None = None
+    if asked and prepared.tied:  # the maps of the switch may lack names that it counts
+        before = fingerprint(engine, source, prepared.request.names)
+    on_the_way = asked and not prepared.tied
 
     def share(values: Values) -> Share:
         return engine.share_of_fingerprint(prepared.source_map, prepared.source, values)
 
-    handed = publish_values(engine, prepared.source, kept, share if asked else None)
+    handed = publish_values(engine, prepared.source, kept, share if on_the_way else None)
     published = check_values(engine, prepared.target, handed)
     begin = clock.now()
     runs: _Runs = []
@@ -63,20 +69,25 @@ def transfer(
         with profiler_range("dynatrain::transfer"):
             runs.extend(_move(engine, prepared))
         _hand_over(engine, prepared, published)
-        return _arrived(engine, prepared) if asked else None
+        return _arrived(engine, prepared) if on_the_way else None
 
     try:
         shares = engine.gathered("moving the state", arrive)
     except Exception:
         engine.disconnect("a rank failed while the state was moving")
         raise
-    after = fingerprint_of([mine for mine in shares if mine is not None]) if asked else None
+    after: str | None = None
+    if on_the_way:
+        before = handed.fingerprint
+        after = fingerprint_of([mine for mine in shares if mine is not None])
+    elif asked:
+        after = fingerprint(engine, target)
     return Moved(
         max(start + result.seconds for start, result in runs),
         sum(result.staging_peak_bytes for _, result in runs),
         _spans(engine.rank, runs, begin),
         published,
-        (handed.fingerprint, after),
+        (before, after),
     )
 
 

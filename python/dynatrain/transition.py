@@ -79,6 +79,7 @@ class Prepared:
     plan: _native.Plan
     routes: list[Route]
     apart: frozenset[str] = frozenset()
+    tied: bool = False
     fresh_bytes: int = 0
     build_seconds: float = 0.0
     plan_seconds: float = 0.0
@@ -135,7 +136,7 @@ def blueprint(
     with clock.phase("build"):
         _check_names(engine, state, request.names)
         source = engine.together("reading the state", lambda: engine.read(state, request.names))
-        made, apart = _built(engine, state, request, built)
+        made, apart, tied = _built(engine, state, request, built)
         if apart:
             source = engine.together(
                 "reading the state", lambda: engine.read(state, request.names, apart)
@@ -148,15 +149,15 @@ def blueprint(
         target = engine.together("build", lambda: _with_slots(engine, made, state, slots, apart))
         target_map = engine.publish_map(target)
         plan = _plan(engine, source_map, target_map)
-        prepared = Prepared(request, source, target, source_map, target_map, plan, [], apart)
+        prepared = Prepared(request, source, target, source_map, target_map, plan, [], apart, tied)
         prepared.routes = _routes(engine, prepared)
     return prepared
 
 
 def _built(
     engine: Engine, state: TrainState | None, request: Request, built: TrainState | None
-) -> tuple[TrainState | None, frozenset[str]]:
-    """The target on meta, and the FQNs that only one side ties to others. Collective."""
+) -> tuple[TrainState | None, frozenset[str], bool]:
+    """The target on meta, the FQNs that only one side ties, whether any side ties. Collective."""
     made: list[TrainState | None] = []
 
     def build() -> tuple[frozenset[str], frozenset[str]]:
@@ -166,7 +167,8 @@ def _built(
 
     ties = engine.gathered("build", build)
     in_source = frozenset().union(*(source for source, _ in ties))
-    return made[0], in_source ^ frozenset().union(*(target for _, target in ties))
+    in_target = frozenset().union(*(target for _, target in ties))
+    return made[0], in_source ^ in_target, bool(in_source | in_target)
 
 
 def _check_names(engine: Engine, state: TrainState | None, names: Mapping[str, str]) -> None:

@@ -70,6 +70,8 @@ class LiveTensors(Inventory):
         #: Names of tied tensors that are named apart, with the name that they are tied to.
         self.tied: dict[str, str] = {}
         self._further: dict[int, list[str]] = {}
+        #: Parameters by every FQN that they have, the first one first.
+        self._by_fqn: dict[str, torch.Tensor] = {}
         self.holders = holders(state)
         for prefix, module in state.named_modules():
             self._add_module(module, prefix)
@@ -102,6 +104,7 @@ class LiveTensors(Inventory):
         for name, param in prefix_free.named_parameters(remove_duplicate=False):
             fqn = self.named(prefix + name)
             first = self.fqn_of.setdefault(id(param), fqn)
+            self._by_fqn[fqn] = param
             if first != fqn:
                 if fqn not in self.apart:
                     continue
@@ -132,8 +135,9 @@ class LiveTensors(Inventory):
             for slot, value in attributes.tensors_on(param):
                 mapped = None if id(value) in known else attributes.as_mapped(param, value)
                 if mapped is not None:
-                    self._add(f"{fqn}|{slot}", mapped)
-                    self.behind[f"{fqn}|{slot}"] = value
+                    fqns = self.fqns(param)
+                    self._add_under(fqns, slot, mapped)
+                    self.behind |= dict.fromkeys((f"{each}|{slot}" for each in fqns), value)
                 elif id(value) not in known:
                     content = attributes.content_of(value)
                     self._notes.add((attributes.UNMAPPED, fqn, slot, content))
@@ -145,13 +149,30 @@ class LiveTensors(Inventory):
     def _add_object(self, name: str, item: Stateful) -> None:
         if name not in self.objects:
             tree = self._handed_over(name, item)
-            self.objects[name] = tree, slots.names_in(name, tree, self.params(), self.named)
+            names = slots.names_in(name, tree, self._by_fqn, self.named)
+            self.objects[name] = tree, names
         tree, names = self.objects[name]
-        for path, tensor in trees.leaves(tree):
-            if path in names:
-                self._add(names[path], tensor)
-                if tensor.device.type == "cpu":
-                    self._notes.add((ON_HOST, names[path]))
+        found = [(path, names[path], each) for path, each in trees.leaves(tree) if path in names]
+        for _, own, tensor in found:
+            self._add_from_object(own, tensor)
+        for path, own, tensor in found:
+            for copy in self._copies(name, path):
+                if copy not in self.tensors:
+                    self._add_from_object(copy, tensor)
+                    self.tied[copy] = own
+
+    def _add_from_object(self, name: str, tensor: torch.Tensor) -> None:
+        self._add(name, tensor)
+        if tensor.device.type == "cpu":
+            self._notes.add((ON_HOST, name))
+
+    def _copies(self, extra: str, path: trees.Path) -> Iterator[str]:
+        """Names for what an object holds of a tied parameter that is named apart."""
+        key = self.named(path[-1]) if isinstance(path[-1], str) else ""
+        param = self._by_fqn.get(key)
+        if param is not None and self.fqn(param) == key:
+            for fqn in self._further.get(id(param), ()):
+                yield slots.name_at(extra, path, fqn, self._by_fqn)
 
     def _handed_over(self, name: str, item: Stateful) -> Any:
         try:

@@ -57,6 +57,14 @@ def names_in(
     shape. Where a place in a list leads to one, its name says which parameters this rank has: the
     same place means another tensor where they differ.
 
+    One tensor under several names of a tied parameter has the first of them.
+
+    Args:
+        extra: name of the object.
+        tree: what it handed over.
+        params: parameters by every FQN that they have, the first one first.
+        named: the logical name of a parameter.
+
     Raises:
         LayoutError: a plain tensor is this rank's shard of a parameter.
     """
@@ -65,10 +73,7 @@ def names_in(
         key = named(path[-1]) if path and isinstance(path[-1], str) else ""
         param = params.get(key)
         if isinstance(tensor, DTensor) or (param is not None and tensor.shape == param.shape):
-            way = trees.text((*path[:-1], key) if key else path)
-            if any(not isinstance(step, str) for step in path):
-                way += f" of {digest_of(params)}"
-            names[path] = f"{extra}|{way}"
+            names[path] = name_at(extra, path, key, params)
         elif isinstance(param, DTensor) and tensor.shape == local_tensor(param).shape:
             raise LayoutError(
                 f"adapters: {extra} holds a shard of {key!r} as a plain tensor at "
@@ -77,7 +82,35 @@ def names_in(
                 "  nothing was moved; the source state is intact\n"
                 "  keep DTensors: param.detach().clone() is one"
             )
-    return names
+    return _once(names, tree, params, named)
+
+
+def name_at(extra: str, path: trees.Path, fqn: str, params: Mapping[str, torch.Tensor]) -> str:
+    """The name of a tensor that an extra holds at a path; ``fqn`` is its parameter's, if any."""
+    way = trees.text((*path[:-1], fqn) if fqn else path)
+    if any(not isinstance(step, str) for step in path):
+        way += f" of {digest_of(params)}"
+    return f"{extra}|{way}"
+
+
+def _once(
+    names: Mapping[trees.Path, str],
+    tree: Any,
+    params: Mapping[str, torch.Tensor],
+    named: Callable[[str], str],
+) -> dict[trees.Path, str]:
+    """``names``, one tensor under several names of one parameter always by the first of them."""
+    order = {fqn: number for number, fqn in enumerate(params)}
+    together: dict[tuple[trees.Path, int, int], list[trees.Path]] = {}
+    for path, tensor in trees.leaves(tree):
+        key = named(path[-1]) if path and isinstance(path[-1], str) else ""
+        if path in names and key in params:
+            together.setdefault((path[:-1], id(tensor), id(params[key])), []).append(path)
+    out = dict(names)
+    for paths in together.values():
+        first = min(paths, key=lambda path: order[named(path[-1])])
+        out |= dict.fromkeys(paths, names[first])
+    return out
 
 
 def is_by_place(tree: Any, shapes: Sequence[torch.Size]) -> bool:
