@@ -5,7 +5,8 @@ The slot of an attribute is its name with a dot before it, which no optimizer's 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Hashable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch.distributed.tensor import DTensor
@@ -19,7 +20,19 @@ from dynatrain.adapters.torch.placing import wrap_like
 #: First word of the note that a parameter has a tensor that no map says; FQN, name and what it
 #: holds follow.
 UNMAPPED = "unmapped attribute"
+#: First word of the note of what an attribute is on the parameters of a rank that are DTensors; its
+#: name, one of the kinds below, and the FQNs where it is plain, if it is not so everywhere, follow.
+KIND = "kind of attribute"
+_PLAIN, _DTENSOR, _MIXED = "plain", "DTensor", "mixed"
 _OF_DTENSOR = ("_local_tensor", "_spec")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Where an attribute is plain: everywhere, or on these FQNs."""
+
+    everywhere: bool
+    fqns: frozenset[Hashable]
 
 
 def is_attribute(slot: str) -> bool:
@@ -47,18 +60,77 @@ def as_mapped(param: torch.Tensor, value: torch.Tensor) -> torch.Tensor | None:
     return value if value.shape == param.shape else None
 
 
+def kinds(found: Collection[tuple[str, str, torch.Tensor, torch.Tensor]]) -> set[SlotNote]:
+    """What a rank says of its attributes: FQN, slot, parameter and attribute of each in ``found``.
+
+    A parameter that is whole does not tell; what a switch has put there remembers it.
+    """
+    plain: dict[str, list[str]] = {}
+    sharded: set[str] = set()
+    for fqn, slot, param, value in found:
+        if isinstance(value, DTensor):
+            sharded.add(slot)
+        elif value.dim() and (isinstance(param, DTensor) or "dynatrain_plain" in vars(value)):
+            plain.setdefault(slot, []).append(fqn)
+    only = {(KIND, slot, _PLAIN) for slot in plain.keys() - sharded}
+    both = {(KIND, slot, _MIXED, *plain[slot]) for slot in plain.keys() & sharded}
+    return only | both | {(KIND, slot, _DTENSOR) for slot in sharded - plain.keys()}
+
+
+def kinds_of_source(notes: Collection[SlotNote]) -> dict[str, Kind]:
+    """What all ranks of the source say of each slot, by slot.
+
+    Raises:
+        LayoutError: one rank has a plain tensor where another one has a DTensor.
+    """
+    found: dict[str, set[tuple[Hashable, ...]]] = {}
+    for _, slot, *said in (note for note in notes if note[0] == KIND):
+        found.setdefault(str(slot), set()).add(tuple(said))
+    kinds = {}
+    for slot, said_of in found.items():
+        words = {kind for kind, *_ in said_of}
+        if _PLAIN in words and len(words) > 1:
+            raise LayoutError(
+                f"materialize: param{slot} is a plain tensor on some ranks of the source and a "
+                "DTensor on others\n"
+                "  expected one of them for all parameters that are DTensors\n"
+                "  nothing was moved; the source state is intact\n"
+                f"  make param{slot} alike on all ranks, or make it in build"
+            )
+        kinds[slot] = Kind(_PLAIN in words, frozenset(fqn for _, *own in said_of for fqn in own))
+    return kinds
+
+
+def put_on(param: torch.Tensor, slot: str, value: torch.Tensor, *, plain: bool) -> None:
+    """Hangs a tensor that is cut as ``param`` on it; ``plain`` for the shard alone."""
+    if plain and value.dim():
+        value = local_tensor(value)
+        value.dynatrain_plain = True  # type: ignore[attr-defined]
+    setattr(param, slot[1:], value)
+
+
 def content_of(value: torch.Tensor) -> str:
     """Tells what a tensor holds; empty where it has no memory."""
     return "" if local_tensor(value).is_meta else digest(local_tensor(value)).hex()
 
 
-def check_unmapped(fqn: str, param: torch.Tensor, notes: Collection[SlotNote]) -> None:
+def unmapped_of_source(notes: Collection[SlotNote]) -> dict[str, list[tuple[str, Hashable]]]:
+    """Slot and content of each tensor of the source that no map says, by FQN."""
+    found: dict[str, list[tuple[str, Hashable]]] = {}
+    for _, fqn, slot, content in (note for note in notes if note[0] == UNMAPPED):
+        found.setdefault(str(fqn), []).append((str(slot), content))
+    return found
+
+
+def check_unmapped(
+    fqn: str, param: torch.Tensor, unmapped: Collection[tuple[str, Hashable]]
+) -> None:
     """Raises LayoutError when a tensor of the source that no map says would be lost."""
-    for _, owner, slot, content in (n for n in notes if n[0] == UNMAPPED and n[1] == fqn):
-        made = vars(param).get(str(slot)[1:])
+    for slot, content in unmapped:
+        made = vars(param).get(slot[1:])
         if not isinstance(made, torch.Tensor) or content_of(made) != content:
             raise LayoutError(
-                f"materialize: the parameter {owner!r} has a tensor {slot} in the source that "
+                f"materialize: the parameter {fqn!r} has a tensor {slot} in the source that "
                 "build does not make\n"
                 f"  expected the parameter's shape {list(param.shape)}, or a scalar: such "
                 "attributes move with the parameter\n"

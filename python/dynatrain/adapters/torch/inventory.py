@@ -131,16 +131,19 @@ class LiveTensors(Inventory):
 
     def _add_attributes(self) -> None:
         known = {id(tensor) for tensor in self.tensors.values()}
+        found = []
         for fqn, param in self.params().items():
             for slot, value in attributes.tensors_on(param):
                 mapped = None if id(value) in known else attributes.as_mapped(param, value)
                 if mapped is not None:
                     fqns = self.fqns(param)
+                    found += [(each, slot, param, value) for each in fqns]
                     self._add_under(fqns, slot, mapped)
                     self.behind |= dict.fromkeys((f"{each}|{slot}" for each in fqns), value)
                 elif id(value) not in known:
                     content = attributes.content_of(value)
                     self._notes.add((attributes.UNMAPPED, fqn, slot, content))
+        self._notes |= attributes.kinds(found)
 
     def live(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Every name with the object of the state that stands behind it."""

@@ -35,8 +35,7 @@ def make_slots(state: TrainState, slots: Slots) -> None:
     for name, tensor in live.tensors.items():
         if (ON_HOST, name) in slots.notes:
             tensor.dynatrain_on_host = True  # type: ignore[attr-defined]
-    params = live.params()
-    has_0d_shards = any(isinstance(p, DTensor) and not p.dim() for p in params.values())
+    has_0d_shards = any(isinstance(p, DTensor) and not p.dim() for p in live.params().values())
     scalars = scalar_slots(slots.source) if has_0d_shards else frozenset[str]()
     for holder, param in iter_optimizer_params(live):
         fqn = live.fqn(param)
@@ -46,11 +45,20 @@ def make_slots(state: TrainState, slots: Slots) -> None:
                 # Of a parameter without a dimension, every slot looks like a scalar.
                 is_cut = not param.dim() and slot not in scalars
                 holder.optimizer.state[param][slot] = wrap_like(param, made) if is_cut else made
-    for fqn, tensor in params.items():
-        attributes.check_unmapped(fqn, tensor, slots.notes)
+    _make_attributes(live, slots, names)
+
+
+def _make_attributes(live: LiveTensors, slots: Slots, names: Mapping[str, Collection[str]]) -> None:
+    kinds = attributes.kinds_of_source(slots.notes)
+    unmapped = attributes.unmapped_of_source(slots.notes)
+    for fqn, tensor in live.params().items():
+        attributes.check_unmapped(fqn, tensor, unmapped.get(fqn, ()))
         for slot in filter(attributes.is_attribute, names.get(fqn, ())):
             if f"{fqn}|{slot}" not in live.tensors:
-                setattr(tensor, slot[1:], _made(slots, fqn, slot, tensor))
+                made = _made(slots, fqn, slot, tensor)
+                kind = kinds.get(slot)
+                plain = kind is not None and (kind.everywhere or fqn in kind.fqns)
+                attributes.put_on(tensor, slot, made, plain=plain)
 
 
 def _made(slots: Slots, fqn: str, slot: str, param: torch.Tensor) -> torch.Tensor:
