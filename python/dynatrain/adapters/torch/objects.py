@@ -46,6 +46,8 @@ def told(live: LiveTensors, name: str, item: Stateful) -> Told:
     tree, names = live.objects[name]
     kind = "" if name.startswith("extra.") else schedulers.kinds(item)
     state = trees.without(tree, names)
+    if kind:
+        state = schedulers.parts_once(item, state)
     by_place = slots.is_by_place(state, [param.shape for param in live.params().values()])
     return Told(kind, state, slots.digest_of(live.params()) if by_place else "")
 
@@ -113,7 +115,8 @@ def load_objects(live: LiveTensors, published: Published, *, with_tensors: bool)
         if live.state.is_of_present(item):
             _check_shareable(name, names)
         elif bool(names) is with_tensors:
-            state = _joined(published.shared[name][0].value.state, names, live.tensors)
+            state = schedulers.parts_again(item, published.shared[name][0].value.state)
+            state = _joined(state, names, live.tensors)
             asked(name, "load_state_dict()", partial(item.load_state_dict, state))
             if names or next(trees.leaves((tree, state)), None) is not None:
                 _check_memory(name, item)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, ValuesView
+from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any
 
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from dynatrain._errors import LayoutError
 from dynatrain.adapters.torch.groups import Held, Origin, Origins
@@ -18,26 +22,99 @@ _BY_GROUP = ("base_lrs", "_last_lr", "min_lrs", "max_lrs", "lr_lambdas")
 _INTACT = "nothing was moved; the source state is intact"
 
 
+@dataclass(frozen=True)
+class Alike:
+    """Stands for a list with an entry for each part of a container that all mean the same."""
+
+    entry: Any
+
+
 def driven(live: LiveTensors) -> Iterator[tuple[str, Any]]:
     """Schedulers of a state and those inside of them, each with the name it is given under."""
     for name, item in live.state.stateful_objects():
         if name.split(".")[0] == "scheduler":
-            yield from ((name, one) for one in _nested(item))
+            yield from ((name, one) for one in _nested(item, set()))
 
 
-def _nested(scheduler: Any) -> Iterator[Any]:
+def _inside(scheduler: Any) -> Iterator[tuple[str, Any]]:
+    """The schedulers that one holds, with the name of the attribute."""
+    for name, value in getattr(scheduler, "__dict__", {}).items():
+        items = value.values() if isinstance(value, dict) else value
+        for item in items if isinstance(items, list | tuple | ValuesView) else [items]:
+            held = getattr(item, "__dict__", {})
+            drives = "optimizer" in held or hasattr(type(item), "optimizer")
+            if drives and hasattr(type(item), "load_state_dict"):
+                yield name, item
+
+
+def _nested(scheduler: Any, seen: set[int]) -> Iterator[Any]:
+    if id(scheduler) in seen:
+        return  # it refers to itself, or to what holds it
+    seen.add(id(scheduler))
     yield scheduler
-    for value in getattr(scheduler, "__dict__", {}).values():
-        for item in value if isinstance(value, list | tuple) else [value]:
-            if hasattr(item, "load_state_dict") and hasattr(item, "optimizer"):
-                yield from _nested(item)
+    for _, item in _inside(scheduler):
+        yield from _nested(item, seen)
 
 
 def kinds(scheduler: Any) -> str:
-    """Classes of a scheduler and those inside of it, in order."""
-    return " ".join(
-        f"{type(one).__module__}.{type(one).__qualname__}" for one in _nested(scheduler)
-    )
+    """Classes of a scheduler and those inside of it.
+
+    Those inside of one of torch's own follow each other in time, and each counts. Any other holds
+    one for each part of a model, and a rank has more or fewer parts in another layout: classes
+    count once.
+    """
+    return _kinds(scheduler, set())
+
+
+def _kinds(scheduler: Any, seen: set[int]) -> str:
+    seen.add(id(scheduler))
+    inner = []
+    for _, item in _inside(scheduler):
+        if id(item) not in seen:
+            inner.append(_kinds(item, seen))
+    if not isinstance(scheduler, LRScheduler):
+        inner = list(dict.fromkeys(inner))
+    return " ".join([f"{type(scheduler).__module__}.{type(scheduler).__qualname__}", *inner])
+
+
+def parts_once(scheduler: Any, state: Any) -> Any:
+    """What a scheduler handed over, the same for any number of its parts.
+
+    A list under the name of the attribute that holds the parts becomes one entry where all of its
+    entries mean the same; where they do not, it stays.
+    """
+    return _with_parts(scheduler, state, _once)
+
+
+def _once(item: Any, num_parts: int) -> Any:
+    if not isinstance(item, list | tuple) or len(item) != num_parts:
+        return item
+    alike = all(difference(item[0], one) is None for one in item)
+    return Alike(item[0]) if alike else item
+
+
+def parts_again(scheduler: Any, state: Any) -> Any:
+    """What :func:`parts_once` made, as a scheduler with its own number of parts takes it."""
+    return _with_parts(scheduler, state, _again)
+
+
+def _again(item: Any, num_parts: int) -> Any:
+    if not isinstance(item, Alike):
+        return item
+    return [deepcopy(item.entry) for _ in range(num_parts)]
+
+
+def _with_parts(scheduler: Any, state: Any, change: Callable[[Any, int], Any]) -> Any:
+    """``state`` with each list of parts changed; ``change`` learns how many there are."""
+    if isinstance(scheduler, LRScheduler) or not isinstance(state, Mapping):
+        return state
+    counts = Counter(name.strip("_") for name, _ in _inside(scheduler))
+    changed = {
+        key: change(item, counts[str(key).strip("_")])
+        for key, item in state.items()
+        if str(key).strip("_") in counts
+    }
+    return {**state, **changed} if changed else state
 
 
 def check_schedulers(live: LiveTensors, origins: Origins) -> None:
