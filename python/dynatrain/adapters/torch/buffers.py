@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from dynatrain._torch_private import put_under
 from dynatrain.adapters.port import SlotNote, Slots
-from dynatrain.adapters.torch.names import BUFFER, clean_fqn, dtype_name, unwrapped
+from dynatrain.adapters.torch.names import BUFFER, clean_fqn, dtype_name, dtype_named, unwrapped
 from dynatrain.train_state import TrainState
 
 #: First word of the note that a buffer is not as build made it; its FQN and the form it had follow.
@@ -63,7 +63,7 @@ def follow_changes(state: TrainState, slots: Slots) -> None:
         if _note(fqn, _form(buffer)) not in notes or isinstance(buffer, DTensor):
             continue
         if name in names:
-            child._buffers[key] = _with_form(buffer, slots.source.info(name))
+            child._buffers[key] = _with_form(name, buffer, slots.source.info(name))
         else:
             child._buffers[key] = None
 
@@ -72,9 +72,9 @@ def _note(fqn: str, form: Form) -> SlotNote:
     return (CHANGED, fqn, form)
 
 
-def _with_form(buffer: torch.Tensor | None, info: Any) -> torch.Tensor:
+def _with_form(name: str, buffer: torch.Tensor | None, info: Any) -> torch.Tensor:
     shape, dtype, _ = info
-    made = torch.empty(tuple(shape), dtype=getattr(torch, dtype), device="meta")
+    made = torch.empty(tuple(shape), dtype=dtype_named(dtype, name), device="meta")
     if buffer is None:
         return made
     put_under(buffer, made)  # the object stays: modules may share it

@@ -120,7 +120,7 @@ class LiveTensors(Inventory):
             if not isinstance(param, torch.Tensor):
                 continue
             fqns = self.fqns(param)
-            mapped, values = slots.told_apart(param, held)
+            mapped, values = slots.told_apart(fqns[0], param, held)
             for slot, tensor in mapped.items():
                 self._add_under(fqns, slot, tensor)
                 self._notes.add((HELD, holder.role, slot))

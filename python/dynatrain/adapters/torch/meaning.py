@@ -14,6 +14,7 @@ from collections.abc import Set as AbstractSet
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from dynatrain._torch_private import local_tensor
 
@@ -89,13 +90,10 @@ def _plain(value: Any) -> bytes | None:
         return b"none"
     if isinstance(value, torch.Tensor):
         return _tensor(value)
-    if hasattr(value, "__array__") and hasattr(value, "tobytes"):
+    if hasattr(value, "__array__") and hasattr(value, "tobytes") and hasattr(value, "dtype"):
         return _array(value)
-    if isinstance(value, int):
-        return _tagged("number", str(int(value)).encode())
-    if isinstance(value, float):
-        whole = value.is_integer() and str(value) != "-0.0"
-        return _tagged("number", str(int(value)).encode() if whole else struct.pack("<d", value))
+    if isinstance(value, int | float):
+        return _number(value)
     if isinstance(value, str):
         return _tagged("text", value.encode("utf-8", "surrogatepass"))
     if isinstance(value, bytes | bytearray):
@@ -103,10 +101,19 @@ def _plain(value: Any) -> bytes | None:
     return None
 
 
+def _number(value: float) -> bytes:
+    if isinstance(value, int):
+        return _tagged("number", str(int(value)).encode())
+    whole = value.is_integer() and str(value) != "-0.0"
+    return _tagged("number", str(int(value)).encode() if whole else struct.pack("<d", value))
+
+
 def _tensor(tensor: torch.Tensor) -> bytes:
     local = local_tensor(tensor)
     head = f"{tensor.dtype}{tuple(tensor.shape)}{tuple(local.shape)}".encode()
-    if local.is_meta or local.layout is not torch.strided or local.is_quantized:
+    is_dense = local.layout is torch.strided and not (local.is_quantized or local.is_nested)
+    wraps = is_traceable_wrapper_subclass(local)
+    if local.is_meta or wraps or not is_dense:
         return _tagged("tensor", head, pickle.dumps(local))
     dense = local.resolve_conj().resolve_neg().to("cpu").contiguous().reshape(-1)
     elements = dense.view(torch.uint8).numpy().tobytes() if dense.numel() else b""
@@ -116,9 +123,7 @@ def _tensor(tensor: torch.Tensor) -> bytes:
 def _array(value: Any) -> bytes:
     """An array of numpy, or a scalar of it, which is the number that it holds."""
     if getattr(value, "ndim", 1) == 0 and value.dtype.kind in "biuf":
-        number = _plain(value.item())
-        assert number is not None
-        return number
+        return _number(value.item())
     if value.dtype.hasobject:
         return _tagged("array", str(value.shape).encode(), _canonical(value.tolist(), ()))
     return _tagged("array", f"{value.dtype}{value.shape}".encode(), value.tobytes())
@@ -127,7 +132,9 @@ def _array(value: Any) -> bytes:
 def _object(value: Any, above: tuple[int, ...]) -> bytes:
     name = f"{type(value).__module__}.{type(value).__qualname__}".encode()
     if isinstance(value, type) or callable(getattr(value, "__get__", None)):
-        return _tagged("named", f"{value.__module__}.{value.__qualname__}".encode())
+        own = getattr(value, "__qualname__", None)
+        if own is not None:
+            return _tagged("named", f"{getattr(value, '__module__', '')}.{own}".encode())
     try:
         parts = value.__reduce_ex__(4)
     except Exception:  # noqa: BLE001 - whatever cannot be taken apart is told by what it shows

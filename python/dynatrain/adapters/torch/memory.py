@@ -19,6 +19,7 @@ from dynatrain.adapters.torch.inventory import (
     scalar_slots,
     slots_by_fqn,
 )
+from dynatrain.adapters.torch.names import dtype_named
 from dynatrain.adapters.torch.placing import check_placeable, fresh, place, wrap_like
 from dynatrain.train_state import TrainState
 
@@ -63,7 +64,7 @@ def _make_attributes(live: LiveTensors, slots: Slots, names: Mapping[str, Collec
 
 def _made(slots: Slots, fqn: str, slot: str, param: torch.Tensor) -> torch.Tensor:
     shape, dtype, _ = slots.source.info(f"{fqn}|{slot}")
-    tensor = _slot_like(param, tuple(shape), getattr(torch, dtype), f"{fqn}|{slot}")
+    tensor = _slot_like(param, tuple(shape), dtype_named(dtype, f"{fqn}|{slot}"), f"{fqn}|{slot}")
     if not shape and (ON_HOST, slot) in slots.notes:
         tensor.dynatrain_on_host = True  # type: ignore[attr-defined]
     return tensor

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from dynatrain._errors import LayoutError
+
 _WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.")
 PARAM, BUFFER = "param", "buffer"
 
@@ -19,6 +21,23 @@ def clean_fqn(name: str) -> str:
 def dtype_name(dtype: torch.dtype) -> str:
     """The name of a dtype without ``torch.``."""
     return str(dtype).removeprefix("torch.")
+
+
+def dtype_named(text: str, name: str) -> torch.dtype:
+    """The dtype that a map says of ``name``, for memory that is made where build made none.
+
+    Raises:
+        LayoutError: it says how bytes are read as well (``complex64.conj``), or torch has no such.
+    """
+    dtype = getattr(torch, text, None)
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    raise LayoutError(
+        f"materialize: {name!r} is a tensor of {text} that build does not make\n"
+        "  expected a dtype of torch: a conjugate or negative view is read by a rule of its own\n"
+        "  nothing was moved; the source state is intact\n"
+        "  keep it as resolve_conj() and resolve_neg() give it, or make it in build"
+    )
 
 
 def unwrapped(module: nn.Module) -> nn.Module:

@@ -5,7 +5,7 @@ A tensor in it that is cut as a parameter belongs to the map; the rest is a valu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -45,11 +45,25 @@ def told(live: LiveTensors, name: str, item: Stateful) -> Told:
     """What an object of ``live`` hands over."""
     tree, names = live.objects[name]
     kind = "" if name.startswith("extra.") else schedulers.kinds(item)
-    state = trees.without(tree, names)
+    state = _taken_apart(name, lambda: trees.without(tree, names))
     if kind:
         state = schedulers.parts_once(item, state)
     by_place = slots.is_by_place(state, [param.shape for param in live.params().values()])
     return Told(kind, state, slots.digest_of(live.params()) if by_place else "")
+
+
+def _taken_apart(name: str, work: Callable[[], Any]) -> Any:
+    """What ``work`` makes of what an object handed over; its containers may raise anything."""
+    try:
+        return work()
+    except Exception as error:  # whatever the user's containers raise
+        raise LayoutError(
+            f"adapters: what state_dict() of {name} returns cannot be taken apart: "
+            f"{type(error).__name__}: {error}\n"
+            "  expected dicts, lists and tuples that can be copied, with the same places in every "
+            f"layout\n  {_INTACT}\n"
+            "  return plain dicts by name, and lists of plain values"
+        ) from error
 
 
 def check_modules(state: TrainState) -> None:
@@ -59,7 +73,9 @@ def check_modules(state: TrainState) -> None:
             continue
         own = {key for key, _ in item.named_parameters(remove_duplicate=False)}
         own |= {key for key, _ in item.named_buffers(remove_duplicate=False)}
-        handed = asked(name.rstrip("."), "state_dict()", item.state_dict)
+        handed: Any = asked(name.rstrip("."), "state_dict()", item.state_dict)
+        if not isinstance(handed, Mapping):
+            handed = {f"a {type(handed).__name__}": handed}
         more = [key for key in handed if key not in own and not str(key).endswith("_extra_state")]
         if more:
             raise LayoutError(
@@ -115,8 +131,9 @@ def load_objects(live: LiveTensors, published: Published, *, with_tensors: bool)
         if live.state.is_of_present(item):
             _check_shareable(name, names)
         elif bool(names) is with_tensors:
-            state = schedulers.parts_again(item, published.shared[name][0].value.state)
-            state = _joined(state, names, live.tensors)
+            given = schedulers.parts_again(item, published.shared[name][0].value.state)
+            join = partial(_joined, given, names, live.tensors)
+            state = _taken_apart(name, join)
             asked(name, "load_state_dict()", partial(item.load_state_dict, state))
             if names or next(trees.leaves((tree, state)), None) is not None:
                 _check_memory(name, item)

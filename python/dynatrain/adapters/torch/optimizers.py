@@ -7,7 +7,7 @@ layout may hold more or fewer of them. Which of one role takes what is said by i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -97,9 +97,24 @@ def holders(state: TrainState) -> list[Holder]:
             if item in parts:
                 visit(item, (*role, name))
 
-    for optimizer in state.optimizers:
+    given = state.optimizer
+    several = isinstance(given, Iterable) and not isinstance(given, Optimizer)
+    for optimizer in given if several else [] if given is None else [given]:
+        _check_optimizer(optimizer)
         visit(optimizer, ())
     return found
+
+
+def _check_optimizer(item: Any) -> None:
+    groups = getattr(item, _GROUPS, None)
+    if isinstance(getattr(item, _STATE, None), Mapping) and isinstance(groups, list):
+        return
+    raise LayoutError(
+        f"adapters: TrainState.optimizer has a {kind_of(item)}\n"
+        "  expected a torch.optim.Optimizer, with state by parameter and param_groups, or several\n"
+        "  nothing was moved; the source state is intact\n"
+        "  give the optimizer that it wraps, and what it keeps itself as extra="
+    )
 
 
 def _inside(optimizer: Optimizer) -> Iterator[tuple[str, Optimizer]]:
@@ -136,9 +151,11 @@ def beside_slots(holder: Holder) -> dict[str, Any]:
     written: dict[str, Any] = {}
     if _writes_more(holder):
         whole = asked(holder.words, "state_dict()", optimizer.state_dict)
-        if not {_STATE, _GROUPS} <= set(whole):
+        has = sorted(map(str, whole)) if isinstance(whole, Mapping) else []
+        if not {_STATE, _GROUPS} <= set(has):
             raise LayoutError(
-                f"adapters: the state_dict() of {holder.words} has {sorted(map(str, whole))[:6]}\n"
+                f"adapters: the state_dict() of {holder.words}, a {type(whole).__name__}, has "
+                f"{has[:6]}\n"
                 f"  expected {_STATE!r}, {_GROUPS!r} and what it keeps beside them\n"
                 "  nothing was moved; the source state is intact\n"
                 "  give TrainState the optimizers that it holds, and its own counters as extra="

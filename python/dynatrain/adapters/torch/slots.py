@@ -7,7 +7,8 @@ plain tensor of another shape is a value: equal on all ranks that have it, or re
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -17,13 +18,25 @@ from dynatrain._errors import LayoutError
 from dynatrain._torch_private import local_tensor
 from dynatrain.adapters.torch import trees
 
+_INTACT = "nothing was moved; the source state is intact"
 
-def told_apart(param: torch.Tensor, held: Any) -> tuple[dict[str, torch.Tensor], Any]:
+
+def told_apart(fqn: str, param: torch.Tensor, held: Any) -> tuple[dict[str, torch.Tensor], Any]:
     """What an optimizer holds for one parameter: tensors of the map by slot, and the rest.
 
     Tensors inside lists and dicts have slots with the path to them (``history/0``); the rest has
     marks where they stood.
+
+    Raises:
+        LayoutError: it is no dict, or two tensors in it would have one slot.
     """
+    if not isinstance(held, MutableMapping):
+        raise LayoutError(
+            f"adapters: an optimizer's state for {fqn!r} is a {type(held).__name__}\n"
+            "  expected a dict by names of slots, as torch's own optimizers keep\n"
+            f"  {_INTACT}\n"
+            '  keep it as optimizer.state[param]["history"] = ..., under any name'
+        )
     names = {
         path: trees.text(path)
         for path, tensor in trees.leaves(held)
@@ -31,6 +44,13 @@ def told_apart(param: torch.Tensor, held: Any) -> tuple[dict[str, torch.Tensor],
     }
     if not names:
         return {}, held
+    if len(set(names.values())) < len(names):
+        twice = next(name for name, count in Counter(names.values()).items() if count > 1)
+        raise LayoutError(
+            f"adapters: an optimizer's state for {fqn!r} has two tensors at {twice!r}\n"
+            f"  expected names that stay apart when a path is written with '/'\n  {_INTACT}\n"
+            "  rename one of them"
+        )
     mapped = {names[path]: tensor for path, tensor in trees.leaves(held) if path in names}
     plainly = {path[0] for path in names if len(path) == 1 and isinstance(path[0], str)}
     rest = trees.taken_out(held, names)

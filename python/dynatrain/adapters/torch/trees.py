@@ -71,17 +71,21 @@ def without(tree: Any, paths: Mapping[Path, str]) -> Any:
 
 
 def _dropped(tree: Any) -> Any:
+    """A tree without marked dict entries; what holds none is not copied."""
     if isinstance(tree, Mapping):
+        items = {k: _dropped(item) for k, item in tree.items() if not isinstance(item, Mapped)}
+        if len(items) == len(tree) and all(items[key] is tree[key] for key in items):
+            return tree
         out: Any = copy(tree)
-        for key, item in tree.items():
-            if isinstance(item, Mapped):
-                del out[key]
-            else:
-                out[key] = _dropped(item)
+        for key in [key for key in tree if key not in items]:
+            del out[key]
+        out.update(items)
         return out
     if isinstance(tree, list | tuple):
-        items = [_dropped(item) for item in tree]
-        return type(tree)(*items) if hasattr(tree, "_fields") else type(tree)(items)
+        places = [_dropped(item) for item in tree]
+        if all(new is item for new, item in zip(places, tree, strict=True)):
+            return tree
+        return type(tree)(*places) if hasattr(tree, "_fields") else type(tree)(places)
     return tree
 
 
