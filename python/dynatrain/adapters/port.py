@@ -197,7 +197,8 @@ class Adapter(ABC, Generic[_Inventory]):
         """Says without taking memory whether :meth:`materialize` would leave something without.
 
         Raises:
-            LayoutError: ``target.state`` reaches what has no memory and would get none.
+            LayoutError: ``target.state`` reaches what has no memory and would get none, or memory
+                cannot be put under what build made.
         """
 
     @abstractmethod

@@ -30,7 +30,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from dynatrain._torch_private import clear_sharding_cache, local_tensor
+from dynatrain._torch_private import clear_sharding_cache
 from dynatrain.adapters.port import Adapter, Published, Slots, Values
 from dynatrain.adapters.torch import (
     boundary,
@@ -104,10 +104,12 @@ class TorchAdapter(Adapter[LiveTensors]):
         memory.make_slots(state, slots)
 
     def check_complete(self, target: LiveTensors) -> None:
-        """Looks for meta tensors that no map says and no value sets."""
-        given = [tensor for _, tensor in target.live()] + list(derived.tensors(target.state))
-        ids = {id(each) for tensor in given for each in (tensor, local_tensor(tensor))}
-        leftovers.check_no_meta_left(target.state, ids)
+        """Looks for meta tensors that no map says and no value sets, or that autograd holds."""
+        derived.end_graphs(target.state)
+        memory.check_placeable(target)
+        target.values_set_memory = leftovers.check_no_meta_left(
+            target.state, memory.to_be_given(target)
+        )
 
     def materialize(
         self, target: LiveTensors, source: LiveTensors | None, adopted: Collection[str]
@@ -141,6 +143,9 @@ class TorchAdapter(Adapter[LiveTensors]):
             return 0
         values.check_shared(target, published, origins)
         objects.take_per_rank(target, published, rank)
+        if target.values_set_memory:
+            waiting = objects.waiting(target)
+            leftovers.check_loaded(target.state, memory.to_be_given(target), waiting)
         taken = values.keys_taken(target)
         bits = (1 << n for n, key in enumerate(values.keys_of(published)) if key in taken)
         return sum(bits)

@@ -53,6 +53,14 @@ def give_memory(state: TrainState, device: torch.device) -> None:
             setattr(module, name, fresh(local_tensor(value), device))
 
 
+def end_graphs(state: TrainState) -> None:
+    """Ends the graphs that derived attributes on meta hold, and takes no memory."""
+    for module, name, _ in _derived(state):
+        value = vars(module).get(name)
+        if isinstance(value, torch.Tensor) and local_tensor(value).is_meta:
+            setattr(module, name, value.detach())
+
+
 def compute_again(state: TrainState) -> None:
     """Computes derived attributes from parameters that have arrived.
 

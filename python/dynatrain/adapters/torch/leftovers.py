@@ -127,9 +127,17 @@ def check_no_meta_left(state: TrainState, given: Collection[int] = ()) -> bool:
     return any(True for _ in _on_meta(stateful, seen, given))
 
 
-def check_loaded(state: TrainState) -> None:
-    """Raises LayoutError when scheduler, scaler or an extra still hold a tensor without memory."""
-    for where in _on_meta(list(state.stateful_objects()), set()):
+def check_loaded(
+    state: TrainState, given: Collection[int] = (), waiting: Collection[str] = ()
+) -> None:
+    """Raises LayoutError when scheduler, scaler or an extra still hold a tensor without memory.
+
+    ``given`` are ids of tensors that will get memory, ``waiting`` names of objects that have loaded
+    nothing yet.
+    """
+    items = list(state.stateful_objects())
+    closed = {id(item) for name, item in items if name in waiting}
+    for where in _on_meta(items, closed, given):
         raise _left_on_meta(where)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import torch
 from torch.distributed.tensor import DTensor
@@ -20,7 +20,7 @@ from dynatrain.adapters.torch.inventory import (
     slots_by_fqn,
 )
 from dynatrain.adapters.torch.names import dtype_named
-from dynatrain.adapters.torch.placing import check_placeable, fresh, place, wrap_like
+from dynatrain.adapters.torch.placing import check_held, fresh, place, wrap_like
 from dynatrain.train_state import TrainState
 
 
@@ -123,6 +123,20 @@ def materialize(
     return placed_target
 
 
+def check_placeable(target: LiveTensors) -> None:
+    """Raises LayoutError when autograd holds a tensor that is to get memory."""
+    for name, tensor in target.live():
+        if local_tensor(tensor).is_meta:
+            check_held(name, tensor)
+
+
+def to_be_given(target: LiveTensors) -> set[int]:
+    """Ids of the tensors of a target on meta that :func:`materialize` gives memory to."""
+    tensors = [tensor for _, tensor in target.live()] + list(derived.tensors(target.state))
+    tensors += (tensor for _, tensor in _of_modules(target.state))
+    return {id(each) for tensor in tensors for each in (tensor, local_tensor(tensor))}
+
+
 def _place_missing(
     target: LiveTensors, lent: Mapping[str, torch.Tensor], device: torch.device
 ) -> None:
@@ -131,8 +145,7 @@ def _place_missing(
     for group in sharing.groups(missing.items()):
         if not sharing.lent_together(group, lent):
             together |= sharing.fresh_together(group, device)
-    for name, tensor in missing.items():
-        check_placeable(name, tensor)
+    check_placeable(target)
     placed: set[int] = set()
     for name, tensor in missing.items():
         if id(tensor) in placed:  # tied: one object under several names
@@ -146,11 +159,16 @@ def _place_missing(
 
 def _give_modules_memory(state: TrainState, device: torch.device) -> None:
     """Memory for modules that belong to their rank: their state_dict says what they hold."""
+    for name, tensor in _of_modules(state):
+        place(name, tensor, fresh(local_tensor(tensor), device))
+
+
+def _of_modules(state: TrainState) -> Iterator[tuple[str, torch.Tensor]]:
     for name, item in state.per_rank_objects():
         if isinstance(item, torch.nn.Module):
             for key, tensor in item.state_dict(keep_vars=True).items():
                 if isinstance(tensor, torch.Tensor) and tensor.is_meta:
-                    place(f"{name}.{key}", tensor, fresh(local_tensor(tensor), device))
+                    yield f"{name}.{key}", tensor
 
 
 def _device_of(tensor: torch.Tensor, device: torch.device) -> torch.device:

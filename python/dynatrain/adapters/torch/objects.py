@@ -139,6 +139,11 @@ def load_objects(live: LiveTensors, published: Published, *, with_tensors: bool)
                 _check_memory(name, item)
 
 
+def waiting(live: LiveTensors) -> set[str]:
+    """Names of the objects of ``live`` that load when the tensors of the map have arrived."""
+    return {name for name, _ in live.state.shared_objects() if live.objects[name][1]}
+
+
 def _check_shareable(name: str, names: Mapping[trees.Path, str]) -> None:
     """An object of both states goes on as it is; one whose tensors are cut anew cannot."""
     if names:

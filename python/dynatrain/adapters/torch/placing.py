@@ -28,7 +28,7 @@ def wrap_like(tensor: torch.Tensor, local: torch.Tensor) -> torch.Tensor:
         )
 
 
-def check_placeable(name: str, tensor: torch.Tensor) -> None:
+def check_held(name: str, tensor: torch.Tensor) -> None:
     """Raises LayoutError when autograd holds ``tensor``, a leaf, and would go on with no memory."""
     held = holders_in_autograd(tensor)
     if held and tensor.requires_grad:
