@@ -25,6 +25,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import reduce
+from operator import or_
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -152,8 +154,10 @@ class TorchAdapter(Adapter[LiveTensors]):
 
     def check_left(self, published: Published, taken: Sequence[int]) -> None:
         """Refuses state that no rank of the target takes."""
-        keys = enumerate(values.keys_of(published))
-        values.check_left([key for n, key in keys if not any(bits >> n & 1 for bits in taken)])
+        keys = values.keys_of(published)
+        by_any = reduce(or_, taken, 0)
+        if by_any + 1 != 1 << len(keys):
+            values.check_left([key for n, key in enumerate(keys) if not by_any >> n & 1])
 
     def take_values(self, target: LiveTensors, published: Published) -> None:
         """Puts nested slots together and loads objects that hold tensors of the map."""

@@ -91,10 +91,6 @@ def _fqn(key: Any) -> Any:
     return key[-1] if isinstance(key, tuple) else key
 
 
-def _bare(value: Any) -> Any:
-    return value.state if isinstance(value, Told) else value
-
-
 def _merged(name: str, parts: Sequence[Part]) -> dict[Any, Any]:
     """What all ranks have by key."""
     first: dict[Any, Part] = {}
@@ -137,8 +133,8 @@ def check_shared(live: LiveTensors, published: Published, origins: groups.Origin
     groups.check_groups(live, origins)
     schedulers.check_schedulers(live, origins)
     values = _merged(OPTIMIZER_VALUES, published.shared.get(OPTIMIZER_VALUES, ()))
-    for holder, param in iter_optimizer_params(live):
-        _check_slot_values(live, holder, param, values, origins)
+    for holder in live.holders:
+        _check_slot_values(live, holder, values, origins)
     states = _merged(MODULES, published.shared.get(MODULES, ()))
     for fqn, _ in hooks.with_extra_state(live):
         if fqn not in states:
@@ -156,18 +152,19 @@ def check_shared(live: LiveTensors, published: Published, origins: groups.Origin
 
 
 def _check_slot_values(
-    live: LiveTensors,
-    holder: Holder,
-    param: torch.Tensor,
-    values: Mapping[Any, Any],
-    origins: groups.Origins,
+    live: LiveTensors, holder: Holder, values: Mapping[Any, Any], origins: groups.Origins
 ) -> None:
     """A tensor that is not cut as its parameter means the same only where nothing is cut anew."""
-    fqn = live.fqn(param)
-    uncut = _uncut(values.get((holder.role, fqn)))
-    if uncut is not None and (isinstance(param, DTensor) or not _is_whole(live, holder, origins)):
+    of = ((param, live.fqn(param)) for param in holder.params())
+    found = [(param, fqn, _uncut(values.get((holder.role, fqn)))) for param, fqn in of]
+    uncut = [(param, fqn, what) for param, fqn, what in found if what is not None]
+    if not uncut:
+        return
+    cut = [item for item in uncut if isinstance(item[0], DTensor)]
+    if cut or not _is_whole(live, holder, origins):
+        _, fqn, what = (cut or uncut)[0]
         raise LayoutError(
-            f"adapters: {holder.words} keeps {uncut!r} for {fqn!r}, which is not cut as its "
+            f"adapters: {holder.words} keeps {what!r} for {fqn!r}, which is not cut as its "
             "parameter\n"
             "  expected the parameter's shape, or whole parameters and the same ones in both "
             f"layouts\n  {_INTACT}\n"

@@ -1,0 +1,68 @@
+"""What is asked of values grows with what a rank holds, and not with its square."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from dynatrain import LayoutError, TrainState
+from dynatrain.adapters import Part, Published
+from dynatrain.adapters.torch import TorchAdapter, groups
+
+TORCH = TorchAdapter(torch.device("cpu"))
+
+
+def factored(num_layers):
+    """An optimizer that keeps a row for each weight, as Adafactor does."""
+    model = nn.Sequential(*(nn.Linear(2, 3) for _ in range(num_layers)))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for param in model.parameters():
+        optimizer.state[param]["row"] = torch.ones(7)
+    return TrainState(model, optimizer)
+
+
+def published(state):
+    values = TORCH.values(TORCH.inventory(state)).shared
+    return Published({n: [Part(TORCH.decode(TORCH.encode(n, v)), (0,))] for n, v in values.items()})
+
+
+# Every parameter compared the names of all others.
+def test_an_optimizer_is_held_against_its_source_once_however_many_parameters_it_has(monkeypatch):
+    asked = []
+    of = groups.Origins.all_of
+
+    def counted(self, holder, live):
+        asked.append(holder)
+        return of(self, holder, live)
+
+    monkeypatch.setattr(groups.Origins, "all_of", counted)
+    counts = []
+    for num_layers in (2, 20):
+        asked.clear()
+        TORCH.check_values(
+            TORCH.inventory(factored(num_layers)), published(factored(num_layers)), 0
+        )
+        counts.append(len(asked))
+
+    assert counts[0] == counts[1]
+
+
+def test_what_no_rank_takes_is_named_and_what_one_takes_is_not():
+    whole = published(TrainState(nn.Linear(2, 2), extra={"a": Counter(), "b": Counter()}))
+    halves = [
+        TORCH.check_values(TORCH.inventory(TrainState(nn.Linear(2, 2), extra=extra)), whole, rank)
+        for rank, extra in enumerate([{"a": Counter()}, {"b": Counter()}])
+    ]
+
+    TORCH.check_left(whole, halves)
+    with pytest.raises(LayoutError, match=r"'extra\.b', which no rank of the target takes"):
+        TORCH.check_left(whole, [halves[0], 0])
+
+
+class Counter:
+    def state_dict(self):
+        return {"value": 1}
+
+    def load_state_dict(self, state_dict):
+        assert state_dict == {"value": 1}
