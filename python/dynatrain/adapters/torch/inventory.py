@@ -20,11 +20,11 @@ from dynatrain.adapters.torch import attributes, buffers, sharing, slots, trees
 from dynatrain.adapters.torch.describing import check_device, describe
 from dynatrain.adapters.torch.names import BUFFER, PARAM, clean_fqn, unwrapped
 from dynatrain.adapters.torch.optimizers import Holder, Role, asked, holders
+from dynatrain.adapters.torch.slots import ON_HOST
 from dynatrain.train_state import Stateful, TrainState
 
-#: First words of notes: a slot lies on the host whatever its parameter's device; an optimizer of
-#: a role holds a slot.
-ON_HOST, HELD = "on host", "held"
+#: First word of the note that an optimizer of a role holds a slot.
+HELD = "held"
 #: A tree that was read, and the names of the tensors in it that belong to the map.
 Tree = tuple[Any, dict[trees.Path, str]]
 
@@ -157,17 +157,15 @@ class LiveTensors(Inventory):
         tree, names = self.objects[name]
         found = [(path, names[path], each) for path, each in trees.leaves(tree) if path in names]
         for _, own, tensor in found:
-            self._add_from_object(own, tensor)
+            self._add(own, tensor)
         for path, own, tensor in found:
             for copy in self._copies(name, path):
                 if copy not in self.tensors:
-                    self._add_from_object(copy, tensor)
+                    self._add(copy, tensor)
                     self.tied[copy] = own
-
-    def _add_from_object(self, name: str, tensor: torch.Tensor) -> None:
-        self._add(name, tensor)
-        if tensor.device.type == "cpu":
-            self._notes.add((ON_HOST, name))
+        if self._device is not None and self._device.type != "cpu":
+            names_here = {own for _, own, _ in found}
+            self._notes |= slots.host_notes(name, {n: self.tensors[n] for n in names_here})
 
     def _copies(self, extra: str, path: trees.Path) -> Iterator[str]:
         """Names for what an object holds of a tied parameter that is named apart."""

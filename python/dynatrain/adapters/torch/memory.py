@@ -13,7 +13,6 @@ from dynatrain.adapters.port import Slots
 from dynatrain.adapters.torch import attributes, derived, leftovers, sharing, ties
 from dynatrain.adapters.torch.inventory import (
     HELD,
-    ON_HOST,
     LiveTensors,
     iter_optimizer_params,
     scalar_slots,
@@ -21,6 +20,7 @@ from dynatrain.adapters.torch.inventory import (
 )
 from dynatrain.adapters.torch.names import dtype_named
 from dynatrain.adapters.torch.placing import check_held, fresh, place, wrap_like
+from dynatrain.adapters.torch.slots import ON_HOST, on_host_in
 from dynatrain.train_state import TrainState
 
 
@@ -33,9 +33,8 @@ def make_slots(state: TrainState, slots: Slots) -> None:
     live = LiveTensors(state)
     names = slots_by_fqn(slots.source)
     sharing.check_shared_in_source(live.live(), slots.notes)
-    for name, tensor in live.tensors.items():
-        if (ON_HOST, name) in slots.notes:
-            tensor.dynatrain_on_host = True  # type: ignore[attr-defined]
+    for name in on_host_in(slots.notes, live.objects, live.tensors):
+        live.tensors[name].dynatrain_on_host = True  # type: ignore[attr-defined]
     has_0d_shards = any(isinstance(p, DTensor) and not p.dim() for p in live.params().values())
     scalars = scalar_slots(slots.source) if has_0d_shards else frozenset[str]()
     for holder, param in iter_optimizer_params(live):

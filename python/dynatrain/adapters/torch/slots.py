@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -16,8 +16,12 @@ from torch.distributed.tensor import DTensor
 
 from dynatrain._errors import LayoutError
 from dynatrain._torch_private import local_tensor
+from dynatrain.adapters.port import SlotNote
 from dynatrain.adapters.torch import trees
 
+#: First words of notes: a slot, a tensor of an object or all that it has of the map lie on the host
+#: while the session's device is another; an object has tensors of the map elsewhere.
+ON_HOST, ELSEWHERE = "on host", "elsewhere"
 _INTACT = "nothing was moved; the source state is intact"
 
 
@@ -153,3 +157,32 @@ def is_by_place(tree: Any, shapes: Sequence[torch.Size]) -> bool:
 def digest_of(params: Mapping[str, torch.Tensor]) -> str:
     """Tells lists of parameters apart by their names and order."""
     return hashlib.sha256("\n".join(params).encode()).hexdigest()[:8]
+
+
+def host_notes(name: str, tensors: Mapping[str, torch.Tensor]) -> set[SlotNote]:
+    """Which tensors of an object lie on the host: one word where all do, names where some do."""
+    on_host = {own for own, tensor in tensors.items() if local_tensor(tensor).device.type == "cpu"}
+    if len(on_host) == len(tensors):
+        return {(ON_HOST, f"{name}|")} if on_host else set()
+    return {(ON_HOST, own) for own in on_host} | {(ELSEWHERE, f"{name}|")}
+
+
+def on_host_in(
+    notes: Collection[SlotNote], objects: Collection[str], names: Collection[str]
+) -> Iterator[str]:
+    """Those of ``names`` that lie on the host in the source; ``objects`` has some of them.
+
+    Raises:
+        LayoutError: all that an object has lies on the host of one rank, some elsewhere on another.
+    """
+    whole = {f"{name}|" for name in objects if (ON_HOST, f"{name}|") in notes}
+    for lead in whole:
+        if (ELSEWHERE, lead) in notes:
+            raise LayoutError(
+                f"materialize: {lead[:-1]} has its tensors on the host of one rank, and on the "
+                f"device of another\n  expected them at the same kind of place on all ranks\n"
+                f"  {_INTACT}\n  keep all of them on the host, or on the session's device"
+            )
+    for name in names:
+        if (ON_HOST, name) in notes or f"{name.partition('|')[0]}|" in whole:
+            yield name
