@@ -18,6 +18,7 @@ from torch._C._distributed_c10d import HashStore, PrefixStore, Store
 from torch.distributed import ProcessGroup, distributed_c10d
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, debug
+from torch.nn.utils import parametrizations
 
 _NEEDED = (
     (torch._C, "_swap_tensor_impl"),
@@ -27,6 +28,8 @@ _NEEDED = (
     (distributed_c10d, "_get_default_store"),
     (distributed_c10d, "_process_group_name"),
     (debug, "_clear_sharding_prop_cache"),
+    (parametrizations, "_is_orthogonal"),
+    (parametrizations, "_make_orthogonal"),
 )
 for _owner, _name in _NEEDED:
     if not hasattr(_owner, _name):
@@ -245,3 +248,29 @@ def groups_watched(refuse: Callable[[list[int]], Exception]) -> Iterator[None]:
 def clear_sharding_cache() -> None:
     """Forgets sharding propagation results, which name meshes by equality, not identity."""
     debug._clear_sharding_prop_cache()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def orthogonal_on_meta() -> Iterator[None]:
+    """Lets ``parametrizations.orthogonal`` be registered on the meta device.
+
+    It asks whether the weight is orthogonal and makes it so, for which there are no numbers: its
+    ``base`` is then missing, or the question raises. On meta only its shape and strides count.
+    """
+    module: Any = parametrizations
+    asks, makes = module._is_orthogonal, module._make_orthogonal
+
+    def is_orthogonal(weight: torch.Tensor, *args: Any, **kwargs: Any) -> bool:
+        # A weight of random numbers is not, and gets a base of other strides.
+        return not weight.is_meta and bool(asks(weight, *args, **kwargs))
+
+    def made_orthogonal(weight: torch.Tensor) -> Any:
+        if not weight.is_meta:
+            return makes(weight)
+        return weight.mT.contiguous().mT  # by columns, as LAPACK writes it
+
+    module._is_orthogonal, module._make_orthogonal = is_orthogonal, made_orthogonal
+    try:
+        yield
+    finally:
+        module._is_orthogonal, module._make_orthogonal = asks, makes

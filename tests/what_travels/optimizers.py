@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map
 
 from dynatrain import TrainState
 from what_travels.trial import Case, descend, net, sgd, train
@@ -109,6 +110,49 @@ class Rows(torch.optim.Optimizer):
                 rows.lerp_(mean, 0.5)
                 scale = rows.add(1e-3).rsqrt().reshape(-1, *[1] * (param.dim() - 1))
                 param.sub_(param.grad * scale, alpha=group["lr"])
+
+
+class Codes(torch.Tensor):
+    """Codes and a scale behind one tensor, as the 8-bit optimizers of torchao keep moments."""
+
+    @staticmethod
+    def __new__(cls, codes: torch.Tensor, scale: torch.Tensor) -> Any:
+        return torch.Tensor._make_wrapper_subclass(cls, codes.shape, dtype=scale.dtype)
+
+    def __init__(self, codes: torch.Tensor, scale: torch.Tensor) -> None:
+        self.codes, self.scale = codes, scale
+
+    def __tensor_flatten__(self) -> Any:
+        return ["codes", "scale"], []
+
+    @classmethod
+    def __tensor_unflatten__(cls, inner: Any, attributes: Any, shape: Any, stride: Any) -> Any:
+        return cls(inner["codes"], inner["scale"])
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def plain(item: Any) -> Any:
+            return item.codes * item.scale if isinstance(item, cls) else item
+
+        if func is torch.ops.aten.detach.default:
+            return cls(args[0].codes, args[0].scale)
+        return func(*tree_map(plain, args), **tree_map(plain, kwargs or {}))
+
+
+class Coded(torch.optim.Optimizer):
+    """Keeps a moving average of gradients in 8 bits."""
+
+    def __init__(self, params: Any) -> None:
+        super().__init__(params, {"lr": 0.1})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for param in group["params"]:
+                mean = param.grad.lerp(self.state[param].get("mean", param.grad), 0.5)
+                scale = mean.abs().max() / 127 + 1e-9
+                self.state[param]["mean"] = Codes((mean / scale).round().to(torch.int8), scale)
+                param.sub_(self.state[param]["mean"] * group["lr"])
 
 
 class Warm(torch.optim.SGD):
@@ -298,6 +342,7 @@ CASES = {
     "schedule-free: averaged weights, counts in groups": case(ScheduleFree),
     "tensors in lists, counts in dicts": case(Listed),
     "a slot of another shape than its parameter": case(Rows),
+    "slots that wrap other tensors (the 8-bit states of torchao)": case(Coded),
     "counters in its own `state_dict()`": case(Warm, more=lambda opt: opt.num_steps),
     "counters by `register_state_dict_post_hook`": case(hooked, more=lambda opt: opt.tokens),
     "entries of `state` under a name": case(Loose),

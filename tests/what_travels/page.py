@@ -34,5 +34,6 @@ def page() -> str:
         parts.append(f"\n## {kind}\n\n| a job with | ends | |\n|---|---|---|\n")
         for name, case in cases.items():
             outcome = tried(case)
-            parts.append(f"| {name} | {outcome.word} | {outcome.why} |\n")
+            why = outcome.why.replace("|", "\\|")
+            parts.append(f"| {name} | {outcome.word} | {why} |\n")
     return "".join(parts)

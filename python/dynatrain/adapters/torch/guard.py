@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from traceback import walk_tb
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dynatrain._errors import Error, LayoutError
-from dynatrain._torch_private import clear_sharding_cache, groups_watched
+from dynatrain._torch_private import clear_sharding_cache, groups_watched, orthogonal_on_meta
 from dynatrain.adapters.torch.optimizers import holders
 from dynatrain.adapters.torch.streams import random_streams, read_streams
 from dynatrain.train_state import TrainState
 
+_DDP = torch.nn.parallel.DistributedDataParallel
 _COLLECTIVES = ("c10d", "_c10d_functional", "c10d_functional")
 
 
@@ -62,6 +64,27 @@ def build_for_real(make: Callable[[], object], device: torch.device) -> TrainSta
         return checked_state(make())
 
 
+def _wraps_by_ddp(error: Exception) -> bool:
+    """Whether an error came out of the constructor of ``DistributedDataParallel``."""
+    frames = (frame for frame, _ in walk_tb(error.__traceback__))
+    return any(
+        frame.f_code.co_name == "__init__" and isinstance(frame.f_locals.get("self"), _DDP)
+        for frame in frames
+    )
+
+
+def _wrapped_by_ddp(error: Exception) -> LayoutError:
+    first, _, _ = str(error).removeprefix("session: ").partition("\n")
+    return LayoutError(
+        f"session: build wraps a model in DistributedDataParallel: {first}\n"
+        "  expected the plain model: the wrapper talks to all replicas when it is made, and others "
+        "are training\n"
+        "  nothing was moved; the source state is intact\n"
+        "  return the plain model, and wrap session.state.model in on_world() of a kept object, "
+        "as docs/guide/ddp.md does"
+    )
+
+
 def build_on_meta(make: Callable[[], object], place: str, device: torch.device) -> TrainState:
     """Calls ``make()``, the user's build for the world ``place``, under the meta device.
 
@@ -76,11 +99,14 @@ def build_on_meta(make: Callable[[], object], place: str, device: torch.device) 
             _NoCollectives(),  # type: ignore[no-untyped-call]
             _no_meshes_of_others(),
             groups_watched(_made_a_group),
+            orthogonal_on_meta(),
         ):
             state = make()
-    except Error:
-        raise
     except Exception as error:
+        if _wraps_by_ddp(error):
+            raise _wrapped_by_ddp(error) from error
+        if isinstance(error, Error):
+            raise
         raise LayoutError(
             f"session: build raised {type(error).__name__}: {error}\n"
             f"  in {place}, under the meta device\n"

@@ -1,0 +1,93 @@
+"""What wraps a model or a tensor in a way that no switch can follow is refused with what works."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+import dynatrain
+from dynatrain import LayoutError, TrainState
+from what_travels.optimizers import Coded
+
+
+@pytest.fixture
+def start(monkeypatch):
+    """Starts a session of one process; ``start(build, **options)``."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    made = []
+
+    def start(build, **options):
+        made.append(dynatrain.init(lambda world: build(), "dp=1", timeout_s=20, **options))
+        return made[0]
+
+    yield start
+    for session in made:
+        session.close()
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+# The constructor talks to all replicas; `initialize=`, which other collectives are sent to, cannot
+# wrap what `build` has returned.
+@pytest.mark.parametrize("options", [{}, {"device_ids": [0]}])
+def test_ddp_in_build_is_refused_with_the_guide_that_shows_what_works(start, options):
+    def build():
+        return TrainState(DistributedDataParallel(nn.Linear(3, 2), **options))
+
+    with pytest.raises(LayoutError, match=r"wraps a model in DistributedDataParallel") as caught:
+        start(build)
+
+    assert "on_world()" in str(caught.value)
+    assert "docs/guide/ddp.md" in str(caught.value)
+    assert "initialize=" not in str(caught.value).splitlines()[-1]
+
+
+class Replicas:
+    """What the guide says: the wrapper is made in every world."""
+
+    def on_world(self, world):
+        self.model = DistributedDataParallel(dynatrain.current_session().state.model)
+
+
+def test_ddp_in_on_world_travels(start):
+    def build():
+        model = nn.Linear(3, 2)
+        return TrainState(model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
+
+    replicas = Replicas()
+    session = start(build, keep={"replicas": replicas})
+    for _ in range(2):
+        replicas.model(torch.ones(2, 3)).sum().backward()
+        session.state.optimizer.step()
+        session.state.optimizer.zero_grad()
+        before = session.state.model.weight.detach().clone()
+        session.switch("dp=1")
+
+        assert torch.equal(session.state.model.weight, before)
+        assert replicas.model.module is session.state.model
+
+
+def step(state):
+    state.model(torch.ones(2, 3)).sum().backward()
+    state.optimizer.step()
+    state.optimizer.zero_grad()
+
+
+# Bytes of the wrapper are nowhere: moved as a tensor, the moments would be zeros.
+def test_an_optimizer_whose_states_wrap_tensors_is_refused_by_class_and_slot(start):
+    def build():
+        model = nn.Linear(3, 2)
+        return TrainState(model, Coded(model.parameters()))
+
+    session = start(build)
+    step(session.state)
+
+    with pytest.raises(LayoutError, match=r"'weight\|mean' has a Codes") as caught:
+        session.switch("dp=1")
+
+    assert "optimizers with 32-bit states" in str(caught.value)
+    step(session.state)
