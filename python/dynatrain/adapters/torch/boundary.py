@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from torch import nn
+
 from dynatrain._errors import StaleStateError
 from dynatrain._torch_private import (
     fsdp_params_with_gradients,
@@ -29,25 +33,34 @@ def why_not_now(state: TrainState | None) -> str | None:
 
 
 def _not_at_boundary(state: TrainState) -> str | None:
-    for module in state.modules:
+    for lead, module in _all_modules(state):
+        owner = lead.rstrip(".") or "model"
         held = [name for name, param in module.named_parameters() if param.grad is not None]
-        held += fsdp_params_with_gradients(module)
+        held = [lead + name for name in held + fsdp_params_with_gradients(module)]
         if held:
             return (
                 f"session: {len(held)} parameters hold gradients, first {held[0]!r}\n"
                 f"  expected gradients None at a step boundary\n  {_UNCHANGED}\n"
                 "  finish the accumulation; once optimizer.step() has used them, also where "
                 "zero_grad stands at\n  the head of a step, call "
-                "model.zero_grad(set_to_none=True) before the switch"
+                f"{owner}.zero_grad(set_to_none=True) before the switch"
             )
         gathered = unsharded_fsdp_params(module)
         if gathered:
             return (
-                f"session: fully_shard holds {gathered[0]!r} gathered\n"
+                f"session: fully_shard holds {lead + gathered[0]!r} gathered\n"
                 f"  expected sharded parameters at a step boundary\n  {_UNCHANGED}\n"
-                "  finish the backward pass, or call model.reshard()"
+                f"  finish the backward pass, or call {owner}.reshard()"
             )
     return None
+
+
+def _all_modules(state: TrainState) -> Iterator[tuple[str, nn.Module]]:
+    """The model and every module among the extras, with what stands before their FQNs."""
+    yield from state.named_modules()
+    for name, item in state.per_rank_objects():
+        if isinstance(item, nn.Module):
+            yield f"{name}.", item
 
 
 def retire(state: TrainState, target: LiveTensors | None, successor: str) -> None:
