@@ -47,8 +47,10 @@ def _begin(
 
 def _on_meta(engine: Engine, request: Request) -> TrainState | None:
     world = request.world
-    if world is None:
-        return None
+    return None if world is None else _built_on_meta(engine, request, world)
+
+
+def _built_on_meta(engine: Engine, request: Request, world: World) -> TrainState:
     return engine.adapter.build_on_meta(lambda: request.build(world), str(world))
 
 
@@ -58,8 +60,7 @@ def _first(engine: Engine, request: Request, initialize: Initialize | None) -> T
         return None
     if initialize is None:
         return engine.adapter.build(lambda: request.build(world))
-    state = _on_meta(engine, request)
-    assert state is not None
+    state = _built_on_meta(engine, request, world)
     engine.adapter.materialize(engine.adapter.inventory(state), None, ())
     initialize(state, world)
     return state

@@ -15,7 +15,15 @@
 | ``ties.py`` | one parameter under several names, and its copies in another layout |
 | ``sharing.py`` | several tensors over one memory |
 | ``derived.py`` | attributes that torch's hooks compute from parameters |
-| ``values.py`` | param groups, optimizer values, schedulers, scalers, extras |
+| ``values.py`` | what is no tensor of the map: agreement of ranks, the trial of a target |
+| ``groups.py`` | options of param groups by FQN |
+| ``schedulers.py`` | what schedulers ask of the groups; containers with one for each part |
+| ``objects.py`` | schedulers, scaler and extras: ``state_dict`` and back |
+| ``hooks.py`` | state behind ``get_extra_state`` |
+| ``optimizers.py`` | optimizers, those inside of others too, and what they keep beside slots |
+| ``slots.py`` | which tensors that optimizers and extras hold belong to the map |
+| ``trees.py`` | tensors inside lists and dicts, taken out and put back |
+| ``meaning.py`` | whether two values mean the same, and where they differ |
 | ``codec.py`` | values as bytes |
 | ``streams.py`` | random streams of the process |
 | ``boundary.py`` | whether a state is between two steps; the end of a replaced one |
