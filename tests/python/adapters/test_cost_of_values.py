@@ -8,7 +8,7 @@ from torch import nn
 
 from dynatrain import LayoutError, TrainState
 from dynatrain.adapters import Part, Published
-from dynatrain.adapters.torch import TorchAdapter, groups
+from dynatrain.adapters.torch import TorchAdapter, groups, slots
 
 TORCH = TorchAdapter(torch.device("cpu"))
 
@@ -66,3 +66,23 @@ class Counter:
 
     def load_state_dict(self, state_dict):
         assert state_dict == {"value": 1}
+
+
+# A list of averages hashed the names of all parameters for each of its tensors.
+def test_the_parameters_of_a_rank_are_told_once_for_each_extra(monkeypatch):
+    told = []
+    of = slots.digest_of
+    monkeypatch.setattr(slots, "digest_of", lambda params: told.append(params) or of(params))
+
+    class Averages(Counter):
+        def __init__(self, model):
+            self.means = [{n: p.detach().clone() for n, p in model.named_parameters()}]
+
+        def state_dict(self):
+            return {"means": self.means}
+
+    model = nn.Sequential(*(nn.Linear(2, 2) for _ in range(9)))
+    inventory = TORCH.inventory(TrainState(model, extra={"ema": Averages(model)}))
+
+    assert len([name for name in inventory.tensors if name.startswith("extra.ema|")]) == 18
+    assert len(told) == 1

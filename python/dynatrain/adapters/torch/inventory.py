@@ -173,7 +173,7 @@ class LiveTensors(Inventory):
         param = self._by_fqn.get(key)
         if param is not None and self.fqn(param) == key:
             for fqn in self._further.get(id(param), ()):
-                yield slots.name_at(extra, path, fqn, self._by_fqn)
+                yield slots.name_at(extra, path, fqn, slots.digest_of(self._by_fqn))
 
     def _handed_over(self, name: str, item: Stateful) -> Any:
         try:

@@ -93,11 +93,12 @@ def names_in(
         LayoutError: a plain tensor is this rank's shard of a parameter.
     """
     names: dict[trees.Path, str] = {}
+    own = digest_of(params)
     for path, tensor in trees.leaves(tree):
         key = named(path[-1]) if path and isinstance(path[-1], str) else ""
         param = params.get(key)
         if isinstance(tensor, DTensor) or (param is not None and tensor.shape == param.shape):
-            names[path] = name_at(extra, path, key, params)
+            names[path] = name_at(extra, path, key, own)
         elif isinstance(param, DTensor) and tensor.shape == local_tensor(param).shape:
             raise LayoutError(
                 f"adapters: {extra} holds a shard of {key!r} as a plain tensor at "
@@ -109,11 +110,14 @@ def names_in(
     return _once(names, tree, params, named)
 
 
-def name_at(extra: str, path: trees.Path, fqn: str, params: Mapping[str, torch.Tensor]) -> str:
-    """The name of a tensor that an extra holds at a path; ``fqn`` is its parameter's, if any."""
+def name_at(extra: str, path: trees.Path, fqn: str, params: str) -> str:
+    """The name of a tensor that an extra holds at a path.
+
+    ``fqn`` is that of its parameter, if it stands under one; ``params`` is a digest of the rank's.
+    """
     way = trees.text((*path[:-1], fqn) if fqn else path)
     if any(not isinstance(step, str) for step in path):
-        way += f" of {digest_of(params)}"
+        way += f" of {params}"
     return f"{extra}|{way}"
 
 
