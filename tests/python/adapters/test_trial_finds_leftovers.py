@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.nn import utils
 from torch.optim.swa_utils import AveragedModel
 
-import dynatrain
 from dynatrain import LayoutError, TrainState
 
 
@@ -17,26 +15,6 @@ def fill(state, world):
     with torch.no_grad():
         for param in state.model.parameters():
             param.fill_(0.5)
-
-
-@pytest.fixture
-def start(monkeypatch):
-    """Starts a session of one process; ``start(build, initialize)``."""
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-    made = []
-
-    def start(build, initialize=None):
-        made.append(
-            dynatrain.init(lambda world: build(), "dp=1", initialize=initialize, timeout_s=20)
-        )
-        return made[0]
-
-    yield start
-    for session in made:
-        session.close()
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 class Clipper:
@@ -62,7 +40,7 @@ def with_clipper(beside):
 @pytest.mark.parametrize("initialize", [None, fill])
 def test_a_tensor_beside_the_state_dict_of_an_extra_is_refused_by_init(start, initialize):
     with pytest.raises(LayoutError, match=r"'extra\.clip\.beside\[0\]' has no memory"):
-        start(lambda: with_clipper(lambda: [torch.zeros(3)]), initialize)
+        start(lambda: with_clipper(lambda: [torch.zeros(3)]), initialize=initialize)
 
 
 # `initialize` runs once, and no switch after it would.
@@ -72,7 +50,7 @@ def test_what_initialize_gives_memory_to_once_is_refused_all_the_same(start):
         state.extra["clip"].beside = torch.ones(3)
 
     with pytest.raises(LayoutError, match=r"extra\.clip\.beside"):
-        start(lambda: with_clipper(lambda: torch.zeros(3)), once)
+        start(lambda: with_clipper(lambda: torch.zeros(3)), initialize=once)
 
 
 def test_check_says_it_of_a_build_that_changed(start):
@@ -128,7 +106,7 @@ def held():
 @pytest.mark.parametrize("initialize", [None, fill])
 def test_a_parameter_that_autograd_holds_is_refused_by_init(start, initialize):
     with pytest.raises(LayoutError, match=r"autograd holds 'weight\|param'"):
-        start(held, initialize)
+        start(held, initialize=initialize)
     NODES.clear()
 
 

@@ -4,31 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import dynatrain
 from dynatrain import LayoutError, TrainState
 from what_travels.optimizers import Coded
-
-
-@pytest.fixture
-def start(monkeypatch):
-    """Starts a session of one process; ``start(build, **options)``."""
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-    made = []
-
-    def start(build, **options):
-        made.append(dynatrain.init(lambda world: build(), "dp=1", timeout_s=20, **options))
-        return made[0]
-
-    yield start
-    for session in made:
-        session.close()
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 # The constructor talks to all replicas; `initialize=`, which other collectives are sent to, cannot
