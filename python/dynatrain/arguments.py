@@ -17,8 +17,8 @@ import torch
 from torch._C._distributed_c10d import Store
 
 from dynatrain import _settings
-from dynatrain._errors import DeviceError, Error, LayoutError, like, of_family
-from dynatrain.control import refused
+from dynatrain._errors import DeviceError, LayoutError, of_family
+from dynatrain.control import Trouble, raise_alike
 from dynatrain.door import checked_callable, checked_layout, is_text, wrong_argument
 from dynatrain.engine import VERIFY, Options
 from dynatrain.lanes import TRANSPORTS, Nccl
@@ -127,15 +127,10 @@ def agree(store: Store, rank: int, num_ranks: int, found: Checked | Exception) -
     own = of_family(found, "init") if isinstance(found, Exception) else None
     shared = {} if isinstance(found, Exception) else found.shared()
     timeout = _DEFAULT_TIMEOUT if isinstance(found, Exception) else found.options.timeout
-    payload = (shared, None if own is None else (str(own), like(own, "")))
+    payload = (shared, None if own is None else Trouble.of(own))
     meeting = Rendezvous(store, rank, num_ranks, max(timeout, _DEFAULT_TIMEOUT), purpose="init")
     answers = [pickle.loads(answer) for answer in meeting.meet(pickle.dumps(payload)).payloads]
-    failed = {number: answer[0] for number, (_, answer) in enumerate(answers) if answer is not None}
-    if failed:
-        example: Error = next(answer[1] for _, answer in answers if answer is not None)
-        if own is not None and isinstance(own, type(example)):
-            raise own
-        raise refused("init", failed, example) from own
+    raise_alike("init", own, [trouble for _, trouble in answers])
     assert not isinstance(found, Exception)
     _check_same([shared for shared, _ in answers])
     return found

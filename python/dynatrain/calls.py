@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dynatrain._errors import LayoutError, of_family
-from dynatrain.control import refused
+from dynatrain._errors import Error, LayoutError, of_family
+from dynatrain.control import Trouble, raise_alike
 from dynatrain.data import ElasticLoader, ElasticSampler
 from dynatrain.layout import Layout
 from dynatrain.rendezvous import Rendezvous
@@ -27,7 +27,7 @@ class Call:
         step: completed steps.
         ready: whether the rank holds the target prepared.
         connected: whether its union communicator stands.
-        problem: why it refuses, or None.
+        problem: what it refuses with, or None.
         cursors: where its kept loaders stand, in global batches; empty on a rank that idles.
         names: new names of tensors that it was given, by their names, sorted.
     """
@@ -37,7 +37,7 @@ class Call:
     step: int
     ready: bool
     connected: bool
-    problem: str | None
+    problem: Trouble | None
     cursors: Mapping[str, int] = field(default_factory=dict)
     names: tuple[tuple[str, str], ...] = ()
 
@@ -49,26 +49,28 @@ class Call:
 class Calls:
     """Meetings in which every rank learns what all others called."""
 
-    def __init__(self, meeting: Rendezvous, rank: int) -> None:
+    def __init__(self, meeting: Rendezvous) -> None:
         self._meeting = meeting
-        self._rank = rank
 
-    def meet(self, own: Call) -> list[Call]:
+    def meet(self, own: Call, problem: Error | None = None) -> list[Call]:
         """Meets all ranks; returns their calls by rank.
+
+        Args:
+            own: what this rank brings.
+            problem: what this rank refuses with, or None.
 
         Raises:
             TransportError: ranks are missing.
-            LayoutError: the calls differ, or a rank refuses; the same outcome on every rank.
+            LayoutError: the calls differ.
+            An error of the kind of the lowest rank that refuses. Either is the same on every rank.
         """
+        if problem is not None:
+            own = replace(own, problem=Trouble.of(problem))
         payloads = self._meeting.meet(pickle.dumps(own)).payloads
         calls: list[Call] = [pickle.loads(payload) for payload in payloads]
         _check_same(calls)
         _check_cursors(calls)
-        problems = {rank: call.problem for rank, call in enumerate(calls) if call.problem}
-        if self._rank in problems:
-            raise LayoutError(problems[self._rank])
-        if problems:
-            raise refused("the call", problems)
+        raise_alike("the call", problem, [call.problem for call in calls])
         return calls
 
 
@@ -106,13 +108,13 @@ def _check_cursors(calls: Sequence[Call]) -> None:
     )
 
 
-def reason_to_refuse(layout: Layout, num_ranks: int, keep: Mapping[str, Any]) -> str | None:
-    """Why no rank of the job, or no kept object of this one, can go to ``layout``; or None.
+def check_target(layout: Layout, num_ranks: int, keep: Mapping[str, Any]) -> None:
+    """Raises when no rank of the job, or a kept object of this one, can go to ``layout``.
 
     Kept objects that have ``check_layout(layout)`` may refuse by raising.
     """
     if layout.world_size > num_ranks:
-        return (
+        raise LayoutError(
             f"session: {layout} needs {layout.world_size} ranks\n"
             f"  the job has {num_ranks}\n  {_UNCHANGED}\n"
             "  choose sizes whose product is at most the number of ranks"
@@ -121,8 +123,7 @@ def reason_to_refuse(layout: Layout, num_ranks: int, keep: Mapping[str, Any]) ->
         if hasattr(item, "check_layout"):
             try:
                 item.check_layout(layout)
-            except LayoutError as error:
-                return str(error)
-            except Exception as error:  # noqa: BLE001 - the user's code; the others must learn it
-                return str(of_family(error, f"check_layout of the kept object {name!r}"))
-    return None
+            except Error:
+                raise
+            except Exception as error:
+                raise of_family(error, f"check_layout of the kept object {name!r}") from error

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import accumulate
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
-from dynatrain._errors import Error, LayoutError, TransportError, like, of_family
+from dynatrain._errors import Error, TransportError, like, of_family
 from dynatrain._torch_private import new_group
 
 _T = TypeVar("_T")
@@ -159,17 +159,10 @@ class Control:
             own error where that is of this kind, else it names the ranks and what they met.
         """
         own = None if error is None else of_family(error, phase)
-        outcome: tuple[str | None, Any] = (None, value)
-        if own is not None:
-            outcome = (f"{type(own).__name__}: {own}", like(own, ""))
-        outcomes = self.gather(outcome)
-        failed = {rank: text for rank, (text, _) in enumerate(outcomes) if text is not None}
-        if not failed:
-            return [item for _, item in outcomes]
-        example: Error = next(shown for text, shown in outcomes if text is not None)
-        if own is not None and isinstance(own, type(example)):
-            raise own
-        raise refused(phase, failed, example) from own
+        trouble = None if own is None else Trouble.of(own)
+        outcomes = self.gather((trouble, value if own is None else None))
+        raise_alike(phase, own, [trouble for trouble, _ in outcomes])
+        return [item for _, item in outcomes]  # type: ignore[misc] # without trouble, of all ranks
 
     def _lost(self, error: RuntimeError) -> TransportError:
         self.lost = True
@@ -181,15 +174,48 @@ class Control:
         )
 
 
-def refused(phase: str, failed: dict[int, str], example: Error | None = None) -> Error:
-    """The error of a rank whose peers refused, of the kind of one of theirs."""
-    lines = "\n".join(f"  rank {rank}: {text}" for rank, text in failed.items())
+@dataclass(frozen=True)
+class Trouble:
+    """What a rank tells the others of an error that it met.
+
+    Attributes:
+        text: its class and message.
+        example: an error of its kind, with its facts, that says nothing.
+    """
+
+    text: str
+    example: Error
+
+    @staticmethod
+    def of(error: Error) -> Trouble:
+        """What is to be told of ``error``."""
+        return Trouble(f"{type(error).__name__}: {error}", like(error, ""))
+
+
+def raise_alike(phase: str, own: Error | None, troubles: Sequence[Trouble | None]) -> None:
+    """Raises on every rank when one is in trouble, everywhere an error of the same kind.
+
+    It is the kind of the lowest rank in trouble. A rank raises its own error where that is of this
+    kind, else one that names the ranks and what they met.
+
+    Args:
+        phase: words for what was tried.
+        own: the error of this rank, or None.
+        troubles: what each rank told, this one included; None for a rank that met no error.
+    """
+    failed = {rank: trouble for rank, trouble in enumerate(troubles) if trouble is not None}
+    if not failed:
+        return
+    example = next(iter(failed.values())).example
+    if own is not None and isinstance(own, type(example)):
+        raise own
+    lines = "\n".join(f"  rank {rank}: {trouble.text}" for rank, trouble in failed.items())
     message = (
         f"session: {phase} was refused by {len(failed)} of the ranks\n{lines}\n"
         "  nothing was moved; the source state is intact on all ranks, training may go on\n"
         "  mend what these ranks say, and call again on all ranks"
     )
-    return LayoutError(message) if example is None else like(example, message)
+    raise like(example, message) from own
 
 
 def merge_plain(publications: Sequence[Publication]) -> list[tuple[bytes, list[int]]]:

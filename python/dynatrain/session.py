@@ -14,7 +14,7 @@ from torch._C._distributed_c10d import Store
 from dynatrain._errors import Error, LayoutError, TransportError, of_family
 from dynatrain.adapters.port import Adapter
 from dynatrain.beginning import Initialize, begin
-from dynatrain.calls import Call, Calls, cursors_of, reason_to_refuse
+from dynatrain.calls import Call, Calls, check_target, cursors_of
 from dynatrain.collector import collector_held_off
 from dynatrain.door import (
     checked_callable,
@@ -60,7 +60,7 @@ class Session(Position):
         self._meeting = Rendezvous(
             store, self._engine.rank, self._engine.num_ranks, options.timeout
         )
-        self._calls = Calls(self._meeting, self._engine.rank)
+        self._calls = Calls(self._meeting)
         self._worlds = Worlds(self._engine, device, groups)
         self._in_step = False
         self._loops = 0
@@ -221,15 +221,14 @@ class Session(Position):
         """Meets all ranks over one operation; returns whether all hold ``layout`` prepared."""
         problem, ready, cursors = None, False, {}
         try:
-            problem = self._why_not(layout, self._now.keep)
-            if problem is None:
-                ready = self._is_ready(layout, names)
+            self._check_now(layout, self._now.keep)
+            ready = self._is_ready(layout, names)
             cursors = cursors_of(self._now.keep) if self.active else {}
         except Exception as error:  # noqa: BLE001 - the others must learn of it, not wait
-            problem = str(of_family(error, f"the call of {op}"))
+            problem = of_family(error, f"the call of {op}")
         connected, renamed = self._engine.connected, tuple(sorted(names.items()))
-        own = Call(op, str(layout), self._completed, ready, connected, problem, cursors, renamed)
-        calls = self._calls.meet(own)
+        own = Call(op, str(layout), self._completed, ready, connected, None, cursors, renamed)
+        calls = self._calls.meet(own, problem)
         self._reconnect(calls)
         return self._all_ready(calls)
 
@@ -242,10 +241,12 @@ class Session(Position):
             return False
         return prepared.refresh(self._engine, self._now.state)
 
-    def _why_not(self, layout: Layout, keep: Mapping[str, Any]) -> str | None:
-        """The message of a refusal to go to ``layout`` now, or None."""
-        problem = reason_to_refuse(layout, self._engine.num_ranks, keep)
-        return self._adapter.why_not_now(self._now.state) if problem is None else problem
+    def _check_now(self, layout: Layout, keep: Mapping[str, Any]) -> None:
+        """Raises when this rank cannot go to ``layout`` now."""
+        check_target(layout, self._engine.num_ranks, keep)
+        why_not = self._adapter.why_not_now(self._now.state)
+        if why_not is not None:
+            raise LayoutError(why_not)
 
     def _reconnect(self, calls: Sequence[Call]) -> None:
         if not all(call.connected for call in calls):
@@ -275,9 +276,9 @@ class Session(Position):
         try:
             ready = prepared is not None and prepared.refresh(self._engine, None)
         except Exception as error:  # noqa: BLE001 - the others must learn of it, not wait
-            problem = str(of_family(error, "an idle rank"))
-        own = Call("attend", "", 0, ready, self._engine.connected, problem)
-        calls = self._calls.meet(own)
+            problem = of_family(error, "an idle rank")
+        own = Call("attend", "", 0, ready, self._engine.connected, None)
+        calls = self._calls.meet(own, problem)
         self._reconnect(calls)
         asked = next(call for call in calls if call.operation != "attend")
         if asked.operation in QUESTIONS:
@@ -345,7 +346,7 @@ class Session(Position):
         """Builds the first world and state; called once by :func:`dynatrain.init`. Collective."""
         engine = self._engine
         engine.connect()
-        engine.together("the first layout", lambda: self._refuse_first(layout, keep))
+        engine.together("the first layout", lambda: self._check_now(layout, keep))
         world = self._worlds.at(layout, 0)
         state = begin(engine, Request(layout, world, self._build, {}), initialize)
         self._now.install(layout, world, state)
@@ -360,11 +361,6 @@ class Session(Position):
             errors = self._now.move_kept()
         if errors:
             raise errors[0]
-
-    def _refuse_first(self, layout: Layout, keep: Mapping[str, Any]) -> None:
-        problem = self._why_not(layout, keep)
-        if problem is not None:
-            raise LayoutError(problem)
 
     def fingerprint(self) -> str:
         """The fingerprint of the present state, the same in every layout. Collective."""
