@@ -96,21 +96,32 @@ class Rendezvous:
     def wait_called(self, ended: str) -> bool:
         """Blocks an idle rank until some rank calls a meeting (True) or ``ended`` is set (False).
 
+        A call that stands while ``ended`` is set was made after the loop: all ranks of the loop
+        have left it, and their calls in it were answered or given up before. This rank makes it
+        itself, where its own script says so.
+
         Only for ranks that do not train: it asks the store every few milliseconds.
         """
         with _store_answers():
             while True:
                 self._skip_decided()
-                if self._store.check([f"{self._attempt}/called"]):
-                    return True
+                # In this order: a call that is seen before the end was made before the end.
+                called = self._store.check([f"{self._attempt}/called"])
                 if self._store.check([ended]):
                     return False
+                if called:
+                    return True
                 time.sleep(_IDLE_POLL_SECONDS)
 
-    def announce(self, key: str) -> None:
+    def announce(self, key: str, value: str) -> None:
         """Sets a key that idle ranks look for in :meth:`wait_called`."""
         with _store_answers():
-            self._store.set(key, "1")
+            self._store.set(key, value)
+
+    def announced(self, key: str) -> str:
+        """What was announced under a key that is set."""
+        with _store_answers():
+            return self._store.get(key).decode()
 
     def _skip_decided(self) -> None:
         while self._store.check([f"{self._attempt}/decision"]):

@@ -96,7 +96,7 @@ class Session(Position):
 
     def _announce(self, ended: str) -> None:
         try:
-            self._meeting.announce(ended)
+            self._meeting.announce(ended, str(self._step))
         except TransportError as error:  # nobody is left to hear it
             _log.warning("ranks that idle were not told of the end of the loop: %s", error)
 
@@ -104,6 +104,7 @@ class Session(Position):
         """Attends what others call while this rank idles; False when their loop has ended."""
         while not self.active:
             if not self._meeting.wait_called(ended):
+                self._step = int(self._meeting.announced(ended))  # calls name it, also this rank's
                 return False
             self._attend()
         return True

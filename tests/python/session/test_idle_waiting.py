@@ -1,0 +1,89 @@
+"""What a rank that idles hears, whatever happens between two of its looks at the store."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from torch.distributed import HashStore
+
+from dynatrain import TransportError
+from dynatrain.rendezvous import Rendezvous
+
+SHORT, LONG = timedelta(seconds=0.05), timedelta(seconds=20)
+
+
+class Interposed:
+    """A store in which something happens just before the idle rank looks for the n-th time."""
+
+    def __init__(self, store, before, happens):
+        self._store, self._before, self._happens = store, before, happens
+
+    def check(self, keys):
+        if self._before == 0:
+            self._happens()
+        self._before -= 1
+        return self._store.check(keys)
+
+
+class Trainer:
+    """The rank that trains; its deadline passes at once unless the idle rank comes."""
+
+    def __init__(self, store):
+        self.member = Rendezvous(store, 0, 2, SHORT)
+
+    def calls(self):
+        """A call that nobody has answered yet."""
+        self.member._store.set(f"{self.member._attempt}/called", "1")
+
+    def gives_up_a_call(self):
+        with pytest.raises(TransportError, match=r"\[1\]"):
+            self.member.meet(b"")
+
+    def ends_its_loop(self):
+        self.member.announce("ended/1", "3")
+
+
+#: More looks than one round of waiting takes.
+LOOKS = range(7)
+
+
+def heard(before, *happens):
+    """What an idle rank hears when the trainer does all of ``happens`` between two of its looks."""
+    store = HashStore()
+    trainer, idle = Trainer(store), Rendezvous(store, 1, 2, LONG)
+
+    def do_all():
+        for act in happens:
+            act(trainer)
+
+    idle._store = Interposed(idle._store, before, do_all)
+    return idle.wait_called("ended/1")
+
+
+@pytest.mark.parametrize("before", LOOKS)
+def test_call_of_the_loop_is_attended(before):
+    assert heard(before, Trainer.calls) is True
+
+
+@pytest.mark.parametrize("before", LOOKS)
+def test_end_of_the_loop_is_heard(before):
+    assert heard(before, Trainer.ends_its_loop) is False
+
+
+# All ranks make such a call from their scripts: an idle rank that attended it in its loop would
+# make it once more, alone, and wait there for the deadline.
+@pytest.mark.parametrize("before", LOOKS)
+def test_call_made_after_the_loop_is_left_to_the_script(before):
+    assert heard(before, Trainer.ends_its_loop, Trainer.calls) is False
+
+
+# The trainer left its loop with an error: nobody is there to be met.
+@pytest.mark.parametrize("before", LOOKS)
+def test_call_that_was_given_up_does_not_outlive_the_loop(before):
+    assert heard(before, Trainer.gives_up_a_call, Trainer.ends_its_loop) is False
+
+
+@pytest.mark.parametrize("before", LOOKS)
+def test_call_after_one_that_was_given_up_is_attended(before):
+    assert heard(before, Trainer.gives_up_a_call, Trainer.calls) is True
