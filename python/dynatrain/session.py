@@ -127,10 +127,17 @@ class Session(Position):
             return
         layout, future = self._request
         self._request = None
+        # From here on nobody can cancel it any more.
+        cancelled = None if future.set_running_or_notify_cancel() else _cancelled(layout)
         try:
-            future.set_result(self.switch(layout))
+            report = self._switch_together(layout, None, cancelled)
         except Exception as error:  # noqa: BLE001 - the future is where the caller looks
-            future.set_exception(error)
+            if cancelled is None:
+                future.set_exception(error)
+            elif error is not cancelled:
+                _log.warning("a switch that was requested and cancelled here failed: %s", error)
+        else:
+            future.set_result(report)
 
     # ---- switching -----------------------------------------------------------------------------
 
@@ -138,14 +145,16 @@ class Session(Position):
         """Asks for a switch at the next step boundary of :meth:`steps`.
 
         Every active rank must ask in the same step. The future holds the report, or the error; the
-        training goes on either way.
+        training goes on either way. A request is cancelled by ``future.cancel()`` before the
+        boundary, on every active rank: were it cancelled on some, nothing is switched and the
+        futures of the others hold a LayoutError that names these ranks.
 
         Raises:
             LayoutError: ``layout`` is none, or a switch is requested already.
         """
         target = checked_layout("request", layout)
         future: Future[SwitchReport] = Future()
-        if self._request is not None:
+        if self._request is not None and not self._request[1].cancelled():
             raise LayoutError(
                 f"session: a switch to {self._request[0]} is already requested\n"
                 "  nothing was changed\n  wait for its future"
@@ -210,18 +219,31 @@ class Session(Position):
             What a kept object's ``on_world`` or a callback raised: the switch is done then, on this
             rank as on all others.
         """
+        return self._switch_together(layout, names)
+
+    def _switch_together(
+        self,
+        layout: Layout | str,
+        names: Mapping[str, str] | None,
+        problem: LayoutError | None = None,
+    ) -> SwitchReport:
+        """Meets all ranks and switches; ``problem`` is what this rank refuses it with."""
         with public_call("switch", self._adapter):
             target, renamed = checked_layout("switch", layout), checked_names("switch", names)
             clock = Clock(self._engine.rank)
             with clock.phase("meet"):
-                ready = self._call("switch", target, renamed)
+                ready = self._call("switch", target, renamed, problem)
             report, errors = self._switch(target, renamed, clock, ready)
         return self._told(report, errors)
 
-    def _call(self, op: str, layout: Layout, names: Mapping[str, str]) -> bool:
+    def _call(
+        self, op: str, layout: Layout, names: Mapping[str, str], problem: Error | None = None
+    ) -> bool:
         """Meets all ranks over one operation; returns whether all hold ``layout`` prepared."""
-        problem, ready, cursors = None, False, {}
+        ready, cursors = False, {}
         try:
+            if problem is not None:
+                raise problem
             self._check_now(layout, self._now.keep)
             ready = self._is_ready(layout, names)
             cursors = cursors_of(self._now.keep) if self.active else {}
@@ -382,3 +404,12 @@ class Session(Position):
     def close(self) -> None:
         """Ends the session's communicator; the present state stays usable."""
         self._engine.disconnect("the session was closed")
+
+
+def _cancelled(layout: Layout) -> LayoutError:
+    return LayoutError(
+        f"session: the requested switch to {layout} was cancelled on this rank\n"
+        "  expected its future to be cancelled on every rank, or on none\n"
+        "  nothing was moved; the source state is intact\n"
+        "  cancel it on all active ranks in the same step"
+    )
