@@ -30,6 +30,7 @@ from dynatrain.questions import QUESTIONS
 from dynatrain.rehearsal import leaving_nothing, rehearse
 from dynatrain.rendezvous import Rendezvous
 from dynatrain.report import SwitchReport
+from dynatrain.requested import Requested
 from dynatrain.switching import Telling, run
 from dynatrain.transition import Prepared, Request, prepare
 from dynatrain.world import Build
@@ -65,7 +66,7 @@ class Session(Position):
         self._in_step = False
         self._loops = 0
         self._prepared: Prepared | None = None
-        self._request: tuple[Layout, Future[SwitchReport]] | None = None
+        self._request: Requested | None = None
         self._callbacks: list[Callable[[SwitchReport], None]] = []
 
     # ---- the loop ------------------------------------------------------------------------------
@@ -125,19 +126,8 @@ class Session(Position):
     def _run_request(self) -> None:
         if self._request is None:
             return
-        layout, future = self._request
-        self._request = None
-        # From here on nobody can cancel it any more.
-        cancelled = None if future.set_running_or_notify_cancel() else _cancelled(layout)
-        try:
-            report = self._switch_together(layout, None, cancelled)
-        except Exception as error:  # noqa: BLE001 - the future is where the caller looks
-            if cancelled is None:
-                future.set_exception(error)
-            elif error is not cancelled:
-                _log.warning("a switch that was requested and cancelled here failed: %s", error)
-        else:
-            future.set_result(report)
+        requested, self._request = self._request, None
+        requested.run(lambda problem: self._switch_together(requested.layout, None, problem))
 
     # ---- switching -----------------------------------------------------------------------------
 
@@ -153,14 +143,10 @@ class Session(Position):
             LayoutError: ``layout`` is none, or a switch is requested already.
         """
         target = checked_layout("request", layout)
-        future: Future[SwitchReport] = Future()
-        if self._request is not None and not self._request[1].cancelled():
-            raise LayoutError(
-                f"session: a switch to {self._request[0]} is already requested\n"
-                "  nothing was changed\n  wait for its future"
-            )
-        self._request = (target, future)
-        return future
+        if self._request is not None:
+            self._request.check_replaceable()
+        self._request = Requested(target)
+        return self._request.future
 
     def on_switch(self, callback: Callable[[SwitchReport], None]) -> None:
         """Calls ``callback(report)`` on this rank after every switch."""
@@ -404,12 +390,3 @@ class Session(Position):
     def close(self) -> None:
         """Ends the session's communicator; the present state stays usable."""
         self._engine.disconnect("the session was closed")
-
-
-def _cancelled(layout: Layout) -> LayoutError:
-    return LayoutError(
-        f"session: the requested switch to {layout} was cancelled on this rank\n"
-        "  expected its future to be cancelled on every rank, or on none\n"
-        "  nothing was moved; the source state is intact\n"
-        "  cancel it on all active ranks in the same step"
-    )

@@ -1,0 +1,60 @@
+"""A switch that was asked for ahead of the step boundary, and the future that tells how it went."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from dynatrain._errors import LayoutError
+from dynatrain.layout import Layout
+from dynatrain.report import SwitchReport
+
+_log = logging.getLogger("dynatrain.session")
+
+
+class Requested:
+    """A request of this rank.
+
+    Attributes:
+        layout: the target.
+        future: what the caller was given.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.future: Future[SwitchReport] = Future()
+
+    def check_replaceable(self) -> None:
+        """Raises LayoutError while the request stands; a cancelled one may be replaced."""
+        if not self.future.cancelled():
+            raise LayoutError(
+                f"session: a switch to {self.layout} is already requested\n"
+                "  nothing was changed\n  wait for its future, or cancel it on all ranks"
+            )
+
+    def run(self, switch: Callable[[LayoutError | None], SwitchReport]) -> None:
+        """Calls ``switch(problem)`` and tells the future how it went.
+
+        A rank on which the future was cancelled comes to the call as well and refuses there, with
+        ``problem``: the others would wait for it.
+        """
+        # From here on nobody can cancel it any more.
+        cancelled = None if self.future.set_running_or_notify_cancel() else self._cancelled()
+        try:
+            report = switch(cancelled)
+        except Exception as error:  # noqa: BLE001 - the future is where the caller looks
+            if cancelled is None:
+                self.future.set_exception(error)
+            elif error is not cancelled:
+                _log.warning("a switch that was requested and cancelled here failed: %s", error)
+        else:
+            self.future.set_result(report)
+
+    def _cancelled(self) -> LayoutError:
+        return LayoutError(
+            f"session: the requested switch to {self.layout} was cancelled on this rank\n"
+            "  expected its future to be cancelled on every rank, or on none\n"
+            "  nothing was moved; the source state is intact\n"
+            "  cancel it on all active ranks in the same step"
+        )
