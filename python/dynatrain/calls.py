@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dynatrain._errors import Error, LayoutError, of_family
+from dynatrain._errors import Error, InternalError, LayoutError, of_family
 from dynatrain.control import Trouble, raise_alike
 from dynatrain.data import ElasticLoader, ElasticSampler
 from dynatrain.layout import Layout
@@ -66,12 +67,31 @@ class Calls:
         """
         if problem is not None:
             own = replace(own, problem=Trouble.of(problem))
-        payloads = self._meeting.meet(pickle.dumps(own)).payloads
-        calls: list[Call] = [pickle.loads(payload) for payload in payloads]
+        with _decided_everywhere() if own.operation == "commit" else nullcontext():
+            payloads = self._meeting.meet(pickle.dumps(own)).payloads
+            calls: list[Call] = [pickle.loads(payload) for payload in payloads]
         _check_same(calls)
         _check_cursors(calls)
         raise_alike("the call", problem, [call.problem for call in calls])
         return calls
+
+
+@contextmanager
+def _decided_everywhere() -> Iterator[None]:
+    """Says of what fails in a vote that others may have gone on: two worlds must never train."""
+    try:
+        yield
+    except Error:
+        raise
+    except Exception as error:
+        raise InternalError(
+            "session: this rank could not learn how the vote ended, "
+            f"{type(error).__name__}: {error}\n"
+            "  expected only the store and other ranks to fail there\n"
+            "  this rank has switched nothing and its state is intact, but others may have\n"
+            "  end the job and start it from its last checkpoint; if memory had not run out, "
+            "please report this as a bug, with the error above this one"
+        ) from error
 
 
 def _check_same(calls: Sequence[Call]) -> None:

@@ -7,7 +7,7 @@ done then.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,13 +22,20 @@ Names = Mapping[str, str]
 
 
 @contextmanager
-def only_family(call: str) -> Iterator[None]:
-    """Lets errors of the family pass and turns any other one into one of them."""
+def only_family(call: str, epoch: Callable[[], int] = lambda: 0) -> Iterator[None]:
+    """Lets errors of the family pass and turns any other one into one of them.
+
+    Where ``epoch()`` has gone on meanwhile, the vote is over and the switch is done: whatever then
+    comes, also of the family, would say that nothing was moved, and is an InternalError.
+    """
+    before = epoch()
     try:
         yield
-    except Error:
-        raise
     except Exception as error:
+        if epoch() != before:
+            raise _after_the_vote(call, error) from error
+        if isinstance(error, Error):
+            raise
         if isinstance(error, DistError) or is_out_of_memory(error):
             raise of_family(error, call) from error
         raise InternalError(
@@ -39,10 +46,22 @@ def only_family(call: str) -> Iterator[None]:
         ) from error
 
 
+def _after_the_vote(call: str, error: Exception) -> InternalError:
+    return InternalError(
+        f"session: {call} met what it did not expect once the ranks had voted, "
+        f"{type(error).__name__}: {error}\n"
+        "  expected that nothing fails then but callbacks and kept objects of the script\n"
+        "  the switch is done on all ranks and cannot be undone; session.layout is the new one, "
+        "but kept objects and random streams of this rank may not have followed\n"
+        "  end the job and start it from its last checkpoint; if memory had not run out, please "
+        "report this as a bug, with the error above this one"
+    )
+
+
 @contextmanager
-def public_call(call: str, adapter: Adapter[Any]) -> Iterator[None]:
+def public_call(call: str, adapter: Adapter[Any], epoch: Callable[[], int]) -> Iterator[None]:
     """Everything that a call of a session does, but for callbacks after a switch."""
-    with adapter.undisturbed(), only_family(call):
+    with adapter.undisturbed(), only_family(call, epoch):
         yield
 
 

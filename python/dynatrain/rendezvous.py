@@ -32,7 +32,8 @@ def _store_answers() -> Iterator[None]:
         raise TransportError(
             f"session: the job's store does not answer: {error}\n"
             "  expected the process that holds it, mostly rank 0 or the launcher, to be alive\n"
-            "  no switch was begun; the state of this rank is intact\n"
+            "  this rank has switched nothing and its state is intact; others may have, if it was "
+            "their vote\n"
             "  save a checkpoint if the groups still work, and start the job again",
             retryable=False,
         ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -159,7 +160,7 @@ class Session(Position):
         The target's memory is held from now on. One layout is prepared at a time; preparing
         another one drops the former.
         """
-        with public_call("prepare", self._adapter):
+        with self._public("prepare"):
             target, renamed = checked_layout("prepare", layout), checked_names("prepare", names)
             self._call("prepare", target, renamed)
             self._prepare(target, renamed)
@@ -176,7 +177,7 @@ class Session(Position):
         Raises:
             What the switch would raise before anything moves; the state is unchanged.
         """
-        with public_call("check", self._adapter):
+        with self._public("check"):
             target, renamed = checked_layout("check", layout), checked_names("check", names)
             self._call("check", target, renamed)
             return self._rehearse(target, renamed)
@@ -214,13 +215,16 @@ class Session(Position):
         problem: LayoutError | None = None,
     ) -> SwitchReport:
         """Meets all ranks and switches; ``problem`` is what this rank refuses it with."""
-        with public_call("switch", self._adapter):
+        with self._public("switch"):
             target, renamed = checked_layout("switch", layout), checked_names("switch", names)
             clock = Clock(self._engine.rank)
             with clock.phase("meet"):
                 ready = self._call("switch", target, renamed, problem)
             report, errors = self._switch(target, renamed, clock, ready)
         return self._told(report, errors)
+
+    def _public(self, call: str) -> AbstractContextManager[None]:
+        return public_call(call, self._adapter, lambda: self._now.epoch)
 
     def _call(
         self, op: str, layout: Layout, names: Mapping[str, str], problem: Error | None = None
@@ -270,10 +274,13 @@ class Session(Position):
     def _attend(self) -> None:
         """An idle rank's part in an operation that others called."""
         done: tuple[SwitchReport, list[Exception]] | None = None
+        epoch = self._now.epoch
         try:
-            with public_call("an idle rank", self._adapter):
+            with self._public("an idle rank"):
                 done = self._join_call()
         except Error as error:
+            if self._now.epoch != epoch:  # this rank is where the others are, and not whole
+                raise
             _log.warning("an idle rank saw a call fail: %s", error)
         if done is not None:
             self._told(*done)
@@ -381,7 +388,7 @@ class Session(Position):
 
     def _ask(self, question: str) -> Any:
         """Asks all ranks, idle ones too, something about the present state. Collective."""
-        with public_call(question, self._adapter):
+        with self._public(question):
             connected = self._engine.connected
             own = Call(question, str(self.layout), self._completed, False, connected, None)
             self._reconnect(self._calls.meet(own))

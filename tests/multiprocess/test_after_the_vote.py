@@ -1,0 +1,37 @@
+"""A rank that fails after the vote: it ends, it knows why, and the others train on."""
+
+from __future__ import annotations
+
+from dynatrain import InternalError
+from sessions import start
+
+
+def fail_after_the_vote(rank, world_size, failing):
+    session = start("dp=3", timeout_s=8)  # the others wait for its numbers as long
+    if rank == failing:
+
+        def short(*args):
+            raise MemoryError("no room")
+
+        session._adapter.continue_streams = short
+    seen = []
+    try:
+        for step in session.steps(3):
+            seen.append((step, str(session.layout)))
+            if step == 0:
+                session.switch("dp=4")
+    except InternalError as error:
+        return "the switch is done" in str(error), str(session.layout), seen
+    return None, str(session.layout), seen
+
+
+# A rank that idled logged the failure and went on, with random streams that were not its own.
+def test_rank_that_fails_after_the_vote_ends_also_when_it_idled(pool):
+    for failing in (1, 3):
+        for rank, (told, layout, seen) in enumerate(pool.run(fail_after_the_vote, failing)):
+            assert layout == "dp=4"
+            if rank == failing:
+                assert told is True
+            else:
+                assert told is None
+                assert seen[-2:] == [(1, "dp=4"), (2, "dp=4")]

@@ -1,0 +1,96 @@
+"""What fails once the ranks have voted says that the switch is done, whatever it was."""
+
+from __future__ import annotations
+
+import pytest
+
+from dynatrain import BudgetError, InternalError, LayoutError, TransportError, calls, switching
+
+ERRORS = [
+    MemoryError("no room"),
+    LayoutError("nothing was moved"),
+    BudgetError("no room"),
+    KeyError(),
+]
+CLAIMS = ("nothing was moved", "state is intact", "training may go on")
+
+
+def fails_with(error):
+    def fail(*_args, **_kwargs):
+        raise error
+
+    return fail
+
+
+def claims_intact(error):
+    """Whether a message says by itself, not by what it is chained to, that nothing happened."""
+    own = "\n".join(str(error).splitlines()[1:])
+    return any(claim in own for claim in CLAIMS)
+
+
+# `except BudgetError` of a script would train on as if it still had the source.
+@pytest.mark.parametrize("moment", ["retire", "continue_streams", "tell"])
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_failure_after_the_vote_is_an_internal_error(start, monkeypatch, moment, error):
+    session = start()
+    if moment == "tell":
+        monkeypatch.setattr(switching, "_tell", fails_with(error))
+    else:
+        monkeypatch.setattr(session._adapter, moment, fails_with(error))
+
+    with pytest.raises(InternalError, match="the switch is done") as raised:
+        session.switch("dp=1")
+
+    assert raised.value.__cause__ is error
+    assert not claims_intact(raised.value)
+    assert "start it from its last checkpoint" in str(raised.value)
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_request_s_future_says_that_the_switch_is_done(start, monkeypatch, error):
+    session = start()
+    monkeypatch.setattr(session._adapter, "retire", fails_with(error))
+    future = None
+    for step in session.steps(2):
+        if step == 0:
+            future = session.request("dp=1")
+
+    assert isinstance(future.exception(0), InternalError)
+
+
+# Ranks that got their memory have voted, and one that did not cannot tell: it must not train on.
+def test_rank_that_cannot_read_the_vote_does_not_claim_that_nothing_happened(start, monkeypatch):
+    session = start()
+    meet = session._meeting.meet
+    moments = []
+
+    def fail_at_the_vote(payload):
+        met = meet(payload)
+        moments.append(met.name)
+        if len(moments) == 2:
+            raise MemoryError("no room")
+        return met
+
+    monkeypatch.setattr(session._meeting, "meet", fail_at_the_vote)
+    with pytest.raises(InternalError, match="others may have") as raised:
+        session.switch("dp=1")
+
+    assert session.world.epoch == 0
+    assert "training may go on" not in str(raised.value)
+
+
+# The vote itself refuses as every call does, and so do the phases before it.
+def test_failure_before_the_vote_is_of_its_kind(start, monkeypatch):
+    session = start()
+    refused = TransportError("session: nobody came\n  nothing was moved")
+    with monkeypatch.context() as patched:
+        patched.setattr(calls.Calls, "meet", fails_with(refused))
+        with pytest.raises(TransportError) as raised:
+            session.switch("dp=1")
+    assert raised.value is refused
+
+    with monkeypatch.context() as patched:
+        patched.setattr(session._adapter, "take_values", fails_with(MemoryError("no room")))
+        with pytest.raises(BudgetError, match="the source state is intact"):
+            session.switch("dp=1")
+    assert session.switch("dp=1").epoch == 1
