@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from dynatrain import arguments
-from dynatrain._errors import LayoutError, TransportError
+from dynatrain._errors import LayoutError, TransportError, of_family
 from dynatrain._torch_private import session_store, single_process_store
 from dynatrain.adapters.torch import TorchAdapter
 from dynatrain.arguments import Given
@@ -119,7 +119,7 @@ def _started(given: Given) -> Session:
     try:
         found = arguments.check(given)
     except Exception as error:  # noqa: BLE001 - the other ranks must learn of it
-        found = error
+        found = of_family(error, "init")
     if isinstance(found, Exception) and not dist.is_initialized() and "RANK" not in os.environ:
         raise found  # a job of one; nothing was started
     _join()

@@ -19,8 +19,9 @@ from torch._C._distributed_c10d import Store
 from dynatrain import _settings
 from dynatrain._errors import DeviceError, LayoutError, of_family
 from dynatrain.control import Trouble, raise_alike
-from dynatrain.door import checked_callable, checked_layout, is_text, wrong_argument
+from dynatrain.door import checked_callable, checked_layout, looking, wrong_argument
 from dynatrain.engine import VERIFY, Options
+from dynatrain.given import number, text, whole
 from dynatrain.lanes import TRANSPORTS, Nccl
 from dynatrain.layout import Layout
 from dynatrain.rendezvous import Rendezvous
@@ -150,62 +151,74 @@ def _check_same(shared: Sequence[Mapping[str, str]]) -> None:
 
 def default_threads() -> int:
     """Half of the processors that this rank may use."""
-    text = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    local = int(text) if text.isdecimal() else 1
+    said = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    local = int(said) if said.isdecimal() and len(said) < 10 else 1
     return max(1, len(os.sched_getaffinity(0)) // (2 * max(local, 1)))
 
 
 def _timeout(value: Any) -> timedelta:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not _MIN_SECONDS <= value <= _MAX_SECONDS:  # neither holds of a NaN
+    seconds = number(value)
+    if seconds is None or not _MIN_SECONDS <= seconds <= _MAX_SECONDS:  # neither holds of a NaN
         expected = f"seconds from {_MIN_SECONDS:g} to {_MAX_SECONDS:.0f}"
         raise wrong_argument("init", "timeout_s", value, expected)
-    return timedelta(seconds=value)
+    return timedelta(seconds=seconds)
 
 
 def _whole(name: str, given: Given, low: int, high: int) -> int:
     value = getattr(given, name)
-    usable = hasattr(value, "__index__") and not isinstance(value, bool | torch.Tensor)
-    if not usable or not low <= value.__index__() <= high:
+    found = whole(value)
+    if found is None or not low <= found <= high:
         raise wrong_argument("init", name, value, f"a whole number from {low} to {high}")
-    return int(value.__index__())
+    return found
 
 
 def _transport(value: Any) -> str | Nccl:
-    if isinstance(value, Nccl) and isinstance(value.register_staging, bool):
-        return value
-    if not isinstance(value, str) or value not in TRANSPORTS:
-        raise wrong_argument("init", "transport", value, f"one of {TRANSPORTS} or Nccl(...)")
-    return value
+    expected = f"one of {TRANSPORTS} or Nccl(...)"
+    with looking("init", "transport", value, expected):
+        if isinstance(value, Nccl) and isinstance(value.register_staging, bool):
+            return Nccl(value.register_staging)
+        name = text(value)
+        if name is None or name not in TRANSPORTS:
+            raise wrong_argument("init", "transport", value, expected)
+        return name
 
 
 def _verify(value: Any) -> frozenset[str]:
     expected = f"a collection of any of {VERIFY}, such as ('sums',)"
-    if isinstance(value, str) or not isinstance(value, Collection):
-        raise wrong_argument("init", "verify", value, expected)
-    if any(not isinstance(item, str) or item not in VERIFY for item in value):
-        raise wrong_argument("init", "verify", value, expected)
-    return frozenset(value)
+    with looking("init", "verify", value, expected):
+        if isinstance(value, str) or not isinstance(value, Collection):
+            raise wrong_argument("init", "verify", value, expected)
+        names = [text(item) for item in value]
+        if any(name not in VERIFY for name in names):
+            raise wrong_argument("init", "verify", value, expected)
+        return frozenset(name for name in names if name is not None)
 
 
 def _keep(value: Any) -> dict[str, Any]:
     if value is None:
         return {}
-    if not isinstance(value, Mapping) or not all(is_text(name) for name in value):
-        raise wrong_argument("init", "keep", value, "a mapping of names, strings, to objects")
-    return dict(value)
+    expected = "a mapping of names, strings, to objects"
+    found: dict[str, Any] = {}
+    with looking("init", "keep", value, expected):
+        for key, item in value.items() if isinstance(value, Mapping) else [(None, None)]:
+            name = text(key)
+            if name is None:
+                raise wrong_argument("init", "keep", value, expected)
+            found[name] = item
+    return found
 
 
 def _device(value: Any) -> torch.device | None:
-    if value is None or isinstance(value, torch.device):
+    if value is None or type(value) is torch.device:
         return value
-    if not is_text(value):
+    name = text(value)
+    if name is None:
         raise wrong_argument("init", "device", value, "a torch.device or its text form")
     try:
-        return torch.device(value)
+        return torch.device(name)
     except RuntimeError as error:
         raise DeviceError(
-            f"session: init was given device={value!r}, which torch does not know\n"
+            f"session: init was given device={name!r}, which torch does not know\n"
             f"  {str(error).splitlines()[0]}\n  nothing was started\n"
             "  expected 'cpu', 'cuda' or 'cuda:<index>'; leave device out to take the job's"
         ) from error

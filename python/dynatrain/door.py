@@ -15,6 +15,7 @@ from torch.distributed import DistError
 
 from dynatrain._errors import Error, InternalError, LayoutError, is_out_of_memory, of_family
 from dynatrain.adapters.port import Adapter
+from dynatrain.given import kind, shown, text, whole
 from dynatrain.layout import Layout, as_layout
 
 #: What a switch is told of renamed tensors: FQNs of the target, by FQN of the source.
@@ -67,61 +68,60 @@ def public_call(call: str, adapter: Adapter[Any], epoch: Callable[[], int]) -> I
 
 def wrong_argument(call: str, name: str, value: object, expected: str) -> LayoutError:
     """The refusal of an argument, before anything was done."""
-    try:
-        shown = repr(value)
-    except Exception:  # noqa: BLE001 - an object of the caller's that cannot even be shown
-        shown = f"a {type(value).__name__}"
-    shown = shown.encode(errors="backslashreplace").decode()
-    shown = shown if len(shown) <= 100 else f"{shown[:100]}..."
+    got = "None" if value is None else f"a value of type {kind(value)}"
     return LayoutError(
-        f"session: {call} was given {name}={shown}\n"
-        f"  expected {expected}, got {_kind(value)}\n"
+        f"session: {call} was given {name}={shown(value)}\n"
+        f"  expected {expected}, got {got}\n"
         "  nothing was changed; the present state, if there is one, is intact\n"
         f"  call {call} again with another {name}"
     )
 
 
-def _kind(value: object) -> str:
-    return "None" if value is None else f"a value of type {type(value).__name__}"
-
-
-def is_text(value: object) -> bool:
-    """Whether ``value`` is a string that can be sent; a lone surrogate cannot."""
-    if not isinstance(value, str):
-        return False
+@contextmanager
+def looking(call: str, name: str, value: object, expected: str) -> Iterator[None]:
+    """Refuses an argument that raises when it is looked at, as one that is wrong."""
     try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+        yield
+    except Error:
+        raise
+    except Exception as error:
+        raise wrong_argument(call, name, value, expected) from error
 
 
 def checked_layout(call: str, layout: Layout | str) -> Layout:
     """The layout that was asked for; raises LayoutError when it is none."""
-    if not (isinstance(layout, Layout) or is_text(layout)):
-        raise wrong_argument(call, "layout", layout, 'a dynatrain.Layout or text like "dp=2,tp=2"')
-    return as_layout(layout)
+    expected = 'a dynatrain.Layout or text like "dp=2,tp=2"'
+    with looking(call, "layout", layout, expected):
+        found = layout if isinstance(layout, Layout) else text(layout)
+        if found is None:
+            raise wrong_argument(call, "layout", layout, expected)
+        return Layout.parse(str(as_layout(found)))  # of this class, and whole
 
 
 def checked_names(call: str, names: Names | None) -> dict[str, str]:
     """The names as a dictionary; raises LayoutError when they are no map of strings."""
     if names is None:
         return {}
-    if not isinstance(names, Mapping) or not all(
-        is_text(text) for pair in names.items() for text in pair
-    ):
-        raise wrong_argument(call, "names", names, "a mapping of FQNs, strings to strings")
-    return dict(names)
+    expected = "a mapping of FQNs, strings to strings"
+    found: dict[str, str] = {}
+    with looking(call, "names", names, expected):
+        for pair in names.items() if isinstance(names, Mapping) else [("", None)]:
+            source, target = map(text, pair)
+            if source is None or target is None:
+                raise wrong_argument(call, "names", names, expected)
+            found[source] = target
+    return found
 
 
 def checked_count(call: str, name: str, value: int) -> int:
     """A whole number that is not negative, whichever class of integer it comes in."""
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < 0:
+    count = whole(value)
+    if count is None or count < 0:
         raise wrong_argument(call, name, value, "a whole number, 0 or more")
-    return value.__index__()
+    return count
 
 
 def checked_callable(call: str, name: str, value: object) -> None:
     """Raises LayoutError when ``value`` cannot be called."""
-    if not callable(value):
+    if not callable(value):  # asks the class alone
         raise wrong_argument(call, name, value, "something that can be called")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TypeVar
 
 from dynatrain import _native
 from dynatrain._errors import Error, LayoutError
+from dynatrain.given import shown, text, whole
 
 MESH_AXES = ("pp", "dp_replicate", "dp_shard", "cp", "tp")
 _MAX_SIZE = 1 << 30
+_T = TypeVar("_T")
 
 
 @contextmanager
@@ -19,7 +22,7 @@ def _in_words(asked: str) -> Iterator[None]:
         yield
     except Error:
         raise
-    except (TypeError, ValueError, OverflowError) as error:
+    except Exception as error:
         raise LayoutError(
             f"layout: {asked} was given what it cannot read\n"
             "  expected ranks and sizes as whole numbers, and axes and layouts as text, such as "
@@ -29,15 +32,31 @@ def _in_words(asked: str) -> Iterator[None]:
 
 
 def _checked_size(axis: str, size: int) -> int:
-    if isinstance(size, bool) or not hasattr(size, "__index__") or size.__index__() > _MAX_SIZE:
-        shown = repr(size)[:100]
+    found = whole(size)
+    if found is None or found > _MAX_SIZE:
         raise LayoutError(
-            f"layout: cannot use {axis}={shown}\n"
+            f"layout: cannot use {axis}={shown(size)}\n"
             f"  expected a whole number from 1 to {_MAX_SIZE}\n"
             "  no layout was made, nothing changed\n"
             f"  give {axis} a number of ranks, or leave it out"
         )
-    return size.__index__()
+    return found
+
+
+def _items(
+    name: str, value: object, read: Callable[[object], _T | None], expected: str
+) -> list[_T]:
+    """What ``read`` finds in each item of a sequence; raises LayoutError when it is none."""
+    found = None
+    with suppress(Exception):
+        found = [read(item) for item in value]  # type: ignore[attr-defined]
+    if found is None or None in found:
+        raise LayoutError(
+            f"layout: cannot use {name}={shown(value)}\n  expected {expected}\n"
+            "  no layout was made, nothing changed\n"
+            f"  give {name} a sequence of them, or leave it out"
+        )
+    return [item for item in found if item is not None]
 
 
 class Layout:
@@ -80,9 +99,9 @@ class Layout:
         stages: Sequence[int] | None = None,
         order: Sequence[str] = MESH_AXES,
     ) -> None:
-        if dp is not None and dp_shard != 1:
+        if dp is not None and whole(dp_shard) != 1:
             raise LayoutError(
-                f"layout: dp={dp} and dp_shard={dp_shard} were both given\n"
+                f"layout: dp={shown(dp)} and dp_shard={shown(dp_shard)} were both given\n"
                 "  dp is shorthand for dp_shard\n  nothing was changed\n  give one of them"
             )
         sizes = {
@@ -97,9 +116,12 @@ class Layout:
         }
         # A shorthand is named as it was written.
         names = {axis: "dp" if axis == "dp_shard" and dp is not None else axis for axis in sizes}
-        whole = {axis: _checked_size(names[axis], size) for axis, size in sizes.items()}
-        with _in_words(f"Layout(stages={stages!r:.60}, order={order!r:.60})"):
-            self._native = _native.Layout(**whole, stages=list(stages or ()), order=list(order))
+        checked = {axis: _checked_size(names[axis], size) for axis, size in sizes.items()}
+        counts = () if stages is None else stages
+        numbers = _items("stages", counts, whole, "numbers of layers, such as (5, 4, 4, 3)")
+        names_of_axes = _items("order", order, text, f"names of axes, such as {MESH_AXES}")
+        with _in_words("Layout()"):
+            self._native = _native.Layout(**checked, stages=numbers, order=names_of_axes)
 
     @classmethod
     def parse(cls, text: str) -> Layout:
