@@ -43,6 +43,13 @@ def _checked_size(axis: str, size: int) -> int:
     return found
 
 
+def _number(value: object) -> int:
+    found = whole(value)
+    if found is None:
+        raise TypeError(f"{shown(value)} is no whole number")
+    return found
+
+
 def _items(
     name: str, value: object, read: Callable[[object], _T | None], expected: str
 ) -> list[_T]:
@@ -194,17 +201,18 @@ class Layout:
     def coordinate(self, rank: int, axis: str) -> int:
         """Coordinate of ``rank`` along a mesh axis."""
         with _in_words("Layout.coordinate()"):
-            return self._native.coordinate(rank, axis)
+            return self._native.coordinate(_number(rank), axis)
 
     def group(self, rank: int, *axes: str) -> list[int]:
         """Ranks that differ from ``rank`` only along ``axes``, ascending."""
         with _in_words("Layout.group()"):
-            return self._native.group(rank, list(axes))
+            return self._native.group(_number(rank), list(axes))
 
     def layers(self, pp_rank: int, num_layers: int) -> list[range]:
         """Layers of each virtual stage of ``pp_rank``, in model order."""
         with _in_words("Layout.layers()"):
-            return [range(begin, end) for begin, end in self._native.layers(pp_rank, num_layers)]
+            found = self._native.layers(_number(pp_rank), _number(num_layers))
+            return [range(begin, end) for begin, end in found]
 
     def __str__(self) -> str:
         return str(self._native)

@@ -139,6 +139,8 @@ def test_wrong_sizes_of_a_layout_are_refused_by_name(sizes):
         lambda layout: layout.coordinate(99, "tp"),
         lambda layout: layout.group(0, 3),
         lambda layout: layout.layers(None, 4),
+        lambda layout: layout.layers(0, torch.tensor(2.5)),
+        lambda layout: layout.group(torch.tensor(0.5), "tp"),
         lambda layout: Layout.parse(None),
         lambda layout: Layout.parse(LONE),
     ],
