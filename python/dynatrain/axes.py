@@ -5,9 +5,12 @@ Rank numbers only; the groups and meshes over them are made in ``world.py``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from math import prod
 
 from dynatrain._errors import LayoutError
+from dynatrain.given import shown, text
 from dynatrain.layout import MESH_AXES, Layout
 
 #: Axes that frameworks name and that are several of a layout's, by torchtitan's words.
@@ -48,26 +51,53 @@ def atoms(layout: Layout, axes: Axes) -> tuple[str, ...]:
     Raises:
         LayoutError: there is no such axis.
     """
-    names = (axes,) if isinstance(axes, str) else tuple(axes)
-    found = {part for name in names for part in COMBINED.get(name, (name,))}
-    unknown = sorted(str(name) for name in found - {*MESH_AXES, *EXPERT})
-    if unknown:
-        raise LayoutError(
-            f"world: there is no axis {unknown[0]!r}\n"
-            f"  expected one of {', '.join((*MESH_AXES, *EXPERT, *COMBINED))}\n"
-            "  nothing was moved\n  name one of these, or several as a tuple"
-        )
+    found = {part for name in _names(axes) for part in COMBINED.get(name, (name,))}
     return tuple(axis for axis in (*layout.order, *EXPERT) if axis in found)
 
 
-def size(layout: Layout, axis: str) -> int:
-    """How many ranks an axis has, also a combined one or one of the experts'."""
-    if axis == "efsdp":
-        return expert_sizes(layout)[axis]
-    count = 1
-    for part in COMBINED.get(axis, (axis,)):
-        count *= layout.size(part)
-    return count
+def _names(axes: Axes) -> Iterator[str]:
+    """The names in ``axes``, each of them known."""
+    given: list[object] = [axes]
+    with suppress(Exception):  # no sequence: refused by what it is
+        if not isinstance(axes, str):
+            given = list(axes)
+    for item in given:
+        name = text(item)
+        if name not in (*MESH_AXES, *EXPERT, *COMBINED):
+            raise LayoutError(
+                f"world: there is no axis {shown(item)}\n"
+                f"  expected one of {', '.join((*MESH_AXES, *EXPERT, *COMBINED))}\n"
+                "  nothing was moved\n  name one of these, or several as a tuple"
+            )
+        yield name
+
+
+def size(layout: Layout, axes: Axes) -> int:
+    """How many ranks differ along ``axes``, also combined ones or the experts'."""
+    return prod(
+        expert_sizes(layout)[part] if part == "efsdp" else layout.size(part)
+        for part in atoms(layout, axes)
+    )
+
+
+def enabled(layout: Layout, axes: Axes) -> tuple[str, ...]:
+    """Those of :func:`atoms` that have more than one rank; experts' stand for themselves alone.
+
+    Raises:
+        LayoutError: there is no such axis, or an expert axis stands beside one that it replaces.
+    """
+    parts = atoms(layout, axes)
+    _check_one_mesh(parts)
+    return tuple(part for part in parts if size(layout, part) > 1)
+
+
+def _check_one_mesh(parts: Sequence[str]) -> None:
+    if any(part in EXPERT for part in parts) and any(part in IN_PLACE_OF for part in parts):
+        raise LayoutError(
+            f"world: {', '.join(parts)} cannot be axes of one mesh\n"
+            f"  {', '.join(EXPERT)} are for experts in place of {', '.join(IN_PLACE_OF)}\n"
+            "  nothing was moved\n  make two meshes, one of each"
+        )
 
 
 def ranks_along(layout: Layout, rank: int, axes: Axes) -> list[int]:
@@ -76,12 +106,7 @@ def ranks_along(layout: Layout, rank: int, axes: Axes) -> list[int]:
     experts = [part for part in parts if part in EXPERT]
     if not experts:
         return layout.group(rank, *parts)
-    if any(part in IN_PLACE_OF for part in parts):
-        raise LayoutError(
-            f"world: {', '.join(parts)} cannot be axes of one mesh\n"
-            f"  {', '.join(EXPERT)} are for experts in place of {', '.join(IN_PLACE_OF)}\n"
-            "  nothing was moved\n  make two meshes, one of each"
-        )
+    _check_one_mesh(parts)
     sizes = expert_sizes(layout)
     block = sizes["efsdp"] * sizes["ep"] * sizes["etp"]
     own = _coordinates(rank % block, sizes)

@@ -15,6 +15,7 @@ from dynatrain import axes as axes_of
 from dynatrain._errors import InternalError, LayoutError, StaleStateError
 from dynatrain._torch_private import new_group
 from dynatrain.axes import Axes
+from dynatrain.given import text
 from dynatrain.layout import MESH_AXES, Layout
 from dynatrain.train_state import TrainState
 
@@ -23,6 +24,11 @@ _FLATTENED = {"dp_shard_cp": ("dp_shard", "cp"), "dp": ("dp_replicate", "dp_shar
 
 class World:
     """One rank's place in a layout, and the meshes and groups that a model is built on.
+
+    Wherever a method takes axes, they are those of the layout; ``fsdp`` and ``dp_shard_cp``
+    (dp_shard, cp), ``batch`` and ``dp`` (dp_replicate, dp_shard), ``loss`` and ``dp_cp``
+    (dp_replicate, dp_shard, cp); and ``efsdp``, ``ep``, ``etp``, which experts have in place of
+    dp_shard, cp, tp and never beside them. Any other name is refused with a LayoutError.
 
     Made by the session only. Axes of size 1 are not part of ``mesh`` (when every size is 1 it has
     the one dimension ``dp_shard`` of size 1). Using a world after a switch has replaced it raises
@@ -59,11 +65,11 @@ class World:
         self.epoch = 0
         self._timeout = timeout
         self._groups: dict[tuple[int, ...], dist.ProcessGroup] = {}
-        self._meshes: dict[tuple[tuple[str, Axes], ...], DeviceMesh] = {}
+        self._meshes: dict[tuple[tuple[str, tuple[str, ...]], ...], DeviceMesh] = {}
 
     def size(self, axis: str) -> int:
-        """Size of an axis, 1 when it is not enabled; ``mesh_over`` says which there are."""
-        return axes_of.size(self.layout, axis)
+        """Size of an axis, 1 when it is not enabled; also ``vpp``, which is no axis of a mesh."""
+        return self.layout.vpp if text(axis) == "vpp" else axes_of.size(self.layout, axis)
 
     def enabled(self, axis: str) -> bool:
         """Whether the axis has more than one rank."""
@@ -71,24 +77,38 @@ class World:
 
     def coordinate(self, axis: str) -> int:
         """This rank's coordinate along an axis."""
-        if axis in MESH_AXES:
-            return self.layout.coordinate(self.rank, axis)
+        name = text(axis)
+        if name in MESH_AXES:
+            return self.layout.coordinate(self.rank, name)
         return axes_of.coordinate(self.layout, self.rank, axis)
 
     def submesh(self, *axes: str) -> DeviceMesh | None:
-        """The mesh over the enabled ones of ``axes``; None when none of them is enabled."""
-        enabled = tuple(axis for axis in self.layout.order if axis in axes and self.enabled(axis))
-        return self.mesh[enabled] if enabled else None
+        """The mesh over the enabled ones of ``axes``; None when none of them is enabled.
+
+        A name that stands for several axes gives a dimension for each that is enabled. Axes of
+        experts are cut from ``expert_mesh``; where there is none, the mesh is that of
+        :meth:`mesh_over`, and as collective.
+        """
+        return self._submesh(axes_of.enabled(self.layout, axes))
+
+    def _submesh(self, enabled: tuple[str, ...]) -> DeviceMesh | None:
+        if not enabled:
+            return None
+        for mesh in (self.mesh, self.expert_mesh):
+            if mesh is not None and set(enabled) <= set(mesh.mesh_dim_names or ()):
+                return mesh[enabled]
+        return self.mesh_over(*enabled)
 
     def flat(self, *axes: str) -> DeviceMesh | None:
         """A 1-D mesh over the enabled ones of ``axes``; None when none of them is enabled.
 
         ``("dp_shard", "cp")`` and ``("dp_replicate", "dp_shard")`` are children of ``mesh``, as
-        ``fully_shard`` beside tensor parallelism asks; other pairs stand alone.
+        ``fully_shard`` beside tensor parallelism asks; others stand alone, and are as collective as
+        :meth:`group`.
         """
-        enabled = tuple(axis for axis in self.layout.order if axis in axes and self.enabled(axis))
+        enabled = axes_of.enabled(self.layout, axes)
         if len(enabled) < 2:
-            return self.submesh(*enabled)
+            return self._submesh(enabled)
         for name, members in _FLATTENED.items():
             if set(enabled) == set(members):
                 return self.mesh[name]
@@ -99,12 +119,10 @@ class World:
     def group(self, *axes: str) -> dist.ProcessGroup | None:
         """One group over all ranks that vary along ``axes``; None when none of them is enabled.
 
-        ``axes`` are any that :meth:`mesh_over` knows.
-
         Collective over the ranks of the group the first time that it is asked for axes which no
         mesh of this world has a group for; it then runs over the store alone.
         """
-        enabled = tuple(a for a in axes_of.atoms(self.layout, axes) if self.enabled(a))
+        enabled = axes_of.enabled(self.layout, axes)
         if not enabled:
             return None
         return self._group_along(enabled, axes_of.ranks_along(self.layout, self.rank, enabled))
@@ -122,9 +140,7 @@ class World:
         ``mesh_over("efsdp", "ep")`` one for experts, also where ``ep`` is 1. A keyword gives a
         dimension a name of the caller's: ``mesh_over(data=("dp_replicate", "dp_shard"), tp="tp")``.
         Equal calls return one mesh; slices of it share their root, as ``fully_shard`` beside tensor
-        parallelism asks. Axes are those of the layout; ``fsdp`` (dp_shard, cp), ``batch`` and
-        ``dp`` (dp_replicate, dp_shard), ``loss`` (dp_replicate, dp_shard, cp); and ``efsdp``,
-        ``ep``, ``etp`` in place of dp_shard, cp, tp.
+        parallelism asks.
 
         Collective over the ranks of each dimension, in the same order on all of them, as
         :meth:`group` is.
@@ -132,10 +148,9 @@ class World:
         Raises:
             LayoutError: there is no such axis, or two dimensions share one.
         """
+        axes_of.atoms(self.layout, axes)  # refuses what is no name
         dims = {**{axis: axis for axis in axes}, **named}
-        key = tuple(
-            (name, axis if isinstance(axis, str) else tuple(axis)) for name, axis in dims.items()
-        )
+        key = tuple((name, axes_of.atoms(self.layout, axis)) for name, axis in dims.items())
         if key not in self._meshes:
             self._meshes[key] = self._make_mesh_over(dims, len(axes) + len(named))
         return self._meshes[key]
@@ -163,7 +178,7 @@ class World:
 
     def _group_along(self, axes: Axes, ranks: list[int]) -> dist.ProcessGroup:
         """The group over ``ranks``, that of a mesh where one has it."""
-        enabled = [axis for axis in axes_of.atoms(self.layout, axes) if self.size(axis) > 1]
+        enabled = axes_of.enabled(self.layout, axes)
         if len(enabled) == 1:
             for mesh in (self.mesh, self.expert_mesh):
                 if mesh is not None and enabled[0] in (mesh.mesh_dim_names or ()):
