@@ -18,6 +18,7 @@ from pathlib import Path
 
 from dynatrain import _native
 from dynatrain._errors import LayoutError
+from dynatrain.given import shown
 from dynatrain.report import SwitchReport
 
 LOG, TRACE = "DYNATRAIN_LOG", "DYNATRAIN_TRACE"
@@ -44,7 +45,7 @@ class Settings:
         try:
             with tempfile.TemporaryFile(dir=self.trace_folder):
                 pass
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise _no_folder(str(self.trace_folder), error) from error
 
     def apply(self, on_switch: OnSwitch, rank: int) -> None:
@@ -74,24 +75,26 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
 def _level(text: str) -> int:
     if text.upper() not in LEVELS:
         raise LayoutError(
-            f"settings: {LOG}={text!r} is no level\n  expected one of {', '.join(LEVELS)}\n"
-            "  nothing was started"
+            f"settings: {LOG}={shown(text)} is no level\n  expected one of {', '.join(LEVELS)}\n"
+            "  nothing was started\n  name one of these, or leave the variable out"
         )
     return LEVELS[text.upper()]
 
 
 def _folder(text: str) -> Path:
-    folder = Path(text).expanduser()
     try:
+        # A script may go to another folder. RuntimeError: nobody has such a home.
+        folder = Path(text).expanduser().absolute()
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise _no_folder(text, error) from error
     return folder
 
 
-def _no_folder(text: str, error: OSError) -> LayoutError:
+def _no_folder(text: str, error: Exception) -> LayoutError:
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
     return LayoutError(
-        f"settings: {TRACE}={text!r} is no folder that can be written: {error.strerror}\n"
+        f"settings: {TRACE}={shown(text)} is no folder that can be written: {reason}\n"
         "  expected a folder for a trace of every switch\n"
         "  nothing was started\n  name a folder that may be written, or leave the variable out"
     )
@@ -121,9 +124,12 @@ class _Tracer:
     folder: Path
 
     def write(self, report: SwitchReport) -> None:
-        """Writes one switch; the training goes on without its trace when the disk is full."""
+        """Writes one switch; the training goes on without its trace where that fails.
+
+        The switch is done: what raised here would end one rank.
+        """
         path = self.folder / f"switch-{report.epoch:04d}.json"
         try:
             report.write_trace(path)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - a full disk, a folder that is gone, memory
             _log.warning("the trace of a switch could not be written to %s: %s", path, error)
