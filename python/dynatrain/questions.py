@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from dynatrain import _native
+from dynatrain._errors import LayoutError
 from dynatrain.adapters.port import Values
-from dynatrain.engine import Engine, Share, fingerprint_of
+from dynatrain.engine import Engine, Share, Side, fingerprint_of
 from dynatrain.train_state import TrainState
 
 
@@ -42,6 +44,18 @@ def differing_replicas(engine: Engine, state: TrainState | None) -> list[str]:
     """One line per cell on which owners differ. Collective."""
     side = engine.together("reading the state", lambda: engine.read(state))
     return engine.differing_replicas(engine.publish_map(side), side.table)
+
+
+def check_replicas(engine: Engine, source_map: _native.ShardMap, source: Side) -> None:
+    """Refuses a state of which owners differ; the same on every rank. Collective."""
+    lines = engine.differing_replicas(source_map, source.table)
+    if lines:
+        raise LayoutError(
+            f"session: replicas differ in {len(lines)} cells\n  "
+            + "\n  ".join(lines[:8])
+            + "\n  nothing was moved; the source state is intact\n"
+            "  a switch would pick one of them; find out which rank went astray"
+        )
 
 
 #: What ranks can ask each other between two switches, by the name of the call.

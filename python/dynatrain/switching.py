@@ -11,6 +11,7 @@ from dynatrain.adapters.port import Published
 from dynatrain.calls import Call, Calls
 from dynatrain.engine import Clock, Engine
 from dynatrain.layout import Layout
+from dynatrain.questions import check_replicas
 from dynatrain.report import RankStats, SwitchReport, fill
 from dynatrain.train_state import Stateful, TrainState
 from dynatrain.transfer import Moved, transfer
@@ -104,7 +105,7 @@ def run(
     """
     report, clock = telling.report, telling.clock
     if "replicas" in engine.options.verify:
-        _check_replicas(engine, prepared)
+        check_replicas(engine, prepared.source_map, prepared.source)
     target = prepared.request.layout
     moved = transfer(engine, prepared, lambda: present.kept_states(target), clock)
     report.fingerprint_before, report.fingerprint_after = moved.fingerprints
@@ -131,17 +132,6 @@ def _commit(
     if place is not None:
         place.retire(str(layout))
     return present.move_kept(moved.published if joined else None)
-
-
-def _check_replicas(engine: Engine, prepared: Prepared) -> None:
-    lines = engine.differing_replicas(prepared.source_map, prepared.source.table)
-    if lines:
-        raise LayoutError(
-            f"session: replicas differ in {len(lines)} cells\n  "
-            + "\n  ".join(lines[:8])
-            + "\n  nothing was moved; the source state is intact\n"
-            "  a switch would pick one of them; find out which rank went astray"
-        )
 
 
 def _tell(engine: Engine, prepared: Prepared, moved: Moved, telling: Telling) -> None:
