@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from dynatrain.engine import Engine
-from dynatrain.rehearsal import check_again, leaving_nothing, rehearse
+from dynatrain.rehearsal import Trial, check_again, leaving_nothing, rehearse
 from dynatrain.train_state import TrainState
 from dynatrain.transition import Request
 from dynatrain.world import World
@@ -41,7 +41,7 @@ def _begin(
     dry = engine.together("build", lambda: _on_meta(engine, trial))
     state = engine.together("the first build", lambda: _first(engine, request, initialize))
     engine.together("build", lambda: check_again(dry, state))
-    rehearse(engine, state, trial, dry)
+    rehearse(engine, state, trial, Trial(built=dry))
     return state
 
 

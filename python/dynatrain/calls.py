@@ -108,6 +108,11 @@ def _check_same(calls: Sequence[Call]) -> None:
         )
 
 
+def all_ready(calls: Sequence[Call]) -> bool:
+    """Whether every rank holds the target prepared, over links that stand."""
+    return all(call.ready and call.connected for call in calls)
+
+
 def cursors_of(keep: Mapping[str, Any]) -> dict[str, int]:
     """Where kept loaders and samplers stand, by name."""
     return {

@@ -3,27 +3,42 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from dynatrain._errors import LayoutError
 from dynatrain.collector import collector_held_off
 from dynatrain.engine import Clock, Engine
 from dynatrain.handover import check_values, publish_values
+from dynatrain.questions import check_replicas
 from dynatrain.train_state import TrainState
 from dynatrain.transition import Request, blueprint, missing_bytes
 
 
-def rehearse(
-    engine: Engine, state: TrainState | None, request: Request, built: TrainState | None = None
-) -> int:
+@dataclass(frozen=True)
+class Trial:
+    """What a trial goes by besides its request.
+
+    Attributes:
+        kept: the states of kept objects that the switch would send to ranks that join.
+        verify: what is compared before the switch; see ``dynatrain.init``.
+        built: what build has made on meta for it already, if it has.
+    """
+
+    kept: Callable[[], Mapping[str, object]] = dict
+    verify: Collection[str] = ()
+    built: TrainState | None = None
+
+
+def rehearse(engine: Engine, state: TrainState | None, request: Request, trial: Trial) -> int:
     """Builds and plans a target, holds names, slots, values and budget against it. Collective.
 
     Args:
         engine: of the job.
         state: the present state of this rank, None when it idles.
         request: the switch that is tried.
-        built: what build has made on meta for it already, if it has.
+        trial: what it goes by.
 
     Returns:
         Bytes beside the source that the switch takes on the rank that needs most.
@@ -31,7 +46,7 @@ def rehearse(
     Raises:
         LayoutError, DeviceError, BudgetError: what the switch would raise; the same on all ranks.
     """
-    prepared = blueprint(engine, state, request, Clock(engine.rank), built)
+    prepared = blueprint(engine, state, request, Clock(engine.rank), trial.built)
 
     def complete() -> int:
         source, target = prepared.source.inventory, prepared.target.inventory
@@ -43,7 +58,10 @@ def rehearse(
 
     try:
         needed = engine.gathered("building the target", complete)
-        check_values(engine, prepared.target, publish_values(engine, prepared.source, dict))
+        if "replicas" in trial.verify:
+            check_replicas(engine, prepared.source_map, prepared.source)
+        publications = publish_values(engine, prepared.source, trial.kept)
+        check_values(engine, prepared.target, publications)
     finally:
         # A script may hold what its build has made: it is no leftover of the next one.
         tried, inventory = prepared.target.state, prepared.source.inventory

@@ -15,7 +15,7 @@ from torch._C._distributed_c10d import Store
 from dynatrain._errors import Error, LayoutError, TransportError, of_family
 from dynatrain.adapters.port import Adapter
 from dynatrain.beginning import Initialize, begin
-from dynatrain.calls import Call, Calls, check_target, cursors_of
+from dynatrain.calls import Call, Calls, all_ready, check_target, cursors_of
 from dynatrain.collector import collector_held_off
 from dynatrain.door import (
     checked_callable,
@@ -28,7 +28,7 @@ from dynatrain.engine import Clock, Engine, Options
 from dynatrain.layout import Layout
 from dynatrain.position import Position
 from dynatrain.questions import QUESTIONS
-from dynatrain.rehearsal import leaving_nothing, rehearse
+from dynatrain.rehearsal import Trial, leaving_nothing, rehearse
 from dynatrain.rendezvous import Rendezvous
 from dynatrain.report import SwitchReport
 from dynatrain.requested import Requested
@@ -127,8 +127,8 @@ class Session(Position):
     def _run_request(self) -> None:
         if self._request is None:
             return
-        requested, self._request = self._request, None
-        requested.run(lambda problem: self._switch_together(requested.layout, None, problem))
+        wish, self._request = self._request, None
+        wish.run(lambda problem: self._switch_together(wish.layout, None, problem))
 
     # ---- switching -----------------------------------------------------------------------------
 
@@ -168,11 +168,14 @@ class Session(Position):
     def check(self, layout: Layout | str, *, names: Mapping[str, str] | None = None) -> int:
         """Says whether a switch to ``layout`` would be refused, and moves nothing. Collective.
 
-        Runs build on meta and holds names, slots, values and budget against each other; no memory
-        is taken, and nothing is left but the groups of the layout, which a switch then finds made.
+        Runs build on meta and holds names, slots, values and budget against each other. Kept
+        objects are asked as before a switch, and replicas compared where ``verify`` asks for it. No
+        memory is taken; groups of the layout are made, and a switch finds them.
 
         Returns:
-            Bytes beside the source that the switch takes on the rank that needs most.
+            Bytes beside the source that the switch takes on the rank that needs most, but for the
+            tables of copies of a GPU, known once memory is taken; ``report.extra_peak_bytes`` and
+            the budget of a switch count them.
 
         Raises:
             What the switch would raise before anything moves; the state is unchanged.
@@ -243,7 +246,7 @@ class Session(Position):
         own = Call(op, str(layout), self._completed, ready, connected, None, cursors, renamed)
         calls = self._calls.meet(own, problem)
         self._reconnect(calls)
-        return self._all_ready(calls)
+        return all_ready(calls)
 
     def _is_ready(self, layout: Layout, names: Mapping[str, str]) -> bool:
         """Whether ``layout`` stands prepared for the tensors that there are now."""
@@ -266,10 +269,6 @@ class Session(Position):
             self._prepared = None  # its runs are bound to the connection that was lost
             self._engine.disconnect("a rank has lost its groups")
             self._engine.connect()
-
-    @staticmethod
-    def _all_ready(calls: Sequence[Call]) -> bool:
-        return all(call.ready and call.connected for call in calls)
 
     def _attend(self) -> None:
         """An idle rank's part in an operation that others called."""
@@ -308,7 +307,7 @@ class Session(Position):
             self._rehearse(layout, names)
             return None
         self._step = asked.step
-        return self._switch(layout, names, clock, self._all_ready(calls))
+        return self._switch(layout, names, clock, all_ready(calls))
 
     def _prepare(self, layout: Layout, names: Mapping[str, str]) -> Prepared:
         self._prepared = None
@@ -322,8 +321,9 @@ class Session(Position):
     def _rehearse(self, layout: Layout, names: Mapping[str, str]) -> int:
         place = self._worlds.at(layout, self._now.epoch + 1)
         request = Request(layout, place, self._build, dict(names))
+        trial = Trial(lambda: self._now.kept_states(layout), self._engine.options.verify)
         with leaving_nothing():
-            return rehearse(self._engine, self._now.state, request)
+            return rehearse(self._engine, self._now.state, request, trial)
 
     def _switch(
         self, layout: Layout, names: Mapping[str, str], clock: Clock, ready: bool
