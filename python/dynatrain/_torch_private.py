@@ -27,6 +27,9 @@ _NEEDED = (
     (FSDPModule, "_get_fsdp_state"),
     (distributed_c10d, "_get_default_store"),
     (distributed_c10d, "_process_group_name"),
+    (distributed_c10d, "_get_default_timeout"),
+    (distributed_c10d._World, "group_count"),
+    (distributed_c10d._World, "pg_map"),
     (debug, "_clear_sharding_prop_cache"),
     (parametrizations, "_is_orthogonal"),
     (parametrizations, "_make_orthogonal"),
@@ -168,6 +171,38 @@ def _name_of_local_group(ranks: list[int]) -> Iterator[None]:
         yield
     finally:
         distributed_c10d._process_group_name = original
+
+
+@contextmanager
+def group_making(deadline: timedelta) -> Iterator[None]:
+    """Lets groups that are made inside wait ``deadline`` for their members, not half an hour.
+
+    It is for their making alone: when this ends, what is done over them has torch's default again.
+    Groups with a timeout of their own keep it.
+    """
+    world, original = distributed_c10d._world, distributed_c10d._get_default_timeout
+    before = set(world.pg_map)
+    distributed_c10d._get_default_timeout = lambda backend: deadline
+    try:
+        yield
+    finally:
+        distributed_c10d._get_default_timeout = original
+        for group in set(world.pg_map) - before:
+            name = world.pg_map[group][0]
+            for device in group._device_types:
+                backend = group._get_backend(device)
+                if getattr(backend.options, "_timeout", None) == deadline:
+                    backend._set_default_timeout(original(name))
+
+
+def num_groups_named() -> int:
+    """How often this rank has named a group; torch names groups of all ranks by this number."""
+    return int(distributed_c10d._world.group_count)
+
+
+def name_groups_from(number: int) -> None:
+    """Names the next group by ``number``, which is at least ``num_groups_named()`` of any rank."""
+    distributed_c10d._world.group_count = number
 
 
 def hooks_its_state_dict(optimizer: torch.optim.Optimizer) -> bool:

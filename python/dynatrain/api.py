@@ -79,7 +79,9 @@ def init(  # noqa: PLR0913 - the settings of a session, all but two with default
         seed: of random streams that belong to a coordinate.
         groups: ``groups(layout) -> object``, called on all ranks once per layout, before ``build``,
             which finds what it returned as ``world.groups``. Groups and meshes of a framework's own
-            are made here; a rank that idles in the layout takes part and gets no coordinate.
+            are made here; a rank that idles in the layout takes part and gets no coordinate. Where
+            it raises on one rank alone, the others wait in the groups that they make for half of
+            ``timeout_s``, in other collectives for the deadline of these (torch's own is 30 min).
 
     Returns:
         The session, also used by :func:`switch_parallelism`.

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.distributed import DistError
 
+from dynatrain._torch_private import group_making, name_groups_from, num_groups_named
 from dynatrain.engine import Engine
 from dynatrain.layout import Layout
 from dynatrain.world import Meshes, World
@@ -48,11 +50,32 @@ class Worlds:
         """Makes what is collective over all ranks, then what the members of groups make alone."""
         engine = self._engine
         meshes = engine.together("making the meshes", lambda: Meshes(layout, self._device.type))
-        groups = engine.together("the hook groups=", lambda: self._groups_of(layout))
+        groups = self._groups_of(layout)
         return engine.together("making the world", lambda: self._world(layout, meshes, groups))
 
     def _groups_of(self, layout: Layout) -> Any:
-        return None if self._make_groups is None else self._make_groups(layout)
+        """What the user's hook makes for a layout. Collective.
+
+        A rank on which it raises tells the others once they have left it: they wait in it for that
+        rank half of the session's deadline, so that it has not given up on them by then.
+        """
+        control, groups, error = self._engine.control, None, None
+        if self._make_groups is None:
+            return None
+        try:
+            with group_making(self._engine.options.timeout / 2):
+                groups = self._make_groups(layout)
+        except Exception as caught:  # noqa: BLE001 - the user's code; the others must learn of it
+            error = caught
+        try:
+            # What raised by itself comes before the errors of those who waited for it.
+            control.agree("the hook groups=", None if isinstance(error, DistError) else error, None)
+            control.agree("the hook groups=", error, None)
+        finally:
+            if not control.lost:
+                # Ranks that left it early, or made groups of some ranks alone, have counted less.
+                name_groups_from(max(control.gather(num_groups_named())))
+        return groups
 
     def _world(self, layout: Layout, meshes: Meshes, groups: Any) -> World | None:
         if self._engine.rank >= layout.world_size:
