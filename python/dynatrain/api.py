@@ -17,7 +17,7 @@ from dynatrain.adapters.torch import TorchAdapter
 from dynatrain.arguments import Given
 from dynatrain.beginning import Initialize
 from dynatrain.door import only_family
-from dynatrain.lanes import Nccl, take_device
+from dynatrain.lanes import Nccl, check_transport, take_device
 from dynatrain.layout import Layout
 from dynatrain.report import SwitchReport
 from dynatrain.session import Session
@@ -146,7 +146,9 @@ def _placed(checked: arguments.Checked, rank: int) -> arguments.Checked | Except
     """The arguments with the rank's own device, or why they cannot be used on this rank."""
     try:
         checked.settings.check_writable(rank)
-        return replace(checked, device=take_device(_device(checked.device)))
+        device = take_device(_device(checked.device))
+        check_transport(checked.options.transport, device)
+        return replace(checked, device=device)
     except Exception as error:  # noqa: BLE001 - the other ranks must learn of it
         return error
 

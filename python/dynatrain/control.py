@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import accumulate
@@ -23,6 +23,14 @@ _T = TypeVar("_T")
 _SIZE_BYTES = 8
 #: Larger than most values that are exchanged, small beside what a message costs anyway.
 _FIRST_BYTES = 2040
+
+
+def attempt(work: Callable[[], _T]) -> tuple[_T | None, Exception | None]:
+    """What ``work`` returned, or what it raised: the other ranks must learn of either."""
+    try:
+        return work(), None
+    except Exception as caught:  # noqa: BLE001 - whatever it is
+        return None, caught
 
 
 @dataclass(frozen=True)

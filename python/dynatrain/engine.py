@@ -17,10 +17,10 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import Store
 
 from dynatrain import _native
-from dynatrain._errors import Error, TransportError
+from dynatrain._errors import Error
 from dynatrain.adapters.port import Adapter, Inventory, Values
-from dynatrain.control import Control, merge_plain
-from dynatrain.lanes import Lane, LaneMaker, Nccl
+from dynatrain.control import Control, attempt, merge_plain
+from dynatrain.lanes import Lane, LaneMaker, Nccl, unconnected
 from dynatrain.profiling import profiler_range
 from dynatrain.report import Span
 from dynatrain.train_state import TrainState
@@ -108,13 +108,6 @@ def fingerprint_of(shares: Iterable[Share]) -> str:
     return f"{(total + sum(values)) % 2**64:016x}"
 
 
-def _attempt(work: Callable[[], _T]) -> tuple[_T | None, Exception | None]:
-    try:
-        return work(), None
-    except Exception as caught:  # noqa: BLE001 - whatever it is, the peers must learn of it
-        return None, caught
-
-
 class Engine:
     """The control group, and the union communicators and native executors of one job, by lane."""
 
@@ -150,13 +143,7 @@ class Engine:
         except Error:
             raise
         except RuntimeError as error:  # what Gloo raises has no class of its own
-            raise TransportError(
-                f"session: the groups of the library could not be made: {error}\n"
-                f"  expected all {self.num_ranks} ranks to come within "
-                f"{self.options.timeout.total_seconds():g} s\n"
-                "  nothing was moved; the source state is intact\n"
-                "  see the output of the other ranks; if all are alive, call again"
-            ) from error
+            raise unconnected(error) from error
 
     def read(
         self,
@@ -190,13 +177,13 @@ class Engine:
 
     def together(self, phase: str, work: Callable[[], _T]) -> _T:
         """Runs ``work``; when it fails on one rank, every rank raises. Collective."""
-        result, error = _attempt(work)
+        result, error = attempt(work)
         self.control.agree(phase, error, None)
         return result  # type: ignore[return-value]
 
     def gathered(self, phase: str, work: Callable[[], _T]) -> list[_T]:
         """What ``work`` returned by rank; when it fails on one, every rank raises. Collective."""
-        result, error = _attempt(work)
+        result, error = attempt(work)
         return self.control.agree(phase, error, result)  # type: ignore[arg-type]
 
     def share_of_fingerprint(

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store
 
 from dynatrain import _native
-from dynatrain._errors import DeviceError, Error
+from dynatrain._errors import DeviceError, Error, TransportError, is_out_of_memory
 from dynatrain._torch_private import new_group
-from dynatrain.control import Control
+from dynatrain.control import Control, attempt
 
 HOST, DEVICE = "host", "device"
 #: How device memory travels; "auto" takes the fastest that works on all ranks.
@@ -24,6 +26,7 @@ _DIRECT_MESSAGES = 8
 #: Either makes NCCL take several ranks on one GPU (the first one from 2.30 on).
 _SHARED_GPU = ("NCCL_MULTI_RANK_GPU_ENABLE", "NCCL_HOSTID")
 _log = logging.getLogger("dynatrain.session")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,38 @@ def _unusable(device: torch.device, problem: str) -> DeviceError:
     )
 
 
+def check_transport(transport: str | Nccl, device: torch.device) -> None:
+    """Raises DeviceError when a transport was asked for that carries no memory of the device."""
+    wanted = transport if isinstance(transport, str) else "nccl"
+    if wanted in ("nccl", "cuda_ipc") and device.type != "cuda":
+        raise DeviceError(
+            f"session: transport={wanted!r} moves device memory, and the session's device "
+            f"is {device}\n"
+            "  nothing was started\n  give dynatrain.init a CUDA device, or leave transport out"
+        )
+
+
+def _made(control: Control, make: Callable[[], _T]) -> _T:
+    """What ``make`` returned; when it fails on one rank, every rank raises. Collective."""
+    made, error = attempt(make)
+    if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+        error = error if isinstance(error, Error) else unconnected(error)
+    control.agree("connecting the ranks", error, None)
+    return made  # type: ignore[return-value]
+
+
+def unconnected(error: RuntimeError) -> TransportError:
+    """What an error in the making of groups is to the caller: Gloo's have no class of their own."""
+    made = TransportError(
+        f"session: the groups of the library could not be made: {error}\n"
+        f"  expected all {dist.get_world_size()} ranks to come before the deadline\n"
+        "  nothing was moved; the source state is intact\n"
+        "  see the output of the other ranks; if all are alive, call again"
+    )
+    made.__cause__ = error
+    return made
+
+
 class LaneMaker:
     """Makes the lanes of a job, again after a failure. Every method is collective.
 
@@ -120,49 +155,54 @@ class LaneMaker:
         num_threads: int,
     ) -> None:
         own = transport if isinstance(transport, Nccl) else Nccl()
-        wanted = transport if isinstance(transport, str) else "nccl"
-        if wanted in ("nccl", "cuda_ipc") and device.type != "cuda":
-            raise DeviceError(
-                f"session: transport={wanted!r} moves device memory, and the session's device "
-                f"is {device}\n"
-                "  nothing was started\n  give dynatrain.init a CUDA device, or leave transport out"
-            )
+        check_transport(transport, device)
         self._store = store
         self._device = device
-        self._wanted = wanted
+        self._wanted = transport if isinstance(transport, str) else "nccl"
         self._register_staging = own.register_staging
         self._timeout = timeout
         self._rank, self._num_ranks = dist.get_rank(), dist.get_world_size()
-        self.host_copier = _native.CpuCopier(num_threads)
-        self.device_copier = _native.CudaCopier(device.index) if device.type == "cuda" else None
+        self._num_threads = num_threads
+        self.host_copier: _native.Copier | None = None
+        self.device_copier: _native.Copier | None = None
         self._num_attempts = 0
 
     def make(self, control: Control) -> dict[str, Lane]:
         """The lanes by kind of memory.
 
         Raises:
-            DeviceError: a transport was asked for, and a rank cannot use it; the same on every
-                rank.
+            DeviceError: a copier cannot be made, or a rank cannot use the transport that was asked
+                for.
+            TransportError: the ranks cannot be connected. Either is the same on every rank.
         """
         # A rank that failed before it came here has counted less, and would read another store.
-        self._num_attempts = 1 + max(control.gather(self._num_attempts))
-        lanes = {HOST: self.host_lane()}
+        _, error = attempt(self._make_copiers)
+        self._num_attempts = 1 + max(control.agree("making the copiers", error, self._num_attempts))
+        lanes = {HOST: _made(control, self.host_lane)}
         if self.device_copier is not None:
-            messages = self._nccl_lane(control) or self._staged_lane(self.device_copier)
-            lanes[DEVICE] = self._shared_lane(messages, self.device_copier) or messages
+            messages = self._nccl_lane(control) or _made(control, self._staged_lane)
+            lanes[DEVICE] = self._shared_lane(control, messages) or messages
             _log.info("device memory travels over %s", lanes[DEVICE].name)
         return lanes
 
+    def _make_copiers(self) -> None:
+        if self.host_copier is None:
+            self.host_copier = _native.CpuCopier(self._num_threads)
+        if self.device_copier is None and self._device.type == "cuda":
+            self.device_copier = _native.CudaCopier(self._device.index)
+
     def host_lane(self) -> Lane:
         """Host memory, over a Gloo group of its own."""
+        assert self.host_copier is not None
         transport = self._c10d()
         executor = _native.Executor(transport, self.host_copier)
         return Lane("c10d", transport, executor, _DIRECT_MESSAGES)
 
-    def _staged_lane(self, copier: _native.Copier) -> Lane:
+    def _staged_lane(self) -> Lane:
         """Device memory through pinned staging: Gloo reads no other."""
+        assert self.device_copier is not None
         transport = self._c10d()
-        return Lane("c10d", transport, _native.Executor(transport, copier), 0)
+        return Lane("c10d", transport, _native.Executor(transport, self.device_copier), 0)
 
     def _c10d(self) -> _native.Transport:
         group = new_group(None, self._timeout, backend="gloo")
@@ -174,50 +214,53 @@ class LaneMaker:
         if self._wanted == "c10d":
             return None
         obstacle = self._agreed(control, _nccl_obstacle(control, self._device))
-        transport = None
+        lane = None
         if obstacle is None:
-            try:
-                transport = self._nccl()
-                error = None
-            except Error as caught:
-                error = str(caught)
-            obstacle = self._agreed(control, error)
-        if obstacle is None and transport is not None and self.device_copier is not None:
-            executor = _native.Executor(transport, self.device_copier)
-            return Lane("nccl", transport, executor, _DIRECT_MESSAGES)
-        if transport is not None:
-            transport.abort("another rank has no NCCL communicator")
+            lane, error = attempt(self._nccl)
+            obstacle = self._agreed(control, None if error is None else str(error))
+        if obstacle is None:
+            return lane
+        if lane is not None:
+            lane.transport.abort("another rank has no NCCL communicator")
         if self._wanted == "nccl":
             raise _not_to_be_had("nccl", str(obstacle))
         _log.warning("messages go through the host, as there is no NCCL:\n%s", obstacle)
         return None
 
-    def _shared_lane(self, messages: Lane, copier: _native.Copier) -> Lane | None:
+    def _shared_lane(self, control: Control, messages: Lane) -> Lane | None:
         """Ranks of one host read each other's memory; None when they cannot or shall not."""
         if self._wanted in ("nccl", "c10d") or self._num_ranks == 1:
             return None
-        seconds = self._timeout.total_seconds()
-        store = self._fresh_store("cuda_ipc")
-        connection = _native.CudaIpcConnection(
-            messages.transport, store, self._device.index, seconds
-        )
-        transport, problem = connection.transport, connection.report.problem
+        lane, problem = _made(control, lambda: self._cuda_ipc(messages))
         if not problem:
-            executor = _native.Executor(transport, copier)
-            return Lane("cuda_ipc", transport, executor, messages.max_direct)
+            return lane
         if self._wanted == "cuda_ipc":
             raise _not_to_be_had("cuda_ipc", problem)
         _log.info("ranks do not read each other's device memory: %s", problem)
         return None
 
+    def _cuda_ipc(self, messages: Lane) -> tuple[Lane, str]:
+        """The lane, and what keeps the ranks from taking it."""
+        assert self.device_copier is not None
+        connection = _native.CudaIpcConnection(
+            messages.transport,
+            self._fresh_store("cuda_ipc"),
+            self._device.index,
+            self._timeout.total_seconds(),
+        )
+        executor = _native.Executor(connection.transport, self.device_copier)
+        lane = Lane("cuda_ipc", connection.transport, executor, messages.max_direct)
+        return lane, connection.report.problem
+
     def _fresh_store(self, purpose: str) -> _native.Store:
         """A store that no earlier attempt has written to."""
         return _native.TorchStore(PrefixStore(f"{purpose}/{self._num_attempts}", self._store))
 
-    def _nccl(self) -> _native.Transport:
+    def _nccl(self) -> Lane:
+        assert self.device_copier is not None
         store = self._fresh_store("nccl")
         seconds = self._timeout.total_seconds()
-        return _native.NcclTransport(
+        transport = _native.NcclTransport(
             self._rank,
             self._num_ranks,
             store,
@@ -225,6 +268,8 @@ class LaneMaker:
             seconds,
             register_staging=self._register_staging,
         )
+        executor = _native.Executor(transport, self.device_copier)
+        return Lane("nccl", transport, executor, _DIRECT_MESSAGES)
 
     @staticmethod
     def _agreed(control: Control, obstacle: str | None) -> str | None:
@@ -244,8 +289,12 @@ def _not_to_be_had(transport: str, obstacle: str) -> DeviceError:
 
 def _nccl_obstacle(control: Control, device: torch.device) -> str | None:
     """Why this rank cannot take part in a communicator, as far as it shows before one is made."""
-    gpus = control.gather(str(torch.cuda.get_device_properties(device).uuid))
-    sharing = [rank for rank, gpu in enumerate(gpus) if gpu == gpus[control.rank]]
+    own, error = attempt(lambda: str(torch.cuda.get_device_properties(device).uuid))
+    gpus = control.gather(own)
+    if error is not None:
+        return str(error)
+    sharing = [rank for rank, gpu in enumerate(gpus) if gpu == own]
     if len(sharing) > 1 and not any(name in os.environ for name in _SHARED_GPU):
         return f"ranks {sharing} share one GPU"
-    return _native.nccl_report().problem or None
+    report, error = attempt(_native.nccl_report)
+    return str(error) if report is None else report.problem or None

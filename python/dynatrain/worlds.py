@@ -9,6 +9,7 @@ import torch
 from torch.distributed import DistError
 
 from dynatrain._torch_private import group_making, name_groups_from, num_groups_named
+from dynatrain.control import attempt
 from dynatrain.engine import Engine
 from dynatrain.layout import Layout
 from dynatrain.world import Meshes, World
@@ -59,14 +60,11 @@ class Worlds:
         A rank on which it raises tells the others once they have left it: they wait in it for that
         rank half of the session's deadline, so that it has not given up on them by then.
         """
-        control, groups, error = self._engine.control, None, None
-        if self._make_groups is None:
+        control, make = self._engine.control, self._make_groups
+        if make is None:
             return None
-        try:
-            with group_making(self._engine.options.timeout / 2):
-                groups = self._make_groups(layout)
-        except Exception as caught:  # noqa: BLE001 - the user's code; the others must learn of it
-            error = caught
+        with group_making(self._engine.options.timeout / 2):
+            groups, error = attempt(lambda: make(layout))
         try:
             # What raised by itself comes before the errors of those who waited for it.
             control.agree("the hook groups=", None if isinstance(error, DistError) else error, None)

@@ -32,6 +32,10 @@ class PairControl(Control):
     def gather(self, value):
         return [value, self.answers.pop(0)]
 
+    def agree(self, phase, error, value):
+        assert error is None
+        return [value, value if value is None else self.answers.pop(0)]
+
 
 class FreshStore:
     """Refuses a key that is there already."""
