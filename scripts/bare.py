@@ -22,11 +22,15 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
 ROOT = Path(__file__).resolve().parent.parent
 CANNOT_RUN = 77
+REMOVALS = 20
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ALL_USERS = "4294967295"  # of a uid_map
 DPKG_STATUS = Path("/var/lib/dpkg/status")
@@ -73,8 +77,48 @@ class EndedError(Exception):
 
 def say(text: str) -> None:
     """Writes one line to the standard error."""
-    sys.stderr.write(f"bare: {text}\n")
-    sys.stderr.flush()
+    os.write(sys.stderr.fileno(), f"bare: {text}\n".encode())  # one call: a handler may say it
+
+
+class Signals:
+    """Signals that ask for the end: the first one becomes an error, where this was allowed.
+
+    Elsewhere it waits, so that nothing is started or removed by half. Later ones change nothing.
+    """
+
+    def __init__(self) -> None:
+        self._first: signal.Signals | None = None
+        self._allowed = False
+        for number in SIGNALS:
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if self._first is not None:
+            return
+        self._first = signal.Signals(number)
+        say(f"ended by {self._first.name}; the room is being removed, which no signal stops")
+        self._raise_if_allowed()
+
+    def _raise_if_allowed(self) -> None:
+        if self._allowed and self._first is not None:
+            raise EndedError(f"ended by {self._first.name}")
+
+    @contextmanager
+    def allowed(self) -> Iterator[None]:
+        """Raises EndedError inside, for a signal that has waited, too."""
+        self._allowed = True
+        try:
+            self._raise_if_allowed()
+            yield
+        finally:
+            self._allowed = False
+
+
+def ask(command: list[str], *, check: bool = False) -> subprocess.CompletedProcess[str]:
+    """Runs a short command in a session of its own: Ctrl-C is this process's to handle."""
+    return subprocess.run(
+        command, check=check, capture_output=True, text=True, start_new_session=True
+    )
 
 
 def layers(workspace: Path) -> dict[Path, Path]:
@@ -92,7 +136,7 @@ def packages_to_hide() -> list[str]:
     if shutil.which("dpkg-query") is None:
         return []
     query = ["dpkg-query", "--show", "--showformat", "${Package}\n"]
-    listed = subprocess.run(query, check=True, capture_output=True, text=True)
+    listed = ask(query, check=True)
     return [name for name in listed.stdout.split() if PACKAGES.fullmatch(name)]
 
 
@@ -101,7 +145,7 @@ def files_of(packages: list[str]) -> set[Path]:
     if not packages:
         return set()
     query = ["dpkg-query", "--listfiles", *packages]
-    listed = subprocess.run(query, check=True, capture_output=True, text=True)
+    listed = ask(query, check=True)
     paths = {Path(line) for line in listed.stdout.splitlines() if line.startswith("/")}
     return {path for path in paths if path.is_symlink() or path.is_file()}
 
@@ -154,7 +198,7 @@ def environment(workspace: Path) -> dict[str, str]:
     """Returns the room's variables: this process's, less what names tools, with pip's cache."""
     kept = {name: value for name, value in os.environ.items() if not FORGOTTEN.fullmatch(name)}
     pip = [sys.executable, "-m", "pip", "cache", "dir"]
-    cache = subprocess.run(pip, check=False, capture_output=True, text=True).stdout.strip()
+    cache = ask(pip).stdout.strip()
     if cache:
         kept.setdefault("PIP_CACHE_DIR", cache)
     home = workspace / "home"
@@ -179,7 +223,7 @@ def unshare() -> list[str]:
     missing = [program for program in ("setpriv", "unshare") if shutil.which(program) is None]
     if missing:
         raise CannotRunError(f"there is no {missing[0]} (Debian: apt-get install util-linux)")
-    tried = subprocess.run([*command, "true"], check=False, capture_output=True, text=True)
+    tried = ask([*command, "true"])
     if tried.returncode != 0:
         raise CannotRunError(
             "this user may make no mount namespace, neither as root nor in a user namespace\n  "
@@ -224,19 +268,35 @@ def run_inside(workspace: Path, command: list[str]) -> int:
     return subprocess.run(command, check=False).returncode
 
 
+def copy_checkout(folder: Path, signals: Signals) -> None:
+    """Copies this checkout; a copy that is cut short is ended with all its processes."""
+    command = [ROOT / "scripts/copy_checkout", folder]
+    copy = subprocess.Popen(command, start_new_session=True)
+    try:
+        with signals.allowed():
+            status = copy.wait()
+    finally:
+        if copy.poll() is None:
+            os.killpg(copy.pid, signal.SIGKILL)
+            copy.wait()
+    if status != 0:
+        raise subprocess.CalledProcessError(status, command)
+
+
 def end_room(room: subprocess.Popen[bytes]) -> None:
     """Ends the first process of the room, and with it, before it is gone, all the others."""
     if room.poll() is None:
         children = Path(f"/proc/{room.pid}/task/{room.pid}/children").read_text(encoding="ascii")
-        for process in children.split() or [room.pid]:
-            os.kill(int(process), signal.SIGKILL)
+        for process in children.split() or [str(room.pid)]:
+            with suppress(ProcessLookupError):
+                os.kill(int(process), signal.SIGKILL)
     room.wait()
 
 
-def run_room(workspace: Path, command: list[str], deadline_seconds: float) -> int:
+def run_room(workspace: Path, command: list[str], deadline_seconds: float, signals: Signals) -> int:
     """Makes a room in `workspace` and runs the command there; nothing runs on afterwards."""
     entry = unshare()
-    subprocess.run([ROOT / "scripts/copy_checkout", workspace / "checkout"], check=True)
+    copy_checkout(workspace / "checkout", signals)
     make_layers(workspace)
     inside = [sys.executable, str(ROOT / "scripts/bare.py"), "--inside", str(workspace), "--"]
     room = subprocess.Popen(
@@ -246,25 +306,32 @@ def run_room(workspace: Path, command: list[str], deadline_seconds: float) -> in
         start_new_session=True,  # Ctrl-C is this process's to handle
     )
     try:
-        return room.wait(deadline_seconds)
+        with signals.allowed():
+            return room.wait(deadline_seconds)
     except subprocess.TimeoutExpired:
         raise EndedError(f"the deadline of {deadline_seconds:g} s has passed") from None
     finally:
         end_room(room)
 
 
-def remove(workspace: Path) -> None:
-    """Removes the room; overlayfs leaves folders there that not even their owner may read."""
-    for folder in workspace.glob("layers/*/scratch/work"):
-        folder.chmod(0o700)
-    shutil.rmtree(workspace)
+def remove(workspace: Path) -> bool:
+    """Removes the room, or says what is left of it; returns whether it is gone.
 
-
-def end_by_signal(number: int, _frame: FrameType | None) -> None:
-    """Turns a signal into an error, so that everything is cleaned up."""
-    for each in SIGNALS:
-        signal.signal(each, signal.SIG_IGN)
-    raise EndedError(f"ended by {signal.Signals(number).name}")
+    Overlayfs leaves folders there that not even their owner may read, and for a moment a process
+    that was killed may go on writing.
+    """
+    for _ in range(REMOVALS):
+        for folder in workspace.glob("layers/*/scratch/work"):
+            folder.chmod(0o700)
+        try:
+            shutil.rmtree(workspace)
+        except OSError as error:
+            reason = error
+            time.sleep(0.25)
+        else:
+            return True
+    say(f"{workspace} is left: {reason}\n  no mount holds it; remove it with: rm -rf {workspace}")
+    return False
 
 
 def parse() -> argparse.Namespace:
@@ -284,30 +351,35 @@ def parse() -> argparse.Namespace:
     return arguments
 
 
-def main() -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Makes the room, runs the command, removes the room; returns the command's exit status."""
+    signals = Signals()
+    workspace = Path(tempfile.mkdtemp(prefix="dynatrain-bare-"))
+    ended = ""
+    try:
+        status = run_room(workspace, arguments.command, arguments.deadline, signals)
+    except EndedError as error:
+        status, ended = 1, str(error)
+    finally:
+        removed = remove(workspace)
+    if ended:
+        say(f"{ended}; the room {'is' if removed else 'is not'} removed")
+    return status if removed else status or 1
+
+
+def main() -> int:
+    """Runs the command in a room, or, as the process in there, runs it; returns the exit status."""
     arguments = parse()
-    workspace = None
     try:
         if arguments.inside is not None:
             return run_inside(arguments.inside, arguments.command)
-        for number in SIGNALS:
-            signal.signal(number, end_by_signal)
-        workspace = Path(tempfile.mkdtemp(prefix="dynatrain-bare-"))
-        status = run_room(workspace, arguments.command, arguments.deadline)
+        return run(arguments)
     except CannotRunError as error:
         say(f"cannot run here: {error}")
-        status = CANNOT_RUN
-    except EndedError as error:
-        say(f"{error}; the room is removed")
-        status = 1
-    finally:
-        if workspace is not None:
-            remove(workspace)
-    if status == CANNOT_RUN and arguments.skip_where_impossible:
+    if arguments.skip_where_impossible:
         say("SKIPPED, nothing was tried on a bare machine")
         return 0
-    return status
+    return CANNOT_RUN
 
 
 if __name__ == "__main__":
