@@ -2,84 +2,52 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
 import dynatrain
-import training_jobs as jobs
 from real_models import whole
+from real_models.switched import Job, switch_once
 
 pytest.importorskip("torchtitan", reason="needs requirements-titan.txt (Python 3.11 or newer)")
 
-TRAINED = 2
+
+class Torchtitan:
+    """The job of the guide: its trainer, with containers of optimizers and schedulers."""
+
+    def __init__(self):
+        self.guide = whole.guide("torchtitan_after")
+
+    def start(self, layout):
+        options = {"groups": self.guide.groups, "verify": ("sums", "fingerprint")}
+        return dynatrain.init(self.guide.build, layout, initialize=self.draw, **options)
+
+    def draw(self, state, world):
+        """Rotary tables as torchtitan has them, weights and counters by name."""
+        self.guide.draw(state, world)
+        whole.draw(state.modules, skipped=("rope.cache",))
+
+    def held(self, session):
+        return self.job_of(session.state.user)
+
+    def made_straight(self, groups):
+        trainer = self.guide.Trainer(*groups)
+        for part in trainer.parts:
+            part.to_empty(device="cpu")
+            with torch.no_grad():
+                part.init_weights()
+        trainer.make_optimizers()
+        return self.job_of(trainer)
+
+    def job_of(self, trainer):
+        def step(number):
+            trainer.train_step(self.guide.make_batch(number, trainer.dims))
+
+        return Job(trainer.parts, trainer.optimizers, step, trainer.schedulers)
 
 
-def draw(state, world):
-    """Rotary tables as torchtitan has them, weights and counters by name."""
-    whole.guide("torchtitan_after").draw(state, world)
-    whole.draw(state.modules, skipped=("rope.cache",))
-
-
-def gathered(trainer):
-    return whole.gathered(trainer.parts, trainer.optimizers, trainer.schedulers)
-
-
-def load_straight(groups, state):
-    """A job in a layout that dynatrain has not seen: made by torchtitan alone, filled by hand."""
-    guide = whole.guide("torchtitan_after")
-    trainer = guide.Trainer(*groups)
-    for part in trainer.parts:
-        part.to_empty(device="cpu")
-        with torch.no_grad():
-            part.init_weights()
-    whole.fill(state, trainer.parts, *trainer.make_optimizers())
-    return trainer
-
-
-def switch_once(rank, world_size, source, target):
-    """Trains, switches, and trains a step beside a job that was loaded straight."""
-    guide = whole.guide("torchtitan_after")
-    session = dynatrain.init(
-        guide.build,
-        source,
-        initialize=draw,
-        groups=guide.groups,
-        verify=("sums", "fingerprint"),
-    )
-    for step in range(TRAINED):
-        session.state.user.train_step(guide.make_batch(step, session.state.user.dims))
-    before = gathered(session.state.user)
-    report = session.switch(target)
-    moved = session.state.user
-    after = gathered(moved)
-    straight = load_straight(session.world.groups, before)
-    loaded = gathered(straight)
-    for trainer in (moved, straight):
-        trainer.train_step(guide.make_batch(TRAINED, trainer.dims))
-    steps = gathered(moved), gathered(straight)
-    session.close()
-    stray = [
-        name
-        for optimizer in moved.optimizers
-        for group in optimizer.param_groups
-        for name in {*group["param_names"]} ^ own_names(moved, group["params"])
-    ]
-    return SimpleNamespace(
-        num_tensors=len(before),
-        moved=jobs.differences(before, after),
-        loaded=jobs.differences(before, loaded),
-        next_step=jobs.differences(*steps),
-        trained=len(jobs.differences(after, steps[0])),
-        stray=stray,
-        minimal=report.bytes_moved == report.lower_bound_bytes,
-    )
-
-
-def own_names(trainer, params):
-    wanted = {id(param) for param in params}
-    return {n for part in trainer.parts for n, p in part.named_parameters() if id(p) in wanted}
+def switch(rank, world_size, source, target):
+    return switch_once(Torchtitan(), source, target)
 
 
 # A real mixture of experts: stages whose param groups carry names, experts on a mesh of their own
@@ -97,7 +65,7 @@ def own_names(trainer, params):
     ],
 )
 def test_qwen3_moe_arrives_bit_for_bit_and_trains_on(pool, source, target):
-    for rank in pool.run(switch_once, source, target, timeout_s=120):
+    for rank in pool.run(switch, source, target, timeout_s=120):
         assert rank.num_tensors > 200
         assert rank.loaded == []  # the oracle itself puts back what it took
         assert rank.moved == []
