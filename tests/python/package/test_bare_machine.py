@@ -96,7 +96,6 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 # Whoever sees no prompt after Ctrl-C presses it again; what stopped half-way is gigabytes.
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_signal_during_the_removal_does_not_stop_it(tmp_path: Path, name: str):
-    run(tmp_path, "--", "true")  # skips where there can be no room
     done = subprocess.run(
         [sys.executable, "-c", INTERRUPTED.format(name=name, script=SCRIPT[1])],
         check=False,
@@ -105,6 +104,8 @@ def test_signal_during_the_removal_does_not_stop_it(tmp_path: Path, name: str):
         env={**os.environ, "TMPDIR": str(tmp_path)},
         timeout=100,
     )
+    if done.returncode == CANNOT_RUN:
+        pytest.skip(done.stderr)
 
     assert "which no signal stops" in done.stderr
     assert list(tmp_path.iterdir()) == []

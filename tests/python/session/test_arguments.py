@@ -13,7 +13,7 @@ from dynatrain import DeviceError, Layout, LayoutError, World
 NAN, HUGE, LONE = float("nan"), 1 << 80, "a\ud800b"
 WRONG = {
     "build": [None, 3, "build"],
-    "layout": [None, 3, b"dp=1", LONE, "", "dp=0", "dp=-1", f"dp={HUGE}", "xx=2", object()],
+    "layout": [None, 3, b"dp=1", LONE, "", "dp=0", "dp=-1", f"dp={HUGE}", "xx=2", ...],
     "initialize": [3, "fill"],
     "groups": [3, {}],
     "keep": [[1], {1: "a"}, {LONE: 1}, "a", 3],
