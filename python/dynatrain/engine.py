@@ -21,6 +21,7 @@ from dynatrain._errors import Error
 from dynatrain.adapters.port import Adapter, Inventory, Values
 from dynatrain.control import Control, attempt, merge_plain
 from dynatrain.lanes import Lane, LaneMaker, Nccl, unconnected
+from dynatrain.nodes import node_name, numbered
 from dynatrain.profiling import profiler_range
 from dynatrain.report import Span
 from dynatrain.train_state import TrainState
@@ -117,6 +118,7 @@ class Engine:
         self.options = options
         self.adapter = adapter
         self.control: Control
+        self.node_of_rank: list[int] = []
         self.rank = dist.get_rank()
         self.num_ranks = dist.get_world_size()
         self._device = device
@@ -139,6 +141,7 @@ class Engine:
         """
         try:
             self.control = Control(self.options.timeout)
+            self.node_of_rank = numbered(self.control.gather(node_name()))
             self.lanes = self.maker.make(self.control)
         except Error:
             raise

@@ -220,7 +220,7 @@ def _plan(
     def derive() -> _native.Plan:
         source_map.prove_coverage()
         _native.check_same_tensors(source_map, target_map)
-        return _native.make_plan(source_map, target_map, engine.rank)
+        return _native.make_plan(source_map, target_map, engine.rank, engine.node_of_rank)
 
     plan = engine.together("planning", derive)
     answers = engine.control.gather((source_map.hash(), target_map.hash()))

@@ -1,0 +1,23 @@
+"""Which ranks share a node: a needer is served by its own node where that holds the cell."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def node_name() -> str:
+    """The same for all processes of one machine, whichever containers they are in."""
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:  # no Linux, or a sandbox without /proc
+        return socket.gethostname()
+
+
+def numbered(names: Sequence[Hashable]) -> list[int]:
+    """The node of each rank as a number, in the order in which nodes first occur."""
+    numbers: dict[Hashable, int] = {}
+    return [numbers.setdefault(name, len(numbers)) for name in names]
