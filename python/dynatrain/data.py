@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterator, Sized
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, default_collate
 
 from dynatrain._errors import LayoutError
+from dynatrain.given import kind, shown, whole
 from dynatrain.layout import Layout
 from dynatrain.noise import SeededCollate, SeededDataset, WithEpochs
 from dynatrain.world import World
@@ -19,15 +19,13 @@ _ORDER_KEYS = ("num_samples", "global_batch_size", "seed", "shuffle")
 
 def _whole(name: str, value: Any) -> int:
     """An integer, numpy's too; raises LayoutError for anything else."""
-    try:
-        if not isinstance(value, bool):
-            return operator.index(value)
-    except TypeError:
-        pass
-    raise LayoutError(
-        f"data: {name}={value!r}\n  expected an integer\n  nothing was changed\n"
-        f"  give a whole number, such as {name}=8"
-    )
+    found = whole(value)
+    if found is None:
+        raise LayoutError(
+            f"data: {name}={shown(value)}\n  expected an integer, got a {kind(value)}\n"
+            f"  nothing was changed\n  give a whole number, such as {name}=8"
+        )
+    return found
 
 
 class ElasticSampler(Sampler[list[int]]):
@@ -57,6 +55,11 @@ class ElasticSampler(Sampler[list[int]]):
             )
         self.num_samples = num_samples
         self.global_batch_size = global_batch_size
+        if type(shuffle) is not bool:
+            raise LayoutError(
+                f"data: shuffle={shown(shuffle)}\n  expected True or False, got a {kind(shuffle)}\n"
+                "  nothing was changed\n  give one of both"
+            )
         self.seed = _whole("seed", seed)
         self.shuffle = shuffle
         self.step = 0  #: global batches taken since the beginning
@@ -122,13 +125,24 @@ class ElasticSampler(Sampler[list[int]]):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on where the other sampler was; raises LayoutError when their orders differ."""
         own = self.state_dict()
+        try:
+            given = {key: whole(state_dict[key]) for key in own if key != "shuffle"}
+            given["shuffle"] = bool(state_dict["shuffle"])
+        except Exception:  # noqa: BLE001 - whatever the caller has read from somewhere
+            given = {"step": None}
+        if None in given.values():
+            raise LayoutError(
+                f"data: a sampler was given {shown(state_dict)} as its state\n"
+                f"  expected whole numbers under {sorted(own)}\n  nothing was changed\n"
+                "  give it what state_dict() of a sampler returned"
+            )
         for key in _ORDER_KEYS:
-            if state_dict[key] != own[key]:
+            if given[key] != own[key]:
                 raise LayoutError(
-                    f"data: {key} is {own[key]} here and {state_dict[key]} in the state\n"
+                    f"data: {key} is {own[key]} here and {given[key]} in the state\n"
                     "  expected equal values, or the sample order changes\n  nothing was changed"
                 )
-        self.step = int(state_dict["step"])
+        self.step = int(given["step"] or 0)
 
 
 class ElasticLoader(Iterator[Any]):
@@ -155,6 +169,13 @@ class ElasticLoader(Iterator[Any]):
     """
 
     def __init__(self, dataset: Dataset[Any], sampler: ElasticSampler, **options: Any) -> None:
+        if not issubclass(type(sampler), ElasticSampler):
+            raise LayoutError(
+                f"data: a loader was given sampler={shown(sampler)}\n"
+                f"  expected a dynatrain.ElasticSampler, got a {kind(sampler)}\n"
+                "  nothing was started\n"
+                "  its order is what does not depend on the layout: ElasticSampler(len(dataset), 8)"
+            )
         self.dataset = dataset
         self.sampler = sampler
         self._options = options

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from dynatrain import _native
-from dynatrain._errors import LayoutError
-from dynatrain.door import checked_count, wrong_argument
+from dynatrain.door import checked_count, looking, wrong_argument
+from dynatrain.given import number, text, whole
 from dynatrain.layout import Layout, as_layout
 from dynatrain.report import SCHEMA_VERSION
 
@@ -35,6 +35,35 @@ class TensorSpec:
     layers: tuple[int, ...] = (0,)
     dtype: str = "float32"
 
+    def __post_init__(self) -> None:
+        shape, layers = _wholes(self.shape), _wholes(self.layers)
+        tp_dim = None if self.tp_dim is None else whole(self.tp_dim)
+        fqn, dtype = text(self.fqn), text(self.dtype)
+        if not fqn:
+            raise wrong_argument("TensorSpec", "fqn", self.fqn, "the name of a parameter")
+        if shape is None or any(size < 0 for size in shape):
+            raise wrong_argument("TensorSpec", "shape", self.shape, "sizes, none negative")
+        if not layers or any(layer < 0 for layer in layers):
+            raise wrong_argument(
+                "TensorSpec", "layers", self.layers, "numbers of layers, one or more"
+            )
+        if self.tp_dim is not None and (tp_dim is None or not 0 <= tp_dim < len(shape)):
+            expected = f"None or a dimension of {list(shape)}"
+            raise wrong_argument("TensorSpec", "tp_dim", self.tp_dim, expected)
+        if dtype not in _ITEMSIZE:
+            raise wrong_argument("TensorSpec", "dtype", self.dtype, f"one of {sorted(_ITEMSIZE)}")
+        plain = {"fqn": fqn, "shape": shape, "tp_dim": tp_dim, "layers": layers, "dtype": dtype}
+        self.__dict__.update(plain)  # of Python's own classes from here on
+
+
+def _wholes(values: object) -> tuple[int, ...] | None:
+    """The whole numbers in ``values``; None where it holds anything else, or is no sequence."""
+    try:
+        found = [whole(value) for value in values]  # type: ignore[attr-defined]
+    except Exception:  # noqa: BLE001 - an object of the caller's
+        return None
+    return None if None in found else tuple(value for value in found if value is not None)
+
 
 @dataclass(frozen=True)
 class Topology:
@@ -51,6 +80,20 @@ class Topology:
     stage_latency_seconds: float = 20e-6
     memory_bytes_per_second: float = 1e12
     ranks_per_node: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("link_bytes_per_second", "stage_latency_seconds", "memory_bytes_per_second"):
+            found = number(getattr(self, name))
+            may_be_zero = name == "stage_latency_seconds"
+            if found is None or not (found > 0 or (may_be_zero and found == 0)):  # a NaN neither
+                expected = "a number, 0 or more" if may_be_zero else "a number above 0"
+                raise wrong_argument("Topology", name, getattr(self, name), expected)
+            self.__dict__[name] = float(found)
+        nodes = None if self.ranks_per_node is None else whole(self.ranks_per_node)
+        if self.ranks_per_node is not None and (nodes is None or nodes < 1):
+            expected = "None, or a whole number, 1 or more"
+            raise wrong_argument("Topology", "ranks_per_node", self.ranks_per_node, expected)
+        self.__dict__["ranks_per_node"] = nodes
 
 
 @dataclass
@@ -147,7 +190,7 @@ def describe(
         slots: what each parameter brings: itself and its optimizer state, all of its dtype.
 
     Raises:
-        LayoutError: there are fewer layers than stages, or a dtype is unknown.
+        LayoutError: there are fewer layers than stages.
     """
     target = as_layout(layout)
     num_layers = 1 + max(layer for spec in tensors for layer in spec.layers)
@@ -169,11 +212,6 @@ def _stage_table(
     axes = [axis for axis in layout.order if axis != "pp"]
     mesh = table.add_mesh([layout.size(axis) for axis in axes], ranks)
     for spec in stage:
-        if spec.dtype not in _ITEMSIZE:
-            raise LayoutError(
-                f"plan: {spec.fqn!r} has dtype {spec.dtype!r}\n  expected one of "
-                f"{sorted(_ITEMSIZE)}\n  nothing was planned"
-            )
         placements = [_placement(layout, axis, spec) for axis in axes]
         for slot in slots:
             name, itemsize = f"{spec.fqn}|{slot}", _ITEMSIZE[spec.dtype]
@@ -193,9 +231,11 @@ def _placement(layout: Layout, axis: str, spec: TensorSpec) -> tuple[int, int]:
 
 
 def _checked_tensors(tensors: Sequence[TensorSpec]) -> list[TensorSpec]:
-    listed = list(tensors) if isinstance(tensors, Iterable) else []
-    if not listed or not all(isinstance(spec, TensorSpec) for spec in listed):
-        raise wrong_argument("plan", "tensors", tensors, "one dynatrain.TensorSpec or more")
+    expected = "one dynatrain.TensorSpec or more"
+    with looking("plan", "tensors", tensors, expected):
+        listed = list(tensors)
+    if not listed or not all(type(spec) is TensorSpec for spec in listed):
+        raise wrong_argument("plan", "tensors", tensors, expected)
     return listed
 
 
@@ -217,7 +257,7 @@ def plan(
     """
     staging_budget_bytes = checked_count("plan", "staging_budget_bytes", staging_budget_bytes)
     tensors = _checked_tensors(tensors)
-    if not isinstance(topology, Topology | None):
+    if topology is not None and type(topology) is not Topology:
         raise wrong_argument("plan", "topology", topology, "a dynatrain.Topology, or None")
     links = topology or Topology()
     before, after = describe(source, tensors), describe(target, tensors)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
 from dynatrain._errors import LayoutError, StaleStateError
+from dynatrain.given import kind, shown, text
 
 
 @runtime_checkable
@@ -22,6 +24,54 @@ class Stateful(Protocol):
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
         """Takes over what ``state_dict`` of an equal object returned."""
         ...
+
+
+@contextmanager
+def _looking(name: str, value: object, expected: str) -> Iterator[None]:
+    """Refuses what raises when it is looked at, as what is wrong."""
+    try:
+        yield
+    except Exception as error:
+        raise LayoutError(
+            f"train_state: {name}={shown(value)}\n  expected {expected}, got a {kind(value)}\n"
+            f"  nothing was moved\n  give TrainState another {name} in build"
+        ) from error
+
+
+def _check_model(model: Any) -> None:
+    with _looking("model", model, "a torch.nn.Module, or a list of them"):
+        modules = [model] if isinstance(model, nn.Module) else list(model)
+        if not modules or not all(isinstance(module, nn.Module) for module in modules):
+            raise TypeError("no module")
+
+
+def _check_stateful(name: str, item: Any) -> None:
+    try:
+        if isinstance(item, Stateful):
+            return
+    except Exception:  # noqa: BLE001 - an object that raises when it is looked at
+        pass
+    raise LayoutError(
+        f"train_state: {name} is a {kind(item)}\n"
+        "  expected an object with state_dict() and load_state_dict()\n"
+        "  nothing was moved\n  put it in user= if it is rebuilt for each layout"
+    )
+
+
+def _checked_extra(extra: Any) -> dict[str, Any]:
+    with _looking("extra", extra, "a mapping of names, strings, to objects"):
+        items = {} if extra is None else dict(extra.items())
+        if not all(text(name) for name in items):
+            raise TypeError("a name is no text")
+    return items
+
+
+def _checked_names(names: Any) -> frozenset[str]:
+    with _looking("per_rank", names, "names of extras"):
+        found = [text(name) for name in ([names] if isinstance(names, str) else names)]
+        if None in found:
+            raise TypeError("a name is no text")
+    return frozenset(name for name in found if name is not None)
 
 
 class TrainState:
@@ -55,24 +105,22 @@ class TrainState:
         user: Any = None,
         per_rank: Collection[str] = (),
     ) -> None:
+        _check_model(model)
         self._fields: dict[str, Any] = {
             "model": model,
             "optimizer": optimizer,
             "scheduler": scheduler,
             "scaler": scaler,
-            "extra": dict(extra or {}),
+            "extra": _checked_extra(extra),
             "user": user,
         }
-        self._per_rank = frozenset([per_rank] if isinstance(per_rank, str) else per_rank)
+        self._per_rank = _checked_names(per_rank)
         self._retired_by: str | None = None
         self._of_present: set[int] = set()
-        for name, item in self.stateful_objects():
-            if not isinstance(item, Stateful):
-                raise LayoutError(
-                    f"train_state: {name} is a {type(item).__name__}\n"
-                    "  expected an object with state_dict() and load_state_dict()\n"
-                    "  nothing was moved\n  put it in user= if it is rebuilt for each layout"
-                )
+        with _looking("scheduler", scheduler, "a scheduler, or a list of them"):
+            items = list(self.stateful_objects())
+        for name, item in items:
+            _check_stateful(name, item)
         unknown = sorted(self._per_rank - set(self._fields["extra"]))
         if unknown:
             raise LayoutError(
