@@ -255,7 +255,6 @@ Plan part_of(const Plan& plan, const ShardMap& map, std::span<const TensorId> te
 
 std::uint64_t DecisionRecord::hash() const {
   Hasher hasher;
-  hasher.add(static_cast<int>(sender_rule));
   hasher.add(static_cast<std::uint64_t>(node_of_rank.size()));
   for (const int node : node_of_rank) {
     hasher.add(node);

@@ -135,7 +135,7 @@ void bind_nccl(py::module_& m) {
       .def_readonly("version", &NcclReport::version)
       .def_readonly("newer_calls", &NcclReport::newer_calls)
       .def_readonly("registration_problem", &NcclReport::registration_problem);
-  m.def("nccl_report", &nccl_report, py::arg("path") = "", NoGil());
+  m.def("nccl_report", &nccl_report, NoGil());
 }
 
 CudaIpcConnection connect_cuda_ipc(Transport& messages,

@@ -107,8 +107,8 @@ class NcclReport:
     def registration_problem(self) -> str:
         """Why staging cannot be registered with a communicator; empty when it can."""
 
-def nccl_report(path: str = ...) -> NcclReport:
-    """Looks for NCCL: the library that is loaded, then ``path``, then by name. Never raises."""
+def nccl_report() -> NcclReport:
+    """Looks for NCCL: the library that is loaded, else by name. Never raises."""
 
 def local_intervals(
     shape: Sequence[int],

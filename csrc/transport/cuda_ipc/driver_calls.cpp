@@ -5,7 +5,7 @@
 namespace dynatrain {
 
 std::pair<DriverCalls, std::string> find_driver_calls() {
-  Library driver({"libcuda.so.1"}, "");
+  Library driver({"libcuda.so.1"});
   if (!driver.problem().empty()) {
     return {DriverCalls(), driver.problem()};
   }

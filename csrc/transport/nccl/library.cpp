@@ -4,18 +4,11 @@
 
 namespace dynatrain {
 
-Library::Library(const std::vector<std::string>& names, const std::string& path) {
-  for (const std::string& name : names) {
-    if (handle_ == nullptr) {
-      handle_ = dlopen(name.c_str(), RTLD_NOW | RTLD_NOLOAD);
-    }
-  }
-  if (handle_ == nullptr && !path.empty()) {
-    handle_ = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-  } else {
+Library::Library(const std::vector<std::string>& names) {
+  for (const int way : {RTLD_NOLOAD, RTLD_LOCAL}) {
     for (const std::string& name : names) {
       if (handle_ == nullptr) {
-        handle_ = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
+        handle_ = dlopen(name.c_str(), RTLD_NOW | way);
       }
     }
   }

@@ -8,8 +8,8 @@ namespace dynatrain {
 /// A shared library of this process, never unloaded: what it returned may be in use until the end.
 class Library {
  public:
-  /// Looks for `names` among the loaded libraries, then opens `path` (unless empty), then `names`.
-  Library(const std::vector<std::string>& names, const std::string& path);
+  /// Looks for `names` among the loaded libraries, then opens them.
+  explicit Library(const std::vector<std::string>& names);
 
   /// Why it was not found; empty when it was.
   [[nodiscard]] const std::string& problem() const { return problem_; }

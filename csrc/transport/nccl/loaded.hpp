@@ -4,15 +4,14 @@
 
 #include "transport/nccl/world.hpp"
 #include <memory>
-#include <string>
 
 namespace dynatrain {
 
 /// The libraries of this process behind the two ports, looked up when the program runs.
 /// Errors   DeviceError that says what is missing.
-[[nodiscard]] std::shared_ptr<NcclApi> load_nccl(const std::string& path);
-[[nodiscard]] std::shared_ptr<DeviceApi> load_cuda_runtime(const std::string& path);
+[[nodiscard]] std::shared_ptr<NcclApi> load_nccl();
+[[nodiscard]] std::shared_ptr<DeviceApi> load_cuda_runtime();
 /// What load_nccl() would find.
-[[nodiscard]] NcclReport report_loaded_nccl(const std::string& path);
+[[nodiscard]] NcclReport report_loaded_nccl();
 
 }  // namespace dynatrain

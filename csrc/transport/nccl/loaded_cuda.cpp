@@ -90,11 +90,11 @@ class LoadedCuda final : public DeviceApi {
 
 }  // namespace
 
-std::shared_ptr<DeviceApi> load_cuda_runtime(const std::string& path) {
+std::shared_ptr<DeviceApi> load_cuda_runtime() {
   // Those that torch comes with; a later one may have other structures.
   const std::vector<std::string> names{"libcudart.so.13", "libcudart.so.12"};
-  Library runtime(names, path);
-  Library driver({"libcuda.so.1"}, "");
+  Library runtime(names);
+  Library driver({"libcuda.so.1"});
   CudaCalls f;
   runtime.require(f.get_error_string, "cudaGetErrorString");
   runtime.require(f.get_device, "cudaGetDevice");
@@ -113,9 +113,10 @@ std::shared_ptr<DeviceApi> load_cuda_runtime(const std::string& path) {
   driver.require(f.driver_get_current, "cuCtxGetCurrent");
   const std::string& problem = runtime.problem().empty() ? driver.problem() : runtime.problem();
   if (!problem.empty()) {
-    throw DeviceError("transport: the CUDA runtime (" + names[0] + " or " + names[1] +
-                      ") and driver cannot be used: " + problem +
-                      "\n  no communicator was made\n  import torch first, or name a library");
+    throw DeviceError(
+        "transport: the CUDA runtime (" + names[0] + " or " + names[1] +
+        ") and driver cannot be used: " + problem +
+        "\n  no communicator was made\n  import torch first, which brings the runtime");
   }
   return std::make_shared<LoadedCuda>(f);
 }

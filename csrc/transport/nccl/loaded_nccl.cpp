@@ -51,8 +51,8 @@ std::string find_registration(const Library& library, NcclCalls& f) {
   return missing;
 }
 
-Found find_nccl(const std::string& path) {
-  Library library({"libnccl.so.2"}, path);
+Found find_nccl() {
+  Library library({"libnccl.so.2"});
   Found found;
   NcclCalls& f = found.functions;
   library.require(f.get_version, "ncclGetVersion");
@@ -166,15 +166,15 @@ class LoadedNccl final : public NcclApi {
 
 }  // namespace
 
-NcclReport report_loaded_nccl(const std::string& path) {
-  return find_nccl(path).report;
+NcclReport report_loaded_nccl() {
+  return find_nccl().report;
 }
 
-std::shared_ptr<NcclApi> load_nccl(const std::string& path) {
-  const Found found = find_nccl(path);
+std::shared_ptr<NcclApi> load_nccl() {
+  const Found found = find_nccl();
   if (!found.report.problem.empty()) {
     throw DeviceError("transport: no NCCL communicator can be made\n  " + found.report.problem +
-                      "\n  install the NCCL that torch ships, or name a library");
+                      "\n  install the NCCL that torch ships");
   }
   return std::make_shared<LoadedNccl>(found.functions, found.report.registration_problem);
 }

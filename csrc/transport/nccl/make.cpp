@@ -8,11 +8,11 @@
 
 namespace dynatrain {
 
-NcclReport nccl_report(const std::string& path) {
-  NcclReport report = report_loaded_nccl(path);
+NcclReport nccl_report() {
+  NcclReport report = report_loaded_nccl();
   if (report.problem.empty()) {
     try {
-      static_cast<void>(load_cuda_runtime(""));
+      static_cast<void>(load_cuda_runtime());
     } catch (const DeviceError& error) {
       report.problem = error.what();
     }
@@ -26,17 +26,16 @@ std::unique_ptr<Transport> make_nccl_transport(
   if (!problem.empty()) {
     throw DeviceError("transport: no NCCL communicator can be made\n  " + problem);
   }
-  const NcclLibraries libraries{.nccl = load_nccl(options.nccl_library),
-                                .device = load_cuda_runtime(options.cuda_library)};
+  const NcclLibraries libraries{.nccl = load_nccl(), .device = load_cuda_runtime()};
   return connect_nccl(libraries, {.rank = rank, .size = size}, options, store, deadline);
 }
 
 std::string nccl_problem() {
-  return nccl_report("").problem;
+  return nccl_report().problem;
 }
 
 std::string nccl_version() {
-  return nccl_report("").version;
+  return nccl_report().version;
 }
 
 }  // namespace dynatrain

@@ -11,18 +11,9 @@
 
 namespace dynatrain {
 
-/// How the sender of a cell is chosen among its owners.
-enum class SenderRule : std::uint8_t {
-  /// Local if held, else owners on the needer's node first. A cell that its n candidates cannot
-  /// share evenly among its m needers is split into n / gcd(n, m) pieces, dealt in turn; pieces too
-  /// small for that go to the candidate of their group with the fewest bytes so far. Rank-local and
-  /// equal on both ends; see docs/design/plan.md, "Who sends".
-  kClosedForm,
-};
-
-/// The few global choices of a switch. Computed once, published, compared by all (law 4).
+/// The few global choices of a switch. Computed once, published, compared by all (law 4). Who sends
+/// a cell follows from it and the maps on each rank alone; see docs/design/plan.md, "Who sends".
 struct DecisionRecord {
-  SenderRule sender_rule = SenderRule::kClosedForm;
   /// Node of each rank; empty means that all share one node.
   std::vector<int> node_of_rank;
 

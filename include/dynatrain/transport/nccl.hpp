@@ -29,8 +29,6 @@ struct NcclOptions {
   /// deadline. Later, it is left to itself with its stream, and memory that it was given is in use.
   std::chrono::milliseconds end_timeout{15000};
   bool record_calls = false;  ///< keep every call for a checker
-  std::string nccl_library;   ///< path to try; empty: loaded one, then by name
-  std::string cuda_library;   ///< the same for the CUDA runtime
 };
 
 /// What this process can do with NCCL.
@@ -41,10 +39,10 @@ struct NcclReport {
   std::string registration_problem;      ///< why staging cannot be registered; empty when it can
 };
 
-/// Looks for the library (already loaded, then `path` unless empty, else by name) and its calls,
-/// and for CUDA's runtime and driver. Import torch first: its libraries are the ones to find. Never
+/// Looks for the library (already loaded, else by name) and its calls, and for CUDA's runtime and
+/// driver. Import torch first: its libraries are the ones to find. Never
 /// throws for what it does not find: that is `problem`.
-[[nodiscard]] NcclReport nccl_report(const std::string& path);
+[[nodiscard]] NcclReport nccl_report();
 /// Why a NCCL transport cannot be made in this process; empty when it can. Looks at no device.
 [[nodiscard]] std::string nccl_problem();
 /// Version of the NCCL library of this process, such as "2.28.9"; empty when there is none.

@@ -181,7 +181,7 @@ TEST_F(GpuNcclPair, PeerThatNeverTalkedEndsAtTheDeadlineAndASecondCommunicatorWo
 // Staging that is registered when the communicator is aborted: the handle dies, the memory is
 // freed.
 TEST_F(GpuNcclPair, RegisteredStagingSurvivesAnAbort) {
-  const std::string problem = nccl_report("").registration_problem;
+  const std::string problem = nccl_report().registration_problem;
   if (!problem.empty()) {
     GTEST_SKIP() << "needs ncclCommRegister: " << problem;
   }

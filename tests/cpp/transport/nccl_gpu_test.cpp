@@ -106,7 +106,7 @@ TEST_F(GpuNccl, AbortedTransportRefusesWhatComesLater) {
 // Memory of NCCL's own, known to the communicator: zeroed, good for messages, and to be freed after
 // the transport is gone.
 TEST_F(GpuNccl, RegisteredStagingCarriesAMessageAndOutlivesTheTransport) {
-  const std::string problem = nccl_report("").registration_problem;
+  const std::string problem = nccl_report().registration_problem;
   if (!problem.empty()) {
     GTEST_SKIP() << "needs ncclCommRegister: " << problem;
   }

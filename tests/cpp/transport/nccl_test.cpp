@@ -358,7 +358,7 @@ TEST(NcclSelf, WorldOfOneSendsToItself) {
 
 // Both functions exist in every build, so that `doctor` can ask.
 TEST(NcclLibrary, ReportSaysWhatThereIsOrWhatIsMissing) {
-  const NcclReport report = nccl_report("");
+  const NcclReport report = nccl_report();
   EXPECT_EQ(report.problem, nccl_problem());
   EXPECT_EQ(report.version, nccl_version());
   EXPECT_TRUE(!report.problem.empty() || !report.version.empty());
