@@ -104,14 +104,33 @@ def test_parts_of_another_class_are_refused_with_both_classes():
         TORCH.check_values(TORCH.inventory(target), published(source), 0)
 
 
+class AsManyAsThereAre(ListOfAll):
+    """Takes any number of entries: what is left over is lost, or left as it was, without a word."""
+
+    def load_state_dict(self, state_dict):
+        for scheduler, state in zip(self.schedulers, state_dict["schedulers"], strict=False):
+            scheduler.load_state_dict(state)
+
+
 # What parts learned apart has no place in one of them.
-def test_parts_that_differ_are_refused_where_their_number_changes():
-    source, target = state_of(ListOfAll, 2), state_of(ListOfAll, 1)
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (2, 4)])
+def test_parts_that_differ_are_refused_where_their_number_changes(before, after):
+    source, target = state_of(AsManyAsThereAre, before), state_of(AsManyAsThereAre, after)
     source.optimizers[1].step()
     source.scheduler.schedulers[1].step()
 
-    with pytest.raises(LayoutError, match="scheduler"):
+    with pytest.raises(LayoutError, match=f"{before} parts of a scheduler differ"):
         TORCH.check_values(TORCH.inventory(target), published(source), 0)
+
+
+def test_parts_that_differ_arrive_where_their_number_stays():
+    source, target = state_of(ListOfAll, 2), state_of(ListOfAll, 2)
+    source.optimizers[1].step()
+    source.scheduler.schedulers[1].step()
+
+    TORCH.check_values(TORCH.inventory(target), published(source), 0)
+
+    assert [one.last_epoch for one in target.scheduler.schedulers] == [0, 1]
 
 
 # Phases in time are no parts: in another order each would load the other's state.

@@ -27,6 +27,14 @@ class Alike:
     """Stands for a list with an entry for each part of a container that all mean the same."""
 
     entry: Any
+    kind: type
+
+
+@dataclass(frozen=True)
+class Apart:
+    """Stands for a list with an entry for each part of a container that do not mean the same."""
+
+    entries: Any
 
 
 def driven(live: LiveTensors) -> Iterator[tuple[str, Any]]:
@@ -81,7 +89,7 @@ def parts_once(scheduler: Any, state: Any) -> Any:
     """What a scheduler handed over, the same for any number of its parts.
 
     A list under the name of the attribute that holds the parts becomes one entry where all of its
-    entries mean the same; where they do not, it stays.
+    entries mean the same.
     """
     return _with_parts(scheduler, state, _once)
 
@@ -90,18 +98,31 @@ def _once(item: Any, num_parts: int) -> Any:
     if not isinstance(item, list | tuple) or len(item) != num_parts:
         return item
     alike = all(difference(item[0], one) is None for one in item)
-    return Alike(item[0]) if alike else item
+    return Alike(item[0], type(item)) if alike else Apart(item)
 
 
 def parts_again(scheduler: Any, state: Any) -> Any:
-    """What :func:`parts_once` made, as a scheduler with its own number of parts takes it."""
+    """What :func:`parts_once` made, as a scheduler with its own number of parts takes it.
+
+    Raises:
+        LayoutError: the parts of the source differ, and there were more or fewer of them.
+    """
     return _with_parts(scheduler, state, _again)
 
 
 def _again(item: Any, num_parts: int) -> Any:
-    if not isinstance(item, Alike):
+    if isinstance(item, Alike):
+        return item.kind(deepcopy(item.entry) for _ in range(num_parts))
+    if not isinstance(item, Apart):
         return item
-    return [deepcopy(item.entry) for _ in range(num_parts)]
+    if len(item.entries) != num_parts:
+        raise LayoutError(
+            f"adapters: the {len(item.entries)} parts of a scheduler differ in the source\n"
+            f"  the target has {num_parts} parts: which of them takes what cannot be said\n"
+            f"  {_INTACT}\n"
+            "  step all parts alike, or choose a layout with as many parts on each rank"
+        )
+    return item.entries
 
 
 def _with_parts(scheduler: Any, state: Any, change: Callable[[Any, int], Any]) -> Any:
