@@ -8,7 +8,7 @@ from dataclasses import replace
 from dynatrain.engine import Engine
 from dynatrain.rehearsal import Trial, check_again, leaving_nothing, rehearse
 from dynatrain.train_state import TrainState
-from dynatrain.transition import Request
+from dynatrain.transition import Request, build_on_meta
 from dynatrain.world import World
 
 Initialize = Callable[[TrainState, World], None]
@@ -38,20 +38,11 @@ def begin(engine: Engine, request: Request, initialize: Initialize | None) -> Tr
 def _begin(
     engine: Engine, request: Request, trial: Request, initialize: Initialize | None
 ) -> TrainState | None:
-    dry = engine.together("build", lambda: _on_meta(engine, trial))
+    dry = engine.together("build", lambda: build_on_meta(engine, trial))
     state = engine.together("the first build", lambda: _first(engine, request, initialize))
     engine.together("build", lambda: check_again(dry, state))
     rehearse(engine, state, trial, Trial(built=dry))
     return state
-
-
-def _on_meta(engine: Engine, request: Request) -> TrainState | None:
-    world = request.world
-    return None if world is None else _built_on_meta(engine, request, world)
-
-
-def _built_on_meta(engine: Engine, request: Request, world: World) -> TrainState:
-    return engine.adapter.build_on_meta(lambda: request.build(world), str(world))
 
 
 def _first(engine: Engine, request: Request, initialize: Initialize | None) -> TrainState | None:
@@ -60,7 +51,8 @@ def _first(engine: Engine, request: Request, initialize: Initialize | None) -> T
         return None
     if initialize is None:
         return engine.adapter.build(lambda: request.build(world))
-    state = _built_on_meta(engine, request, world)
-    engine.adapter.materialize(engine.adapter.inventory(state), None, ())
-    initialize(state, world)
+    state = build_on_meta(engine, request)
+    if state is not None:
+        engine.adapter.materialize(engine.adapter.inventory(state), None, ())
+        initialize(state, world)
     return state

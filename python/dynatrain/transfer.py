@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dynatrain import _native
 from dynatrain._errors import Error, of_family
@@ -16,6 +16,8 @@ from dynatrain.questions import fingerprint
 from dynatrain.report import Span
 from dynatrain.transition import Prepared
 
+#: Asks for the state of kept objects, by name.
+Kept = Callable[[], Mapping[str, object]]
 #: When a lane began, in seconds after the first one, and what it says of its run.
 _Runs = list[tuple[float, _native.RunResult]]
 
@@ -39,9 +41,7 @@ class Moved:
     fingerprints: tuple[str | None, str | None]
 
 
-def transfer(
-    engine: Engine, prepared: Prepared, kept: Callable[[], Mapping[str, object]], clock: Clock
-) -> Moved:
+def transfer(engine: Engine, prepared: Prepared, kept: Kept, clock: Clock) -> Moved:
     """Moves the state into the target; the source is only read. Collective.
 
     What ``kept()`` returns is published beside the state, for ranks that join. The ranks agree
@@ -51,16 +51,24 @@ def transfer(
         TransportError: a peer failed; the union communicator is gone, the source is intact.
     """
     asked = "fingerprint" in engine.options.verify
-    source, target = prepared.source.state, prepared.target.state
-    before: str | None = None
-    if asked and prepared.tied:  # the maps of the switch may lack names that it counts
-        before = fingerprint(engine, source, prepared.request.names)
-    on_the_way = asked and not prepared.tied
+    if not (asked and prepared.tied):
+        return _transferred(engine, prepared, kept, clock, asked)
+    # The maps of the switch may lack names that the fingerprint of a tied state counts.
+    before = fingerprint(engine, prepared.source.state, prepared.request.names)
+    moved = _transferred(engine, prepared, kept, clock, False)
+    after = fingerprint(engine, prepared.target.state)
+    return replace(moved, fingerprints=(before, after))
+
+
+def _transferred(
+    engine: Engine, prepared: Prepared, kept: Kept, clock: Clock, with_fingerprints: bool
+) -> Moved:
+    """Moves the state; fingerprints are told with what the ranks tell each other anyway."""
 
     def share(values: Values) -> Share:
         return engine.share_of_fingerprint(prepared.source_map, prepared.source, values)
 
-    handed = publish_values(engine, prepared.source, kept, share if on_the_way else None)
+    handed = publish_values(engine, prepared.source, kept, share if with_fingerprints else None)
     published = check_values(engine, prepared.target, handed)
     begin = clock.now()
     runs: _Runs = []
@@ -69,25 +77,20 @@ def transfer(
         with profiler_range("dynatrain::transfer"):
             runs.extend(_move(engine, prepared))
         _hand_over(engine, prepared, published)
-        return _arrived(engine, prepared) if on_the_way else None
+        return _arrived(engine, prepared) if with_fingerprints else None
 
     try:
         shares = engine.gathered("moving the state", arrive)
     except Exception:
         engine.disconnect("a rank failed while the state was moving")
         raise
-    after: str | None = None
-    if on_the_way:
-        before = handed.fingerprint
-        after = fingerprint_of([mine for mine in shares if mine is not None])
-    elif asked:
-        after = fingerprint(engine, target)
+    arrived = [mine for mine in shares if mine is not None]
     return Moved(
         max(start + result.seconds for start, result in runs),
         sum(result.staging_peak_bytes for _, result in runs),
         _spans(engine.rank, runs, begin),
         published,
-        (before, after),
+        (handed.fingerprint, fingerprint_of(arrived) if with_fingerprints else None),
     )
 
 
@@ -119,7 +122,7 @@ def _hand_over(engine: Engine, prepared: Prepared, published: Published) -> None
 
 def _arrived(engine: Engine, prepared: Prepared) -> Share:
     """This rank's share of the target's fingerprint, read as a script will find it."""
-    side = engine.read(prepared.target.state, None, prepared.apart)
+    side = engine.read(prepared.target.state)
     values = Values() if side.inventory is None else engine.adapter.values(side.inventory)
     return engine.share_of_fingerprint(prepared.target_map, side, values)
 

@@ -161,7 +161,7 @@ def _built(
     made: list[TrainState | None] = []
 
     def build() -> tuple[frozenset[str], frozenset[str]]:
-        made.append(built or _build_on_meta(engine, request))
+        made.append(built or build_on_meta(engine, request))
         source = frozenset() if state is None else engine.adapter.ties(state, request.names)
         return source, frozenset() if made[0] is None else engine.adapter.ties(made[0])
 
@@ -188,7 +188,8 @@ def _check_names(engine: Engine, state: TrainState | None, names: Mapping[str, s
         )
 
 
-def _build_on_meta(engine: Engine, request: Request) -> TrainState | None:
+def build_on_meta(engine: Engine, request: Request) -> TrainState | None:
+    """What the user's build makes without memory for this rank's place; None where it idles."""
     world = request.world
     if world is None:
         return None

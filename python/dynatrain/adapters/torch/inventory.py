@@ -183,12 +183,6 @@ class LiveTensors(Inventory):
                 raise
             return None  # built on meta, where no number can be read: it takes what is loaded
 
-    def again(self) -> LiveTensors:
-        """The same state as it is now."""
-        return LiveTensors(
-            self.state, self._names, self._device, built=self._built, apart=self.apart
-        )
-
     def params(self) -> dict[str, torch.Tensor]:
         """The parameters by FQN, tied ones by their first."""
         ending = f"|{PARAM}"

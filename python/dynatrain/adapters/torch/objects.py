@@ -44,12 +44,17 @@ class Told:
 def told(live: LiveTensors, name: str, item: Stateful) -> Told:
     """What an object of ``live`` hands over."""
     tree, names = live.objects[name]
-    kind = "" if name.startswith("extra.") else schedulers.kinds(item)
+    kind = _kind(name, item)
     state = _taken_apart(name, lambda: trees.without(tree, names))
     if kind:
         state = schedulers.parts_once(item, state)
     by_place = slots.is_by_place(state, [param.shape for param in live.params().values()])
     return Told(kind, state, slots.digest_of(live.params()) if by_place else "")
+
+
+def _kind(name: str, item: Stateful) -> str:
+    """Its classes, where they must be the same in the target."""
+    return "" if name.startswith("extra.") else schedulers.kinds(item)
 
 
 def _taken_apart(name: str, work: Callable[[], Any]) -> Any:
@@ -105,10 +110,10 @@ def check_objects(live: LiveTensors, published: Published) -> None:
                 f"  the source has {known}\n  {_INTACT}\n"
                 "  return the same scheduler, scaler and extras from build for every layout"
             )
-        own = told(live, name, item)
-        if own.kind != parts[0].value.kind:
+        kind = _kind(name, item)
+        if kind != parts[0].value.kind:
             raise LayoutError(
-                f"adapters: {name} of the target is of class {own.kind}\n"
+                f"adapters: {name} of the target is of class {kind}\n"
                 f"  expected {parts[0].value.kind}, as in the source\n  {_INTACT}\n"
                 "  make the same schedulers and scaler in build for every layout"
             )
