@@ -16,6 +16,7 @@ from torch._C._distributed_c10d import PrefixStore, Store
 from torch.distributed import DistError, DistStoreError
 
 from dynatrain._errors import TransportError
+from dynatrain.joined import join, split
 
 _GO = "go"
 _IDLE_POLL_SECONDS = 0.01
@@ -66,9 +67,14 @@ class Rendezvous:
         self._num_ranks = num_ranks
         self._timeout = timeout
         self._attempt = 0
+        self._forgotten = 0  #: attempts whose keys are deleted
 
     def meet(self, payload: bytes) -> Meeting:
         """Arrives with ``payload`` and waits for all others.
+
+        A rank makes 6 requests to the store, however many ranks there are, and one of them reads
+        what all have brought in one more; what was brought is answered once for each distinct
+        content. Keys of an earlier meeting are deleted.
 
         Raises:
             TransportError: not all ranks arrived within the timeout; names the missing ones. The
@@ -84,15 +90,34 @@ class Rendezvous:
         self._store.set(f"{name}/rank/{self._rank}", payload)  # type: ignore[arg-type]
         self._store.set(f"{name}/called", "1")
         if self._store.add(f"{name}/count", 1) == self._num_ranks:
-            decision = self._decide(name, _GO)
+            decision = self._go(name)
         else:
             decision = self._await_decision(name)
         if decision != _GO:
             raise self._missing(name, decision)
-        payloads = [
-            bytes(self._store.get(f"{name}/rank/{rank}")) for rank in range(self._num_ranks)
-        ]
-        return Meeting(name, payloads)
+        answer = bytes(self._store.get(f"{name}/joined"))
+        self._forget_before(self._attempt - 1)
+        return Meeting(name, split(answer, self._num_ranks))
+
+    def _go(self, name: str) -> str:
+        """Decides that a meeting takes place; whoever does reads what all have brought."""
+        keys = [f"{name}/rank/{rank}" for rank in range(self._num_ranks)]
+        if self._store.has_extended_api():  # type: ignore[attr-defined]
+            payloads = self._store.multi_get(keys)
+        else:
+            payloads = [self._store.get(key) for key in keys]
+        answer = join([bytes(payload) for payload in payloads])
+        self._store.set(f"{name}/joined", answer)  # type: ignore[arg-type]
+        return self._decide(name, _GO)
+
+    def _forget_before(self, attempt: int) -> None:
+        """Deletes the keys of earlier attempts: all ranks have come to this one, and past them."""
+        for earlier in range(self._forgotten, attempt):
+            self._store.delete_key(f"{earlier}/rank/{self._rank}")
+            if self._rank == 0:
+                for key in ("called", "count", "joined", "decision"):
+                    self._store.delete_key(f"{earlier}/{key}")
+        self._forgotten = attempt
 
     def wait_called(self, ended: str) -> bool:
         """Blocks an idle rank until some rank calls a meeting (True) or ``ended`` is set (False).
@@ -140,15 +165,18 @@ class Rendezvous:
             if time.monotonic() < deadline - 1.0:
                 raise  # the store is gone, which is not a late peer
         # A rank that has brought its payload is in the meeting, counted or not.
-        return self._decide(name, self._absent(name) or _GO)
+        absent = self._absent(name, range(self._num_ranks))
+        return self._decide(name, absent) if absent else self._go(name)
 
-    def _absent(self, name: str) -> str:
-        absent = [
-            str(rank)
-            for rank in range(self._num_ranks)
-            if not self._store.check([f"{name}/rank/{rank}"])
-        ]
-        return ",".join(absent)
+    def _absent(self, name: str, ranks: range) -> str:
+        """The ranks that have brought nothing; log2(N) requests for each of them."""
+        if self._store.check([f"{name}/rank/{rank}" for rank in ranks]):
+            return ""
+        if len(ranks) == 1:
+            return str(ranks[0])
+        half = len(ranks) // 2
+        parts = [self._absent(name, ranks[:half]), self._absent(name, ranks[half:])]
+        return ",".join(part for part in parts if part)
 
     def _missing(self, name: str, decision: str) -> TransportError:
         ranks = [int(rank) for rank in decision.split(",")]
