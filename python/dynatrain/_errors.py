@@ -11,6 +11,8 @@ import errno
 from torch import OutOfMemoryError
 from torch.distributed import DistError
 
+from dynatrain.given import described, first_line, said
+
 
 class Error(RuntimeError):
     """Root of every error that dynatrain raises."""
@@ -81,7 +83,7 @@ def is_out_of_memory(error: Exception) -> bool:
         return True
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True
-    text = str(error).lower()
+    text = said(error).lower()
     return isinstance(error, RuntimeError) and any(words in text for words in _NO_MEMORY)
 
 
@@ -92,7 +94,7 @@ def of_family(error: Exception, phase: str) -> Error:
     made: Error
     if is_out_of_memory(error):
         made = BudgetError(
-            f"session: {phase} ran out of memory: {_first_line(error)}\n"
+            f"session: {phase} ran out of memory: {first_line(error)}\n"
             f"  expected the system to have what it asked for\n  {_INTACT}\n"
             "  free memory, lower staging_budget_bytes, or choose a layout with smaller shards; "
             "session.check(layout) says what one needs"
@@ -101,18 +103,28 @@ def of_family(error: Exception, phase: str) -> Error:
         return error
     elif isinstance(error, DistError):
         made = TransportError(
-            f"session: {phase} could not reach a peer or the store: {error}\n"
+            f"session: {phase} could not reach a peer or the store: {said(error)}\n"
             f"  expected all ranks of the job, and the store, to answer\n  {_INTACT}\n"
             "  see the output of the other ranks; if all are alive, call again"
         )
     else:
         made = LayoutError(
-            f"session: {phase} raised {type(error).__name__}: {error}\n"
+            f"session: {phase} raised {described(error)}\n"
             f"  expected it to work on what build and the script made\n  {_INTACT}\n"
             "  mend what the error above this one shows, and call again"
         )
     made.__cause__ = error
     return made
+
+
+def ends_job(error: Exception) -> bool:
+    """Whether a rank that met ``error`` must not train on: it may stand in a world of its own.
+
+    It could not learn how a vote ended, is not whole after one, or the store is gone.
+    """
+    if isinstance(error, TransportError):
+        return not error.retryable
+    return isinstance(error, InternalError)
 
 
 def like(example: Error, message: str) -> Error:
@@ -124,7 +136,3 @@ def like(example: Error, message: str) -> Error:
     if isinstance(example, DeviceError | InternalError):
         return type(example)(message)
     return LayoutError(message)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

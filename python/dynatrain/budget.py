@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dynatrain._errors import BudgetError
+from dynatrain.given import first_line
 
 
 def check_budget(rank: int, extra_bytes: int, budget_bytes: int | None) -> None:
@@ -20,10 +21,9 @@ def check_budget(rank: int, extra_bytes: int, budget_bytes: int | None) -> None:
 
 def no_memory(rank: int, fresh_bytes: int, staging_bytes: int, error: Exception) -> BudgetError:
     """What an allocator's refusal is to the caller of a switch."""
-    said = (str(error) or type(error).__name__).splitlines()[0]
     needed = fresh_bytes + staging_bytes
     return BudgetError(
-        f"session: rank {rank} has no memory for its target: {said}\n"
+        f"session: rank {rank} has no memory for its target: {first_line(error)}\n"
         f"  the switch needs {fresh_bytes} bytes for it beside the source, and {staging_bytes} of "
         "staging\n"
         "  nothing was moved; the source state is intact and training may go on\n"

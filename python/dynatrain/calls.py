@@ -11,6 +11,7 @@ from typing import Any
 from dynatrain._errors import Error, InternalError, LayoutError, of_family
 from dynatrain.control import Trouble, raise_alike
 from dynatrain.data import ElasticLoader, ElasticSampler
+from dynatrain.given import described
 from dynatrain.layout import Layout
 from dynatrain.rendezvous import Rendezvous
 
@@ -85,8 +86,7 @@ def _decided_everywhere() -> Iterator[None]:
         raise
     except Exception as error:
         raise InternalError(
-            "session: this rank could not learn how the vote ended, "
-            f"{type(error).__name__}: {error}\n"
+            f"session: this rank could not learn how the vote ended, {described(error)}\n"
             "  expected only the store and other ranks to fail there\n"
             "  this rank has switched nothing and its state is intact, but others may have\n"
             "  end the job and start it from its last checkpoint; if memory had not run out, "

@@ -18,6 +18,7 @@ import torch.distributed as dist
 
 from dynatrain._errors import Error, TransportError, like, of_family
 from dynatrain._torch_private import new_group
+from dynatrain.given import described
 
 _T = TypeVar("_T")
 _SIZE_BYTES = 8
@@ -197,7 +198,7 @@ class Trouble:
     @staticmethod
     def of(error: Error) -> Trouble:
         """What is to be told of ``error``."""
-        return Trouble(f"{type(error).__name__}: {error}", like(error, ""))
+        return Trouble(described(error), like(error, ""))
 
 
 def raise_alike(phase: str, own: Error | None, troubles: Sequence[Trouble | None]) -> None:

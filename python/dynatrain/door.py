@@ -15,7 +15,7 @@ from torch.distributed import DistError
 
 from dynatrain._errors import Error, InternalError, LayoutError, is_out_of_memory, of_family
 from dynatrain.adapters.port import Adapter
-from dynatrain.given import kind, shown, text, whole
+from dynatrain.given import described, kind, shown, text, whole
 from dynatrain.layout import Layout, as_layout
 
 #: What a switch is told of renamed tensors: FQNs of the target, by FQN of the source.
@@ -40,7 +40,7 @@ def only_family(call: str, epoch: Callable[[], int] = lambda: 0) -> Iterator[Non
         if isinstance(error, DistError) or is_out_of_memory(error):
             raise of_family(error, call) from error
         raise InternalError(
-            f"session: {call} met what it did not expect, {type(error).__name__}: {error}\n"
+            f"session: {call} met what it did not expect, {described(error)}\n"
             "  expected every trouble to be found where all ranks learn of it\n"
             "  session.layout says whether the switch was done; other ranks may have gone on\n"
             "  please report this as a bug, with the error above this one"
@@ -50,7 +50,7 @@ def only_family(call: str, epoch: Callable[[], int] = lambda: 0) -> Iterator[Non
 def _after_the_vote(call: str, error: Exception) -> InternalError:
     return InternalError(
         f"session: {call} met what it did not expect once the ranks had voted, "
-        f"{type(error).__name__}: {error}\n"
+        f"{described(error)}\n"
         "  expected that nothing fails then but callbacks and kept objects of the script\n"
         "  the switch is done on all ranks and cannot be undone; session.layout is the new one, "
         "but kept objects and random streams of this rank may not have followed\n"

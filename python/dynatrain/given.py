@@ -8,6 +8,7 @@ from __future__ import annotations
 import operator
 
 _MAX_SHOWN = 100
+_MAX_SAID = 8000
 
 
 def whole(value: object) -> int | None:
@@ -47,6 +48,25 @@ def shown(value: object) -> str:
     except Exception:  # noqa: BLE001 - an object of the caller's that cannot even be shown
         return f"a {kind(value)}"
     return found if len(found) <= _MAX_SHOWN else f"{found[:_MAX_SHOWN]}..."
+
+
+def said(error: BaseException) -> str:
+    """``str(error)``, cut and fit to be printed and sent, or words for it where it has none."""
+    try:
+        found = str.__str__(str(error)).encode(errors="backslashreplace").decode()
+    except Exception:  # noqa: BLE001 - an error of the caller's that cannot even be shown
+        return f"(this {kind(error)} has no text)"
+    return found if len(found) <= _MAX_SAID else f"{found[:_MAX_SAID]}..."
+
+
+def described(error: BaseException) -> str:
+    """The kind of an error and what it says."""
+    return f"{kind(error)}: {said(error)}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says; its kind where it says nothing."""
+    return (said(error) or kind(error)).splitlines()[0]
 
 
 def kind(value: object) -> str:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from dynatrain._errors import LayoutError
+from dynatrain._errors import LayoutError, ends_job
 from dynatrain.layout import Layout
 from dynatrain.report import SwitchReport
 
@@ -38,16 +38,21 @@ class Requested:
 
         A rank on which the future was cancelled comes to the call as well and refuses there, with
         ``problem``: the others would wait for it.
+
+        Raises:
+            what the future holds, where this rank must not train on.
         """
         # From here on nobody can cancel it any more.
         cancelled = None if self.future.set_running_or_notify_cancel() else self._cancelled()
         try:
             report = switch(cancelled)
-        except Exception as error:  # noqa: BLE001 - the future is where the caller looks
+        except Exception as error:
             if cancelled is None:
                 self.future.set_exception(error)
             elif error is not cancelled:
                 _log.warning("a switch that was requested and cancelled here failed: %s", error)
+            if ends_job(error):
+                raise
         else:
             self.future.set_result(report)
 

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import Store
 
-from dynatrain._errors import Error, LayoutError, TransportError, of_family
+from dynatrain._errors import Error, LayoutError, TransportError, ends_job, of_family
 from dynatrain.adapters.port import Adapter
 from dynatrain.beginning import Initialize, begin
 from dynatrain.calls import Call, Calls, all_ready, check_target, cursors_of
@@ -86,14 +86,19 @@ class Session(Position):
     def _loop(self, total: int) -> Iterator[int]:
         self._loops += 1
         ended = f"ended/{self._loops}"
+        failed = False
         try:
             while self._await_activity(ended) and self._step < total:
-                yield self._begin_step()
+                self._in_step = True
+                yield self._step
                 self._end_step()
                 self._run_request()
+        except Exception:
+            failed = True  # on this rank alone: ranks that idle wait for the others
+            raise
         finally:
             self._end_step()
-            if self.active and self._engine.num_ranks > self.layout.world_size:
+            if not failed and self.active and self._engine.num_ranks > self.layout.world_size:
                 self._announce(ended)
 
     def _announce(self, ended: str) -> None:
@@ -110,10 +115,6 @@ class Session(Position):
                 return False
             self._attend()
         return True
-
-    def _begin_step(self) -> int:
-        self._in_step = True
-        return self._step
 
     def _end_step(self) -> None:
         if self._in_step:
@@ -135,10 +136,10 @@ class Session(Position):
     def request(self, layout: Layout | str) -> Future[SwitchReport]:
         """Asks for a switch at the next step boundary of :meth:`steps`.
 
-        Every active rank must ask in the same step. The future holds the report, or the error; the
-        training goes on either way. A request is cancelled by ``future.cancel()`` before the
-        boundary, on every active rank: were it cancelled on some, nothing is switched and the
-        futures of the others hold a LayoutError that names these ranks.
+        Every active rank must ask in the same step. The future holds the report or the error;
+        training goes on, unless the error says to end the job. Cancelled by ``future.cancel()``
+        before the boundary on every active rank; were it cancelled on some, nothing is switched,
+        and the others' futures hold a LayoutError that names these ranks.
 
         Raises:
             LayoutError: ``layout`` is none, or a switch is requested already.
@@ -278,7 +279,7 @@ class Session(Position):
             with self._public("an idle rank"):
                 done = self._join_call()
         except Error as error:
-            if self._now.epoch != epoch:  # this rank is where the others are, and not whole
+            if self._now.epoch != epoch or ends_job(error):  # not whole, or nobody knows where
                 raise
             _log.warning("an idle rank saw a call fail: %s", error)
         if done is not None:

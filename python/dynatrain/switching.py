@@ -10,6 +10,7 @@ from dynatrain._errors import LayoutError, TransportError
 from dynatrain.adapters.port import Published
 from dynatrain.calls import Call, Calls
 from dynatrain.engine import Clock, Engine
+from dynatrain.given import described
 from dynatrain.layout import Layout
 from dynatrain.questions import check_replicas
 from dynatrain.report import RankStats, SwitchReport, fill
@@ -75,8 +76,8 @@ def _asked_of(name: str, item: Stateful) -> Any:
         return item.state_dict()
     except Exception as error:
         raise LayoutError(
-            f"session: state_dict() of the kept object {name!r} raised {type(error).__name__}: "
-            f"{error}\n  expected it to work: a rank that idled catches up by it\n"
+            f"session: state_dict() of the kept object {name!r} raised {described(error)}\n"
+            "  expected it to work: a rank that idled catches up by it\n"
             "  nothing was moved; the source state is intact\n"
             "  give it per_rank = True as an attribute if no rank needs to catch up"
         ) from error
@@ -114,7 +115,7 @@ def run(
         if present.world is not None:
             rank, step = present.world.rank, report.step
             engine.adapter.continue_streams(moved.published, present.seed, rank, step)
-    reasons = [f"a kept object raised {type(error).__name__}: {error}" for error in errors]
+    reasons = [f"a kept object raised {described(error)}" for error in errors]
     _tell(engine, prepared, moved, replace(telling, not_continuous=reasons))
     return errors
 

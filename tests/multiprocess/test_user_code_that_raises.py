@@ -9,6 +9,7 @@ import dynatrain
 import training_jobs as jobs
 from dynatrain import TrainState
 from held_values import Face
+from hostile_objects import UnspeakableError
 from sessions import outcome, start, works
 
 
@@ -111,3 +112,50 @@ def test_memory_that_cannot_be_had_is_a_budget_error_that_says_how_much(pool, te
         assert required > 0
         assert f"free {required} bytes" in message
         assert "rank 3" in message
+
+
+def say_nothing(rank, world_size, moment):
+    at = [None]
+
+    def maybe(now):
+        if now == at[0] and rank == 1:
+            raise UnspeakableError
+
+    class Kept:
+        def check_layout(self, layout):
+            maybe("check_layout")
+
+        def state_dict(self):
+            maybe("state_dict")
+            return {}
+
+        def load_state_dict(self, state):
+            pass
+
+    def build(world):
+        maybe("build")
+        return jobs.build(world)
+
+    def initialize(state, world):
+        maybe("initialize")
+        jobs.initialize(state, world)
+
+    hooks = {"initialize": initialize, "groups": lambda layout: maybe("groups")}
+    if moment == "initialize":
+        at[0] = moment
+        ended = outcome(lambda: start("dp=2", build, **hooks))
+        at[0] = None
+        return ended, start("dp=2", build, **hooks).switch("tp=2").epoch
+    session = start("dp=2", build, keep={"kept": Kept()}, **hooks)
+    at[0] = moment
+    ended = outcome(lambda: session.switch("dp=3" if moment == "state_dict" else "tp=2"))
+    at[0] = None
+    return ended, session.switch("tp=2").epoch
+
+
+# The text of the refusal was made outside of what all ranks agree on: the others waited for it.
+@pytest.mark.parametrize("moment", ["initialize", "groups", "check_layout", "state_dict", "build"])
+def test_error_that_cannot_be_shown_is_of_the_family_on_all(pool, moment):
+    for (kind, text), epoch in pool.run(say_nothing, moment, world_size=3, timeout_s=20):
+        assert (kind, epoch) == ("LayoutError", 1)
+        assert moment == "build" or "UnspeakableError" in text

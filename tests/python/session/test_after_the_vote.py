@@ -47,15 +47,19 @@ def test_failure_after_the_vote_is_an_internal_error(start, monkeypatch, moment,
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-def test_request_s_future_says_that_the_switch_is_done(start, monkeypatch, error):
+def test_request_that_leaves_a_rank_undecided_ends_its_loop(start, monkeypatch, error):
     session = start()
     monkeypatch.setattr(session._adapter, "retire", fails_with(error))
-    future = None
-    for step in session.steps(2):
-        if step == 0:
-            future = session.request("dp=1")
+    asked = []
 
-    assert isinstance(future.exception(0), InternalError)
+    def train():
+        for _ in session.steps(2):
+            asked.append(session.request("dp=1"))
+
+    with pytest.raises(InternalError):
+        train()
+    assert isinstance(asked[0].exception(0), InternalError)
+    assert len(asked) == 1
 
 
 # Ranks that got their memory have voted, and one that did not cannot tell: it must not train on.
