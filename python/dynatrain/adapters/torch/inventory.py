@@ -225,7 +225,7 @@ class LiveTensors(Inventory):
         changed = buffers.changes(self.state, self._built)
         return frozenset(
             self._notes
-            | sharing.notes(self.live())
+            | sharing.notes(self.live(), self.tied)
             | {(buffers.CHANGED, self.named(fqn), form) for fqn, form in changed}
         )
 

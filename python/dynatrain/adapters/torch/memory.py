@@ -18,7 +18,7 @@ from dynatrain.adapters.torch.inventory import (
     scalar_slots,
     slots_by_fqn,
 )
-from dynatrain.adapters.torch.names import dtype_named
+from dynatrain.adapters.torch.names import PARAM, dtype_named
 from dynatrain.adapters.torch.placing import check_held, fresh, place, wrap_like
 from dynatrain.adapters.torch.slots import ON_HOST, on_host_in
 from dynatrain.train_state import TrainState
@@ -28,7 +28,8 @@ def make_slots(state: TrainState, slots: Slots) -> None:
     """Creates, on meta, the optimizer slots that the source has for the parameters of ``state``.
 
     Raises:
-        LayoutError: a slot has neither its parameter's shape nor no dimension at all.
+        LayoutError: a slot has neither its parameter's shape nor no dimension at all, or tensors
+            that are one memory in the source would come apart.
     """
     live = LiveTensors(state)
     names = slots_by_fqn(slots.source)
@@ -46,6 +47,8 @@ def make_slots(state: TrainState, slots: Slots) -> None:
                 is_cut = not param.dim() and slot not in scalars
                 holder.optimizer.state[param][slot] = wrap_like(param, made) if is_cut else made
     _make_attributes(live, slots, names)
+    if any(note[0] == sharing.OVERLAP for note in slots.notes):
+        sharing.check_kept(dict(LiveTensors(state).live()), slots.notes)
 
 
 def _make_attributes(live: LiveTensors, slots: Slots, names: Mapping[str, Collection[str]]) -> None:
@@ -62,11 +65,24 @@ def _make_attributes(live: LiveTensors, slots: Slots, names: Mapping[str, Collec
 
 
 def _made(slots: Slots, fqn: str, slot: str, param: torch.Tensor) -> torch.Tensor:
+    _check_same_shape(slots, fqn, param)
     shape, dtype, _ = slots.source.info(f"{fqn}|{slot}")
     tensor = _slot_like(param, tuple(shape), dtype_named(dtype, f"{fqn}|{slot}"), f"{fqn}|{slot}")
     if not shape and (ON_HOST, slot) in slots.notes:
         tensor.dynatrain_on_host = True  # type: ignore[attr-defined]
     return tensor
+
+
+def _check_same_shape(slots: Slots, fqn: str, param: torch.Tensor) -> None:
+    """Refuses a parameter of another shape by itself: its slots are not to blame."""
+    in_source = tuple(slots.source.info(f"{fqn}|{PARAM}")[0])
+    if in_source != tuple(param.shape):
+        raise LayoutError(
+            f"materialize: parameter {fqn!r} has shape {list(in_source)} in the source\n"
+            f"  build makes it of shape {list(param.shape)} for the target\n"
+            "  nothing was moved; the source state is intact\n"
+            "  build the same model for every layout"
+        )
 
 
 def _slot_like(

@@ -5,7 +5,7 @@ A rank that adopts memory keeps the sharing by itself; one that receives gets on
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import torch
 
@@ -14,29 +14,81 @@ from dynatrain._torch_private import local_tensor
 from dynatrain.adapters.port import SlotNote
 from dynatrain.adapters.torch.placing import read_as
 
-#: First word of the note that tensors lie in one memory; their names follow.
-SHARED = "one memory"
+#: First words of notes: tensors lie in one memory; elements of them are the same. Names follow.
+SHARED, OVERLAP = "one memory", "same elements"
 #: Local tensors by name, all in one storage.
 Group = dict[str, torch.Tensor]
 
 
 def groups(tensors: Iterable[tuple[str, torch.Tensor]]) -> list[Group]:
     """Local tensors of different objects that lie in one storage; one object may have two names."""
-    by_storage: dict[int, Group] = {}
+    return [group for group, num_objects in _by_storage(tensors) if num_objects > 1]
+
+
+def _by_storage(tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[Group, int]]:
+    """The tensors of each storage, and how many objects they are."""
+    found: dict[int, Group] = {}
     objects: dict[int, set[int]] = {}
     for name, tensor in tensors:
         local = local_tensor(tensor)
         if local.layout is not torch.strided or local.is_nested or not local.numel():
             continue
         storage = local.untyped_storage()._cdata
-        by_storage.setdefault(storage, {})[name] = local
+        found.setdefault(storage, {})[name] = local
         objects.setdefault(storage, set()).add(id(tensor))
-    return [group for storage, group in by_storage.items() if len(objects[storage]) > 1]
+    return ((group, len(objects[storage])) for storage, group in found.items())
 
 
-def notes(tensors: Iterable[tuple[str, torch.Tensor]]) -> set[SlotNote]:
-    """What a source says of its groups."""
-    return {(SHARED, *sorted(group)) for group in groups(tensors)}
+def notes(tensors: Iterable[tuple[str, torch.Tensor]], tied: Collection[str] = ()) -> set[SlotNote]:
+    """What a source says of its groups; ``tied`` are second names, which may come apart."""
+    listed = list(tensors)
+    alone = ((name, tensor) for name, tensor in listed if name not in tied)
+    overlapping = (names for group, _ in _by_storage(alone) for names in _overlapping(group))
+    return {(SHARED, *sorted(group)) for group in groups(listed)} | {
+        (OVERLAP, *sorted(names)) for names in overlapping
+    }
+
+
+def _overlapping(group: Group) -> Iterator[set[str]]:
+    """The names in a group whose tensors reach over each other, together."""
+    spans = sorted((*_span_bytes(local), name) for name, local in group.items())
+    names: set[str] = set()
+    end = 0
+    for begin, last, name in spans:
+        if begin >= end and names:
+            if len(names) > 1:
+                yield names
+            names = set()
+        names.add(name)
+        end = max(end, last)
+    if len(names) > 1:
+        yield names
+
+
+def check_kept(target: Mapping[str, torch.Tensor], said: Collection[SlotNote]) -> None:
+    """Raises LayoutError when the source has one memory for what the target keeps apart.
+
+    A step may have made it so, as ``main = param.detach()`` does: writes through one would reach
+    the other before the switch and not after it.
+
+    Args:
+        target: the objects of a state built on meta, by name, its slots among them.
+        said: what the source noted.
+    """
+    together = {
+        name: number for number, group in enumerate(groups(target.items())) for name in group
+    }
+    for note in said:
+        names = [str(name) for name in note[1:] if name in target]
+        if note[0] != OVERLAP or len({id(target[name]) for name in names}) < 2:
+            continue
+        if len({together.get(name, name) for name in names}) > 1:
+            raise LayoutError(
+                f"materialize: {names} lie in one memory in the source, not after build\n"
+                "  expected the same sharing in both: what is written to one reaches the other\n"
+                "  nothing was moved; the source state is intact\n"
+                "  keep a copy, such as param.detach().clone(), or make them share in build"
+            )
 
 
 def check_shared_in_source(
@@ -77,5 +129,11 @@ def fresh_together(group: Group, device: torch.device) -> dict[str, torch.Tensor
 
 
 def _end_bytes(local: torch.Tensor) -> int:
+    return _span_bytes(local)[1]
+
+
+def _span_bytes(local: torch.Tensor) -> tuple[int, int]:
+    """Where the elements begin and end in their storage; strides are not negative."""
     last = sum((size - 1) * step for size, step in zip(local.shape, local.stride(), strict=True))
-    return int(local.storage_offset() + last + 1) * local.element_size()
+    begin = int(local.storage_offset())
+    return begin * local.element_size(), (begin + last + 1) * local.element_size()
