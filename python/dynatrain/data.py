@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sized
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, default_collate
 
 from dynatrain._errors import LayoutError
@@ -64,6 +65,7 @@ class ElasticSampler(Sampler[list[int]]):
         self.shuffle = shuffle
         self.step = 0  #: global batches taken since the beginning
         self._dp_rank, self._dp_size = 0, 1
+        self.has_world = False  #: whether a session has told it of one
 
     @property
     def steps_per_epoch(self) -> int:
@@ -83,6 +85,7 @@ class ElasticSampler(Sampler[list[int]]):
 
     def on_world(self, world: World | None) -> None:
         """Takes this rank's run of every batch from ``world``."""
+        self.has_world = True
         if world is None:
             return
         self.check_layout(world.layout)
@@ -205,6 +208,15 @@ class ElasticLoader(Iterator[Any]):
             ) from error
 
     def __next__(self) -> Any:
+        if not self.sampler.has_world and dist.is_initialized() and dist.get_world_size() > 1:
+            raise LayoutError(
+                "data: a loader that knows of no world was asked for a batch, on one of "
+                f"{dist.get_world_size()} ranks\n"
+                "  expected a session to tell it: every rank would get the same whole batch\n"
+                "  no batch was taken\n"
+                '  give it to the session, dynatrain.init(..., keep={"data": loader}), or call '
+                "loader.on_world(session.world)"
+            )
         if self._batches is None:
             self._batches = iter(self._loader())
         batch = next(self._batches)
