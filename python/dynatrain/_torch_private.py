@@ -6,7 +6,7 @@ import hashlib
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -180,6 +180,8 @@ def group_making(deadline: timedelta) -> Iterator[None]:
     It is for their making alone: when this ends, what is done over them has torch's default again.
     Groups with a timeout of their own keep it.
     """
+    milliseconds = deadline // timedelta(milliseconds=1)  # as C++ keeps it
+    deadline = timedelta(milliseconds=max(1, milliseconds))
     world, original = distributed_c10d._world, distributed_c10d._get_default_timeout
     before = set(world.pg_map)
     distributed_c10d._get_default_timeout = lambda backend: deadline
@@ -190,9 +192,10 @@ def group_making(deadline: timedelta) -> Iterator[None]:
         for group in set(world.pg_map) - before:
             name = world.pg_map[group][0]
             for device in group._device_types:
-                backend = group._get_backend(device)
-                if getattr(backend.options, "_timeout", None) == deadline:
-                    backend._set_default_timeout(original(name))
+                with suppress(RuntimeError):  # a backend that tells no options keeps its own
+                    backend = group._get_backend(device)
+                    if getattr(backend.options, "_timeout", None) == deadline:
+                        backend._set_default_timeout(original(name))
 
 
 def num_groups_named() -> int:

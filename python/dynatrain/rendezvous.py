@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from torch._C._distributed_c10d import PrefixStore, Store
-from torch.distributed import DistError, DistStoreError
 
 from dynatrain._errors import TransportError
 from dynatrain.joined import join, split
@@ -29,7 +28,7 @@ def _store_answers() -> Iterator[None]:
         yield
     except TransportError:
         raise
-    except DistError as error:
+    except RuntimeError as error:  # a DistError, but of a FileStore
         raise TransportError(
             f"session: the job's store does not answer: {error}\n"
             "  expected the process that holds it, mostly rank 0 or the launcher, to be alive\n"
@@ -161,7 +160,7 @@ class Rendezvous:
         try:
             self._store.wait([f"{name}/decision"], self._timeout)
             return self._store.get(f"{name}/decision").decode()
-        except DistStoreError:
+        except RuntimeError:  # a DistStoreError, but of a FileStore
             if time.monotonic() < deadline - 1.0:
                 raise  # the store is gone, which is not a late peer
         # A rank that has brought its payload is in the meeting, counted or not.

@@ -63,8 +63,13 @@ class Worlds:
         control, make = self._engine.control, self._make_groups
         if make is None:
             return None
-        with group_making(self._engine.options.timeout / 2):
-            groups, error = attempt(lambda: make(layout))
+        deadline = self._engine.options.timeout / 2
+
+        def made() -> Any:
+            with group_making(deadline):
+                return make(layout)
+
+        groups, error = attempt(made)
         try:
             # What raised by itself comes before the errors of those who waited for it.
             control.agree("the hook groups=", None if isinstance(error, DistError) else error, None)

@@ -73,6 +73,14 @@ def test_ranks_meet_over_a_store_that_reads_one_key_at_a_time(tmp_path):
     assert [meeting.payloads for meeting in meetings] == [[b"a", b"", b"a"]] * 3
 
 
+# Its waits end by an error that no other store raises: the ranks that came were told of a bug.
+def test_missing_rank_is_named_over_a_file_too(tmp_path):
+    member = Rendezvous(FileStore(str(tmp_path / "store"), 2), 0, 2, timedelta(seconds=0.2))
+
+    with pytest.raises(TransportError, match=r"ranks \[1\] did not arrive"):
+        member.meet(b"alone")
+
+
 # A job of a month meets millions of times.
 def test_keys_of_earlier_meetings_are_deleted():
     store = HashStore()
