@@ -35,3 +35,30 @@ def test_rank_that_fails_after_the_vote_ends_also_when_it_idled(pool):
             else:
                 assert told is None
                 assert seen[-2:] == [(1, "dp=4"), (2, "dp=4")]
+
+
+def miss_the_vote(rank, world_size):
+    session = start("dp=3", timeout_s=8)
+    if rank == 3:
+        meet, moments = session._meeting.meet, []
+
+        def short_at_the_vote(payload):
+            met = meet(payload)
+            moments.append(met.name)
+            if len(moments) == 2:
+                raise MemoryError("no room")
+            return met
+
+        session._meeting.meet = short_at_the_vote
+    try:
+        for step in session.steps(2):
+            if step == 0:
+                session.switch("dp=4")
+    except InternalError as error:
+        return "could not learn how the vote ended" in str(error), str(session.layout)
+    return None, str(session.layout)
+
+
+# It logged that, and idled on in the world that the others had left.
+def test_idle_rank_that_cannot_read_the_vote_ends(pool):
+    assert pool.run(miss_the_vote) == [(None, "dp=4")] * 3 + [(True, "dp=3")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import pytest
 import torch
 import torch.distributed as dist
 
@@ -20,20 +21,21 @@ def fail_before_making_groups(rank, world_size):
 
     session = start(timeout_s=12, groups=groups)
     armed[0] = True
-    _, text = outcome(lambda: session.switch("dp=2,tp=2"))
+    kind, text = outcome(lambda: session.switch("dp=2,tp=2"))
     armed[0] = False
-    return text, session.switch("dp=2,tp=2").epoch, session.switch("dp=3").epoch
+    return kind, text, session.switch("dp=2,tp=2").epoch, session.switch("dp=3").epoch
 
 
 # The members of the group waited for the rank that had failed until torch's deadline, half an hour;
 # and ranks that had counted another number of groups would wait for each other in the next one.
 def test_hook_that_fails_before_its_groups_ends_by_the_deadline_on_all(pool):
-    for text, *epochs in pool.run(fail_before_making_groups):
+    for kind, text, *epochs in pool.run(fail_before_making_groups):
+        assert kind == "LayoutError"
         assert "no such group" in text
         assert epochs == [1, 2]
 
 
-def make_groups_that_are_waited_in(rank, world_size):
+def make_groups_that_are_waited_in(rank, world_size, timeout_s):
     made = {}
 
     def groups(layout):
@@ -42,7 +44,7 @@ def make_groups_that_are_waited_in(rank, world_size):
         if rank < 2:  # groups that their members alone make move torch's count on these ranks
             dist.new_group([0, 1], use_local_synchronization=True)
 
-    session = start(groups=groups)
+    session = start(groups=groups, timeout_s=timeout_s)
     deadlines = [
         group._get_backend(torch.device("cpu")).options._timeout
         for group in made["dp=4"]
@@ -52,9 +54,11 @@ def make_groups_that_are_waited_in(rank, world_size):
 
 
 # The deadline is for their making: a checkpoint may keep a rank longer than that, in training.
-def test_groups_of_the_hook_have_the_deadlines_that_they_would_have_had(pool):
+# Half of 40.001 s is no whole number of milliseconds, in which torch keeps it.
+@pytest.mark.parametrize("timeout_s", [40, 40.001])
+def test_groups_of_the_hook_have_the_deadlines_that_they_would_have_had(pool, timeout_s):
     usual, own = timedelta(minutes=30), timedelta(seconds=99)
-    results = pool.run(make_groups_that_are_waited_in)
+    results = pool.run(make_groups_that_are_waited_in, timeout_s)
 
     assert [deadlines for deadlines, _ in results] == [[usual, own]] * 2 + [[usual], []]
     assert [epoch for _, epoch in results] == [1] * 4
