@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
+from torch.distributed.tensor import DTensor
+
 from dynatrain._errors import LayoutError
 from dynatrain.adapters.port import Part
+from dynatrain.adapters.torch import trees
 from dynatrain.adapters.torch.inventory import LiveTensors
 from dynatrain.adapters.torch.meaning import difference
 from dynatrain.adapters.torch.optimizers import OF_PARAMETERS, Holder, Role, beside_slots
@@ -140,7 +144,12 @@ def check_groups(live: LiveTensors, origins: Origins) -> None:
         for held in origins.all_of(holder, live):
             _check_kind(holder, held)
         for group in holder.groups:
-            _check_common(holder, origins.of(holder, _fqns(live, group)))
+            fqns = _fqns(live, group)
+            known = origins.of(holder, fqns)
+            _check_common(holder, known)
+            for origin in list(known.values())[:1]:
+                cut = any(isinstance(param, DTensor) for param in group["params"])
+                _check_by_place(holder, origin.held.groups[origin.place], fqns, cut=cut)
 
 
 def _check_kind(holder: Holder, held: Held) -> None:
@@ -169,6 +178,26 @@ def _check_common(holder: Holder, origins: Mapping[str, Origin]) -> None:
                 "  make the same param groups in build for every layout"
             )
         same.add(id(origin.options))
+
+
+def _check_by_place(holder: Holder, source: Group, fqns: list[str], *, cut: bool) -> None:
+    """Refuses options that mean something only beside the parameters that the group had."""
+    defaults = getattr(holder.optimizer, "defaults", {})
+    for key, value in source.options.items():
+        by_place = (
+            key not in defaults
+            and isinstance(value, list | tuple | deque)
+            and len(value) == len(source.fqns) > 1
+        )
+        tensor = trees.uncut(value)
+        if (by_place and fqns != source.fqns) or (tensor is not None and cut):
+            raise LayoutError(
+                f"adapters: a group of {holder.words} keeps {key!r}, which goes by the place of "
+                f"its {len(source.fqns)} parameters or is cut as they are\n"
+                f"  the group has {len(fqns)} parameters in the target"
+                f"{', sharded ones among them' if cut else ''}\n  {_INTACT}\n"
+                "  keep it in optimizer.state[param], where it follows its parameter"
+            )
 
 
 def take_groups(live: LiveTensors, origins: Origins) -> None:

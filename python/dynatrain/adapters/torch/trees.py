@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ import torch
 
 #: Where something lies in a tree: keys of dicts, places in lists and tuples.
 Path = tuple[Any, ...]
+#: How many objects deep a tensor is looked for in what optimizers keep.
+_MAX_DEPTH = 3
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,31 @@ def leaves(tree: Any, path: Path = ()) -> Iterator[tuple[Path, torch.Tensor]]:
     elif isinstance(tree, list | tuple):
         for place, item in enumerate(tree):
             yield from leaves(item, (*path, place))
+
+
+def uncut(tree: Any) -> str | None:
+    """Where a tree holds a tensor of more than one element, in words; None where it holds none.
+
+    Looks into sets, deques and the attributes of objects as well, where tensors are not mapped.
+    """
+    for path, leaf in _all_leaves(tree, (), 0):
+        if leaf.numel() > 1:
+            return text(path)
+    return None
+
+
+def _all_leaves(tree: Any, path: Path, depth: int) -> Iterator[tuple[Path, torch.Tensor]]:
+    if isinstance(tree, torch.Tensor):
+        yield path, tree
+    elif isinstance(tree, Mapping):
+        for key, item in tree.items():
+            yield from _all_leaves(item, (*path, key), depth)
+    elif isinstance(tree, list | tuple | deque | set | frozenset):
+        for place, item in enumerate(tree):
+            yield from _all_leaves(item, (*path, place), depth)
+    elif depth < _MAX_DEPTH and not isinstance(tree, type):
+        for key, item in getattr(tree, "__dict__", {}).items():
+            yield from _all_leaves(item, (*path, key), depth + 1)
 
 
 def text(path: Path) -> str:

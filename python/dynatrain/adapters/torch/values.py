@@ -156,7 +156,7 @@ def _check_slot_values(
 ) -> None:
     """A tensor that is not cut as its parameter means the same only where nothing is cut anew."""
     of = ((param, live.fqn(param)) for param in holder.params())
-    found = [(param, fqn, _uncut(values.get((holder.role, fqn)))) for param, fqn in of]
+    found = [(param, fqn, trees.uncut(values.get((holder.role, fqn)))) for param, fqn in of]
     uncut = [(param, fqn, what) for param, fqn, what in found if what is not None]
     if not uncut:
         return
@@ -170,10 +170,6 @@ def _check_slot_values(
             f"layouts\n  {_INTACT}\n"
             "  choose a layout that does not shard or stage the model, or another optimizer"
         )
-
-
-def _uncut(held: Any) -> str | None:
-    return next((trees.text(path) for path, leaf in trees.leaves(held) if leaf.numel() > 1), None)
 
 
 def _is_whole(live: LiveTensors, holder: Holder, origins: groups.Origins) -> bool:
@@ -194,7 +190,7 @@ def _take_beside(live: LiveTensors, holder: Holder, origins: groups.Origins) -> 
             )
     if not sources:
         return
-    uncut = _uncut(sources[0].beside)
+    uncut = trees.uncut(sources[0].beside)
     cut = any(isinstance(param, DTensor) for param in holder.params())
     if uncut is not None and (cut or not _is_whole(live, holder, origins)):
         raise LayoutError(
