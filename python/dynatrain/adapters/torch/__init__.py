@@ -40,7 +40,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from dynatrain._torch_private import clear_sharding_cache
+from dynatrain._torch_private import clear_sharding_cache, local_tensor
 from dynatrain.adapters.port import Adapter, Published, Slots, Values
 from dynatrain.adapters.torch import (
     boundary,
@@ -152,6 +152,8 @@ class TorchAdapter(Adapter[LiveTensors]):
         if target is None:
             return 0
         values.check_shared(target, published, origins)
+        if any(local_tensor(tensor).is_meta for tensor in target.tensors.values()):
+            objects.try_waiting(target, published, self._device)
         objects.take_per_rank(target, published, rank)
         if target.values_set_memory:
             waiting = objects.waiting(target)

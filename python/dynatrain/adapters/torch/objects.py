@@ -19,6 +19,7 @@ from dynatrain.adapters.port import Published
 from dynatrain.adapters.torch import schedulers, slots, trees
 from dynatrain.adapters.torch.inventory import LiveTensors
 from dynatrain.adapters.torch.optimizers import asked
+from dynatrain.adapters.torch.placing import wrap_like
 from dynatrain.train_state import Stateful, TrainState
 
 _INTACT = "nothing was moved; the source state is intact"
@@ -142,6 +143,49 @@ def load_objects(live: LiveTensors, published: Published, *, with_tensors: bool)
             asked(name, "load_state_dict()", partial(item.load_state_dict, state))
             if names or next(trees.leaves((tree, state)), None) is not None:
                 _check_memory(name, item)
+
+
+def try_waiting(live: LiveTensors, published: Published, device: torch.device) -> None:
+    """On trial: whether objects that wait for tensors of the map take those over.
+
+    They load stand-ins of one element, read as many. What such an object raises is no refusal: it
+    may look at the numbers.
+
+    Raises:
+        LayoutError: an object copies into what build made on meta.
+    """
+    tensors = {
+        name: wrap_like(tensor, _stand_in(local_tensor(tensor), device))
+        for name, tensor in live.tensors.items()
+    }
+    for name, item in live.state.shared_objects():
+        tree, names = live.objects[name]
+        if names and not (live.state.is_of_present(item) or _hands_out_its_own(name, item, tree)):
+            given = schedulers.parts_again(item, published.shared[name][0].value.state)
+            try:
+                item.load_state_dict(_joined(given, names, tensors))
+            except Exception:  # noqa: BLE001 - the switch itself tells
+                continue
+            _check_memory(name, item)
+
+
+def _hands_out_its_own(name: str, item: Stateful, tree: Any) -> bool:
+    """Whether an object hands over its own tensors, under which memory is put, and no copies."""
+    again = asked(name, "state_dict()", item.state_dict)
+    return {_memory(leaf) for _, leaf in trees.leaves(tree)} == {
+        _memory(leaf) for _, leaf in trees.leaves(again)
+    }
+
+
+def _memory(tensor: torch.Tensor) -> int:
+    local = local_tensor(tensor)
+    if local.layout is not torch.strided:
+        return id(tensor)
+    return int(local.untyped_storage()._cdata)
+
+
+def _stand_in(local: torch.Tensor, device: torch.device) -> torch.Tensor:
+    return torch.zeros((), dtype=local.dtype, device=device).expand(local.shape)
 
 
 def waiting(live: LiveTensors) -> set[str]:
