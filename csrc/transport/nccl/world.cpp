@@ -28,11 +28,11 @@ int only_peer(const std::vector<int>& peers) {
   return peers.size() == 1 ? peers.front() : -1;
 }
 
-NcclWorld::NcclWorld(NcclLibraries libraries, int rank, int size, NcclOptions options)
+NcclWorld::NcclWorld(NcclLibraries libraries, int rank, int size, const NcclOptions& options)
     : libraries_(std::move(libraries)),
       rank_(rank),
       size_(size),
-      options_(std::move(options)),
+      options_(options),
       stream_(std::make_shared<GroupStream>(libraries_.device, options_.device)),
       log_(options_.record_calls) {}
 

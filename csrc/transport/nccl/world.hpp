@@ -29,7 +29,7 @@ namespace dynatrain {
 ///           fail(), which aborts the communicator; the world is of no further use then.
 class NcclWorld {
  public:
-  NcclWorld(NcclLibraries libraries, int rank, int size, NcclOptions options);
+  NcclWorld(NcclLibraries libraries, int rank, int size, const NcclOptions& options);
   ~NcclWorld();
   NcclWorld(const NcclWorld&) = delete;
   NcclWorld& operator=(const NcclWorld&) = delete;
