@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -111,10 +111,12 @@ class Rendezvous:
 
     def _forget_before(self, attempt: int) -> None:
         """Deletes the keys of earlier attempts: all ranks have come to this one, and past them."""
-        for earlier in range(self._forgotten, attempt):
-            self._store.delete_key(f"{earlier}/rank/{self._rank}")
-            if self._rank == 0:
-                for key in ("called", "count", "joined", "decision"):
+        keys = [f"rank/{self._rank}"]
+        if self._rank == 0:
+            keys += ["called", "count", "joined", "decision"]
+        with suppress(RuntimeError):  # the meeting is decided, and its answer is known
+            for earlier in range(self._forgotten, attempt):
+                for key in keys:
                     self._store.delete_key(f"{earlier}/{key}")
         self._forgotten = attempt
 

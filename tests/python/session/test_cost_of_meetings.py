@@ -92,6 +92,20 @@ def test_keys_of_earlier_meetings_are_deleted():
     assert store.num_keys() == after_one
 
 
+# A vote that is known is no failure of the rank that cannot clean up after it.
+def test_meeting_stands_where_keys_cannot_be_deleted(monkeypatch):
+    members = members_of(HashStore(), 2)
+    meet(members, rounds=1)
+
+    def fail(key):
+        raise RuntimeError("the store is gone")
+
+    for member in members:
+        monkeypatch.setattr(member._store, "delete_key", fail, raising=False)
+    meet(members, rounds=1)
+    assert members[0]._attempt == 2
+
+
 # Attempts that were given up leave keys, too, until all have met.
 def test_keys_of_attempts_that_were_given_up_are_deleted():
     store = HashStore()
