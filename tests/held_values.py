@@ -1,9 +1,24 @@
-"""What jobs hold beside the tensors of a model: notes, averages, counters, histories."""
+"""A small model, and what jobs hold beside its tensors: notes, averages, counters, histories."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
+
+
+def model():
+    return nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+
+
+def train(state, num_steps=2):
+    """Steps on gradients that are a function of the weights."""
+    for _ in range(num_steps):
+        for module in state.modules:
+            for param in module.parameters():
+                param.grad = param.detach() * 0.5 + 0.1
+        for optimizer in state.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
 
 
 class Notes(dict):

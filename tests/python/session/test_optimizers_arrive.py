@@ -4,27 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 
 import dynatrain
 from dynatrain import TrainState
-from held_values import Counted
+from held_values import Counted, model, train
 from what_travels.optimizers import faced
-
-
-def model():
-    return nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
-
-
-def train(state, num_steps=2):
-    """Steps on gradients that are a function of the weights."""
-    for _ in range(num_steps):
-        for module in state.modules:
-            for param in module.parameters():
-                param.grad = param.detach() * 0.5 + 0.1
-        for optimizer in state.optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
 
 
 class WithHistory(torch.optim.Optimizer):
