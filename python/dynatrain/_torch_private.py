@@ -71,9 +71,27 @@ def _fsdp_params(module: nn.Module) -> Iterator[Any]:
                 yield from group.fsdp_params
 
 
+def padded_bytes(module: nn.Module) -> dict[int, int]:
+    """Memory that ``fully_shard`` reads of each of its shards, padding included, by parameter's id.
+
+    A shard with less room behind it is copied into other memory by ``fully_shard``.
+    """
+    return {
+        id(each.sharded_param): each.padded_sharded_param_size.numel()
+        * each.sharded_param.element_size()
+        for each in _fsdp_params(module)
+    }
+
+
 def refresh_fsdp_memory(module: nn.Module) -> None:
     """Makes ``fully_shard`` read its shards from the parameters' present memory."""
     for fsdp_param in _fsdp_params(module):
+        local = fsdp_param.sharded_param._local_tensor
+        num_elems = fsdp_param.padded_sharded_param_size.numel()
+        room = local.untyped_storage().nbytes() // local.element_size() - local.storage_offset()
+        if local.numel() < num_elems <= room:
+            # With the padding behind it: nothing is copied, and what lies over it stays there.
+            fsdp_param._sharded_param_data = local.as_strided((num_elems,), (1,))
         fsdp_param.reset_sharded_param()
 
 

@@ -146,7 +146,7 @@ def blueprint(
         inventory = source.inventory
         notes = _union(engine, frozenset() if inventory is None else inventory.slot_notes())
         slots = Slots(source_map, notes)
-        target = engine.together("build", lambda: _with_slots(engine, made, state, slots, apart))
+        target = engine.together("build", lambda: _with_slots(engine, made, source, slots, apart))
         target_map = engine.publish_map(target)
         plan = _plan(engine, source_map, target_map)
         prepared = Prepared(request, source, target, source_map, target_map, plan, [], apart, tied)
@@ -204,12 +204,14 @@ def _union(engine: Engine, mine: Set[_T]) -> frozenset[_T]:
 def _with_slots(
     engine: Engine,
     built: TrainState | None,
-    present: TrainState | None,
+    source: Side,
     slots: Slots,
     apart: frozenset[str],
 ) -> Side:
-    if built is not None and present is not None:
-        engine.adapter.check_apart(built, present)
+    if source.inventory is not None:
+        engine.adapter.check_alike(source.inventory, slots)
+        if built is not None:
+            engine.adapter.check_apart(built, source.inventory.state)
     if built is not None:
         engine.adapter.make_slots(built, slots)
     return engine.read(built, None, apart)

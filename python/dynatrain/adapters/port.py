@@ -107,10 +107,10 @@ _Inventory = TypeVar("_Inventory", bound=Inventory)
 class Adapter(ABC, Generic[_Inventory]):
     """A framework's live state, as a switch sees it; one object for each session.
 
-    The order of a switch: ``why_not_now``, ``inventory``, ``build_on_meta``, ``check_apart``,
-    ``make_slots``, ``inventory`` of the target, ``materialize``; then, with all ranks stopped,
-    ``values`` and ``encode``, ``decode``, ``check_values`` and ``check_left``, the bytes move,
-    ``take_values``; and after the vote ``retire`` and ``continue_streams``.
+    The order of a switch: ``why_not_now``, ``inventory``, ``build_on_meta``, ``check_alike``,
+    ``check_apart``, ``make_slots``, ``inventory`` of the target, ``materialize``; then, with all
+    ranks stopped, ``values`` and ``encode``, ``decode``, ``check_values`` and ``check_left``, the
+    bytes move, ``take_values``; and after the vote ``retire`` and ``continue_streams``.
 
     Threads   the training thread.
     Errors    of the library's family. Up to the vote a method that raises leaves the source, and
@@ -182,6 +182,14 @@ class Adapter(ABC, Generic[_Inventory]):
 
         Raises:
             LayoutError: they share what a switch writes into.
+        """
+
+    @abstractmethod
+    def check_alike(self, source: _Inventory, slots: Slots) -> None:
+        """Holds the present state of this rank against what the others noted of theirs.
+
+        Raises:
+            LayoutError: this rank keeps its tensors in another way than others do.
         """
 
     @abstractmethod

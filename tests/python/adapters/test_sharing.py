@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from dynatrain import LayoutError, TrainState
+from dynatrain.adapters.torch import memory
 
 
 class Flat(nn.Module):
@@ -81,3 +82,21 @@ def test_memory_that_only_the_target_shares_is_refused(start):
     session = start(build)
     with pytest.raises(LayoutError, match=r"embed\.weight\|param(.|\n)*one memory after build"):
         session.switch("dp=1")
+
+
+# Whoever moves a parameter to memory of its own takes it away from what lies over it.
+def test_a_parameter_that_is_copied_away_while_memory_is_taken_is_refused(start, monkeypatch):
+    def build():
+        model = nn.Linear(3, 2)
+        model.weight.main = model.weight.detach()
+        return TrainState(model)
+
+    def copy_away(module):
+        module.weight.data = module.weight.detach().clone()
+
+    session = start(build)
+    monkeypatch.setattr(memory, "refresh_fsdp_memory", copy_away)
+
+    session.check("dp=1")
+    with pytest.raises(LayoutError, match="copied one of them out of it"):
+        session.prepare("tp=1")

@@ -51,6 +51,7 @@ from dynatrain.adapters.torch import (
     leftovers,
     memory,
     objects,
+    sharing,
     streams,
     ties,
     values,
@@ -107,6 +108,10 @@ class TorchAdapter(Adapter[LiveTensors]):
     def check_apart(self, built: TrainState, present: TrainState) -> None:
         """Refuses the same state or an optimizer of it."""
         guard.check_apart(built, present)
+
+    def check_alike(self, source: LiveTensors, slots: Slots) -> None:
+        """Refuses memory that is shared on some ranks only."""
+        sharing.check_alike(dict(source.live()), slots.notes)
 
     def make_slots(self, state: TrainState, slots: Slots) -> None:
         """Makes slots that are cut as their parameter, or scalars; buffers follow the source."""

@@ -14,7 +14,7 @@ from torch import nn
 
 from dynatrain import _native
 from dynatrain._errors import LayoutError
-from dynatrain._torch_private import local_tensor
+from dynatrain._torch_private import local_tensor, padded_bytes
 from dynatrain.adapters.port import Inventory, SlotNote
 from dynatrain.adapters.torch import attributes, buffers, sharing, slots, trees
 from dynatrain.adapters.torch.describing import check_device, describe
@@ -72,6 +72,8 @@ class LiveTensors(Inventory):
         self._further: dict[int, list[str]] = {}
         #: Parameters by every FQN that they have, the first one first.
         self._by_fqn: dict[str, torch.Tensor] = {}
+        #: Bytes that ``fully_shard`` reads of a parameter's shard, padding included, by its id.
+        self.padded: dict[int, int] = {}
         self.holders = holders(state)
         for prefix, module in state.named_modules():
             self._add_module(module, prefix)
@@ -100,6 +102,7 @@ class LiveTensors(Inventory):
         return [self.fqn(param), *self._further.get(id(param), ())]
 
     def _add_module(self, module: nn.Module, prefix: str) -> None:
+        self.padded |= padded_bytes(module)
         prefix_free = unwrapped(module)
         for name, param in prefix_free.named_parameters(remove_duplicate=False):
             fqn = self.named(prefix + name)
@@ -233,7 +236,7 @@ class LiveTensors(Inventory):
         """Bytes of the meta tensors, tied ones once, those named in ``adopted`` left out."""
         kept = frozenset(adopted)
         fresh = {
-            id(tensor): local_tensor(tensor).nbytes
+            id(tensor): max(local_tensor(tensor).nbytes, self.padded.get(id(tensor), 0))
             for name, tensor in self.tensors.items()
             if name not in kept and local_tensor(tensor).is_meta
         }

@@ -123,9 +123,10 @@ def materialize(
     lent = {} if source is None else _lent(target, source, adopted)
     derived.give_memory(target.state, device)
     _give_modules_memory(target.state, device)
-    _place_missing(target, lent, device)
+    groups = _place_missing(target, lent, device)
     for _, module in target.state.named_modules():
         refresh_fsdp_memory(module)
+    sharing.check_still_shared(groups, dict(target.live()))
     values_set_memory = leftovers.check_no_meta_left(target.state)
     if device.type == "cuda":
         # The switch comes after its caller's stream, which need not be the one that fills this.
@@ -154,12 +155,15 @@ def to_be_given(target: LiveTensors) -> set[int]:
 
 def _place_missing(
     target: LiveTensors, lent: Mapping[str, torch.Tensor], device: torch.device
-) -> None:
+) -> list[sharing.Group]:
+    """Places what has no memory; returns what lies in one memory together."""
     missing = {n: t for n, t in target.live() if local_tensor(t).is_meta}
     together: dict[str, torch.Tensor] = {}
-    for group in sharing.groups(missing.items()):
+    groups = sharing.groups(missing.items())
+    for group in groups:
         if not sharing.lent_together(group, lent):
-            together |= sharing.fresh_together(group, device)
+            padded = {name: target.padded.get(id(missing[name]), 0) for name in group}
+            together |= sharing.fresh_together(group, device, padded)
     check_placeable(target)
     placed: set[int] = set()
     for name, tensor in missing.items():
@@ -168,8 +172,10 @@ def _place_missing(
         placed.add(id(tensor))
         local = together.get(name, lent.get(name))
         if local is None:
-            local = fresh(local_tensor(tensor), _device_of(tensor, device))
+            room = target.padded.get(id(tensor), 0)
+            local = fresh(local_tensor(tensor), _device_of(tensor, device), room)
         place(name, tensor, local)
+    return groups
 
 
 def _give_modules_memory(state: TrainState, device: torch.device) -> None:
@@ -193,8 +199,21 @@ def _device_of(tensor: torch.Tensor, device: torch.device) -> torch.device:
 def _lent(
     target: LiveTensors, source: LiveTensors, adopted: Collection[str]
 ) -> dict[str, torch.Tensor]:
-    return {
+    lent = {
         name: local_tensor(source.tensors[name]).detach()
         for name in adopted
         if local_tensor(target.tensors[name]).is_meta
     }
+    # Without room for its padding, fully_shard would copy a shard away from what lies over it.
+    return {
+        name: local
+        for name, local in lent.items()
+        if _room_bytes(local) >= target.padded.get(id(target.tensors[name]), 0)
+    }
+
+
+def _room_bytes(local: torch.Tensor) -> int:
+    """Bytes of the memory of a tensor from its first element on."""
+    if local.layout is not torch.strided:
+        return local.nbytes
+    return local.untyped_storage().nbytes() - int(local.storage_offset()) * local.element_size()

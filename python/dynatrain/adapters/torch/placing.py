@@ -61,13 +61,19 @@ def place(name: str, tensor: torch.Tensor, local: torch.Tensor) -> None:
         ) from error
 
 
-def fresh(local: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Zeroed memory of the shape and strides of ``local``, read as ``local`` is read."""
+def fresh(local: torch.Tensor, device: torch.device, room_bytes: int = 0) -> torch.Tensor:
+    """Zeroed memory of the shape and strides of ``local``, read as ``local`` is read.
+
+    There are at least ``room_bytes`` of it.
+    """
     strided = torch.empty_strided(
         tuple(local.shape), local.stride(), dtype=local.dtype, device=device
     )
     # By its storage: elements of an expanded tensor lie in one place, which zero_() refuses.
-    torch.empty(0, dtype=torch.uint8, device=device).set_(strided.untyped_storage()).zero_()
+    storage = strided.untyped_storage()
+    if storage.nbytes() < room_bytes:
+        storage.resize_(room_bytes)
+    torch.empty(0, dtype=torch.uint8, device=device).set_(storage).zero_()
     return read_as(strided, local)
 
 

@@ -30,13 +30,25 @@ def _by_storage(tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[G
     found: dict[int, Group] = {}
     objects: dict[int, set[int]] = {}
     for name, tensor in tensors:
-        local = local_tensor(tensor)
-        if local.layout is not torch.strided or local.is_nested or not local.numel():
+        if not _reach(tensor):
             continue
+        local = local_tensor(tensor)
         storage = local.untyped_storage()._cdata
         found.setdefault(storage, {})[name] = local
         objects.setdefault(storage, set()).add(id(tensor))
     return ((group, len(objects[storage])) for storage, group in found.items())
+
+
+def _reach(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has elements in one memory: an empty shard shares them with nobody."""
+    local = local_tensor(tensor)
+    return local.layout is torch.strided and not local.is_nested and local.numel() > 0
+
+
+def _reaching(note: SlotNote, tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """The names in a note under which ``tensors`` has elements."""
+    names = (str(name) for name in note[1:])
+    return [name for name in names if name in tensors and _reach(tensors[name])]
 
 
 def notes(tensors: Iterable[tuple[str, torch.Tensor]], tied: Collection[str] = ()) -> set[SlotNote]:
@@ -79,7 +91,7 @@ def check_kept(target: Mapping[str, torch.Tensor], said: Collection[SlotNote]) -
         name: number for number, group in enumerate(groups(target.items())) for name in group
     }
     for note in said:
-        names = [str(name) for name in note[1:] if name in target]
+        names = _reaching(note, target)
         if note[0] != OVERLAP or len({id(target[name]) for name in names}) < 2:
             continue
         if len({together.get(name, name) for name in names}) > 1:
@@ -88,6 +100,27 @@ def check_kept(target: Mapping[str, torch.Tensor], said: Collection[SlotNote]) -
                 "  expected the same sharing in both: what is written to one reaches the other\n"
                 "  nothing was moved; the source state is intact\n"
                 "  keep a copy, such as param.detach().clone(), or make them share in build"
+            )
+
+
+def check_alike(source: Mapping[str, torch.Tensor], said: Collection[SlotNote]) -> None:
+    """Raises LayoutError when other ranks have one memory for what this one keeps apart.
+
+    Args:
+        source: the objects of this rank's present state, by name.
+        said: what all ranks noted.
+    """
+    for note in said:
+        if note[0] != OVERLAP:
+            continue
+        names = _reaching(note, source)
+        if len({local_tensor(source[name]).untyped_storage()._cdata for name in names}) > 1:
+            raise LayoutError(
+                f"materialize: {names} lie in one memory on other ranks of the source, and apart "
+                "on this one\n"
+                "  expected the same sharing on all ranks: one content could not serve both\n"
+                "  nothing was moved; the source state is intact\n"
+                "  keep a copy, such as param.detach().clone(), on all ranks or on none"
             )
 
 
@@ -113,9 +146,33 @@ def lent_together(group: Group, lent: Mapping[str, torch.Tensor]) -> bool:
     return len({lent[name].untyped_storage()._cdata for name in group}) == 1
 
 
-def fresh_together(group: Group, device: torch.device) -> dict[str, torch.Tensor]:
-    """Zeroed memory for a group, one for all, each at its offset."""
-    num_bytes = max(map(_end_bytes, group.values()))
+def check_still_shared(together: Iterable[Group], tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raises LayoutError when what was placed in one memory lies there no more.
+
+    Args:
+        together: what was placed, by name.
+        tensors: the objects of the state as they are now, by name.
+    """
+    for group in together:
+        if len({local_tensor(tensors[name]).untyped_storage()._cdata for name in group}) > 1:
+            raise LayoutError(
+                f"materialize: {sorted(group)} lie in one memory after build, and fully_shard "
+                "has copied one of them out of it\n"
+                "  expected it to read its shards where they lie\n"
+                "  nothing was moved; the source state is intact\n"
+                "  lay nothing over parameters of which fully_shard keeps a copy, such as a "
+                "pinned one"
+            )
+
+
+def fresh_together(
+    group: Group, device: torch.device, room_bytes: Mapping[str, int]
+) -> dict[str, torch.Tensor]:
+    """Zeroed memory for a group, one for all, each at its offset with ``room_bytes`` behind it."""
+    num_bytes = max(
+        max(_span_bytes(local)[1], _span_bytes(local)[0] + room_bytes.get(name, 0))
+        for name, local in group.items()
+    )
     whole = torch.zeros(num_bytes, dtype=torch.uint8, device=device).untyped_storage()
     return {
         name: read_as(
@@ -126,10 +183,6 @@ def fresh_together(group: Group, device: torch.device) -> dict[str, torch.Tensor
         )
         for name, local in group.items()
     }
-
-
-def _end_bytes(local: torch.Tensor) -> int:
-    return _span_bytes(local)[1]
 
 
 def _span_bytes(local: torch.Tensor) -> tuple[int, int]:
