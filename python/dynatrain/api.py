@@ -74,8 +74,8 @@ def init(  # noqa: PLR0913 - the settings of a session, all but two with default
             use. Host memory always travels over Gloo. ``dynatrain.Nccl(...)`` is ``nccl`` with
             settings of its own.
         verify: any of ``sums`` (receiver's sums of every move against the sender's),
-            ``fingerprint`` (of the whole state before and after), ``replicas`` (all owners of a
-            cell hold the same before a switch).
+            ``fingerprint`` (of the whole state before and after; a switch that would change it is
+            refused), ``replicas`` (all owners of a cell hold the same before a switch).
         seed: of random streams that belong to a coordinate.
         groups: ``groups(layout) -> object``, called on all ranks once per layout, before ``build``,
             which finds what it returned as ``world.groups``. Groups and meshes of a framework's own

@@ -97,8 +97,8 @@ class Clock:
 Share = tuple[int, frozenset[int]]
 
 
-def fingerprint_of(shares: Iterable[Share]) -> str:
-    """The fingerprint of a state, the same in every layout, from the shares of all ranks.
+def joined(shares: Iterable[Share]) -> Share:
+    """What all ranks add to a fingerprint together; it tells a state, the same in every layout.
 
     It covers what travels: every element, and every value that ranks share.
     """
@@ -106,7 +106,13 @@ def fingerprint_of(shares: Iterable[Share]) -> str:
     for elements, hashes in shares:
         total += elements
         values |= hashes
-    return f"{(total + sum(values)) % 2**64:016x}"
+    return total % 2**64, frozenset(values)
+
+
+def fingerprint_text(share: Share) -> str:
+    """The fingerprint of a state, from what all ranks add to it together."""
+    elements, hashes = share
+    return f"{(elements + sum(hashes)) % 2**64:016x}"
 
 
 class Engine:
@@ -192,7 +198,7 @@ class Engine:
     def share_of_fingerprint(
         self, shard_map: _native.ShardMap, side: Side, values: Values
     ) -> Share:
-        """What this rank adds to the fingerprint of a state; see :func:`fingerprint_of`."""
+        """What this rank adds to the fingerprint of a state; see :func:`joined`."""
         elements = _native.fingerprint_share(shard_map, self.rank, side.table, self._hash_means())
         return elements, self.adapter.value_hashes(values)
 

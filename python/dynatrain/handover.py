@@ -8,7 +8,7 @@ from typing import Any
 
 from dynatrain.adapters.port import Part, Published, Values
 from dynatrain.control import Listing, holders, listing
-from dynatrain.engine import Engine, Share, Side, fingerprint_of
+from dynatrain.engine import Engine, Share, Side, joined
 
 _SHARED, _PER_RANK = "shared/", "per_rank/"
 
@@ -27,11 +27,11 @@ class Handed:
 
     Attributes:
         contents: the distinct ones of every name, by the lowest rank that holds each.
-        fingerprint: of the source; None when nobody asked for it.
+        share: of all ranks in the source's fingerprint; None when nobody asked for it.
     """
 
     contents: Mapping[str, Sequence[Content]]
-    fingerprint: str | None
+    share: Share | None
 
 
 def publish_values(
@@ -63,7 +63,7 @@ def publish_values(
     answers = engine.gathered("reading the state", read)
     contents = _exchanged(engine, parts, [listed for listed, _ in answers])
     shares = [mine for _, mine in answers if mine is not None]
-    return Handed(contents, None if share is None else fingerprint_of(shares))
+    return Handed(contents, None if share is None else joined(shares))
 
 
 def _exchanged(

@@ -7,14 +7,19 @@ from collections.abc import Callable, Mapping
 from dynatrain import _native
 from dynatrain._errors import LayoutError
 from dynatrain.adapters.port import Values
-from dynatrain.engine import Engine, Share, Side, fingerprint_of
+from dynatrain.engine import Engine, Share, Side, fingerprint_text, joined
 from dynatrain.train_state import TrainState
 
 
-def fingerprint(
+def fingerprint(engine: Engine, state: TrainState | None) -> str:
+    """The fingerprint of the present state. Collective."""
+    return fingerprint_text(whole_share(engine, state))
+
+
+def whole_share(
     engine: Engine, state: TrainState | None, names: Mapping[str, str] | None = None
-) -> str:
-    """The fingerprint of the present state. Collective.
+) -> Share:
+    """What all ranks add to the fingerprint of a state. Collective.
 
     What is tied counts under each of its names, in every layout: stages of a pipeline hold copies,
     and nothing there says that they are tied elsewhere.
@@ -37,7 +42,7 @@ def fingerprint(
         values = Values() if held is None else engine.adapter.values(held)
         return engine.share_of_fingerprint(shard_map, side, values)
 
-    return fingerprint_of(engine.gathered("the fingerprint", share))
+    return joined(engine.gathered("the fingerprint", share))
 
 
 def differing_replicas(engine: Engine, state: TrainState | None) -> list[str]:

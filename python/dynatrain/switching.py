@@ -109,7 +109,7 @@ def run(
         check_replicas(engine, prepared.source_map, prepared.source)
     target = prepared.request.layout
     moved = transfer(engine, prepared, lambda: present.kept_states(target), clock)
-    report.fingerprint_before, report.fingerprint_after = moved.fingerprints
+    report.fingerprint_before = report.fingerprint_after = moved.fingerprint
     with clock.phase("commit"):
         errors = _commit(engine, calls, present, prepared, moved)
         if present.world is not None:

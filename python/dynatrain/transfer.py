@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from dynatrain import _native
-from dynatrain._errors import Error, of_family
+from dynatrain._errors import Error, TransportError, of_family
 from dynatrain.adapters.port import Published, Values
-from dynatrain.engine import Clock, Engine, Share, fingerprint_of
+from dynatrain.engine import Clock, Engine, Share, fingerprint_text, joined
 from dynatrain.handover import check_values, publish_values
 from dynatrain.profiling import native_ranges, profiler_range
-from dynatrain.questions import fingerprint
+from dynatrain.questions import whole_share
 from dynatrain.report import Span
 from dynatrain.transition import Prepared
 
@@ -31,14 +31,20 @@ class Moved:
         staging_peak_bytes: of all lanes together.
         spans: of the lanes' stages.
         published: what the source published.
-        fingerprints: of the source and of the target; None when the session asks for none.
+        shares: of all ranks in the fingerprints of source and target; None when the session asks
+            for none.
     """
 
     seconds: float
     staging_peak_bytes: int
     spans: list[Span]
     published: Published
-    fingerprints: tuple[str | None, str | None]
+    shares: tuple[Share, Share] | None
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of source and target, which are equal; None when the session asks for none."""
+        return None if self.shares is None else fingerprint_text(self.shares[0])
 
 
 def transfer(engine: Engine, prepared: Prepared, kept: Kept, clock: Clock) -> Moved:
@@ -52,12 +58,34 @@ def transfer(engine: Engine, prepared: Prepared, kept: Kept, clock: Clock) -> Mo
     """
     asked = "fingerprint" in engine.options.verify
     if not (asked and prepared.tied):
-        return _transferred(engine, prepared, kept, clock, asked)
-    # The maps of the switch may lack names that the fingerprint of a tied state counts.
-    before = fingerprint(engine, prepared.source.state, prepared.request.names)
-    moved = _transferred(engine, prepared, kept, clock, False)
-    after = fingerprint(engine, prepared.target.state)
-    return replace(moved, fingerprints=(before, after))
+        moved = _transferred(engine, prepared, kept, clock, asked)
+    else:
+        # The maps of the switch may lack names that the fingerprint of a tied state counts.
+        before = whole_share(engine, prepared.source.state, prepared.request.names)
+        moved = _transferred(engine, prepared, kept, clock, False)
+        moved = replace(moved, shares=(before, whole_share(engine, prepared.target.state)))
+    if moved.shares is not None:
+        _check_same(*moved.shares)
+    return moved
+
+
+def _check_same(before: Share, after: Share) -> None:
+    """Refuses a target that is not the source's state; all ranks have the same shares."""
+    if before == after:
+        return
+    parts = ("the elements of its tensors", "values beside them, such as those of extras")
+    differing = [
+        part for part, one, other in zip(parts, before, after, strict=True) if one != other
+    ]
+    raise TransportError(
+        "session: what has arrived is not the state that was to be moved: "
+        f"{' and '.join(differing)} differ\n"
+        f"  expected the source's fingerprint {fingerprint_text(before)}, the target has "
+        f"{fingerprint_text(after)}\n"
+        "  nothing was switched; the source state is intact and training may go on\n"
+        "  an extra must hand over by state_dict() what load_state_dict() was given; if all do, "
+        "check the memory of the hosts and report this as a bug"
+    )
 
 
 def _transferred(
@@ -90,7 +118,7 @@ def _transferred(
         sum(result.staging_peak_bytes for _, result in runs),
         _spans(engine.rank, runs, begin),
         published,
-        (handed.fingerprint, fingerprint_of(arrived) if with_fingerprints else None),
+        None if handed.share is None else (handed.share, joined(arrived)),
     )
 
 
