@@ -16,7 +16,7 @@ from dynatrain._torch_private import session_store, single_process_store
 from dynatrain.adapters.torch import TorchAdapter
 from dynatrain.arguments import Given
 from dynatrain.beginning import Initialize
-from dynatrain.door import only_family
+from dynatrain.door import nothing_started, only_family
 from dynatrain.lanes import Nccl, check_transport, take_device
 from dynatrain.layout import Layout
 from dynatrain.report import SwitchReport
@@ -109,7 +109,7 @@ def init(  # noqa: PLR0913 - the settings of a session, all but two with default
         seed=seed,
         groups=groups,
     )
-    with only_family("init"):
+    with only_family("init"), nothing_started():
         session = _started(given)
     session.place_kept()
     return session

@@ -7,6 +7,7 @@ done then.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +21,11 @@ from dynatrain.layout import Layout, as_layout
 
 #: What a switch is told of renamed tensors: FQNs of the target, by FQN of the source.
 Names = Mapping[str, str]
+#: How refusals of a switch say what remains.
+_REMAINS = re.compile(
+    r"nothing was moved(; the source state is intact( on all ranks)?(,| and)?"
+    r"( training may go on)?)?|no switch was begun"
+)
 
 
 @contextmanager
@@ -45,6 +51,16 @@ def only_family(call: str, epoch: Callable[[], int] = lambda: 0) -> Iterator[Non
             "  session.layout says whether the switch was done; other ranks may have gone on\n"
             "  please report this as a bug, with the error above this one"
         ) from error
+
+
+@contextmanager
+def nothing_started() -> Iterator[None]:
+    """Says of what is refused inside that nothing was started: there is no source state yet."""
+    try:
+        yield
+    except Error as error:
+        error.args = (_REMAINS.sub("nothing was started", str(error)), *error.args[1:])
+        raise
 
 
 def _after_the_vote(call: str, error: Exception) -> InternalError:

@@ -6,7 +6,6 @@ on one rank fails on all, with the source untouched.
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from dynatrain.budget import check_budget, no_memory
 from dynatrain.engine import Clock, Engine, Side
 from dynatrain.lanes import DEVICE, HOST
 from dynatrain.layout import Layout
+from dynatrain.renames import check_new_names, check_old_names
 from dynatrain.report import Span
 from dynatrain.train_state import TrainState
 from dynatrain.world import Build, World
@@ -134,7 +134,7 @@ def blueprint(
     ``built`` is what build has made on meta before, if it has.
     """
     with clock.phase("build"):
-        _check_names(engine, state, request.names)
+        check_old_names(engine, state, request.names)
         source = engine.together("reading the state", lambda: engine.read(state, request.names))
         made, apart, tied = _built(engine, state, request, built)
         if apart:
@@ -148,6 +148,7 @@ def blueprint(
         slots = Slots(source_map, notes)
         target = engine.together("build", lambda: _with_slots(engine, made, source, slots, apart))
         target_map = engine.publish_map(target)
+        check_new_names(target_map, request.names)
         plan = _plan(engine, source_map, target_map)
         prepared = Prepared(request, source, target, source_map, target_map, plan, [], apart, tied)
         prepared.routes = _routes(engine, prepared)
@@ -169,23 +170,6 @@ def _built(
     in_source = frozenset().union(*(source for source, _ in ties))
     in_target = frozenset().union(*(target for _, target in ties))
     return made[0], in_source ^ in_target, bool(in_source | in_target)
-
-
-def _check_names(engine: Engine, state: TrainState | None, names: Mapping[str, str]) -> None:
-    """Refuses names of tensors that no rank has. Collective where there are names."""
-    if not names:
-        return
-    source = engine.together("reading the state", lambda: engine.read(state))
-    known = {name.rsplit("|", 1)[0] for name in engine.publish_map(source).names()}
-    unknown = sorted(names.keys() - known)
-    if unknown:
-        near = difflib.get_close_matches(unknown[0], known) or sorted(known)[:3]
-        raise LayoutError(
-            f"session: names={{{unknown[0]!r}: ...}} names no tensor of the source"
-            f" ({len(unknown)} such names)\n  near it are {near}\n"
-            "  nothing was moved; the source state is intact\n"
-            "  map FQNs that the source has to those that build gives them in the target"
-        )
 
 
 def build_on_meta(engine: Engine, request: Request) -> TrainState | None:

@@ -93,6 +93,25 @@ def test_wrong_names_are_refused_by_every_call(start, call, names):
     session.switch("dp=1")
 
 
+# The model was blamed for a tensor that the caller had named.
+@pytest.mark.parametrize("call", ["switch", "prepare", "check"])
+def test_names_that_lead_nowhere_are_refused_by_every_call(start, call):
+    session = start()
+    with pytest.raises(LayoutError, match="leads to no tensor that build makes") as refused:
+        getattr(session, call)("dp=1", names={"head.weight": "haed.weight"})
+
+    assert four_parts(refused.value)
+    assert "near it are ['head.weight'" in str(refused.value)
+    session.switch("dp=1")
+
+
+def test_names_that_bring_two_tensors_to_one_are_refused_with_both(start):
+    session = start()
+    with pytest.raises(LayoutError, match=r"by names= of \['head.bias'\]"):
+        session.switch("dp=1", names={"head.bias": "head.weight"})
+    session.switch("dp=1")
+
+
 @pytest.mark.parametrize("total", [-1, NAN, float("inf"), 2.5, "3", None, True])
 def test_wrong_number_of_steps_is_refused_at_the_call(start, total):
     session = start()

@@ -228,3 +228,51 @@ def test_a_switch_goes_again_after_its_target_refused_what_it_was_given(start, m
     monkeypatch.setattr(session._adapter, "take_values", take)
 
     assert session.switch("dp=1").epoch == 1
+
+
+def with_a_foreign_optimizer(world):
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    return TrainState(fully_shard(model, mesh=world.mesh), optimizer)
+
+
+def with_a_number_on_meta(world):
+    model = nn.Linear(3, 2)
+    return TrainState(model, torch.optim.AdamW(model.parameters(), lr=torch.tensor(0.1)))
+
+
+def with_a_tensor_left(world):
+    model = nn.Linear(3, 2)
+    model.mask = torch.ones(2)
+    return TrainState(model, torch.optim.SGD(model.parameters(), lr=0.1))
+
+
+# There is no source state when a session begins, and "intact" is no news of it.
+@pytest.mark.parametrize(
+    ("build", "advice"),
+    [
+        (with_a_foreign_optimizer, r"make the optimizer after fully_shard\(\)"),
+        (with_a_number_on_meta, "device='cpu'"),
+        (with_a_tensor_left, "register_buffer"),
+    ],
+)
+def test_a_refusal_of_init_says_that_nothing_was_started(start, build, advice):
+    with pytest.raises(LayoutError, match=advice) as refused:
+        start(build, initialize=None)
+
+    assert "\n  nothing was started\n" in str(refused.value)
+    assert "intact" not in str(refused.value)
+
+
+# The last line of the refusal.
+def test_a_learning_rate_on_the_host_travels(start):
+    def build(world):
+        model = nn.Linear(3, 2)
+        rate = torch.tensor(0.1, device="cpu")
+        return TrainState(model, torch.optim.AdamW(model.parameters(), lr=rate))
+
+    session = start(build, initialize=None)
+    session.state.optimizer.param_groups[0]["lr"].fill_(0.3)
+    session.switch("dp=1")
+
+    assert session.state.optimizer.param_groups[0]["lr"].item() == pytest.approx(0.3)

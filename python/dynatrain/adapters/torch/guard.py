@@ -111,7 +111,7 @@ def build_on_meta(make: Callable[[], object], place: str, device: torch.device) 
             f"session: build raised {type(error).__name__}: {error}\n"
             f"  in {place}, under the meta device\n"
             "  nothing was moved; the source state is intact\n"
-            "  the traceback above this error says where"
+            f"  {_cure(error)}the traceback above this error says where"
         ) from error
     finally:
         drawn = _put_back(device, before)
@@ -123,6 +123,16 @@ def build_on_meta(make: Callable[[], object], place: str, device: torch.device) 
             "  draw in dynatrain.init(..., initialize=), which runs once"
         )
     return checked_state(state)
+
+
+def _cure(error: Exception) -> str:
+    """What to do about an error of torch that a number was asked of a tensor without memory."""
+    if not isinstance(error, RuntimeError) or "meta tensor" not in str(error):
+        return ""
+    return (
+        "what build reads a number of has to lie in memory: make it with device='cpu', as "
+        "AdamW(params, lr=torch.tensor(0.1, device='cpu'));\n  "
+    )
 
 
 def _put_back(device: torch.device, before: dict[str, bytes]) -> list[str]:

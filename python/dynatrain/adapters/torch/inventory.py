@@ -92,8 +92,10 @@ class LiveTensors(Inventory):
                 f"adapters: an optimizer holds a parameter of shape {tuple(param.shape)} "
                 "that the model does not have\n"
                 "  expected only parameters of TrainState.model\n"
-                "  nothing was moved\n"
-                "  pass every module whose parameters are optimized as TrainState(model=[...])"
+                "  nothing was moved; the source state is intact\n"
+                "  make the optimizer after fully_shard() and parallelize_module(), which replace "
+                "parameters, and pass every module whose parameters are optimized as "
+                "TrainState(model=[...])"
             )
         return fqn
 
@@ -211,11 +213,17 @@ class LiveTensors(Inventory):
             return  # tied within this rank: the modules of two stages hold one parameter
         if name in self.tensors:
             raise LayoutError(
-                f"adapters: two live tensors are named {name!r} on this rank\n"
+                f"adapters: two live tensors are named {name!r} on this rank{self._renamed(name)}\n"
                 "  expected FQNs that are unique across the pipeline stages of one rank\n"
-                "  nothing was moved\n  rename one of them, or tie them to one parameter"
+                "  nothing was moved; the source state is intact\n"
+                "  rename one of them, or tie them to one parameter"
             )
         self.tensors[name] = tensor
+
+    def _renamed(self, name: str) -> str:
+        fqn = name.rpartition("|")[0]
+        by = sorted(old for old, new in self._names.items() if new == fqn)
+        return f", by names= of {by}" if by else ""
 
     def host_names(self) -> set[str]:
         """Names of the tensors that lie in host memory."""
