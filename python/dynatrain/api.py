@@ -54,8 +54,8 @@ def init(  # noqa: PLR0913 - the settings of a session, all but two with default
             number.
         layout: the first layout; ranks beyond its world size idle.
         initialize: ``initialize(state, world)``, run once. With it the first build runs on meta,
-            too, and this fills the materialised weights and buffers; without it the first build
-            runs for real, with torch's own initialisation.
+            too, and this fills the weights and buffers, which are zeros then, and what extras hold;
+            without it the first build runs for real, with torch's own initialisation.
         keep: objects that live on across switches, by name. ``on_world(world)`` is called on those
             that have it, with None on a rank that idles. Those that have ``state_dict`` as well
             bring ranks that join up to date. ``check_layout(layout)`` is asked before a switch, and

@@ -55,4 +55,5 @@ def _first(engine: Engine, request: Request, initialize: Initialize | None) -> T
     if state is not None:
         engine.adapter.materialize(engine.adapter.inventory(state), None, ())
         initialize(state, world)
+        engine.adapter.check_begun(state)
     return state

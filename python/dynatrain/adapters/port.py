@@ -222,6 +222,14 @@ class Adapter(ABC, Generic[_Inventory]):
             LayoutError: something that ``target.state`` reaches would be left without memory.
         """
 
+    @abstractmethod
+    def check_begun(self, state: TrainState) -> None:
+        """Holds a first state against what the script's ``initialize`` was to fill.
+
+        Raises:
+            LayoutError: ``state`` reaches what has no memory.
+        """
+
     # ---- what is no tensor of the map ----------------------------------------------------------
 
     @abstractmethod

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from dynatrain import LayoutError, TrainState
+from dynatrain import LayoutError, TrainState, _native
+from dynatrain.adapters.port import Slots
 from dynatrain.adapters.torch.inventory import LiveTensors
+from dynatrain.adapters.torch.memory import make_slots
 from dynatrain.adapters.torch.slots import ELSEWHERE, ON_HOST, host_notes, on_host_in
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -68,3 +70,45 @@ def test_ranks_that_keep_an_extra_at_different_places_are_refused_by_its_name():
 
     with pytest.raises(LayoutError, match=r"extra\.ema has its tensors on the host of one rank"):
         list(on_host_in(notes, ["extra.ema"], []))
+
+
+def offloaded(num_on_host):
+    """A state of a session on a GPU (meta in its place) with slots and attributes on the host."""
+    model = nn.Sequential(nn.Linear(2, 3, device="meta"), nn.Linear(3, 2, device="meta"))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for number, param in enumerate(model.parameters()):
+        at = CPU if number < num_on_host else torch.device("meta")
+        optimizer.state[param]["master"] = torch.zeros(param.shape, device=at)
+        optimizer.state[param]["step"] = torch.zeros((), device=CPU)
+        param.main_grad = torch.zeros(param.shape, device=at)
+    return TrainState(model, optimizer)
+
+
+def made_from(num_on_host):
+    """Where a target on meta gets memory for each slot."""
+    source = LiveTensors(offloaded(num_on_host), device=GPU)
+    table = LiveTensors(source.state).table()
+    shard_map = _native.ShardMap.merge([(table.encode(), [0])])
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
+    target = TrainState(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    make_slots(target, Slots(shard_map, source.slot_notes()))
+    device_of = {}
+    for name, tensor in LiveTensors(target).tensors.items():
+        device_of[name] = "cpu" if getattr(tensor, "dynatrain_on_host", False) else "gpu"
+    return device_of
+
+
+# An optimizer that keeps its master weights on the host came back with them on the device, which
+# has no room for them.
+@pytest.mark.parametrize("num_on_host", [0, 3, 4])
+def test_slots_and_attributes_get_memory_where_they_lie_in_the_source(num_on_host):
+    device_of = made_from(num_on_host)
+
+    fqns = ["0.weight", "0.bias", "1.weight", "1.bias"]
+    for number, fqn in enumerate(fqns):
+        place = "cpu" if number < num_on_host else "gpu"
+        assert device_of[f"{fqn}|master"] == place
+        assert device_of[f"{fqn}|.main_grad"] == place
+        assert device_of[f"{fqn}|step"] == "cpu"
+        assert device_of[f"{fqn}|param"] == "gpu"

@@ -276,3 +276,41 @@ def test_a_learning_rate_on_the_host_travels(start):
     session.switch("dp=1")
 
     assert session.state.optimizer.param_groups[0]["lr"].item() == pytest.approx(0.3)
+
+
+class Items:
+    """An extra that hands over pairs: no name of a parameter leads to a tensor in it."""
+
+    def __init__(self, model):
+        self.items = [(name, param.detach().clone()) for name, param in model.named_parameters()]
+
+    def state_dict(self):
+        return {"slow": self.items}
+
+    def load_state_dict(self, state_dict):
+        self.items = state_dict["slow"]
+
+
+def with_items(world):
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    return TrainState(model, optimizer, extra={"items": Items(model)})
+
+
+# Its load_state_dict was blamed, which does what it should.
+def test_what_initialize_leaves_without_memory_is_refused(start):
+    with pytest.raises(LayoutError, match="has no memory after initialize") as refused:
+        start(with_items, initialize=lambda state, world: None)
+
+    assert "extra.items" in str(refused.value)
+
+
+# The refusal's last line.
+def test_what_initialize_sets_travels(start):
+    def fill(state, world):
+        state.extra["items"].items = [("weight", torch.full((2, 3), 0.5))]
+
+    session = start(with_items, initialize=fill)
+    session.switch("dp=1")
+
+    assert session.state.extra["items"].items[0][1].eq(0.5).all()

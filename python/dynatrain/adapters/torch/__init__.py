@@ -132,6 +132,10 @@ class TorchAdapter(Adapter[LiveTensors]):
         """Puts memory under the objects that build made."""
         return memory.materialize(target, source, self._device, adopted)
 
+    def check_begun(self, state: TrainState) -> None:
+        """Looks for meta tensors in extras, schedulers and scaler; the rest has memory by now."""
+        leftovers.check_begun(state)
+
     def values(self, inventory: LiveTensors) -> Values:
         """Param groups, optimizer values and Stateful objects are shared, random streams not."""
         own = streams.read_streams(self._device)

@@ -61,6 +61,8 @@ class LiveTensors(Inventory):
         self.tensors: dict[str, torch.Tensor] = {}
         self.fqn_of: dict[int, str] = {}
         self._notes: set[SlotNote] = set()
+        #: What optimizers keep and parameters carry, without scalars, by slot and name.
+        self._carried: dict[str, dict[str, torch.Tensor]] = {}
         self.values: dict[tuple[Role, str], object] = {}
         #: The objects of the state that stand behind tensors made here, by name.
         self.behind: dict[str, torch.Tensor] = {}
@@ -83,6 +85,9 @@ class LiveTensors(Inventory):
         for name, item in state.shared_objects():
             self._add_object(name, item)
         self._add_attributes()
+        if self._device is not None and self._device.type != "cpu":
+            for slot, tensors in self._carried.items():
+                self._notes |= slots.host_notes(slot, tensors)
 
     def fqn(self, param: torch.Tensor) -> str:
         """FQN of a parameter; raises LayoutError when the model has no such parameter."""
@@ -129,7 +134,7 @@ class LiveTensors(Inventory):
             for slot, tensor in mapped.items():
                 self._add_under(fqns, slot, tensor)
                 self._notes.add((HELD, holder.role, slot))
-                if tensor.device.type == "cpu":
+                if not tensor.dim() and tensor.device.type == "cpu":
                     self._notes.add((ON_HOST, slot))
             if values:
                 self.values |= dict.fromkeys(((holder.role, fqn) for fqn in fqns), values)
@@ -203,6 +208,8 @@ class LiveTensors(Inventory):
         return self._names.get(fqn, fqn)
 
     def _add_under(self, fqns: Sequence[str], slot: str, tensor: torch.Tensor) -> None:
+        if slot != PARAM and tensor.dim():
+            self._carried.setdefault(slot, {})[f"{fqns[0]}|{slot}"] = tensor
         for fqn in fqns:
             self._add(f"{fqn}|{slot}", tensor)
             if fqn != fqns[0]:

@@ -127,6 +127,22 @@ def check_no_meta_left(state: TrainState, given: Collection[int] = ()) -> bool:
     return any(True for _ in _on_meta(stateful, seen, given))
 
 
+def check_begun(state: TrainState) -> None:
+    """Raises LayoutError when a first state that ``initialize`` has filled has no memory somewhere.
+
+    Tensors of the map have it, the weights among them; others are made by the script.
+    """
+    for where in _on_meta(list(state.stateful_objects()), set()):
+        raise LayoutError(
+            f"session: {where!r} has no memory after initialize\n"
+            "  expected initialize= to make what no name of a parameter leads to: build runs under "
+            "the meta device\n"
+            "  nothing was moved; the source state is intact\n"
+            "  set it in initialize(state, world), or hand it over in a dict by the names of "
+            "parameters: it is given memory then"
+        )
+
+
 def check_loaded(
     state: TrainState, given: Collection[int] = (), waiting: Collection[str] = ()
 ) -> None:

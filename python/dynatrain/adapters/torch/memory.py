@@ -68,9 +68,15 @@ def _made(slots: Slots, fqn: str, slot: str, param: torch.Tensor) -> torch.Tenso
     _check_same_shape(slots, fqn, param)
     shape, dtype, _ = slots.source.info(f"{fqn}|{slot}")
     tensor = _slot_like(param, tuple(shape), dtype_named(dtype, f"{fqn}|{slot}"), f"{fqn}|{slot}")
-    if not shape and (ON_HOST, slot) in slots.notes:
-        tensor.dynatrain_on_host = True  # type: ignore[attr-defined]
+    is_on_host = (ON_HOST, slot) in slots.notes if not shape else _is_on_host(slots, fqn, slot)
+    if is_on_host:
+        for each in (tensor, local_tensor(tensor)):
+            each.dynatrain_on_host = True  # type: ignore[attr-defined]
     return tensor
+
+
+def _is_on_host(slots: Slots, fqn: str, slot: str) -> bool:
+    return any(True for _ in on_host_in(slots.notes, [slot], [f"{fqn}|{slot}"]))
 
 
 def _check_same_shape(slots: Slots, fqn: str, param: torch.Tensor) -> None:

@@ -164,7 +164,7 @@ def digest_of(params: Mapping[str, torch.Tensor]) -> str:
 
 
 def host_notes(name: str, tensors: Mapping[str, torch.Tensor]) -> set[SlotNote]:
-    """Which tensors of an object lie on the host: one word where all do, names where some do."""
+    """Which tensors of an object or a slot lie on the host: a word where all do, names else."""
     on_host = {own for own, tensor in tensors.items() if local_tensor(tensor).device.type == "cpu"}
     if len(on_host) == len(tensors):
         return {(ON_HOST, f"{name}|")} if on_host else set()
@@ -172,14 +172,20 @@ def host_notes(name: str, tensors: Mapping[str, torch.Tensor]) -> set[SlotNote]:
 
 
 def on_host_in(
-    notes: Collection[SlotNote], objects: Collection[str], names: Collection[str]
+    notes: Collection[SlotNote], leads: Collection[str], names: Collection[str]
 ) -> Iterator[str]:
-    """Those of ``names`` that lie on the host in the source; ``objects`` has some of them.
+    """Those of ``names`` that lie on the host in the source.
+
+    Args:
+        notes: what all ranks of the source said.
+        leads: objects and slots that have some of the names.
+        names: names of tensors.
 
     Raises:
-        LayoutError: all that an object has lies on the host of one rank, some elsewhere on another.
+        LayoutError: all that an object or a slot has lies on the host of one rank, some elsewhere
+            on another.
     """
-    whole = {f"{name}|" for name in objects if (ON_HOST, f"{name}|") in notes}
+    whole = {f"{name}|" for name in leads if (ON_HOST, f"{name}|") in notes}
     for lead in whole:
         if (ELSEWHERE, lead) in notes:
             raise LayoutError(
@@ -188,5 +194,6 @@ def on_host_in(
                 f"  {_INTACT}\n  keep all of them on the host, or on the session's device"
             )
     for name in names:
-        if (ON_HOST, name) in notes or f"{name.partition('|')[0]}|" in whole:
+        of_object, _, slot = name.partition("|")
+        if (ON_HOST, name) in notes or not whole.isdisjoint((f"{of_object}|", f"{slot}|")):
             yield name
