@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import pytest
 import torch
 
@@ -12,10 +14,11 @@ from what_travels.optimizers import faced
 
 
 class WithHistory(torch.optim.Optimizer):
-    """Keeps its last two gradients in a list, a pair of averages in a dict, a count by number."""
+    """Keeps its last two gradients in a row, a pair of averages in a dict, a count by number."""
 
-    def __init__(self, params, lr=0.1):
+    def __init__(self, params, row, lr=0.1):
         super().__init__(params, {"lr": lr})
+        self.row = row
 
     @torch.no_grad()
     def step(self):
@@ -23,21 +26,26 @@ class WithHistory(torch.optim.Optimizer):
             for param in group["params"]:
                 state = self.state[param]
                 if not state:
-                    state["history"] = [torch.zeros_like(param), torch.zeros_like(param)]
+                    state["history"] = self.row([torch.zeros_like(param), torch.zeros_like(param)])
                     state["averages"] = {"fast": torch.zeros_like(param), "count": 0}
                     state[0] = torch.zeros_like(param)
-                state["history"] = [param.grad.clone(), state["history"][0]]
+                state["history"] = self.row([param.grad.clone(), state["history"][0]])
                 state["averages"]["fast"].lerp_(param.grad, 0.5)
                 state["averages"]["count"] += 1
                 state[0] += param.grad
                 param -= group["lr"] * (state["history"][1] + state["averages"]["fast"] + state[0])
 
 
+def two_at_most(items):
+    return deque(items, maxlen=2)
+
+
 # They were pickled as values of one rank: on a sharded parameter every rank got rank 0's shard.
-def test_tensors_in_lists_and_dicts_of_slots_arrive_where_they_were(start_verified):
+@pytest.mark.parametrize("row", [list, tuple, two_at_most])
+def test_tensors_in_rows_and_dicts_of_slots_arrive_where_they_were(start_verified, row):
     def build(world):
         net = model()
-        return TrainState(net, WithHistory(net.parameters()))
+        return TrainState(net, WithHistory(net.parameters(), row))
 
     session = start_verified(build)
     train(session.state)
@@ -55,6 +63,8 @@ def test_tensors_in_lists_and_dicts_of_slots_arrive_where_they_were(start_verifi
         state = session.state.optimizer.state[param]
         assert set(state) == {"history", "averages", 0}
         history, fast, total = before[name]
+        assert type(state["history"]) is type(row([]))
+        assert getattr(state["history"], "maxlen", 2) == 2
         assert all(torch.equal(a, b) for a, b in zip(state["history"], history, strict=True))
         assert torch.equal(state["averages"]["fast"], fast)
         assert state["averages"]["count"] == 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -186,7 +185,7 @@ def _check_by_place(holder: Holder, source: Group, fqns: list[str], *, cut: bool
     for key, value in source.options.items():
         by_place = (
             key not in defaults
-            and isinstance(value, list | tuple | deque)
+            and isinstance(value, trees.SEQUENCES)
             and len(value) == len(source.fqns) > 1
         )
         tensor = trees.uncut(value)

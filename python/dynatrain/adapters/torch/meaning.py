@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import struct
+from collections import deque
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any
@@ -19,6 +20,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from dynatrain._torch_private import local_tensor
 
 _NOTHING = object()
+_SEQUENCES = (list, tuple, deque)
 
 
 def digest(value: Any) -> bytes:
@@ -48,7 +50,7 @@ def _paired(first: Any, second: Any) -> Iterator[tuple[Any, Any, Any]]:
         for key in dict.fromkeys([*first, *second]):
             yield key, first.get(key, _NOTHING), second.get(key, _NOTHING)
         return
-    both = isinstance(first, list | tuple) and isinstance(second, list | tuple)
+    both = isinstance(first, _SEQUENCES) and isinstance(second, _SEQUENCES)
     if both and len(first) == len(second):
         for place, (one, other) in enumerate(zip(first, second, strict=True)):
             yield place, one, other

@@ -150,7 +150,7 @@ def is_by_place(tree: Any, shapes: Sequence[torch.Size]) -> bool:
     """
     if isinstance(tree, Mapping):
         return any(is_by_place(item, shapes) for item in tree.values())
-    if not isinstance(tree, list | tuple):
+    if not isinstance(tree, trees.SEQUENCES):
         return False
     if len(tree) > 1 and all(isinstance(item, torch.Tensor) for item in tree):
         rest = iter(shapes)

@@ -1,4 +1,4 @@
-"""Tensors inside lists, dicts and tuples: taken out under names of their own, and put back."""
+"""Tensors inside dicts, lists, tuples and deques: taken out under names, and put back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 
-#: Where something lies in a tree: keys of dicts, places in lists and tuples.
+#: What has places, besides dicts, which have keys.
+SEQUENCES = (list, tuple, deque)
+#: Where something lies in a tree: keys of dicts, places in sequences.
 Path = tuple[Any, ...]
 #: How many objects deep a tensor is looked for in what optimizers keep.
 _MAX_DEPTH = 3
@@ -30,7 +32,7 @@ def leaves(tree: Any, path: Path = ()) -> Iterator[tuple[Path, torch.Tensor]]:
     elif isinstance(tree, Mapping):
         for key, item in tree.items():
             yield from leaves(item, (*path, key))
-    elif isinstance(tree, list | tuple):
+    elif isinstance(tree, SEQUENCES):
         for place, item in enumerate(tree):
             yield from leaves(item, (*path, place))
 
@@ -38,7 +40,7 @@ def leaves(tree: Any, path: Path = ()) -> Iterator[tuple[Path, torch.Tensor]]:
 def uncut(tree: Any) -> str | None:
     """Where a tree holds a tensor of more than one element, in words; None where it holds none.
 
-    Looks into sets, deques and the attributes of objects as well, where tensors are not mapped.
+    Looks into sets and the attributes of objects as well, where tensors are not mapped.
     """
     for path, leaf in _all_leaves(tree, (), 0):
         if leaf.numel() > 1:
@@ -52,7 +54,7 @@ def _all_leaves(tree: Any, path: Path, depth: int) -> Iterator[tuple[Path, torch
     elif isinstance(tree, Mapping):
         for key, item in tree.items():
             yield from _all_leaves(item, (*path, key), depth)
-    elif isinstance(tree, list | tuple | deque | set | frozenset):
+    elif isinstance(tree, (*SEQUENCES, set, frozenset)):
         for place, item in enumerate(tree):
             yield from _all_leaves(item, (*path, place), depth)
     elif depth < _MAX_DEPTH and not isinstance(tree, type):
@@ -74,12 +76,19 @@ def replaced(tree: Any, change: Callable[[Path, Any], Any], path: Path = ()) -> 
         out: Any = copy(tree)
         out.update(items)
         return out
-    if isinstance(tree, list | tuple):
+    if isinstance(tree, SEQUENCES):
         items = [replaced(item, change, (*path, place)) for place, item in enumerate(tree)]
         if all(new is item for new, item in zip(items, tree, strict=True)):
             return tree
-        return type(tree)(*items) if hasattr(tree, "_fields") else type(tree)(items)
+        return _again(tree, items)
     return change(path, tree)
+
+
+def _again(tree: Any, items: list[Any]) -> Any:
+    """A sequence of the class of ``tree`` with other items."""
+    if hasattr(tree, "_fields"):
+        return type(tree)(*items)
+    return type(tree)(items, tree.maxlen) if isinstance(tree, deque) else type(tree)(items)
 
 
 def taken_out(tree: Any, names: Mapping[Path, str]) -> Any:
@@ -93,7 +102,7 @@ def put_back(tree: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
 
 
 def without(tree: Any, paths: Mapping[Path, str]) -> Any:
-    """A tree without the dict entries at ``paths``; places of lists and tuples stay, marked."""
+    """A tree without the dict entries at ``paths``; places of sequences stay, marked."""
     marked = taken_out(tree, paths)
     return _dropped(marked)
 
@@ -109,11 +118,11 @@ def _dropped(tree: Any) -> Any:
             del out[key]
         out.update(items)
         return out
-    if isinstance(tree, list | tuple):
+    if isinstance(tree, SEQUENCES):
         places = [_dropped(item) for item in tree]
         if all(new is item for new, item in zip(places, tree, strict=True)):
             return tree
-        return type(tree)(*places) if hasattr(tree, "_fields") else type(tree)(places)
+        return _again(tree, places)
     return tree
 
 
@@ -131,6 +140,6 @@ def marks(tree: Any) -> Iterator[str]:
     elif isinstance(tree, Mapping):
         for item in tree.values():
             yield from marks(item)
-    elif isinstance(tree, list | tuple):
+    elif isinstance(tree, SEQUENCES):
         for item in tree:
             yield from marks(item)
