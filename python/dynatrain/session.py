@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
@@ -12,8 +11,9 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import Store
 
-from dynatrain._errors import Error, LayoutError, TransportError, ends_job, of_family
+from dynatrain._errors import Error, LayoutError, of_family
 from dynatrain.adapters.port import Adapter
+from dynatrain.attending import Attendant, Done, Duties
 from dynatrain.beginning import Initialize, begin
 from dynatrain.calls import Call, Calls, all_ready, check_target, cursors_of
 from dynatrain.collector import collector_held_off
@@ -32,12 +32,10 @@ from dynatrain.rehearsal import Trial, leaving_nothing, rehearse
 from dynatrain.rendezvous import Rendezvous
 from dynatrain.report import SwitchReport
 from dynatrain.requested import Requested
-from dynatrain.switching import Telling, run
+from dynatrain.switching import Telling, run, tell_script
 from dynatrain.transition import Prepared, Request, prepare
 from dynatrain.world import Build
 from dynatrain.worlds import MakeGroups, Worlds
-
-_log = logging.getLogger("dynatrain.session")
 
 
 class Session(Position):
@@ -63,6 +61,7 @@ class Session(Position):
             store, self._engine.rank, self._engine.num_ranks, options.timeout
         )
         self._calls = Calls(self._meeting)
+        self._attendant = Attendant(self._engine, self._meeting, self._calls, self._now)
         self._worlds = Worlds(self._engine, device, groups)
         self._in_step = False
         self._loops = 0
@@ -99,22 +98,15 @@ class Session(Position):
         finally:
             self._end_step()
             if not failed and self.active and self._engine.num_ranks > self.layout.world_size:
-                self._announce(ended)
-
-    def _announce(self, ended: str) -> None:
-        try:
-            self._meeting.announce(ended, str(self._step))
-        except TransportError as error:  # nobody is left to hear it
-            _log.warning("ranks that idle were not told of the end of the loop: %s", error)
+                self._attendant.announce(ended, self._step)
 
     def _await_activity(self, ended: str) -> bool:
         """Attends what others call while this rank idles; False when their loop has ended."""
-        while not self.active:
-            if not self._meeting.wait_called(ended):
-                self._step = int(self._meeting.announced(ended))  # calls name it, also this rank's
-                return False
-            self._attend()
-        return True
+        last = None if self.active else self._attendant.await_activity(ended, self._duties())
+        if last is None:
+            return True
+        self._step = last  # calls name it, also this rank's
+        return False
 
     def _end_step(self) -> None:
         if self._in_step:
@@ -225,7 +217,7 @@ class Session(Position):
             with clock.phase("meet"):
                 ready = self._call("switch", target, renamed, problem)
             report, errors = self._switch(target, renamed, clock, ready)
-        return self._told(report, errors)
+        return tell_script(self._callbacks, report, errors)
 
     def _public(self, call: str) -> AbstractContextManager[None]:
         return public_call(call, self._adapter, lambda: self._now.epoch)
@@ -271,44 +263,19 @@ class Session(Position):
             self._engine.disconnect("a rank has lost its groups")
             self._engine.connect()
 
-    def _attend(self) -> None:
-        """An idle rank's part in an operation that others called."""
-        done: tuple[SwitchReport, list[Exception]] | None = None
-        epoch = self._now.epoch
-        try:
-            with self._public("an idle rank"):
-                done = self._join_call()
-        except Error as error:
-            if self._now.epoch != epoch or ends_job(error):  # not whole, or nobody knows where
-                raise
-            _log.warning("an idle rank saw a call fail: %s", error)
-        if done is not None:
-            self._told(*done)
+    def _duties(self) -> Duties:
+        return Duties(
+            prepared=lambda: self._prepared,
+            reconnect=self._reconnect,
+            prepare=self._prepare,
+            rehearse=self._rehearse,
+            switch=self._switch_attended,
+            callbacks=self._callbacks,
+        )
 
-    def _join_call(self) -> tuple[SwitchReport, list[Exception]] | None:
-        """Does what the others have called; returns what a switch returns."""
-        clock = Clock(self._engine.rank)
-        prepared, ready, problem = self._prepared, False, None
-        try:
-            ready = prepared is not None and prepared.refresh(self._engine, None)
-        except Exception as error:  # noqa: BLE001 - the others must learn of it, not wait
-            problem = of_family(error, "an idle rank")
-        own = Call("attend", "", 0, ready, self._engine.connected, None)
-        calls = self._calls.meet(own, problem)
-        self._reconnect(calls)
-        asked = next(call for call in calls if call.operation != "attend")
-        if asked.operation in QUESTIONS:
-            QUESTIONS[asked.operation](self._engine, None)
-            return None
-        layout, names = Layout.parse(asked.layout), dict(asked.names)
-        if asked.operation == "prepare":
-            self._prepare(layout, names)
-            return None
-        if asked.operation == "check":
-            self._rehearse(layout, names)
-            return None
+    def _switch_attended(self, asked: Call, clock: Clock, ready: bool) -> Done:
         self._step = asked.step
-        return self._switch(layout, names, clock, all_ready(calls))
+        return self._switch(Layout.parse(asked.layout), dict(asked.names), clock, ready)
 
     def _prepare(self, layout: Layout, names: Mapping[str, str]) -> Prepared:
         self._prepared = None
@@ -326,9 +293,7 @@ class Session(Position):
         with leaving_nothing():
             return rehearse(self._engine, self._now.state, request, trial)
 
-    def _switch(
-        self, layout: Layout, names: Mapping[str, str], clock: Clock, ready: bool
-    ) -> tuple[SwitchReport, list[Exception]]:
+    def _switch(self, layout: Layout, names: Mapping[str, str], clock: Clock, ready: bool) -> Done:
         """Switches; returns the report and what kept objects raised, when it was done."""
         report = SwitchReport(
             str(self.layout), str(layout), self._now.epoch + 1, self._completed, prepared=ready
@@ -342,20 +307,6 @@ class Session(Position):
             self._prepared = None  # its runs are used up, whether the switch succeeds or not
             errors = run(self._engine, self._calls, self._now, prepared, Telling(report, clock))
         return report, errors
-
-    def _told(self, report: SwitchReport, errors: list[Exception]) -> SwitchReport:
-        """Tells the script's callbacks; raises the first error of its code, as it was raised."""
-        for callback in self._callbacks:
-            try:
-                callback(report)
-            except Exception as error:  # noqa: BLE001 - the user's code, after the switch
-                errors.append(error)
-        if errors:
-            _log.error(
-                "the switch to %s is done, but %d callbacks raised", report.target, len(errors)
-            )
-            raise errors[0]
-        return report
 
     # ---- life ----------------------------------------------------------------------------------
 

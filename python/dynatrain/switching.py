@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -165,3 +166,20 @@ def _tell(engine: Engine, prepared: Prepared, moved: Moved, telling: Telling) ->
         ranks = [stats]
     fill(report, ranks)
     _log.info("%s", report)
+
+
+def tell_script(
+    callbacks: Sequence[Callable[[SwitchReport], None]],
+    report: SwitchReport,
+    errors: list[Exception],
+) -> SwitchReport:
+    """Tells the script's callbacks; raises the first error of its code, as it was raised."""
+    for callback in callbacks:
+        try:
+            callback(report)
+        except Exception as error:  # noqa: BLE001 - the user's code, after the switch
+            errors.append(error)
+    if errors:
+        _log.error("the switch to %s is done, but %d callbacks raised", report.target, len(errors))
+        raise errors[0]
+    return report

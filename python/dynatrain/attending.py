@@ -1,0 +1,119 @@
+"""The part of a rank that idles: it waits for what the others call, and takes part in it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from dynatrain._errors import Error, TransportError, ends_job, of_family
+from dynatrain.calls import Call, Calls, all_ready
+from dynatrain.door import public_call
+from dynatrain.engine import Clock, Engine
+from dynatrain.layout import Layout
+from dynatrain.questions import QUESTIONS
+from dynatrain.rendezvous import Rendezvous
+from dynatrain.report import SwitchReport
+from dynatrain.switching import Present, tell_script
+from dynatrain.transition import Prepared
+
+_log = logging.getLogger("dynatrain.session")
+
+#: What a switch returns: its report, and what kept objects raised when it was done.
+Done = tuple[SwitchReport, list[Exception]]
+
+
+@dataclass(frozen=True)
+class Duties:
+    """What this rank does of an operation that others called.
+
+    Attributes:
+        prepared: the target that it holds prepared, or None.
+        reconnect: makes the groups of all ranks anew where a call says that they are lost.
+        prepare: prepares a layout with new names of tensors.
+        rehearse: tries a switch to a layout with new names of tensors.
+        switch: makes the switch that a call asks for; told whether all ranks hold it prepared.
+        callbacks: of the script, told of a switch that is done.
+    """
+
+    prepared: Callable[[], Prepared | None]
+    reconnect: Callable[[Sequence[Call]], None]
+    prepare: Callable[[Layout, Mapping[str, str]], object]
+    rehearse: Callable[[Layout, Mapping[str, str]], object]
+    switch: Callable[[Call, Clock, bool], Done]
+    callbacks: Sequence[Callable[[SwitchReport], None]]
+
+
+class Attendant:
+    """A rank's waiting for the others while it idles, and their word that they are done.
+
+    Args:
+        engine: of the job.
+        meeting: where the ranks meet.
+        calls: the meetings over ``meeting``.
+        present: what the rank is now; it idles while this has no world.
+    """
+
+    def __init__(self, engine: Engine, meeting: Rendezvous, calls: Calls, present: Present) -> None:
+        self._engine = engine
+        self._meeting = meeting
+        self._calls = calls
+        self._now = present
+
+    def announce(self, ended: str, step: int) -> None:
+        """Tells ranks that idle that the loop named ``ended`` is over after ``step`` steps."""
+        try:
+            self._meeting.announce(ended, str(step))
+        except TransportError as error:  # nobody is left to hear it
+            _log.warning("ranks that idle were not told of the end of the loop: %s", error)
+
+    def await_activity(self, ended: str, duties: Duties) -> int | None:
+        """Attends what others call while this rank idles.
+
+        Returns:
+            None once the rank is active; the steps that the others completed when their loop,
+            named ``ended``, is over before that.
+        """
+        while self._now.world is None:
+            if not self._meeting.wait_called(ended):
+                return int(self._meeting.announced(ended))
+            self._attend(duties)
+        return None
+
+    def _attend(self, duties: Duties) -> None:
+        """An idle rank's part in an operation that others called."""
+        done: Done | None = None
+        epoch = self._now.epoch
+        try:
+            with public_call("an idle rank", self._engine.adapter, lambda: self._now.epoch):
+                done = self._join_call(duties)
+        except Error as error:
+            if self._now.epoch != epoch or ends_job(error):  # not whole, or nobody knows where
+                raise
+            _log.warning("an idle rank saw a call fail: %s", error)
+        if done is not None:
+            tell_script(duties.callbacks, *done)
+
+    def _join_call(self, duties: Duties) -> Done | None:
+        """Does what the others have called; returns what a switch returns."""
+        clock = Clock(self._engine.rank)
+        prepared, ready, problem = duties.prepared(), False, None
+        try:
+            ready = prepared is not None and prepared.refresh(self._engine, None)
+        except Exception as error:  # noqa: BLE001 - the others must learn of it, not wait
+            problem = of_family(error, "an idle rank")
+        own = Call("attend", "", 0, ready, self._engine.connected, None)
+        calls = self._calls.meet(own, problem)
+        duties.reconnect(calls)
+        asked = next(call for call in calls if call.operation != "attend")
+        if asked.operation in QUESTIONS:
+            QUESTIONS[asked.operation](self._engine, None)
+            return None
+        layout, names = Layout.parse(asked.layout), dict(asked.names)
+        if asked.operation == "prepare":
+            duties.prepare(layout, names)
+            return None
+        if asked.operation == "check":
+            duties.rehearse(layout, names)
+            return None
+        return duties.switch(asked, clock, all_ready(calls))
