@@ -102,7 +102,7 @@ class Attendant:
             ready = prepared is not None and prepared.refresh(self._engine, None)
         except Exception as error:  # noqa: BLE001 - the others must learn of it, not wait
             problem = of_family(error, "an idle rank")
-        own = Call("attend", "", 0, ready, self._engine.connected, None)
+        own = Call("attend", "", 0, ready, self._engine.connected)
         calls = self._calls.meet(own, problem)
         duties.reconnect(calls)
         asked = next(call for call in calls if call.operation != "attend")

@@ -29,9 +29,9 @@ class Call:
         step: completed steps.
         ready: whether the rank holds the target prepared.
         connected: whether its union communicator stands.
-        problem: what it refuses with, or None.
         cursors: where its kept loaders stand, in global batches; empty on a rank that idles.
         names: new names of tensors that it was given, by their names, sorted.
+        problem: what it refuses with, or None.
     """
 
     operation: str
@@ -39,9 +39,9 @@ class Call:
     step: int
     ready: bool
     connected: bool
-    problem: Trouble | None
     cursors: Mapping[str, int] = field(default_factory=dict)
     names: tuple[tuple[str, str], ...] = ()
+    problem: Trouble | None = None
 
     def __str__(self) -> str:
         text = f"{self.operation} {self.layout} after {self.step} steps"

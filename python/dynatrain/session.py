@@ -236,7 +236,7 @@ class Session(Position):
         except Exception as error:  # noqa: BLE001 - the others must learn of it, not wait
             problem = of_family(error, f"the call of {op}")
         connected, renamed = self._engine.connected, tuple(sorted(names.items()))
-        own = Call(op, str(layout), self._completed, ready, connected, None, cursors, renamed)
+        own = Call(op, str(layout), self._completed, ready, connected, cursors, renamed)
         calls = self._calls.meet(own, problem)
         self._reconnect(calls)
         return all_ready(calls)
@@ -342,7 +342,7 @@ class Session(Position):
         """Asks all ranks, idle ones too, something about the present state. Collective."""
         with self._public(question):
             connected = self._engine.connected
-            own = Call(question, str(self.layout), self._completed, False, connected, None)
+            own = Call(question, str(self.layout), self._completed, False, connected)
             self._reconnect(self._calls.meet(own))
             return QUESTIONS[question](self._engine, self._now.state)
 

@@ -126,7 +126,7 @@ def _commit(
 ) -> list[Exception]:
     """Votes, then installs the target; after the vote only the user's callbacks can fail."""
     layout = prepared.request.layout
-    calls.meet(Call("commit", str(layout), present.epoch, True, True, None))
+    calls.meet(Call("commit", str(layout), present.epoch, True, True))
     former, place, joined = present.state, present.world, present.world is None
     present.epoch += 1
     present.install(layout, prepared.request.world, prepared.target.state)

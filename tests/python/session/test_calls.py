@@ -20,7 +20,7 @@ def call_together(*problems):
     def call(rank):
         calls = Calls(Rendezvous(store, rank, len(problems), timeout))
         try:
-            return calls.meet(Call("switch", "dp=2", 1, False, True, None), problems[rank])
+            return calls.meet(Call("switch", "dp=2", 1, False, True), problems[rank])
         except Error as error:
             return error
 
