@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
-from dynatrain import _native
+from dynatrain import _native, given
 from dynatrain._errors import Error, LayoutError
-from dynatrain.given import shown, text, whole
 
 MESH_AXES = ("pp", "dp_replicate", "dp_shard", "cp", "tp")
 _MAX_SIZE = 1 << 30
@@ -32,10 +31,10 @@ def _in_words(asked: str) -> Iterator[None]:
 
 
 def _checked_size(axis: str, size: int) -> int:
-    found = whole(size)
+    found = given.whole(size)
     if found is None or found > _MAX_SIZE:
         raise LayoutError(
-            f"layout: cannot use {axis}={shown(size)}\n"
+            f"layout: cannot use {axis}={given.shown(size)}\n"
             f"  expected a whole number from 1 to {_MAX_SIZE}\n"
             "  no layout was made, nothing changed\n"
             f"  give {axis} a number of ranks, or leave it out"
@@ -44,9 +43,9 @@ def _checked_size(axis: str, size: int) -> int:
 
 
 def _number(value: object) -> int:
-    found = whole(value)
+    found = given.whole(value)
     if found is None:
-        raise TypeError(f"{shown(value)} is no whole number")
+        raise TypeError(f"{given.shown(value)} is no whole number")
     return found
 
 
@@ -59,7 +58,7 @@ def _items(
         found = [read(item) for item in value]  # type: ignore[attr-defined]
     if found is None or None in found:
         raise LayoutError(
-            f"layout: cannot use {name}={shown(value)}\n  expected {expected}\n"
+            f"layout: cannot use {name}={given.shown(value)}\n  expected {expected}\n"
             "  no layout was made, nothing changed\n"
             f"  give {name} a sequence of them, or leave it out"
         )
@@ -106,9 +105,10 @@ class Layout:
         stages: Sequence[int] | None = None,
         order: Sequence[str] = MESH_AXES,
     ) -> None:
-        if dp is not None and whole(dp_shard) != 1:
+        if dp is not None and given.whole(dp_shard) != 1:
             raise LayoutError(
-                f"layout: dp={shown(dp)} and dp_shard={shown(dp_shard)} were both given\n"
+                f"layout: dp={given.shown(dp)} and dp_shard={given.shown(dp_shard)} "
+                "were both given\n"
                 "  dp is shorthand for dp_shard\n  nothing was changed\n  give one of them"
             )
         sizes = {
@@ -125,8 +125,8 @@ class Layout:
         names = {axis: "dp" if axis == "dp_shard" and dp is not None else axis for axis in sizes}
         checked = {axis: _checked_size(names[axis], size) for axis, size in sizes.items()}
         counts = () if stages is None else stages
-        numbers = _items("stages", counts, whole, "numbers of layers, such as (5, 4, 4, 3)")
-        names_of_axes = _items("order", order, text, f"names of axes, such as {MESH_AXES}")
+        numbers = _items("stages", counts, given.whole, "numbers of layers, such as (5, 4, 4, 3)")
+        names_of_axes = _items("order", order, given.text, f"names of axes, such as {MESH_AXES}")
         with _in_words("Layout()"):
             self._native = _native.Layout(**checked, stages=numbers, order=names_of_axes)
 

@@ -69,11 +69,11 @@ def rehearse(engine: Engine, state: TrainState | None, request: Request, trial: 
     return max(needed)
 
 
-def _check_memory(missing_bytes: int) -> None:
+def _check_memory(size_bytes: int) -> None:
     """Refuses a present state without memory: a session would train it and nobody would know."""
-    if missing_bytes:
+    if size_bytes:
         raise LayoutError(
-            f"session: tensors of {missing_bytes} bytes of the state have no memory\n"
+            f"session: tensors of {size_bytes} bytes of the state have no memory\n"
             "  expected build to make everything in every call: some run under the meta device\n"
             "  no switch was begun\n"
             "  keep no model, and no part of one, from one call of build to the next"

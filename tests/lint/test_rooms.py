@@ -230,6 +230,34 @@ def test_no_python_room_imports_a_later_one():
     assert faults == []
 
 
+def names_hidden(tree: ast.Module) -> list[str]:
+    """Returns parameters and variables that hide an import, function or class of their file."""
+    known = set()
+    for node in tree.body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            known |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            known.add(node.name)
+    used = [
+        (node.lineno, node.arg if isinstance(node, ast.arg) else node.id)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.arg)
+        or (isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store))
+    ]
+    return [f"{line}: {name}" for line, name in used if name in known]
+
+
+# Whoever calls the import where it is hidden calls something else, and no linter of ours says so.
+def test_no_name_hides_another_one_of_its_file():
+    faults = [
+        f"{short(path)}:{fault}"
+        for path in tracked("python/dynatrain/*.py")
+        for fault in names_hidden(ast.parse(read(path)))
+    ]
+
+    assert faults == []
+
+
 # All of torch's private process-group API sits in one file: a new torch breaks one place.
 def test_private_process_group_state_is_touched_in_one_file():
     users = [

@@ -86,7 +86,7 @@ def kinds_of_source(notes: Collection[SlotNote]) -> dict[str, Kind]:
     found: dict[str, set[tuple[Hashable, ...]]] = {}
     for _, slot, *said in (note for note in notes if note[0] == KIND):
         found.setdefault(str(slot), set()).add(tuple(said))
-    kinds = {}
+    kind_of = {}
     for slot, said_of in found.items():
         words = {kind for kind, *_ in said_of}
         if _PLAIN in words and len(words) > 1:
@@ -97,8 +97,8 @@ def kinds_of_source(notes: Collection[SlotNote]) -> dict[str, Kind]:
                 "  nothing was moved; the source state is intact\n"
                 f"  make param{slot} alike on all ranks, or make it in build"
             )
-        kinds[slot] = Kind(_PLAIN in words, frozenset(fqn for _, *own in said_of for fqn in own))
-    return kinds
+        kind_of[slot] = Kind(_PLAIN in words, frozenset(fqn for _, *own in said_of for fqn in own))
+    return kind_of
 
 
 def put_on(param: torch.Tensor, slot: str, value: torch.Tensor, *, plain: bool) -> None:
