@@ -19,7 +19,13 @@ from torch._C._distributed_c10d import Store
 from dynatrain import _settings
 from dynatrain._errors import DeviceError, LayoutError, of_family
 from dynatrain.control import Trouble, raise_alike
-from dynatrain.door import checked_callable, checked_layout, looking, wrong_argument
+from dynatrain.door import (
+    checked_callable,
+    checked_items,
+    checked_layout,
+    looking,
+    wrong_argument,
+)
 from dynatrain.engine import VERIFY, Options
 from dynatrain.given import number, text, whole
 from dynatrain.lanes import TRANSPORTS, Nccl
@@ -197,15 +203,7 @@ def _verify(value: Any) -> frozenset[str]:
 def _keep(value: Any) -> dict[str, Any]:
     if value is None:
         return {}
-    expected = "a mapping of names, strings, to objects"
-    found: dict[str, Any] = {}
-    with looking("init", "keep", value, expected):
-        for key, item in value.items() if isinstance(value, Mapping) else [(None, None)]:
-            name = text(key)
-            if name is None:
-                raise wrong_argument("init", "keep", value, expected)
-            found[name] = item
-    return found
+    return checked_items("init", "keep", value, "a mapping of names, strings, to objects")
 
 
 def _device(value: Any) -> torch.device | None:

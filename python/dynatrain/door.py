@@ -120,12 +120,25 @@ def checked_names(call: str, names: Names | None) -> dict[str, str]:
         return {}
     expected = "a mapping of FQNs, strings to strings"
     found: dict[str, str] = {}
-    with looking(call, "names", names, expected):
-        for pair in names.items() if isinstance(names, Mapping) else [("", None)]:
-            source, target = map(text, pair)
-            if source is None or target is None:
-                raise wrong_argument(call, "names", names, expected)
-            found[source] = target
+    for source, value in checked_items(call, "names", names, expected).items():
+        target = text(value)
+        if target is None:
+            raise wrong_argument(call, "names", names, expected)
+        found[source] = target
+    return found
+
+
+def checked_items(call: str, name: str, value: object, expected: str) -> dict[str, Any]:
+    """The items of a mapping by strings; raises LayoutError when it is none."""
+    found: dict[str, Any] = {}
+    with looking(call, name, value, expected):
+        if not isinstance(value, Mapping):
+            raise wrong_argument(call, name, value, expected)
+        for key, item in value.items():
+            key_text = text(key)
+            if key_text is None:
+                raise wrong_argument(call, name, value, expected)
+            found[key_text] = item
     return found
 
 

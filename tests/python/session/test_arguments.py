@@ -11,12 +11,21 @@ import training_jobs as jobs
 from dynatrain import DeviceError, Layout, LayoutError, World
 
 NAN, HUGE, LONE = float("nan"), 1 << 80, "a\ud800b"
+
+
+class OnlyItems:
+    """No mapping, though its items look like those of one."""
+
+    def items(self):
+        return [("a", "b")]
+
+
 WRONG = {
     "build": [None, 3, "build"],
     "layout": [None, 3, b"dp=1", LONE, "", "dp=0", "dp=-1", f"dp={HUGE}", "xx=2", ...],
     "initialize": [3, "fill"],
     "groups": [3, {}],
-    "keep": [[1], {1: "a"}, {LONE: 1}, "a", 3],
+    "keep": [[1], {1: "a"}, {LONE: 1}, "a", 3, OnlyItems()],
     "device": ["xyz", "", 3, LONE, b"cpu", "cpu:x", True],
     "timeout_s": [0, -1, NAN, float("inf"), 1e300, 1e-9, "60", None, True, 1 << 2000],
     "staging_budget_bytes": [0, -1, NAN, 1.5, HUGE, "1", None, True],
@@ -80,7 +89,11 @@ def test_wrong_layout_is_refused_by_every_call(start, call, layout):
 # A name that is misspelt and ignored would be found as a missing tensor, or not at all.
 @pytest.mark.parametrize("call", ["switch", "prepare", "check"])
 @pytest.mark.parametrize(
-    "names", [3, "head", [("a", "b")], {1: "a"}, {"a": None}, {LONE: "a"}, {"head.wieght": "top"}]
+    "names",
+    [
+        *(3, "head", [("a", "b")], OnlyItems(), {1: "a"}, {"a": None}, {LONE: "a"}),
+        {"head.wieght": "top"},
+    ],
 )
 def test_wrong_names_are_refused_by_every_call(start, call, names):
     session = start()
