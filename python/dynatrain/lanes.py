@@ -141,7 +141,8 @@ class LaneMaker:
     Args:
         store: the job's store under a prefix of its own.
         device: where parameters live.
-        transport: one of TRANSPORTS, or NCCL with settings of its own.
+        transport: one of TRANSPORTS, or NCCL with settings of its own, that carries memory of the
+            device: see :func:`check_transport`.
         timeout: deadline of every wait.
         num_threads: threads that copy host memory.
     """
@@ -155,7 +156,6 @@ class LaneMaker:
         num_threads: int,
     ) -> None:
         own = transport if isinstance(transport, Nccl) else Nccl()
-        check_transport(transport, device)
         self._store = store
         self._device = device
         self._wanted = transport if isinstance(transport, str) else "nccl"

@@ -13,7 +13,7 @@ from torch._C._distributed_c10d import HashStore
 from dynatrain import DeviceError, Nccl, TransportError, _native
 from dynatrain import lanes as lanes_module
 from dynatrain.control import Control
-from dynatrain.lanes import DEVICE, HOST, LaneMaker, take_device
+from dynatrain.lanes import DEVICE, HOST, LaneMaker, check_transport, take_device
 
 GPU = torch.device("cuda", 0)
 
@@ -148,11 +148,6 @@ def test_staging_is_registered_only_where_it_was_asked_for(job, transport, regis
     assert registered == [registers]
 
 
-def test_nccl_with_settings_is_refused_where_there_is_no_device_memory(job):
-    with pytest.raises(DeviceError, match="transport='nccl' moves device memory"):
-        LaneMaker(HashStore(), torch.device("cpu"), Nccl(True), timedelta(seconds=20), 1)
-
-
 def test_c10d_is_taken_at_once_where_it_is_asked_for(job):
     job.setattr(_native, "NcclTransport", refuse)
     lanes = maker("c10d").make(Control(timedelta(seconds=20)))
@@ -249,9 +244,13 @@ def test_messages_that_were_asked_for_are_not_replaced(job):
     assert made.make(Control(timedelta(seconds=20)))[DEVICE].name == "nccl"
 
 
-def test_nccl_is_refused_where_there_is_no_device_memory(job):
-    with pytest.raises(DeviceError, match="the session's device is cpu"):
-        LaneMaker(HashStore(), torch.device("cpu"), "nccl", timedelta(seconds=20), 1)
+@pytest.mark.parametrize(
+    ("transport", "name"), [("nccl", "nccl"), (Nccl(True), "nccl"), ("cuda_ipc", "cuda_ipc")]
+)
+def test_what_moves_device_memory_is_refused_where_there_is_none(transport, name):
+    refusal = f"transport='{name}' moves device memory, and the session's device is cpu"
+    with pytest.raises(DeviceError, match=refusal):
+        check_transport(transport, torch.device("cpu"))
 
 
 def test_a_device_that_cannot_be_moved_is_refused():
