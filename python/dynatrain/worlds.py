@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from traceback import walk_tb
 from typing import Any
 
 import torch
-from torch.distributed import DistError
+from torch.distributed import DistError, distributed_c10d
 
+from dynatrain._errors import is_out_of_memory
 from dynatrain._torch_private import group_making, name_groups_from, num_groups_named
 from dynatrain.control import attempt
 from dynatrain.engine import Engine
 from dynatrain.layout import Layout
 from dynatrain.world import Meshes, World
 
+#: Where an error of the hook stands among those of the other ranks: the cause, then its echoes.
+_OWN, _OUT_OF_TORCH, _WAITED, _NONE = range(4)
 #: The user's own code that makes the groups and meshes of a layout; called on all ranks.
 MakeGroups = Callable[[Layout], Any]
 
@@ -70,10 +74,10 @@ class Worlds:
                 return make(layout)
 
         groups, error = attempt(made)
+        place = _place_of(error)
         try:
-            # What raised by itself comes before the errors of those who waited for it.
-            control.agree("the hook groups=", None if isinstance(error, DistError) else error, None)
-            control.agree("the hook groups=", error, None)
+            first = min(control.gather(place))
+            control.agree("the hook groups=", error if place == first else None, None)
         finally:
             if not control.lost:
                 # Ranks that left it early, or made groups of some ranks alone, have counted less.
@@ -87,3 +91,27 @@ class Worlds:
         world = World(layout, self._engine.rank, self._device, meshes, timeout, groups)
         world.group(*layout.order)  # what most scripts reduce over; made before it is needed
         return world
+
+
+def _place_of(error: BaseException | None) -> int:
+    """Where an error of the hook stands: one that raised by itself first, who waited for it last.
+
+    One that the hook raised ``from`` another stands where that one does.
+    """
+    if error is None:
+        return _NONE
+    return max(_origin(error), _OWN if error.__cause__ is None else _origin(error.__cause__))
+
+
+def _origin(error: BaseException) -> int:
+    """What Gloo and a FileStore raise has no class of its own, and is known by where it came up.
+
+    It may be a rank's own, as when its torch lacks a backend.
+    """
+    if isinstance(error, DistError):
+        return _WAITED
+    if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+        files = [frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__)]
+        if files[-1:] == [distributed_c10d.__file__]:
+            return _OUT_OF_TORCH
+    return _OWN

@@ -35,6 +35,51 @@ def test_hook_that_fails_before_its_groups_ends_by_the_deadline_on_all(pool):
         assert epochs == [1, 2]
 
 
+def fail_beside_ranks_that_wait(rank, world_size, path, error):
+    store = dist.FileStore(path, world_size)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
+    armed = [False]
+
+    def groups(layout):
+        if armed[0] and rank == 2:
+            raise error
+        try:
+            dist.new_group(list(range(world_size)))
+        except RuntimeError as waited:
+            if rank == 1:  # as a framework that says what it was about to do
+                raise ValueError("no mesh for the experts") from waited
+            raise
+
+    session = start(timeout_s=6, groups=groups)
+    armed[0] = True
+    kind, text = outcome(lambda: session.switch("dp=2,tp=2"))
+    armed[0] = False
+    return kind, text, session.switch("dp=2,tp=2").epoch
+
+
+# Over a FileStore, and where a connection breaks, the errors of ranks that wait have no class of
+# their own: the lowest rank then said that it had waited, and kept the reason to itself.
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (KeyError("no such group"), "LayoutError"),
+        (RuntimeError("no such group"), "LayoutError"),
+        (MemoryError("no such group"), "BudgetError"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_error_of_the_hook_comes_before_those_of_ranks_that_waited(pool, tmp_path, error, kind):
+    results = pool.run(
+        fail_beside_ranks_that_wait, str(tmp_path / "store"), error, init_group=False
+    )
+
+    for got, text, epoch in results:
+        assert (got, epoch) == (kind, 1)
+        assert "no such group" in text
+        assert "timeout" not in text
+        assert "experts" not in text
+
+
 def make_groups_that_are_waited_in(rank, world_size, timeout_s):
     made = {}
 
