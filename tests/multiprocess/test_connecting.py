@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 import training_jobs as jobs
-from dynatrain import DeviceError, _native
-from sessions import outcome, start
+from dynatrain import DeviceError, _native, api
+from sessions import outcome, start, works
 
 ERRORS = {
     "DeviceError": DeviceError("execution: the system gives no more threads"),
@@ -69,12 +70,21 @@ def test_what_one_rank_cannot_make_again_refuses_the_call_on_all(pool):
         assert "no more threads" in text
 
 
-def ask_for_a_transport_on_one_device(rank, world_size):
-    return outcome(lambda: start(transport="nccl", device="cpu"))
+def ask_for_a_transport_of_gpus_without_one(rank, world_size):
+    original = api.take_device
+    if rank != 1:
+        api.take_device = lambda _: torch.device("cuda", 0)
+    ended = outcome(lambda: start(transport="nccl"))
+    api.take_device = original
+    return ended, works()
 
 
-# Devices may differ between ranks, so this is a question to each.
-def test_transport_of_another_device_is_refused_with_the_arguments(pool):
-    for kind, text in pool.run(ask_for_a_transport_on_one_device):
-        assert kind == "DeviceError"
+# Devices may differ between ranks: a rank that raised by itself left the others waiting for it.
+def test_transport_that_one_rank_has_no_device_for_is_refused_on_all(pool):
+    results = pool.run(ask_for_a_transport_of_gpus_without_one)
+
+    for rank, ((kind, text), goes_on) in enumerate(results):
+        assert (kind, goes_on) == ("DeviceError", True)
+        assert "transport='nccl' moves device memory, and the session's device is cpu" in text
         assert "nothing was started" in text
+        assert rank == 1 or "refused by 1 of the ranks\n  rank 1: " in text
