@@ -103,6 +103,11 @@ class Signals:
         if self._allowed and self._first is not None:
             raise EndedError(f"ended by {self._first.name}")
 
+    @property
+    def status(self) -> int:
+        """The exit status that a shell gives to the first signal; 0 where none came."""
+        return 0 if self._first is None else 128 + self._first
+
     @contextmanager
     def allowed(self) -> Iterator[None]:
         """Raises EndedError inside, for a signal that has waited, too."""
@@ -318,12 +323,12 @@ def remove(workspace: Path) -> bool:
     """Removes the room, or says what is left of it; returns whether it is gone.
 
     Overlayfs leaves folders there that not even their owner may read, and for a moment a process
-    that was killed may go on writing.
+    that was killed may go on making and removing files.
     """
     for _ in range(REMOVALS):
-        for folder in workspace.glob("layers/*/scratch/work"):
-            folder.chmod(0o700)
         try:
+            for folder in workspace.glob("layers/*/scratch/work"):
+                folder.chmod(0o700)
             shutil.rmtree(workspace)
         except OSError as error:
             reason = error
@@ -351,9 +356,8 @@ def parse() -> argparse.Namespace:
     return arguments
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace, signals: Signals) -> int:
     """Makes the room, runs the command, removes the room; returns the command's exit status."""
-    signals = Signals()
     workspace = Path(tempfile.mkdtemp(prefix="dynatrain-bare-"))
     ended = ""
     try:
@@ -368,18 +372,23 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    """Runs the command in a room, or, as the process in there, runs it; returns the exit status."""
+    """Runs the command in a room, or, as the process in there, runs it; returns the exit status.
+
+    Where a signal came, at whatever time, it is the one that a shell gives to it.
+    """
     arguments = parse()
+    signals = Signals() if arguments.inside is None else None
     try:
-        if arguments.inside is not None:
+        if signals is None:
             return run_inside(arguments.inside, arguments.command)
-        return run(arguments)
+        status = run(arguments, signals)
     except CannotRunError as error:
         say(f"cannot run here: {error}")
-    if arguments.skip_where_impossible:
-        say("SKIPPED, nothing was tried on a bare machine")
-        return 0
-    return CANNOT_RUN
+        status = CANNOT_RUN
+        if arguments.skip_where_impossible:
+            say("SKIPPED, nothing was tried on a bare machine")
+            status = 0
+    return status if signals is None else signals.status or status
 
 
 if __name__ == "__main__":
