@@ -32,6 +32,19 @@ class Notes(dict):
         self.update(state_dict)
 
 
+class Counter:
+    """An extra of one number."""
+
+    def __init__(self):
+        self.value = 0
+
+    def state_dict(self):
+        return {"value": self.value}
+
+    def load_state_dict(self, state_dict):
+        self.value = state_dict["value"]
+
+
 class Face:
     """An object of one build before one of all builds, into which nothing would be loaded."""
 

@@ -17,6 +17,12 @@ from dynatrain import TrainState
 WIDTH, HIDDEN, NUM_BLOCKS = 12, 24, 4
 
 
+class NoMeshes:
+    """What a world of one process has for meshes."""
+
+    mesh = expert_mesh = None
+
+
 class Block(nn.Module):
     def __init__(self):
         super().__init__()
@@ -107,6 +113,11 @@ def train_step(state, world, step):
     state.optimizer.zero_grad()
     state.scheduler.step()
     return loss.item()
+
+
+def local_of(tensor):
+    """The shard that this rank has of a parameter, by torch's own attribute."""
+    return tensor._local_tensor if isinstance(tensor, DTensor) else tensor
 
 
 def whole(tensor):

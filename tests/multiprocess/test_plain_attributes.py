@@ -8,10 +8,7 @@ from torch.distributed.tensor import DTensor
 
 import dynatrain
 import training_jobs as jobs
-
-
-def local_of(tensor):
-    return tensor._local_tensor if isinstance(tensor, DTensor) else tensor
+from training_jobs import local_of
 
 
 def step_on_shards(state):

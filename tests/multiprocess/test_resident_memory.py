@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import resource
-
 import torch
 
 import dynatrain
+from process_memory import resident_bytes
 
 ELEMS = 3 << 20  # of a weight; 12 MiB, which glibc takes from its heap once such pieces were freed
-
-
-def resident_bytes():
-    with open("/proc/self/statm") as statm:
-        return int(statm.read().split()[1]) * resource.getpagesize()
 
 
 def switch_back_and_forth(rank, world_size):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import resource
 import weakref
 
 import pytest
@@ -13,6 +12,7 @@ import torch.distributed as dist
 import dynatrain
 import training_jobs as jobs
 from dynatrain import BudgetError, LayoutError, StaleStateError
+from process_memory import resident_bytes
 
 
 def start(layout, **options):
@@ -288,11 +288,6 @@ def test_law5_switch_over_the_budget_is_refused_and_training_goes_on(pool):
             assert f"{BUDGET_BYTES} bytes" in text
             assert "intact" in text
             assert budget_bytes == BUDGET_BYTES
-
-
-def resident_bytes():
-    with open("/proc/self/statm") as statm:
-        return int(statm.read().split()[1]) * resource.getpagesize()
 
 
 LARGE = 24 << 20  # elements

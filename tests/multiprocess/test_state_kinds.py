@@ -18,17 +18,14 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 import dynatrain
 import training_jobs as jobs
 from dynatrain import Layout, TrainState, World
+from held_values import Counter
 
 STEPS_PER_LAYOUT = 2
 
 
-class NoMeshes:
-    mesh = expert_mesh = None
-
-
 def plain_job(kind):
     """The state of a job of one process, without any group."""
-    world = World(Layout(), 0, torch.device("cpu"), NoMeshes(), None)
+    world = World(Layout(), 0, torch.device("cpu"), jobs.NoMeshes(), None)
     state = kind.build(world)
     fill_by_name(state, world)
     return state
@@ -132,17 +129,6 @@ class Kind:
 
     def complaints(self, state):
         return []
-
-
-class Counter:
-    def __init__(self):
-        self.value = 0
-
-    def state_dict(self):
-        return {"value": self.value}
-
-    def load_state_dict(self, state_dict):
-        self.value = state_dict["value"]
 
 
 class MomentumScalerExtra(Kind):

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
 
 import dynatrain
 import training_jobs as jobs
 from dynatrain import LayoutError, TrainState
+from training_jobs import local_of
 
 NUM_LAYERS = 4
 
@@ -29,10 +29,6 @@ def build(world):
     if world.enabled("dp_shard"):
         fully_shard(stage, mesh=world.mesh["dp_shard"])
     return TrainState(stage, torch.optim.AdamW(stage.parameters(), lr=0.1, foreach=False))
-
-
-def local_of(tensor):
-    return tensor._local_tensor if isinstance(tensor, DTensor) else tensor
 
 
 def fill(state, world):

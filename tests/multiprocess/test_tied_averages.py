@@ -14,6 +14,7 @@ from torch.distributed.tensor.parallel import (
 import dynatrain
 import training_jobs as jobs
 from dynatrain import TrainState
+from training_jobs import local_of
 
 NUM_LAYERS = 2
 
@@ -59,10 +60,6 @@ class TiedAverage(Average):
 
 
 AVERAGES = {kind.__name__: kind for kind in (Average, OnceAverage, TiedAverage)}
-
-
-def local_of(tensor):
-    return getattr(tensor, "_local_tensor", tensor)
 
 
 def build_with(kind):

@@ -11,14 +11,11 @@ from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_modul
 import dynatrain
 import training_jobs as jobs
 from dynatrain import TrainState
+from training_jobs import local_of
 
 
 class ExpertParameter(nn.Parameter):
     pass
-
-
-def local_of(tensor):
-    return tensor._local_tensor if isinstance(tensor, DTensor) else tensor
 
 
 def build(world):

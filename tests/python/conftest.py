@@ -9,10 +9,15 @@ import dynatrain
 
 
 @pytest.fixture
-def start_alone(monkeypatch):
-    """Calls ``init`` as a plain `python train.py` would; ends what was started."""
+def alone(monkeypatch):
+    """The environment of a plain `python train.py`."""
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def start_alone(alone):
+    """Calls ``init`` as a plain `python train.py` would; ends what was started."""
     sessions = []
 
     def start(build, layout="dp=1", **options):

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from dynatrain import LayoutError, TrainState
-from dynatrain.adapters import Part, Published
 from dynatrain.adapters.torch import TorchAdapter, groups, slots
+from published_values import published
 
 TORCH = TorchAdapter(torch.device("cpu"))
 
@@ -20,11 +20,6 @@ def factored(num_layers):
     for param in model.parameters():
         optimizer.state[param]["row"] = torch.ones(7)
     return TrainState(model, optimizer)
-
-
-def published(state):
-    values = TORCH.values(TORCH.inventory(state)).shared
-    return Published({n: [Part(TORCH.decode(TORCH.encode(n, v)), (0,))] for n, v in values.items()})
 
 
 # Every parameter compared the names of all others.

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from dynatrain import LayoutError, TrainState, _native
-from dynatrain.adapters import Part, Published
 from dynatrain.adapters.port import Slots
 from dynatrain.adapters.torch import TorchAdapter
 from dynatrain.adapters.torch.meaning import difference
+from published_values import published
 
 TORCH = TorchAdapter(torch.device("cpu"))
 
@@ -24,12 +24,6 @@ def state_with(slots):
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
     optimizer.state[layer.weight] = slots
     return TrainState(layer, optimizer)
-
-
-def shared(state):
-    """What the target reads of a state."""
-    values = TORCH.values(TORCH.inventory(state)).shared
-    return Published({n: [Part(TORCH.decode(TORCH.encode(n, v)), (0,))] for n, v in values.items()})
 
 
 def refusal(work):
@@ -81,8 +75,8 @@ def test_a_slot_that_is_a_conjugate_view_is_refused_by_its_name():
 def test_keys_of_values_may_be_anything(key):
     source, target = state_with({key: 3}), state_with({})
 
-    TORCH.check_values(TORCH.inventory(target), shared(source), 0)
-    TORCH.take_values(TORCH.inventory(target), shared(source))
+    TORCH.check_values(TORCH.inventory(target), published(source), 0)
+    TORCH.take_values(TORCH.inventory(target), published(source))
 
     assert target.optimizer.state[target.model.weight] == {key: 3}
 

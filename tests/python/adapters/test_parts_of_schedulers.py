@@ -8,9 +8,9 @@ from torch import nn
 from torch.optim.lr_scheduler import ConstantLR, ExponentialLR, LinearLR, SequentialLR, StepLR
 
 from dynatrain import LayoutError, TrainState
-from dynatrain.adapters import Part, Published
 from dynatrain.adapters.torch import TorchAdapter
 from dynatrain.adapters.torch.schedulers import kinds
+from published_values import published
 
 TORCH = TorchAdapter(torch.device("cpu"))
 
@@ -52,21 +52,6 @@ def state_of(container, num_parts, kind=StepLR):
     optimizers = [torch.optim.SGD(part.parameters(), lr=1.0) for part in parts]
     made = [kind(optimizer, 2) for optimizer in optimizers]
     return TrainState(parts, optimizers, container(made))
-
-
-def published(*states):
-    """What ranks with these states publish together."""
-    parts = {}
-    for rank, state in enumerate(states):
-        for name, value in TORCH.values(TORCH.inventory(state)).shared.items():
-            blob = TORCH.encode(name, value)
-            parts.setdefault(name, {}).setdefault(blob, []).append(rank)
-    return Published(
-        {
-            name: [Part(TORCH.decode(blob), tuple(ranks)) for blob, ranks in blobs.items()]
-            for name, blobs in parts.items()
-        }
-    )
 
 
 def rates(state):

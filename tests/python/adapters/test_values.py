@@ -12,13 +12,10 @@ from dynatrain import LayoutError, TrainState
 from dynatrain.adapters import Part, Published
 from dynatrain.adapters.torch import TorchAdapter
 from dynatrain.adapters.torch.streams import continue_streams, read_streams
+from held_values import Counter, model
 
 CPU = torch.device("cpu")
 TORCH = TorchAdapter(CPU)
-
-
-def model():
-    return nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
 
 
 def encoded(state):
@@ -94,17 +91,6 @@ def test_scheduler_scaler_and_extra_go_on():
     assert target.scaler.state_dict() == source.scaler.state_dict()
     assert target.extra["counter"].value == 7
     assert target.optimizer.param_groups[0]["lr"] == pytest.approx(0.05)
-
-
-class Counter:
-    def __init__(self):
-        self.value = 0
-
-    def state_dict(self):
-        return {"value": self.value}
-
-    def load_state_dict(self, state_dict):
-        self.value = state_dict["value"]
 
 
 def test_extra_that_the_source_lacks_is_refused_by_name():

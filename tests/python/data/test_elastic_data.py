@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dynatrain import ElasticLoader, ElasticSampler, Layout, LayoutError, World
+from training_jobs import NoMeshes
 
 NUM_SAMPLES, GLOBAL_BATCH = 53, 12
 
@@ -27,10 +28,6 @@ class Noisy(torch.utils.data.Dataset):
 class NoisyInBatches(Noisy):
     def __getitems__(self, indices):
         return [Noisy.__getitem__(self, index) for index in indices]
-
-
-class NoMeshes:
-    mesh = expert_mesh = None
 
 
 class Numbers(torch.utils.data.Dataset):

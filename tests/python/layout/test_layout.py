@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from dynatrain import Layout, LayoutError, World
 from dynatrain.layout import MESH_AXES
 from dynatrain.world import _make_expert_mesh
+from training_jobs import NoMeshes
 
 SIZES = st.integers(1, 4)
 
@@ -213,9 +214,6 @@ def test_expert_mesh_refuses_an_order_it_does_not_know():
 
 
 def test_world_says_its_layout_rank_and_epoch():
-    class NoMeshes:
-        mesh = expert_mesh = None
-
     world = World(Layout(dp=2, tp=2), 3, "cpu", NoMeshes(), None)
 
     assert repr(world) == "World(dp=2,tp=2, rank=3/4, epoch=0)"

@@ -37,12 +37,6 @@ WRONG = {
 }
 
 
-@pytest.fixture
-def alone(monkeypatch):
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-
-
 def four_parts(error):
     """Whether a message says what was refused, what was expected, what remains, what to do."""
     lines = str(error).splitlines()

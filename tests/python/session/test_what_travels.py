@@ -9,12 +9,7 @@ from what_travels import PAGE, page, tried
 from what_travels.page import CASES
 from what_travels.trial import BENT
 
-
-@pytest.fixture(autouse=True)
-def alone(monkeypatch):
-    """A job of one rank, as a plain `python train.py` makes it."""
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
+pytestmark = pytest.mark.usefixtures("alone")
 
 
 # Silently wrong is the worst that a switch can be: each case either arrives or is refused.
