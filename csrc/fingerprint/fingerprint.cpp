@@ -1,6 +1,7 @@
 #include "dynatrain/fingerprint/fingerprint.hpp"
 
 #include "fingerprint/box_sum.hpp"
+#include "fingerprint/held_tensors.hpp"
 #include "fingerprint/sum_pieces.hpp"
 #include <cstdint>
 #include <vector>
@@ -32,21 +33,15 @@ std::uint64_t fingerprint_share(const ShardMap& map,
                                 const TensorMemory& memory,
                                 const HashMeans& means) {
   std::vector<SummedBox> pieces;
-  for (std::size_t i = 0; i < map.num_tensors(); ++i) {
-    const TensorId id(static_cast<std::int64_t>(i));
-    const std::vector<Fragment> fragments = map.fragments(id, rank);
-    if (fragments.empty()) {
-      continue;
-    }
-    const std::vector<OwnedBox> owned = map.owned_boxes(id);
-    for (const Fragment& fragment : fragments) {
-      for (const Box& box : lowest_owned(fragment.box, rank, owned)) {
+  for_each_held(map, rank, [&](const HeldTensor& held) {
+    for (const Fragment& fragment : held.fragments) {
+      for (const Box& box : lowest_owned(fragment.box, rank, held.owned)) {
         append_pieces(pieces,
-                      {.tensor = id, .box = box, .fragment = fragment, .owner = 0},
-                      map.tensor(id).dtype.size_bytes);
+                      {.tensor = held.id, .box = box, .fragment = fragment, .owner = 0},
+                      map.tensor(held.id).dtype.size_bytes);
       }
     }
-  }
+  });
   const std::vector<std::uint64_t> sums = sum_pieces(map, pieces, memory, means);
   std::uint64_t total = 0;
   for (const std::uint64_t sum : sums) {

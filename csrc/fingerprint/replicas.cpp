@@ -1,6 +1,7 @@
 #include "dynatrain/fingerprint/fingerprint.hpp"
 
 #include "fingerprint/box_sum.hpp"
+#include "fingerprint/held_tensors.hpp"
 #include "fingerprint/sum_pieces.hpp"
 #include <algorithm>
 #include <array>
@@ -80,25 +81,20 @@ std::vector<FragmentHash> fragment_hashes(const ShardMap& map,
                                           const HashMeans& means) {
   std::vector<FragmentHash> hashes;
   std::vector<SummedBox> pieces;
-  for (std::size_t i = 0; i < map.num_tensors(); ++i) {
-    const TensorId id(static_cast<std::int64_t>(i));
-    const std::vector<Fragment> fragments = map.fragments(id, rank);
-    if (fragments.empty()) {
-      continue;
-    }
-    const std::vector<OwnedBox> owned = map.owned_boxes(id);
-    const bool is_cut = has_partial_overlap(owned, map.tensor(id).shape);
-    for (const Fragment& fragment : fragments) {
+  for_each_held(map, rank, [&](const HeldTensor& held) {
+    const LogicalTensor& tensor = map.tensor(held.id);
+    const bool is_cut = has_partial_overlap(held.owned, tensor.shape);
+    for (const Fragment& fragment : held.fragments) {
       for (const Box& cell :
-           is_cut ? cells_of(fragment.box, owned) : std::vector<Box>{fragment.box}) {
+           is_cut ? cells_of(fragment.box, held.owned) : std::vector<Box>{fragment.box}) {
         append_pieces(
             pieces,
-            {.tensor = id, .box = cell, .fragment = fragment, .owner = std::ssize(hashes)},
-            map.tensor(id).dtype.size_bytes);
-        hashes.push_back({.tensor = id, .box = cell, .hash = 0});
+            {.tensor = held.id, .box = cell, .fragment = fragment, .owner = std::ssize(hashes)},
+            tensor.dtype.size_bytes);
+        hashes.push_back({.tensor = held.id, .box = cell, .hash = 0});
       }
     }
-  }
+  });
   const std::vector<std::uint64_t> sums = sum_pieces(map, pieces, memory, means);
   for (std::size_t i = 0; i < pieces.size(); ++i) {
     hashes[static_cast<std::size_t>(pieces[i].owner)].hash += sums[i];
