@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import sys
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
+from weakref import WeakSet
 
 import torch
 import torch.distributed as dist
@@ -25,6 +28,7 @@ from dynatrain.world import Build
 from dynatrain.worlds import MakeGroups
 
 _current: list[Session] = []
+_started_sessions: WeakSet[Session] = WeakSet()
 
 
 def init(  # noqa: PLR0913 - the settings of a session, all but two with defaults
@@ -132,10 +136,13 @@ def _started(given: Given) -> Session:
     checked = arguments.agree(store, rank, num_ranks, found)
     assert checked.device is not None
     adapter = TorchAdapter(checked.device)
+    atexit.unregister(_leave)
+    atexit.register(_leave)
     with adapter.undisturbed():
         session = Session(
             given.build, checked.options, checked.device, adapter, store, given.groups
         )
+        _started_sessions.add(session)
         session.start(checked.layout, given.initialize, checked.keep)
     checked.settings.apply(session.on_switch, rank)
     _current[:] = [session]
@@ -189,6 +196,21 @@ def _join() -> None:
             ) from error
     else:
         dist.init_process_group("gloo", store=single_process_store(), rank=0, world_size=1)
+
+
+def _leave() -> None:
+    """Ends the groups of the process, at the end of a script that init has run in.
+
+    Threads of Gloo let go of what the last exchange held, and need the interpreter for it: were it
+    ending meanwhile, SIGABRT would end the process, once in ten times. They are waited for, but not
+    after an exception, when they may wait for other ranks; NCCL has no such threads.
+    """
+    if getattr(sys, "last_value", None) is not None:
+        return
+    for session in _started_sessions:
+        session.release_groups()
+    if dist.is_initialized() and "nccl" not in dist.get_backend_config():
+        dist.destroy_process_group()
 
 
 def _device(device: torch.device | None) -> torch.device:

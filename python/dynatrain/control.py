@@ -173,6 +173,11 @@ class Control:
         raise_alike(phase, own, [trouble for trouble, _ in outcomes])
         return [item for _, item in outcomes]  # type: ignore[misc] # without trouble, of all ranks
 
+    def release(self) -> None:
+        """Lets go of the group, whose threads end then."""
+        self.lost = True
+        del self._group
+
     def _lost(self, error: RuntimeError) -> TransportError:
         self.lost = True
         return TransportError(

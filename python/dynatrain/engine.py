@@ -184,6 +184,12 @@ class Engine:
             lane.transport.abort(reason)
         self.lanes = {}
 
+    def release(self) -> None:
+        """Lets go of all groups; nothing is exchanged any more."""
+        self.disconnect("the process ends")
+        if hasattr(self, "control"):
+            self.control.release()
+
     def together(self, phase: str, work: Callable[[], _T]) -> _T:
         """Runs ``work``; when it fails on one rank, every rank raises. Collective."""
         result, error = attempt(work)

@@ -349,3 +349,8 @@ class Session(Position):
     def close(self) -> None:
         """Ends the session's communicator; the present state stays usable."""
         self._engine.disconnect("the session was closed")
+
+    def release_groups(self) -> None:
+        """Lets go of all groups of this session, when the process ends."""
+        self._prepared = None
+        self._engine.release()
