@@ -206,7 +206,7 @@ def _plan(
 ) -> _native.Plan:
     def derive() -> _native.Plan:
         source_map.prove_coverage()
-        _native.check_same_tensors(source_map, target_map)
+        _check_same_tensors(engine, source_map, target_map)
         return _native.make_plan(source_map, target_map, engine.rank, engine.node_of_rank)
 
     plan = engine.together("planning", derive)
@@ -218,6 +218,19 @@ def _plan(
             "  every rank must run the same build and the same version of dynatrain"
         )
     return plan
+
+
+def _check_same_tensors(
+    engine: Engine, source_map: _native.ShardMap, target_map: _native.ShardMap
+) -> None:
+    try:
+        _native.check_same_tensors(source_map, target_map)
+    except LayoutError as error:
+        source, target = set(source_map.names()), set(target_map.names())
+        reason = engine.adapter.why_other_tensors(source - target, target - source)
+        if reason is None:
+            raise
+        raise LayoutError(reason) from error
 
 
 def _routes(engine: Engine, prepared: Prepared) -> list[Route]:

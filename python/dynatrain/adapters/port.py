@@ -201,6 +201,15 @@ class Adapter(ABC, Generic[_Inventory]):
         """
 
     @abstractmethod
+    def why_other_tensors(
+        self, in_source: Collection[str], in_target: Collection[str]
+    ) -> str | None:
+        """The message of a refusal of tensors that one side alone has, by logical name.
+
+        None where nothing is to be said but that the two are not the same model.
+        """
+
+    @abstractmethod
     def check_complete(self, target: _Inventory) -> None:
         """Says without taking memory whether :meth:`materialize` would leave something without.
 

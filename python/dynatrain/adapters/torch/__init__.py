@@ -118,6 +118,12 @@ class TorchAdapter(Adapter[LiveTensors]):
         buffers.follow_changes(state, slots)
         memory.make_slots(state, slots)
 
+    def why_other_tensors(
+        self, in_source: Collection[str], in_target: Collection[str]
+    ) -> str | None:
+        """Names an object that holds plain tensors in one layout and DTensors in the other."""
+        return objects.why_other_tensors(in_source, in_target)
+
     def check_complete(self, target: LiveTensors) -> None:
         """Looks for meta tensors that no map says and no value sets, or that autograd holds."""
         derived.end_graphs(target.state)

@@ -5,7 +5,7 @@ A tensor in it that is cut as a parameter belongs to the map; the rest is a valu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,6 +18,7 @@ from dynatrain._torch_private import local_tensor
 from dynatrain.adapters.port import Published
 from dynatrain.adapters.torch import schedulers, slots, trees
 from dynatrain.adapters.torch.inventory import LiveTensors
+from dynatrain.adapters.torch.names import BUFFER, PARAM
 from dynatrain.adapters.torch.optimizers import asked
 from dynatrain.adapters.torch.placing import wrap_like
 from dynatrain.train_state import Stateful, TrainState
@@ -125,6 +126,28 @@ def check_objects(live: LiveTensors, published: Published) -> None:
                 f"  this rank of the target has other parameters than the source's\n  {_INTACT}\n"
                 "  keep a dict by the names of the parameters instead"
             )
+
+
+def why_other_tensors(in_source: Collection[str], in_target: Collection[str]) -> str | None:
+    """What to say of tensors of objects that one side alone has; None where there are others.
+
+    A tensor whose place names no parameter belongs to the map where it is a DTensor, and is a value
+    where it is plain, as in a layout that cuts nothing.
+    """
+    names = sorted({*in_source, *in_target})
+    of_modules = (f"|{PARAM}", f"|{BUFFER}")
+    others = (n for n in names if n.split(".")[0].split("|")[0] not in _FIRST)
+    if not names or next(others, None) or any(name.endswith(of_modules) for name in names):
+        return None
+    item, _, place = names[0].partition("|")
+    side, other = ("source", "target") if names[0] in in_source else ("target", "source")
+    return (
+        f"adapters: {item} has a tensor at {place!r} that is cut in the {side} and not in the "
+        f"{other}, or is not there ({len(names)} such)\n"
+        "  expected the same tensors in both, each under the name of the parameter that it is cut "
+        f"as, or cut in both\n  {_INTACT}\n"
+        "  hand it over in a dict by the FQNs of parameters, such as {'layers.0.weight': ...}"
+    )
 
 
 def load_objects(live: LiveTensors, published: Published, *, with_tensors: bool) -> None:
