@@ -11,13 +11,19 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from dynatrain._version import __version__
 from dynatrain.tools import probes
+from dynatrain.tools.verdict import transports, verdict
 
 SCHEMA_VERSION = 1
 STYLES = {"ok": "green", "absent": "yellow", "failed": "bold red"}
+EXIT_STATUS = (
+    "exit status: 0 when all that dynatrain needs is there (a GPU, NCCL and compilers are not "
+    "needed), 1 when something that it needs is missing, 2 when the command line is wrong"
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,7 @@ CHECKS = (
     Check("Gloo between two ranks", True, probes.gloo),
     Check("shared memory", True, probes.shared_memory),
     Check("free memory", True, probes.free_memory),
+    Check("NVIDIA driver", False, probes.driver),
     Check("CUDA devices", False, probes.cuda_devices),
     Check("CUDA toolkit", False, probes.cuda_toolkit),
     Check("NCCL", False, probes.nccl),
@@ -69,13 +76,21 @@ def run_check(check: Check) -> Finding:
     return Finding(check.name, status, check.required, detail, elapsed)
 
 
+def statuses(findings: list[Finding]) -> dict[str, str]:
+    """Returns the status of every probe by its name."""
+    return {finding.name: finding.status for finding in findings}
+
+
 def as_json(findings: list[Finding]) -> dict[str, Any]:
     """Returns the findings in the shape of docs/reference/json.md."""
+    found = statuses(findings)
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": "doctor",
         "dynatrain_version": __version__,
-        "healthy": all(finding.status != "failed" for finding in findings),
+        "healthy": "failed" not in found.values(),
+        "verdict": verdict(found),
+        "transports": [asdict(transport) for transport in transports(found)],
         "probes": [asdict(finding) for finding in findings],
     }
 
@@ -88,7 +103,19 @@ def as_table(findings: list[Finding]) -> Table:
     table.add_column("found", overflow="fold")
     for finding in findings:
         state = f"[{STYLES[finding.status]}]{finding.status}[/]"
-        table.add_row(finding.name, state, finding.detail)
+        table.add_row(finding.name, state, escape(finding.detail))
+    return table
+
+
+def transport_table(findings: list[Finding]) -> Table:
+    """Returns which transports can be used, as a table for a terminal."""
+    table = Table(title="dynatrain.init(transport=...)", title_justify="left")
+    table.add_column("transport")
+    table.add_column("usable")
+    table.add_column("for, or why not")
+    for way in transports(statuses(findings)):
+        usable = "[green]yes[/]" if way.usable else "[yellow]no[/]"
+        table.add_row(way.name, usable, escape(way.detail))
     return table
 
 
@@ -98,12 +125,20 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         sys.stdout.write(json.dumps(as_json(findings), indent=2) + "\n")
     else:
-        Console(markup=True, highlight=False).print(as_table(findings))
-    return int(any(finding.status == "failed" for finding in findings))
+        console = Console(markup=True, highlight=False)
+        console.print(as_table(findings))
+        console.print(transport_table(findings))
+        console.print(verdict(statuses(findings)), markup=False)
+    return int("failed" in statuses(findings).values())
 
 
 def add_command(commands: Any) -> None:
     """Adds `doctor` to the command line."""
-    command = commands.add_parser("doctor", help="say what this machine has and what is missing")
+    command = commands.add_parser(
+        "doctor",
+        help="say what this machine has, what is missing, and which transports it can use",
+        description="Says what this machine has, what is missing, and what that means for a job.",
+        epilog=EXIT_STATUS,
+    )
     command.add_argument("--json", action="store_true", help="print JSON instead of a table")
     command.set_defaults(run=run)

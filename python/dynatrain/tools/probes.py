@@ -5,6 +5,7 @@ Every import stands inside its probe: a missing part fails its own line and no o
 
 from __future__ import annotations
 
+import ctypes
 import datetime
 import importlib
 import os
@@ -18,6 +19,7 @@ from typing import Any
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 10), (3, 13)
 OLDEST_TORCH, NEWEST_TORCH = (2, 11), (2, 15)
 PROBE_TIMEOUT_S = 20.0
+NO_DRIVER = "it needs the NVIDIA driver, which is not here"
 MIN_SHARED_BYTES = 64 * 2**20
 MIN_FREE_BYTES = 2**30
 
@@ -47,7 +49,10 @@ def python_version() -> str:
 
 def torch_version() -> str:
     """Imports torch."""
-    import torch
+    try:
+        import torch
+    except ImportError as error:
+        raise ProbeError(f"{error}: pip install 'torch>=2.11,<2.16'") from error
 
     major, minor = (int(part) for part in torch.__version__.split(".")[:2])
     if not OLDEST_TORCH <= (major, minor) <= NEWEST_TORCH:
@@ -60,7 +65,10 @@ def torch_version() -> str:
 
 def native_module() -> str:
     """Imports the compiled part."""
-    return str(importlib.import_module("dynatrain._native").__file__)
+    try:
+        return str(importlib.import_module("dynatrain._native").__file__)
+    except ImportError as error:
+        raise ProbeError(f"{error}; install dynatrain again, under this torch") from error
 
 
 def package() -> str:
@@ -130,6 +138,8 @@ def gloo_group(store: object, rank: int) -> Any:
 
 def shared_memory() -> str:
     """Looks at the file system that processes of one host share."""
+    if not Path("/dev/shm").is_dir():
+        raise ProbeError("no /dev/shm; in a container mount a tmpfs there")
     free_bytes = shutil.disk_usage("/dev/shm").free
     if free_bytes < MIN_SHARED_BYTES:
         raise ProbeError(
@@ -151,14 +161,43 @@ def free_memory() -> str:
     return f"{gigabytes(free_bytes)}, {os.cpu_count()} CPU cores"
 
 
+def has_driver() -> bool:
+    """Whether this process can open the NVIDIA driver's library."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+def driver() -> str:
+    """Looks for the NVIDIA driver."""
+    if not has_driver():
+        raise ProbeError(
+            "no libcuda.so.1: this machine has no NVIDIA GPU, its driver is not installed, or the "
+            "container was started without it (docker run --gpus all)"
+        )
+    version = ctypes.c_int()
+    ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+    return f"for CUDA up to {version.value // 1000}.{version.value % 1000 // 10}"
+
+
+def in_a_line(problem: str) -> str:
+    """Returns what the native module says first of a problem, without the room's name."""
+    return problem.splitlines()[0].removeprefix("transport: ")
+
+
 def cuda_devices() -> str:
     """Counts the GPUs that torch can use."""
     import torch
 
+    built_for = torch.version.cuda
+    if built_for is None:
+        raise ProbeError("none that can be used: this torch was built without CUDA")
+    if not has_driver():
+        raise ProbeError(f"none: {NO_DRIVER} (torch itself was built for CUDA {built_for})")
     if not torch.cuda.is_available():
-        built_for = torch.version.cuda
-        reason = "torch was built without CUDA" if built_for is None else "no usable device"
-        raise ProbeError(reason)
+        raise ProbeError(f"none that can be used by this torch, {why_no_device(built_for)}")
     problem = importlib.import_module("dynatrain._native").cuda_problem()
     if problem:
         raise ProbeError(f"torch has a device, dynatrain none: {problem}")
@@ -166,11 +205,29 @@ def cuda_devices() -> str:
     return ", ".join(names)
 
 
+def why_no_device(built_for: str) -> str:
+    """Returns what may keep torch from a device where the driver is there."""
+    import torch
+
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+    else:
+        reason = "it gives no reason"
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    hidden = "" if visible is None else f"; CUDA_VISIBLE_DEVICES={visible!r}"
+    return f"built for CUDA {built_for}: {reason}{hidden}"
+
+
 def cuda_ipc() -> str:
     """Looks for what ranks need to read each other's device memory; a session tries it out."""
-    problem = importlib.import_module("dynatrain._native").cuda_ipc_problem()
+    native = importlib.import_module("dynatrain._native")
+    if not has_driver():
+        raise ProbeError(NO_DRIVER)
+    problem = native.cuda_ipc_problem()
     if problem:
-        raise ProbeError(problem)
+        raise ProbeError(in_a_line(problem))
     return "the driver offers it; whether the ranks of a job can is tried when it starts"
 
 
@@ -204,7 +261,8 @@ def nccl() -> str:
     missing = found.registration_problem
     staging = f"cannot register staging: {missing}" if missing else "can register staging"
     if found.problem:
-        raise ProbeError(f"torch has {version}, which {staging}; no transport: {found.problem}")
+        problem = in_a_line(found.problem) if has_driver() else NO_DRIVER
+        raise ProbeError(f"torch brings {version}, which {staging}; no transport: {problem}")
     newer = f", with {', '.join(found.newer_calls)}" if found.newer_calls else ""
     device = "" if torch.cuda.is_available() else " (needs a CUDA device)"
     return f"{version}{newer}; {staging}{device}"

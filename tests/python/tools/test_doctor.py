@@ -16,7 +16,7 @@ import torch.cuda.nccl
 import torch.distributed
 
 from dynatrain import _native
-from dynatrain.tools import cli, doctor, probes
+from dynatrain.tools import cli, doctor, probes, verdict
 
 PACKAGE = Path(doctor.__file__).resolve().parents[1]
 
@@ -107,3 +107,70 @@ def test_nccl_probe_says_whether_staging_can_be_registered(monkeypatch, missing,
     monkeypatch.setattr(torch.cuda.nccl, "version", lambda: (2, 30, 7))
 
     assert said in probes.nccl()
+
+
+# A machine without a GPU is where most people try it first: raw text of a loader that misses a
+# library reads as a broken installation.
+def test_without_a_driver_every_gpu_probe_says_that_the_driver_is_missing(monkeypatch):
+    monkeypatch.setattr(probes, "has_driver", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", "13.2")
+    found = {check.name: doctor.run_check(check) for check in doctor.CHECKS}
+
+    for name in ("NVIDIA driver", "CUDA devices", "CUDA IPC"):
+        assert found[name].status == "absent"
+        assert "driver" in found[name].detail
+        assert "cannot open shared object file" not in found[name].detail
+    assert "cannot open shared object file" not in found["NCCL"].detail
+
+
+# What the native module says of a problem ends in advice for a running job.
+def test_a_problem_of_nccl_beside_a_driver_is_one_line(monkeypatch):
+    problem = "transport: NCCL is too old\n  no communicator was made\n  import torch first"
+    report = types.SimpleNamespace(problem=problem, newer_calls=[], registration_problem="")
+    monkeypatch.setattr(probes, "has_driver", lambda: True)
+    monkeypatch.setattr(_native, "nccl_report", lambda: report)
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: True)
+    monkeypatch.setattr(torch.cuda.nccl, "version", lambda: (2, 30, 7))
+
+    with pytest.raises(probes.ProbeError, match=r"no transport: NCCL is too old$"):
+        probes.nccl()
+
+
+ALL_OK = {check.name: "ok" for check in doctor.CHECKS}
+
+
+# Which transport= a job may ask for is what somebody without a GPU wants to know.
+@pytest.mark.parametrize(
+    ("changed", "usable"),
+    [
+        ({}, ["c10d", "cuda_ipc", "nccl"]),
+        ({"CUDA devices": "absent", "NCCL": "absent", "CUDA IPC": "absent"}, ["c10d"]),
+        ({"NCCL": "absent"}, ["c10d", "cuda_ipc"]),
+        ({"native module": "failed"}, []),
+    ],
+)
+def test_transports_follow_from_the_probes(changed, usable):
+    found = verdict.transports(ALL_OK | changed)
+
+    assert [way.name for way in found if way.usable] == usable
+    assert all("it needs what is missing" in way.detail for way in found if not way.usable)
+
+
+# The list of the library and the doctor's must not drift apart.
+def test_doctor_speaks_of_every_transport():
+    from dynatrain.lanes import TRANSPORTS
+
+    assert {way.name for way in verdict.transports(ALL_OK)} == set(TRANSPORTS) - {"auto"}
+
+
+def test_the_verdict_names_what_a_job_cannot_do_without():
+    assert "c10d" in verdict.verdict(ALL_OK | {"torch's c10d": "failed"})
+    assert "no GPU" in verdict.verdict(ALL_OK | {"CUDA devices": "absent"})
+    assert "on a GPU" in verdict.verdict(ALL_OK)
+
+
+def test_json_has_the_fields_of_the_reference(reference_fields):
+    report = doctor.as_json([doctor.Finding(name, "ok", True, "", 0.0) for name in ALL_OK])
+
+    assert set(report) == reference_fields("Doctor")
+    assert set(report["probes"][0]) == reference_fields("Doctor", of="probes")
