@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from math import prod
 from typing import Any
 
 from dynatrain import _native
+from dynatrain._errors import BudgetError, LayoutError
 from dynatrain.door import checked_count, looking, wrong_argument
 from dynatrain.given import number, text, whole
 from dynatrain.layout import Layout, as_layout
@@ -14,6 +16,10 @@ from dynatrain.report import SCHEMA_VERSION
 
 ADAMW_SLOTS = ("param", "exp_avg", "exp_avg_sq")
 _ITEMSIZE = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1}
+#: Every rank is planned against every other one: this many take about an hour.
+_MAX_RANKS = 1 << 14
+_MAX_STAGES = 1 << 20
+_MAX_BYTES = 1 << 60
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,9 @@ class TensorSpec:
             raise wrong_argument("TensorSpec", "tp_dim", self.tp_dim, expected)
         if dtype not in _ITEMSIZE:
             raise wrong_argument("TensorSpec", "dtype", self.dtype, f"one of {sorted(_ITEMSIZE)}")
+        if prod(size or 1 for size in shape) * _ITEMSIZE[dtype] > _MAX_BYTES:
+            expected = f"a tensor of at most {_MAX_BYTES} bytes"
+            raise wrong_argument("TensorSpec", "shape", self.shape, expected)
         plain = {"fqn": fqn, "shape": shape, "tp_dim": tp_dim, "layers": layers, "dtype": dtype}
         self.__dict__.update(plain)  # of Python's own classes from here on
 
@@ -150,8 +159,16 @@ class PlanReport:
 def llama_tensors(
     num_layers: int, hidden: int, ffn: int, vocab: int, kv_hidden: int | None = None
 ) -> list[TensorSpec]:
-    """The parameters of a Llama-like model with an untied head, in float32."""
-    kv = kv_hidden or hidden
+    """The parameters of a Llama-like model with an untied head, in float32.
+
+    Raises:
+        LayoutError: a size is none that a model can have.
+    """
+    kv = hidden if kv_hidden is None else kv_hidden
+    sizes = {"num_layers": num_layers, "hidden": hidden, "ffn": ffn, "vocab": vocab}
+    for name, size in {**sizes, "kv_hidden": kv}.items():
+        if (whole(size) or 0) < 1:
+            raise wrong_argument("llama_tensors", name, size, "a whole number, 1 or more")
     last = num_layers - 1
     specs = [
         TensorSpec("tok_embeddings.weight", (vocab, hidden), 0, (0,)),
@@ -239,6 +256,30 @@ def _checked_tensors(tensors: Sequence[TensorSpec]) -> list[TensorSpec]:
     return listed
 
 
+def _checked_world(layout: Layout | str) -> Layout:
+    found = as_layout(layout)
+    if found.world_size > _MAX_RANKS:
+        raise LayoutError(
+            f"plan: {found} has {found.world_size} ranks\n"
+            f"  expected at most {_MAX_RANKS}: each of them is planned against all others\n"
+            "  nothing was planned\n"
+            "  plan fewer ranks, for example with a smaller dp"
+        )
+    return found
+
+
+def _num_stages(plans: Sequence[_native.Plan], options: _native.ScheduleOptions) -> int:
+    stages = max(_native.num_stages_wanted(item, options) for item in plans)
+    if stages > _MAX_STAGES:
+        raise BudgetError(
+            f"plan: {stages} stages are needed under a staging budget of "
+            f"{options.staging_budget_bytes} bytes\n"
+            f"  expected at most {_MAX_STAGES}\n"
+            "  nothing was planned\n  raise the staging budget, or plan a smaller model"
+        )
+    return stages
+
+
 def plan(
     source: Layout | str,
     target: Layout | str,
@@ -252,10 +293,15 @@ def plan(
         Traffic of every rank, stages, and the least time that the links allow.
 
     Raises:
-        LayoutError: a layout does not fit the model, or an argument is none of its kind.
-        BudgetError: a stage cannot be cut as small as the budget asks.
+        LayoutError: a layout does not fit the model or has too many ranks to be planned, or an
+            argument is none of its kind.
+        BudgetError: a stage cannot be cut as small as the budget asks, or there are too many.
     """
-    staging_budget_bytes = checked_count("plan", "staging_budget_bytes", staging_budget_bytes)
+    budget_bytes = checked_count("plan", "staging_budget_bytes", staging_budget_bytes)
+    if budget_bytes > _MAX_BYTES:
+        expected = f"a whole number, {_MAX_BYTES} at most"
+        raise wrong_argument("plan", "staging_budget_bytes", budget_bytes, expected)
+    source, target = _checked_world(source), _checked_world(target)
     tensors = _checked_tensors(tensors)
     if topology is not None and type(topology) is not Topology:
         raise wrong_argument("plan", "topology", topology, "a dynatrain.Topology, or None")
@@ -266,8 +312,8 @@ def plan(
         [rank // links.ranks_per_node for rank in range(num_ranks)] if links.ranks_per_node else []
     )
     plans = [_native.make_plan(before, after, rank, nodes) for rank in range(num_ranks)]
-    options = _native.ScheduleOptions(staging_budget_bytes=staging_budget_bytes)
-    stages = max(_native.num_stages_wanted(item, options) for item in plans)
+    options = _native.ScheduleOptions(staging_budget_bytes=budget_bytes)
+    stages = _num_stages(plans, options)
     ranks = [
         RankPlan(
             item.rank,
@@ -290,4 +336,4 @@ def plan(
         )
         for item in plans
     )
-    return PlanReport(str(as_layout(source)), str(as_layout(target)), stages, bound, ranks)
+    return PlanReport(str(source), str(target), stages, bound, ranks)

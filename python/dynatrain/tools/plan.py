@@ -11,16 +11,58 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from dynatrain import PlanReport
+    from dynatrain import LayoutError, PlanReport
 
 MIB = 2**20
+#: Options that are counts, and the largest of each.
+SIZES = {
+    "layers": 2**16,
+    "hidden": 2**40,
+    "ffn": 2**40,
+    "vocab": 2**40,
+    "kv_hidden": 2**40,
+    "ranks_per_node": 2**30,
+    "staging_mib": 2**40,
+}
+#: From here on nobody should wonder whether the command hangs.
+MANY_RANKS, MANY_LAYERS = 512, 2048
+EXIT_STATUS = (
+    "exit status: 0 when the plan was printed, 1 when a layout or a size cannot be planned, 2 when "
+    "the command line is wrong. Sizes need not divide: shards are cut as torch cuts them."
+)
 
 
 def run(options: argparse.Namespace) -> int:
     """Plans and prints; an error of the library is printed without a traceback."""
-    from dynatrain import Error, Topology, plan
+    from dynatrain import Error
+
+    try:
+        report = planned(options)
+    except Error as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; nothing was planned\n")
+        return 130
+    if options.json:
+        sys.stdout.write(json.dumps(report.to_json(), indent=2) + "\n")
+    else:
+        show(report)
+    return 0
+
+
+def planned(options: argparse.Namespace) -> PlanReport:
+    """Plans what the command line asks for."""
+    from dynatrain import Layout, Topology, plan
     from dynatrain.planning import llama_tensors
 
+    check_sizes(options)
+    source, target = Layout.parse(options.source), Layout.parse(options.target)
+    num_ranks = max(source.world_size, target.world_size)
+    if num_ranks > MANY_RANKS or options.layers > MANY_LAYERS:
+        sys.stderr.write(
+            f"planning {num_ranks} ranks and {options.layers} layers, which may take minutes\n"
+        )
     tensors = llama_tensors(
         options.layers, options.hidden, options.ffn, options.vocab, options.kv_hidden
     )
@@ -28,17 +70,29 @@ def run(options: argparse.Namespace) -> int:
         link_bytes_per_second=options.link_gb_per_second * 1e9,
         ranks_per_node=options.ranks_per_node,
     )
-    budget_bytes = options.staging_mib * MIB
-    try:
-        report = plan(options.source, options.target, tensors, topology, budget_bytes)
-    except Error as error:
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
-        return 1
-    if options.json:
-        sys.stdout.write(json.dumps(report.to_json(), indent=2) + "\n")
-    else:
-        show(report)
-    return 0
+    return plan(source, target, tensors, topology, options.staging_mib * MIB)
+
+
+def check_sizes(options: argparse.Namespace) -> None:
+    """Raises LayoutError, in the words of the command line, when an option is out of range."""
+    for name, largest in SIZES.items():
+        value = getattr(options, name)
+        if value is not None and not 1 <= value <= largest:
+            raise out_of_range(name, value, f"a whole number from 1 to {largest}")
+    speed = options.link_gb_per_second
+    if not 0 < speed < float("inf"):  # a NaN neither
+        raise out_of_range("link_gb_per_second", speed, "a number above 0")
+
+
+def out_of_range(name: str, value: float, expected: str) -> LayoutError:
+    """Returns the refusal of an option."""
+    from dynatrain import LayoutError
+
+    option = "--" + name.replace("_", "-")
+    return LayoutError(
+        f"plan: cannot use {option}={value}\n  expected {expected}\n  nothing was planned\n"
+        f"  give {option} another value, or leave it out (dynatrain plan --help has the defaults)"
+    )
 
 
 def show(report: PlanReport) -> None:
@@ -57,10 +111,11 @@ def show(report: PlanReport) -> None:
         cells = [f"{size_bytes / MIB:.1f}" for size_bytes in sizes]
         table.add_row(str(rank.rank), *cells, str(rank.num_moves))
     console = Console(highlight=False)
+    plural = "" if report.num_stages == 1 else "s"
     console.print(table)
     console.print(
         f"{report.bytes_moved / MIB:.1f} MiB move (lower bound "
-        f"{report.lower_bound_bytes / MIB:.1f}) in {report.num_stages} stages; "
+        f"{report.lower_bound_bytes / MIB:.1f}) in {report.num_stages} stage{plural}; "
         f"no switch over these links is faster than {report.bound_seconds * 1e3:.1f} ms"
     )
 
@@ -70,6 +125,8 @@ def add_command(commands: Any) -> None:
     command = commands.add_parser(
         "plan",
         help="say what a switch of a Llama-like model would move, and how fast it could be",
+        description="Plans a switch of a Llama-like model: no process is started, no GPU is used.",
+        epilog=EXIT_STATUS,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = command.add_argument

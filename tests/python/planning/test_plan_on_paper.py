@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
+import torch
 
 import dynatrain
-from dynatrain import LayoutError, TensorSpec, Topology
+from dynatrain import Layout, LayoutError, TensorSpec, Topology
 from dynatrain.planning import llama_tensors
 
 # 8 x 4 float32 with two moments: 96 elements, 384 bytes, of which one row is 48 bytes.
@@ -137,3 +140,53 @@ def test_model_with_fewer_layers_than_stages_is_refused():
 def test_unknown_dtype_is_refused():
     with pytest.raises(LayoutError, match="TensorSpec was given dtype='int3'"):
         dynatrain.plan("dp=2", "dp=4", [TensorSpec("w", (8, 4), dtype="int3")])
+
+
+def held_by_torch(layout, spec):
+    """What each rank holds of a tensor whose elements are numbered, cut by torch itself."""
+    whole = torch.arange(math.prod(spec.shape)).reshape(spec.shape)
+    held = []
+    for rank in range(layout.world_size):
+        part = whole
+        for axis, dim in (("tp", spec.tp_dim), ("dp_shard", 0)):
+            parts = part.chunk(layout.size(axis), dim)
+            coordinate = layout.coordinate(rank, axis)
+            part = parts[coordinate] if coordinate < len(parts) else part[:0]
+        held.append(set(part.flatten().tolist()))
+    return held
+
+
+# Sizes that an axis does not divide leave shorter and empty shards, and a plan that rounded would
+# promise bytes that no switch moves.
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ("tp=3", "dp=3"),
+        ("dp=3,tp=2", "dp=2,tp=3"),
+        ("dp=5", "tp=5"),
+        ("dp=7,tp=3", "dp=2"),
+        ("dp=20", "tp=3"),
+    ],
+)
+@pytest.mark.parametrize("shape", [(10, 4), (16, 7), (4, 4096), (3, 1)])
+@pytest.mark.parametrize("tp_dim", [0, 1])
+def test_sizes_that_do_not_divide_are_cut_as_torch_cuts_them(source, target, shape, tp_dim):
+    spec = TensorSpec("w", shape, tp_dim)
+    report = dynatrain.plan(source, target, [spec])
+    before = held_by_torch(Layout.parse(source), spec)
+    after = held_by_torch(Layout.parse(target), spec)
+
+    num_ranks = max(len(before), len(after))
+    before += [set()] * (num_ranks - len(before))
+    after += [set()] * (num_ranks - len(after))
+    pairs = list(zip(before, after, strict=True))
+    assert received(report) == [12 * len(then - now) for now, then in pairs]
+    assert kept(report) == [12 * len(then & now) for now, then in pairs]
+
+
+@pytest.mark.parametrize("name", ["num_layers", "hidden", "ffn", "vocab", "kv_hidden"])
+def test_a_model_without_a_size_is_refused(name):
+    sizes = {"num_layers": 2, "hidden": 8, "ffn": 8, "vocab": 8, "kv_hidden": 8}
+
+    with pytest.raises(LayoutError, match=f"llama_tensors was given {name}=0"):
+        llama_tensors(**sizes | {name: 0})
