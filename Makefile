@@ -24,7 +24,7 @@ GPU_PYTHON ?= python3
 GPU_OUT ?= out/gpu-check
 
 .PHONY: help setup build build-tests demo test test-cpp test-python test-bare test-long lint bench \
-  gpu-check gpu-bundle wheel what-travels lock clean clean-all
+  gpu-check gpu-bundle wheel what-travels api lock clean clean-all
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -84,6 +84,9 @@ test-bare: ## demo, tests and pip's install where CUDA, GoogleTest, CMake, Ninja
 
 what-travels: build ## try what travels over a switch and write docs/reference/what-travels.md
 	@env OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m what_travels
+
+api: build ## write docs/reference/api.md from the docstrings
+	@env OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m api_page
 
 test-long: build-tests $(OLDEST_VENV)/.locked ## the tests that take minutes
 	@$(TIMED) "long C++ tests" ctest --test-dir $(BUILD) -L long --output-on-failure

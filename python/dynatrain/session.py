@@ -200,7 +200,7 @@ class Session(Position):
             BudgetError: the switch needs more memory than it may take; the state is unchanged.
             TransportError: a rank is missing or failed; the state is unchanged.
             What a kept object's ``on_world`` or a callback raised: the switch is done then, on this
-            rank as on all others.
+                rank as on all others.
         """
         return self._switch_together(layout, names)
 

@@ -77,6 +77,8 @@ def _checked_names(names: Any) -> frozenset[str]:
 class TrainState:
     """The training state of one rank in one layout.
 
+    Using a field after a switch has replaced the state raises StaleStateError.
+
     Args:
         model: the module, or this rank's pipeline stage modules in model order. FQNs must be the
             same whichever stage a parameter lives on.
@@ -91,8 +93,6 @@ class TrainState:
         per_rank: names of extras that differ from rank to rank. Each takes what the same rank had
             before the switch; on a rank that had none it stays as ``build`` made it, and what a
             rank had that has no place in the target is dropped.
-
-    Using a field after a switch has replaced the state raises StaleStateError.
     """
 
     def __init__(  # noqa: PLR0913 - the fields of a training state

@@ -1,0 +1,46 @@
+"""The page of the API says what the docstrings say, of every public name."""
+
+from __future__ import annotations
+
+import inspect
+import re
+
+import pytest
+import torch
+
+import dynatrain
+
+pytest.importorskip("docstring_parser", reason="needs requirements-titan.txt")
+
+from api_page import GROUPS, PAGE, page
+from api_page.page import told
+
+
+# A name that is exported and not on the page is a promise that nobody can look up.
+def test_every_public_name_has_its_place():
+    names = [name for group in GROUPS for name in group.names]
+
+    assert sorted(names) == sorted(dynatrain.__all__)
+
+
+def words(text):
+    return set(re.findall(r"\w+", re.sub(r":\w+:`", "`", text)))
+
+
+# A reader of docstrings drops what it does not understand, without a word.
+@pytest.mark.parametrize("name", [name for name in dynatrain.__all__ if name != "__version__"])
+def test_no_word_of_a_docstring_is_left_out(name):
+    item = getattr(dynatrain, name)
+
+    assert words(inspect.getdoc(item)) <= words(told(item))
+
+
+# A line of a docstring that is not indented as it should be swallows the errors after it.
+def test_every_error_has_a_line_of_its_own():
+    assert not re.search(r"^- .*\. \w+Error: ", page(), re.MULTILINE)
+
+
+# A page that nobody holds against the code says what was true when it was written.
+@pytest.mark.skipif(not torch.__version__.startswith("2.15."), reason="another torch than the page")
+def test_page_says_what_the_docstrings_say():
+    assert PAGE.read_text(encoding="utf-8") == page(), "run: make api"
