@@ -25,22 +25,43 @@ STYLE: dict[Any, Any] = {
     "ytick.color": INK,
     "figure.dpi": 110,
 }
-COLORS = {  # Okabe and Ito's, told apart by colour-blind readers too
+COLORS = {  # Okabe and Ito's and some greys, told apart by colour-blind readers too
     "meet": "#DDDDDD",
     "world": "#D55E00",
-    "plan": "#999999",
     "build": "#E69F00",
-    "agree": "#BBBBBB",
-    "local": "#F0E442",
+    "plan": "#888888",
+    "replicas": "#117733",
+    "values": "#CC79A7",
+    "fingerprint": "#332288",
+    "agree": "#999933",
     "pack": "#56B4E9",
     "wire": "#0072B2",
     "unpack": "#009E73",
+    "local": "#F0E442",
     "sums": "#88CCEE",
+    "verify": "#88CCEE",
     "release": "#882255",
-    "acknowledge": "#AA4499",
-    "commit": "#CC79A7",
+    "acknowledge": "#661100",
+    "arrival": "#BBBBBB",
+    "commit": "#000000",
 }
-LANES = {"pack": 1, "wire": 2, "unpack": 3, "local": 3}  # they overlap; all else is in lane 0
+LABELS = {
+    "meet": "meet: all have called",
+    "world": "world: groups are made",
+    "build": "build: your code, memory",
+    "plan": "plan: what goes where",
+    "values": "values: what is no tensor",
+    "fingerprint": "fingerprint of the state",
+    "pack": "pack into staging",
+    "wire": "wire: send and receive",
+    "unpack": "unpack from staging",
+    "local": "local: stays on the rank",
+    "verify": "verify: sums of what came",
+    "arrival": "arrival: wait for all ranks",
+    "commit": "commit: vote and swap",
+}
+#: They overlap; all else is in lane 0.
+LANES = {"pack": 1, "wire": 2, "unpack": 3, "local": 3, "verify": 3}
 NUM_LANES = 4
 EQUAL = 1e-8  # where a gap of 0 is drawn on the logarithmic scale
 
@@ -97,7 +118,7 @@ def draw_timeline(path: Path, report: SwitchReport) -> None:
     moving = [span for span in report.timeline if span.phase in ("pack", "wire", "unpack", "local")]
     with plt.rc_context(STYLE):
         figure, (whole, zoom) = plt.subplots(
-            2, 1, figsize=(11, 1.6 + 1.25 * len(ranks)), layout="constrained"
+            2, 1, figsize=(11, 2.1 + 1.25 * len(ranks)), layout="constrained"
         )
         how = "prepared ahead" if report.prepared else "cold: built and planned in the stop"
         whole.set_title(
@@ -113,8 +134,8 @@ def draw_timeline(path: Path, report: SwitchReport) -> None:
             zoom.set_xlim(begin - margin, end + margin)
         zoom.set_xlabel("milliseconds since the call")
         phases = [phase for phase in COLORS if any(s.phase == phase for s in report.timeline)]
-        handles = [Patch(color=COLORS[phase], label=phase) for phase in phases]
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(phases), frameon=False)
+        handles = [Patch(color=COLORS[p], label=LABELS.get(p, p)) for p in phases]
+        figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)
         figure.savefig(path)
         plt.close(figure)
 

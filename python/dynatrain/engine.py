@@ -68,6 +68,8 @@ class Clock:
         self._rank = rank
         self._start = time.perf_counter()
         self.spans: list[Span] = []
+        self._running: str | None = None
+        self._since = 0.0
 
     def now(self) -> float:
         """Seconds since the clock was made."""
@@ -82,11 +84,23 @@ class Clock:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """A span of this clock and a range of every profiler, unless its body raises."""
-        begin = self.now()
-        with profiler_range(f"dynatrain::{name}"):
-            yield
-        self.spans.append(Span(self._rank, name, 0, begin, self.now()))
+        """A span of this clock and a range of every profiler, unless its body raises.
+
+        One within another interrupts it, so that no two spans of a clock overlap.
+        """
+        around = self._running
+        if around is not None:
+            self._end(around)
+        self._running, self._since = name, self.now()
+        try:
+            with profiler_range(f"dynatrain::{name}"):
+                yield
+            self._end(name)
+        finally:
+            self._running, self._since = around, self.now()
+
+    def _end(self, name: str) -> None:
+        self.spans.append(Span(self._rank, name, 0, self._since, self.now()))
 
     def seconds(self, phase: str) -> float:
         """How long all spans of a phase took."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 SCHEMA_VERSION = 1
-#: phases whose spans overlap; a rank goes through all others one after another
+#: phases whose spans overlap; a rank goes through all others one after another, see Clock.phase
 _OVERLAPPING = ("pack", "wire", "unpack", "local", "verify")
 _PARITY = ("even", "odd")
 
@@ -20,6 +20,7 @@ _PARITY = ("even", "odd")
 class Span:
     """A piece of one rank's work; seconds since the call on that rank.
 
+    docs/reference/json.md lists the phases.
     ``stream`` is the copier's stream on the GPU that it ran on, counted from 0; -1 for none.
     """
 

@@ -107,7 +107,8 @@ def run(
     """
     report, clock = telling.report, telling.clock
     if "replicas" in engine.options.verify:
-        check_replicas(engine, prepared.source_map, prepared.source)
+        with clock.phase("replicas"):
+            check_replicas(engine, prepared.source_map, prepared.source)
     target = prepared.request.layout
     moved = transfer(engine, prepared, lambda: present.kept_states(target), clock)
     report.fingerprint_before = report.fingerprint_after = moved.fingerprint

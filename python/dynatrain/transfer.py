@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from dynatrain import _native
 from dynatrain._errors import Error, TransportError, of_family
 from dynatrain.adapters.port import Published, Values
+from dynatrain.control import attempt
 from dynatrain.engine import Clock, Engine, Share, fingerprint_text, joined
 from dynatrain.handover import check_values, publish_values
 from dynatrain.profiling import native_ranges, profiler_range
@@ -61,9 +62,12 @@ def transfer(engine: Engine, prepared: Prepared, kept: Kept, clock: Clock) -> Mo
         moved = _transferred(engine, prepared, kept, clock, asked)
     else:
         # The maps of the switch may lack names that the fingerprint of a tied state counts.
-        before = whole_share(engine, prepared.source.state, prepared.request.names)
+        with clock.phase("fingerprint"):
+            before = whole_share(engine, prepared.source.state, prepared.request.names)
         moved = _transferred(engine, prepared, kept, clock, False)
-        moved = replace(moved, shares=(before, whole_share(engine, prepared.target.state)))
+        with clock.phase("fingerprint"):
+            after = whole_share(engine, prepared.target.state)
+        moved = replace(moved, shares=(before, after))
     if moved.shares is not None:
         _check_same(*moved.shares)
     return moved
@@ -94,21 +98,29 @@ def _transferred(
     """Moves the state; fingerprints are told with what the ranks tell each other anyway."""
 
     def share(values: Values) -> Share:
-        return engine.share_of_fingerprint(prepared.source_map, prepared.source, values)
+        with clock.phase("fingerprint"):
+            return engine.share_of_fingerprint(prepared.source_map, prepared.source, values)
 
-    handed = publish_values(engine, prepared.source, kept, share if with_fingerprints else None)
-    published = check_values(engine, prepared.target, handed)
+    with clock.phase("values"):
+        handed = publish_values(engine, prepared.source, kept, share if with_fingerprints else None)
+        published = check_values(engine, prepared.target, handed)
     begin = clock.now()
     runs: _Runs = []
 
     def arrive() -> Share | None:
         with profiler_range("dynatrain::transfer"):
             runs.extend(_move(engine, prepared))
-        _hand_over(engine, prepared, published)
-        return _arrived(engine, prepared) if with_fingerprints else None
+        with clock.phase("values"):
+            _hand_over(engine, prepared, published)
+        if not with_fingerprints:
+            return None
+        with clock.phase("fingerprint"):
+            return _arrived(engine, prepared)
 
+    arrival, error = attempt(arrive)
     try:
-        shares = engine.gathered("moving the state", arrive)
+        with clock.phase("arrival"):
+            shares = engine.control.agree("moving the state", error, arrival)
     except Exception:
         engine.disconnect("a rank failed while the state was moving")
         raise

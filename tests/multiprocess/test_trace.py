@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections import defaultdict
 
 import torch
 from torch.distributed.fsdp import fully_shard
 
 import dynatrain
+from dynatrain.report import _OVERLAPPING
+from held_values import Face
+
+SLEEP_S = 0.3
 
 
 def build(world):
@@ -50,6 +55,56 @@ def test_spans_of_a_lane_do_not_overlap_and_all_ranks_are_there(pool, tmp_path):
         assert all(end <= begin + 0.01 for end, begin in zip(ends, begins, strict=False)), spans
 
 
+class Slow:
+    """An extra that takes its time on rank 1, to be read and to take what came."""
+
+    def state_dict(self):
+        self.wait()
+        return {}
+
+    def load_state_dict(self, state_dict):
+        self.wait()
+
+    def wait(self):
+        if self.armed and torch.distributed.get_rank() == 1:
+            time.sleep(SLEEP_S)
+
+
+def slow_switch(rank, world_size):
+    slow = Slow()
+    slow.armed = False
+
+    def with_extra(world):
+        state = build(world)
+        return dynatrain.TrainState(state.model, state.optimizer, extra={"slow": Face(slow)})
+
+    session = dynatrain.init(with_extra, "dp=2", timeout_s=60, verify=["fingerprint", "replicas"])
+    session.prepare("dp_replicate=2")
+    slow.armed = True
+    report = session.switch("dp_replicate=2")
+    session.close()
+    return report.timeline
+
+
+# What a stop waited for must be named: a white part of the timeline says nothing to mend.
+def test_waiting_for_a_slow_rank_is_named_in_the_timeline(pool):
+    timeline = pool.run(slow_switch, world_size=2)[0]
+    seconds = defaultdict(float)
+    for rank in (0, 1):
+        steps = [s for s in timeline if s.rank == rank and s.phase not in _OVERLAPPING]
+        steps.sort(key=lambda span: span.begin_seconds)
+        assert [span.phase for span in steps] == [
+            *("meet", "replicas", "values", "fingerprint", "values"),
+            *("values", "fingerprint", "arrival", "commit"),
+        ]
+        for span in steps:
+            seconds[rank, span.phase] += span.end_seconds - span.begin_seconds
+
+    assert seconds[0, "values"] >= SLEEP_S / 2  # they need not begin to wait at one time
+    assert seconds[1, "fingerprint"] >= SLEEP_S
+    assert seconds[0, "arrival"] >= SLEEP_S / 2
+
+
 def profile_switch(rank, world_size):
     session = dynatrain.init(build, "dp=4", timeout_s=20, staging_budget_bytes=1 << 20)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
@@ -64,7 +119,7 @@ def profile_switch(rank, world_size):
 
 # Who profiles a training run must find the switch in the same timeline as the steps.
 def test_torchs_profiler_shows_every_phase(pool):
-    always = {"build", "plan", "transfer", "wire", "commit"}
+    always = {"build", "plan", "values", "transfer", "wire", "arrival", "commit"}
     sometimes = {"meet", "world", "pack", "unpack", "local", "verify"}
     for names, one_unpack_a_stage, inside in pool.run(profile_switch):
         phases = {name.removeprefix("dynatrain::") for name in names}
