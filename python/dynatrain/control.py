@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,7 +19,7 @@ import torch.distributed as dist
 
 from dynatrain._errors import Error, TransportError, like, of_family
 from dynatrain._torch_private import new_group
-from dynatrain.given import described
+from dynatrain.given import described, said
 
 _T = TypeVar("_T")
 _SIZE_BYTES = 8
@@ -73,42 +74,45 @@ class Control:
         self.rank = dist.get_rank()
         self.num_ranks = dist.get_world_size()
         self.lost = False  #: an exchange has failed; the group is of no further use
+        self._timeout = timeout
         self._group = new_group(None, timeout, backend="gloo")
 
-    def gather(self, value: _T) -> list[_T]:
+    def gather(self, value: _T, phase: str) -> list[_T]:
         """Everybody's value, by rank. Collective. The values are pickled.
 
         One exchange when all values are small, else a second one for what is left of them.
+        ``phase`` is words for what was tried, for the error.
         """
         blob = pickle.dumps(value)
         firsts = self._all_gather(
             len(blob).to_bytes(_SIZE_BYTES, "little") + blob[:_FIRST_BYTES],
             _SIZE_BYTES + _FIRST_BYTES,
+            phase,
         )
         sizes = [int.from_bytes(first[:_SIZE_BYTES], "little") for first in firsts]
         blobs = [first[_SIZE_BYTES:] for first in firsts]
         if max(sizes) > _FIRST_BYTES:
-            rests = self._all_gather(blob[_FIRST_BYTES:], max(sizes) - _FIRST_BYTES)
+            rests = self._all_gather(blob[_FIRST_BYTES:], max(sizes) - _FIRST_BYTES, phase)
             blobs = [first + rest for first, rest in zip(blobs, rests, strict=True)]
         return [pickle.loads(part[:size]) for part, size in zip(blobs, sizes, strict=True)]
 
-    def _all_gather(self, part: bytes, size: int) -> list[bytes]:
+    def _all_gather(self, part: bytes, size: int, phase: str) -> list[bytes]:
         """Every rank's ``part``, filled up with zeros to ``size`` bytes."""
         own = torch.frombuffer(bytearray(part.ljust(size, b"\0")), dtype=torch.uint8)
         out = [torch.empty_like(own) for _ in range(self.num_ranks)]
         try:
             dist.all_gather(out, own, group=self._group)
         except RuntimeError as error:
-            raise self._lost(error) from error
+            raise self._lost(error, phase) from error
         return [item.numpy().tobytes() for item in out]
 
-    def publish(self, blob: bytes) -> list[Publication]:
+    def publish(self, blob: bytes, phase: str) -> list[Publication]:
         """Exchanges blobs; each distinct one travels once, from its lowest rank. Collective."""
         parts = {"": blob}
-        return self.publish_parts(parts, self.gather(listing(parts)))[""]
+        return self.publish_parts(parts, self.gather(listing(parts), phase), phase)[""]
 
     def publish_parts(
-        self, parts: Mapping[str, bytes], listings: Sequence[Listing]
+        self, parts: Mapping[str, bytes], listings: Sequence[Listing], phase: str
     ) -> dict[str, list[Publication]]:
         """Exchanges blobs by name; each distinct one of a name travels once. Collective.
 
@@ -118,6 +122,7 @@ class Control:
         Args:
             parts: what this rank brings.
             listings: what ``listing(parts)`` is on each rank.
+            phase: words for what was tried, for the error.
 
         Returns:
             The distinct blobs of every name, by the lowest rank that holds each.
@@ -129,7 +134,7 @@ class Control:
                 sent_by.setdefault(ranks[0], []).append(key)
         arrived: dict[_Key, bytes] = {}
         for source, keys in sent_by.items():
-            arrived.update(self._broadcast(keys, parts, source))
+            arrived.update(self._broadcast(keys, parts, source, phase))
         published: dict[str, list[Publication]] = {}
         for key, ranks in ranks_of.items():
             blob = parts[key[0]] if self.rank in ranks else arrived[key]
@@ -137,7 +142,7 @@ class Control:
         return published
 
     def _broadcast(
-        self, keys: Sequence[_Key], parts: Mapping[str, bytes], source: int
+        self, keys: Sequence[_Key], parts: Mapping[str, bytes], source: int, phase: str
     ) -> dict[_Key, bytes]:
         """Sends the named parts of one rank to all; returns them on every rank but that one."""
         ends = list(accumulate(size for _, _, size in keys))
@@ -150,7 +155,7 @@ class Control:
         try:
             dist.broadcast(buffer, src=source, group=self._group)
         except RuntimeError as error:
-            raise self._lost(error) from error
+            raise self._lost(error, phase) from error
         if self.rank == source:
             return {}
         return {key: view.numpy().tobytes() for key, view in zip(keys, views, strict=True)}
@@ -169,7 +174,7 @@ class Control:
         """
         own = None if error is None else of_family(error, phase)
         trouble = None if own is None else Trouble.of(own)
-        outcomes = self.gather((trouble, value if own is None else None))
+        outcomes = self.gather((trouble, value if own is None else None), phase)
         raise_alike(phase, own, [trouble for trouble, _ in outcomes])
         return [item for _, item in outcomes]  # type: ignore[misc] # without trouble, of all ranks
 
@@ -178,14 +183,33 @@ class Control:
         self.lost = True
         del self._group
 
-    def _lost(self, error: RuntimeError) -> TransportError:
+    def _lost(self, error: RuntimeError, phase: str) -> TransportError:
         self.lost = True
+        seconds = self._timeout.total_seconds()
         return TransportError(
-            f"session: the control group failed: {error}\n"
+            f"session: the ranks could not finish {phase}: {_in_words(error, seconds)}\n"
+            f"  expected all {self.num_ranks} ranks to answer within {seconds:g} s (timeout_s)\n"
             "  a switch that was not voted on yet is given up, its source state is intact\n"
             "  a rank has died, is stuck, or left the call; see the output of the other ranks.\n"
             "  If all are alive, call again: the group is made anew",
         )
+
+
+#: How Gloo says that nobody answered in time, and that a connection has ended.
+_ADDRESS = re.compile(r"\[([0-9a-fA-F.:]+)\]:(\d+)")
+_TOO_LATE, _CLOSED = ("timed out", "timeout"), ("closed by peer", "connection reset", "broken pipe")
+
+
+def _in_words(error: RuntimeError, seconds: float) -> str:
+    """What Gloo met, in the library's words where they are known, with the address of the peer."""
+    found = said(error)
+    address = _ADDRESS.search(found)
+    peer = f"the rank at {address[1]}:{address[2]}" if address else "a rank"
+    if any(words in found.lower() for words in _CLOSED):
+        return f"{peer} has closed the connection"
+    if any(words in found.lower() for words in _TOO_LATE):
+        return f"{peer} did not answer within {seconds:g} s"
+    return found
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,7 @@ class Engine:
         """
         try:
             self.control = Control(self.options.timeout)
-            self.node_of_rank = numbered(self.control.gather(node_name()))
+            self.node_of_rank = numbered(self.control.gather(node_name(), "connecting the ranks"))
             self.lanes = self.maker.make(self.control)
         except Error:
             raise
@@ -234,7 +234,7 @@ class Engine:
 
     def publish_map(self, side: Side) -> _native.ShardMap:
         """Joins what all ranks say of their state into one map, proved by each. Collective."""
-        published = self.control.publish(side.table.encode())
+        published = self.control.publish(side.table.encode(), "reading the state")
 
         def merge() -> _native.ShardMap:
             merged = _native.ShardMap.merge(merge_plain(published))

@@ -274,7 +274,7 @@ class LaneMaker:
     @staticmethod
     def _agreed(control: Control, obstacle: str | None) -> str | None:
         """What stands in the way of any rank, or None."""
-        found = control.gather(obstacle)
+        found = control.gather(obstacle, "connecting the ranks")
         lines = [f"  rank {rank}: {text}" for rank, text in enumerate(found) if text is not None]
         return "\n".join(lines) or None
 
@@ -290,7 +290,7 @@ def _not_to_be_had(transport: str, obstacle: str) -> DeviceError:
 def _nccl_obstacle(control: Control, device: torch.device) -> str | None:
     """Why this rank cannot take part in a communicator, as far as it shows before one is made."""
     own, error = attempt(lambda: str(torch.cuda.get_device_properties(device).uuid))
-    gpus = control.gather(own)
+    gpus = control.gather(own, "connecting the ranks")
     if error is not None:
         return str(error)
     sharing = [rank for rank, gpu in enumerate(gpus) if gpu == own]

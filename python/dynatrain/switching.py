@@ -161,7 +161,7 @@ def _tell(engine: Engine, prepared: Prepared, moved: Moved, telling: Telling) ->
     )
     report.num_stages = sum(route.schedule.num_stages for route in prepared.routes)
     try:
-        ranks = engine.control.gather(stats)
+        ranks = engine.control.gather(stats, "the report")
     except TransportError as error:
         _log.warning("the switch is done, but its report is this rank's alone: %s", error)
         ranks = [stats]

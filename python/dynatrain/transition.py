@@ -182,7 +182,7 @@ def build_on_meta(engine: Engine, request: Request) -> TrainState | None:
 
 def _union(engine: Engine, mine: Set[_T]) -> frozenset[_T]:
     """What is in the set of any rank. Collective."""
-    return frozenset().union(*engine.control.gather(mine))
+    return frozenset().union(*engine.control.gather(mine, "planning"))
 
 
 def _with_slots(
@@ -210,7 +210,7 @@ def _plan(
         return _native.make_plan(source_map, target_map, engine.rank, engine.node_of_rank)
 
     plan = engine.together("planning", derive)
-    answers = engine.control.gather((source_map.hash(), target_map.hash()))
+    answers = engine.control.gather((source_map.hash(), target_map.hash()), "planning")
     if len(set(answers)) != 1:
         raise LayoutError(
             f"plan: the ranks hold different shard maps: {answers}\n"

@@ -46,7 +46,7 @@ class Worlds:
             LayoutError: the layout or the user's hook failed on a rank; nothing is kept of it.
             TransportError: a rank did not come.
         """
-        if not all(self._engine.control.gather(layout in self._kept)):
+        if not all(self._engine.control.gather(layout in self._kept, "making the world")):
             self._kept[layout] = self._made(layout)
         kept = self._kept[layout]
         return None if kept is None else kept.at_epoch(epoch)
@@ -81,7 +81,7 @@ class Worlds:
         finally:
             if not control.lost:
                 # Ranks that left it early, or made groups of some ranks alone, have counted less.
-                name_groups_from(max(control.gather(num_groups_named())))
+                name_groups_from(max(control.gather(num_groups_named(), "the hook groups=")))
         return groups
 
     def _world(self, layout: Layout, meshes: Meshes, groups: Any) -> World | None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import pytest
+
+from dynatrain.control import _in_words
 from worker_pool import WorkerPool
 
 #: Around the size up to which one exchange is enough, and far above it.
@@ -22,7 +25,7 @@ def gather_sizes(rank, world_size, sizes):
                 bytes([peer + 1]) * (1 if peer == small_rank else size)
                 for peer in range(world_size)
             ]
-            if control.gather(value) != expected:
+            if control.gather(value, "a test") != expected:
                 wrong.append((size, small_rank))
     return wrong
 
@@ -37,10 +40,27 @@ def publish_some(rank, world_size):
 
     control = Control(timedelta(seconds=30))
     blob = b"" if rank == 2 else b"shared" * 1000
-    return [(item.blob, item.ranks) for item in control.publish(blob)]
+    return [(item.blob, item.ranks) for item in control.publish(blob, "a test")]
 
 
 # A blob travels once, so every rank must know whom it speaks for.
 def test_equal_blobs_are_published_once_for_all_their_ranks(pool: WorkerPool):
     for published in pool.run(publish_some, world_size=4):
         assert sorted(published) == [(b"", [2]), (b"shared" * 1000, [0, 1, 3])]
+
+
+GLOO = {
+    "[/a/unbound_buffer.cc:78] Timed out waiting 3000ms for recv operation to complete": (
+        "a rank did not answer within 3 s"
+    ),
+    "[/a/pair.cc:545] Read error [10.0.0.7]:10653: Connection reset by peer. This is": (
+        "the rank at 10.0.0.7:10653 has closed the connection"
+    ),
+    "[/a/pair.cc:9] nobody has seen this": "[/a/pair.cc:9] nobody has seen this",
+}
+
+
+# What is not known must be told as it came, not be lost.
+@pytest.mark.parametrize("said", GLOO)
+def test_what_gloo_says_is_told_in_the_library_s_words(said):
+    assert _in_words(RuntimeError(said), 3.0) == GLOO[said]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import subprocess
 
 import pytest
 import torch
@@ -18,11 +19,23 @@ from held_values import Face
 DEADLINE_S = 6
 
 
-class DiesWhen:
-    """An extra, a kept object and an executor that kill their rank at one moment of a switch."""
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
 
-    def __init__(self, moment, rank):
+
+def stand_still():
+    """Stops this process, which is killed once nobody can wait for it any more."""
+    end = f"sleep {4 * DEADLINE_S}; kill -KILL {os.getpid()}"
+    subprocess.Popen(["/bin/sh", "-c", end], start_new_session=True)
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+class DiesWhen:
+    """An extra, a kept object and an executor that lose their rank at one moment of a switch."""
+
+    def __init__(self, moment, rank, lose=die):
         self.moment, self.rank, self.armed, self.executor = moment, rank, False, None
+        self.lose = lose
 
     def state_dict(self):
         self.maybe("reading")
@@ -43,11 +56,11 @@ class DiesWhen:
 
     def maybe(self, moment):
         if self.armed and moment == self.moment and torch.distributed.get_rank() == self.rank:
-            os.kill(os.getpid(), signal.SIGKILL)
+            self.lose()
 
 
-def session_that_loses_a_rank(moment, dying):
-    fatal = DiesWhen(moment, dying)
+def session_that_loses_a_rank(moment, dying, lose=die):
+    fatal = DiesWhen(moment, dying, lose)
 
     def build(world):
         fatal.maybe("build")
@@ -69,8 +82,8 @@ def session_that_loses_a_rank(moment, dying):
     return session
 
 
-def lose_a_rank(rank, world_size, moment, dying):
-    session = session_that_loses_a_rank(moment, dying)
+def lose_a_rank(rank, world_size, moment, dying, lose=die):
+    session = session_that_loses_a_rank(moment, dying, lose)
     state, before = session.state, jobs.local_bits(session.state)
     with pytest.raises(TransportError) as caught:
         session.switch("dp=2,tp=2")
@@ -88,6 +101,22 @@ def test_law7_survivors_of_a_lost_rank_keep_their_state(pool, moment):
     for same, text, layout in (results[rank] for rank in (0, 1, 3)):
         assert same
         assert layout == "dp=4"
+        assert "intact" in text
+
+
+# Gloo's own text names a file of its sources and milliseconds: who reads it in a job of a thousand
+# ranks must learn what they were doing, and which setting the deadline is.
+@pytest.mark.parametrize(("moment", "phase"), [("build", "build"), ("moving", "moving the state")])
+def test_law7_survivors_of_a_stopped_rank_name_the_phase_and_the_deadline(pool, moment, phase):
+    results = pool.run(lose_a_rank, moment, 2, stand_still, may_die={2}, timeout_s=90)
+
+    assert results[2] is None
+    for same, text, layout in (results[rank] for rank in (0, 1, 3)):
+        assert same
+        assert layout == "dp=4"
+        assert text.startswith(f"session: the ranks could not finish {phase}: ")
+        assert f"within {DEADLINE_S} s (timeout_s)" in text
+        assert ".cc:" not in text
         assert "intact" in text
 
 

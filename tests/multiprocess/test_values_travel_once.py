@@ -137,9 +137,9 @@ def count_agreements(rank, world_size):
     session.prepare("tp=4")
     gathers, gather = [], session._engine.control.gather
 
-    def counted(value):
+    def counted(value, phase):
         gathers.append(1)
-        return gather(value)
+        return gather(value, phase)
 
     session._engine.control.gather = counted
     session.switch("tp=4")

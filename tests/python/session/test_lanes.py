@@ -29,7 +29,7 @@ class PairControl(Control):
         super().__init__(timedelta(seconds=20))
         self.answers = list(answers)
 
-    def gather(self, value):
+    def gather(self, value, phase):
         return [value, self.answers.pop(0)]
 
     def agree(self, phase, error, value):
