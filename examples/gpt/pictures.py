@@ -118,7 +118,7 @@ def draw_timeline(path: Path, report: SwitchReport) -> None:
     moving = [span for span in report.timeline if span.phase in ("pack", "wire", "unpack", "local")]
     with plt.rc_context(STYLE):
         figure, (whole, zoom) = plt.subplots(
-            2, 1, figsize=(11, 2.1 + 1.25 * len(ranks)), layout="constrained"
+            2, 1, figsize=(11, 2.3 + 1.25 * len(ranks)), layout="constrained"
         )
         how = "prepared ahead" if report.prepared else "cold: built and planned in the stop"
         whole.set_title(
@@ -135,7 +135,7 @@ def draw_timeline(path: Path, report: SwitchReport) -> None:
         zoom.set_xlabel("milliseconds since the call")
         phases = [phase for phase in COLORS if any(s.phase == phase for s in report.timeline)]
         handles = [Patch(color=COLORS[p], label=LABELS.get(p, p)) for p in phases]
-        figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)
+        figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
         figure.savefig(path)
         plt.close(figure)
 
