@@ -76,7 +76,7 @@ class Worlds:
         groups, error = attempt(made)
         place = _place_of(error)
         try:
-            first = min(control.gather(place))
+            first = min(control.gather(place, "the hook groups="))
             control.agree("the hook groups=", error if place == first else None, None)
         finally:
             if not control.lost:
