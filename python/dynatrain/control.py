@@ -106,12 +106,7 @@ class Control:
             raise self._lost(error, phase) from error
         return [item.numpy().tobytes() for item in out]
 
-    def publish(self, blob: bytes, phase: str) -> list[Publication]:
-        """Exchanges blobs; each distinct one travels once, from its lowest rank. Collective."""
-        parts = {"": blob}
-        return self.publish_parts(parts, self.gather(listing(parts), phase), phase)[""]
-
-    def publish_parts(
+    def publish(
         self, parts: Mapping[str, bytes], listings: Sequence[Listing], phase: str
     ) -> dict[str, list[Publication]]:
         """Exchanges blobs by name; each distinct one of a name travels once. Collective.

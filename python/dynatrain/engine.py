@@ -6,7 +6,7 @@ A phase that fails on one rank fails on all: that is what :meth:`Engine.together
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -18,8 +18,8 @@ from torch._C._distributed_c10d import Store
 
 from dynatrain import _native
 from dynatrain._errors import Error
-from dynatrain.adapters.port import Adapter, Inventory, Values
-from dynatrain.control import Control, attempt, merge_plain
+from dynatrain.adapters.port import Adapter, Inventory
+from dynatrain.control import Control, attempt, listing, merge_plain
 from dynatrain.lanes import Lane, LaneMaker, Nccl, unconnected
 from dynatrain.nodes import node_name, numbered
 from dynatrain.profiling import profiler_range
@@ -105,28 +105,6 @@ class Clock:
     def seconds(self, phase: str) -> float:
         """How long all spans of a phase took."""
         return sum(s.end_seconds - s.begin_seconds for s in self.spans if s.phase == phase)
-
-
-#: What one rank adds to a fingerprint: a sum over its elements, and hashes of its values.
-Share = tuple[int, frozenset[int]]
-
-
-def joined(shares: Iterable[Share]) -> Share:
-    """What all ranks add to a fingerprint together; it tells a state, the same in every layout.
-
-    It covers what travels: every element, and every value that ranks share.
-    """
-    total, values = 0, set[int]()
-    for elements, hashes in shares:
-        total += elements
-        values |= hashes
-    return total % 2**64, frozenset(values)
-
-
-def fingerprint_text(share: Share) -> str:
-    """The fingerprint of a state, from what all ranks add to it together."""
-    elements, hashes = share
-    return f"{(elements + sum(hashes)) % 2**64:016x}"
 
 
 class Engine:
@@ -215,12 +193,9 @@ class Engine:
         result, error = attempt(work)
         return self.control.agree(phase, error, result)  # type: ignore[arg-type]
 
-    def share_of_fingerprint(
-        self, shard_map: _native.ShardMap, side: Side, values: Values
-    ) -> Share:
-        """What this rank adds to the fingerprint of a state; see :func:`joined`."""
-        elements = _native.fingerprint_share(shard_map, self.rank, side.table, self._hash_means())
-        return elements, self.adapter.value_hashes(values)
+    def sum_of_elements(self, shard_map: _native.ShardMap, table: _native.StateTable) -> int:
+        """What the elements of this rank add to the fingerprint of a state."""
+        return _native.fingerprint_share(shard_map, self.rank, table, self._hash_means())
 
     def differing_replicas(
         self, shard_map: _native.ShardMap, table: _native.StateTable
@@ -234,11 +209,19 @@ class Engine:
 
     def publish_map(self, side: Side) -> _native.ShardMap:
         """Joins what all ranks say of their state into one map, proved by each. Collective."""
-        published = self.control.publish(side.table.encode(), "reading the state")
+        return self.publish_maps([side])[0]
 
-        def merge() -> _native.ShardMap:
-            merged = _native.ShardMap.merge(merge_plain(published))
-            merged.prove_live(self.rank, side.table)
+    def publish_maps(self, sides: Sequence[Side]) -> list[_native.ShardMap]:
+        """The maps of several states, by one exchange. Collective."""
+        parts = {str(number): side.table.encode() for number, side in enumerate(sides)}
+        phase = "reading the state"
+        listings = self.control.gather(listing(parts), phase)
+        published = self.control.publish(parts, listings, phase)
+
+        def merge() -> list[_native.ShardMap]:
+            merged = [_native.ShardMap.merge(merge_plain(published[name])) for name in parts]
+            for shard_map, side in zip(merged, sides, strict=True):
+                shard_map.prove_live(self.rank, side.table)
             return merged
 
-        return self.together("reading the state", merge)
+        return self.together(phase, merge)

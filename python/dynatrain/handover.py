@@ -8,7 +8,8 @@ from typing import Any
 
 from dynatrain.adapters.port import Part, Published, Values
 from dynatrain.control import Listing, holders, listing
-from dynatrain.engine import Engine, Share, Side, joined
+from dynatrain.engine import Engine, Side
+from dynatrain.fingerprints import Share, joined
 
 _SHARED, _PER_RANK = "shared/", "per_rank/"
 
@@ -77,7 +78,7 @@ def _exchanged(
         name for name, items in found.items() if name.startswith(_PER_RANK) and len(items) > 1
     }
     travel = [{n: key for n, key in listed.items() if n not in at_home} for listed in listings]
-    published = engine.control.publish_parts(parts, travel, "publishing the values")
+    published = engine.control.publish(parts, travel, "publishing the values")
     sent = {name: [Content(p.blob, p.ranks) for p in items] for name, items in published.items()}
     return {**sent, **{name: found[name] for name in at_home}}
 

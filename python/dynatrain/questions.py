@@ -6,43 +6,14 @@ from collections.abc import Callable, Mapping
 
 from dynatrain import _native
 from dynatrain._errors import LayoutError
-from dynatrain.adapters.port import Values
-from dynatrain.engine import Engine, Share, Side, fingerprint_text, joined
+from dynatrain.engine import Engine, Side
+from dynatrain.fingerprints import fingerprint_text, whole_share
 from dynatrain.train_state import TrainState
 
 
 def fingerprint(engine: Engine, state: TrainState | None) -> str:
     """The fingerprint of the present state. Collective."""
     return fingerprint_text(whole_share(engine, state))
-
-
-def whole_share(
-    engine: Engine, state: TrainState | None, names: Mapping[str, str] | None = None
-) -> Share:
-    """What all ranks add to the fingerprint of a state. Collective.
-
-    What is tied counts under each of its names, in every layout: stages of a pipeline hold copies,
-    and nothing there says that they are tied elsewhere.
-
-    Args:
-        engine: of the job.
-        state: of this rank, None when it idles.
-        names: new FQNs, by the FQN that ``state`` has, where they differ.
-    """
-
-    def ties() -> frozenset[str]:
-        return frozenset() if state is None else engine.adapter.ties(state, names)
-
-    apart = frozenset[str]().union(*engine.gathered("reading the state", ties))
-    side = engine.together("reading the state", lambda: engine.read(state, names, apart))
-    shard_map = engine.publish_map(side)
-
-    def share() -> Share:
-        held = side.inventory
-        values = Values() if held is None else engine.adapter.values(held)
-        return engine.share_of_fingerprint(shard_map, side, values)
-
-    return joined(engine.gathered("the fingerprint", share))
 
 
 def differing_replicas(engine: Engine, state: TrainState | None) -> list[str]:

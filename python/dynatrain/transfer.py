@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from dynatrain import _native
 from dynatrain._errors import Error, TransportError, of_family
 from dynatrain.adapters.port import Published, Values
 from dynatrain.control import attempt
-from dynatrain.engine import Clock, Engine, Share, fingerprint_text, joined
+from dynatrain.engine import Clock, Engine
+from dynatrain.fingerprints import Share, fingerprint_text, joined
 from dynatrain.handover import check_values, publish_values
 from dynatrain.profiling import native_ranges, profiler_range
-from dynatrain.questions import whole_share
 from dynatrain.report import Span
 from dynatrain.transition import Prepared
 
@@ -57,17 +57,7 @@ def transfer(engine: Engine, prepared: Prepared, kept: Kept, clock: Clock) -> Mo
     Raises:
         TransportError: a peer failed; the union communicator is gone, the source is intact.
     """
-    asked = "fingerprint" in engine.options.verify
-    if not (asked and prepared.tied):
-        moved = _transferred(engine, prepared, kept, clock, asked)
-    else:
-        # The maps of the switch may lack names that the fingerprint of a tied state counts.
-        with clock.phase("fingerprint"):
-            before = whole_share(engine, prepared.source.state, prepared.request.names)
-        moved = _transferred(engine, prepared, kept, clock, False)
-        with clock.phase("fingerprint"):
-            after = whole_share(engine, prepared.target.state)
-        moved = replace(moved, shares=(before, after))
+    moved = _transferred(engine, prepared, kept, clock)
     if moved.shares is not None:
         _check_same(*moved.shares)
     return moved
@@ -92,17 +82,19 @@ def _check_same(before: Share, after: Share) -> None:
     )
 
 
-def _transferred(
-    engine: Engine, prepared: Prepared, kept: Kept, clock: Clock, with_fingerprints: bool
-) -> Moved:
+def _transferred(engine: Engine, prepared: Prepared, kept: Kept, clock: Clock) -> Moved:
     """Moves the state; fingerprints are told with what the ranks tell each other anyway."""
+    counted = prepared.counted
 
     def share(values: Values) -> Share:
+        assert counted is not None
         with clock.phase("fingerprint"):
-            return engine.share_of_fingerprint(prepared.source_map, prepared.source, values)
+            if counted[0].apart == prepared.apart:
+                return counted[0].share(engine, prepared.source, values)
+            return counted[0].share(engine, counted[0].read(engine, prepared.source.state))
 
     with clock.phase("values"):
-        handed = publish_values(engine, prepared.source, kept, share if with_fingerprints else None)
+        handed = publish_values(engine, prepared.source, kept, share if counted else None)
         published = check_values(engine, prepared.target, handed)
     begin = clock.now()
     runs: _Runs = []
@@ -112,10 +104,10 @@ def _transferred(
             runs.extend(_move(engine, prepared))
         with clock.phase("values"):
             _hand_over(engine, prepared, published)
-        if not with_fingerprints:
+        if counted is None:
             return None
-        with clock.phase("fingerprint"):
-            return _arrived(engine, prepared)
+        with clock.phase("fingerprint"):  # read as a script will find it
+            return counted[1].share(engine, counted[1].read(engine, prepared.target.state))
 
     arrival, error = attempt(arrive)
     try:
@@ -158,13 +150,6 @@ def _hand_over(engine: Engine, prepared: Prepared, published: Published) -> None
         raise
     except Exception as error:  # it is no trouble of the move, and is told apart
         raise of_family(error, "handing over") from error
-
-
-def _arrived(engine: Engine, prepared: Prepared) -> Share:
-    """This rank's share of the target's fingerprint, read as a script will find it."""
-    side = engine.read(prepared.target.state)
-    values = Values() if side.inventory is None else engine.adapter.values(side.inventory)
-    return engine.share_of_fingerprint(prepared.target_map, side, values)
 
 
 def _spans(rank: int, runs: _Runs, begin: float) -> list[Span]:

@@ -18,6 +18,7 @@ from dynatrain._errors import DeviceError, LayoutError, is_out_of_memory
 from dynatrain.adapters.port import Slots
 from dynatrain.budget import check_budget, no_memory
 from dynatrain.engine import Clock, Engine, Side
+from dynatrain.fingerprints import Counted
 from dynatrain.lanes import DEVICE, HOST
 from dynatrain.layout import Layout
 from dynatrain.renames import check_new_names, check_old_names
@@ -69,7 +70,12 @@ class Route:
 
 @dataclass
 class Prepared:
-    """A target that stands beside the source and waits for its bytes."""
+    """A target that stands beside the source and waits for its bytes.
+
+    Attributes:
+        apart: further FQNs of tied parameters that are named, as one side alone ties them.
+        counted: how source and target are counted for a fingerprint; None when none is asked for.
+    """
 
     request: Request
     source: Side
@@ -79,7 +85,7 @@ class Prepared:
     plan: _native.Plan
     routes: list[Route]
     apart: frozenset[str] = frozenset()
-    tied: bool = False
+    counted: tuple[Counted, Counted] | None = None
     fresh_bytes: int = 0
     build_seconds: float = 0.0
     plan_seconds: float = 0.0
@@ -136,7 +142,8 @@ def blueprint(
     with clock.phase("build"):
         check_old_names(engine, state, request.names)
         source = engine.together("reading the state", lambda: engine.read(state, request.names))
-        made, apart, tied = _built(engine, state, request, built)
+        made, in_source, in_target = _built(engine, state, request, built)
+        apart = in_source ^ in_target
         if apart:
             source = engine.together(
                 "reading the state", lambda: engine.read(state, request.names, apart)
@@ -150,15 +157,17 @@ def blueprint(
         target_map = engine.publish_map(target)
         check_new_names(target_map, request.names)
         plan = _plan(engine, source_map, target_map)
-        prepared = Prepared(request, source, target, source_map, target_map, plan, [], apart, tied)
+        prepared = Prepared(request, source, target, source_map, target_map, plan, [], apart)
         prepared.routes = _routes(engine, prepared)
+        if "fingerprint" in engine.options.verify:
+            prepared.counted = _counted(engine, prepared, in_source | in_target)
     return prepared
 
 
 def _built(
     engine: Engine, state: TrainState | None, request: Request, built: TrainState | None
-) -> tuple[TrainState | None, frozenset[str], bool]:
-    """The target on meta, the FQNs that only one side ties, whether any side ties. Collective."""
+) -> tuple[TrainState | None, frozenset[str], frozenset[str]]:
+    """The target on meta, the further FQNs that source and target tie. Collective."""
     made: list[TrainState | None] = []
 
     def build() -> tuple[frozenset[str], frozenset[str]]:
@@ -169,7 +178,23 @@ def _built(
     ties = engine.gathered("build", build)
     in_source = frozenset().union(*(source for source, _ in ties))
     in_target = frozenset().union(*(target for _, target in ties))
-    return made[0], in_source ^ in_target, bool(in_source | in_target)
+    return made[0], in_source, in_target
+
+
+def _counted(engine: Engine, prepared: Prepared, tied: frozenset[str]) -> tuple[Counted, Counted]:
+    """How both sides are counted. Collective where the maps of the switch lack names for it."""
+    names = prepared.request.names
+    maps = [prepared.source_map, prepared.target_map]
+    if tied != prepared.apart:
+        sides = engine.together(
+            "reading the state",
+            lambda: (
+                engine.read(prepared.source.state, names, tied),
+                engine.read(prepared.target.state, None, tied),
+            ),
+        )
+        maps = engine.publish_maps(sides)
+    return Counted(maps[0], tied, names), Counted(maps[1], tied)
 
 
 def build_on_meta(engine: Engine, request: Request) -> TrainState | None:

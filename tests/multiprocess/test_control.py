@@ -36,11 +36,12 @@ def test_gathered_values_arrive_whole_whatever_their_sizes(pool: WorkerPool):
 
 
 def publish_some(rank, world_size):
-    from dynatrain.control import Control
+    from dynatrain.control import Control, listing
 
     control = Control(timedelta(seconds=30))
-    blob = b"" if rank == 2 else b"shared" * 1000
-    return [(item.blob, item.ranks) for item in control.publish(blob, "a test")]
+    parts = {"blob": b"" if rank == 2 else b"shared" * 1000}
+    published = control.publish(parts, control.gather(listing(parts), "a test"), "a test")
+    return [(item.blob, item.ranks) for item in published["blob"]]
 
 
 # A blob travels once, so every rank must know whom it speaks for.

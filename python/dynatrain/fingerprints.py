@@ -1,0 +1,86 @@
+"""Fingerprints of a state: what each rank adds, and what all of them tell together.
+
+What is tied counts under each of its names, in every layout: stages of a pipeline hold copies, and
+nothing there says that they are tied elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from dynatrain import _native
+from dynatrain.adapters.port import Values
+from dynatrain.engine import Engine, Side
+from dynatrain.train_state import TrainState
+
+#: What one rank adds to a fingerprint: a sum over its elements, and hashes of its values.
+Share = tuple[int, frozenset[int]]
+
+
+def joined(shares: Iterable[Share]) -> Share:
+    """What all ranks add to a fingerprint together; it tells a state, the same in every layout.
+
+    It covers what travels: every element, and every value that ranks share.
+    """
+    total, values = 0, set[int]()
+    for elements, hashes in shares:
+        total += elements
+        values |= hashes
+    return total % 2**64, frozenset(values)
+
+
+def fingerprint_text(share: Share) -> str:
+    """The fingerprint of a state, from what all ranks add to it together."""
+    elements, hashes = share
+    return f"{(elements + sum(hashes)) % 2**64:016x}"
+
+
+@dataclass(frozen=True)
+class Counted:
+    """How a state is counted: under which names, and which rank has what of them.
+
+    Attributes:
+        shard_map: of all ranks, with every name.
+        apart: further FQNs of tied parameters that are names in it, too.
+        names: new FQNs, by those that the state has, where they differ.
+    """
+
+    shard_map: _native.ShardMap
+    apart: frozenset[str]
+    names: Mapping[str, str] | None = None
+
+    def read(self, engine: Engine, state: TrainState | None) -> Side:
+        """The tensors of this rank as they are now, under every name that counts."""
+        return engine.read(state, self.names, self.apart)
+
+    def share(self, engine: Engine, side: Side, values: Values | None = None) -> Share:
+        """What this rank adds to the fingerprint.
+
+        Args:
+            engine: of the job.
+            side: what :meth:`read` returned.
+            values: those of ``side``, where they were read already.
+        """
+        if values is None:
+            held = side.inventory
+            values = Values() if held is None else engine.adapter.values(held)
+        elements = engine.sum_of_elements(self.shard_map, side.table)
+        return elements, engine.adapter.value_hashes(values)
+
+
+def whole_share(engine: Engine, state: TrainState | None) -> Share:
+    """What all ranks add to the fingerprint of the present state, None on a rank that idles.
+
+    Collective.
+    """
+
+    def ties() -> frozenset[str]:
+        return frozenset() if state is None else engine.adapter.ties(state)
+
+    apart = frozenset[str]().union(*engine.gathered("reading the state", ties))
+    side = engine.together("reading the state", lambda: engine.read(state, None, apart))
+    shard_map = engine.publish_map(side)
+
+    counted = Counted(shard_map, apart)
+    return joined(engine.gathered("the fingerprint", lambda: counted.share(engine, side)))
