@@ -6,7 +6,7 @@ import hashlib
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -31,6 +31,7 @@ _NEEDED = (
     (distributed_c10d._World, "group_count"),
     (distributed_c10d._World, "pg_map"),
     (debug, "_clear_sharding_prop_cache"),
+    (dist, "ProcessGroupGloo"),
     (parametrizations, "_is_orthogonal"),
     (parametrizations, "_make_orthogonal"),
 )
@@ -147,6 +148,11 @@ def is_released(item: torch.Tensor | nn.Module) -> bool:
     return bool(vars(item).get("dynatrain_released", False))
 
 
+def place_in_job() -> tuple[int, int]:
+    """This rank in torch's default group, and how many it has; 0 of 1 where there is none."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
 def session_store(rank: int) -> Store:
     """The job's store under a prefix of its own for every session of the job.
 
@@ -161,12 +167,23 @@ def single_process_store() -> Store:
     return HashStore()
 
 
-def new_group(
-    ranks: list[int] | None, timeout: timedelta, *, backend: str | None = None, local: bool = False
-) -> ProcessGroup:
-    """``dist.new_group`` for ranks that are members; ``local``: only members make the call."""
-    with _name_of_local_group(ranks) if local and ranks is not None else nullcontext():
-        group = dist.new_group(ranks, timeout, backend, use_local_synchronization=local)
+def gloo_group(store: Store, rank: int, num_ranks: int, timeout: timedelta) -> Any:
+    """A ``ProcessGroupGloo`` that torch neither lists nor counts; its members meet in ``store``.
+
+    It has ``allgather``, ``broadcast``, ``send`` and ``recv``, of which torch's stubs say nothing.
+    """
+    return dist.ProcessGroupGloo(store, rank, num_ranks, timeout)
+
+
+def new_group(ranks: list[int]) -> None:
+    """Takes part in ``dist.new_group`` of other ranks, as all ranks of a job have to."""
+    dist.new_group(ranks)
+
+
+def new_local_group(ranks: list[int], timeout: timedelta) -> ProcessGroup:
+    """``dist.new_group`` that only the members call, this rank among them."""
+    with _name_of_local_group(ranks):
+        group = dist.new_group(ranks, timeout, use_local_synchronization=True)
     assert isinstance(group, ProcessGroup)
     return group
 

@@ -15,13 +15,14 @@ import torch.distributed as dist
 
 from dynatrain import arguments
 from dynatrain._errors import LayoutError, TransportError, of_family
-from dynatrain._torch_private import session_store, single_process_store
+from dynatrain._torch_private import single_process_store
 from dynatrain.adapters.torch import TorchAdapter
 from dynatrain.arguments import Given
 from dynatrain.beginning import Initialize
 from dynatrain.door import nothing_started, only_family
 from dynatrain.lanes import Nccl, check_transport, take_device
 from dynatrain.layout import Layout
+from dynatrain.members import Members
 from dynatrain.report import SwitchReport
 from dynatrain.session import Session
 from dynatrain.world import Build
@@ -129,22 +130,21 @@ def _started(given: Given) -> Session:
     if isinstance(found, Exception) and not dist.is_initialized() and "RANK" not in os.environ:
         raise found  # a job of one; nothing was started
     _join()
-    rank, num_ranks = dist.get_rank(), dist.get_world_size()
-    store = session_store(rank)
+    members = Members.of_job()
     if not isinstance(found, Exception):
-        found = _placed(found, rank)
-    checked = arguments.agree(store, rank, num_ranks, found)
+        found = _placed(found, members.rank)
+    checked = arguments.agree(members, found)
     assert checked.device is not None
     adapter = TorchAdapter(checked.device)
     atexit.unregister(_leave)
     atexit.register(_leave)
     with adapter.undisturbed():
         session = Session(
-            given.build, checked.options, checked.device, adapter, store, given.groups
+            given.build, checked.options, checked.device, adapter, members, given.groups
         )
         _started_sessions.add(session)
         session.start(checked.layout, given.initialize, checked.keep)
-    checked.settings.apply(session.on_switch, rank)
+    checked.settings.apply(session.on_switch, members.rank)
     _current[:] = [session]
     return session
 
@@ -153,7 +153,7 @@ def _placed(checked: arguments.Checked, rank: int) -> arguments.Checked | Except
     """The arguments with the rank's own device, or why they cannot be used on this rank."""
     try:
         checked.settings.check_writable(rank)
-        device = take_device(_device(checked.device))
+        device = take_device(_device(checked.device), rank)
         check_transport(checked.options.transport, device)
         return replace(checked, device=device)
     except Exception as error:  # noqa: BLE001 - the other ranks must learn of it
@@ -208,7 +208,7 @@ def _leave() -> None:
     if getattr(sys, "last_value", None) is not None:
         return
     for session in _started_sessions:
-        session.release_groups()
+        session.close()
     if dist.is_initialized() and "nccl" not in dist.get_backend_config():
         dist.destroy_process_group()
 

@@ -14,7 +14,6 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-from torch._C._distributed_c10d import Store
 
 from dynatrain import _settings
 from dynatrain._errors import DeviceError, LayoutError, of_family
@@ -30,6 +29,7 @@ from dynatrain.engine import VERIFY, Options
 from dynatrain.given import number, text, whole
 from dynatrain.lanes import TRANSPORTS, Nccl
 from dynatrain.layout import Layout
+from dynatrain.members import Members
 from dynatrain.rendezvous import Rendezvous
 
 #: Deadlines are counted in milliseconds; beyond a year the clocks of C++ libraries overflow.
@@ -124,7 +124,7 @@ def check(given: Given) -> Checked:
     )
 
 
-def agree(store: Store, rank: int, num_ranks: int, found: Checked | Exception) -> Checked:
+def agree(members: Members, found: Checked | Exception) -> Checked:
     """Compares what all ranks found; returns this rank's. Collective.
 
     Raises:
@@ -135,7 +135,8 @@ def agree(store: Store, rank: int, num_ranks: int, found: Checked | Exception) -
     shared = {} if isinstance(found, Exception) else found.shared()
     timeout = _DEFAULT_TIMEOUT if isinstance(found, Exception) else found.options.timeout
     payload = (shared, None if own is None else Trouble.of(own))
-    meeting = Rendezvous(store, rank, num_ranks, max(timeout, _DEFAULT_TIMEOUT), purpose="init")
+    deadline = max(timeout, _DEFAULT_TIMEOUT)
+    meeting = Rendezvous(members.store, members.rank, members.num_ranks, deadline, purpose="init")
     answers = [pickle.loads(answer) for answer in meeting.meet(pickle.dumps(payload)).payloads]
     raise_alike("init", own, [trouble for _, trouble in answers])
     assert not isinstance(found, Exception)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dynatrain._errors import Error, TransportError, ends_job, of_family
-from dynatrain.calls import Call, Calls, all_ready
+from dynatrain.calls import Call, Calls, Met
 from dynatrain.door import public_call
 from dynatrain.engine import Clock, Engine
 from dynatrain.layout import Layout
@@ -37,7 +37,7 @@ class Duties:
     """
 
     prepared: Callable[[], Prepared | None]
-    reconnect: Callable[[Sequence[Call]], None]
+    reconnect: Callable[[Met], None]
     prepare: Callable[[Layout, Mapping[str, str]], object]
     rehearse: Callable[[Layout, Mapping[str, str]], object]
     switch: Callable[[Call, Clock, bool], Done]
@@ -103,9 +103,9 @@ class Attendant:
         except Exception as error:  # noqa: BLE001 - the others must learn of it, not wait
             problem = of_family(error, "an idle rank")
         own = Call("attend", "", 0, ready, self._engine.connected)
-        calls = self._calls.meet(own, problem)
-        duties.reconnect(calls)
-        asked = next(call for call in calls if call.operation != "attend")
+        met = self._calls.meet(own, problem)
+        duties.reconnect(met)
+        asked = next(call for call in met.calls if call.operation != "attend")
         if asked.operation in QUESTIONS:
             QUESTIONS[asked.operation](self._engine, None)
             return None
@@ -116,4 +116,4 @@ class Attendant:
         if asked.operation == "check":
             duties.rehearse(layout, names)
             return None
-        return duties.switch(asked, clock, all_ready(calls))
+        return duties.switch(asked, clock, met.ready)

@@ -48,14 +48,37 @@ class Call:
         return f"{text}, names={dict(self.names)}" if self.names else text
 
 
+@dataclass(frozen=True)
+class Met:
+    """A meeting in which nobody refused.
+
+    Attributes:
+        name: of the meeting, unique within the session and the same on every rank.
+        calls: what each rank brought.
+    """
+
+    name: str
+    calls: Sequence[Call]
+
+    @property
+    def connected(self) -> bool:
+        """Whether the groups of all ranks stand."""
+        return all(call.connected for call in self.calls)
+
+    @property
+    def ready(self) -> bool:
+        """Whether every rank holds the target prepared, over links that stand."""
+        return self.connected and all(call.ready for call in self.calls)
+
+
 class Calls:
     """Meetings in which every rank learns what all others called."""
 
     def __init__(self, meeting: Rendezvous) -> None:
         self._meeting = meeting
 
-    def meet(self, own: Call, problem: Error | None = None) -> list[Call]:
-        """Meets all ranks; returns their calls by rank.
+    def meet(self, own: Call, problem: Error | None = None) -> Met:
+        """Meets all ranks.
 
         Args:
             own: what this rank brings.
@@ -69,12 +92,12 @@ class Calls:
         if problem is not None:
             own = replace(own, problem=Trouble.of(problem))
         with _decided_everywhere() if own.operation == "commit" else nullcontext():
-            payloads = self._meeting.meet(pickle.dumps(own)).payloads
-            calls: list[Call] = [pickle.loads(payload) for payload in payloads]
+            meeting = self._meeting.meet(pickle.dumps(own))
+            calls: list[Call] = [pickle.loads(payload) for payload in meeting.payloads]
         _check_same(calls)
         _check_cursors(calls)
         raise_alike("the call", problem, [call.problem for call in calls])
-        return calls
+        return Met(meeting.name, calls)
 
 
 @contextmanager
@@ -106,11 +129,6 @@ def _check_same(calls: Sequence[Call]) -> None:
             f"session: the ranks made different calls\n{lines}\n  {_UNCHANGED}\n"
             "  make the same call on every rank between the same two steps"
         )
-
-
-def all_ready(calls: Sequence[Call]) -> bool:
-    """Whether every rank holds the target prepared, over links that stand."""
-    return all(call.ready and call.connected for call in calls)
 
 
 def cursors_of(keep: Mapping[str, Any]) -> dict[str, int]:

@@ -18,8 +18,8 @@ import torch
 import torch.distributed as dist
 
 from dynatrain._errors import Error, TransportError, like, of_family
-from dynatrain._torch_private import new_group
 from dynatrain.given import described, said
+from dynatrain.members import Members
 
 _T = TypeVar("_T")
 _SIZE_BYTES = 8
@@ -67,15 +67,17 @@ class Control:
     """Collectives over all ranks of the job with errors that every rank learns.
 
     Args:
+        members: all ranks.
         timeout: deadline of each exchange.
+        connection: tells this group from former ones of the same members.
     """
 
-    def __init__(self, timeout: timedelta) -> None:
-        self.rank = dist.get_rank()
-        self.num_ranks = dist.get_world_size()
+    def __init__(self, members: Members, timeout: timedelta, connection: str) -> None:
+        self.rank = members.rank
+        self.num_ranks = members.num_ranks
         self.lost = False  #: an exchange has failed; the group is of no further use
         self._timeout = timeout
-        self._group = new_group(None, timeout, backend="gloo")
+        self._group = members.group(f"{connection}/control", timeout)
 
     def gather(self, value: _T, phase: str) -> list[_T]:
         """Everybody's value, by rank. Collective. The values are pickled.
@@ -101,7 +103,7 @@ class Control:
         own = torch.frombuffer(bytearray(part.ljust(size, b"\0")), dtype=torch.uint8)
         out = [torch.empty_like(own) for _ in range(self.num_ranks)]
         try:
-            dist.all_gather(out, own, group=self._group)
+            self._group.allgather([out], [own]).wait()
         except RuntimeError as error:
             raise self._lost(error, phase) from error
         return [item.numpy().tobytes() for item in out]
@@ -147,8 +149,10 @@ class Control:
             for key, view in zip(keys, views, strict=True):
                 if key[2]:
                     view.copy_(torch.frombuffer(bytearray(parts[key[0]]), dtype=torch.uint8))
+        options = dist.BroadcastOptions()
+        options.rootRank = source
         try:
-            dist.broadcast(buffer, src=source, group=self._group)
+            self._group.broadcast([buffer], options).wait()
         except RuntimeError as error:
             raise self._lost(error, phase) from error
         if self.rank == source:
@@ -176,7 +180,7 @@ class Control:
     def release(self) -> None:
         """Lets go of the group, whose threads end then."""
         self.lost = True
-        del self._group
+        self._group = None
 
     def _lost(self, error: RuntimeError, phase: str) -> TransportError:
         self.lost = True

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sized
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, default_collate
 
 from dynatrain._errors import LayoutError
+from dynatrain._torch_private import place_in_job
 from dynatrain.given import kind, shown, whole
 from dynatrain.layout import Layout
 from dynatrain.noise import SeededCollate, SeededDataset, WithEpochs
@@ -208,10 +208,11 @@ class ElasticLoader(Iterator[Any]):
             ) from error
 
     def __next__(self) -> Any:
-        if not self.sampler.has_world and dist.is_initialized() and dist.get_world_size() > 1:
+        _, num_ranks = place_in_job()
+        if not self.sampler.has_world and num_ranks > 1:
             raise LayoutError(
                 "data: a loader that knows of no world was asked for a batch, on one of "
-                f"{dist.get_world_size()} ranks\n"
+                f"{num_ranks} ranks\n"
                 "  expected a session to tell it: every rank would get the same whole batch\n"
                 "  no batch was taken\n"
                 '  give it to the session, dynatrain.init(..., keep={"data": loader}), or call '

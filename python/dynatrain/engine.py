@@ -13,14 +13,13 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
-import torch.distributed as dist
-from torch._C._distributed_c10d import Store
 
 from dynatrain import _native
 from dynatrain._errors import Error
 from dynatrain.adapters.port import Adapter, Inventory
 from dynatrain.control import Control, attempt, listing, merge_plain
 from dynatrain.lanes import Lane, LaneMaker, Nccl, unconnected
+from dynatrain.members import Members
 from dynatrain.nodes import node_name, numbered
 from dynatrain.profiling import profiler_range
 from dynatrain.report import Span
@@ -111,17 +110,18 @@ class Engine:
     """The control group, and the union communicators and native executors of one job, by lane."""
 
     def __init__(
-        self, options: Options, device: torch.device, store: Store, adapter: Adapter[Any]
+        self, options: Options, device: torch.device, members: Members, adapter: Adapter[Any]
     ) -> None:
+        self.members = members
         self.options = options
         self.adapter = adapter
         self.control: Control
         self.node_of_rank: list[int] = []
-        self.rank = dist.get_rank()
-        self.num_ranks = dist.get_world_size()
+        self.rank = members.rank
+        self.num_ranks = members.num_ranks
         self._device = device
         self.maker = LaneMaker(
-            store, device, options.transport, options.timeout, options.num_threads
+            members, device, options.transport, options.timeout, options.num_threads
         )
         self.lanes: dict[str, Lane] = {}
 
@@ -130,21 +130,24 @@ class Engine:
         """Whether the control group and the union communicators stand."""
         return bool(self.lanes) and not self.control.lost
 
-    def connect(self) -> None:
+    def connect(self, connection: str) -> None:
         """Makes the control group and the union communicators. Collective.
+
+        ``connection`` names them, and is the same on all ranks: a rank that fails on the way cannot
+        count differently from then on.
 
         Raises:
             TransportError: a rank does not come, or the groups cannot be made.
             DeviceError: the transport that was asked for cannot be had.
         """
         try:
-            self.control = Control(self.options.timeout)
+            self.control = Control(self.members, self.options.timeout, connection)
             self.node_of_rank = numbered(self.control.gather(node_name(), "connecting the ranks"))
-            self.lanes = self.maker.make(self.control)
+            self.lanes = self.maker.make(self.control, connection)
         except Error:
             raise
         except RuntimeError as error:  # what Gloo raises has no class of its own
-            raise unconnected(error) from error
+            raise unconnected(error, self.num_ranks) from error
 
     def read(
         self,
@@ -176,9 +179,9 @@ class Engine:
             lane.transport.abort(reason)
         self.lanes = {}
 
-    def release(self) -> None:
+    def release(self, reason: str) -> None:
         """Lets go of all groups; nothing is exchanged any more."""
-        self.disconnect("the process ends")
+        self.disconnect(reason)
         if hasattr(self, "control"):
             self.control.release()
 

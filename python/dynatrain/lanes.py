@@ -10,13 +10,11 @@ from datetime import timedelta
 from typing import TypeVar
 
 import torch
-import torch.distributed as dist
-from torch._C._distributed_c10d import PrefixStore, Store
 
 from dynatrain import _native
 from dynatrain._errors import DeviceError, Error, TransportError, is_out_of_memory
-from dynatrain._torch_private import new_group
 from dynatrain.control import Control, attempt
+from dynatrain.members import Members
 
 HOST, DEVICE = "host", "device"
 #: How device memory travels; "auto" takes the fastest that works on all ranks.
@@ -58,7 +56,7 @@ class Lane:
     max_direct: int
 
 
-def take_device(device: torch.device) -> torch.device:
+def take_device(device: torch.device, rank: int) -> torch.device:
     """Returns the device with its index, and makes a GPU the process's current one.
 
     FSDP2, ``DeviceMesh`` and ``"cuda"`` without an index mean the current GPU; a mesh that finds
@@ -74,7 +72,7 @@ def take_device(device: torch.device) -> torch.device:
     problem = _native.cuda_problem()
     if problem:
         raise _unusable(device, problem)
-    index = _own_gpu() if device.index is None else device.index
+    index = _own_gpu(rank) if device.index is None else device.index
     if index >= torch.cuda.device_count():
         raise _unusable(
             torch.device("cuda", index), f"this process sees {torch.cuda.device_count()} GPUs"
@@ -84,14 +82,14 @@ def take_device(device: torch.device) -> torch.device:
     return torch.device("cuda", index)
 
 
-def _own_gpu() -> int:
+def _own_gpu(rank: int) -> int:
     """The GPU that the script has chosen, else the one numbered LOCAL_RANK, else by rank."""
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return torch.cuda.current_device()
     local_rank = os.environ.get("LOCAL_RANK", "")
     if local_rank.isdecimal():
         return int(local_rank)
-    return dist.get_rank() % max(torch.cuda.device_count(), 1)
+    return rank % max(torch.cuda.device_count(), 1)
 
 
 def _unusable(device: torch.device, problem: str) -> DeviceError:
@@ -118,16 +116,16 @@ def _made(control: Control, make: Callable[[], _T]) -> _T:
     """What ``make`` returned; when it fails on one rank, every rank raises. Collective."""
     made, error = attempt(make)
     if isinstance(error, RuntimeError) and not is_out_of_memory(error):
-        error = error if isinstance(error, Error) else unconnected(error)
+        error = error if isinstance(error, Error) else unconnected(error, control.num_ranks)
     control.agree("connecting the ranks", error, None)
     return made  # type: ignore[return-value]
 
 
-def unconnected(error: RuntimeError) -> TransportError:
+def unconnected(error: RuntimeError, num_ranks: int) -> TransportError:
     """What an error in the making of groups is to the caller: Gloo's have no class of their own."""
     made = TransportError(
         f"session: the groups of the library could not be made: {error}\n"
-        f"  expected all {dist.get_world_size()} ranks to come before the deadline\n"
+        f"  expected all {num_ranks} ranks to come before the deadline\n"
         "  nothing was moved; the source state is intact\n"
         "  see the output of the other ranks; if all are alive, call again"
     )
@@ -139,7 +137,7 @@ class LaneMaker:
     """Makes the lanes of a job, again after a failure. Every method is collective.
 
     Args:
-        store: the job's store under a prefix of its own.
+        members: all ranks of the job.
         device: where parameters live.
         transport: one of TRANSPORTS, or NCCL with settings of its own, that carries memory of the
             device: see :func:`check_transport`.
@@ -149,36 +147,35 @@ class LaneMaker:
 
     def __init__(
         self,
-        store: Store,
+        members: Members,
         device: torch.device,
         transport: str | Nccl,
         timeout: timedelta,
         num_threads: int,
     ) -> None:
         own = transport if isinstance(transport, Nccl) else Nccl()
-        self._store = store
+        self._members = members
         self._device = device
         self._wanted = transport if isinstance(transport, str) else "nccl"
         self._register_staging = own.register_staging
         self._timeout = timeout
-        self._rank, self._num_ranks = dist.get_rank(), dist.get_world_size()
         self._num_threads = num_threads
         self.host_copier: _native.Copier | None = None
         self.device_copier: _native.Copier | None = None
-        self._num_attempts = 0
+        self._connection = ""
 
-    def make(self, control: Control) -> dict[str, Lane]:
-        """The lanes by kind of memory.
+    def make(self, control: Control, connection: str) -> dict[str, Lane]:
+        """The lanes by kind of memory; ``connection`` tells them from former ones.
 
         Raises:
             DeviceError: a copier cannot be made, or a rank cannot use the transport that was asked
                 for.
             TransportError: the ranks cannot be connected. Either is the same on every rank.
         """
-        # A rank that failed before it came here has counted less, and would read another store.
+        self._connection = connection
         _, error = attempt(self._make_copiers)
-        self._num_attempts = 1 + max(control.agree("making the copiers", error, self._num_attempts))
-        lanes = {HOST: _made(control, self.host_lane)}
+        control.agree("making the copiers", error, None)
+        lanes = {HOST: _made(control, self._host_lane)}
         if self.device_copier is not None:
             messages = self._nccl_lane(control) or _made(control, self._staged_lane)
             lanes[DEVICE] = self._shared_lane(control, messages) or messages
@@ -191,23 +188,23 @@ class LaneMaker:
         if self.device_copier is None and self._device.type == "cuda":
             self.device_copier = _native.CudaCopier(self._device.index)
 
-    def host_lane(self) -> Lane:
+    def _host_lane(self) -> Lane:
         """Host memory, over a Gloo group of its own."""
         assert self.host_copier is not None
-        transport = self._c10d()
+        transport = self._c10d(HOST)
         executor = _native.Executor(transport, self.host_copier)
         return Lane("c10d", transport, executor, _DIRECT_MESSAGES)
 
     def _staged_lane(self) -> Lane:
         """Device memory through pinned staging: Gloo reads no other."""
         assert self.device_copier is not None
-        transport = self._c10d()
+        transport = self._c10d(DEVICE)
         return Lane("c10d", transport, _native.Executor(transport, self.device_copier), 0)
 
-    def _c10d(self) -> _native.Transport:
-        group = new_group(None, self._timeout, backend="gloo")
-        seconds = self._timeout.total_seconds()
-        return _native.C10dTransport(group.group_name, self._rank, self._num_ranks, seconds)
+    def _c10d(self, kind: str) -> _native.Transport:
+        rank, num_ranks = self._members.rank, self._members.num_ranks
+        group = self._members.group(f"{self._connection}/{kind}", self._timeout)
+        return _native.C10dTransport(group, rank, num_ranks, self._timeout.total_seconds())
 
     def _nccl_lane(self, control: Control) -> Lane | None:
         """None when a rank cannot take part and nobody insists."""
@@ -229,7 +226,7 @@ class LaneMaker:
 
     def _shared_lane(self, control: Control, messages: Lane) -> Lane | None:
         """Ranks of one host read each other's memory; None when they cannot or shall not."""
-        if self._wanted in ("nccl", "c10d") or self._num_ranks == 1:
+        if self._wanted in ("nccl", "c10d") or self._members.num_ranks == 1:
             return None
         lane, problem = _made(control, lambda: self._cuda_ipc(messages))
         if not problem:
@@ -254,15 +251,15 @@ class LaneMaker:
 
     def _fresh_store(self, purpose: str) -> _native.Store:
         """A store that no earlier attempt has written to."""
-        return _native.TorchStore(PrefixStore(f"{purpose}/{self._num_attempts}", self._store))
+        return _native.TorchStore(self._members.store_of(f"{self._connection}/{purpose}"))
 
     def _nccl(self) -> Lane:
         assert self.device_copier is not None
         store = self._fresh_store("nccl")
         seconds = self._timeout.total_seconds()
         transport = _native.NcclTransport(
-            self._rank,
-            self._num_ranks,
+            self._members.rank,
+            self._members.num_ranks,
             store,
             self._device.index,
             seconds,

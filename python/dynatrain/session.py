@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch._C._distributed_c10d import Store
 
 from dynatrain._errors import Error, LayoutError, of_family
 from dynatrain.adapters.port import Adapter
 from dynatrain.attending import Attendant, Done, Duties
 from dynatrain.beginning import Initialize, begin
-from dynatrain.calls import Call, Calls, all_ready, check_target, cursors_of
+from dynatrain.calls import Call, Calls, Met, check_target, cursors_of
 from dynatrain.collector import collector_held_off
 from dynatrain.door import (
     checked_callable,
@@ -26,6 +24,7 @@ from dynatrain.door import (
 )
 from dynatrain.engine import Clock, Engine, Options
 from dynatrain.layout import Layout
+from dynatrain.members import Members
 from dynatrain.position import Position
 from dynatrain.questions import QUESTIONS
 from dynatrain.rehearsal import Trial, leaving_nothing, rehearse
@@ -50,20 +49,19 @@ class Session(Position):
         options: Options,
         device: torch.device,
         adapter: Adapter[Any],
-        store: Store,
+        members: Members,
         groups: MakeGroups | None,
     ) -> None:
-        super().__init__(dist.get_rank(), device, options.seed)
+        super().__init__(members.rank, device, options.seed)
         self._build = build
         self._adapter = adapter
-        self._engine = Engine(options, device, store, adapter)
-        self._meeting = Rendezvous(
-            store, self._engine.rank, self._engine.num_ranks, options.timeout
-        )
+        self._engine = Engine(options, device, members, adapter)
+        self._meeting = Rendezvous(members.store, members.rank, members.num_ranks, options.timeout)
         self._calls = Calls(self._meeting)
         self._attendant = Attendant(self._engine, self._meeting, self._calls, self._now)
         self._worlds = Worlds(self._engine, device, groups)
         self._in_step = False
+        self._closed = False
         self._loops = 0
         self._prepared: Prepared | None = None
         self._request: Requested | None = None
@@ -227,6 +225,7 @@ class Session(Position):
     ) -> bool:
         """Meets all ranks over one operation; returns whether all hold ``layout`` prepared."""
         ready, cursors = False, {}
+        problem = problem or self._refusal()
         try:
             if problem is not None:
                 raise problem
@@ -237,9 +236,9 @@ class Session(Position):
             problem = of_family(error, f"the call of {op}")
         connected, renamed = self._engine.connected, tuple(sorted(names.items()))
         own = Call(op, str(layout), self._completed, ready, connected, cursors, renamed)
-        calls = self._calls.meet(own, problem)
-        self._reconnect(calls)
-        return all_ready(calls)
+        met = self._calls.meet(own, problem)
+        self._reconnect(met)
+        return met.ready
 
     def _is_ready(self, layout: Layout, names: Mapping[str, str]) -> bool:
         """Whether ``layout`` stands prepared for the tensors that there are now."""
@@ -257,11 +256,11 @@ class Session(Position):
         if why_not is not None:
             raise LayoutError(why_not)
 
-    def _reconnect(self, calls: Sequence[Call]) -> None:
-        if not all(call.connected for call in calls):
+    def _reconnect(self, met: Met) -> None:
+        if not met.connected:
             self._prepared = None  # its runs are bound to the connection that was lost
             self._engine.disconnect("a rank has lost its groups")
-            self._engine.connect()
+            self._engine.connect(met.name)
 
     def _duties(self) -> Duties:
         return Duties(
@@ -313,7 +312,7 @@ class Session(Position):
     def start(self, layout: Layout, initialize: Initialize | None, keep: Mapping[str, Any]) -> None:
         """Builds the first world and state; called once by :func:`dynatrain.init`. Collective."""
         engine = self._engine
-        engine.connect()
+        engine.connect("start")
         engine.together("the first layout", lambda: self._check_now(layout, keep))
         world = self._worlds.at(layout, 0)
         state = begin(engine, Request(layout, world, self._build, {}), initialize)
@@ -343,14 +342,26 @@ class Session(Position):
         with self._public(question):
             connected = self._engine.connected
             own = Call(question, str(self.layout), self._completed, False, connected)
-            self._reconnect(self._calls.meet(own))
+            self._reconnect(self._calls.meet(own, self._refusal()))
             return QUESTIONS[question](self._engine, self._now.state)
 
     def close(self) -> None:
-        """Ends the session's communicator; the present state stays usable."""
-        self._engine.disconnect("the session was closed")
+        """Ends the session: its groups with their sockets and threads, and what is prepared.
 
-    def release_groups(self) -> None:
-        """Lets go of all groups of this session, when the process ends."""
+        The present state stays usable. Later calls that ranks make together are refused on all
+        ranks. To be called on every rank; not collective.
+        """
+        self._closed = True
         self._prepared = None
-        self._engine.release()
+        self._engine.release("the session was closed")
+
+    def _refusal(self) -> LayoutError | None:
+        """Why this session makes no calls any more, or None."""
+        if not self._closed:
+            return None
+        return LayoutError(
+            "session: it was closed\n"
+            "  expected close() to be the last call of a session\n"
+            "  nothing was moved; session.state is intact\n"
+            "  call dynatrain.init again for another session"
+        )

@@ -13,7 +13,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from dynatrain import axes as axes_of
 from dynatrain._errors import InternalError, LayoutError, StaleStateError
-from dynatrain._torch_private import new_group
+from dynatrain._torch_private import new_group, new_local_group
 from dynatrain.axes import Axes
 from dynatrain.given import text
 from dynatrain.layout import MESH_AXES, Layout
@@ -130,7 +130,7 @@ class World:
     def _group_of(self, ranks: list[int]) -> dist.ProcessGroup:
         key = tuple(ranks)
         if key not in self._groups:
-            self._groups[key] = new_group(ranks, self._timeout, local=True)
+            self._groups[key] = new_local_group(ranks, self._timeout)
         return self._groups[key]
 
     def mesh_over(self, *axes: str, **named: Axes) -> DeviceMesh:
@@ -231,11 +231,11 @@ class Meshes:
     Ranks beyond the layout take part in the making and hold no coordinate.
     """
 
-    def __init__(self, layout: Layout, device_type: str) -> None:
-        if layout.world_size > dist.get_world_size():
+    def __init__(self, layout: Layout, device_type: str, num_ranks: int) -> None:
+        if layout.world_size > num_ranks:
             raise LayoutError(
                 f"layout: {layout} needs {layout.world_size} ranks\n"
-                f"  the job has {dist.get_world_size()}\n"
+                f"  the job has {num_ranks}\n"
                 "  nothing was moved; the source state is intact\n"
                 "  choose sizes whose product is at most the number of ranks"
             )
@@ -256,7 +256,7 @@ def _make_mesh(device_type: str, sizes: dict[str, int]) -> DeviceMesh:
     mesh = DeviceMesh(device_type, ranks, mesh_dim_names=tuple(sizes))
     coordinate = mesh.get_coordinate()
     if coordinate is not None:
-        group_ranks = [dist.get_rank(mesh.get_group(axis)) for axis in sizes]
+        group_ranks = [mesh.get_group(axis).rank() for axis in sizes]
         if group_ranks != list(coordinate):
             raise InternalError(
                 f"world: group ranks {group_ranks} differ from the mesh coordinate {coordinate}\n"
@@ -275,7 +275,7 @@ def _flatten_everywhere(mesh: DeviceMesh, axes: tuple[str, ...], name: str, layo
         ranks = tuple(layout.group(rank, *axes))
         if ranks not in seen:
             seen.add(ranks)
-            dist.new_group(list(ranks))
+            new_group(list(ranks))
 
 
 def _make_expert_mesh(layout: Layout, device_type: str) -> DeviceMesh | None:

@@ -54,7 +54,9 @@ class Worlds:
     def _made(self, layout: Layout) -> World | None:
         """Makes what is collective over all ranks, then what the members of groups make alone."""
         engine = self._engine
-        meshes = engine.together("making the meshes", lambda: Meshes(layout, self._device.type))
+        meshes = engine.together(
+            "making the meshes", lambda: Meshes(layout, self._device.type, engine.num_ranks)
+        )
         groups = self._groups_of(layout)
         return engine.together("making the world", lambda: self._world(layout, meshes, groups))
 

@@ -80,6 +80,14 @@ def test_every_cpp_include_points_up():
     assert faults == []
 
 
+# A job whose ranks join and leave has no one set of ranks: whoever asks torch for it is wrong then.
+def test_torch_is_asked_who_takes_part_in_one_file():
+    asks = re.compile(r"\b(dist|distributed_c10d)\.(get_rank|get_world_size|new_group)\(")
+    found = [short(path) for path in tracked("python/*.py") if asks.search(read(path))]
+
+    assert found == ["python/dynatrain/_torch_private.py"]
+
+
 # One wheel serves every supported torch only as long as no torch header is compiled in.
 def test_no_cpp_file_includes_a_torch_header():
     faults = [

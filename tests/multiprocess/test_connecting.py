@@ -73,7 +73,7 @@ def test_what_one_rank_cannot_make_again_refuses_the_call_on_all(pool):
 def ask_for_a_transport_of_gpus_without_one(rank, world_size):
     original = api.take_device
     if rank != 1:
-        api.take_device = lambda _: torch.device("cuda", 0)
+        api.take_device = lambda *_: torch.device("cuda", 0)
     ended = outcome(lambda: start(transport="nccl"))
     api.take_device = original
     return ended, works()

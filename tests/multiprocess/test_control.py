@@ -15,8 +15,9 @@ SIZES = (0, 1, 1900, 2000, 2010, 2020, 2030, 2040, 2041, 2100, 70_000)
 
 def gather_sizes(rank, world_size, sizes):
     from dynatrain.control import Control
+    from dynatrain.members import Members
 
-    control = Control(timedelta(seconds=30))
+    control = Control(Members.of_job(), timedelta(seconds=30), "a test")
     wrong = []
     for size in sizes:
         for small_rank in range(world_size):
@@ -37,8 +38,9 @@ def test_gathered_values_arrive_whole_whatever_their_sizes(pool: WorkerPool):
 
 def publish_some(rank, world_size):
     from dynatrain.control import Control, listing
+    from dynatrain.members import Members
 
-    control = Control(timedelta(seconds=30))
+    control = Control(Members.of_job(), timedelta(seconds=30), "a test")
     parts = {"blob": b"" if rank == 2 else b"shared" * 1000}
     published = control.publish(parts, control.gather(listing(parts), "a test"), "a test")
     return [(item.blob, item.ranks) for item in published["blob"]]

@@ -11,9 +11,9 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore
 
 from dynatrain import DeviceError, Nccl, TransportError, _native
-from dynatrain import lanes as lanes_module
 from dynatrain.control import Control
 from dynatrain.lanes import DEVICE, HOST, LaneMaker, check_transport, take_device
+from dynatrain.members import Members
 
 GPU = torch.device("cuda", 0)
 
@@ -26,7 +26,7 @@ class PairControl(Control):
     """This rank's control, and a peer that answers what the test says."""
 
     def __init__(self, answers):
-        super().__init__(timedelta(seconds=20))
+        super().__init__(Members(0, 1, HashStore()), timedelta(seconds=20), "a pair")
         self.answers = list(answers)
 
     def gather(self, value, phase):
@@ -81,9 +81,13 @@ def connect(job, store_keys=None):
 
 
 def maker(transport, num_ranks=1):
-    made = LaneMaker(HashStore(), GPU, transport, timedelta(seconds=20), 1)
-    made._num_ranks = num_ranks
-    return made
+    members = Members(0, num_ranks, HashStore())
+    return LaneMaker(members, GPU, transport, timedelta(seconds=20), 1)
+
+
+def alone():
+    """The control of one rank."""
+    return Control(Members(0, 1, HashStore()), timedelta(seconds=20), "a test")
 
 
 def share(job, problem):
@@ -109,7 +113,7 @@ def refuse(*_, **__):
 def test_nccl_carries_device_memory_where_all_ranks_can_use_it(job):
     keys = []
     connect(job, keys)
-    lanes = maker("auto").make(Control(timedelta(seconds=20)))
+    lanes = maker("auto").make(alone(), "1")
 
     assert {name: lane.name for name, lane in lanes.items()} == {HOST: "c10d", DEVICE: "nccl"}
     assert keys == [b"\0\xff"]
@@ -121,28 +125,32 @@ def test_each_attempt_has_a_store_of_its_own(job):
     connect(job, keys)
     lanes = maker("nccl")
     job.setattr(_native, "TorchStore", FreshStore)
-    for _ in range(2):
-        lanes.make(Control(timedelta(seconds=20)))
+    for attempt in range(2):
+        lanes.make(alone(), str(attempt))
 
     assert len(keys) == 2
 
 
-# A rank that failed before the lanes were made has counted less: it would wait for an id under a
-# prefix that the others have left behind, at every later attempt too.
-def test_ranks_that_counted_differently_agree_on_the_next_store(job):
+# A rank that failed before the lanes were made would count less than the others, and wait for an id
+# under a prefix that they have left behind, at every later attempt too.
+def test_a_rank_that_tried_more_often_finds_the_store_of_the_others(job):
     connect(job)
-    prefixes = []
-    job.setattr(lanes_module, "PrefixStore", lambda p, store: prefixes.append(p) or store)
-    maker("auto").make(PairControl([3, "GPU-two", None, None]))
-
-    assert prefixes == ["nccl/4"]
+    purposes = []
+    store_of = Members.store_of
+    job.setattr(Members, "store_of", lambda s, p: purposes.append(p) or store_of(s, p))
+    often, once = maker("nccl"), maker("nccl")
+    often.make(alone(), "6")
+    for lanes in (often, once):
+        purposes.clear()
+        lanes.make(alone(), "7")
+        assert [p for p in purposes if "nccl" in p] == ["7/nccl"]
 
 
 # Who did not ask gets plain staging; who did must not measure something else.
 @pytest.mark.parametrize(("transport", "registers"), [("nccl", False), (Nccl(True), True)])
 def test_staging_is_registered_only_where_it_was_asked_for(job, transport, registers):
     registered = connect(job)
-    lanes = maker(transport).make(Control(timedelta(seconds=20)))
+    lanes = maker(transport).make(alone(), "1")
 
     assert lanes[DEVICE].name == "nccl"
     assert registered == [registers]
@@ -150,7 +158,7 @@ def test_staging_is_registered_only_where_it_was_asked_for(job, transport, regis
 
 def test_c10d_is_taken_at_once_where_it_is_asked_for(job):
     job.setattr(_native, "NcclTransport", refuse)
-    lanes = maker("c10d").make(Control(timedelta(seconds=20)))
+    lanes = maker("c10d").make(alone(), "1")
 
     assert lanes[DEVICE].name == "c10d"
     assert lanes[DEVICE].max_direct == 0  # Gloo cannot read a tensor on a GPU
@@ -159,7 +167,7 @@ def test_c10d_is_taken_at_once_where_it_is_asked_for(job):
 def test_auto_goes_through_the_host_and_says_why(job, caplog):
     job.setattr(_native, "NcclTransport", refuse)
     with caplog.at_level(logging.WARNING, "dynatrain.session"):
-        lanes = maker("auto").make(Control(timedelta(seconds=20)))
+        lanes = maker("auto").make(alone(), "1")
 
     assert lanes[DEVICE].name == "c10d"
     assert "rank 0: transport: NCCL said no" in caplog.text
@@ -168,15 +176,15 @@ def test_auto_goes_through_the_host_and_says_why(job, caplog):
 def test_nccl_that_was_asked_for_is_not_replaced(job):
     job.setattr(_native, "NcclTransport", refuse)
     with pytest.raises(DeviceError, match="rank 0: transport: NCCL said no"):
-        maker("nccl").make(Control(timedelta(seconds=20)))
+        maker("nccl").make(alone(), "1")
 
 
 # This rank has a communicator, its peer has none: both must take the same way.
 def test_one_rank_without_nccl_decides_for_all(job, caplog):
     connect(job)
-    answers = [0, "GPU-two", None, "transport: the peer's NCCL said no"]
+    answers = ["GPU-two", None, "transport: the peer's NCCL said no"]
     with caplog.at_level(logging.WARNING, "dynatrain.session"):
-        lanes = maker("auto").make(PairControl(answers))
+        lanes = maker("auto").make(PairControl(answers), "1")
 
     assert lanes[DEVICE].name == "c10d"
     assert "rank 1: transport: the peer's NCCL said no" in caplog.text
@@ -186,7 +194,7 @@ def test_ranks_that_share_a_gpu_do_not_try_nccl(job, caplog):
     job.setattr(_native, "NcclTransport", pytest.fail)
     obstacle = "ranks [0, 1] share one GPU"
     with caplog.at_level(logging.WARNING, "dynatrain.session"):
-        lanes = maker("auto").make(PairControl([0, "GPU-one", obstacle]))
+        lanes = maker("auto").make(PairControl(["GPU-one", obstacle]), "1")
 
     assert lanes[DEVICE].name == "c10d"
     assert caplog.text.count(obstacle) == 2
@@ -195,7 +203,7 @@ def test_ranks_that_share_a_gpu_do_not_try_nccl(job, caplog):
 def test_ranks_that_share_a_gpu_try_nccl_where_it_was_told_to(job):
     connect(job)
     job.setenv("NCCL_MULTI_RANK_GPU_ENABLE", "1")
-    lanes = maker("auto").make(PairControl([0, "GPU-one", None, None]))
+    lanes = maker("auto").make(PairControl(["GPU-one", None, None]), "1")
 
     assert lanes[DEVICE].name == "nccl"
 
@@ -203,7 +211,7 @@ def test_ranks_that_share_a_gpu_try_nccl_where_it_was_told_to(job):
 def only_host_groups(made, job):
     """A maker of two ranks whose Gloo groups are this process's alone."""
     world = _native.LoopbackWorld(1)
-    job.setattr(made, "_c10d", lambda: world.transport(0))
+    job.setattr(made, "_c10d", lambda kind: world.transport(0))
     return made
 
 
@@ -211,7 +219,7 @@ def test_ranks_of_one_host_read_each_other_in_place(job):
     connect(job)
     laid_over = share(job, "")
     made = only_host_groups(maker("auto", num_ranks=2), job)
-    lane = made.make(Control(timedelta(seconds=20)))[DEVICE]
+    lane = made.make(alone(), "1")[DEVICE]
 
     assert lane.name == "cuda_ipc"
     assert lane.transport.is_one_sided
@@ -222,7 +230,7 @@ def test_ranks_that_cannot_read_each_other_send_messages(job):
     connect(job)
     share(job, "rank 1 is on another host")
     made = only_host_groups(maker("auto", num_ranks=2), job)
-    lane = made.make(Control(timedelta(seconds=20)))[DEVICE]
+    lane = made.make(alone(), "1")[DEVICE]
 
     assert lane.name == "nccl"
     assert not lane.transport.is_one_sided
@@ -233,7 +241,7 @@ def test_cuda_ipc_that_was_asked_for_is_not_replaced(job):
     share(job, "rank 1 is on another host")
     made = only_host_groups(maker("cuda_ipc", num_ranks=2), job)
     with pytest.raises(DeviceError, match="rank 1 is on another host"):
-        made.make(Control(timedelta(seconds=20)))
+        made.make(alone(), "1")
 
 
 def test_messages_that_were_asked_for_are_not_replaced(job):
@@ -241,7 +249,7 @@ def test_messages_that_were_asked_for_are_not_replaced(job):
     job.setattr(_native, "CudaIpcConnection", pytest.fail)
     made = only_host_groups(maker("nccl", num_ranks=2), job)
 
-    assert made.make(Control(timedelta(seconds=20)))[DEVICE].name == "nccl"
+    assert made.make(alone(), "1")[DEVICE].name == "nccl"
 
 
 @pytest.mark.parametrize(
@@ -255,13 +263,13 @@ def test_what_moves_device_memory_is_refused_where_there_is_none(transport, name
 
 def test_a_device_that_cannot_be_moved_is_refused():
     with pytest.raises(DeviceError, match="host memory and memory of CUDA devices"):
-        take_device(torch.device("mps"))
+        take_device(torch.device("mps"), 0)
 
 
 def test_a_gpu_that_is_not_there_is_refused_with_the_reason(monkeypatch):
     monkeypatch.setattr(_native, "cuda_problem", lambda: "no driver was found")
     with pytest.raises(DeviceError, match="no driver was found"):
-        take_device(GPU)
+        take_device(GPU, 0)
 
 
 @pytest.fixture
@@ -281,7 +289,7 @@ def gpus(monkeypatch):
 def test_the_sessions_gpu_becomes_the_current_one(gpus, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "7")
 
-    assert take_device(GPU) == GPU
+    assert take_device(GPU, 0) == GPU
     assert gpus == [0]
 
 
@@ -289,20 +297,20 @@ def test_the_sessions_gpu_becomes_the_current_one(gpus, monkeypatch):
 def test_a_gpu_without_an_index_is_the_one_of_the_local_rank(gpus, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
 
-    assert take_device(torch.device("cuda")) == torch.device("cuda", 1)
+    assert take_device(torch.device("cuda"), 0) == torch.device("cuda", 1)
 
 
 def test_a_gpu_without_an_index_is_the_one_that_the_script_chose(gpus, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
     gpus.append(0)
 
-    assert take_device(torch.device("cuda")) == GPU
+    assert take_device(torch.device("cuda"), 0) == GPU
 
 
 def test_a_local_rank_beyond_the_gpus_is_refused(gpus, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(DeviceError, match=r"cuda:2 cannot be used: this process sees 2 GPUs"):
-        take_device(torch.device("cuda"))
+        take_device(torch.device("cuda"), 0)
 
 
 def test_a_store_that_lacks_a_key_ends_the_wait():

@@ -1,0 +1,51 @@
+"""Who takes part in a session, as a value, and the groups that all of them make."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from torch._C._distributed_c10d import PrefixStore, Store
+
+from dynatrain._torch_private import gloo_group, place_in_job, session_store
+
+
+@dataclass(frozen=True)
+class Members:
+    """The ranks of a session, seen by one of them.
+
+    Attributes:
+        rank: this rank, ``0 <= rank < num_ranks``.
+        num_ranks: how many there are.
+        store: of the session, under a prefix of its own.
+    """
+
+    rank: int
+    num_ranks: int
+    store: Store
+
+    @staticmethod
+    def of_job() -> Members:
+        """All ranks of the job, for a new session. Each rank has to call it once a session."""
+        rank, num_ranks = place_in_job()
+        return Members(rank, num_ranks, session_store(rank))
+
+    def store_of(self, purpose: str) -> Store:
+        """The part of the store for one purpose."""
+        return PrefixStore(purpose, self.store)
+
+    def group(self, purpose: str, timeout: timedelta) -> Any:
+        """A ``ProcessGroupGloo`` of all members. Collective.
+
+        It is no group of the job: torch neither lists nor counts it, and its threads and sockets
+        end when it is let go of.
+
+        Args:
+            purpose: a name that no group of this session has had, the same on all members.
+            timeout: deadline of the connecting and of everything that is done over the group.
+
+        Raises:
+            RuntimeError: a member does not come.
+        """
+        return gloo_group(self.store_of(purpose), self.rank, self.num_ranks, timeout)
