@@ -11,10 +11,11 @@ from dynatrain.calls import Call, Calls, Met
 from dynatrain.door import public_call
 from dynatrain.engine import Clock, Engine
 from dynatrain.layout import Layout
+from dynatrain.present import Present
 from dynatrain.questions import QUESTIONS
 from dynatrain.rendezvous import Rendezvous
 from dynatrain.report import SwitchReport
-from dynatrain.switching import Present, tell_script
+from dynatrain.switching import tell_script
 from dynatrain.transition import Prepared
 
 _log = logging.getLogger("dynatrain.session")

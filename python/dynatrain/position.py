@@ -9,7 +9,7 @@ import torch
 
 from dynatrain._errors import LayoutError
 from dynatrain.layout import Layout
-from dynatrain.switching import Present
+from dynatrain.present import Present
 from dynatrain.train_state import TrainState
 from dynatrain.world import World
 
@@ -31,14 +31,21 @@ class Position:
 
     @property
     def state(self) -> TrainState:
-        """The present training state; raises LayoutError on a rank that idles."""
+        """The present training state.
+
+        Raises:
+            LayoutError: this rank idles.
+            InternalError: it could not learn how the vote on a switch ended.
+        """
+        self._now.check_decided()
         if self._now.state is None:
             raise self._idle("state")
         return self._now.state
 
     @property
     def world(self) -> World:
-        """The present world; raises LayoutError on a rank that idles."""
+        """The present world; raises as :attr:`state` does."""
+        self._now.check_decided()
         if self._now.world is None:
             raise self._idle("world")
         return self._now.world

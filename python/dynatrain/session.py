@@ -218,6 +218,7 @@ class Session(Position):
         return tell_script(self._callbacks, report, errors)
 
     def _public(self, call: str) -> AbstractContextManager[None]:
+        self._now.check_decided()
         return public_call(call, self._adapter, lambda: self._now.epoch)
 
     def _call(

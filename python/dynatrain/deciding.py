@@ -1,0 +1,51 @@
+"""The vote on a switch, and what it decides: one world for all ranks, or none is left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from dynatrain._errors import Error, ends_job
+from dynatrain.adapters.port import Adapter
+from dynatrain.calls import Call, Calls
+from dynatrain.given import described
+from dynatrain.interruptions import signals_held_off
+from dynatrain.present import Present
+from dynatrain.transition import Prepared
+
+
+def decide(adapter: Adapter[Any], calls: Calls, present: Present, prepared: Prepared) -> None:
+    """Votes, then installs the target. Collective.
+
+    Signals wait meanwhile, for the session's deadline at most: an exception of a handler between a
+    rank's vote and its new world would leave it in the old one, alone.
+
+    Raises:
+        an error of the vote: no rank installs. Where this rank could not learn how the vote ended,
+        nobody knows that, and it is undecided from then on: see :class:`Present`.
+    """
+    with signals_held_off():
+        with _undecided_where_nobody_knows(present):
+            calls.meet(Call("commit", str(prepared.request.layout), present.epoch, True, True))
+        _install(adapter, present, prepared)
+
+
+@contextmanager
+def _undecided_where_nobody_knows(present: Present) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Error) or ends_job(error):
+            present.undecided = described(error)
+        raise
+
+
+def _install(adapter: Adapter[Any], present: Present, prepared: Prepared) -> None:
+    layout = prepared.request.layout
+    former, place = present.state, present.world
+    present.epoch += 1
+    present.install(layout, prepared.request.world, prepared.target.state)
+    adapter.retire(former, prepared.target.inventory, str(layout))
+    if place is not None:
+        place.retire(str(layout))

@@ -1,0 +1,90 @@
+"""What a rank is now: its place, its state, and what it keeps across switches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from dynatrain._errors import InternalError, LayoutError
+from dynatrain.adapters.port import Published
+from dynatrain.given import described
+from dynatrain.layout import Layout
+from dynatrain.train_state import Stateful, TrainState
+from dynatrain.world import World
+
+
+@dataclass
+class Present:
+    """What a rank is now: its place, its state, and what it keeps across switches.
+
+    ``world`` and ``state`` are None on a rank that idles.
+
+    Attributes:
+        undecided: empty, or why this rank could not learn whether its last switch was done. It may
+            not train on then: the others may be in another world.
+    """
+
+    seed: int
+    layout: Layout | None = None
+    world: World | None = None
+    state: TrainState | None = None
+    epoch: int = 0
+    keep: dict[str, Any] = field(default_factory=dict)
+    undecided: str = ""
+
+    def check_decided(self) -> None:
+        """Raises InternalError where this rank may not train on."""
+        if self.undecided:
+            raise InternalError(
+                "session: nobody knows whether this rank has its part in the last switch: "
+                f"{self.undecided}\n"
+                "  expected every rank to learn how the vote ended\n"
+                "  the state of this rank stands as it was before, but others may have gone on\n"
+                "  end the job and start it from its last checkpoint"
+            )
+
+    def install(self, layout: Layout, world: World | None, state: TrainState | None) -> None:
+        """Takes another place; ``world`` belongs to this epoch alone."""
+        self.layout = layout
+        self.state = state
+        self.world = world
+
+    def kept_states(self, target: Layout) -> dict[str, Any]:
+        """State of kept objects, for ranks that join; nobody asks for it otherwise."""
+        assert self.layout is not None
+        if self.world is None or target.world_size <= self.layout.world_size:
+            return {}
+        return {
+            f"keep.{name}": _asked_of(name, item)
+            for name, item in self.keep.items()
+            if isinstance(item, Stateful) and getattr(item, "per_rank", None) is not True
+        }
+
+    def move_kept(self, published: Published | None = None) -> list[Exception]:
+        """Tells kept objects of the world; with what was published, they catch up first.
+
+        Returns what they raised: each is told, whatever another one does.
+        """
+        errors: list[Exception] = []
+        for name, item in self.keep.items():
+            states = () if published is None else published.shared.get(f"keep.{name}", ())
+            try:
+                if states:
+                    item.load_state_dict(states[0].value)
+                if hasattr(item, "on_world"):
+                    item.on_world(self.world)
+            except Exception as error:  # noqa: BLE001 - the user's code, after the vote
+                errors.append(error)
+        return errors
+
+
+def _asked_of(name: str, item: Stateful) -> Any:
+    try:
+        return item.state_dict()
+    except Exception as error:
+        raise LayoutError(
+            f"session: state_dict() of the kept object {name!r} raised {described(error)}\n"
+            "  expected it to work: a rank that idled catches up by it\n"
+            "  nothing was moved; the source state is intact\n"
+            "  give it per_rank = True as an attribute if no rank needs to catch up"
+        ) from error

@@ -1,0 +1,111 @@
+"""A signal between a rank's vote and its new world: it goes with the others, then hears of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from dynatrain import InternalError, TransportError
+from sessions import start
+
+
+def vote_late(session, seconds):
+    """The second meeting of a switch is its vote."""
+    meet, moments = session._meeting.meet, []
+
+    def late(payload):
+        moments.append(payload)
+        if len(moments) == 2:
+            time.sleep(seconds)
+        return meet(payload)
+
+    session._meeting.meet = late
+
+
+def interrupt_in_the_vote(session, number):
+    """Sends a signal while this rank waits for the others' votes."""
+    meet, moments = session._meeting.meet, []
+
+    def interrupted(payload):
+        moments.append(payload)
+        if len(moments) == 2:
+            threading.Timer(0.7, os.kill, (os.getpid(), number)).start()
+        return meet(payload)
+
+    session._meeting.meet = interrupted
+
+
+def leave(number, frame):
+    raise SystemExit("of the script's handler")
+
+
+def switch_under_signals(rank, world_size, number, interrupted):
+    session = start("dp=4", timeout_s=20)
+    former = signal.signal(signal.SIGTERM, leave)
+    if rank == interrupted:
+        interrupt_in_the_vote(session, number)
+    if rank == 3 - interrupted:
+        vote_late(session, 1.5)
+    told = None
+    try:
+        session.switch("dp=2,tp=2")
+    except (KeyboardInterrupt, SystemExit) as error:
+        told = type(error).__name__
+    finally:
+        signal.signal(signal.SIGTERM, former)
+    # Who caught it trains on, in the world of the others.
+    return told, str(session.layout), session.fingerprint()
+
+
+# Of four ranks one stayed in dp=4 and three trained on in dp=2,tp=2: nobody was told.
+@pytest.mark.parametrize("interrupted", [0, 3])
+@pytest.mark.parametrize(
+    ("number", "raised"), [(signal.SIGINT, "KeyboardInterrupt"), (signal.SIGTERM, "SystemExit")]
+)
+def test_a_rank_that_is_interrupted_in_the_vote_goes_with_the_others(
+    pool, number, raised, interrupted
+):
+    answers = pool.run(switch_under_signals, number, interrupted, timeout_s=90)
+
+    assert [told for told, _, _ in answers] == [
+        raised if rank == interrupted else None for rank in range(4)
+    ]
+    assert {layout for _, layout, _ in answers} == {"dp=2,tp=2"}
+    assert len({fingerprint for *_, fingerprint in answers}) == 1
+
+
+def lose_the_store_in_the_vote(rank, world_size):
+    session = start("dp=4", timeout_s=8)
+    meet, moments = session._meeting.meet, []
+
+    def without_an_answer(payload):
+        met = meet(payload)
+        moments.append(met)
+        if len(moments) == 2 and rank == 1:
+            raise TransportError("session: the job's store does not answer", retryable=False)
+        return met
+
+    session._meeting.meet = without_an_answer
+    try:
+        session.switch("dp=2,tp=2")
+    except TransportError:
+        refused = []
+        for ask in (lambda: session.state, lambda: session.world, lambda: session.switch("tp=4")):
+            with pytest.raises(InternalError, match="nobody knows whether") as error:
+                ask()
+            refused.append(str(error.value))
+        return refused
+    return str(session.layout)
+
+
+# It got a raw error, and trained on in the world that the others had left.
+def test_a_rank_that_cannot_learn_the_decision_may_not_train_on(pool):
+    answers = pool.run(lose_the_store_in_the_vote, timeout_s=90)
+
+    assert [answers[rank] for rank in (0, 2, 3)] == ["dp=2,tp=2"] * 3
+    assert all("the job's store does not answer" in text for text in answers[1])
+    assert all("start it from its last checkpoint" in text for text in answers[1])
