@@ -301,8 +301,8 @@ def _own_grad_dtype(tensor: torch.Tensor) -> tuple[torch.dtype | None] | None:
 def groups_watched(refuse: Callable[[list[int]], Exception]) -> Iterator[None]:
     """Raises what ``refuse(ranks)`` returns when this thread makes a process group, but for ours.
 
-    Every way to a group (``new_group``, ``split_group``, meshes and their slices) asks for its name
-    before it talks to anyone.
+    Every way to a group (``new_group``, meshes and their slices) asks for its name before it talks
+    to anyone, but for ``split_group`` up to torch 2.14, which looks at the device first.
     """
     original, thread = distributed_c10d._process_group_name, threading.get_ident()
 
@@ -311,11 +311,20 @@ def groups_watched(refuse: Callable[[list[int]], Exception]) -> Iterator[None]:
             raise refuse(list(ranks))
         return original(ranks, *args, **kwargs)
 
+    split = distributed_c10d.split_group
+
+    def split_or_refuse(parent_pg: Any = None, split_ranks: Any = None, **kwargs: Any) -> Any:
+        if threading.get_ident() == thread:
+            raise refuse(sorted({rank for ranks in split_ranks or () for rank in ranks}))
+        return split(parent_pg, split_ranks, **kwargs)
+
     distributed_c10d._process_group_name = name_or_refuse
+    dist.split_group = distributed_c10d.split_group = split_or_refuse  # type: ignore[assignment]
     try:
         yield
     finally:
         distributed_c10d._process_group_name = original
+        dist.split_group = distributed_c10d.split_group = split
 
 
 def clear_sharding_cache() -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from dynatrain._errors import Error, TransportError, ends_job, of_family
 from dynatrain.calls import Call, Calls, Met
-from dynatrain.door import public_call
 from dynatrain.engine import Clock, Engine
 from dynatrain.layout import Layout
 from dynatrain.present import Present
@@ -29,6 +29,7 @@ class Duties:
     """What this rank does of an operation that others called.
 
     Attributes:
+        public: what a call runs under.
         prepared: the target that it holds prepared, or None.
         reconnect: makes the groups of all ranks anew where a call says that they are lost.
         prepare: prepares a layout with new names of tensors.
@@ -37,6 +38,7 @@ class Duties:
         callbacks: of the script, told of a switch that is done.
     """
 
+    public: Callable[[str], AbstractContextManager[None]]
     prepared: Callable[[], Prepared | None]
     reconnect: Callable[[Met], None]
     prepare: Callable[[Layout, Mapping[str, str]], object]
@@ -86,7 +88,7 @@ class Attendant:
         done: Done | None = None
         epoch = self._now.epoch
         try:
-            with public_call("an idle rank", self._engine.adapter, lambda: self._now.epoch):
+            with duties.public("an idle rank"):
                 done = self._join_call(duties)
         except Error as error:
             if self._now.epoch != epoch or ends_job(error):  # not whole, or nobody knows where

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import re
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,9 +23,10 @@ from dynatrain.given import described, said
 from dynatrain.members import Members
 
 _T = TypeVar("_T")
-_SIZE_BYTES = 8
+#: What stands before a value: its size in bytes, and the number of the exchange, as u64 each.
+_HEAD = struct.Struct("<QQ")
 #: Larger than most values that are exchanged, small beside what a message costs anyway.
-_FIRST_BYTES = 2040
+_FIRST_BYTES = 2032
 
 
 def attempt(work: Callable[[], _T]) -> tuple[_T | None, Exception | None]:
@@ -77,6 +79,7 @@ class Control:
         self.num_ranks = members.num_ranks
         self.lost = False  #: an exchange has failed; the group is of no further use
         self._timeout = timeout
+        self._number = 0
         self._group = members.group(f"{connection}/control", timeout)
 
     def gather(self, value: _T, phase: str) -> list[_T]:
@@ -84,19 +87,36 @@ class Control:
 
         One exchange when all values are small, else a second one for what is left of them.
         ``phase`` is words for what was tried, for the error.
+
+        Raises:
+            TransportError: a rank did not answer, or is in another exchange than this one.
         """
         blob = pickle.dumps(value)
-        firsts = self._all_gather(
-            len(blob).to_bytes(_SIZE_BYTES, "little") + blob[:_FIRST_BYTES],
-            _SIZE_BYTES + _FIRST_BYTES,
-            phase,
-        )
-        sizes = [int.from_bytes(first[:_SIZE_BYTES], "little") for first in firsts]
-        blobs = [first[_SIZE_BYTES:] for first in firsts]
+        self._number += 1
+        first = _HEAD.pack(len(blob), self._number) + blob[:_FIRST_BYTES]
+        firsts = self._all_gather(first, _HEAD.size + _FIRST_BYTES, phase)
+        heads = [_HEAD.unpack_from(first) for first in firsts]
+        self._check_in_step([number for _, number in heads], phase)
+        sizes = [size for size, _ in heads]
+        blobs = [first[_HEAD.size :] for first in firsts]
         if max(sizes) > _FIRST_BYTES:
             rests = self._all_gather(blob[_FIRST_BYTES:], max(sizes) - _FIRST_BYTES, phase)
             blobs = [first + rest for first, rest in zip(blobs, rests, strict=True)]
         return [pickle.loads(part[:size]) for part, size in zip(blobs, sizes, strict=True)]
+
+    def _check_in_step(self, numbers: Sequence[int], phase: str) -> None:
+        """Refuses answers of another exchange: where they fit by chance, they would pass."""
+        if len(set(numbers)) == 1:
+            return
+        self.release()
+        own = numbers[self.rank]
+        others = {rank: number for rank, number in enumerate(numbers) if number != own}
+        raise TransportError(
+            f"session: the ranks are out of step in {phase}: ranks {sorted(others)} are in another "
+            f"exchange\n  expected number {own} on all ranks, got {others}\n"
+            "  a switch that was not voted on yet is given up, its source state is intact\n"
+            "  call again on all ranks: the group is made anew"
+        )
 
     def _all_gather(self, part: bytes, size: int, phase: str) -> list[bytes]:
         """Every rank's ``part``, filled up with zeros to ``size`` bytes."""
@@ -183,7 +203,7 @@ class Control:
         self._group = None
 
     def _lost(self, error: RuntimeError, phase: str) -> TransportError:
-        self.lost = True
+        self.release()  # its connections end, so that ranks that wait for this one hear of it, too
         seconds = self._timeout.total_seconds()
         return TransportError(
             f"session: the ranks could not finish {phase}: {_in_words(error, seconds)}\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from dynatrain._errors import Error, LayoutError, of_family
 from dynatrain.adapters.port import Adapter
 from dynatrain.attending import Attendant, Done, Duties
 from dynatrain.beginning import Initialize, begin
+from dynatrain.caller import Caller
 from dynatrain.calls import Call, Calls, Met, check_target, cursors_of
 from dynatrain.collector import collector_held_off
 from dynatrain.door import (
@@ -60,6 +61,7 @@ class Session(Position):
         self._calls = Calls(self._meeting)
         self._attendant = Attendant(self._engine, self._meeting, self._calls, self._now)
         self._worlds = Worlds(self._engine, device, groups)
+        self._caller = Caller()
         self._in_step = False
         self._closed = False
         self._loops = 0
@@ -217,9 +219,20 @@ class Session(Position):
             report, errors = self._switch(target, renamed, clock, ready)
         return tell_script(self._callbacks, report, errors)
 
-    def _public(self, call: str) -> AbstractContextManager[None]:
+    @contextmanager
+    def _public(self, call: str) -> Iterator[None]:
+        """What every call runs under that ranks make together."""
         self._now.check_decided()
-        return public_call(call, self._adapter, lambda: self._now.epoch)
+        with self._caller.alone(call):
+            try:
+                with public_call(call, self._adapter, lambda: self._now.epoch):
+                    yield
+            except Exception:
+                raise
+            except BaseException:
+                # Its exchanges were left in the middle; the others need not wait for it.
+                self._engine.release(f"{call} was interrupted on this rank")
+                raise
 
     def _call(
         self, op: str, layout: Layout, names: Mapping[str, str], problem: Error | None = None
@@ -265,6 +278,7 @@ class Session(Position):
 
     def _duties(self) -> Duties:
         return Duties(
+            public=self._public,
             prepared=lambda: self._prepared,
             reconnect=self._reconnect,
             prepare=self._prepare,

@@ -14,6 +14,7 @@ import dynatrain
 import training_jobs as jobs
 from dynatrain import TransportError
 from held_values import Face
+from sessions import TIMEOUT_S
 
 #: Survivors wait for it. The pool gives a run many times as much, and says who waits on.
 DEADLINE_S = 6
@@ -59,7 +60,7 @@ class DiesWhen:
             self.lose()
 
 
-def session_that_loses_a_rank(moment, dying, lose=die):
+def session_that_loses_a_rank(moment, dying, lose=die, deadline_s=DEADLINE_S):
     fatal = DiesWhen(moment, dying, lose)
 
     def build(world):
@@ -68,7 +69,7 @@ def session_that_loses_a_rank(moment, dying, lose=die):
         return dynatrain.TrainState(state.model, state.optimizer, extra={"extra": Face(fatal)})
 
     session = dynatrain.init(
-        build, "dp=4", initialize=jobs.initialize, timeout_s=DEADLINE_S, keep={"kept": fatal}
+        build, "dp=4", initialize=jobs.initialize, timeout_s=deadline_s, keep={"kept": fatal}
     )
     state = session.state
     for param in state.model.parameters():
@@ -83,7 +84,15 @@ def session_that_loses_a_rank(moment, dying, lose=die):
 
 
 def lose_a_rank(rank, world_size, moment, dying, lose=die):
-    session = session_that_loses_a_rank(moment, dying, lose)
+    return refusal(session_that_loses_a_rank(moment, dying, lose))
+
+
+def lose_a_rank_with_time_to_spare(rank, world_size, moment, dying):
+    return refusal(session_that_loses_a_rank(moment, dying, deadline_s=TIMEOUT_S))
+
+
+def refusal(session):
+    """Whether a switch that loses a rank leaves all as it was, what it says, and the layout."""
     state, before = session.state, jobs.local_bits(session.state)
     with pytest.raises(TransportError) as caught:
         session.switch("dp=2,tp=2")
@@ -96,6 +105,19 @@ def lose_a_rank(rank, world_size, moment, dying, lose=die):
 @pytest.mark.parametrize("moment", ["build", "reading", "moving", "handing over"])
 def test_law7_survivors_of_a_lost_rank_keep_their_state(pool, moment):
     results = pool.run(lose_a_rank, moment, 2, may_die={2}, timeout_s=60)
+
+    assert results[2] is None
+    for same, text, layout in (results[rank] for rank in (0, 1, 3)):
+        assert same
+        assert layout == "dp=4"
+        assert "intact" in text
+
+
+# Those that had no message under way to the dead rank waited out the deadline, each in an exchange
+# with one that had given up already.
+@pytest.mark.parametrize("moment", ["build", "reading", "moving", "handing over"])
+def test_law7_survivors_of_a_dead_rank_hear_of_it_at_once(pool, moment):
+    results = pool.run(lose_a_rank_with_time_to_spare, moment, 2, may_die={2}, timeout_s=60)
 
     assert results[2] is None
     for same, text, layout in (results[rank] for rank in (0, 1, 3)):

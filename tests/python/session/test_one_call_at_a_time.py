@@ -1,0 +1,96 @@
+"""Calls that would mix with another one, or come from a forked process, are refused at once."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+
+import training_jobs as jobs
+from dynatrain import LayoutError
+
+CALLS = {
+    "switch": lambda session: session.switch("dp=1"),
+    "prepare": lambda session: session.prepare("dp=1"),
+    "check": lambda session: session.check("dp=1"),
+    "fingerprint": lambda session: session.fingerprint(),
+    "verify_replicas": lambda session: session.verify_replicas(),
+}
+
+
+class Slow:
+    """A build that waits where a test wants it to."""
+
+    def __init__(self):
+        self.reached, self.go_on, self.waits = threading.Event(), threading.Event(), False
+
+    def __call__(self, world):
+        if self.waits:
+            self.reached.set()
+            assert self.go_on.wait(20)
+        return jobs.build(world)
+
+
+# Messages of two calls mixed: one rank got another's bytes as the reason of a refusal.
+@pytest.mark.parametrize("call", CALLS)
+def test_a_call_beside_another_thread_s_is_refused_and_leaves_it_alone(start, call):
+    build = Slow()
+    session = start(build)
+    build.waits, reports = True, []
+    thread = threading.Thread(target=lambda: reports.append(session.switch("dp=1")), name="first")
+    thread.start()
+    assert build.reached.wait(20)
+
+    with pytest.raises(LayoutError, match="switch is under way in thread 'first'"):
+        CALLS[call](session)
+    build.go_on.set()
+    thread.join(20)
+
+    assert [report.epoch for report in reports] == [1]
+    build.waits = False
+    CALLS[call](session)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_call_inside_a_call_is_refused(start, call):
+    refused = []
+
+    class Curious:
+        def state_dict(self):
+            return {}
+
+        def load_state_dict(self, state_dict):
+            pass
+
+        def on_world(self, world):
+            if session:
+                with pytest.raises(LayoutError, match="while switch is under way") as error:
+                    CALLS[call](session[0])
+                refused.append(error)
+
+    session = []
+    session.append(start(keep={"curious": Curious()}))
+    session[0].switch("dp=1")
+
+    assert len(refused) == 1
+
+
+# It hung, or took the groups of its parent with it.
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_forked_process_is_refused_and_leaves_its_parent_alone(start, call):
+    session = start()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            CALLS[call](session)
+        except LayoutError as error:
+            status = 0 if "which was forked from the session's" in str(error) else 2
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(child, 0)
+
+    assert os.waitstatus_to_exitcode(status) == 0
+    CALLS[call](session)
