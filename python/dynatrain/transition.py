@@ -141,33 +141,41 @@ def blueprint(
     """
     with clock.phase("build"):
         check_old_names(engine, state, request.names)
-        source = engine.together("reading the state", lambda: engine.read(state, request.names))
-        made, in_source, in_target = _built(engine, state, request, built)
-        apart = in_source ^ in_target
-        if apart:
-            source = engine.together(
-                "reading the state", lambda: engine.read(state, request.names, apart)
-            )
+        made, apart, tied = _built(engine, state, request, built)
+        namings = [apart]
+        if "fingerprint" in engine.options.verify and tied != apart:
+            namings.append(tied)  # their maps travel with those of the switch
+        sources = engine.together(
+            "reading the state",
+            lambda: [engine.read(state, request.names, each) for each in namings],
+        )
     with clock.phase("plan"):
-        source_map = engine.publish_map(source)
-        inventory = source.inventory
+        source_maps = engine.publish_maps(sources)
+        inventory = sources[0].inventory
         notes = _union(engine, frozenset() if inventory is None else inventory.slot_notes())
-        slots = Slots(source_map, notes)
-        target = engine.together("build", lambda: _with_slots(engine, made, source, slots, apart))
-        target_map = engine.publish_map(target)
-        check_new_names(target_map, request.names)
-        plan = _plan(engine, source_map, target_map)
-        prepared = Prepared(request, source, target, source_map, target_map, plan, [], apart)
+        slots = Slots(source_maps[0], notes)
+        targets = engine.together(
+            "build", lambda: _with_slots(engine, made, sources[0], slots, namings)
+        )
+        target_maps = engine.publish_maps(targets)
+        check_new_names(target_maps[0], request.names)
+        plan = _plan(engine, source_maps[0], target_maps[0])
+        prepared = Prepared(
+            request, sources[0], targets[0], source_maps[0], target_maps[0], plan, [], apart
+        )
         prepared.routes = _routes(engine, prepared)
         if "fingerprint" in engine.options.verify:
-            prepared.counted = _counted(engine, prepared, in_source | in_target)
+            prepared.counted = (
+                Counted(source_maps[-1], tied, request.names),
+                Counted(target_maps[-1], tied),
+            )
     return prepared
 
 
 def _built(
     engine: Engine, state: TrainState | None, request: Request, built: TrainState | None
 ) -> tuple[TrainState | None, frozenset[str], frozenset[str]]:
-    """The target on meta, the further FQNs that source and target tie. Collective."""
+    """The target on meta, and the further FQNs that only one side ties, and any. Collective."""
     made: list[TrainState | None] = []
 
     def build() -> tuple[frozenset[str], frozenset[str]]:
@@ -178,23 +186,7 @@ def _built(
     ties = engine.gathered("build", build)
     in_source = frozenset().union(*(source for source, _ in ties))
     in_target = frozenset().union(*(target for _, target in ties))
-    return made[0], in_source, in_target
-
-
-def _counted(engine: Engine, prepared: Prepared, tied: frozenset[str]) -> tuple[Counted, Counted]:
-    """How both sides are counted. Collective where the maps of the switch lack names for it."""
-    names = prepared.request.names
-    maps = [prepared.source_map, prepared.target_map]
-    if tied != prepared.apart:
-        sides = engine.together(
-            "reading the state",
-            lambda: (
-                engine.read(prepared.source.state, names, tied),
-                engine.read(prepared.target.state, None, tied),
-            ),
-        )
-        maps = engine.publish_maps(sides)
-    return Counted(maps[0], tied, names), Counted(maps[1], tied)
+    return made[0], in_source ^ in_target, in_source | in_target
 
 
 def build_on_meta(engine: Engine, request: Request) -> TrainState | None:
@@ -215,34 +207,37 @@ def _with_slots(
     built: TrainState | None,
     source: Side,
     slots: Slots,
-    apart: frozenset[str],
-) -> Side:
+    namings: Sequence[frozenset[str]],
+) -> list[Side]:
+    """The target with its slots, read once for each naming: further FQNs that are named, too."""
     if source.inventory is not None:
         engine.adapter.check_alike(source.inventory, slots)
         if built is not None:
             engine.adapter.check_apart(built, source.inventory.state)
     if built is not None:
         engine.adapter.make_slots(built, slots)
-    return engine.read(built, None, apart)
+    return [engine.read(built, None, each) for each in namings]
 
 
 def _plan(
     engine: Engine, source_map: _native.ShardMap, target_map: _native.ShardMap
 ) -> _native.Plan:
-    def derive() -> _native.Plan:
+    plans: list[_native.Plan] = []
+
+    def derive() -> tuple[int, int]:
         source_map.prove_coverage()
         _check_same_tensors(engine, source_map, target_map)
-        return _native.make_plan(source_map, target_map, engine.rank, engine.node_of_rank)
+        plans.append(_native.make_plan(source_map, target_map, engine.rank, engine.node_of_rank))
+        return source_map.hash(), target_map.hash()
 
-    plan = engine.together("planning", derive)
-    answers = engine.control.gather((source_map.hash(), target_map.hash()), "planning")
+    answers = engine.gathered("planning", derive)
     if len(set(answers)) != 1:
         raise LayoutError(
             f"plan: the ranks hold different shard maps: {answers}\n"
             "  nothing was moved; the source state is intact\n"
             "  every rank must run the same build and the same version of dynatrain"
         )
-    return plan
+    return plans[0]
 
 
 def _check_same_tensors(
