@@ -12,9 +12,10 @@ from dynatrain.lanes import DEVICE
 def switch_over_two_lanes(rank, world_size):
     connect = Engine.connect
 
-    def connect_both(engine):
-        connect(engine)
-        engine.lanes[DEVICE] = engine.maker.host_lane()
+    def connect_both(engine, connection):
+        connect(engine, connection)
+        engine.maker._connection = f"{connection}/second"
+        engine.lanes[DEVICE] = engine.maker._host_lane()
 
     Engine.connect = connect_both
     # On a GPU, this is where optimizer steps are.
