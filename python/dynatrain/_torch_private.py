@@ -313,13 +313,15 @@ def groups_watched(refuse: Callable[[list[int]], Exception]) -> Iterator[None]:
 
     split = distributed_c10d.split_group
 
-    def split_or_refuse(parent_pg: Any = None, split_ranks: Any = None, **kwargs: Any) -> Any:
+    def split_or_refuse(
+        parent_pg: Any = None, split_ranks: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
         if threading.get_ident() == thread:
             raise refuse(sorted({rank for ranks in split_ranks or () for rank in ranks}))
-        return split(parent_pg, split_ranks, **kwargs)
+        return split(parent_pg, split_ranks, *args, **kwargs)
 
     distributed_c10d._process_group_name = name_or_refuse
-    dist.split_group = distributed_c10d.split_group = split_or_refuse  # type: ignore[assignment]
+    dist.split_group = distributed_c10d.split_group = split_or_refuse
     try:
         yield
     finally:

@@ -143,7 +143,11 @@ def _started(given: Given) -> Session:
             given.build, checked.options, checked.device, adapter, members, given.groups
         )
         _started_sessions.add(session)
-        session.start(checked.layout, given.initialize, checked.keep)
+        try:
+            session.start(checked.layout, given.initialize, checked.keep)
+        except BaseException:
+            session.close()
+            raise
     checked.settings.apply(session.on_switch, members.rank)
     _current[:] = [session]
     return session
@@ -205,10 +209,14 @@ def _leave() -> None:
     ending meanwhile, SIGABRT would end the process, once in ten times. They are waited for, but not
     after an exception, when they may wait for other ranks; NCCL has no such threads.
     """
-    if getattr(sys, "last_value", None) is not None:
+    failed = getattr(sys, "last_value", None) is not None
+    if failed or any(session.in_trouble for session in _started_sessions):
         return
-    for session in _started_sessions:
-        session.close()
+    try:
+        for session in _started_sessions:
+            session.close()
+    except LayoutError:  # a thread is in a call still, or this is a forked process
+        return
     if dist.is_initialized() and "nccl" not in dist.get_backend_config():
         dist.destroy_process_group()
 

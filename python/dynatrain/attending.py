@@ -30,6 +30,7 @@ class Duties:
 
     Attributes:
         public: what a call runs under.
+        refusal: why this session makes no calls any more, or None.
         prepared: the target that it holds prepared, or None.
         reconnect: makes the groups of all ranks anew where a call says that they are lost.
         prepare: prepares a layout with new names of tensors.
@@ -39,6 +40,7 @@ class Duties:
     """
 
     public: Callable[[str], AbstractContextManager[None]]
+    refusal: Callable[[], Error | None]
     prepared: Callable[[], Prepared | None]
     reconnect: Callable[[Met], None]
     prepare: Callable[[Layout, Mapping[str, str]], object]
@@ -88,7 +90,7 @@ class Attendant:
         done: Done | None = None
         epoch = self._now.epoch
         try:
-            with duties.public("an idle rank"):
+            with duties.public("a call of the others"):
                 done = self._join_call(duties)
         except Error as error:
             if self._now.epoch != epoch or ends_job(error):  # not whole, or nobody knows where
@@ -100,9 +102,11 @@ class Attendant:
     def _join_call(self, duties: Duties) -> Done | None:
         """Does what the others have called; returns what a switch returns."""
         clock = Clock(self._engine.rank)
-        prepared, ready, problem = duties.prepared(), False, None
+        prepared, ready, problem = duties.prepared(), False, duties.refusal()
         try:
-            ready = prepared is not None and prepared.refresh(self._engine, None)
+            ready = (
+                problem is None and prepared is not None and prepared.refresh(self._engine, None)
+            )
         except Exception as error:  # noqa: BLE001 - the others must learn of it, not wait
             problem = of_family(error, "an idle rank")
         own = Call("attend", "", 0, ready, self._engine.connected)

@@ -1,4 +1,4 @@
-"""Who calls a session: one thread of the process that made it, one call at a time."""
+"""Who calls a session: the process that made it, one call at a time."""
 
 from __future__ import annotations
 
@@ -36,17 +36,23 @@ class Caller:
                 "  nothing was moved; the session of the other process is intact\n"
                 "  call in the training process; a forked one may only read"
             )
-        if not self._lock.acquire(blocking=False):
-            raise LayoutError(
-                f"session: {call} was called while {self._call} is under way in thread "
-                f"{self._thread!r}\n"
-                "  expected one call at a time: the ranks make them together, in one order\n"
-                "  nothing was moved by this call; the other one goes on\n"
-                "  make the calls of a session in the training thread, one after the other, and "
-                "none in what build, a kept object or an extra does"
-            )
+        taken = False
         try:
+            taken = self._lock.acquire(blocking=False)
+            if not taken:
+                raise self._busy(call)
             self._call, self._thread = call, threading.current_thread().name
             yield
         finally:
-            self._lock.release()
+            if taken:
+                self._lock.release()
+
+    def _busy(self, call: str) -> LayoutError:
+        return LayoutError(
+            f"session: {call} was called while {self._call} is under way in thread "
+            f"{self._thread!r}\n"
+            "  expected one call at a time: the ranks make them together, in one order\n"
+            "  nothing was moved by this call; the other one goes on\n"
+            "  make the calls of a session in the training thread, one after the other, and "
+            "none in what build, a kept object or an extra does"
+        )

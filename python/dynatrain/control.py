@@ -104,6 +104,15 @@ class Control:
             blobs = [first + rest for first, rest in zip(blobs, rests, strict=True)]
         return [pickle.loads(part[:size]) for part, size in zip(blobs, sizes, strict=True)]
 
+    def _check_open(self, phase: str) -> None:
+        if self._group is None:
+            raise TransportError(
+                f"session: the ranks could not go on with {phase}: this rank has let go of its "
+                "groups\n  expected them to stand until the call has ended\n"
+                "  a switch that was not voted on yet is given up, its source state is intact\n"
+                "  call again on all ranks: the groups are made anew"
+            )
+
     def _check_in_step(self, numbers: Sequence[int], phase: str) -> None:
         """Refuses answers of another exchange: where they fit by chance, they would pass."""
         if len(set(numbers)) == 1:
@@ -120,6 +129,7 @@ class Control:
 
     def _all_gather(self, part: bytes, size: int, phase: str) -> list[bytes]:
         """Every rank's ``part``, filled up with zeros to ``size`` bytes."""
+        self._check_open(phase)
         own = torch.frombuffer(bytearray(part.ljust(size, b"\0")), dtype=torch.uint8)
         out = [torch.empty_like(own) for _ in range(self.num_ranks)]
         try:
@@ -169,6 +179,7 @@ class Control:
             for key, view in zip(keys, views, strict=True):
                 if key[2]:
                     view.copy_(torch.frombuffer(bytearray(parts[key[0]]), dtype=torch.uint8))
+        self._check_open(phase)
         options = dist.BroadcastOptions()
         options.rootRank = source
         try:

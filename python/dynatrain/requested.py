@@ -46,12 +46,12 @@ class Requested:
         cancelled = None if self.future.set_running_or_notify_cancel() else self._cancelled()
         try:
             report = switch(cancelled)
-        except Exception as error:
+        except BaseException as error:
             if cancelled is None:
                 self.future.set_exception(error)
             elif error is not cancelled:
                 _log.warning("a switch that was requested and cancelled here failed: %s", error)
-            if ends_job(error):
+            if not isinstance(error, Exception) or ends_job(error):
                 raise
         else:
             self.future.set_result(report)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dynatrain._errors import Error, LayoutError, of_family
+from dynatrain._errors import Error, LayoutError, ends_job, of_family
 from dynatrain.adapters.port import Adapter
 from dynatrain.attending import Attendant, Done, Duties
 from dynatrain.beginning import Initialize, begin
@@ -62,6 +62,8 @@ class Session(Position):
         self._attendant = Attendant(self._engine, self._meeting, self._calls, self._now)
         self._worlds = Worlds(self._engine, device, groups)
         self._caller = Caller()
+        #: A call has ended on this rank alone.
+        self.in_trouble = False
         self._in_step = False
         self._closed = False
         self._loops = 0
@@ -92,7 +94,9 @@ class Session(Position):
                 yield self._step
                 self._end_step()
                 self._run_request()
-        except Exception:
+        except GeneratorExit:
+            raise  # the script has left its loop
+        except BaseException:
             failed = True  # on this rank alone: ranks that idle wait for the others
             raise
         finally:
@@ -198,7 +202,10 @@ class Session(Position):
             DeviceError: a tensor lies neither on the host nor on the session's device; the state is
                 unchanged.
             BudgetError: the switch needs more memory than it may take; the state is unchanged.
-            TransportError: a rank is missing or failed; the state is unchanged.
+            TransportError: a rank is missing or failed, or what arrived has another fingerprint;
+                the state is unchanged.
+            InternalError: this rank could not learn how the vote ended, or failed behind it: the
+                job is to be ended.
             What a kept object's ``on_world`` or a callback raised: the switch is done then, on this
                 rank as on all others.
         """
@@ -227,11 +234,11 @@ class Session(Position):
             try:
                 with public_call(call, self._adapter, lambda: self._now.epoch):
                     yield
-            except Exception:
-                raise
-            except BaseException:
-                # Its exchanges were left in the middle; the others need not wait for it.
-                self._engine.release(f"{call} was interrupted on this rank")
+            except BaseException as error:
+                if not isinstance(error, Error) or ends_job(error):
+                    # The ranks have not agreed on it: the others need not wait for this one.
+                    self.in_trouble = True
+                    self._engine.release(f"{call} ended on this rank alone")
                 raise
 
     def _call(
@@ -279,6 +286,7 @@ class Session(Position):
     def _duties(self) -> Duties:
         return Duties(
             public=self._public,
+            refusal=self._refusal,
             prepared=lambda: self._prepared,
             reconnect=self._reconnect,
             prepare=self._prepare,
@@ -363,12 +371,17 @@ class Session(Position):
     def close(self) -> None:
         """Ends the session: its groups with their sockets and threads, and what is prepared.
 
-        The present state stays usable. Later calls that ranks make together are refused on all
-        ranks. To be called on every rank; not collective.
+        The present state stays usable, and groups and meshes of its worlds stay where torch keeps
+        them. Later calls that ranks make together are refused on all ranks. To be called on every
+        rank; not collective.
+
+        Raises:
+            LayoutError: another call is under way, or the process was forked.
         """
-        self._closed = True
-        self._prepared = None
-        self._engine.release("the session was closed")
+        with self._caller.alone("close"):
+            self._closed = True
+            self._prepared = None
+            self._engine.release("the session was closed")
 
     def _refusal(self) -> LayoutError | None:
         """Why this session makes no calls any more, or None."""

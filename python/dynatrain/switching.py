@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from dynatrain._errors import TransportError
+from dynatrain.adapters.port import Adapter, Published
 from dynatrain.calls import Calls
 from dynatrain.deciding import decide
 from dynatrain.engine import Clock, Engine
@@ -39,7 +41,8 @@ def run(
 
     Raises:
         LayoutError: replicas differ, or the target does not take what is no tensor.
-        TransportError: a peer failed. Either way the source is as it was.
+        TransportError: a peer failed, or another state arrived than was moved. In all cases the
+            source is as it was.
     """
     report, clock = telling.report, telling.clock
     if "replicas" in engine.options.verify:
@@ -49,17 +52,27 @@ def run(
     moved = transfer(engine, prepared, lambda: present.kept_states(target), clock)
     report.fingerprint_before = report.fingerprint_after = moved.fingerprint
     with clock.phase("commit"):
-        joined = present.world is None
-        decide(engine.adapter, calls, present, prepared)
+        joined, epoch, errors = present.world is None, present.epoch, []
         try:
-            errors = present.move_kept(moved.published if joined else None)
-        finally:  # also where a signal ends what a kept object does
-            if present.world is not None:
-                rank, step = present.world.rank, report.step
-                engine.adapter.continue_streams(moved.published, present.seed, rank, step)
+            decide(engine.adapter, calls, present, prepared)
+        finally:  # also where a signal is heard now that came in the vote
+            if present.epoch != epoch:
+                published = moved.published
+                errors += _follow(engine.adapter, present, published, report.step, joined=joined)
     reasons = [f"a kept object raised {described(error)}" for error in errors]
     _tell(engine, prepared, moved, replace(telling, not_continuous=reasons))
     return errors
+
+
+def _follow(
+    adapter: Adapter[Any], present: Present, published: Published, step: int, *, joined: bool
+) -> list[Exception]:
+    """Takes kept objects and random streams to the new world; returns what the former raised."""
+    try:
+        return present.move_kept(published if joined else None)
+    finally:  # also where a signal ends what a kept object does
+        if present.world is not None:
+            adapter.continue_streams(published, present.seed, present.world.rank, step)
 
 
 def _tell(engine: Engine, prepared: Prepared, moved: Moved, telling: Telling) -> None:

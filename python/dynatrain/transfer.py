@@ -55,7 +55,8 @@ def transfer(engine: Engine, prepared: Prepared, kept: Kept, clock: Clock) -> Mo
     three times: on what was read, on what the targets take, and on what has arrived.
 
     Raises:
-        TransportError: a peer failed; the union communicator is gone, the source is intact.
+        TransportError: a peer failed and the union communicator is gone, or what has arrived has
+            another fingerprint; the source is intact.
     """
     moved = _transferred(engine, prepared, kept, clock)
     if moved.shares is not None:

@@ -7,7 +7,7 @@ on one rank fails on all, with the source untouched.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -290,13 +290,16 @@ def missing_bytes(engine: Engine, prepared: Prepared) -> int:
     inventory, staging = prepared.target.inventory, prepared.staging_peak_bytes
     fresh = 0
     if inventory is not None:
-        fresh = inventory.missing_bytes(_adopted(prepared))
+        fresh = inventory.missing_bytes(_adopted(engine, prepared))
     check_budget(engine.rank, fresh + staging, engine.options.memory_budget_bytes)
     return fresh
 
 
-def _adopted(prepared: Prepared) -> Sequence[str]:
-    return () if prepared.source.inventory is None else prepared.plan.adoptable()
+def _adopted(engine: Engine, prepared: Prepared) -> Collection[str]:
+    source, target = prepared.source.inventory, prepared.target.inventory
+    if source is None or target is None:
+        return ()
+    return engine.adapter.lendable(target, source, prepared.plan.adoptable())
 
 
 def _take_memory(engine: Engine, prepared: Prepared) -> None:
@@ -306,7 +309,7 @@ def _take_memory(engine: Engine, prepared: Prepared) -> None:
         return
     if prepared.fresh_bytes:
         _native.trim_heap()  # here and not when a state is freed: a prepared switch waits for none
-    source, adopted = prepared.source.inventory, _adopted(prepared)
+    source, adopted = prepared.source.inventory, _adopted(engine, prepared)
     try:
         prepared.target = Side.of(engine.adapter.materialize(inventory, source, adopted))
     except Exception as error:

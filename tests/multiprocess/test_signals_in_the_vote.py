@@ -43,8 +43,19 @@ def leave(number, frame):
     raise SystemExit("of the script's handler")
 
 
+class Follows:
+    """A kept object that knows its world, as a loader does."""
+
+    def on_world(self, world):
+        self.place = world.coordinate("dp_shard"), world.size("dp_shard")
+
+
 def switch_under_signals(rank, world_size, number, interrupted):
-    session = start("dp=4", timeout_s=20)
+    follows = Follows()
+    session = start("dp=4", timeout_s=20, keep={"follows": follows})
+    streams = []
+    continued = session._adapter.continue_streams
+    session._adapter.continue_streams = lambda *args: streams.append(1) or continued(*args)
     former = signal.signal(signal.SIGTERM, leave)
     if rank == interrupted:
         interrupt_in_the_vote(session, number)
@@ -58,7 +69,9 @@ def switch_under_signals(rank, world_size, number, interrupted):
     finally:
         signal.signal(signal.SIGTERM, former)
     # Who caught it trains on, in the world of the others.
-    return told, str(session.layout), session.fingerprint()
+    place = session.world.coordinate("dp_shard"), session.world.size("dp_shard")
+    whole = follows.place == place and streams == [1]
+    return told, whole, str(session.layout), session.fingerprint()
 
 
 # Of four ranks one stayed in dp=4 and three trained on in dp=2,tp=2: nobody was told.
@@ -71,10 +84,11 @@ def test_a_rank_that_is_interrupted_in_the_vote_goes_with_the_others(
 ):
     answers = pool.run(switch_under_signals, number, interrupted, timeout_s=90)
 
-    assert [told for told, _, _ in answers] == [
+    assert [told for told, *_ in answers] == [
         raised if rank == interrupted else None for rank in range(4)
     ]
-    assert {layout for _, layout, _ in answers} == {"dp=2,tp=2"}
+    assert all(whole for _, whole, *_ in answers)
+    assert {layout for _, _, layout, _ in answers} == {"dp=2,tp=2"}
     assert len({fingerprint for *_, fingerprint in answers}) == 1
 
 

@@ -219,6 +219,12 @@ class Adapter(ABC, Generic[_Inventory]):
         """
 
     @abstractmethod
+    def lendable(
+        self, target: _Inventory, source: _Inventory, adoptable: Collection[str]
+    ) -> Collection[str]:
+        """Those of ``adoptable`` whose memory in ``source`` can serve ``target`` as it is."""
+
+    @abstractmethod
     def materialize(
         self, target: _Inventory, source: _Inventory | None, adopted: Collection[str]
     ) -> _Inventory:

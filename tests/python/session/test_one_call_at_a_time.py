@@ -17,6 +17,8 @@ CALLS = {
     "fingerprint": lambda session: session.fingerprint(),
     "verify_replicas": lambda session: session.verify_replicas(),
 }
+#: Calls, and what ends a session.
+ALL = {**CALLS, "close": lambda session: session.close()}
 
 
 class Slow:
@@ -76,8 +78,27 @@ def test_a_call_inside_a_call_is_refused(start, call):
     assert len(refused) == 1
 
 
+# The call around it met groups that were gone, and reported a bug.
+def test_closing_a_session_inside_a_call_is_refused(start):
+    refused = []
+
+    class Impatient:
+        def on_world(self, world):
+            if session:
+                with pytest.raises(LayoutError, match="while switch is under way") as error:
+                    session[0].close()
+                refused.append(error)
+
+    session = []
+    session.append(start(keep={"impatient": Impatient()}))
+    session[0].switch("dp=1")
+
+    assert len(refused) == 1
+    assert session[0].switch("dp=1").epoch == 2
+
+
 # It hung, or took the groups of its parent with it.
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("call", ALL)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_forked_process_is_refused_and_leaves_its_parent_alone(start, call):
     session = start()
@@ -85,7 +106,7 @@ def test_a_forked_process_is_refused_and_leaves_its_parent_alone(start, call):
     if child == 0:
         status = 1
         try:
-            CALLS[call](session)
+            ALL[call](session)
         except LayoutError as error:
             status = 0 if "which was forked from the session's" in str(error) else 2
         finally:
@@ -93,4 +114,4 @@ def test_a_forked_process_is_refused_and_leaves_its_parent_alone(start, call):
     _, status = os.waitpid(child, 0)
 
     assert os.waitstatus_to_exitcode(status) == 0
-    CALLS[call](session)
+    session.switch("dp=1")

@@ -12,7 +12,7 @@ from dynatrain.interruptions import signals_held_off
 
 
 @pytest.fixture
-def handled(monkeypatch):
+def handled():
     """The signals that a handler of the script has seen."""
     seen = []
     former = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR2)}
@@ -87,11 +87,14 @@ def test_all_handlers_are_back_whatever_one_of_them_raises(handled):
 
 # What ends the process, or is ignored, is the system's: only handlers of Python's may raise.
 def test_signals_without_a_handler_are_left_alone():
+    before = {n: signal.getsignal(n) for n in signal.valid_signals()}
     with signals_held_off():
-        assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL or callable(
-            signal.getsignal(signal.SIGUSR1)
-        )
-        assert signal.getsignal(signal.SIGPIPE) == signal.SIG_IGN
+        meanwhile = {n: signal.getsignal(n) for n in signal.valid_signals()}
+
+    untouched = {n for n, handler in before.items() if not callable(handler)}
+    assert {signal.SIGPIPE, signal.SIGHUP} <= untouched
+    assert all(meanwhile[n] == before[n] for n in untouched)
+    assert meanwhile[signal.SIGINT] is not before[signal.SIGINT]
 
 
 def test_other_threads_than_the_main_one_hold_nothing_off():

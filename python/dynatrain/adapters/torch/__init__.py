@@ -132,6 +132,12 @@ class TorchAdapter(Adapter[LiveTensors]):
             target.state, memory.to_be_given(target)
         )
 
+    def lendable(
+        self, target: LiveTensors, source: LiveTensors, adoptable: Collection[str]
+    ) -> Collection[str]:
+        """Memory with room for what ``fully_shard`` pads."""
+        return memory.lendable(target, source, adoptable)
+
     def materialize(
         self, target: LiveTensors, source: LiveTensors | None, adopted: Collection[str]
     ) -> LiveTensors:

@@ -202,19 +202,26 @@ def _device_of(tensor: torch.Tensor, device: torch.device) -> torch.device:
     return torch.device("cpu") if getattr(tensor, "dynatrain_on_host", False) else device
 
 
+def lendable(target: LiveTensors, source: LiveTensors, adoptable: Collection[str]) -> list[str]:
+    """Those of ``adoptable`` that have room for the padding of the target's shards.
+
+    Without it ``fully_shard`` would copy a shard away from what lies over it.
+    """
+    return [
+        name
+        for name in adoptable
+        if _room_bytes(local_tensor(source.tensors[name]))
+        >= target.padded.get(id(target.tensors[name]), 0)
+    ]
+
+
 def _lent(
     target: LiveTensors, source: LiveTensors, adopted: Collection[str]
 ) -> dict[str, torch.Tensor]:
-    lent = {
+    return {
         name: local_tensor(source.tensors[name]).detach()
         for name in adopted
         if local_tensor(target.tensors[name]).is_meta
-    }
-    # Without room for its padding, fully_shard would copy a shard away from what lies over it.
-    return {
-        name: local
-        for name, local in lent.items()
-        if _room_bytes(local) >= target.padded.get(id(target.tensors[name]), 0)
     }
 
 
