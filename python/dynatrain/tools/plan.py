@@ -28,7 +28,8 @@ SIZES = {
 MANY_RANKS, MANY_LAYERS = 512, 2048
 EXIT_STATUS = (
     "exit status: 0 when the plan was printed, 1 when a layout or a size cannot be planned, 2 when "
-    "the command line is wrong. Sizes need not divide: shards are cut as torch cuts them."
+    "the command line is wrong, 130 after Ctrl-C. Sizes need not divide: shards are cut as torch "
+    "cuts them."
 )
 
 
