@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import sys
 from collections.abc import Collection, Mapping
@@ -15,7 +16,7 @@ import torch.distributed as dist
 
 from dynatrain import arguments
 from dynatrain._errors import LayoutError, TransportError, of_family
-from dynatrain._torch_private import single_process_store
+from dynatrain._torch_private.groups import single_process_store
 from dynatrain.adapters.torch import TorchAdapter
 from dynatrain.arguments import Given
 from dynatrain.beginning import Initialize
@@ -129,6 +130,7 @@ def _started(given: Given) -> Session:
         found = of_family(error, "init")
     if isinstance(found, Exception) and not dist.is_initialized() and "RANK" not in os.environ:
         raise found  # a job of one; nothing was started
+    _let_go_of_closed()
     _join()
     members = Members.of_job()
     if not isinstance(found, Exception):
@@ -151,6 +153,14 @@ def _started(given: Given) -> Session:
     checked.settings.apply(session.on_switch, members.rank)
     _current[:] = [session]
     return session
+
+
+def _let_go_of_closed() -> None:
+    """Frees what closed sessions had open: their states, which nobody may hold, have cycles."""
+    if any(session.closed for session in _started_sessions):
+        if _current and _current[0].closed:
+            _current.clear()
+        gc.collect()
 
 
 def _placed(checked: arguments.Checked, rank: int) -> arguments.Checked | Exception:

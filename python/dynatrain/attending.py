@@ -32,20 +32,22 @@ class Duties:
         public: what a call runs under.
         refusal: why this session makes no calls any more, or None.
         prepared: the target that it holds prepared, or None.
+        places: the layouts that it has its place in.
         reconnect: makes the groups of all ranks anew where a call says that they are lost.
         prepare: prepares a layout with new names of tensors.
         rehearse: tries a switch to a layout with new names of tensors.
-        switch: makes the switch that a call asks for; told whether all ranks hold it prepared.
+        switch: makes the switch that a call asks for.
         callbacks: of the script, told of a switch that is done.
     """
 
     public: Callable[[str], AbstractContextManager[None]]
     refusal: Callable[[], Error | None]
     prepared: Callable[[], Prepared | None]
+    places: Callable[[], tuple[str, ...]]
     reconnect: Callable[[Met], None]
-    prepare: Callable[[Layout, Mapping[str, str]], object]
-    rehearse: Callable[[Layout, Mapping[str, str]], object]
-    switch: Callable[[Call, Clock, bool], Done]
+    prepare: Callable[[Layout, Mapping[str, str], Met], object]
+    rehearse: Callable[[Layout, Mapping[str, str], Met], object]
+    switch: Callable[[Call, Clock, Met], Done]
     callbacks: Sequence[Callable[[SwitchReport], None]]
 
 
@@ -109,7 +111,7 @@ class Attendant:
             )
         except Exception as error:  # noqa: BLE001 - the others must learn of it, not wait
             problem = of_family(error, "an idle rank")
-        own = Call("attend", "", 0, ready, self._engine.connected)
+        own = Call("attend", "", 0, ready, self._engine.connected, places=duties.places())
         met = self._calls.meet(own, problem)
         duties.reconnect(met)
         asked = next(call for call in met.calls if call.operation != "attend")
@@ -118,9 +120,9 @@ class Attendant:
             return None
         layout, names = Layout.parse(asked.layout), dict(asked.names)
         if asked.operation == "prepare":
-            duties.prepare(layout, names)
+            duties.prepare(layout, names, met)
             return None
         if asked.operation == "check":
-            duties.rehearse(layout, names)
+            duties.rehearse(layout, names, met)
             return None
-        return duties.switch(asked, clock, met.ready)
+        return duties.switch(asked, clock, met)

@@ -31,6 +31,7 @@ class Call:
         connected: whether its union communicator stands.
         cursors: where its kept loaders stand, in global batches; empty on a rank that idles.
         names: new names of tensors that it was given, by their names, sorted.
+        places: the layouts that it has its place in.
         problem: what it refuses with, or None.
     """
 
@@ -41,6 +42,7 @@ class Call:
     connected: bool
     cursors: Mapping[str, int] = field(default_factory=dict)
     names: tuple[tuple[str, str], ...] = ()
+    places: tuple[str, ...] = ()
     problem: Trouble | None = None
 
     def __str__(self) -> str:
@@ -69,6 +71,10 @@ class Met:
     def ready(self) -> bool:
         """Whether every rank holds the target prepared, over links that stand."""
         return self.connected and all(call.ready for call in self.calls)
+
+    def has_places(self, layout: Layout) -> bool:
+        """Whether every rank has its place in ``layout``, or idles there."""
+        return all(str(layout) in call.places for call in self.calls)
 
 
 class Calls:

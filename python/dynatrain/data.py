@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, default_collate
 
 from dynatrain._errors import LayoutError
-from dynatrain._torch_private import place_in_job
+from dynatrain._torch_private.groups import place_in_job
 from dynatrain.given import kind, shown, whole
 from dynatrain.layout import Layout
 from dynatrain.noise import SeededCollate, SeededDataset, WithEpochs

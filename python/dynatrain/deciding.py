@@ -48,4 +48,4 @@ def _install(adapter: Adapter[Any], present: Present, prepared: Prepared) -> Non
     present.install(layout, prepared.request.world, prepared.target.state)
     adapter.retire(former, prepared.target.inventory, str(layout))
     if place is not None:
-        place.retire(str(layout))
+        place.retire(f"the switch to {layout} replaced")

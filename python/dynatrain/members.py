@@ -8,7 +8,7 @@ from typing import Any
 
 from torch._C._distributed_c10d import PrefixStore, Store
 
-from dynatrain._torch_private import gloo_group, place_in_job, session_store
+from dynatrain._torch_private.groups import gloo_group, place_in_job, session_store
 
 
 @dataclass(frozen=True)
@@ -16,11 +16,13 @@ class Members:
     """The ranks of a session, seen by one of them.
 
     Attributes:
+        name: of the session, unique within the job.
         rank: this rank, ``0 <= rank < num_ranks``.
         num_ranks: how many there are.
         store: of the session, under a prefix of its own.
     """
 
+    name: str
     rank: int
     num_ranks: int
     store: Store
@@ -29,7 +31,8 @@ class Members:
     def of_job() -> Members:
         """All ranks of the job, for a new session. Each rank has to call it once a session."""
         rank, num_ranks = place_in_job()
-        return Members(rank, num_ranks, session_store(rank))
+        name, store = session_store(rank)
+        return Members(name, rank, num_ranks, store)
 
     def store_of(self, purpose: str) -> Store:
         """The part of the store for one purpose."""

@@ -49,6 +49,11 @@ class Present:
         self.state = state
         self.world = world
 
+    def close(self) -> None:
+        """Ends the world; the state stays."""
+        if self.world is not None:
+            self.world.retire("session.close() ended")
+
     def kept_states(self, target: Layout) -> dict[str, Any]:
         """State of kept objects, for ranks that join; nobody asks for it otherwise."""
         assert self.layout is not None

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch.profiler import record_function
 
-from dynatrain._torch_private import profiler_enabled
+from dynatrain._torch_private.tensors import profiler_enabled
 
 
 @contextmanager

@@ -62,10 +62,9 @@ class Session(Position):
         self._attendant = Attendant(self._engine, self._meeting, self._calls, self._now)
         self._worlds = Worlds(self._engine, device, groups)
         self._caller = Caller()
-        #: A call has ended on this rank alone.
-        self.in_trouble = False
+        self.in_trouble = False  #: a call has ended on this rank alone
         self._in_step = False
-        self._closed = False
+        self.closed = False  #: by close()
         self._loops = 0
         self._prepared: Prepared | None = None
         self._request: Requested | None = None
@@ -159,8 +158,7 @@ class Session(Position):
         """
         with self._public("prepare"):
             target, renamed = checked_layout("prepare", layout), checked_names("prepare", names)
-            self._call("prepare", target, renamed)
-            self._prepare(target, renamed)
+            self._prepare(target, renamed, self._call("prepare", target, renamed))
 
     def check(self, layout: Layout | str, *, names: Mapping[str, str] | None = None) -> int:
         """Says whether a switch to ``layout`` would be refused, and moves nothing. Collective.
@@ -179,8 +177,7 @@ class Session(Position):
         """
         with self._public("check"):
             target, renamed = checked_layout("check", layout), checked_names("check", names)
-            self._call("check", target, renamed)
-            return self._rehearse(target, renamed)
+            return self._rehearse(target, renamed, self._call("check", target, renamed))
 
     def switch(
         self, layout: Layout | str, *, names: Mapping[str, str] | None = None
@@ -222,8 +219,8 @@ class Session(Position):
             target, renamed = checked_layout("switch", layout), checked_names("switch", names)
             clock = Clock(self._engine.rank)
             with clock.phase("meet"):
-                ready = self._call("switch", target, renamed, problem)
-            report, errors = self._switch(target, renamed, clock, ready)
+                met = self._call("switch", target, renamed, problem)
+            report, errors = self._switch(target, renamed, clock, met)
         return tell_script(self._callbacks, report, errors)
 
     @contextmanager
@@ -243,8 +240,8 @@ class Session(Position):
 
     def _call(
         self, op: str, layout: Layout, names: Mapping[str, str], problem: Error | None = None
-    ) -> bool:
-        """Meets all ranks over one operation; returns whether all hold ``layout`` prepared."""
+    ) -> Met:
+        """Meets all ranks over one operation, and makes the groups anew where some are lost."""
         ready, cursors = False, {}
         problem = problem or self._refusal()
         try:
@@ -255,11 +252,12 @@ class Session(Position):
             cursors = cursors_of(self._now.keep) if self.active else {}
         except Exception as error:  # noqa: BLE001 - the others must learn of it, not wait
             problem = of_family(error, f"the call of {op}")
-        connected, renamed = self._engine.connected, tuple(sorted(names.items()))
-        own = Call(op, str(layout), self._completed, ready, connected, cursors, renamed)
+        connected, places = self._engine.connected, self._worlds.kept
+        renamed = tuple(sorted(names.items()))
+        own = Call(op, str(layout), self._completed, ready, connected, cursors, renamed, places)
         met = self._calls.meet(own, problem)
         self._reconnect(met)
-        return met.ready
+        return met
 
     def _is_ready(self, layout: Layout, names: Mapping[str, str]) -> bool:
         """Whether ``layout`` stands prepared for the tensors that there are now."""
@@ -288,6 +286,7 @@ class Session(Position):
             public=self._public,
             refusal=self._refusal,
             prepared=lambda: self._prepared,
+            places=lambda: self._worlds.kept,
             reconnect=self._reconnect,
             prepare=self._prepare,
             rehearse=self._rehearse,
@@ -295,36 +294,38 @@ class Session(Position):
             callbacks=self._callbacks,
         )
 
-    def _switch_attended(self, asked: Call, clock: Clock, ready: bool) -> Done:
+    def _switch_attended(self, asked: Call, clock: Clock, met: Met) -> Done:
         self._step = asked.step
-        return self._switch(Layout.parse(asked.layout), dict(asked.names), clock, ready)
+        return self._switch(Layout.parse(asked.layout), dict(asked.names), clock, met)
 
-    def _prepare(self, layout: Layout, names: Mapping[str, str]) -> Prepared:
-        self._prepared = None
-        clock = Clock(self._engine.rank)
+    def _prepare(self, layout: Layout, names: Mapping[str, str], met: Met) -> Prepared:
+        self._prepared, clock = None, Clock(self._engine.rank)
         with clock.phase("world"):
-            place = self._worlds.at(layout, self._now.epoch + 1)
-        request = Request(layout, place, self._build, dict(names))
+            request = self._request_of(layout, names, met)
         self._prepared = prepare(self._engine, self._now.state, request, clock)
         return self._prepared
 
-    def _rehearse(self, layout: Layout, names: Mapping[str, str]) -> int:
-        place = self._worlds.at(layout, self._now.epoch + 1)
-        request = Request(layout, place, self._build, dict(names))
+    def _request_of(self, layout: Layout, names: Mapping[str, str], met: Met) -> Request:
+        """What is asked for, with this rank's place in it. Collective."""
+        kept, name = met.has_places(layout), f"world/{met.name}"
+        place = self._worlds.at(layout, self._now.epoch + 1, name, kept=kept)
+        return Request(layout, place, self._build, dict(names))
+
+    def _rehearse(self, layout: Layout, names: Mapping[str, str], met: Met) -> int:
+        request = self._request_of(layout, names, met)
         trial = Trial(lambda: self._now.kept_states(layout), self._engine.options.verify)
         with leaving_nothing():
             return rehearse(self._engine, self._now.state, request, trial)
 
-    def _switch(self, layout: Layout, names: Mapping[str, str], clock: Clock, ready: bool) -> Done:
+    def _switch(self, layout: Layout, names: Mapping[str, str], clock: Clock, met: Met) -> Done:
         """Switches; returns the report and what kept objects raised, when it was done."""
-        report = SwitchReport(
-            str(self.layout), str(layout), self._now.epoch + 1, self._completed, prepared=ready
-        )
+        source, epoch, ready = str(self.layout), self._now.epoch + 1, met.ready
+        report = SwitchReport(source, str(layout), epoch, self._completed, prepared=ready)
         with collector_held_off():
             prepared = self._prepared
             if not ready or prepared is None:
                 began = clock.now()
-                prepared = self._prepare(layout, names)
+                prepared = self._prepare(layout, names, met)
                 clock.adopt(prepared.spans, began)
             self._prepared = None  # its runs are used up, whether the switch succeeds or not
             errors = run(self._engine, self._calls, self._now, prepared, Telling(report, clock))
@@ -337,7 +338,7 @@ class Session(Position):
         engine = self._engine
         engine.connect("start")
         engine.together("the first layout", lambda: self._check_now(layout, keep))
-        world = self._worlds.at(layout, 0)
+        world = self._worlds.at(layout, 0, "world/start", kept=False)
         state = begin(engine, Request(layout, world, self._build, {}), initialize)
         self._now.install(layout, world, state)
         self._now.keep = dict(keep)
@@ -371,21 +372,24 @@ class Session(Position):
     def close(self) -> None:
         """Ends the session: its groups with their sockets and threads, and what is prepared.
 
-        The present state stays usable, and groups and meshes of its worlds stay where torch keeps
-        them. Later calls that ranks make together are refused on all ranks. To be called on every
-        rank; not collective.
+        Groups and meshes of its worlds end, too: what is to be gathered of DTensors has to be
+        gathered before. The present state stays, as each rank holds it; what its meshes have opened
+        ends with it. Later calls that ranks make together are refused on all ranks. To be called on
+        every rank; not collective.
 
         Raises:
             LayoutError: another call is under way, or the process was forked.
         """
         with self._caller.alone("close"):
-            self._closed = True
+            self.closed = True
             self._prepared = None
             self._engine.release("the session was closed")
+            self._now.close()
+            self._worlds.end()
 
     def _refusal(self) -> LayoutError | None:
         """Why this session makes no calls any more, or None."""
-        if not self._closed:
+        if not self.closed:
             return None
         return LayoutError(
             "session: it was closed\n"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from datetime import timedelta
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,11 +14,12 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from dynatrain import axes as axes_of
 from dynatrain._errors import InternalError, LayoutError, StaleStateError
-from dynatrain._torch_private import new_group, new_local_group
+from dynatrain._torch_private.groups import groups_of_meshes
 from dynatrain.axes import Axes
 from dynatrain.given import text
 from dynatrain.layout import MESH_AXES, Layout
 from dynatrain.train_state import TrainState
+from dynatrain.world_groups import WorldGroups
 
 _FLATTENED = {"dp_shard_cp": ("dp_shard", "cp"), "dp": ("dp_replicate", "dp_shard")}
 
@@ -46,13 +48,12 @@ class World:
         epoch: counts the switches that led to this world; 0 for the first.
     """
 
-    def __init__(  # noqa: PLR0913 - what a place is made of
+    def __init__(
         self,
         layout: Layout,
         rank: int,
         device: torch.device,
         meshes: Meshes,
-        timeout: timedelta,
         groups: object = None,
     ) -> None:
         self.layout = layout
@@ -63,7 +64,7 @@ class World:
         self.expert_mesh = meshes.expert_mesh
         self.groups: Any = groups
         self.epoch = 0
-        self._timeout = timeout
+        self._made = meshes.groups
         self._groups: dict[tuple[int, ...], dist.ProcessGroup] = {}
         self._meshes: dict[tuple[tuple[str, tuple[str, ...]], ...], DeviceMesh] = {}
 
@@ -130,7 +131,8 @@ class World:
     def _group_of(self, ranks: list[int]) -> dist.ProcessGroup:
         key = tuple(ranks)
         if key not in self._groups:
-            self._groups[key] = new_local_group(ranks, self._timeout)
+            assert self._made is not None
+            self._groups[key] = self._made.make("axes", ranks)
         return self._groups[key]
 
     def mesh_over(self, *axes: str, **named: Axes) -> DeviceMesh:
@@ -205,88 +207,81 @@ class World:
         world.epoch = epoch
         return world
 
-    def retire(self, successor: str) -> None:
-        """Makes every later use raise StaleStateError; ``successor`` names the layout."""
-        self.__dict__ = {"_retired_by": successor}
+    def retire(self, ended: str) -> None:
+        """Makes every later use raise StaleStateError.
+
+        Args:
+            ended: who ended it, as in "a world that the switch to tp=2 replaced".
+        """
+        self.__dict__ = {"_ended": ended}
 
     def __getattr__(self, name: str) -> Any:
         # Only reached for what the instance does not hold, which after retire() is everything.
-        successor = self.__dict__.get("_retired_by")
-        if successor is None:
+        ended = self.__dict__.get("_ended")
+        if ended is None:
             raise AttributeError(f"World has no attribute {name!r}")
         raise StaleStateError(
-            f"world: .{name} of a world that the switch to {successor} replaced\n"
-            "  the present state is intact\n  read session.world again after every switch"
+            f"world: .{name} of a world that {ended}\n"
+            "  the present state is intact\n"
+            "  read session.world again after every switch, and before close()"
         )
 
     def __repr__(self) -> str:
-        if "_retired_by" in self.__dict__:
-            return f"World(replaced by {self._retired_by})"
+        if "_ended" in self.__dict__:
+            return f"World(that {self._ended})"
         return f"World({self.layout}, rank={self.rank}/{self.world_size}, epoch={self.epoch})"
 
 
 class Meshes:
-    """The device meshes of one layout; making them is collective over the whole job.
+    """The device meshes of one rank in a layout; made by the ranks of the layout alone.
 
-    Ranks beyond the layout take part in the making and hold no coordinate.
+    Args:
+        layout: the layout.
+        device_type: ``cpu`` or ``cuda``.
+        groups: makes their groups; it owns them.
     """
 
-    def __init__(self, layout: Layout, device_type: str, num_ranks: int) -> None:
-        if layout.world_size > num_ranks:
-            raise LayoutError(
-                f"layout: {layout} needs {layout.world_size} ranks\n"
-                f"  the job has {num_ranks}\n"
-                "  nothing was moved; the source state is intact\n"
-                "  choose sizes whose product is at most the number of ranks"
-            )
+    def __init__(self, layout: Layout, device_type: str, groups: WorldGroups) -> None:
+        self.groups = groups
         sizes = {axis: layout.size(axis) for axis in layout.order if layout.size(axis) > 1}
-        self.mesh = _make_mesh(device_type, sizes or {"dp_shard": 1})
+        self.mesh = _make_mesh(device_type, sizes or {"dp_shard": 1}, groups, "mesh")
         for name, members in _FLATTENED.items():
             if all(axis in sizes for axis in members):
                 axes = tuple(axis for axis in layout.order if axis in members)
-                _flatten_everywhere(self.mesh, axes, name, layout)
-        self.expert_mesh = _make_expert_mesh(layout, device_type)
+                with groups_of_meshes(partial(groups.make, f"mesh/{name}"), groups.rank):
+                    self.mesh[axes]._flatten(name)
+        self.expert_mesh = _make_expert_mesh(layout, device_type, groups)
 
 
-def _make_mesh(device_type: str, sizes: dict[str, int]) -> DeviceMesh:
-    count = 1
-    for size in sizes.values():
-        count *= size
-    ranks = torch.arange(count, device="cpu").view(tuple(sizes.values()))
-    mesh = DeviceMesh(device_type, ranks, mesh_dim_names=tuple(sizes))
-    coordinate = mesh.get_coordinate()
-    if coordinate is not None:
-        group_ranks = [mesh.get_group(axis).rank() for axis in sizes]
-        if group_ranks != list(coordinate):
-            raise InternalError(
-                f"world: group ranks {group_ranks} differ from the mesh coordinate {coordinate}\n"
-                "  nothing was moved; please report this with the layout"
-            )
-    return mesh
+def _make_mesh(
+    device_type: str, sizes: Mapping[str, int], groups: WorldGroups, purpose: str
+) -> DeviceMesh:
+    """A mesh of ranks 0 to the product of ``sizes``, this one among them, ascending."""
+    ranks = torch.arange(math.prod(sizes.values()), device="cpu").view(tuple(sizes.values()))
+    place = (ranks == groups.rank).nonzero()[0].tolist()
+    made = []
+    for dim, axis in enumerate(sizes):
+        along = (*place[:dim], slice(None), *place[dim + 1 :])
+        made.append(groups.make(f"{purpose}/{axis}", ranks[along].tolist()))
+    if [group.rank() for group in made] != place:
+        raise InternalError(
+            f"world: group ranks {[group.rank() for group in made]} differ from the mesh "
+            f"coordinate {place}\n"
+            "  nothing was moved; please report this with the layout"
+        )
+    return DeviceMesh.from_group(made, device_type, mesh=ranks, mesh_dim_names=tuple(sizes))
 
 
-def _flatten_everywhere(mesh: DeviceMesh, axes: tuple[str, ...], name: str, layout: Layout) -> None:
-    # Only members can slice a mesh; the groups behind a flattened dimension need every rank.
-    if mesh.get_coordinate() is not None:
-        mesh[axes]._flatten(name)
-        return
-    seen: set[tuple[int, ...]] = set()
-    for rank in range(layout.world_size):
-        ranks = tuple(layout.group(rank, *axes))
-        if ranks not in seen:
-            seen.add(ranks)
-            new_group(list(ranks))
-
-
-def _make_expert_mesh(layout: Layout, device_type: str) -> DeviceMesh | None:
+def _make_expert_mesh(layout: Layout, device_type: str, groups: WorldGroups) -> DeviceMesh | None:
     if layout.ep == 1 and layout.etp in (1, layout.tp):
         return None
-    sizes = {
+    every = {
         "pp": layout.pp,
         "dp_replicate": layout.dp_replicate,
         **axes_of.expert_sizes(layout),
     }
-    return _make_mesh(device_type, {axis: size for axis, size in sizes.items() if size > 1})
+    sizes = {axis: size for axis, size in every.items() if size > 1}
+    return _make_mesh(device_type, sizes, groups, "experts")
 
 
 #: The user's own code that makes a state in a world.

@@ -9,14 +9,16 @@ from typing import Any
 import torch
 from torch.distributed import DistError, distributed_c10d
 
-from dynatrain._errors import is_out_of_memory
-from dynatrain._torch_private import group_making, name_groups_from, num_groups_named
+from dynatrain._errors import Error, is_out_of_memory
+from dynatrain._torch_private.groups import group_making, name_groups_from, num_groups_named
+from dynatrain._torch_private.tensors import clear_sharding_cache
 from dynatrain.control import attempt
 from dynatrain.engine import Engine
 from dynatrain.layout import Layout
 from dynatrain.world import Meshes, World
+from dynatrain.world_groups import WorldGroups
 
-#: Where an error of the hook stands among those of the other ranks: the cause, then its echoes.
+#: Where an error stands among those of the other ranks: the cause, then its echoes.
 _OWN, _OUT_OF_TORCH, _WAITED, _NONE = range(4)
 #: The user's own code that makes the groups and meshes of a layout; called on all ranks.
 MakeGroups = Callable[[Layout], Any]
@@ -38,27 +40,61 @@ class Worlds:
         self._device = device
         self._make_groups = make_groups
         self._kept: dict[Layout, World | None] = {}
+        self._groups: dict[Layout, WorldGroups] = {}
 
-    def at(self, layout: Layout, epoch: int) -> World | None:
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The layouts that this rank has its place in, or idles."""
+        return tuple(str(layout) for layout in self._kept)
+
+    def at(self, layout: Layout, epoch: int, name: str, *, kept: bool) -> World | None:
         """This rank's place in ``layout`` at an epoch, made when it is first asked for. Collective.
+
+        Args:
+            layout: the layout.
+            epoch: the world's number.
+            name: for what is made, new and the same on all ranks.
+            kept: whether all ranks have their places in it already.
 
         Raises:
             LayoutError: the layout or the user's hook failed on a rank; nothing is kept of it.
             TransportError: a rank did not come.
         """
-        if not all(self._engine.control.gather(layout in self._kept, "making the world")):
-            self._kept[layout] = self._made(layout)
-        kept = self._kept[layout]
-        return None if kept is None else kept.at_epoch(epoch)
+        if not kept:
+            self._forget(layout)
+            self._kept[layout] = self._made(layout, name)
+        place = self._kept[layout]
+        return None if place is None else place.at_epoch(epoch)
 
-    def _made(self, layout: Layout) -> World | None:
-        """Makes what is collective over all ranks, then what the members of groups make alone."""
-        engine = self._engine
-        meshes = engine.together(
-            "making the meshes", lambda: Meshes(layout, self._device.type, engine.num_ranks)
-        )
-        groups = self._groups_of(layout)
-        return engine.together("making the world", lambda: self._world(layout, meshes, groups))
+    def end(self) -> None:
+        """Ends the groups of all places; their meshes are of no use any more."""
+        for layout in list(self._groups):
+            self._forget(layout)
+        clear_sharding_cache()  # it holds meshes
+
+    def _forget(self, layout: Layout) -> None:
+        self._kept.pop(layout, None)
+        groups = self._groups.pop(layout, None)
+        if groups is not None:
+            groups.end()
+
+    def _made(self, layout: Layout, name: str) -> World | None:
+        timeout = self._engine.options.timeout
+        from_hook = self._groups_of(layout)
+        groups = self._groups[layout] = WorldGroups(self._engine.members, name, timeout)
+
+        def place() -> World | None:
+            # A rank that fails tells the others when they have given up on it.
+            with groups.all_within(timeout / 2):
+                return self._world(layout, groups, from_hook)
+
+        try:
+            world, error = attempt(place)
+            self._agree("making the world", error)
+        except BaseException:
+            self._forget(layout)
+            raise
+        return world
 
     def _groups_of(self, layout: Layout) -> Any:
         """What the user's hook makes for a layout. Collective.
@@ -76,32 +112,42 @@ class Worlds:
                 return make(layout)
 
         groups, error = attempt(made)
-        place = _place_of(error)
         try:
-            first = min(control.gather(place, "the hook groups="))
-            control.agree("the hook groups=", error if place == first else None, None)
+            self._agree("the hook groups=", error)
         finally:
             if not control.lost:
                 # Ranks that left it early, or made groups of some ranks alone, have counted less.
                 name_groups_from(max(control.gather(num_groups_named(), "the hook groups=")))
         return groups
 
-    def _world(self, layout: Layout, meshes: Meshes, groups: Any) -> World | None:
+    def _agree(self, phase: str, error: Exception | None) -> None:
+        """Raises on all ranks what one raised by itself, before what others met that waited for it.
+
+        One exchange where nobody failed. Collective.
+        """
+        control, place = self._engine.control, _place_of(error)
+        first = min(control.gather(place, phase))
+        if first != _NONE:
+            control.agree(phase, error if place == first else None, None)
+
+    def _world(self, layout: Layout, groups: WorldGroups, from_hook: Any) -> World | None:
         if self._engine.rank >= layout.world_size:
             return None
-        timeout = self._engine.options.timeout
-        world = World(layout, self._engine.rank, self._device, meshes, timeout, groups)
+        meshes = Meshes(layout, self._device.type, groups)
+        world = World(layout, self._engine.rank, self._device, meshes, from_hook)
         world.group(*layout.order)  # what most scripts reduce over; made before it is needed
         return world
 
 
 def _place_of(error: BaseException | None) -> int:
-    """Where an error of the hook stands: one that raised by itself first, who waited for it last.
+    """Where an error stands: what a rank raised by itself first, who waited for that rank last.
 
-    One that the hook raised ``from`` another stands where that one does.
+    One that was raised ``from`` another stands where that one does.
     """
     if error is None:
         return _NONE
+    if isinstance(error, Error) and error.__cause__ is not None:
+        return _origin(error.__cause__)  # ours says what it means, and is of torch's family, too
     return max(_origin(error), _OWN if error.__cause__ is None else _origin(error.__cause__))
 
 

@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from torch.distributed import distributed_c10d
 
 import dynatrain
 import training_jobs as jobs
-from dynatrain import LayoutError
+from dynatrain import LayoutError, api
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counted in /proc")
 
@@ -26,27 +27,33 @@ def opened():
     return (
         sum("gloo" in name for name in threads),
         sum(link.startswith("socket:") for link in links),
+        len(distributed_c10d._world.pg_names),
     )
 
 
 def start_and_close(rank, world_size):
-    counts = []
+    num_groups, counts = opened()[-1], []
     for _ in range(3):
         session = dynatrain.init(jobs.build, "dp=2", initialize=jobs.initialize, timeout_s=30)
         session.switch("tp=2")
+        session.world.group("tp")
         during = opened()
         session.close()
+        del session
+        api._let_go_of_closed()  # as the next init does
         counts.append((during, opened()))
-    return counts
+    return num_groups, counts
 
 
 # Each session and each connection left two groups, 7 to 14 descriptors and 6 threads in torch's
 # registry: after 85 of them a process has no descriptor left.
-def test_a_closed_session_leaves_no_thread_and_no_socket(pool):
-    for counts in pool.run(start_and_close, world_size=2, timeout_s=90):
-        ((during, first), *_) = counts
-        assert during > first
-        assert [after for _, after in counts] == [first] * len(counts)
+def test_a_closed_session_leaves_no_thread_no_socket_and_no_group(pool):
+    for num_groups, counts in pool.run(start_and_close, world_size=2, timeout_s=90):
+        ((_, first), *_) = counts
+        assert first[-1] == num_groups
+        for during, after in counts:
+            assert min(more - fewer for more, fewer in zip(during, after, strict=True)) > 0
+            assert after == first
 
 
 def connect_again(rank, world_size):
@@ -78,7 +85,6 @@ def call_when_closed(rank, world_size, closed):
     for ask in (session.fingerprint, session.verify_replicas):
         with pytest.raises(LayoutError, match="it was closed"):
             ask()
-    jobs.train_step(session.state, session.world, 0)
     return texts
 
 

@@ -25,7 +25,7 @@ STEPS_PER_LAYOUT = 2
 
 def plain_job(kind):
     """The state of a job of one process, without any group."""
-    world = World(Layout(), 0, torch.device("cpu"), jobs.NoMeshes(), None)
+    world = World(Layout(), 0, torch.device("cpu"), jobs.NoMeshes())
     state = kind.build(world)
     fill_by_name(state, world)
     return state

@@ -41,7 +41,7 @@ class Numbers(torch.utils.data.Dataset):
 def worlds(layout):
     """One world per rank of the layout, without groups."""
     layout = Layout.parse(layout)
-    return [World(layout, rank, "cpu", NoMeshes(), None) for rank in range(layout.world_size)]
+    return [World(layout, rank, "cpu", NoMeshes()) for rank in range(layout.world_size)]
 
 
 def loaders(layout, **options):

@@ -194,27 +194,27 @@ def test_ranks_outside_the_layout_are_refused():
 )
 def test_expert_mesh_has_the_sizes_of_the_layout(monkeypatch, layout, sizes):
     made = []
-    monkeypatch.setattr("dynatrain.world._make_mesh", lambda device, axes: made.append(axes))
+    monkeypatch.setattr("dynatrain.world._make_mesh", lambda device, axes, *_: made.append(axes))
 
-    _make_expert_mesh(layout, "cpu")
+    _make_expert_mesh(layout, "cpu", None)
 
     assert made == [sizes]
 
 
 def test_layout_without_experts_has_no_expert_mesh():
-    assert _make_expert_mesh(Layout(dp=4, tp=2), "cpu") is None
-    assert _make_expert_mesh(Layout(dp=4, tp=2, etp=2), "cpu") is None
+    assert _make_expert_mesh(Layout(dp=4, tp=2), "cpu", None) is None
+    assert _make_expert_mesh(Layout(dp=4, tp=2, etp=2), "cpu", None) is None
 
 
 def test_expert_mesh_refuses_an_order_it_does_not_know():
     layout = Layout(dp=4, ep=2, order=("tp", "cp", "pp", "dp_shard", "dp_replicate"))
 
     with pytest.raises(LayoutError, match="default order"):
-        _make_expert_mesh(layout, "cpu")
+        _make_expert_mesh(layout, "cpu", None)
 
 
 def test_world_says_its_layout_rank_and_epoch():
-    world = World(Layout(dp=2, tp=2), 3, "cpu", NoMeshes(), None)
+    world = World(Layout(dp=2, tp=2), 3, "cpu", NoMeshes())
 
     assert repr(world) == "World(dp=2,tp=2, rank=3/4, epoch=0)"
     assert (world.coordinate("dp_shard"), world.coordinate("tp")) == (1, 1)

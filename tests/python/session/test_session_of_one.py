@@ -65,7 +65,7 @@ def test_world_replaced_by_a_switch_cannot_be_used(session):
     for use in (lambda: world.mesh, lambda: world.rank, lambda: world.size("tp")):
         with pytest.raises(StaleStateError, match=r"session\.world again"):
             use()
-    assert repr(world) == "World(replaced by dp=1)"
+    assert repr(world) == "World(that the switch to dp=1 replaced)"
     assert session.world.size("tp") == 1
 
 

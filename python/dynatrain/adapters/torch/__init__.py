@@ -40,7 +40,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from dynatrain._torch_private import clear_sharding_cache, local_tensor
+from dynatrain._torch_private.tensors import clear_sharding_cache, local_tensor
 from dynatrain.adapters.port import Adapter, Published, Slots, Values
 from dynatrain.adapters.torch import (
     boundary,

@@ -12,7 +12,7 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from dynatrain._errors import LayoutError
-from dynatrain._torch_private import local_tensor
+from dynatrain._torch_private.tensors import local_tensor
 from dynatrain.adapters.port import SlotNote
 from dynatrain.adapters.torch.meaning import digest
 from dynatrain.adapters.torch.placing import wrap_like

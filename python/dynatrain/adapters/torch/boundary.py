@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from torch import nn
 
 from dynatrain._errors import StaleStateError
-from dynatrain._torch_private import (
+from dynatrain._torch_private.tensors import (
     fsdp_params_with_gradients,
     hook_steps,
     in_backward,

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from dynatrain._torch_private import put_under
+from dynatrain._torch_private.tensors import put_under
 from dynatrain.adapters.port import SlotNote, Slots
 from dynatrain.adapters.torch.names import BUFFER, clean_fqn, dtype_name, dtype_named, unwrapped
 from dynatrain.train_state import TrainState

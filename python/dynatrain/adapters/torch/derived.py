@@ -16,7 +16,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from dynatrain._torch_private import local_tensor
+from dynatrain._torch_private.tensors import local_tensor
 from dynatrain.adapters.torch.placing import fresh
 from dynatrain.train_state import TrainState
 

@@ -11,7 +11,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dynatrain._errors import Error, LayoutError
-from dynatrain._torch_private import clear_sharding_cache, groups_watched, orthogonal_on_meta
+from dynatrain._torch_private.groups import groups_watched
+from dynatrain._torch_private.tensors import clear_sharding_cache, orthogonal_on_meta
 from dynatrain.adapters.torch.optimizers import holders
 from dynatrain.adapters.torch.streams import random_streams, read_streams
 from dynatrain.train_state import TrainState

@@ -14,7 +14,7 @@ from torch import nn
 
 from dynatrain import _native
 from dynatrain._errors import LayoutError
-from dynatrain._torch_private import local_tensor, padded_bytes
+from dynatrain._torch_private.tensors import local_tensor, padded_bytes
 from dynatrain.adapters.port import Inventory, SlotNote
 from dynatrain.adapters.torch import attributes, buffers, sharing, slots, trees
 from dynatrain.adapters.torch.describing import check_device, describe

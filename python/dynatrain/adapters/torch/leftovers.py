@@ -18,7 +18,7 @@ from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh
 
 from dynatrain._errors import LayoutError
-from dynatrain._torch_private import is_released
+from dynatrain._torch_private.tensors import is_released
 from dynatrain.train_state import TrainState
 
 #: What is not looked into: it belongs to the process or to the world, or holds nothing.

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from dynatrain._torch_private import local_tensor
+from dynatrain._torch_private.tensors import local_tensor
 
 _NOTHING = object()
 _SEQUENCES = (list, tuple, deque)

@@ -8,7 +8,7 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from dynatrain._errors import LayoutError
-from dynatrain._torch_private import local_tensor, refresh_fsdp_memory
+from dynatrain._torch_private.tensors import local_tensor, refresh_fsdp_memory
 from dynatrain.adapters.port import Slots
 from dynatrain.adapters.torch import attributes, derived, leftovers, sharing, ties
 from dynatrain.adapters.torch.inventory import (

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from dynatrain._errors import LayoutError
-from dynatrain._torch_private import local_tensor
+from dynatrain._torch_private.tensors import local_tensor
 from dynatrain.adapters.port import Published
 from dynatrain.adapters.torch import schedulers, slots, trees
 from dynatrain.adapters.torch.inventory import LiveTensors

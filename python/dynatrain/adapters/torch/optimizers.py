@@ -16,7 +16,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from dynatrain._errors import Error, LayoutError
-from dynatrain._torch_private import hooks_its_state_dict
+from dynatrain._torch_private.tensors import hooks_its_state_dict
 from dynatrain.train_state import TrainState
 
 _T = TypeVar("_T")

@@ -10,7 +10,7 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from dynatrain._errors import LayoutError
-from dynatrain._torch_private import holders_in_autograd, put_under
+from dynatrain._torch_private.tensors import holders_in_autograd, put_under
 
 
 def wrap_like(tensor: torch.Tensor, local: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 import torch
 
 from dynatrain._errors import LayoutError
-from dynatrain._torch_private import local_tensor
+from dynatrain._torch_private.tensors import local_tensor
 from dynatrain.adapters.port import SlotNote
 from dynatrain.adapters.torch.placing import read_as
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 import torch
 
 from dynatrain._errors import LayoutError
-from dynatrain._torch_private import local_tensor
+from dynatrain._torch_private.tensors import local_tensor
 from dynatrain.adapters.torch.inventory import LiveTensors
 from dynatrain.adapters.torch.names import clean_fqn, unwrapped
 from dynatrain.adapters.torch.placing import fresh, wrap_like

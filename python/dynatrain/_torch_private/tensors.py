@@ -1,49 +1,33 @@
-"""Every private torch API that dynatrain uses, in one place, checked when this file is imported."""
+"""Private API of torch around tensors, modules and optimizers."""
 
 from __future__ import annotations
 
-import hashlib
-import threading
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
-from datetime import timedelta
+from contextlib import contextmanager
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
-import torch.distributed as dist
 from torch import nn
-from torch._C._distributed_c10d import HashStore, PrefixStore, Store
-from torch.distributed import ProcessGroup, distributed_c10d
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor, debug
+from torch.distributed.tensor import DTensor, _redistribute, debug
+from torch.distributed.tensor._collective_utils import MeshTopoInfo
 from torch.nn.utils import parametrizations
+
+from dynatrain._torch_private.present import check_has
 
 _NEEDED = (
     (torch._C, "_swap_tensor_impl"),
     (torch._C, "_current_graph_task_id"),
     (torch._C._autograd, "_profiler_enabled"),
     (FSDPModule, "_get_fsdp_state"),
-    (distributed_c10d, "_get_default_store"),
-    (distributed_c10d, "_process_group_name"),
-    (distributed_c10d, "_get_default_timeout"),
-    (distributed_c10d._World, "group_count"),
-    (distributed_c10d._World, "pg_map"),
     (debug, "_clear_sharding_prop_cache"),
-    (dist, "ProcessGroupGloo"),
+    (_redistribute, "clear_redistribute_planner_cache"),
+    (_redistribute._gen_transform_infos, "cache_clear"),
+    (MeshTopoInfo.build_from_mesh, "cache_clear"),
     (parametrizations, "_is_orthogonal"),
     (parametrizations, "_make_orthogonal"),
 )
-for _owner, _name in _NEEDED:
-    if not hasattr(_owner, _name):
-        raise ImportError(
-            f"dynatrain: torch {torch.__version__} has no {_owner.__name__}.{_name}\n"
-            "  expected torch 2.11 to 2.15\n  install one of these versions"
-        )
-
-#: Groups that only their members made, by default group and ranks: equal on every member.
-_num_local_groups: WeakKeyDictionary[ProcessGroup, Counter[str]] = WeakKeyDictionary()
+check_has(_NEEDED)
 
 
 def local_tensor(tensor: torch.Tensor) -> torch.Tensor:
@@ -148,101 +132,6 @@ def is_released(item: torch.Tensor | nn.Module) -> bool:
     return bool(vars(item).get("dynatrain_released", False))
 
 
-def place_in_job() -> tuple[int, int]:
-    """This rank in torch's default group, and how many it has; 0 of 1 where there is none."""
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-
-
-def session_store(rank: int) -> Store:
-    """The job's store under a prefix of its own for every session of the job.
-
-    The n-th call on each rank of one job gets the same prefix.
-    """
-    store = PrefixStore("dynatrain", distributed_c10d._get_default_store())
-    return PrefixStore(str(store.add(f"sessions/{rank}", 1)), store)
-
-
-def single_process_store() -> Store:
-    """A store for a job of one process."""
-    return HashStore()
-
-
-def gloo_group(store: Store, rank: int, num_ranks: int, timeout: timedelta) -> Any:
-    """A ``ProcessGroupGloo`` that torch neither lists nor counts; its members meet in ``store``.
-
-    It has ``allgather``, ``broadcast``, ``send`` and ``recv``, of which torch's stubs say nothing.
-    """
-    return dist.ProcessGroupGloo(store, rank, num_ranks, timeout)
-
-
-def new_group(ranks: list[int]) -> None:
-    """Takes part in ``dist.new_group`` of other ranks, as all ranks of a job have to."""
-    dist.new_group(ranks)
-
-
-def new_local_group(ranks: list[int], timeout: timedelta) -> ProcessGroup:
-    """``dist.new_group`` that only the members call, this rank among them."""
-    with _name_of_local_group(ranks):
-        group = dist.new_group(ranks, timeout, use_local_synchronization=True)
-    assert isinstance(group, ProcessGroup)
-    return group
-
-
-@contextmanager
-def _name_of_local_group(ranks: list[int]) -> Iterator[None]:
-    """Names the next group by its ranks and how often these ranks made one.
-
-    torch salts such names with counts that differ between members once groups with other members
-    were made (up to 2.14), or moves the count that names groups of all ranks on the members alone
-    (2.15). Either way ranks would wait for each other under two names.
-    """
-    counts = _num_local_groups.setdefault(distributed_c10d._get_default_group(), Counter())
-    members = hashlib.sha256(repr(ranks).encode()).hexdigest()[:16]
-    name = f"dynatrain_{members}_{counts[members]}"
-    counts[members] += 1
-    original = distributed_c10d._process_group_name
-    distributed_c10d._process_group_name = lambda *_, **__: name  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        distributed_c10d._process_group_name = original
-
-
-@contextmanager
-def group_making(deadline: timedelta) -> Iterator[None]:
-    """Lets groups that are made inside wait ``deadline`` for their members, not half an hour.
-
-    It is for their making alone: when this ends, what is done over them has torch's default again.
-    Groups with a timeout of their own keep it.
-    """
-    milliseconds = deadline // timedelta(milliseconds=1)  # as C++ keeps it
-    deadline = timedelta(milliseconds=max(1, milliseconds))
-    world, original = distributed_c10d._world, distributed_c10d._get_default_timeout
-    before = set(world.pg_map)
-    distributed_c10d._get_default_timeout = lambda backend: deadline
-    try:
-        yield
-    finally:
-        distributed_c10d._get_default_timeout = original
-        for group in set(world.pg_map) - before:
-            name = world.pg_map[group][0]
-            for device in group._device_types:
-                with suppress(RuntimeError):  # a backend that tells no options keeps its own
-                    backend = group._get_backend(device)
-                    if getattr(backend.options, "_timeout", None) == deadline:
-                        backend._set_default_timeout(original(name))
-
-
-def num_groups_named() -> int:
-    """How often this rank has named a group; torch names groups of all ranks by this number."""
-    return int(distributed_c10d._world.group_count)
-
-
-def name_groups_from(number: int) -> None:
-    """Names the next group by ``number``, which is at least ``num_groups_named()`` of any rank."""
-    distributed_c10d._world.group_count = number
-
-
 def hooks_its_state_dict(optimizer: torch.optim.Optimizer) -> bool:
     """Whether hooks change what ``optimizer.state_dict()`` returns."""
     return bool(optimizer.__dict__.get("_optimizer_state_dict_post_hooks"))
@@ -297,41 +186,12 @@ def _own_grad_dtype(tensor: torch.Tensor) -> tuple[torch.dtype | None] | None:
     return (found,) if is_own else None
 
 
-@contextmanager
-def groups_watched(refuse: Callable[[list[int]], Exception]) -> Iterator[None]:
-    """Raises what ``refuse(ranks)`` returns when this thread makes a process group, but for ours.
-
-    Every way to a group (``new_group``, meshes and their slices) asks for its name before it talks
-    to anyone, but for ``split_group`` up to torch 2.14, which looks at the device first.
-    """
-    original, thread = distributed_c10d._process_group_name, threading.get_ident()
-
-    def name_or_refuse(ranks: Any, *args: Any, **kwargs: Any) -> Any:
-        if threading.get_ident() == thread:
-            raise refuse(list(ranks))
-        return original(ranks, *args, **kwargs)
-
-    split = distributed_c10d.split_group
-
-    def split_or_refuse(
-        parent_pg: Any = None, split_ranks: Any = None, *args: Any, **kwargs: Any
-    ) -> Any:
-        if threading.get_ident() == thread:
-            raise refuse(sorted({rank for ranks in split_ranks or () for rank in ranks}))
-        return split(parent_pg, split_ranks, *args, **kwargs)
-
-    distributed_c10d._process_group_name = name_or_refuse
-    dist.split_group = distributed_c10d.split_group = split_or_refuse
-    try:
-        yield
-    finally:
-        distributed_c10d._process_group_name = original
-        dist.split_group = distributed_c10d.split_group = split
-
-
 def clear_sharding_cache() -> None:
-    """Forgets sharding propagation results, which name meshes by equality, not identity."""
+    """Forgets what DTensor knows by mesh: equal meshes pass for one, and dead ones are held."""
     debug._clear_sharding_prop_cache()  # type: ignore[no-untyped-call]
+    _redistribute.clear_redistribute_planner_cache()
+    _redistribute._gen_transform_infos.cache_clear()
+    MeshTopoInfo.build_from_mesh.cache_clear()
 
 
 @contextmanager

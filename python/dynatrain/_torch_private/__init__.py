@@ -1,0 +1,1 @@
+"""Every private torch API that dynatrain uses, checked when it is imported."""

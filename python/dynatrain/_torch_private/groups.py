@@ -1,0 +1,210 @@
+"""Private API of torch around process groups, stores and meshes."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import Any
+
+import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore, PrefixStore, Store
+from torch.distributed import ProcessGroup, device_mesh, distributed_c10d
+
+from dynatrain._torch_private.present import check_has
+
+check_has(
+    (
+        (distributed_c10d, "_get_default_store"),
+        (distributed_c10d, "_process_group_name"),
+        (distributed_c10d, "_new_process_group_helper"),
+        (distributed_c10d, "_get_split_source"),
+        (distributed_c10d, "_get_default_timeout"),
+        (distributed_c10d._World, "group_count"),
+        (distributed_c10d._World, "pg_map"),
+        (distributed_c10d._World, "pg_group_ranks"),
+        (device_mesh, "new_group"),
+        (device_mesh, "split_group"),
+        (device_mesh, "get_world_size"),
+        (dist, "ProcessGroupGloo"),
+    )
+)
+#: Its names, which torch's stubs do not tell of.
+_meshes: Any = device_mesh
+
+
+def place_in_job() -> tuple[int, int]:
+    """This rank in torch's default group, and how many it has; 0 of 1 where there is none."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def session_store(rank: int) -> tuple[str, Store]:
+    """A name for a session, and the job's store under a prefix of this name.
+
+    The n-th call on each rank of one job gets the same of both.
+    """
+    store = PrefixStore("dynatrain", distributed_c10d._get_default_store())
+    name = str(store.add(f"sessions/{rank}", 1))
+    return name, PrefixStore(name, store)
+
+
+def single_process_store() -> Store:
+    """A store for a job of one process."""
+    return HashStore()
+
+
+def gloo_group(store: Store, rank: int, num_ranks: int, timeout: timedelta) -> Any:
+    """A ``ProcessGroupGloo`` that torch neither lists nor counts; its members meet in ``store``.
+
+    It has ``allgather``, ``broadcast``, ``send`` and ``recv``, of which torch's stubs say nothing.
+    """
+    return dist.ProcessGroupGloo(store, rank, num_ranks, timeout)
+
+
+def listed_group(
+    store: Store, name: str, ranks: list[int], rank: int, deadline: timedelta
+) -> ProcessGroup:
+    """A group that its members alone make, ``rank`` among them, of the kind of torch's default one.
+
+    torch lists it by ``name``, as functional collectives ask, but does not count it. ``deadline``
+    is for the making; what is done over the group has torch's default.
+
+    Raises:
+        RuntimeError: a member did not come in time.
+    """
+    default = distributed_c10d._get_default_group()
+    backend, _ = distributed_c10d._world.pg_map[default]
+    original = distributed_c10d._get_split_source
+    distributed_c10d._get_split_source = lambda *_: None  # a split takes all ranks of the job
+    try:
+        group, _ = distributed_c10d._new_process_group_helper(
+            len(ranks),
+            ranks.index(rank),
+            ranks,
+            backend,
+            store,
+            name,  # type: ignore[arg-type]
+            timeout=deadline,
+            device_id=default.bound_device_id,
+        )
+    finally:
+        distributed_c10d._get_split_source = original
+    assert isinstance(group, ProcessGroup)
+    distributed_c10d._world.pg_group_ranks[group] = {each: at for at, each in enumerate(ranks)}
+    _wait_as_usual(group, deadline)
+    return group
+
+
+def end_group(group: ProcessGroup) -> None:
+    """Takes a group from torch's list; its threads and sockets end with the last who holds it."""
+    with suppress(RuntimeError, ValueError):  # it has failed, or the script has ended all groups
+        dist.destroy_process_group(group)
+
+
+@contextmanager
+def groups_of_meshes(make: Callable[[list[int]], ProcessGroup], rank: int) -> Iterator[None]:
+    """Has ``make(ranks)`` make the groups that meshes of this thread need for ``rank``.
+
+    Also one of all ranks, where a mesh takes the default group otherwise.
+    """
+    originals = _meshes.new_group, _meshes.split_group, _meshes.get_world_size
+    thread = threading.get_ident()
+
+    def own(rows: Iterable[list[int]]) -> Any:
+        mine = [row for row in rows if rank in row]
+        return make(sorted(mine[0])) if mine else dist.GroupMember.NON_GROUP_MEMBER
+
+    def new_group(ranks: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() != thread or ranks is None:
+            return originals[0](ranks, *args, **kwargs)
+        return own([list(ranks)])
+
+    def split_group(parent_pg: Any = None, split_ranks: Any = None, **kwargs: Any) -> Any:
+        if threading.get_ident() != thread:
+            return originals[1](parent_pg, split_ranks, **kwargs)
+        return own(split_ranks)
+
+    def get_world_size(*args: Any) -> int:
+        # More than any mesh has: one of all ranks would take the default group.
+        return sys.maxsize if threading.get_ident() == thread else int(originals[2](*args))
+
+    _meshes.new_group, _meshes.split_group = new_group, split_group
+    _meshes.get_world_size = get_world_size
+    try:
+        yield
+    finally:
+        _meshes.new_group, _meshes.split_group, _meshes.get_world_size = originals
+
+
+@contextmanager
+def group_making(deadline: timedelta) -> Iterator[None]:
+    """Lets groups that are made inside wait ``deadline`` for their members, not half an hour.
+
+    It is for their making alone: when this ends, what is done over them has torch's default again.
+    Groups with a timeout of their own keep it.
+    """
+    milliseconds = deadline // timedelta(milliseconds=1)  # as C++ keeps it
+    deadline = timedelta(milliseconds=max(1, milliseconds))
+    world, original = distributed_c10d._world, distributed_c10d._get_default_timeout
+    before = set(world.pg_map)
+    distributed_c10d._get_default_timeout = lambda backend: deadline
+    try:
+        yield
+    finally:
+        distributed_c10d._get_default_timeout = original
+        for group in set(world.pg_map) - before:
+            _wait_as_usual(group, deadline)
+
+
+def _wait_as_usual(group: ProcessGroup, deadline: timedelta) -> None:
+    """Gives a group that was made with ``deadline`` the deadline that torch would have given it."""
+    name = distributed_c10d._world.pg_map[group][0]
+    for device in group._device_types:
+        with suppress(RuntimeError):  # a backend that tells no options keeps its own
+            backend = group._get_backend(device)
+            if getattr(backend.options, "_timeout", None) == deadline:
+                backend._set_default_timeout(distributed_c10d._get_default_timeout(name))
+
+
+def num_groups_named() -> int:
+    """How often this rank has named a group; torch names groups of all ranks by this number."""
+    return int(distributed_c10d._world.group_count)
+
+
+def name_groups_from(number: int) -> None:
+    """Names the next group by ``number``, which is at least ``num_groups_named()`` of any rank."""
+    distributed_c10d._world.group_count = number
+
+
+@contextmanager
+def groups_watched(refuse: Callable[[list[int]], Exception]) -> Iterator[None]:
+    """Raises what ``refuse(ranks)`` returns when this thread makes a process group, but for ours.
+
+    Every way to a group (``new_group``, meshes and their slices) asks for its name before it talks
+    to anyone, but for ``split_group`` up to torch 2.14, which looks at the device first.
+    """
+    original, thread = distributed_c10d._process_group_name, threading.get_ident()
+
+    def name_or_refuse(ranks: Any, *args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() == thread:
+            raise refuse(list(ranks))
+        return original(ranks, *args, **kwargs)
+
+    split = distributed_c10d.split_group
+
+    def split_or_refuse(
+        parent_pg: Any = None, split_ranks: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        if threading.get_ident() == thread:
+            raise refuse(sorted({rank for ranks in split_ranks or () for rank in ranks}))
+        return split(parent_pg, split_ranks, *args, **kwargs)
+
+    distributed_c10d._process_group_name = name_or_refuse
+    dist.split_group = distributed_c10d.split_group = split_or_refuse
+    try:
+        yield
+    finally:
+        distributed_c10d._process_group_name = original
+        dist.split_group = distributed_c10d.split_group = split

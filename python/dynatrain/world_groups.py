@@ -1,0 +1,85 @@
+"""The groups of one rank in one world: made by their members alone, ended together."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from torch.distributed import ProcessGroup
+
+from dynatrain._errors import TransportError, is_out_of_memory
+from dynatrain._torch_private.groups import end_group, listed_group
+from dynatrain.members import Members
+
+
+class WorldGroups:
+    """Makes the groups that one rank needs in one world, and ends them.
+
+    No rank that is not in a group takes part in its making.
+
+    Args:
+        members: all ranks of the session.
+        name: of the world, unique within the session and the same on all ranks.
+        timeout: deadline of the making of each group.
+    """
+
+    def __init__(self, members: Members, name: str, timeout: timedelta) -> None:
+        self.rank = members.rank
+        self._members = members
+        self._name = name
+        self._timeout = timeout
+        self._until: float | None = None
+        self._num_made: Counter[str] = Counter()
+        self._groups: list[ProcessGroup] = []
+
+    @contextmanager
+    def all_within(self, deadline: timedelta) -> Iterator[None]:
+        """Gives all groups that are made inside one deadline together."""
+        self._until = time.monotonic() + deadline.total_seconds()
+        try:
+            yield
+        finally:
+            self._until = None
+
+    def make(self, purpose: str, ranks: list[int]) -> ProcessGroup:
+        """A group of ``ranks``, this one among them. Collective over them.
+
+        Args:
+            purpose: tells groups of equal ranks apart.
+            ranks: ascending.
+
+        Raises:
+            TransportError: a rank did not come, or the group cannot be made here.
+        """
+        kind = f"{purpose}/{hashlib.sha256(repr(ranks).encode()).hexdigest()[:16]}"
+        self._num_made[kind] += 1
+        name = f"dynatrain/{self._members.name}/{self._name}/{kind}/{self._num_made[kind]}"
+        deadline = self._deadline()
+        try:
+            group = listed_group(self._members.store, name, ranks, self.rank, deadline)
+        except RuntimeError as error:  # what Gloo raises has no class of its own
+            if is_out_of_memory(error):
+                raise
+            raise TransportError(
+                f"world: the group of ranks {ranks} for {purpose} could not be made: {error}\n"
+                f"  expected all of them within {deadline.total_seconds():g} s\n"
+                "  the present world and state are intact\n"
+                "  see the output of these ranks; if all are alive, call again on all of them"
+            ) from error
+        self._groups.append(group)
+        return group
+
+    def _deadline(self) -> timedelta:
+        if self._until is None:
+            return self._timeout
+        left = max(self._until - time.monotonic(), 0.001)
+        return timedelta(milliseconds=max(1, int(left * 1000)))  # as C++ keeps it
+
+    def end(self) -> None:
+        """Takes the groups from torch; their threads end with the last who holds one."""
+        while self._groups:
+            end_group(self._groups.pop())
