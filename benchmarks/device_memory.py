@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 import dynatrain
-from dynatrain.lanes import DEVICE
+from dynatrain.generation.lanes import DEVICE
 
 PERIOD_S = 0.0005
 

@@ -19,15 +19,15 @@ from dynatrain._errors import LayoutError, TransportError, of_family
 from dynatrain._torch_private.groups import single_process_store
 from dynatrain.adapters.torch import TorchAdapter
 from dynatrain.arguments import Given
-from dynatrain.beginning import Initialize
 from dynatrain.door import nothing_started, only_family
-from dynatrain.lanes import Nccl, check_transport, take_device
+from dynatrain.generation.lanes import Nccl, check_transport, take_device
+from dynatrain.generation.members import Members
+from dynatrain.generation.world import Build
+from dynatrain.generation.worlds import MakeGroups
 from dynatrain.layout import Layout
-from dynatrain.members import Members
 from dynatrain.report import SwitchReport
 from dynatrain.session import Session
-from dynatrain.world import Build
-from dynatrain.worlds import MakeGroups
+from dynatrain.switch.beginning import Initialize
 
 _current: list[Session] = []
 _started_sessions: WeakSet[Session] = WeakSet()

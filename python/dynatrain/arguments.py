@@ -17,7 +17,6 @@ import torch
 
 from dynatrain import _settings
 from dynatrain._errors import DeviceError, LayoutError, of_family
-from dynatrain.control import Trouble, raise_alike
 from dynatrain.door import (
     checked_callable,
     checked_items,
@@ -25,12 +24,13 @@ from dynatrain.door import (
     looking,
     wrong_argument,
 )
-from dynatrain.engine import VERIFY, Options
+from dynatrain.generation.control import Trouble, raise_alike
+from dynatrain.generation.engine import VERIFY, Options
+from dynatrain.generation.lanes import TRANSPORTS, Nccl
+from dynatrain.generation.members import Members
+from dynatrain.generation.rendezvous import Rendezvous
 from dynatrain.given import number, text, whole
-from dynatrain.lanes import TRANSPORTS, Nccl
 from dynatrain.layout import Layout
-from dynatrain.members import Members
-from dynatrain.rendezvous import Rendezvous
 
 #: Deadlines are counted in milliseconds; beyond a year the clocks of C++ libraries overflow.
 _MIN_SECONDS, _MAX_SECONDS = 1e-3, 365 * 86400.0

@@ -8,15 +8,15 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from dynatrain._errors import Error, TransportError, ends_job, of_family
-from dynatrain.calls import Call, Calls, Met
-from dynatrain.engine import Clock, Engine
+from dynatrain.generation.engine import Clock, Engine
+from dynatrain.generation.rendezvous import Rendezvous
 from dynatrain.layout import Layout
-from dynatrain.present import Present
-from dynatrain.questions import QUESTIONS
-from dynatrain.rendezvous import Rendezvous
 from dynatrain.report import SwitchReport
-from dynatrain.switching import tell_script
-from dynatrain.transition import Prepared
+from dynatrain.switch.calls import Call, Calls, Met
+from dynatrain.switch.present import Present
+from dynatrain.switch.questions import QUESTIONS
+from dynatrain.switch.switching import tell_script
+from dynatrain.switch.transition import Prepared
 
 _log = logging.getLogger("dynatrain.session")
 

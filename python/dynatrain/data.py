@@ -11,9 +11,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, defa
 from dynatrain._errors import LayoutError
 from dynatrain._torch_private.groups import place_in_job
 from dynatrain.given import kind, shown, whole
-from dynatrain.layout import Layout
+from dynatrain.layout import Layout, Place
 from dynatrain.noise import SeededCollate, SeededDataset, WithEpochs
-from dynatrain.world import World
 
 _ORDER_KEYS = ("num_samples", "global_batch_size", "seed", "shuffle")
 
@@ -83,7 +82,7 @@ class ElasticSampler(Sampler[list[int]]):
                 "  choose a global batch that every layout's dp divides"
             )
 
-    def on_world(self, world: World | None) -> None:
+    def on_world(self, world: Place | None) -> None:
         """Takes this rank's run of every batch from ``world``."""
         self.has_world = True
         if world is None:
@@ -242,7 +241,7 @@ class ElasticLoader(Iterator[Any]):
         """Asked before a switch; see ElasticSampler."""
         self.sampler.check_layout(layout)
 
-    def on_world(self, world: World | None) -> None:
+    def on_world(self, world: Place | None) -> None:
         """Drops what was fetched ahead and goes on by the new world's rule."""
         self._batches = None
         self.sampler.on_world(world)

@@ -15,7 +15,6 @@ from typing import Any
 from torch.distributed import DistError
 
 from dynatrain._errors import Error, InternalError, LayoutError, is_out_of_memory, of_family
-from dynatrain.adapters.port import Adapter
 from dynatrain.given import described, kind, shown, text, whole
 from dynatrain.layout import Layout, as_layout
 
@@ -73,13 +72,6 @@ def _after_the_vote(call: str, error: Exception) -> InternalError:
         "  end the job and start it from its last checkpoint; if memory had not run out, please "
         "report this as a bug, with the error above this one"
     )
-
-
-@contextmanager
-def public_call(call: str, adapter: Adapter[Any], epoch: Callable[[], int]) -> Iterator[None]:
-    """Everything that a call of a session does, but for callbacks after a switch."""
-    with adapter.undisturbed(), only_family(call, epoch):
-        yield
 
 
 def wrong_argument(call: str, name: str, value: object, expected: str) -> LayoutError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from dynatrain import _native, given
 from dynatrain._errors import Error, LayoutError
@@ -233,3 +233,17 @@ class Layout:
 def as_layout(value: Layout | str) -> Layout:
     """Accepts a Layout or its text form."""
     return value if isinstance(value, Layout) else Layout.parse(value)
+
+
+class Place(Protocol):
+    """One rank's place in a layout, such as a :class:`dynatrain.World`."""
+
+    @property
+    def layout(self) -> Layout:
+        """The layout."""
+
+    def size(self, axis: str) -> int:
+        """Size of an axis."""
+
+    def coordinate(self, axis: str) -> int:
+        """This rank's coordinate along an axis."""

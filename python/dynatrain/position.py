@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from dynatrain._errors import LayoutError
+from dynatrain.generation.world import World
 from dynatrain.layout import Layout
-from dynatrain.present import Present
+from dynatrain.switch.present import Present
 from dynatrain.train_state import TrainState
-from dynatrain.world import World
 
 
 class Position:

@@ -12,30 +12,30 @@ import torch
 from dynatrain._errors import Error, LayoutError, ends_job, of_family
 from dynatrain.adapters.port import Adapter
 from dynatrain.attending import Attendant, Done, Duties
-from dynatrain.beginning import Initialize, begin
 from dynatrain.caller import Caller
-from dynatrain.calls import Call, Calls, Met, check_target, cursors_of
 from dynatrain.collector import collector_held_off
 from dynatrain.door import (
     checked_callable,
     checked_count,
     checked_layout,
     checked_names,
-    public_call,
+    only_family,
 )
-from dynatrain.engine import Clock, Engine, Options
+from dynatrain.generation.engine import Clock, Engine, Options
+from dynatrain.generation.members import Members
+from dynatrain.generation.rendezvous import Rendezvous
+from dynatrain.generation.world import Build
+from dynatrain.generation.worlds import MakeGroups, Worlds
 from dynatrain.layout import Layout
-from dynatrain.members import Members
 from dynatrain.position import Position
-from dynatrain.questions import QUESTIONS
-from dynatrain.rehearsal import Trial, leaving_nothing, rehearse
-from dynatrain.rendezvous import Rendezvous
 from dynatrain.report import SwitchReport
 from dynatrain.requested import Requested
-from dynatrain.switching import Telling, run, tell_script
-from dynatrain.transition import Prepared, Request, prepare
-from dynatrain.world import Build
-from dynatrain.worlds import MakeGroups, Worlds
+from dynatrain.switch.beginning import Initialize, begin
+from dynatrain.switch.calls import Call, Calls, Met, check_target, cursors_of
+from dynatrain.switch.questions import QUESTIONS
+from dynatrain.switch.rehearsal import Trial, leaving_nothing, rehearse
+from dynatrain.switch.switching import Telling, run, tell_script
+from dynatrain.switch.transition import Prepared, Request, prepare
 
 
 class Session(Position):
@@ -229,7 +229,7 @@ class Session(Position):
         self._now.check_decided()
         with self._caller.alone(call):
             try:
-                with public_call(call, self._adapter, lambda: self._now.epoch):
+                with self._adapter.undisturbed(), only_family(call, lambda: self._now.epoch):
                     yield
             except BaseException as error:
                 if not isinstance(error, Error) or ends_job(error):

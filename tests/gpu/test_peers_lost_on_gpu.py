@@ -11,7 +11,8 @@ import torch
 
 import dynatrain
 import training_jobs as jobs
-from dynatrain import TransportError, transfer
+from dynatrain import TransportError
+from dynatrain.switch import transfer
 
 TIMEOUT_S = 6
 #: After both waits of the others, so that the standing rank finds that all is over.

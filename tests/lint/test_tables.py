@@ -14,6 +14,8 @@ TABLES = (
     (TORCH / "__init__.py", TORCH),
     (ROOT / "docs/design/adapters.md", TORCH),
     (ROOT / "docs/design/python.md", PACKAGE),
+    (ROOT / "docs/design/generation.md", PACKAGE / "generation"),
+    (ROOT / "docs/design/switch.md", PACKAGE / "switch"),
 )
 
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from dynatrain.control import _in_words
+from dynatrain.generation.control import _in_words
 from worker_pool import WorkerPool
 
 #: Around the size up to which one exchange is enough, and far above it.
@@ -14,8 +14,8 @@ SIZES = (0, 1, 1900, 2000, 2010, 2020, 2030, 2040, 2041, 2100, 70_000)
 
 
 def gather_sizes(rank, world_size, sizes):
-    from dynatrain.control import Control
-    from dynatrain.members import Members
+    from dynatrain.generation.control import Control
+    from dynatrain.generation.members import Members
 
     control = Control(Members.of_job(), timedelta(seconds=30), "a test")
     wrong = []
@@ -37,8 +37,8 @@ def test_gathered_values_arrive_whole_whatever_their_sizes(pool: WorkerPool):
 
 
 def publish_some(rank, world_size):
-    from dynatrain.control import Control, listing
-    from dynatrain.members import Members
+    from dynatrain.generation.control import Control, listing
+    from dynatrain.generation.members import Members
 
     control = Control(Members.of_job(), timedelta(seconds=30), "a test")
     parts = {"blob": b"" if rank == 2 else b"shared" * 1000}

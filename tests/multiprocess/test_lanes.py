@@ -5,8 +5,8 @@ from __future__ import annotations
 import dynatrain
 import training_jobs as jobs
 from dynatrain.adapters.torch.inventory import LiveTensors
-from dynatrain.engine import Engine
-from dynatrain.lanes import DEVICE
+from dynatrain.generation.engine import Engine
+from dynatrain.generation.lanes import DEVICE
 
 
 def switch_over_two_lanes(rank, world_size):

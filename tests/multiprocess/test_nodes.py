@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dynatrain
 import training_jobs as jobs
-from dynatrain import engine
+from dynatrain.generation import engine
 
 
 def pairs_of_switch(rank, world_size):

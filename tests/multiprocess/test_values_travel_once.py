@@ -7,7 +7,8 @@ import torch
 
 import dynatrain
 import training_jobs as jobs
-from dynatrain import LayoutError, TrainState, transfer
+from dynatrain import LayoutError, TrainState
+from dynatrain.switch import transfer
 
 #: Far above all else that a switch publishes of values, random streams of four ranks included.
 LARGE_BYTES = 4 << 20

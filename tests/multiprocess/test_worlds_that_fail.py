@@ -8,7 +8,8 @@ import signal
 import pytest
 
 import training_jobs as jobs
-from dynatrain import TransportError, world_groups
+from dynatrain import TransportError
+from dynatrain.generation import world_groups
 from sessions import outcome, start
 
 #: Ranks wait for one that failed half of it, and its groups are made by nobody else.

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynatrain import Layout, LayoutError, World
+from dynatrain.generation.world import _make_expert_mesh
 from dynatrain.layout import MESH_AXES
-from dynatrain.world import _make_expert_mesh
 from training_jobs import NoMeshes
 
 SIZES = st.integers(1, 4)
@@ -194,7 +194,9 @@ def test_ranks_outside_the_layout_are_refused():
 )
 def test_expert_mesh_has_the_sizes_of_the_layout(monkeypatch, layout, sizes):
     made = []
-    monkeypatch.setattr("dynatrain.world._make_mesh", lambda device, axes, *_: made.append(axes))
+    monkeypatch.setattr(
+        "dynatrain.generation.world._make_mesh", lambda device, axes, *_: made.append(axes)
+    )
 
     _make_expert_mesh(layout, "cpu", None)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dynatrain import BudgetError, InternalError, LayoutError, TransportError, calls, switching
+from dynatrain import BudgetError, InternalError, LayoutError, TransportError
+from dynatrain.switch import calls, switching
 
 ERRORS = [
     MemoryError("no room"),

@@ -9,8 +9,8 @@ import pytest
 from torch.distributed import HashStore
 
 from dynatrain import BudgetError, DeviceError, Error, Layout, LayoutError, TransportError
-from dynatrain.calls import Call, Calls, check_target
-from dynatrain.rendezvous import Rendezvous
+from dynatrain.generation.rendezvous import Rendezvous
+from dynatrain.switch.calls import Call, Calls, check_target
 
 
 def call_together(*problems):

@@ -10,8 +10,8 @@ import pytest
 from torch.distributed import FileStore, HashStore
 
 from dynatrain import TransportError
-from dynatrain.joined import join, split
-from dynatrain.rendezvous import Rendezvous
+from dynatrain.generation.joined import join, split
+from dynatrain.generation.rendezvous import Rendezvous
 
 
 class Counting:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dynatrain._errors import is_out_of_memory, of_family
-from dynatrain.control import Trouble
+from dynatrain.generation.control import Trouble
 from dynatrain.given import described, first_line, said
 from hostile_objects import Nameless, RaisingText, UnspeakableError
 

@@ -10,14 +10,7 @@ import torch
 from torch import nn
 
 import dynatrain
-from dynatrain import (
-    ElasticLoader,
-    ElasticSampler,
-    LayoutError,
-    TensorSpec,
-    Topology,
-    TrainState,
-)
+from dynatrain import ElasticLoader, ElasticSampler, LayoutError, TensorSpec, Topology, TrainState
 from hostile_objects import objects
 
 SAMPLES = torch.utils.data.TensorDataset(torch.arange(8))

@@ -8,7 +8,7 @@ import pytest
 from torch.distributed import HashStore
 
 from dynatrain import TransportError
-from dynatrain.rendezvous import Rendezvous
+from dynatrain.generation.rendezvous import Rendezvous
 
 SHORT, LONG = timedelta(seconds=0.05), timedelta(seconds=20)
 

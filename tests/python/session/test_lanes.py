@@ -11,9 +11,9 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore
 
 from dynatrain import DeviceError, Nccl, TransportError, _native
-from dynatrain.control import Control
-from dynatrain.lanes import DEVICE, HOST, LaneMaker, check_transport, take_device
-from dynatrain.members import Members
+from dynatrain.generation.control import Control
+from dynatrain.generation.lanes import DEVICE, HOST, LaneMaker, check_transport, take_device
+from dynatrain.generation.members import Members
 
 GPU = torch.device("cuda", 0)
 

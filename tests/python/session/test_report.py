@@ -7,7 +7,7 @@ import json
 import pytest
 
 from dynatrain import Span, SwitchReport
-from dynatrain.engine import Clock
+from dynatrain.generation.engine import Clock
 from dynatrain.report import RankStats, fill
 
 

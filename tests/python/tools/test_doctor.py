@@ -158,7 +158,7 @@ def test_transports_follow_from_the_probes(changed, usable):
 
 # The list of the library and the doctor's must not drift apart.
 def test_doctor_speaks_of_every_transport():
-    from dynatrain.lanes import TRANSPORTS
+    from dynatrain.generation.lanes import TRANSPORTS
 
     assert {way.name for way in verdict.transports(ALL_OK)} == set(TRANSPORTS) - {"auto"}
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from dynatrain._errors import LayoutError
 from dynatrain.collector import collector_held_off
-from dynatrain.engine import Clock, Engine
-from dynatrain.handover import check_values, publish_values
-from dynatrain.questions import check_replicas
+from dynatrain.generation.engine import Clock, Engine
+from dynatrain.switch.handover import check_values, publish_values
+from dynatrain.switch.questions import check_replicas
+from dynatrain.switch.transition import Request, blueprint, missing_bytes
 from dynatrain.train_state import TrainState
-from dynatrain.transition import Request, blueprint, missing_bytes
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch.distributed import ProcessGroup
 
 from dynatrain._errors import TransportError, is_out_of_memory
 from dynatrain._torch_private.groups import end_group, listed_group
-from dynatrain.members import Members
+from dynatrain.generation.members import Members
 
 
 class WorldGroups:

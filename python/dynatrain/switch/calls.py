@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dynatrain._errors import Error, InternalError, LayoutError, of_family
-from dynatrain.control import Trouble, raise_alike
 from dynatrain.data import ElasticLoader, ElasticSampler
+from dynatrain.generation.control import Trouble, raise_alike
+from dynatrain.generation.rendezvous import Rendezvous
 from dynatrain.given import described
 from dynatrain.layout import Layout
-from dynatrain.rendezvous import Rendezvous
 
 _UNCHANGED = "nothing was moved; the source state is intact"
 

@@ -19,8 +19,8 @@ import torch
 import torch.distributed as dist
 
 from dynatrain._errors import Error, TransportError, like, of_family
+from dynatrain.generation.members import Members
 from dynatrain.given import described, said
-from dynatrain.members import Members
 
 _T = TypeVar("_T")
 #: What stands before a value: its size in bytes, and the number of the exchange, as u64 each.

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 
 from dynatrain import _native
 from dynatrain._errors import LayoutError
-from dynatrain.engine import Engine, Side
-from dynatrain.fingerprints import fingerprint_text, whole_share
+from dynatrain.generation.engine import Engine, Side
+from dynatrain.switch.fingerprints import fingerprint_text, whole_share
 from dynatrain.train_state import TrainState
 
 

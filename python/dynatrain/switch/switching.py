@@ -9,15 +9,15 @@ from typing import Any
 
 from dynatrain._errors import TransportError
 from dynatrain.adapters.port import Adapter, Published
-from dynatrain.calls import Calls
-from dynatrain.deciding import decide
-from dynatrain.engine import Clock, Engine
+from dynatrain.generation.engine import Clock, Engine
 from dynatrain.given import described
-from dynatrain.present import Present
-from dynatrain.questions import check_replicas
 from dynatrain.report import RankStats, SwitchReport, fill
-from dynatrain.transfer import Moved, transfer
-from dynatrain.transition import Prepared
+from dynatrain.switch.calls import Calls
+from dynatrain.switch.deciding import decide
+from dynatrain.switch.present import Present
+from dynatrain.switch.questions import check_replicas
+from dynatrain.switch.transfer import Moved, transfer
+from dynatrain.switch.transition import Prepared
 
 _log = logging.getLogger("dynatrain.session")
 

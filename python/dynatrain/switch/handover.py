@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from dynatrain.adapters.port import Part, Published, Values
-from dynatrain.control import Listing, holders, listing
-from dynatrain.engine import Engine, Side
-from dynatrain.fingerprints import Share, joined
+from dynatrain.generation.control import Listing, holders, listing
+from dynatrain.generation.engine import Engine, Side
+from dynatrain.switch.fingerprints import Share, joined
 
 _SHARED, _PER_RANK = "shared/", "per_rank/"
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from dynatrain import _native
 from dynatrain._errors import Error, TransportError, of_family
 from dynatrain.adapters.port import Published, Values
-from dynatrain.control import attempt
-from dynatrain.engine import Clock, Engine
-from dynatrain.fingerprints import Share, fingerprint_text, joined
-from dynatrain.handover import check_values, publish_values
+from dynatrain.generation.control import attempt
+from dynatrain.generation.engine import Clock, Engine
 from dynatrain.profiling import native_ranges, profiler_range
 from dynatrain.report import Span
-from dynatrain.transition import Prepared
+from dynatrain.switch.fingerprints import Share, fingerprint_text, joined
+from dynatrain.switch.handover import check_values, publish_values
+from dynatrain.switch.transition import Prepared
 
 #: Asks for the state of kept objects, by name.
 Kept = Callable[[], Mapping[str, object]]

@@ -15,7 +15,7 @@ from datetime import timedelta
 from torch._C._distributed_c10d import PrefixStore, Store
 
 from dynatrain._errors import TransportError
-from dynatrain.joined import join, split
+from dynatrain.generation.joined import join, split
 
 _GO = "go"
 _IDLE_POLL_SECONDS = 0.01

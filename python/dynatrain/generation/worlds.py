@@ -12,11 +12,11 @@ from torch.distributed import DistError, distributed_c10d
 from dynatrain._errors import Error, is_out_of_memory
 from dynatrain._torch_private.groups import group_making, name_groups_from, num_groups_named
 from dynatrain._torch_private.tensors import clear_sharding_cache
-from dynatrain.control import attempt
-from dynatrain.engine import Engine
+from dynatrain.generation.control import attempt
+from dynatrain.generation.engine import Engine
+from dynatrain.generation.world import Meshes, World
+from dynatrain.generation.world_groups import WorldGroups
 from dynatrain.layout import Layout
-from dynatrain.world import Meshes, World
-from dynatrain.world_groups import WorldGroups
 
 #: Where an error stands among those of the other ranks: the cause, then its echoes.
 _OWN, _OUT_OF_TORCH, _WAITED, _NONE = range(4)

@@ -8,11 +8,11 @@ from typing import Any
 
 from dynatrain._errors import Error, ends_job
 from dynatrain.adapters.port import Adapter
-from dynatrain.calls import Call, Calls
 from dynatrain.given import described
 from dynatrain.interruptions import signals_held_off
-from dynatrain.present import Present
-from dynatrain.transition import Prepared
+from dynatrain.switch.calls import Call, Calls
+from dynatrain.switch.present import Present
+from dynatrain.switch.transition import Prepared
 
 
 def decide(adapter: Adapter[Any], calls: Calls, present: Present, prepared: Prepared) -> None:

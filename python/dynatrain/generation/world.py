@@ -16,10 +16,10 @@ from dynatrain import axes as axes_of
 from dynatrain._errors import InternalError, LayoutError, StaleStateError
 from dynatrain._torch_private.groups import groups_of_meshes
 from dynatrain.axes import Axes
+from dynatrain.generation.world_groups import WorldGroups
 from dynatrain.given import text
 from dynatrain.layout import MESH_AXES, Layout
 from dynatrain.train_state import TrainState
-from dynatrain.world_groups import WorldGroups
 
 _FLATTENED = {"dp_shard_cp": ("dp_shard", "cp"), "dp": ("dp_replicate", "dp_shard")}
 

@@ -17,10 +17,10 @@ import torch
 from dynatrain import _native
 from dynatrain._errors import Error
 from dynatrain.adapters.port import Adapter, Inventory
-from dynatrain.control import Control, attempt, listing, merge_plain
-from dynatrain.lanes import Lane, LaneMaker, Nccl, unconnected
-from dynatrain.members import Members
-from dynatrain.nodes import node_name, numbered
+from dynatrain.generation.control import Control, attempt, listing, merge_plain
+from dynatrain.generation.lanes import Lane, LaneMaker, Nccl, unconnected
+from dynatrain.generation.members import Members
+from dynatrain.generation.nodes import node_name, numbered
 from dynatrain.profiling import profiler_range
 from dynatrain.report import Span
 from dynatrain.train_state import TrainState

@@ -7,10 +7,10 @@ from typing import Any
 
 from dynatrain._errors import InternalError, LayoutError
 from dynatrain.adapters.port import Published
+from dynatrain.generation.world import World
 from dynatrain.given import described
 from dynatrain.layout import Layout
 from dynatrain.train_state import Stateful, TrainState
-from dynatrain.world import World
 
 
 @dataclass

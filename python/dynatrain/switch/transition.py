@@ -16,15 +16,15 @@ import torch
 from dynatrain import _native
 from dynatrain._errors import DeviceError, LayoutError, is_out_of_memory
 from dynatrain.adapters.port import Slots
-from dynatrain.budget import check_budget, no_memory
-from dynatrain.engine import Clock, Engine, Side
-from dynatrain.fingerprints import Counted
-from dynatrain.lanes import DEVICE, HOST
+from dynatrain.generation.engine import Clock, Engine, Side
+from dynatrain.generation.lanes import DEVICE, HOST
+from dynatrain.generation.world import Build, World
 from dynatrain.layout import Layout
-from dynatrain.renames import check_new_names, check_old_names
 from dynatrain.report import Span
+from dynatrain.switch.budget import check_budget, no_memory
+from dynatrain.switch.fingerprints import Counted
+from dynatrain.switch.renames import check_new_names, check_old_names
 from dynatrain.train_state import TrainState
-from dynatrain.world import Build, World
 
 _T = TypeVar("_T")
 _log = logging.getLogger("dynatrain.session")

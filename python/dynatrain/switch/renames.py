@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 
 from dynatrain import _native
 from dynatrain._errors import LayoutError
-from dynatrain.engine import Engine
+from dynatrain.generation.engine import Engine
 from dynatrain.train_state import TrainState
 
 _REST = (

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from dynatrain import _native
 from dynatrain.adapters.port import Values
-from dynatrain.engine import Engine, Side
+from dynatrain.generation.engine import Engine, Side
 from dynatrain.train_state import TrainState
 
 #: What one rank adds to a fingerprint: a sum over its elements, and hashes of its values.

@@ -13,8 +13,8 @@ import torch
 
 from dynatrain import _native
 from dynatrain._errors import DeviceError, Error, TransportError, is_out_of_memory
-from dynatrain.control import Control, attempt
-from dynatrain.members import Members
+from dynatrain.generation.control import Control, attempt
+from dynatrain.generation.members import Members
 
 HOST, DEVICE = "host", "device"
 #: How device memory travels; "auto" takes the fastest that works on all ranks.

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from dynatrain.engine import Engine
-from dynatrain.rehearsal import Trial, check_again, leaving_nothing, rehearse
+from dynatrain.generation.engine import Engine
+from dynatrain.generation.world import World
+from dynatrain.switch.rehearsal import Trial, check_again, leaving_nothing, rehearse
+from dynatrain.switch.transition import Request, build_on_meta
 from dynatrain.train_state import TrainState
-from dynatrain.transition import Request, build_on_meta
-from dynatrain.world import World
 
 Initialize = Callable[[TrainState, World], None]
 

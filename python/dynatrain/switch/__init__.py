@@ -1,0 +1,1 @@
+"""One switch, from the call of all ranks to the new world."""
