@@ -8,15 +8,15 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from dynatrain._errors import Error, TransportError, ends_job, of_family
-from dynatrain.generation.engine import Clock, Engine
+from dynatrain.generation.engine import Engine
 from dynatrain.generation.rendezvous import Rendezvous
 from dynatrain.layout import Layout
 from dynatrain.report import SwitchReport
 from dynatrain.switch.calls import Call, Calls, Met
+from dynatrain.switch.clock import Clock
 from dynatrain.switch.present import Present
 from dynatrain.switch.questions import QUESTIONS
-from dynatrain.switch.switching import tell_script
-from dynatrain.switch.transition import Prepared
+from dynatrain.switch.story import tell_script
 
 _log = logging.getLogger("dynatrain.session")
 
@@ -31,7 +31,7 @@ class Duties:
     Attributes:
         public: what a call runs under.
         refusal: why this session makes no calls any more, or None.
-        prepared: the target that it holds prepared, or None.
+        is_ready: whether what it holds prepared still stands.
         places: the layouts that it has its place in.
         reconnect: makes the groups of all ranks anew where a call says that they are lost.
         prepare: prepares a layout with new names of tensors.
@@ -42,7 +42,7 @@ class Duties:
 
     public: Callable[[str], AbstractContextManager[None]]
     refusal: Callable[[], Error | None]
-    prepared: Callable[[], Prepared | None]
+    is_ready: Callable[[], bool]
     places: Callable[[], tuple[str, ...]]
     reconnect: Callable[[Met], None]
     prepare: Callable[[Layout, Mapping[str, str], Met], object]
@@ -104,11 +104,9 @@ class Attendant:
     def _join_call(self, duties: Duties) -> Done | None:
         """Does what the others have called; returns what a switch returns."""
         clock = Clock(self._engine.rank)
-        prepared, ready, problem = duties.prepared(), False, duties.refusal()
+        ready, problem = False, duties.refusal()
         try:
-            ready = (
-                problem is None and prepared is not None and prepared.refresh(self._engine, None)
-            )
+            ready = problem is None and duties.is_ready()
         except Exception as error:  # noqa: BLE001 - the others must learn of it, not wait
             problem = of_family(error, "an idle rank")
         own = Call("attend", "", 0, ready, self._engine.connected, places=duties.places())

@@ -21,7 +21,7 @@ from dynatrain.door import (
     checked_names,
     only_family,
 )
-from dynatrain.generation.engine import Clock, Engine, Options
+from dynatrain.generation.engine import Engine, Options
 from dynatrain.generation.members import Members
 from dynatrain.generation.rendezvous import Rendezvous
 from dynatrain.generation.world import Build
@@ -31,11 +31,12 @@ from dynatrain.position import Position
 from dynatrain.report import SwitchReport
 from dynatrain.requested import Requested
 from dynatrain.switch.beginning import Initialize, begin
+from dynatrain.switch.called import Called
 from dynatrain.switch.calls import Call, Calls, Met, check_target, cursors_of
+from dynatrain.switch.clock import Clock
+from dynatrain.switch.preparations import Preparations
 from dynatrain.switch.questions import QUESTIONS
-from dynatrain.switch.rehearsal import Trial, leaving_nothing, rehearse
-from dynatrain.switch.switching import Telling, run, tell_script
-from dynatrain.switch.transition import Prepared, Request, prepare
+from dynatrain.switch.story import Telling, run, tell_script
 
 
 class Session(Position):
@@ -61,12 +62,12 @@ class Session(Position):
         self._calls = Calls(self._meeting)
         self._attendant = Attendant(self._engine, self._meeting, self._calls, self._now)
         self._worlds = Worlds(self._engine, device, groups)
+        self._targets = Preparations(self._engine, self._worlds, self._now, build)
         self._caller = Caller()
         self.in_trouble = False  #: a call has ended on this rank alone
         self._in_step = False
         self.closed = False  #: by close()
         self._loops = 0
-        self._prepared: Prepared | None = None
         self._request: Requested | None = None
         self._callbacks: list[Callable[[SwitchReport], None]] = []
 
@@ -158,7 +159,7 @@ class Session(Position):
         """
         with self._public("prepare"):
             target, renamed = checked_layout("prepare", layout), checked_names("prepare", names)
-            self._prepare(target, renamed, self._call("prepare", target, renamed))
+            self._targets.prepare(target, renamed, self._call("prepare", target, renamed))
 
     def check(self, layout: Layout | str, *, names: Mapping[str, str] | None = None) -> int:
         """Says whether a switch to ``layout`` would be refused, and moves nothing. Collective.
@@ -177,7 +178,7 @@ class Session(Position):
         """
         with self._public("check"):
             target, renamed = checked_layout("check", layout), checked_names("check", names)
-            return self._rehearse(target, renamed, self._call("check", target, renamed))
+            return self._targets.rehearse(target, renamed, self._call("check", target, renamed))
 
     def switch(
         self, layout: Layout | str, *, names: Mapping[str, str] | None = None
@@ -248,7 +249,7 @@ class Session(Position):
             if problem is not None:
                 raise problem
             self._check_now(layout, self._now.keep)
-            ready = self._is_ready(layout, names)
+            ready = self._targets.is_ready(layout, names)
             cursors = cursors_of(self._now.keep) if self.active else {}
         except Exception as error:  # noqa: BLE001 - the others must learn of it, not wait
             problem = of_family(error, f"the call of {op}")
@@ -259,15 +260,6 @@ class Session(Position):
         self._reconnect(met)
         return met
 
-    def _is_ready(self, layout: Layout, names: Mapping[str, str]) -> bool:
-        """Whether ``layout`` stands prepared for the tensors that there are now."""
-        prepared = self._prepared
-        if prepared is None or prepared.request.layout != layout:
-            return False
-        if names and names != prepared.request.names:
-            return False
-        return prepared.refresh(self._engine, self._now.state)
-
     def _check_now(self, layout: Layout, keep: Mapping[str, Any]) -> None:
         """Raises when this rank cannot go to ``layout`` now."""
         check_target(layout, self._engine.num_ranks, keep)
@@ -277,7 +269,7 @@ class Session(Position):
 
     def _reconnect(self, met: Met) -> None:
         if not met.connected:
-            self._prepared = None  # its runs are bound to the connection that was lost
+            self._targets.drop()  # its runs are bound to the connection that was lost
             self._engine.disconnect("a rank has lost its groups")
             self._engine.connect(met.name)
 
@@ -285,11 +277,11 @@ class Session(Position):
         return Duties(
             public=self._public,
             refusal=self._refusal,
-            prepared=lambda: self._prepared,
+            is_ready=self._targets.is_still_ready,
             places=lambda: self._worlds.kept,
             reconnect=self._reconnect,
-            prepare=self._prepare,
-            rehearse=self._rehearse,
+            prepare=self._targets.prepare,
+            rehearse=self._targets.rehearse,
             switch=self._switch_attended,
             callbacks=self._callbacks,
         )
@@ -298,37 +290,13 @@ class Session(Position):
         self._step = asked.step
         return self._switch(Layout.parse(asked.layout), dict(asked.names), clock, met)
 
-    def _prepare(self, layout: Layout, names: Mapping[str, str], met: Met) -> Prepared:
-        self._prepared, clock = None, Clock(self._engine.rank)
-        with clock.phase("world"):
-            request = self._request_of(layout, names, met)
-        self._prepared = prepare(self._engine, self._now.state, request, clock)
-        return self._prepared
-
-    def _request_of(self, layout: Layout, names: Mapping[str, str], met: Met) -> Request:
-        """What is asked for, with this rank's place in it. Collective."""
-        kept, name = met.has_places(layout), f"world/{met.name}"
-        place = self._worlds.at(layout, self._now.epoch + 1, name, kept=kept)
-        return Request(layout, place, self._build, dict(names))
-
-    def _rehearse(self, layout: Layout, names: Mapping[str, str], met: Met) -> int:
-        request = self._request_of(layout, names, met)
-        trial = Trial(lambda: self._now.kept_states(layout), self._engine.options.verify)
-        with leaving_nothing():
-            return rehearse(self._engine, self._now.state, request, trial)
-
     def _switch(self, layout: Layout, names: Mapping[str, str], clock: Clock, met: Met) -> Done:
         """Switches; returns the report and what kept objects raised, when it was done."""
         source, epoch, ready = str(self.layout), self._now.epoch + 1, met.ready
         report = SwitchReport(source, str(layout), epoch, self._completed, prepared=ready)
         with collector_held_off():
-            prepared = self._prepared
-            if not ready or prepared is None:
-                began = clock.now()
-                prepared = self._prepare(layout, names, met)
-                clock.adopt(prepared.spans, began)
-            self._prepared = None  # its runs are used up, whether the switch succeeds or not
-            errors = run(self._engine, self._calls, self._now, prepared, Telling(report, clock))
+            target = self._targets.taken(layout, names, met, clock)
+            errors = run(self._engine, self._calls, self._now, target, Telling(report, clock))
         return report, errors
 
     # ---- life ----------------------------------------------------------------------------------
@@ -339,7 +307,7 @@ class Session(Position):
         engine.connect("start")
         engine.together("the first layout", lambda: self._check_now(layout, keep))
         world = self._worlds.at(layout, 0, "world/start", kept=False)
-        state = begin(engine, Request(layout, world, self._build, {}), initialize)
+        state = begin(engine, Called(layout, world, self._build), initialize)
         self._now.install(layout, world, state)
         self._now.keep = dict(keep)
 
@@ -382,7 +350,7 @@ class Session(Position):
         """
         with self._caller.alone("close"):
             self.closed = True
-            self._prepared = None
+            self._targets.drop()
             self._engine.release("the session was closed")
             self._now.close()
             self._worlds.end()

@@ -12,7 +12,7 @@ import torch
 import dynatrain
 import training_jobs as jobs
 from dynatrain import TransportError
-from dynatrain.switch import transfer
+from dynatrain.switch import moved
 
 TIMEOUT_S = 6
 #: After both waits of the others, so that the standing rank finds that all is over.
@@ -55,21 +55,21 @@ def lose_a_peer(rank, world_size, trouble, device, transport):
     )
     session.prepare("tp=3")
     before = bits(session)
-    move = transfer._move
+    move = moved._run
 
     def move_or_not(engine, prepared):
         if rank == LOST:
             TROUBLES[trouble]()
         return move(engine, prepared)
 
-    transfer._move = move_or_not
+    moved._run = move_or_not
     try:
         session.switch("tp=3")
         error = ""
     except TransportError as caught:
         error = str(caught)
     finally:
-        transfer._move = move
+        moved._run = move
     after = bits(session)
     same = all(torch.equal(before[name], after[name]) for name in before)
     return error, same, str(session.layout)

@@ -114,11 +114,11 @@ def prepare_and_change_ones_mind(rank, world_size):
     out["phases"] = {span.phase for span in report.timeline} & {"build", "plan"}
 
     session.prepare("tp=4")
-    dropped = weakref.ref(session._prepared.target.state.model)
+    dropped = weakref.ref(session._targets.standing.target.state.model)
     report = session.switch("dp=4")
     gc.collect()
     out["other switch is cold, the prepared target is gone"] = (
-        not report.prepared and dropped() is None and session._prepared is None
+        not report.prepared and dropped() is None and session._targets.standing is None
     )
 
     session.prepare("dp=2,tp=2")

@@ -8,7 +8,7 @@ import torch
 import dynatrain
 import training_jobs as jobs
 from dynatrain import LayoutError, TrainState
-from dynatrain.switch import transfer
+from dynatrain.switch import moved
 
 #: Far above all else that a switch publishes of values, random streams of four ranks included.
 LARGE_BYTES = 4 << 20
@@ -98,8 +98,8 @@ def refuse_a_target_without_its_source(rank, world_size):
             return build_with_large_extra(world)
         return jobs.build(world)
 
-    moves, move = [], transfer._move
-    transfer._move = lambda *args: moves.append(1) or move(*args)
+    moves, move = [], moved._run
+    moved._run = lambda *args: moves.append(1) or move(*args)
     session = dynatrain.init(build, "dp=4", initialize=jobs.initialize, timeout_s=20)
     with pytest.raises(LayoutError, match=r"extra\.large") as caught:
         session.switch("tp=4")

@@ -9,11 +9,10 @@ import hashlib
 import pickle
 import re
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import accumulate
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -159,9 +158,7 @@ class Control:
         for key, ranks in ranks_of.items():
             if len(ranks) < self.num_ranks:
                 sent_by.setdefault(ranks[0], []).append(key)
-        arrived: dict[_Key, bytes] = {}
-        for source, keys in sent_by.items():
-            arrived.update(self._broadcast(keys, parts, source, phase))
+        arrived = self._broadcast(sent_by, parts, phase)
         published: dict[str, list[Publication]] = {}
         for key, ranks in ranks_of.items():
             blob = parts[key[0]] if self.rank in ranks else arrived[key]
@@ -169,26 +166,34 @@ class Control:
         return published
 
     def _broadcast(
-        self, keys: Sequence[_Key], parts: Mapping[str, bytes], source: int, phase: str
+        self, sent_by: Mapping[int, Sequence[_Key]], parts: Mapping[str, bytes], phase: str
     ) -> dict[_Key, bytes]:
-        """Sends the named parts of one rank to all; returns them on every rank but that one."""
-        ends = list(accumulate(size for _, _, size in keys))
-        buffer = torch.zeros(max(ends[-1], 1), dtype=torch.uint8, device="cpu")
-        views = [buffer[end - key[2] : end] for key, end in zip(keys, ends, strict=True)]
-        if self.rank == source:
-            for key, view in zip(keys, views, strict=True):
-                if key[2]:
-                    view.copy_(torch.frombuffer(bytearray(parts[key[0]]), dtype=torch.uint8))
+        """Sends parts of some ranks to all, each rank's as one; returns those of the other ranks.
+
+        All of them are under way before the first is waited for.
+        """
         self._check_open(phase)
-        options = dist.BroadcastOptions()
-        options.rootRank = source
+        buffers = {source: _room_for(keys) for source, keys in sent_by.items()}
+        for key, view in _views(sent_by.get(self.rank, ()), buffers.get(self.rank)):
+            if key[2]:
+                view.copy_(torch.frombuffer(bytearray(parts[key[0]]), dtype=torch.uint8))
         try:
-            self._group.broadcast([buffer], options).wait()
+            works = [self._begin_broadcast(buffers[source], source) for source in sent_by]
+            for work in works:
+                work.wait()
         except RuntimeError as error:
             raise self._lost(error, phase) from error
-        if self.rank == source:
-            return {}
-        return {key: view.numpy().tobytes() for key, view in zip(keys, views, strict=True)}
+        return {
+            key: view.numpy().tobytes()
+            for source, keys in sent_by.items()
+            if source != self.rank
+            for key, view in _views(keys, buffers[source])
+        }
+
+    def _begin_broadcast(self, buffer: torch.Tensor, source: int) -> Any:
+        options = dist.BroadcastOptions()
+        options.rootRank = source
+        return self._group.broadcast([buffer], options)
 
     def agree(self, phase: str, error: Exception | None, value: _T) -> list[_T]:
         """Gathers ``value`` unless a rank has an error; then every rank raises. Collective.
@@ -223,6 +228,22 @@ class Control:
             "  a rank has died, is stuck, or left the call; see the output of the other ranks.\n"
             "  If all are alive, call again: the group is made anew",
         )
+
+
+def _room_for(keys: Sequence[_Key]) -> torch.Tensor:
+    """Memory for blobs, one behind the other."""
+    return torch.zeros(max(sum(size for _, _, size in keys), 1), dtype=torch.uint8, device="cpu")
+
+
+def _views(
+    keys: Sequence[_Key], buffer: torch.Tensor | None
+) -> Iterator[tuple[_Key, torch.Tensor]]:
+    """Each blob's part of the memory that :func:`_room_for` returned."""
+    end = 0
+    for key in keys:
+        assert buffer is not None
+        end += key[2]
+        yield key, buffer[end - key[2] : end]
 
 
 #: How Gloo says that nobody answered in time, and that a connection has ended.

@@ -5,10 +5,8 @@ A phase that fails on one rank fails on all: that is what :meth:`Engine.together
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -17,12 +15,10 @@ import torch
 from dynatrain import _native
 from dynatrain._errors import Error
 from dynatrain.adapters.port import Adapter, Inventory
-from dynatrain.generation.control import Control, attempt, listing, merge_plain
+from dynatrain.generation.control import Control, Publication, attempt, listing, merge_plain
 from dynatrain.generation.lanes import Lane, LaneMaker, Nccl, unconnected
 from dynatrain.generation.members import Members
 from dynatrain.generation.nodes import node_name, numbered
-from dynatrain.profiling import profiler_range
-from dynatrain.report import Span
 from dynatrain.train_state import TrainState
 
 _T = TypeVar("_T")
@@ -58,52 +54,6 @@ class Side:
     def state(self) -> TrainState | None:
         """The state that was read."""
         return None if self.inventory is None else self.inventory.state
-
-
-class Clock:
-    """Collects the spans of one rank, in seconds since it was made."""
-
-    def __init__(self, rank: int) -> None:
-        self._rank = rank
-        self._start = time.perf_counter()
-        self.spans: list[Span] = []
-        self._running: str | None = None
-        self._since = 0.0
-
-    def now(self) -> float:
-        """Seconds since the clock was made."""
-        return time.perf_counter() - self._start
-
-    def adopt(self, spans: Sequence[Span], by: float) -> None:
-        """Takes over the spans of a clock that was made ``by`` seconds after this one."""
-        self.spans += [
-            replace(span, begin_seconds=span.begin_seconds + by, end_seconds=span.end_seconds + by)
-            for span in spans
-        ]
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """A span of this clock and a range of every profiler, unless its body raises.
-
-        One within another interrupts it, so that no two spans of a clock overlap.
-        """
-        around = self._running
-        if around is not None:
-            self._end(around)
-        self._running, self._since = name, self.now()
-        try:
-            with profiler_range(f"dynatrain::{name}"):
-                yield
-            self._end(name)
-        finally:
-            self._running, self._since = around, self.now()
-
-    def _end(self, name: str) -> None:
-        self.spans.append(Span(self._rank, name, 0, self._since, self.now()))
-
-    def seconds(self, phase: str) -> float:
-        """How long all spans of a phase took."""
-        return sum(s.end_seconds - s.begin_seconds for s in self.spans if s.phase == phase)
 
 
 class Engine:
@@ -210,21 +160,24 @@ class Engine:
         )
         return _native.compare_replicas(shard_map, hashes)
 
+    @staticmethod
+    def encoded(sides: Sequence[Side]) -> dict[str, bytes]:
+        """What this rank says of each of its sides, to be listed and published."""
+        return {str(number): side.table.encode() for number, side in enumerate(sides)}
+
+    def merged(
+        self, published: Mapping[str, Sequence[Publication]], sides: Sequence[Side]
+    ) -> list[_native.ShardMap]:
+        """What all ranks say of a side as one map, proved by this rank; for each of ``sides``."""
+        maps = []
+        for number, side in enumerate(sides):
+            shard_map = _native.ShardMap.merge(merge_plain(published[str(number)]))
+            shard_map.prove_live(self.rank, side.table)
+            maps.append(shard_map)
+        return maps
+
     def publish_map(self, side: Side) -> _native.ShardMap:
         """Joins what all ranks say of their state into one map, proved by each. Collective."""
-        return self.publish_maps([side])[0]
-
-    def publish_maps(self, sides: Sequence[Side]) -> list[_native.ShardMap]:
-        """The maps of several states, by one exchange. Collective."""
-        parts = {str(number): side.table.encode() for number, side in enumerate(sides)}
-        phase = "reading the state"
-        listings = self.control.gather(listing(parts), phase)
-        published = self.control.publish(parts, listings, phase)
-
-        def merge() -> list[_native.ShardMap]:
-            merged = [_native.ShardMap.merge(merge_plain(published[name])) for name in parts]
-            for shard_map, side in zip(merged, sides, strict=True):
-                shard_map.prove_live(self.rank, side.table)
-            return merged
-
-        return self.together(phase, merge)
+        parts, phase = self.encoded([side]), "reading the state"
+        published = self.control.publish(parts, self.control.gather(listing(parts), phase), phase)
+        return self.together(phase, lambda: self.merged(published, [side])[0])

@@ -9,16 +9,18 @@ from dataclasses import dataclass
 
 from dynatrain._errors import LayoutError
 from dynatrain.collector import collector_held_off
-from dynatrain.generation.engine import Clock, Engine
-from dynatrain.switch.handover import check_values, publish_values
+from dynatrain.generation.engine import Engine
+from dynatrain.switch.blueprint import draw
+from dynatrain.switch.called import Called
+from dynatrain.switch.clock import Clock
 from dynatrain.switch.questions import check_replicas
-from dynatrain.switch.transition import Request, blueprint, missing_bytes
+from dynatrain.switch.values import check_values, publish_values
 from dynatrain.train_state import TrainState
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What a trial goes by besides its request.
+    """What a trial goes by besides what is called for.
 
     Attributes:
         kept: the states of kept objects that the switch would send to ranks that join.
@@ -31,13 +33,13 @@ class Trial:
     built: TrainState | None = None
 
 
-def rehearse(engine: Engine, state: TrainState | None, request: Request, trial: Trial) -> int:
+def rehearse(engine: Engine, state: TrainState | None, called: Called, trial: Trial) -> int:
     """Builds and plans a target, holds names, slots, values and budget against it. Collective.
 
     Args:
         engine: of the job.
         state: the present state of this rank, None when it idles.
-        request: the switch that is tried.
+        called: the switch that is tried.
         trial: what it goes by.
 
     Returns:
@@ -46,26 +48,27 @@ def rehearse(engine: Engine, state: TrainState | None, request: Request, trial: 
     Raises:
         LayoutError, DeviceError, BudgetError: what the switch would raise; the same on all ranks.
     """
-    prepared = blueprint(engine, state, request, Clock(engine.rank), trial.built)
+    blueprint = draw(engine, state, called, Clock(engine.rank), trial.built)
 
     def complete() -> int:
-        source, target = prepared.source.inventory, prepared.target.inventory
+        source, target = blueprint.source.inventory, blueprint.target.inventory
         if source is not None:
             _check_memory(source.missing_bytes(()))
         if target is not None:
             engine.adapter.check_complete(target)
-        return missing_bytes(engine, prepared) + prepared.staging_peak_bytes
+        staging = sum(schedule.staging_peak_bytes for schedule in blueprint.schedules())
+        return blueprint.missing_bytes(engine, staging) + staging
 
     try:
         needed = engine.gathered("building the target", complete)
         if "replicas" in trial.verify:
-            check_replicas(engine, prepared.source_map, prepared.source)
-        publications = publish_values(engine, prepared.source, trial.kept)
-        check_values(engine, prepared.target, publications)
+            check_replicas(engine, blueprint.source_map, blueprint.source)
+        publications = publish_values(engine, blueprint.source, trial.kept)
+        check_values(engine, blueprint.target, publications)
     finally:
         # A script may hold what its build has made: it is no leftover of the next one.
-        tried, inventory = prepared.target.state, prepared.source.inventory
-        engine.adapter.retire(tried, inventory, f"{request.layout} on trial")
+        tried, inventory = blueprint.target.state, blueprint.source.inventory
+        engine.adapter.retire(tried, inventory, f"{called.layout} on trial")
     return max(needed)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dynatrain import BudgetError, InternalError, LayoutError, TransportError
-from dynatrain.switch import calls, switching
+from dynatrain.switch import calls, story
 
 ERRORS = [
     MemoryError("no room"),
@@ -35,7 +35,7 @@ def claims_intact(error):
 def test_failure_after_the_vote_is_an_internal_error(start, monkeypatch, moment, error):
     session = start()
     if moment == "tell":
-        monkeypatch.setattr(switching, "_tell", fails_with(error))
+        monkeypatch.setattr(story, "_tell", fails_with(error))
     else:
         monkeypatch.setattr(session._adapter, moment, fails_with(error))
 

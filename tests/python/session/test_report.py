@@ -7,8 +7,8 @@ import json
 import pytest
 
 from dynatrain import Span, SwitchReport
-from dynatrain.generation.engine import Clock
 from dynatrain.report import RankStats, fill
+from dynatrain.switch.clock import Clock
 
 
 def stats(rank, **changes):

@@ -12,10 +12,10 @@ from dynatrain.given import described
 from dynatrain.interruptions import signals_held_off
 from dynatrain.switch.calls import Call, Calls
 from dynatrain.switch.present import Present
-from dynatrain.switch.transition import Prepared
+from dynatrain.switch.standing import Standing
 
 
-def decide(adapter: Adapter[Any], calls: Calls, present: Present, prepared: Prepared) -> None:
+def decide(adapter: Adapter[Any], calls: Calls, present: Present, standing: Standing) -> None:
     """Votes, then installs the target. Collective.
 
     Signals wait meanwhile, for the session's deadline at most: an exception of a handler between a
@@ -25,10 +25,11 @@ def decide(adapter: Adapter[Any], calls: Calls, present: Present, prepared: Prep
         an error of the vote: no rank installs. Where this rank could not learn how the vote ended,
         nobody knows that, and it is undecided from then on: see :class:`Present`.
     """
+    target = str(standing.blueprint.called.layout)
     with signals_held_off():
         with _undecided_where_nobody_knows(present):
-            calls.meet(Call("commit", str(prepared.request.layout), present.epoch, True, True))
-        _install(adapter, present, prepared)
+            calls.meet(Call("commit", target, present.epoch, True, True))
+        _install(adapter, present, standing)
 
 
 @contextmanager
@@ -41,11 +42,11 @@ def _undecided_where_nobody_knows(present: Present) -> Iterator[None]:
         raise
 
 
-def _install(adapter: Adapter[Any], present: Present, prepared: Prepared) -> None:
-    layout = prepared.request.layout
+def _install(adapter: Adapter[Any], present: Present, standing: Standing) -> None:
+    layout = standing.blueprint.called.layout
     former, place = present.state, present.world
     present.epoch += 1
-    present.install(layout, prepared.request.world, prepared.target.state)
-    adapter.retire(former, prepared.target.inventory, str(layout))
+    present.install(layout, standing.blueprint.called.world, standing.target.state)
+    adapter.retire(former, standing.target.inventory, str(layout))
     if place is not None:
         place.retire(f"the switch to {layout} replaced")

@@ -10,12 +10,13 @@ from dynatrain import _native
 from dynatrain._errors import Error, TransportError, of_family
 from dynatrain.adapters.port import Published, Values
 from dynatrain.generation.control import attempt
-from dynatrain.generation.engine import Clock, Engine
+from dynatrain.generation.engine import Engine
 from dynatrain.profiling import native_ranges, profiler_range
 from dynatrain.report import Span
+from dynatrain.switch.clock import Clock
 from dynatrain.switch.fingerprints import Share, fingerprint_text, joined
-from dynatrain.switch.handover import check_values, publish_values
-from dynatrain.switch.transition import Prepared
+from dynatrain.switch.standing import Standing
+from dynatrain.switch.values import check_values, publish_values
 
 #: Asks for the state of kept objects, by name.
 Kept = Callable[[], Mapping[str, object]]
@@ -48,7 +49,7 @@ class Moved:
         return None if self.shares is None else fingerprint_text(self.shares[0])
 
 
-def transfer(engine: Engine, prepared: Prepared, kept: Kept, clock: Clock) -> Moved:
+def move(engine: Engine, standing: Standing, kept: Kept, clock: Clock) -> Moved:
     """Moves the state into the target; the source is only read. Collective.
 
     What ``kept()`` returns is published beside the state, for ranks that join. The ranks agree
@@ -58,7 +59,7 @@ def transfer(engine: Engine, prepared: Prepared, kept: Kept, clock: Clock) -> Mo
         TransportError: a peer failed and the union communicator is gone, or what has arrived has
             another fingerprint; the source is intact.
     """
-    moved = _transferred(engine, prepared, kept, clock)
+    moved = _moved(engine, standing, kept, clock)
     if moved.shares is not None:
         _check_same(*moved.shares)
     return moved
@@ -83,32 +84,33 @@ def _check_same(before: Share, after: Share) -> None:
     )
 
 
-def _transferred(engine: Engine, prepared: Prepared, kept: Kept, clock: Clock) -> Moved:
+def _moved(engine: Engine, standing: Standing, kept: Kept, clock: Clock) -> Moved:
     """Moves the state; fingerprints are told with what the ranks tell each other anyway."""
-    counted = prepared.counted
+    blueprint = standing.blueprint
+    counted = blueprint.counted
 
     def share(values: Values) -> Share:
         assert counted is not None
         with clock.phase("fingerprint"):
-            if counted[0].apart == prepared.apart:
-                return counted[0].share(engine, prepared.source, values)
-            return counted[0].share(engine, counted[0].read(engine, prepared.source.state))
+            if counted[0].apart == blueprint.apart:
+                return counted[0].share(engine, standing.source, values)
+            return counted[0].share(engine, counted[0].read(engine, standing.source.state))
 
     with clock.phase("values"):
-        handed = publish_values(engine, prepared.source, kept, share if counted else None)
-        published = check_values(engine, prepared.target, handed)
+        handed = publish_values(engine, standing.source, kept, share if counted else None)
+        published = check_values(engine, standing.target, handed)
     begin = clock.now()
     runs: _Runs = []
 
     def arrive() -> Share | None:
         with profiler_range("dynatrain::transfer"):
-            runs.extend(_move(engine, prepared))
+            runs.extend(_run(engine, standing))
         with clock.phase("values"):
-            _hand_over(engine, prepared, published)
+            _hand_over(engine, standing, published)
         if counted is None:
             return None
         with clock.phase("fingerprint"):  # read as a script will find it
-            return counted[1].share(engine, counted[1].read(engine, prepared.target.state))
+            return counted[1].share(engine, counted[1].read(engine, standing.target.state))
 
     arrival, error = attempt(arrive)
     try:
@@ -127,26 +129,26 @@ def _transferred(engine: Engine, prepared: Prepared, kept: Kept, clock: Clock) -
     )
 
 
-def _move(engine: Engine, prepared: Prepared) -> _Runs:
+def _run(engine: Engine, standing: Standing) -> _Runs:
     """Runs the lanes one after the other."""
     runs = []
     begin = time.perf_counter()
     after = engine.after_training()
-    for route in prepared.routes:
-        assert route.run is not None  # prepare() made one for every lane
+    for route in standing.routes:
+        assert route.run is not None  # a standing target has one for every lane
         start = time.perf_counter() - begin
-        result = engine.lanes[route.lane].executor.run(
+        result = engine.lanes[route.part.lane].executor.run(
             route.run, engine.options.timeout.total_seconds(), after=after, ranges=native_ranges()
         )
         runs.append((start, result))
     return runs
 
 
-def _hand_over(engine: Engine, prepared: Prepared, published: Published) -> None:
-    if prepared.target.inventory is None:
+def _hand_over(engine: Engine, standing: Standing, published: Published) -> None:
+    if standing.target.inventory is None:
         return
     try:
-        engine.adapter.take_values(prepared.target.inventory, published)
+        engine.adapter.take_values(standing.target.inventory, published)
     except Error:
         raise
     except Exception as error:  # it is no trouble of the move, and is told apart

@@ -9,15 +9,16 @@ from typing import Any
 
 from dynatrain._errors import TransportError
 from dynatrain.adapters.port import Adapter, Published
-from dynatrain.generation.engine import Clock, Engine
+from dynatrain.generation.engine import Engine
 from dynatrain.given import described
 from dynatrain.report import RankStats, SwitchReport, fill
 from dynatrain.switch.calls import Calls
-from dynatrain.switch.deciding import decide
+from dynatrain.switch.clock import Clock
+from dynatrain.switch.decided import decide
+from dynatrain.switch.moved import Moved, move
 from dynatrain.switch.present import Present
 from dynatrain.switch.questions import check_replicas
-from dynatrain.switch.transfer import Moved, transfer
-from dynatrain.switch.transition import Prepared
+from dynatrain.switch.standing import Standing
 
 _log = logging.getLogger("dynatrain.session")
 
@@ -32,7 +33,7 @@ class Telling:
 
 
 def run(
-    engine: Engine, calls: Calls, present: Present, prepared: Prepared, telling: Telling
+    engine: Engine, calls: Calls, present: Present, standing: Standing, telling: Telling
 ) -> list[Exception]:
     """Moves the state into the prepared target and installs it. Collective.
 
@@ -47,20 +48,20 @@ def run(
     report, clock = telling.report, telling.clock
     if "replicas" in engine.options.verify:
         with clock.phase("replicas"):
-            check_replicas(engine, prepared.source_map, prepared.source)
-    target = prepared.request.layout
-    moved = transfer(engine, prepared, lambda: present.kept_states(target), clock)
+            check_replicas(engine, standing.blueprint.source_map, standing.source)
+    target = standing.blueprint.called.layout
+    moved = move(engine, standing, lambda: present.kept_states(target), clock)
     report.fingerprint_before = report.fingerprint_after = moved.fingerprint
     with clock.phase("commit"):
         joined, epoch, errors = present.world is None, present.epoch, []
         try:
-            decide(engine.adapter, calls, present, prepared)
+            decide(engine.adapter, calls, present, standing)
         finally:  # also where a signal is heard now that came in the vote
             if present.epoch != epoch:
                 published = moved.published
                 errors += _follow(engine.adapter, present, published, report.step, joined=joined)
     reasons = [f"a kept object raised {described(error)}" for error in errors]
-    _tell(engine, prepared, moved, replace(telling, not_continuous=reasons))
+    _tell(engine, standing, moved, replace(telling, not_continuous=reasons))
     return errors
 
 
@@ -75,29 +76,29 @@ def _follow(
             adapter.continue_streams(published, present.seed, present.world.rank, step)
 
 
-def _tell(engine: Engine, prepared: Prepared, moved: Moved, telling: Telling) -> None:
+def _tell(engine: Engine, standing: Standing, moved: Moved, telling: Telling) -> None:
     """Joins the numbers of all ranks into the report. Collective.
 
     The switch has happened: a rank that dies here takes its numbers with it, and nothing else.
     """
-    report, clock = telling.report, telling.clock
+    report, clock, plan = telling.report, telling.clock, standing.blueprint.plan
     clock.spans += moved.spans
     stats = RankStats(
         stop_seconds=clock.now(),
         transfer_seconds=moved.seconds,
-        build_seconds=prepared.build_seconds,
-        prepare_seconds=prepared.prepare_seconds,
-        plan_seconds=prepared.plan_seconds,
-        received_bytes=prepared.plan.received_bytes,
-        kept_bytes=prepared.plan.kept_bytes,
-        lower_bound_bytes=prepared.plan.lower_bound_bytes,
+        build_seconds=standing.build_seconds,
+        prepare_seconds=standing.prepare_seconds,
+        plan_seconds=standing.plan_seconds,
+        received_bytes=plan.received_bytes,
+        kept_bytes=plan.kept_bytes,
+        lower_bound_bytes=plan.lower_bound_bytes,
         staging_peak_bytes=moved.staging_peak_bytes,
-        extra_peak_bytes=prepared.fresh_bytes + moved.staging_peak_bytes + prepared.table_bytes,
-        traffic=[(engine.rank, peer, size) for peer, _, size, _ in prepared.plan.sends()],
+        extra_peak_bytes=standing.fresh_bytes + moved.staging_peak_bytes + standing.table_bytes,
+        traffic=[(engine.rank, peer, size) for peer, _, size, _ in plan.sends()],
         timeline=clock.spans,
         not_continuous=telling.not_continuous,
     )
-    report.num_stages = sum(route.schedule.num_stages for route in prepared.routes)
+    report.num_stages = sum(route.schedule.num_stages for route in standing.routes)
     try:
         ranks = engine.control.gather(stats, "the report")
     except TransportError as error:

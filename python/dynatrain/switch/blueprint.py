@@ -1,0 +1,202 @@
+"""The way from source to target, drawn up: maps, plan, stages. Nothing has memory yet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from dynatrain import _native
+from dynatrain._errors import LayoutError
+from dynatrain.generation.engine import Engine, Side
+from dynatrain.generation.lanes import DEVICE, HOST
+from dynatrain.switch.budget import check_budget
+from dynatrain.switch.called import Called
+from dynatrain.switch.clock import Clock
+from dynatrain.switch.fingerprints import Counted
+from dynatrain.switch.readings import Sources, Targets, read_sources, read_targets
+from dynatrain.switch.renames import check_new_names, check_old_names
+from dynatrain.train_state import TrainState
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one lane moves in a switch.
+
+    Attributes:
+        lane: name of the lane.
+        plan: its part of the plan.
+        options: of its schedule.
+        num_stages: that all ranks agreed on.
+    """
+
+    lane: str
+    plan: _native.Plan
+    options: _native.ScheduleOptions
+    num_stages: int
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """A switch as all ranks have agreed on it.
+
+    Attributes:
+        called: what it is for.
+        source: this rank's tensors in the source.
+        target: its tensors in the target, on meta.
+        source_map: the source of all ranks.
+        target_map: the target of all ranks.
+        plan: this rank's moves.
+        parts: the plan by lane.
+        apart: further FQNs of tied parameters that are named, as one side alone ties them.
+        counted: how source and target are counted for a fingerprint; None when none is asked for.
+    """
+
+    called: Called
+    source: Side
+    target: Side
+    source_map: _native.ShardMap
+    target_map: _native.ShardMap
+    plan: _native.Plan
+    parts: Sequence[Part]
+    apart: frozenset[str]
+    counted: tuple[Counted, Counted] | None
+
+    def schedules(self) -> list[_native.Schedule]:
+        """The stages of every part."""
+        return [
+            _native.make_schedule(
+                part.plan, self.source_map, self.target_map, part.num_stages, part.options
+            )
+            for part in self.parts
+        ]
+
+    def adopted(self, engine: Engine) -> frozenset[str]:
+        """Names whose memory in the source serves the target as it is."""
+        source, target = self.source.inventory, self.target.inventory
+        if source is None or target is None:
+            return frozenset()
+        return frozenset(engine.adapter.lendable(target, source, self.plan.adoptable()))
+
+    def missing_bytes(self, engine: Engine, staging_bytes: int) -> int:
+        """Bytes that this rank's target takes.
+
+        Raises:
+            BudgetError: with ``staging_bytes`` they are over the budget.
+        """
+        inventory, fresh = self.target.inventory, 0
+        if inventory is not None:
+            fresh = inventory.missing_bytes(self.adopted(engine))
+        check_budget(engine.rank, fresh + staging_bytes, engine.options.memory_budget_bytes)
+        return fresh
+
+
+def draw(
+    engine: Engine,
+    state: TrainState | None,
+    called: Called,
+    clock: Clock,
+    built: TrainState | None = None,
+) -> Blueprint:
+    """Builds the target on meta and plans the way to it. Collective: three exchanges.
+
+    There is nothing to release when it fails: a target on meta is garbage.
+
+    Args:
+        engine: of the job.
+        state: the present state of this rank, None when it idles.
+        called: what all ranks called for.
+        clock: started with the preparation.
+        built: what build has made on meta before, if it has.
+
+    Raises:
+        LayoutError, DeviceError, BudgetError: build, names, slots or maps do not fit; the same kind
+            on all ranks.
+        TransportError: a rank did not answer.
+    """
+    with clock.phase("build"):
+        check_old_names(engine, state, called.names)
+        sources = read_sources(engine, state, called, built)
+    with clock.phase("plan"):
+        targets = read_targets(engine, sources)
+        return _planned(engine, called, sources, targets)
+
+
+def _planned(engine: Engine, called: Called, sources: Sources, targets: Targets) -> Blueprint:
+    phase = "reading the state"
+    published = engine.control.publish(targets.parts, targets.listings, phase)
+    source_map, naming = targets.source_maps[0], sources.naming
+    drawn: list[Blueprint] = []
+
+    def plan() -> tuple[tuple[int, int], list[int]]:
+        target_maps = engine.merged(published, targets.sides)
+        target_map = target_maps[0]
+        check_new_names(target_map, called.names)
+        source_map.prove_coverage()
+        _check_same_tensors(engine, source_map, target_map)
+        mine = _native.make_plan(source_map, target_map, engine.rank, engine.node_of_rank)
+        counted = None
+        if "fingerprint" in engine.options.verify:
+            counted = (
+                Counted(targets.source_maps[-1], naming.tied, called.names),
+                Counted(target_maps[-1], naming.tied),
+            )
+        parts = _parts(engine, mine, _names_by_lane(engine, source_map, sources))
+        sides = sources.sides[0], targets.sides[0]
+        drawn.append(
+            Blueprint(called, *sides, source_map, target_map, mine, parts, naming.apart, counted)
+        )
+        return (source_map.hash(), target_map.hash()), [part.num_stages for part in parts]
+
+    answers = engine.gathered("planning", plan)
+    _check_same_maps([hashes for hashes, _ in answers])
+    wanted = [max(stages) for stages in zip(*(stages for _, stages in answers), strict=True)]
+    agreed = [replace(part, num_stages=n) for part, n in zip(drawn[0].parts, wanted, strict=True)]
+    return replace(drawn[0], parts=agreed)
+
+
+def _check_same_maps(hashes: Sequence[tuple[int, int]]) -> None:
+    if len(set(hashes)) != 1:
+        raise LayoutError(
+            f"plan: the ranks hold different shard maps: {hashes}\n"
+            "  nothing was moved; the source state is intact\n"
+            "  every rank must run the same build and the same version of dynatrain"
+        )
+
+
+def _check_same_tensors(
+    engine: Engine, source_map: _native.ShardMap, target_map: _native.ShardMap
+) -> None:
+    try:
+        _native.check_same_tensors(source_map, target_map)
+    except LayoutError as error:
+        source, target = set(source_map.names()), set(target_map.names())
+        reason = engine.adapter.why_other_tensors(source - target, target - source)
+        if reason is None:
+            raise
+        raise LayoutError(reason) from error
+
+
+def _names_by_lane(
+    engine: Engine, source_map: _native.ShardMap, sources: Sources
+) -> Mapping[str, Sequence[str]]:
+    names = source_map.names()
+    if DEVICE not in engine.lanes:
+        return {HOST: names}
+    return {
+        HOST: [name for name in names if name in sources.on_host],
+        DEVICE: [name for name in names if name not in sources.on_host],
+    }
+
+
+def _parts(engine: Engine, plan: _native.Plan, names: Mapping[str, Sequence[str]]) -> list[Part]:
+    """The plan by lane, with the stages that this rank wants."""
+    parts = []
+    for lane, of_lane in names.items():
+        mine = plan if len(names) == 1 else plan.part_of(of_lane)
+        options = _native.ScheduleOptions(
+            staging_budget_bytes=engine.options.staging_budget_bytes // len(names),
+            max_direct_per_pair=engine.lanes[lane].max_direct,
+            with_sums="sums" in engine.options.verify,
+        )
+        parts.append(Part(lane, mine, options, _native.num_stages_wanted(mine, options)))
+    return parts

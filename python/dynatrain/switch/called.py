@@ -1,0 +1,36 @@
+"""What a switch was called for: the first state of its story."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from dynatrain.generation.engine import Engine
+from dynatrain.generation.world import Build, World
+from dynatrain.layout import Layout
+from dynatrain.train_state import TrainState
+
+
+@dataclass(frozen=True)
+class Called:
+    """A target that all ranks have called for.
+
+    Attributes:
+        layout: the target.
+        world: this rank's place in the target, None when it idles there.
+        build: the user's build.
+        names: new names of source tensors, by FQN.
+    """
+
+    layout: Layout
+    world: World | None
+    build: Build
+    names: Mapping[str, str] = field(default_factory=dict)
+
+
+def build_on_meta(engine: Engine, called: Called) -> TrainState | None:
+    """What the user's build makes without memory for this rank's place; None where it idles."""
+    world = called.world
+    if world is None:
+        return None
+    return engine.adapter.build_on_meta(lambda: called.build(world), str(world))

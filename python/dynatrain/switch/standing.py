@@ -1,0 +1,218 @@
+"""A target that stands beside the source: its memory is taken, and runs wait for its bytes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from dynatrain import _native
+from dynatrain._errors import DeviceError, is_out_of_memory
+from dynatrain.generation.engine import Engine, Side
+from dynatrain.report import Span
+from dynatrain.switch.blueprint import Blueprint, Part, draw
+from dynatrain.switch.budget import check_budget, no_memory
+from dynatrain.switch.called import Called
+from dynatrain.switch.clock import Clock
+from dynatrain.train_state import TrainState
+
+_log = logging.getLogger("dynatrain.session")
+#: how CUDA names it in the text of a DeviceError
+_OUT_OF_MEMORY = "cudaErrorMemoryAllocation"
+
+
+@dataclass(frozen=True)
+class Route:
+    """What one lane runs in a switch.
+
+    Attributes:
+        part: what it moves.
+        schedule: the stages of that.
+        one_sided: whether receivers read in place, without staging.
+        run: used up by its one run; None before it is made.
+    """
+
+    part: Part
+    schedule: _native.Schedule
+    one_sided: bool = False
+    run: _native.PreparedRun | None = None
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A target with memory, and what is to run into it, once.
+
+    Attributes:
+        blueprint: what it was made from.
+        source: this rank's tensors in the source, as they were read last.
+        target: its tensors in the target.
+        routes: one for each lane.
+        fresh_bytes: memory that was taken for the target.
+        build_seconds: the user's build, the target's memory and its runs.
+        plan_seconds: maps and plan.
+        prepare_seconds: all of the preparation.
+        spans: of the preparation.
+    """
+
+    blueprint: Blueprint
+    source: Side
+    target: Side
+    routes: Sequence[Route]
+    fresh_bytes: int
+    build_seconds: float = 0.0
+    plan_seconds: float = 0.0
+    prepare_seconds: float = 0.0
+    spans: Sequence[Span] = ()
+
+    @property
+    def staging_peak_bytes(self) -> int:
+        """Staging of all lanes together."""
+        return sum(route.schedule.staging_peak_bytes for route in self.routes)
+
+    @property
+    def table_bytes(self) -> int:
+        """Device memory of the descriptions of copies."""
+        return sum(route.run.table_bytes for route in self.routes if route.run is not None)
+
+    def refreshed(self, engine: Engine, state: TrainState | None) -> Standing | None:
+        """The same with the source read again; None when its tensors are not those of the runs."""
+        names, apart = self.blueprint.called.names, self.blueprint.apart
+        source = engine.read(state, names, apart)
+        if source.table.signature() != self.blueprint.source.table.signature():
+            return None
+        return replace(self, source=source)
+
+
+def prepare(engine: Engine, state: TrainState | None, called: Called, clock: Clock) -> Standing:
+    """Builds the target, plans the way to it and takes its memory. Collective: four exchanges.
+
+    Args:
+        engine: of the job.
+        state: the present state of this rank, None when it idles.
+        called: what all ranks called for.
+        clock: started with the preparation.
+    """
+    blueprint = draw(engine, state, called, clock)
+    with clock.phase("build"):
+        standing = _stand(engine, blueprint)
+    return replace(
+        standing,
+        plan_seconds=clock.seconds("plan"),
+        build_seconds=clock.seconds("build"),
+        prepare_seconds=clock.now(),
+        spans=clock.spans,
+    )
+
+
+def _stand(engine: Engine, blueprint: Blueprint) -> Standing:
+    """Takes the memory of a blueprint and makes its runs. Collective.
+
+    One exchange, and two more where a lane reads its peers' memory in place. When it fails, memory
+    and runs go with the last who names them; the lanes stand, but where the exchange of plan hashes
+    failed or peers' memory is mapped: then this rank makes them anew before the next call.
+    """
+    standing = engine.together("taking memory", lambda: _with_memory(engine, blueprint))
+    if all(route.run is not None for route in standing.routes):
+        return standing
+    try:
+        routes = [_with_sources(engine, standing, route) for route in standing.routes]
+        mapped = replace(standing, routes=routes)
+        return engine.together("taking staging memory", lambda: _with_runs(engine, mapped))
+    except Exception:
+        engine.disconnect("peers' memory could not be mapped")
+        raise
+
+
+def _with_memory(engine: Engine, blueprint: Blueprint) -> Standing:
+    """The target with its memory, and runs of all lanes that need nothing of their peers."""
+    _agree_on_pairs(engine, blueprint)  # first: nobody waits for a rank that lacks memory
+    routes = [
+        Route(part, schedule)
+        for part, schedule in zip(blueprint.parts, blueprint.schedules(), strict=True)
+    ]
+    staging = sum(route.schedule.staging_peak_bytes for route in routes)
+    fresh = blueprint.missing_bytes(engine, staging)
+    target = _materialized(engine, blueprint, fresh, staging)
+    standing = Standing(blueprint, blueprint.source, target, routes, fresh)
+    if any(engine.lanes[route.part.lane].transport.is_one_sided for route in routes):
+        return standing
+    return _with_runs(engine, standing)
+
+
+def _agree_on_pairs(engine: Engine, blueprint: Blueprint) -> None:
+    seconds = engine.options.timeout.total_seconds()
+    try:
+        for part in blueprint.parts:
+            engine.lanes[part.lane].executor.agree(part.plan, seconds)
+    except Exception:
+        engine.disconnect("the exchange of plan hashes failed")
+        raise
+
+
+def _materialized(engine: Engine, blueprint: Blueprint, fresh: int, staging: int) -> Side:
+    inventory, source = blueprint.target.inventory, blueprint.source.inventory
+    if inventory is None:
+        return blueprint.target
+    if fresh:
+        _native.trim_heap()  # here and not when a state is freed: a prepared switch waits for none
+    try:
+        adopted = blueprint.adopted(engine)
+        return Side.of(engine.adapter.materialize(inventory, source, adopted))
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise no_memory(engine.rank, fresh, staging, error) from error
+        raise
+
+
+def _with_runs(engine: Engine, standing: Standing) -> Standing:
+    made = replace(standing, routes=[_with_run(engine, standing, each) for each in standing.routes])
+    needed = made.fresh_bytes + made.staging_peak_bytes + made.table_bytes
+    check_budget(engine.rank, needed, engine.options.memory_budget_bytes)
+    return made
+
+
+def _with_run(engine: Engine, standing: Standing, route: Route) -> Route:
+    """Makes the run of a lane, bound to the tensors that stand now."""
+    try:
+        return replace(route, run=_prepared_run(engine, standing, route))
+    except DeviceError as error:
+        # Mapped sources are used up by the first attempt, and mapping is collective.
+        if route.one_sided or _OUT_OF_MEMORY not in str(error):
+            raise
+    _log.info("torch's cached memory makes room for staging")
+    torch.cuda.empty_cache()
+    return replace(route, run=_prepared_run(engine, standing, route))
+
+
+def _prepared_run(engine: Engine, standing: Standing, route: Route) -> _native.PreparedRun:
+    blueprint = standing.blueprint
+    return engine.lanes[route.part.lane].executor.prepare(
+        route.part.plan,
+        route.schedule,
+        blueprint.source_map,
+        blueprint.target_map,
+        standing.source.table,
+        standing.target.table,
+        engine.options.timeout.total_seconds(),
+        "sums" in engine.options.verify,
+        route.one_sided,
+    )
+
+
+def _with_sources(engine: Engine, standing: Standing, route: Route) -> Route:
+    """Maps the peers' sources ahead of the switch, where all ranks can. Collective."""
+    lane = engine.lanes[route.part.lane]
+    if not lane.transport.is_one_sided:
+        return route
+    seconds = engine.options.timeout.total_seconds()
+    source_map, table = standing.blueprint.source_map, standing.source.table
+    problems = engine.gathered(
+        "mapping the sources",
+        lambda: lane.executor.map_sources(route.part.plan, source_map, table, seconds),
+    )
+    lines = [f"  rank {rank}: {text}" for rank, text in enumerate(problems) if text]
+    if lines:
+        _log.warning("this switch goes by messages, not in place:\n%s", "\n".join(lines))
+    return replace(route, one_sided=not lines)
