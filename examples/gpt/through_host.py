@@ -45,6 +45,7 @@ class ThroughHost(dist.ProcessGroup):
     def __init__(self, store: dist.Store, rank: int, size: int, timeout: timedelta) -> None:
         super().__init__(rank, size)
         self._gloo = dist.ProcessGroupGloo(store, rank, size, timeout)
+        self._name = ""
 
     def getBackendName(self) -> str:  # noqa: N802 - torch's name
         """What torch asks a group for."""
@@ -52,8 +53,9 @@ class ThroughHost(dist.ProcessGroup):
 
     @property
     def group_name(self) -> str:
-        """The name under which torch has registered the group."""
-        return str(_world.pg_names[self])
+        """The name under which torch has registered the group; asked once more when it ends."""
+        self._name = str(_world.pg_names.get(self, self._name))
+        return self._name
 
     def _get_backend(self, device: torch.device) -> Any:
         return self._gloo

@@ -50,14 +50,14 @@ class _Told:
     Attributes:
         source_ties: further FQNs that its source ties.
         target_ties: further FQNs that its target ties.
-        listing: what it says of its source, under the naming that these two alone suggest.
+        listed: what it says of its source, under the naming that these two alone suggest.
         notes: what its inventory noted of slots.
         on_host: names of tensors that lie on the host beside a device.
     """
 
     source_ties: frozenset[str]
     target_ties: frozenset[str]
-    listing: Listing
+    listed: Listing
     notes: frozenset[SlotNote]
     on_host: frozenset[str]
 
@@ -123,7 +123,7 @@ def read_sources(
         frozenset().union(*(each.source_ties for each in told)),
         frozenset().union(*(each.target_ties for each in told)),
     )
-    listings = [each.listing for each in told]
+    listings = [each.listed for each in told]
     if any(Naming.of(each.source_ties, each.target_ties) != naming for each in told):
         parts.clear()
         listings = engine.gathered("reading the state", lambda: read_under(naming))
