@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 
 from dynatrain._errors import Error, TransportError, ends_job, of_family
@@ -21,7 +21,9 @@ from dynatrain.switch.story import tell_script
 _log = logging.getLogger("dynatrain.session")
 
 #: What a switch returns: its report, and what kept objects raised when it was done.
-Done = tuple[SwitchReport, list[Exception]]
+Done = tuple[SwitchReport, list[BaseException]]
+#: The clock of a call, and what is closed when the call has ended on this rank.
+Within = tuple[Clock, ExitStack]
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Duties:
     reconnect: Callable[[Met], None]
     prepare: Callable[[Layout, Mapping[str, str], Met], object]
     rehearse: Callable[[Layout, Mapping[str, str], Met], object]
-    switch: Callable[[Call, Clock, Met], Done]
+    switch: Callable[[Call, Met, Within], Done]
     callbacks: Sequence[Callable[[SwitchReport], None]]
 
 
@@ -89,19 +91,20 @@ class Attendant:
 
     def _attend(self, duties: Duties) -> None:
         """An idle rank's part in an operation that others called."""
-        done: Done | None = None
         epoch = self._now.epoch
-        try:
-            with duties.public("a call of the others"):
-                done = self._join_call(duties)
-        except Error as error:
-            if self._now.epoch != epoch or ends_job(error):  # not whole, or nobody knows where
-                raise
-            _log.warning("an idle rank saw a call fail: %s", error)
-        if done is not None:
-            tell_script(duties.callbacks, *done)
+        with ExitStack() as after:
+            try:
+                with duties.public("a call of the others"):
+                    done = self._join_call(duties, after)
+            except Error as error:
+                if self._now.epoch != epoch or ends_job(error):  # not whole, or nobody knows where
+                    raise
+                _log.warning("an idle rank saw a call fail: %s", error)
+                return
+            if done is not None:
+                tell_script(duties.callbacks, *done)
 
-    def _join_call(self, duties: Duties) -> Done | None:
+    def _join_call(self, duties: Duties, after: ExitStack) -> Done | None:
         """Does what the others have called; returns what a switch returns."""
         clock = Clock(self._engine.rank)
         ready, problem = False, duties.refusal()
@@ -123,4 +126,4 @@ class Attendant:
         if asked.operation == "check":
             duties.rehearse(layout, names, met)
             return None
-        return duties.switch(asked, clock, met)
+        return duties.switch(asked, met, (clock, after))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -45,7 +46,7 @@ def _deliver(handlers: Mapping[int, Callable[..., Any]], came: Sequence[int]) ->
                 raised = raised or error
     for number in came:  # what came while handlers were put back, too
         try:
-            signal.raise_signal(number)
+            handlers[number](number, inspect.currentframe())
         except BaseException as error:  # noqa: BLE001 - raised again below
             raised = raised or error
     if raised is not None:

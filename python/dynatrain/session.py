@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 
 from dynatrain._errors import Error, LayoutError, ends_job, of_family
 from dynatrain.adapters.port import Adapter
-from dynatrain.attending import Attendant, Done, Duties
+from dynatrain.attending import Attendant, Done, Duties, Within
 from dynatrain.caller import Caller
 from dynatrain.collector import collector_held_off
 from dynatrain.door import (
@@ -216,13 +216,14 @@ class Session(Position):
         problem: LayoutError | None = None,
     ) -> SwitchReport:
         """Meets all ranks and switches; ``problem`` is what this rank refuses it with."""
-        with self._public("switch"):
-            target, renamed = checked_layout("switch", layout), checked_names("switch", names)
-            clock = Clock(self._engine.rank)
-            with clock.phase("meet"):
-                met = self._call("switch", target, renamed, problem)
-            report, errors = self._switch(target, renamed, clock, met)
-        return tell_script(self._callbacks, report, errors)
+        with ExitStack() as after:
+            with self._public("switch"):
+                target, renamed = checked_layout("switch", layout), checked_names("switch", names)
+                clock = Clock(self._engine.rank)
+                with clock.phase("meet"):
+                    met = self._call("switch", target, renamed, problem)
+                report, errors = self._switch(target, renamed, met, (clock, after))
+            return tell_script(self._callbacks, report, errors)
 
     @contextmanager
     def _public(self, call: str) -> Iterator[None]:
@@ -286,17 +287,17 @@ class Session(Position):
             callbacks=self._callbacks,
         )
 
-    def _switch_attended(self, asked: Call, clock: Clock, met: Met) -> Done:
+    def _switch_attended(self, asked: Call, met: Met, within: Within) -> Done:
         self._step = asked.step
-        return self._switch(Layout.parse(asked.layout), dict(asked.names), clock, met)
+        return self._switch(Layout.parse(asked.layout), dict(asked.names), met, within)
 
-    def _switch(self, layout: Layout, names: Mapping[str, str], clock: Clock, met: Met) -> Done:
+    def _switch(self, layout: Layout, names: Mapping[str, str], met: Met, within: Within) -> Done:
         """Switches; returns the report and what kept objects raised, when it was done."""
         source, epoch, ready = str(self.layout), self._now.epoch + 1, met.ready
         report = SwitchReport(source, str(layout), epoch, self._completed, prepared=ready)
         with collector_held_off():
-            target = self._targets.taken(layout, names, met, clock)
-            errors = run(self._engine, self._calls, self._now, target, Telling(report, clock))
+            target = self._targets.taken(layout, names, met, within[0])
+            errors = run(self._engine, self._calls, self._now, target, Telling(report, *within))
         return report, errors
 
     # ---- life ----------------------------------------------------------------------------------

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 
 import pytest
 
 from dynatrain import InternalError, TransportError
+from dynatrain.interruptions import signals_held_off
 from sessions import start
 
 
@@ -123,3 +125,79 @@ def test_a_rank_that_cannot_learn_the_decision_may_not_train_on(pool):
     assert [answers[rank] for rank in (0, 2, 3)] == ["dp=2,tp=2"] * 3
     assert all("the job's store does not answer" in text for text in answers[1])
     assert all("start it from its last checkpoint" in text for text in answers[1])
+
+
+class InterruptedThere:
+    """A kept object during whose `on_world` a signal comes, or that ends its process."""
+
+    def __init__(self, trouble):
+        self.trouble, self.armed = trouble, False
+
+    def on_world(self, world):
+        if self.armed:
+            self.trouble()
+
+
+def come_twice():
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(os.getpid(), number)
+        time.sleep(0.05)
+
+
+def raise_in_handler(number, frame):
+    raise ValueError("of the script's handler")
+
+
+def follow_in_trouble(rank, world_size, trouble):
+    first, second = InterruptedThere(trouble), Follows()
+    session = start("dp=4", timeout_s=20, keep={"a": first, "b": second})
+    first.armed = rank == 1
+    reports, told = [], None
+    session.on_switch(reports.append)
+    former = signal.signal(signal.SIGTERM, raise_in_handler)
+    try:
+        session.switch("dp=2,tp=2")
+    except (KeyboardInterrupt, SystemExit, ValueError) as error:
+        told = type(error).__name__
+    finally:
+        signal.signal(signal.SIGTERM, former)
+    first.armed = False
+    place = session.world.coordinate("dp_shard"), session.world.size("dp_shard")
+    return told, second.place == place, len(reports), session.switch("dp=4").epoch
+
+
+# The script trained on with a loader that still cut its batches by the former world.
+@pytest.mark.parametrize(
+    ("trouble", "raised"),
+    [
+        (lambda: os.kill(os.getpid(), signal.SIGINT), "KeyboardInterrupt"),
+        (lambda: os.kill(os.getpid(), signal.SIGTERM), "ValueError"),
+        (come_twice, "KeyboardInterrupt"),
+        (sys.exit, "SystemExit"),
+    ],
+    ids=["SIGINT", "handler that raises an Exception", "two signals", "SystemExit"],
+)
+def test_kept_objects_behind_one_that_is_interrupted_follow_all_the_same(pool, trouble, raised):
+    answers = pool.run(follow_in_trouble, trouble, timeout_s=90)
+
+    assert answers == [(raised if rank == 1 else None, True, 1, 2) for rank in range(4)]
+
+
+# A loop that waits on the descriptor would take one signal for two.
+def test_a_signal_that_was_held_off_is_written_to_the_wakeup_descriptor_once():
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    os.set_blocking(reading, False)
+    former = signal.signal(signal.SIGUSR1, lambda *_: None)
+    before = signal.set_wakeup_fd(writing)
+    try:
+        with signals_held_off():
+            signal.raise_signal(signal.SIGUSR1)
+        written = os.read(reading, 8)
+    finally:
+        signal.set_wakeup_fd(before)
+        signal.signal(signal.SIGUSR1, former)
+        os.close(reading)
+        os.close(writing)
+
+    assert written == bytes([signal.SIGUSR1])

@@ -9,27 +9,25 @@ from typing import Any
 from dynatrain._errors import Error, ends_job
 from dynatrain.adapters.port import Adapter
 from dynatrain.given import described
-from dynatrain.interruptions import signals_held_off
 from dynatrain.switch.calls import Call, Calls
 from dynatrain.switch.present import Present
 from dynatrain.switch.standing import Standing
 
 
 def decide(adapter: Adapter[Any], calls: Calls, present: Present, standing: Standing) -> None:
-    """Votes, then installs the target. Collective.
+    """Votes, then installs the target. Collective; to be called with signals held off.
 
-    Signals wait meanwhile, for the session's deadline at most: an exception of a handler between a
-    rank's vote and its new world would leave it in the old one, alone.
+    An exception of a handler between a rank's vote and its new world would leave it in the old one,
+    alone.
 
     Raises:
         an error of the vote: no rank installs. Where this rank could not learn how the vote ended,
         nobody knows that, and it is undecided from then on: see :class:`Present`.
     """
     target = str(standing.blueprint.called.layout)
-    with signals_held_off():
-        with _undecided_where_nobody_knows(present):
-            calls.meet(Call("commit", target, present.epoch, True, True))
-        _install(adapter, present, standing)
+    with _undecided_where_nobody_knows(present):
+        calls.meet(Call("commit", target, present.epoch, True, True))
+    _install(adapter, present, standing)
 
 
 @contextmanager

@@ -65,12 +65,12 @@ class Present:
             if isinstance(item, Stateful) and getattr(item, "per_rank", None) is not True
         }
 
-    def move_kept(self, published: Published | None = None) -> list[Exception]:
+    def move_kept(self, published: Published | None = None) -> list[BaseException]:
         """Tells kept objects of the world; with what was published, they catch up first.
 
         Returns what they raised: each is told, whatever another one does.
         """
-        errors: list[Exception] = []
+        errors: list[BaseException] = []
         for name, item in self.keep.items():
             states = () if published is None else published.shared.get(f"keep.{name}", ())
             try:
@@ -78,7 +78,7 @@ class Present:
                     item.load_state_dict(states[0].value)
                 if hasattr(item, "on_world"):
                     item.on_world(self.world)
-            except Exception as error:  # noqa: BLE001 - the user's code, after the vote
+            except BaseException as error:  # noqa: BLE001 - the user's code, after the vote
                 errors.append(error)
         return errors
 

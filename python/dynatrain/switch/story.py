@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from dynatrain._errors import TransportError
 from dynatrain.adapters.port import Adapter, Published
 from dynatrain.generation.engine import Engine
 from dynatrain.given import described
+from dynatrain.interruptions import signals_held_off
 from dynatrain.report import RankStats, SwitchReport, fill
 from dynatrain.switch.calls import Calls
 from dynatrain.switch.clock import Clock
@@ -25,17 +27,28 @@ _log = logging.getLogger("dynatrain.session")
 
 @dataclass(frozen=True)
 class Telling:
-    """What a switch is told into."""
+    """What a switch is told into.
+
+    Attributes:
+        report: of the switch.
+        clock: started with the call.
+        after: closed when the call has ended on this rank: what waits until then.
+        not_continuous: what did not go on, in words.
+    """
 
     report: SwitchReport
     clock: Clock
+    after: ExitStack
     not_continuous: list[str] = field(default_factory=list)
 
 
 def run(
     engine: Engine, calls: Calls, present: Present, standing: Standing, telling: Telling
-) -> list[Exception]:
+) -> list[BaseException]:
     """Moves the state into the prepared target and installs it. Collective.
+
+    Signals wait from the vote to the end of the call, for the session's deadline and what the
+    script's own code takes: what a handler raises would leave this rank between two worlds.
 
     Returns:
         What kept objects raised after the vote, when the switch had happened already.
@@ -53,13 +66,10 @@ def run(
     moved = move(engine, standing, lambda: present.kept_states(target), clock)
     report.fingerprint_before = report.fingerprint_after = moved.fingerprint
     with clock.phase("commit"):
-        joined, epoch, errors = present.world is None, present.epoch, []
-        try:
-            decide(engine.adapter, calls, present, standing)
-        finally:  # also where a signal is heard now that came in the vote
-            if present.epoch != epoch:
-                published = moved.published
-                errors += _follow(engine.adapter, present, published, report.step, joined=joined)
+        joined = present.world is None
+        telling.after.enter_context(signals_held_off())
+        decide(engine.adapter, calls, present, standing)
+        errors = _follow(engine.adapter, present, moved.published, report.step, joined=joined)
     reasons = [f"a kept object raised {described(error)}" for error in errors]
     _tell(engine, standing, moved, replace(telling, not_continuous=reasons))
     return errors
@@ -67,13 +77,12 @@ def run(
 
 def _follow(
     adapter: Adapter[Any], present: Present, published: Published, step: int, *, joined: bool
-) -> list[Exception]:
+) -> list[BaseException]:
     """Takes kept objects and random streams to the new world; returns what the former raised."""
-    try:
-        return present.move_kept(published if joined else None)
-    finally:  # also where a signal ends what a kept object does
-        if present.world is not None:
-            adapter.continue_streams(published, present.seed, present.world.rank, step)
+    errors = present.move_kept(published if joined else None)
+    if present.world is not None:
+        adapter.continue_streams(published, present.seed, present.world.rank, step)
+    return errors
 
 
 def _tell(engine: Engine, standing: Standing, moved: Moved, telling: Telling) -> None:
@@ -111,9 +120,12 @@ def _tell(engine: Engine, standing: Standing, moved: Moved, telling: Telling) ->
 def tell_script(
     callbacks: Sequence[Callable[[SwitchReport], None]],
     report: SwitchReport,
-    errors: list[Exception],
+    errors: list[BaseException],
 ) -> SwitchReport:
-    """Tells the script's callbacks; raises the first error of its code, as it was raised."""
+    """Tells the script's callbacks; raises the first error of its code, as it was raised.
+
+    One that is to end the process, as SystemExit is, comes before others.
+    """
     for callback in callbacks:
         try:
             callback(report)
@@ -121,5 +133,5 @@ def tell_script(
             errors.append(error)
     if errors:
         _log.error("the switch to %s is done, but %d callbacks raised", report.target, len(errors))
-        raise errors[0]
+        raise min(errors, key=lambda error: isinstance(error, Exception))
     return report
