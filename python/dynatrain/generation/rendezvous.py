@@ -19,6 +19,8 @@ from dynatrain.generation.joined import join, split
 
 _GO = "go"
 _IDLE_POLL_SECONDS = 0.01
+#: Attempts whose keys a rank may leave before it deletes them without having to wait.
+_MOST_KEPT = 8
 
 
 @contextmanager
@@ -66,6 +68,7 @@ class Rendezvous:
         self._num_ranks = num_ranks
         self._timeout = timeout
         self._attempt = 0
+        self._last_met = 0  #: the attempt that all ranks came to last: they are past all before it
         self._forgotten = 0  #: attempts whose keys are deleted
 
     def meet(self, payload: bytes) -> Meeting:
@@ -73,7 +76,7 @@ class Rendezvous:
 
         A rank makes 6 requests to the store, however many ranks there are, and one of them reads
         what all have brought in one more; what was brought is answered once for each distinct
-        content. Keys of an earlier meeting are deleted.
+        content. A rank that waits deletes its keys of earlier meetings meanwhile.
 
         Raises:
             TransportError: not all ranks arrived within the timeout; names the missing ones. The
@@ -91,11 +94,14 @@ class Rendezvous:
         if self._store.add(f"{name}/count", 1) == self._num_ranks:
             decision = self._go(name)
         else:
+            self._forget()
             decision = self._await_decision(name)
         if decision != _GO:
             raise self._missing(name, decision)
         answer = bytes(self._store.get(f"{name}/joined"))
-        self._forget_before(self._attempt - 1)
+        self._last_met = self._attempt - 1
+        if self._last_met - self._forgotten > _MOST_KEPT:
+            self._forget()  # this rank is always the last: it never waits
         return Meeting(name, split(answer, self._num_ranks))
 
     def _go(self, name: str) -> str:
@@ -109,16 +115,16 @@ class Rendezvous:
         self._store.set(f"{name}/joined", answer)  # type: ignore[arg-type]
         return self._decide(name, _GO)
 
-    def _forget_before(self, attempt: int) -> None:
-        """Deletes the keys of earlier attempts: all ranks have come to this one, and past them."""
+    def _forget(self) -> None:
+        """Deletes this rank's keys of attempts that all ranks are past."""
         keys = [f"rank/{self._rank}"]
         if self._rank == 0:
             keys += ["called", "count", "joined", "decision"]
-        with suppress(RuntimeError):  # the meeting is decided, and its answer is known
-            for earlier in range(self._forgotten, attempt):
+        with suppress(RuntimeError):  # who cannot clean up has come all the same
+            for earlier in range(self._forgotten, self._last_met):
                 for key in keys:
                     self._store.delete_key(f"{earlier}/{key}")
-        self._forgotten = attempt
+        self._forgotten = self._last_met
 
     def wait_called(self, ended: str) -> bool:
         """Blocks an idle rank until some rank calls a meeting (True) or ``ended`` is set (False).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -11,7 +12,7 @@ from torch.distributed import FileStore, HashStore
 
 from dynatrain import TransportError
 from dynatrain.generation.joined import join, split
-from dynatrain.generation.rendezvous import Rendezvous
+from dynatrain.generation.rendezvous import _MOST_KEPT, Rendezvous
 
 
 class Counting:
@@ -81,15 +82,20 @@ def test_missing_rank_is_named_over_a_file_too(tmp_path):
         member.meet(b"alone")
 
 
-# A job of a month meets millions of times.
-def test_keys_of_earlier_meetings_are_deleted():
+# A job of a month meets millions of times. Who is the last to come deletes nothing while the others
+# wait for it, and what it has left later.
+@pytest.mark.parametrize("late", [None, 0, 2])
+def test_keys_of_earlier_meetings_are_deleted(late):
     store = HashStore()
     members = members_of(store, 3)
     meet(members, rounds=1)
     after_one = store.num_keys()
-    meet(members, rounds=20)
+    if late is not None:
+        come = members[late].meet
+        members[late].meet = lambda payload: time.sleep(0.01) or come(payload)
+    meet(members, rounds=40)
 
-    assert store.num_keys() == after_one
+    assert store.num_keys() <= (_MOST_KEPT + 2) * after_one
 
 
 # A vote that is known is no failure of the rank that cannot clean up after it.
@@ -113,13 +119,13 @@ def test_keys_of_attempts_that_were_given_up_are_deleted():
     meet(members, rounds=1)
     after_one = store.num_keys()
     members[0]._timeout = timedelta(seconds=0.1)
-    for _ in range(3):
+    for _ in range(20):
         with pytest.raises(TransportError):
             members[0].meet(b"alone")
     members[0]._timeout = timedelta(seconds=20)
-    meet(members, rounds=1)
+    meet(members, rounds=2 * _MOST_KEPT)
 
-    assert store.num_keys() == after_one
+    assert store.num_keys() <= (_MOST_KEPT + 2) * after_one
 
 
 # At a deadline N ranks asked for N keys each.
