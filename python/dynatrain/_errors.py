@@ -7,6 +7,7 @@ state remains, and what to do.
 from __future__ import annotations
 
 import errno
+from typing import Any
 
 from torch import OutOfMemoryError
 from torch.distributed import DistError
@@ -127,12 +128,32 @@ def ends_job(error: Exception) -> bool:
     return isinstance(error, InternalError)
 
 
+def kind_and_facts(error: Error) -> tuple[str, tuple[int, ...]]:
+    """The class of the family that an error is of, and what beside its message it is made with."""
+    if isinstance(error, BudgetError):
+        return "BudgetError", (error.required_bytes, error.budget_bytes)
+    if isinstance(error, TransportError):
+        return "TransportError", (error.peer, error.stage, error.retryable)
+    for kind in (DeviceError, InternalError):
+        if isinstance(error, kind):
+            return kind.__name__, ()
+    return "LayoutError", ()
+
+
+def of_kind(kind: str, message: str, facts: tuple[int, ...]) -> Error:
+    """The error that :func:`kind_and_facts` told of, with another message."""
+    kinds: tuple[Any, ...] = (
+        BudgetError,
+        TransportError,
+        DeviceError,
+        InternalError,
+        LayoutError,
+    )
+    made: Error = {each.__name__: each for each in kinds}[kind](message, *facts)
+    return made
+
+
 def like(example: Error, message: str) -> Error:
     """An error of the kind of ``example``, with its facts, that says ``message``."""
-    if isinstance(example, BudgetError):
-        return BudgetError(message, example.required_bytes, example.budget_bytes)
-    if isinstance(example, TransportError):
-        return TransportError(message, example.peer, example.stage, example.retryable)
-    if isinstance(example, DeviceError | InternalError):
-        return type(example)(message)
-    return LayoutError(message)
+    kind, facts = kind_and_facts(example)
+    return of_kind(kind, message, facts)

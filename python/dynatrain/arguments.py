@@ -7,7 +7,6 @@ different arguments wait for each other later, where nobody can say why.
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,7 +14,7 @@ from typing import Any
 
 import torch
 
-from dynatrain import _settings
+from dynatrain import _settings, words
 from dynatrain._errors import DeviceError, LayoutError, of_family
 from dynatrain.door import (
     checked_callable,
@@ -137,7 +136,7 @@ def agree(members: Members, found: Checked | Exception) -> Checked:
     payload = (shared, None if own is None else Trouble.of(own))
     deadline = max(timeout, _DEFAULT_TIMEOUT)
     meeting = Rendezvous(members.store, members.rank, members.num_ranks, deadline, purpose="init")
-    answers = [pickle.loads(answer) for answer in meeting.meet(pickle.dumps(payload)).payloads]
+    answers = [words.decode(answer) for answer in meeting.meet(words.encode(payload)).payloads]
     raise_alike("init", own, [trouble for _, trouble in answers])
     assert not isinstance(found, Exception)
     _check_same([shared for shared, _ in answers])

@@ -26,7 +26,9 @@ ADAPTERS = "dynatrain.adapters"
 #: The one place that chooses a framework.
 CHOOSES_THE_ADAPTER = "dynatrain.api"
 #: What room 11 may know besides itself: values, errors, the core, torch's private names.
-ABOVE_ADAPTERS = {"_errors", "_native", "_torch_private", "layout", "report", "train_state"}
+ABOVE_ADAPTERS = {
+    "_errors", "_native", "_torch_private", "layout", "report", "train_state", "words",
+}  # fmt: skip
 FORBIDDEN_ROOM_NAMES = {"utils", "common", "helpers", "misc", "core"}
 MAX_LINES = 400
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import _weights_only_unpickler, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, _redistribute, debug
 from torch.distributed.tensor._collective_utils import MeshTopoInfo
@@ -21,6 +22,8 @@ _NEEDED = (
     (torch._C._autograd, "_profiler_enabled"),
     (FSDPModule, "_get_fsdp_state"),
     (debug, "_clear_sharding_prop_cache"),
+    (_weights_only_unpickler, "_get_allowed_globals"),
+    (_weights_only_unpickler, "_get_user_allowed_globals"),
     (_redistribute, "clear_redistribute_planner_cache"),
     (_redistribute._gen_transform_infos, "cache_clear"),
     (MeshTopoInfo.build_from_mesh, "cache_clear"),
@@ -218,3 +221,14 @@ def orthogonal_on_meta() -> Iterator[None]:
         yield
     finally:
         module._is_orthogonal, module._make_orthogonal = asks, makes
+
+
+def safe_globals() -> dict[str, Any]:
+    """What ``torch.load(weights_only=True)`` reads by name, the script's own additions included."""
+    reader: Any = _weights_only_unpickler
+    return {**reader._get_allowed_globals(), **reader._get_user_allowed_globals()}
+
+
+def storage_of(blob: bytes) -> Any:
+    """The storage that torch has pickled as bytes of its own, read without running code."""
+    return torch.load(io.BytesIO(blob), weights_only=True)

@@ -15,7 +15,8 @@ from typing import Any, Generic, TypeVar
 from dynatrain import _native
 from dynatrain.train_state import TrainState
 
-#: A fact about optimizer slots, in the adapter's own words: ``("on host", "step")``. It is pickled.
+#: A fact about optimizer slots, in the adapter's own words: ``("on host", "step")``. It is told to
+#: other ranks: plain values only.
 SlotNote = tuple[Hashable, ...]
 
 

@@ -6,7 +6,6 @@ It is a host group of the library's own; nothing here shares a group with the sc
 from __future__ import annotations
 
 import hashlib
-import pickle
 import re
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +16,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from dynatrain._errors import Error, TransportError, like, of_family
+from dynatrain import words
+from dynatrain._errors import Error, TransportError, kind_and_facts, like, of_family, of_kind
 from dynatrain.generation.members import Members
 from dynatrain.given import described, said
 
@@ -82,7 +82,7 @@ class Control:
         self._group = members.group(f"{connection}/control", timeout)
 
     def gather(self, value: _T, phase: str) -> list[_T]:
-        """Everybody's value, by rank. Collective. The values are pickled.
+        """Everybody's value, by rank, told in words. Collective.
 
         One exchange when all values are small, else a second one for what is left of them.
         ``phase`` is words for what was tried, for the error.
@@ -90,7 +90,7 @@ class Control:
         Raises:
             TransportError: a rank did not answer, or is in another exchange than this one.
         """
-        blob = pickle.dumps(value)
+        blob = words.encode(value)
         self._number += 1
         first = _HEAD.pack(len(blob), self._number) + blob[:_FIRST_BYTES]
         firsts = self._all_gather(first, _HEAD.size + _FIRST_BYTES, phase)
@@ -101,7 +101,7 @@ class Control:
         if max(sizes) > _FIRST_BYTES:
             rests = self._all_gather(blob[_FIRST_BYTES:], max(sizes) - _FIRST_BYTES, phase)
             blobs = [first + rest for first, rest in zip(blobs, rests, strict=True)]
-        return [pickle.loads(part[:size]) for part, size in zip(blobs, sizes, strict=True)]
+        return [words.decode(part[:size]) for part, size in zip(blobs, sizes, strict=True)]
 
     def _check_open(self, phase: str) -> None:
         if self._group is None:
@@ -263,22 +263,30 @@ def _in_words(error: RuntimeError, seconds: float) -> str:
     return found
 
 
+@words.record
 @dataclass(frozen=True)
 class Trouble:
     """What a rank tells the others of an error that it met.
 
     Attributes:
         text: its class and message.
-        example: an error of its kind, with its facts, that says nothing.
+        kind: the class of the family that it is of.
+        facts: what an error of this class is made with beside its message.
     """
 
     text: str
-    example: Error
+    kind: str
+    facts: tuple[int, ...]
 
     @staticmethod
     def of(error: Error) -> Trouble:
         """What is to be told of ``error``."""
-        return Trouble(described(error), like(error, ""))
+        return Trouble(described(error), *kind_and_facts(error))
+
+    @property
+    def example(self) -> Error:
+        """An error of the same kind, with its facts, that says nothing."""
+        return of_kind(self.kind, "", self.facts)
 
 
 def raise_alike(phase: str, own: Error | None, troubles: Sequence[Trouble | None]) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from dynatrain import words
 from dynatrain._errors import Error, InternalError, LayoutError, of_family
 from dynatrain.data import ElasticLoader, ElasticSampler
 from dynatrain.generation.control import Trouble, raise_alike
@@ -18,6 +18,7 @@ from dynatrain.layout import Layout
 _UNCHANGED = "nothing was moved; the source state is intact"
 
 
+@words.record
 @dataclass(frozen=True)
 class Call:
     """What one rank brings to a meeting.
@@ -98,8 +99,8 @@ class Calls:
         if problem is not None:
             own = replace(own, problem=Trouble.of(problem))
         with _decided_everywhere() if own.operation == "commit" else nullcontext():
-            meeting = self._meeting.meet(pickle.dumps(own))
-            calls: list[Call] = [pickle.loads(payload) for payload in meeting.payloads]
+            meeting = self._meeting.meet(words.encode(own))
+            calls: list[Call] = [words.decode(payload) for payload in meeting.payloads]
         _check_same(calls)
         _check_cursors(calls)
         raise_alike("the call", problem, [call.problem for call in calls])

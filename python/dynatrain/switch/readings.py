@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from dynatrain import _native
+from dynatrain import _native, words
 from dynatrain._errors import Error, of_family
 from dynatrain.adapters.port import SlotNote, Slots
 from dynatrain.generation.control import Listing, listing
@@ -43,6 +43,7 @@ class Naming:
         return [self.apart, self.tied] if counted and self.tied != self.apart else [self.apart]
 
 
+@words.record
 @dataclass(frozen=True)
 class _Told:
     """What a rank tells of its source, beside what it has built for the target.

@@ -8,12 +8,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from dynatrain import words
 from dynatrain._errors import TransportError
 from dynatrain.adapters.port import Adapter, Published
 from dynatrain.generation.engine import Engine
 from dynatrain.given import described
 from dynatrain.interruptions import signals_held_off
-from dynatrain.report import RankStats, SwitchReport, fill
+from dynatrain.report import RankStats, Span, SwitchReport, fill
 from dynatrain.switch.calls import Calls
 from dynatrain.switch.clock import Clock
 from dynatrain.switch.decided import decide
@@ -23,6 +24,8 @@ from dynatrain.switch.questions import check_replicas
 from dynatrain.switch.standing import Standing
 
 _log = logging.getLogger("dynatrain.session")
+for _kind in (RankStats, Span):
+    words.record(_kind)
 
 
 @dataclass(frozen=True)

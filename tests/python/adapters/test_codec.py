@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import pickle
+from collections import Counter, OrderedDict, defaultdict, deque
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from dynatrain import LayoutError
 from dynatrain.adapters.torch import codec
 
 TENSORS = {
@@ -62,3 +70,73 @@ def test_tensor_that_came_over_can_be_written():
     back += 1
 
     assert back.tolist() == [1, 1, 1]
+
+
+class Settings:
+    def __init__(self, rate):
+        self.rate = rate
+
+
+PLAIN = [
+    {"a": [1, (2.5, None)], 3: {"deep": frozenset([1, 2])}},
+    deque([1, 2], maxlen=5),
+    defaultdict(list, {"a": [1]}),
+    OrderedDict(b=1, a=2),
+    Counter("aab"),
+    datetime(2026, 1, 2, 3, tzinfo=timezone.utc),
+    Path("a/b"),
+    1 + 2j,
+    np.float64(0.1),
+    np.arange(6).reshape(2, 3),
+    torch.float16,
+    torch.Size([2, 3]),
+    torch.device("cpu"),
+]
+
+
+@pytest.mark.parametrize("value", PLAIN, ids=lambda value: type(value).__name__)
+def test_plain_values_come_back(value):
+    back = codec.decode(codec.encode("extra", value))
+
+    assert type(back) is type(value)
+    assert repr(back) == repr(value)
+
+
+@pytest.mark.parametrize("kind", [torch.sparse_coo_tensor, torch.quantize_per_tensor])
+def test_tensors_of_other_layouts_come_back(kind):
+    if kind is torch.sparse_coo_tensor:
+        tensor = torch.eye(3).to_sparse()
+    else:
+        tensor = torch.quantize_per_tensor(torch.ones(2), 0.5, 0, torch.qint8)
+
+    back = codec.decode(codec.encode("extra", tensor))
+
+    assert repr(back) == repr(tensor)
+
+
+# A class of the script's own may run anything when it is read. It was read all the same, or only
+# one rank could import it.
+def test_a_class_of_the_script_is_refused_where_it_is_written():
+    with pytest.raises(LayoutError, match=r"holds .*Settings.*\n(.*\n)*.*add_safe_globals"):
+        codec.encode("extra", {"settings": Settings(0.1)})
+
+
+def test_a_class_that_the_script_calls_safe_is_sent():
+    with torch.serialization.safe_globals([Settings]):
+        back = codec.decode(codec.encode("extra", Settings(0.1)))
+
+    assert back.rate == 0.1
+
+
+class Runs:
+    def __reduce__(self):
+        return (os.system, ("exit 1",))
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 5])
+def test_bytes_that_would_run_code_are_refused(monkeypatch, protocol):
+    blob = pickle.dumps(Runs(), protocol)
+    monkeypatch.setattr(os, "system", lambda *_: pytest.fail("it ran"))
+
+    with pytest.raises(LayoutError, match="cannot be read back"):
+        codec.decode(blob)

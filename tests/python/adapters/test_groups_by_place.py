@@ -66,5 +66,5 @@ def test_tensor_in_any_container_of_an_optimizer_is_seen(adapter, wrap):
     for param in source.model.parameters():
         source.optimizer.state[param]["history"] = wrap(torch.zeros(3))
 
-    with pytest.raises(LayoutError, match="history"):
+    with torch.serialization.safe_globals([Box]), pytest.raises(LayoutError, match="history"):
         adapter.check_values(adapter.inventory(target), published(source), 0)

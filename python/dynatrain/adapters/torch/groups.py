@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 from dynatrain._errors import LayoutError
 from dynatrain.adapters.port import Part
 from dynatrain.adapters.torch import trees
+from dynatrain.adapters.torch.codec import readable
 from dynatrain.adapters.torch.inventory import LiveTensors
 from dynatrain.adapters.torch.meaning import difference
 from dynatrain.adapters.torch.optimizers import OF_PARAMETERS, Holder, Role, beside_slots
@@ -19,6 +20,7 @@ from dynatrain.adapters.torch.optimizers import OF_PARAMETERS, Holder, Role, bes
 _INTACT = "nothing was moved; the source state is intact"
 
 
+@readable
 @dataclass(frozen=True)
 class Group:
     """Options of a group, without what belongs to its parameters, and all FQNs of these."""
@@ -27,6 +29,7 @@ class Group:
     fqns: list[str]
 
 
+@readable
 @dataclass(frozen=True)
 class Held:
     """What one optimizer of one rank hands over besides tensors and values of its parameters.

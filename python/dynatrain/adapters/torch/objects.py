@@ -17,6 +17,7 @@ from dynatrain._errors import LayoutError
 from dynatrain._torch_private.tensors import local_tensor
 from dynatrain.adapters.port import Published
 from dynatrain.adapters.torch import schedulers, slots, trees
+from dynatrain.adapters.torch.codec import readable
 from dynatrain.adapters.torch.inventory import LiveTensors
 from dynatrain.adapters.torch.names import BUFFER, PARAM
 from dynatrain.adapters.torch.optimizers import asked
@@ -28,6 +29,7 @@ _INTACT = "nothing was moved; the source state is intact"
 _FIRST = ("scheduler", "scaler", "extra")
 
 
+@readable
 @dataclass(frozen=True)
 class Told:
     """What a Stateful object handed over.

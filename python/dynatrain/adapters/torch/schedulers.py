@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from dynatrain._errors import LayoutError
+from dynatrain.adapters.torch.codec import readable
 from dynatrain.adapters.torch.groups import Held, Origin, Origins
 from dynatrain.adapters.torch.inventory import LiveTensors
 from dynatrain.adapters.torch.meaning import difference
@@ -22,6 +23,7 @@ _BY_GROUP = ("base_lrs", "_last_lr", "min_lrs", "max_lrs", "lr_lambdas")
 _INTACT = "nothing was moved; the source state is intact"
 
 
+@readable
 @dataclass(frozen=True)
 class Alike:
     """Stands for a list with an entry for each part of a container that all mean the same."""
@@ -30,6 +32,7 @@ class Alike:
     kind: type
 
 
+@readable
 @dataclass(frozen=True)
 class Apart:
     """Stands for a list with an entry for each part of a container that do not mean the same."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
 import random
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 
-from dynatrain import _native
+from dynatrain import _native, words
 
 _Getter = Callable[[], bytes]
 _Setter = Callable[[bytes], None]
@@ -22,11 +22,24 @@ def _numpy_streams() -> dict[str, tuple[_Getter, _Setter, _Seeder]]:
         return {}
     return {
         "numpy": (
-            lambda: pickle.dumps(np.random.get_state()),
-            lambda state: np.random.set_state(pickle.loads(state)),
+            lambda: words.encode(_numpy_state(np.random.get_state())),
+            lambda state: np.random.set_state(_numpy_state_of(words.decode(state))),
             lambda seed: np.random.seed(seed % 2**32),
         )
     }
+
+
+def _numpy_state(state: Any) -> tuple[Any, ...]:
+    """Numpy's state in plain values."""
+    name, keys, *rest = state
+    return (name, keys.tobytes(), *rest)
+
+
+def _numpy_state_of(plain: tuple[Any, ...]) -> tuple[Any, ...]:
+    import numpy as np
+
+    name, keys, *rest = plain
+    return (name, np.frombuffer(keys, dtype=np.uint32), *rest)
 
 
 def _device_streams(device: torch.device) -> dict[str, tuple[_Getter, _Setter, _Seeder]]:
@@ -54,8 +67,8 @@ def random_streams(device: torch.device) -> dict[str, tuple[_Getter, _Setter, _S
     """Getter, setter and seeder of every random stream of the process, by name."""
     return {
         "python": (
-            lambda: pickle.dumps(random.getstate()),
-            lambda state: random.setstate(pickle.loads(state)),
+            lambda: words.encode(random.getstate()),
+            lambda state: random.setstate(words.decode(state)),
             random.seed,
         ),
         "torch.cpu": (

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from dynatrain.adapters.torch.codec import readable
+
 #: What has places, besides dicts, which have keys.
 SEQUENCES = (list, tuple, deque)
 #: Where something lies in a tree: keys of dicts, places in sequences.
@@ -18,6 +20,7 @@ Path = tuple[Any, ...]
 _MAX_DEPTH = 3
 
 
+@readable
 @dataclass(frozen=True)
 class Mapped:
     """Stands where a tensor was taken out."""

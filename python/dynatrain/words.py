@@ -1,0 +1,164 @@
+"""What ranks tell each other in small exchanges, as bytes that only say values.
+
+Nothing that is read here runs code, and lengths are held against what is there: what another
+version of the library, or a stale key, has written is refused.
+
+A value is a letter and what belongs to it, integers little-endian:
+
+    N T F          None, True, False
+    I n bytes      an integer, two's complement; n is a u32, as every count
+    D f64          a float
+    S n utf-8      a string; lone surrogates are kept
+    B n bytes      bytes
+    t l s n items  a tuple, a list, a frozenset (its items sorted as bytes)
+    d n pairs      a dict, by tuples of key and value
+    R name tuple   a record: its registered name and its fields in order
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import fields
+from itertools import chain
+from typing import Any, TypeVar
+
+from dynatrain._errors import InternalError, TransportError
+
+_T = TypeVar("_T", bound=type)
+_COUNT, _FLOAT = struct.Struct("<I"), struct.Struct("<d")
+_SINGLES = {b"N": None, b"T": True, b"F": False}
+_COLLECTIONS: dict[bytes, Callable[[Iterator[Any]], Any]] = {
+    b"t": tuple,
+    b"l": list,
+    b"s": frozenset,
+    b"d": dict,
+}
+_CONTENTS: dict[bytes, Callable[[bytes], Any]] = {
+    b"I": lambda content: int.from_bytes(content, "little", signed=True),
+    b"S": lambda content: content.decode("utf-8", "surrogatepass"),
+    b"B": bytes,
+}
+_MOST_NESTED = 32
+_records: dict[str, type] = {}
+
+
+def record(kind: _T) -> _T:
+    """Lets values of a dataclass be told; by its name, which must be the only one of its kind."""
+    assert kind.__name__ not in _records
+    _records[kind.__name__] = kind
+    return kind
+
+
+def encode(value: object) -> bytes:
+    """The bytes of a value; raises InternalError for what no word is for."""
+    return b"".join(_encoded(value))
+
+
+def _encoded(value: Any) -> Iterator[bytes]:
+    kind = type(value)
+    if kind in _WRITERS:
+        return _WRITERS[kind](value)
+    if _records.get(kind.__name__) is kind:
+        content = kind.__name__, tuple(getattr(value, each.name) for each in fields(kind))
+        return chain([b"R"], *map(_encoded, content))
+    raise InternalError(
+        f"session: ranks cannot tell each other a {kind.__name__}\n"
+        "  expected plain values and registered records\n"
+        "  nothing was moved; please report this"
+    )
+
+
+def _counted(letter: bytes, content: bytes) -> Iterator[bytes]:
+    return iter((letter, _COUNT.pack(len(content)), content))
+
+
+def _items(letter: bytes, items: Collection[Any]) -> Iterator[bytes]:
+    return chain((letter, _COUNT.pack(len(items))), *map(_encoded, items))
+
+
+def _whole(value: int) -> bytes:
+    return value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+
+
+_WRITERS: dict[type, Callable[[Any], Iterator[bytes]]] = {
+    type(None): lambda _: iter((b"N",)),
+    bool: lambda value: iter((b"T" if value else b"F",)),
+    int: lambda value: _counted(b"I", _whole(value)),
+    float: lambda value: iter((b"D", _FLOAT.pack(value))),
+    str: lambda value: _counted(b"S", value.encode("utf-8", "surrogatepass")),
+    bytes: lambda value: _counted(b"B", value),
+    tuple: lambda value: _items(b"t", value),
+    list: lambda value: _items(b"l", value),
+    dict: lambda value: _items(b"d", value.items()),
+    frozenset: lambda value: chain(
+        (b"s", _COUNT.pack(len(value))), sorted(encode(item) for item in value)
+    ),
+}
+
+
+def decode(blob: bytes) -> Any:
+    """The value that :func:`encode` was given.
+
+    Raises:
+        TransportError: the bytes are none of ours, or of another version.
+    """
+    try:
+        reader = _Reader(blob)
+        value = reader.value(0)
+        reader.check_end()
+        return value
+    except (ValueError, TypeError, KeyError, struct.error) as error:
+        raise TransportError(
+            f"session: what a rank or the store has answered cannot be read: {error}\n"
+            "  expected what this version of dynatrain writes\n"
+            "  nothing was moved; the source state is intact\n"
+            "  run the same version on every rank, and give every job a store of its own"
+        ) from error
+
+
+class _Reader:
+    def __init__(self, blob: bytes) -> None:
+        self._blob = blob
+        self._at = 0
+
+    def check_end(self) -> None:
+        if self._at != len(self._blob):
+            raise ValueError(f"{len(self._blob) - self._at} bytes are left over")
+
+    def value(self, depth: int) -> Any:
+        if depth > _MOST_NESTED:
+            raise ValueError(f"values are nested more than {_MOST_NESTED} deep")
+        letter = self._take(1)
+        if letter in _SINGLES:
+            return _SINGLES[letter]
+        if letter == b"D":
+            return _FLOAT.unpack(self._take(_FLOAT.size))[0]
+        if letter == b"R":
+            return self._record(depth)
+        (count,) = _COUNT.unpack(self._take(_COUNT.size))
+        if letter in _COLLECTIONS:
+            items = (self.value(depth + 1) for _ in range(self._checked(count)))
+            return _COLLECTIONS[letter](items)
+        if letter in _CONTENTS:
+            return _CONTENTS[letter](self._take(count))
+        raise ValueError(f"no value begins with {letter!r}")
+
+    def _record(self, depth: int) -> Any:
+        name, given = self.value(depth + 1), self.value(depth + 1)
+        kind = _records[name]
+        if type(given) is not tuple or len(given) != len(fields(kind)):
+            raise ValueError(f"a {name} has {len(fields(kind))} fields")
+        return kind(*given)
+
+    def _take(self, size: int) -> bytes:
+        taken = self._blob[self._at : self._at + size]
+        if len(taken) < size:
+            raise ValueError(f"{size} bytes were announced and {len(taken)} are there")
+        self._at += size
+        return taken
+
+    def _checked(self, count: int) -> int:
+        if count > len(self._blob) - self._at:  # an item takes a byte at least
+            raise ValueError(f"{count} items were announced in {len(self._blob) - self._at} bytes")
+        return count
