@@ -3,7 +3,6 @@
 #include "dynatrain/base/error.hpp"
 
 #include <algorithm>
-#include <iterator>
 #include <string>
 
 namespace dynatrain {
@@ -49,12 +48,8 @@ std::vector<int> ranks_of(const std::vector<OwnedBox>& boxes,
 /// Cuts dimension after dimension, each only by the boxes that reach the slab at hand.
 class Sweep {
  public:
-  Sweep(const LogicalTensor& tensor, CellTable& table, int rank, SenderBook& senders)
-      : tensor_(tensor),
-        table_(table),
-        rank_(rank),
-        senders_(senders),
-        box_(Box::whole(tensor.shape)) {}
+  Sweep(const LogicalTensor& tensor, CellTable& table, int rank)
+      : tensor_(tensor), table_(table), rank_(rank), box_(Box::whole(tensor.shape)) {}
 
   void run() {
     std::vector<Active> active;
@@ -124,24 +119,17 @@ class Sweep {
     for (const Active& item : active) {
       (item.is_source ? cell.source_boxes : cell.target_boxes).push_back(item.index);
     }
-    const std::vector<int> owners = ranks_of(table_.source, cell.source_boxes);
-    const std::vector<int> needers = ranks_of(table_.target, cell.target_boxes);
-    if (owners.empty()) {
+    cell.parties = {.owners = ranks_of(table_.source, cell.source_boxes),
+                    .needers = ranks_of(table_.target, cell.target_boxes)};
+    if (cell.parties.owners.empty()) {
       fail_no_owner(tensor_, box_, rank_);
     }
-    cell.is_local = holds(owners, rank_) && holds(needers, rank_);
-    std::vector<int> lacking;
-    std::ranges::set_difference(needers, owners, std::back_inserter(lacking));
-    cell.groups = senders_.groups_of(owners, lacking);
-    if (cell.is_local || !cell.groups.empty()) {
-      table_.cells.push_back(std::move(cell));
-    }
+    table_.cells.push_back(std::move(cell));
   }
 
   const LogicalTensor& tensor_;
   CellTable& table_;
   int rank_;
-  SenderBook& senders_;
   Box box_;
 };
 
@@ -150,12 +138,11 @@ class Sweep {
 CellTable make_cell_table(const LogicalTensor& tensor,
                           const Sharding& source,
                           const Sharding& target,
-                          int rank,
-                          SenderBook& senders) {
+                          int rank) {
   CellTable table{.source = source.owned_boxes(tensor.shape),
                   .target = target.owned_boxes(tensor.shape),
                   .cells = {}};
-  Sweep(tensor, table, rank, senders).run();
+  Sweep(tensor, table, rank).run();
   return table;
 }
 

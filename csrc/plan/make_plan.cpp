@@ -6,7 +6,7 @@
 #include "plan/bounds.hpp"
 #include "plan/cell_table.hpp"
 #include "plan/merge.hpp"
-#include "plan/sender.hpp"
+#include "plan/senders.hpp"
 #include <algorithm>
 #include <iterator>
 #include <map>
@@ -22,6 +22,7 @@ namespace {
 /// What all tensors of one shape and one pair of shardings have in common, seen from one rank.
 struct Stamp {
   CellTable table;
+  std::vector<SenderRole> roles;  ///< of each cell
   std::int64_t lacking_elems = 0;
   bool is_adoptable = false;
 };
@@ -118,16 +119,20 @@ class Planner {
     }
     const std::vector<Fragment> held = source.fragments(tensor.shape, plan_.rank);
     const std::vector<Fragment> needed = target.fragments(tensor.shape, plan_.rank);
-    Stamp stamp{.table = make_cell_table(tensor, source, target, plan_.rank, senders_),
+    Stamp stamp{.table = make_cell_table(tensor, source, target, plan_.rank),
+                .roles = {},
                 .lacking_elems = lacking_elems(held, needed),
                 .is_adoptable = !needed.empty() && held == needed};
+    for (const Cell& cell : stamp.table.cells) {
+      stamp.roles.push_back(senders_.role_in(cell.parties));
+    }
     return stamps_.emplace(std::move(key), std::move(stamp)).first->second;
   }
 
   void plan_tensor(TensorId id) {
     const Stamp& stamp = stamp_of(id);
     const std::int64_t elem_bytes = source_.tensor(id).dtype.size_bytes;
-    std::vector<Piece> pieces = pieces_of(stamp.table, id, elem_bytes);
+    std::vector<Piece> pieces = pieces_of(stamp, id, elem_bytes);
     std::ranges::stable_sort(pieces,
                              [](const Piece& a, const Piece& b) { return a.ends() < b.ends(); });
     for (auto begin = pieces.begin(); begin != pieces.end();) {
@@ -157,23 +162,18 @@ class Planner {
     return elems * target_.tensor(id).dtype.size_bytes;
   }
 
-  std::vector<Piece> pieces_of(const CellTable& table, TensorId id, std::int64_t elem_bytes) {
+  std::vector<Piece> pieces_of(const Stamp& stamp, TensorId id, std::int64_t elem_bytes) {
+    const CellTable& table = stamp.table;
     std::vector<Piece> pieces;
-    const auto add_piece = [&](const Cell& cell, const Box& box, int src, int dst) {
-      pieces.push_back({.src_rank = src,
-                        .dst_rank = dst,
-                        .source_box = box_held_by(table.source, cell.source_boxes, src),
-                        .target_box = box_held_by(table.target, cell.target_boxes, dst),
-                        .box = box});
-    };
-    for (const Cell& cell : table.cells) {
-      if (cell.is_local) {
-        add_piece(cell, cell.box, plan_.rank, plan_.rank);
-      }
-      for (const int group : cell.groups) {
-        for (const Share& share : senders_.deal(group, cell.box, id, elem_bytes)) {
-          add_piece(cell, share.box, share.src_rank, share.dst_rank);
-        }
+    for (std::size_t i = 0; i < table.cells.size(); ++i) {
+      const Cell& cell = table.cells[i];
+      for (const Share& share : senders_.choose(cell, stamp.roles[i], id, elem_bytes)) {
+        pieces.push_back(
+            {.src_rank = share.src_rank,
+             .dst_rank = share.dst_rank,
+             .source_box = box_held_by(table.source, cell.source_boxes, share.src_rank),
+             .target_box = box_held_by(table.target, cell.target_boxes, share.dst_rank),
+             .box = share.box});
       }
     }
     return pieces;
@@ -194,7 +194,7 @@ class Planner {
 
   const ShardMap& source_;
   const ShardMap& target_;
-  SenderBook senders_;
+  Senders senders_;
   Plan plan_;
   std::map<StampKey, Stamp> stamps_;
   std::unordered_map<const Sharding*, std::uint64_t> hashes_;

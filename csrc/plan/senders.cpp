@@ -1,7 +1,9 @@
-#include "plan/sender.hpp"
+#include "plan/senders.hpp"
 
 #include <algorithm>
+#include <iterator>
 #include <numeric>
+#include <utility>
 
 namespace dynatrain {
 namespace {
@@ -96,28 +98,29 @@ std::size_t least_loaded(const SenderGroup& group, std::int64_t first) {
 
 }  // namespace
 
-int SenderBook::node_of(int rank) const {
+int Senders::node_of(int rank) const {
   return record_.node_of_rank.empty() ? 0 : record_.node_of_rank[static_cast<std::size_t>(rank)];
 }
 
-int SenderBook::intern(std::vector<int> candidates, std::vector<int> needers) {
-  auto key = std::make_pair(std::move(candidates), std::move(needers));
-  const auto [entry, is_new] = group_ids_.try_emplace(key, static_cast<int>(groups_.size()));
+SenderGroup* Senders::group_of(std::vector<int> candidates, std::vector<int> needers) {
+  const auto [entry, is_new] = groups_.try_emplace({.owners = candidates, .needers = needers});
   if (is_new) {
-    std::vector<std::int64_t> dealt_bytes(key.first.size(), 0);
-    groups_.push_back({.candidates = std::move(key.first),
-                       .needers = std::move(key.second),
-                       .dealt_bytes = std::move(dealt_bytes)});
+    std::vector<std::int64_t> dealt_bytes(candidates.size(), 0);
+    entry->second = {.candidates = std::move(candidates),
+                     .needers = std::move(needers),
+                     .dealt_bytes = std::move(dealt_bytes)};
   }
-  return entry->second;
+  return &entry->second;
 }
 
-std::vector<int> SenderBook::groups_of(const std::vector<int>& owners,
-                                       const std::vector<int>& lacking) {
+SenderRole Senders::role_in(const Parties& parties) {
+  const std::vector<int>& owners = parties.owners;
   std::map<int, std::vector<int>> owners_of_node;
   for (const int owner : owners) {
     owners_of_node[node_of(owner)].push_back(owner);
   }
+  std::vector<int> lacking;
+  std::ranges::set_difference(parties.needers, owners, std::back_inserter(lacking));
   std::map<int, std::vector<int>> near;
   std::vector<int> far;
   for (const int needer : lacking) {
@@ -125,24 +128,37 @@ std::vector<int> SenderBook::groups_of(const std::vector<int>& owners,
     (owners_of_node.contains(node) ? near[node] : far).push_back(needer);
   }
   const bool is_owner = place_of(owners, rank_) >= 0;
-  std::vector<int> groups;
+  SenderRole role{.keeps = is_owner && place_of(parties.needers, rank_) >= 0, .groups = {}};
   for (auto& [node, needers] : near) {
     const bool is_member = is_owner ? node_of(rank_) == node : place_of(needers, rank_) >= 0;
     if (is_member) {
-      groups.push_back(intern(owners_of_node[node], std::move(needers)));
+      role.groups.push_back(group_of(owners_of_node[node], std::move(needers)));
     }
   }
   if (!far.empty() && (is_owner || place_of(far, rank_) >= 0)) {
-    groups.push_back(intern(owners, std::move(far)));
+    role.groups.push_back(group_of(owners, std::move(far)));
   }
-  return groups;
+  return role;
 }
 
-std::vector<Share> SenderBook::deal(int group_id,
-                                    const Box& cell,
-                                    TensorId tensor,
-                                    std::int64_t elem_bytes) {
-  SenderGroup& group = groups_[static_cast<std::size_t>(group_id)];
+std::vector<Share> Senders::choose(const Cell& cell,
+                                   const SenderRole& role,
+                                   TensorId tensor,
+                                   std::int64_t elem_bytes) {
+  std::vector<Share> shares;
+  if (role.keeps) {
+    shares.push_back({.box = cell.box, .src_rank = rank_, .dst_rank = rank_});
+  }
+  for (SenderGroup* const group : role.groups) {
+    std::ranges::move(deal(*group, cell.box, tensor, elem_bytes), std::back_inserter(shares));
+  }
+  return shares;
+}
+
+std::vector<Share> Senders::deal(SenderGroup& group,
+                                 const Box& cell,
+                                 TensorId tensor,
+                                 std::int64_t elem_bytes) {
   const Split split = choose_split(group, cell, elem_bytes);
   const std::int64_t first = std::int64_t{group.needers.front()} + tensor.value;
   if (split.is_even) {
