@@ -142,11 +142,8 @@ CudaIpcConnection connect_cuda_ipc(Transport& messages,
                                    std::shared_ptr<Store> store,
                                    int device,
                                    double timeout_s) {
-  // Peers' memory stays mapped for one run only, so that nobody frees what another has open.
-  return make_cuda_ipc_transport(messages,
-                                 std::move(store),
-                                 {.device = device, .keep_mappings = false},
-                                 deadline_in(to_ms(timeout_s)));
+  return make_cuda_ipc_transport(
+      messages, std::move(store), {.device = device}, deadline_in(to_ms(timeout_s)));
 }
 
 void bind_cuda_ipc(py::module_& m) {

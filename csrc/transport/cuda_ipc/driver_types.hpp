@@ -28,11 +28,9 @@ inline constexpr int kLeastGranularity = 0;            ///< CU_MEM_ALLOC_GRANULA
 /// CU_POINTER_ATTRIBUTE_..., with CUDA's values.
 enum PointerAttribute : int {  // NOLINT(performance-enum-size): CUDA's
   kMemoryType = 2,
-  kBufferId = 7,
   kIsManaged = 8,
   kHasIpcHandle = 10,  ///< IS_LEGACY_CUDA_IPC_CAPABLE
-  kHandleTypes = 14,   ///< ALLOWED_HANDLE_TYPES
-  kMemoryBlockId = 20  ///< of CUDA 12; drivers of CUDA 11 do not know it
+  kHandleTypes = 14    ///< ALLOWED_HANDLE_TYPES
 };
 
 /// CUipcMemHandle.

@@ -69,7 +69,7 @@ void Exporter::find_pieces(const ExposedBuffer& buffer, Pieces& pieces) {
 }
 
 PublishedPiece Exporter::publish(const IpcPiece& piece) {
-  PublishedPiece published{.id = piece.id, .size_bytes = piece.size_bytes, .handle = {}};
+  PublishedPiece published{.size_bytes = piece.size_bytes, .handle = {}};
   if (piece.kind == IpcKind::kHandle) {
     published.handle = api_->export_handle(piece);
   } else {

@@ -19,7 +19,6 @@ struct IpcPiece {
   IpcKind kind = IpcKind::kHandle;
   const std::byte* base = nullptr;
   std::int64_t size_bytes = 0;
-  std::string id;  ///< never given twice by a process; empty when the driver gives none
 };
 
 /// Opens the file of a range's i-th piece; whoever calls it closes the file.

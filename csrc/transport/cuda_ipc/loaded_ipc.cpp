@@ -3,7 +3,6 @@
 #include "transport/cuda_ipc/driver_calls.hpp"
 #include "transport/cuda_ipc/loaded.hpp"
 #include "transport/cuda_ipc/owned_file.hpp"
-#include "transport/cuda_ipc/words.hpp"
 #include <bit>
 #include <cstring>
 #include <optional>
@@ -40,11 +39,9 @@ class LoadedIpc final : public IpcApi {
     std::size_t size = 0;
     cuda_.check(cuda_.get_address_range(&base, &size, device_pointer(address)),
                 "cuMemGetAddressRange");
-    const IpcKind kind = kind_of(base);
-    return {.kind = kind,
+    return {.kind = kind_of(base),
             .base = byte_pointer(base),
-            .size_bytes = static_cast<std::int64_t>(size),
-            .id = identity_of(base, kind)};
+            .size_bytes = static_cast<std::int64_t>(size)};
   }
 
   std::string export_handle(const IpcPiece& piece) override {
@@ -124,7 +121,7 @@ class LoadedIpc final : public IpcApi {
     DevicePointer base = 0;
     if (kind == IpcKind::kHandle) {
       cuda_.check(cuda_.mem_alloc(&base, kProbeBytes), "cuMemAlloc");
-      return {.kind = kind, .base = byte_pointer(base), .size_bytes = kProbeBytes, .id = {}};
+      return {.kind = kind, .base = byte_pointer(base), .size_bytes = kProbeBytes};
     }
     const AllocationProperties wanted = own_memory();
     std::size_t size = 0;
@@ -139,10 +136,8 @@ class LoadedIpc final : public IpcApi {
       throw;
     }
     cuda_.check(cuda_.mem_release(handle), "cuMemRelease");  // the mapping keeps it
-    return {.kind = kind,
-            .base = byte_pointer(base),
-            .size_bytes = static_cast<std::int64_t>(size),
-            .id = {}};
+    return {
+        .kind = kind, .base = byte_pointer(base), .size_bytes = static_cast<std::int64_t>(size)};
   }
 
   void free(const IpcPiece& piece) override {
@@ -219,21 +214,6 @@ class LoadedIpc final : public IpcApi {
           "PYTORCH_CUDA_ALLOC_CONF=expandable_segments_handle_type:posix_fd");
     }
     return IpcKind::kFile;
-  }
-
-  /// The buffer id is promised to be new for each allocation; for pieces that are unmapped and
-  /// mapped within one reservation the manual is silent, so theirs holds the physical memory's id
-  /// too.
-  [[nodiscard]] std::string identity_of(DevicePointer base, IpcKind kind) const {
-    const auto buffer = attribute(base, kBufferId);
-    const auto block = kind == IpcKind::kFile ? attribute(base, kMemoryBlockId) : buffer;
-    if (!block.has_value()) {
-      return "";
-    }
-    WordWriter words;
-    words.number(buffer.value_or(0));
-    words.number(*block);
-    return words.take();
   }
 
   [[nodiscard]] AllocationProperties own_memory() const {

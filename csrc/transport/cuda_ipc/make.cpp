@@ -21,7 +21,7 @@ CudaIpcConnection make_cuda_ipc_transport(Transport& messages,
   } catch (const DeviceError& error) {
     probe.api_problem = error.what();  // the others wait for this rank's word
   }
-  return connect_cuda_ipc(messages, std::move(store), probe, options, deadline);
+  return connect_cuda_ipc(messages, std::move(store), probe, deadline);
 }
 
 std::string cuda_ipc_problem() {

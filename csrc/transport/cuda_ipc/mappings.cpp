@@ -3,30 +3,12 @@
 #include "dynatrain/base/error.hpp"
 #include "dynatrain/base/log.hpp"
 
-#include "transport/cuda_ipc/words.hpp"
 #include <algorithm>
 #include <exception>
-#include <set>
+#include <string>
 #include <vector>
 
 namespace dynatrain {
-namespace {
-
-/// An allocation that was freed and made again at the same place has another id, and another
-/// handle. Without ids nothing but the number of the publication tells them apart.
-std::string key_of(const PublishedRange& range, std::int64_t number) {
-  WordWriter key;
-  key.number(range.base);
-  for (const PublishedPiece& piece : range.pieces) {
-    key.text(piece.id);
-    key.number(piece.id.empty() ? static_cast<std::uint64_t>(number) : 0);
-    key.number(static_cast<std::uint64_t>(piece.size_bytes));
-    key.text(piece.handle);
-  }
-  return key.take();
-}
-
-}  // namespace
 
 bool Mappings::has_met(int peer, std::int64_t number) const {
   const auto found = peers_.find(peer);
@@ -35,19 +17,9 @@ bool Mappings::has_met(int peer, std::int64_t number) const {
 
 void Mappings::meet(int peer, std::int64_t number, IpcPublication publication) {
   Peer& known = peers_[peer];
+  close_all(known);
   known.number = number;
   known.publication = std::move(publication);
-  std::set<std::string> wanted;
-  for (const PublishedRange& range : known.publication.ranges) {
-    wanted.insert(key_of(range, number));
-  }
-  std::erase_if(known.opened, [&](const auto& entry) {
-    if (wanted.contains(entry.first)) {
-      return false;
-    }
-    close(entry.second);
-    return true;
-  });
 }
 
 const std::byte* Mappings::map(int peer, BufferId buffer, const PeerWait& wait) {
@@ -67,11 +39,10 @@ const std::byte* Mappings::map(int peer, BufferId buffer, const PeerWait& wait) 
                          -1,
                          false);
   }
-  const PublishedRange& range = publication.ranges[published->range];
-  const std::string key = key_of(range, known.number);
-  auto opened = known.opened.find(key);
+  auto opened = known.opened.find(published->range);
   if (opened == known.opened.end()) {
-    opened = known.opened.emplace(key, open(peer, range, wait)).first;
+    const PublishedRange& range = publication.ranges[published->range];
+    opened = known.opened.emplace(published->range, open(peer, range, wait)).first;
   }
   return opened->second.base + published->offset_bytes;
 }
@@ -107,12 +78,16 @@ void Mappings::close(const Opened& opened) noexcept {
   }
 }
 
+void Mappings::close_all(Peer& peer) noexcept {
+  for (const auto& [range, opened] : peer.opened) {
+    close(opened);
+  }
+  peer.opened.clear();
+}
+
 void Mappings::close_all() noexcept {
   for (auto& [rank, peer] : peers_) {
-    for (const auto& [key, opened] : peer.opened) {
-      close(opened);
-    }
-    peer.opened.clear();
+    close_all(peer);
   }
 }
 

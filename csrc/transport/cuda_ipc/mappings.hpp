@@ -2,15 +2,16 @@
 
 #include "transport/cuda_ipc/file_fetcher.hpp"
 #include "transport/cuda_ipc/publication.hpp"
+#include <cstddef>
+#include <cstdint>
 #include <map>
 #include <memory>
-#include <string>
 #include <utility>
 
 namespace dynatrain {
 
 /// Memory of peers that is mapped into this process: opened once for each allocation, however many
-/// tensors lie in it, and kept while the peer goes on publishing it.
+/// tensors lie in it, and for one publication: what the peer frees after it, it may make again.
 class Mappings {
  public:
   explicit Mappings(std::shared_ptr<IpcApi> api) : api_(std::move(api)) {}
@@ -18,7 +19,7 @@ class Mappings {
   Mappings(const Mappings&) = delete;
   Mappings& operator=(const Mappings&) = delete;
 
-  /// Takes the newest publication of `peer`: what is not in it any more is closed.
+  /// Takes the newest publication of `peer`: what was mapped of its former one is closed.
   void meet(int peer, std::int64_t number, IpcPublication publication);
   [[nodiscard]] bool has_met(int peer, std::int64_t number) const;
   /// Errors: TransportError when the peer did not publish it, else as IpcApi and FileFetcher.
@@ -34,11 +35,12 @@ class Mappings {
   struct Peer {
     std::int64_t number = 0;
     IpcPublication publication;
-    std::map<std::string, Opened> opened;  ///< by what tells one range of this peer from another
+    std::map<std::size_t, Opened> opened;  ///< by range
   };
 
   [[nodiscard]] Opened open(int peer, const PublishedRange& range, const PeerWait& wait);
   void close(const Opened& opened) noexcept;
+  void close_all(Peer& peer) noexcept;
 
   std::shared_ptr<IpcApi> api_;
   std::map<int, Peer> peers_;

@@ -7,14 +7,13 @@
 namespace dynatrain {
 namespace {
 
-constexpr std::uint64_t kFormat = 0x6364'6970'6302;  // and its version
+constexpr std::uint64_t kFormat = 0x6364'6970'6303;  // and its version
 
 void write_range(WordWriter& out, const PublishedRange& range) {
   out.number(static_cast<std::uint64_t>(range.kind));
   out.number(range.base);
   out.number(range.pieces.size());
   for (const PublishedPiece& piece : range.pieces) {
-    out.text(piece.id);
     out.number(static_cast<std::uint64_t>(piece.size_bytes));
     out.text(piece.handle);
     out.number(piece.file);
@@ -29,7 +28,6 @@ PublishedRange read_range(WordReader& in) {
   std::int64_t room = std::numeric_limits<std::int64_t>::max();
   for (std::uint64_t left = in.number(); left > 0; --left) {
     PublishedPiece piece;
-    piece.id = in.text();
     piece.size_bytes = static_cast<std::int64_t>(in.number());
     piece.handle = in.text();
     piece.file = in.number();

@@ -10,7 +10,6 @@
 namespace dynatrain {
 
 struct PublishedPiece {
-  std::string id;
   std::int64_t size_bytes = 0;
   std::string handle;      ///< of a kHandle
   std::uint64_t file = 0;  ///< of a kFile, a number of the owner's FileServer

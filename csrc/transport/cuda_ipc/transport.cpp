@@ -17,12 +17,8 @@ std::string key_of(int rank, std::int64_t number) {
 CudaIpcTransport::CudaIpcTransport(Transport& messages,
                                    std::shared_ptr<Store> store,
                                    std::shared_ptr<IpcApi> api,
-                                   std::unique_ptr<Lifelines> lifelines,
-                                   const CudaIpcOptions& options)
-    : messages_(messages),
-      store_(std::move(store)),
-      keep_mappings_(options.keep_mappings),
-      lifelines_(std::move(lifelines)) {
+                                   std::unique_ptr<Lifelines> lifelines)
+    : messages_(messages), store_(std::move(store)), lifelines_(std::move(lifelines)) {
   if (api != nullptr) {
     exporter_ = std::make_unique<Exporter>(api);
     mappings_ = std::make_unique<Mappings>(std::move(api));
@@ -60,9 +56,7 @@ const std::byte* CudaIpcTransport::map(int peer, BufferId buffer, Deadline deadl
 }
 
 void CudaIpcTransport::release() {
-  if (!keep_mappings_) {
-    mappings_->close_all();
-  }
+  mappings_->close_all();
 }
 
 void CudaIpcTransport::withdraw() {
@@ -72,14 +66,13 @@ void CudaIpcTransport::withdraw() {
 CudaIpcConnection connect_cuda_ipc(Transport& messages,
                                    std::shared_ptr<Store> store,
                                    const IpcProbe& probe,
-                                   const CudaIpcOptions& options,
                                    Deadline deadline) {
   CudaIpcConnection connection;
   auto lifelines = std::make_unique<Lifelines>();
   connection.report = run_probe(probe, *lifelines, *store, deadline);
   const bool works = connection.report.problem.empty();
   connection.transport = std::make_unique<CudaIpcTransport>(
-      messages, std::move(store), works ? probe.api : nullptr, std::move(lifelines), options);
+      messages, std::move(store), works ? probe.api : nullptr, std::move(lifelines));
   return connection;
 }
 

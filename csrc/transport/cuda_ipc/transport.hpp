@@ -20,8 +20,7 @@ class CudaIpcTransport final : public Transport, public OneSided {
   CudaIpcTransport(Transport& messages,
                    std::shared_ptr<Store> store,
                    std::shared_ptr<IpcApi> api,
-                   std::unique_ptr<Lifelines> lifelines,
-                   const CudaIpcOptions& options);
+                   std::unique_ptr<Lifelines> lifelines);
 
   [[nodiscard]] int rank() const override { return messages_.rank(); }
   [[nodiscard]] int size() const override { return messages_.size(); }
@@ -57,7 +56,6 @@ class CudaIpcTransport final : public Transport, public OneSided {
  private:
   Transport& messages_;
   std::shared_ptr<Store> store_;
-  bool keep_mappings_;
   AbortFlag aborted_;
   std::unique_ptr<Lifelines> lifelines_;
   std::unique_ptr<Exporter> exporter_;  ///< null where there is no one-sided part
@@ -69,7 +67,6 @@ class CudaIpcTransport final : public Transport, public OneSided {
 [[nodiscard]] CudaIpcConnection connect_cuda_ipc(Transport& messages,
                                                  std::shared_ptr<Store> store,
                                                  const IpcProbe& probe,
-                                                 const CudaIpcOptions& options,
                                                  Deadline deadline);
 
 }  // namespace dynatrain

@@ -10,10 +10,6 @@ namespace dynatrain {
 
 struct CudaIpcOptions {
   int device = 0;  ///< CUDA device of this rank
-  /// Keep peers' allocations mapped from run to run. Otherwise each run closes what it has mapped
-  /// before it acknowledges, so that nothing is freed while a peer has it open: CUDA calls that
-  /// undefined. Only for jobs that never give device memory back to the driver.
-  bool keep_mappings = false;
 };
 
 /// What the ranks found when they tried to read each other's memory; equal on all ranks.
@@ -34,8 +30,9 @@ struct CudaIpcConnection {
 /// Every rank makes memory of both kinds, and tries to read that of every other; what one rank
 /// cannot, none does. The report says why.
 ///
-/// Ownership  `messages` must outlive the transport, which keeps `store`. Mappings are closed with
-///            the transport, which must end before the process's CUDA context does.
+/// Ownership  `messages` must outlive the transport, which keeps `store`. A run closes what it has
+///            mapped before it acknowledges, so that nothing is freed while a peer has it open:
+///            CUDA calls that undefined. The transport must end before the process's CUDA context.
 /// Threads    collective over the ranks of `messages`, also where this build or this process has no
 ///            CUDA. The one-sided part: one caller at a time; abort() at any time.
 /// Errors     TransportError when a rank does not come before the deadline; nothing is left behind.

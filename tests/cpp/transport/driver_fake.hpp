@@ -38,7 +38,6 @@ class FakeDriver {
   struct Mapping {
     Origin origin = Origin::kMalloc;
     std::uint64_t size = 0;
-    std::uint64_t buffer_id = 0;
     int physical = 0;
     bool is_accessible = false;
   };
@@ -56,25 +55,19 @@ class FakeDriver {
   /// Memory of a device that somebody else made.
   DevicePointer make(Origin origin, std::uint64_t size) {
     const DevicePointer base = take_addresses(size);
-    map_at(base, {.origin = origin, .size = size, .buffer_id = ++last_id}, {.size = size});
+    map_at(base, {.origin = origin, .size = size}, {.size = size});
     return base;
   }
   /// Pieces back to back in one reservation, as torch's expandable segments have them.
   DevicePointer make_segment(int num_pieces, std::uint64_t handle_types) {
     const DevicePointer base =
         take_addresses(kGranularity * static_cast<std::uint64_t>(num_pieces));
-    const std::uint64_t buffer_id = ++last_id;
     for (int i = 0; i < num_pieces; ++i) {
       map_at(base + kGranularity * static_cast<std::uint64_t>(i),
-             {.origin = Origin::kCreate, .size = kGranularity, .buffer_id = buffer_id},
+             {.origin = Origin::kCreate, .size = kGranularity},
              {.size = kGranularity, .handle_types = handle_types});
     }
     return base;
-  }
-  /// Other physical memory at the same place of the same reservation.
-  void remake(DevicePointer base) {
-    const Mapping former = mappings.at(base);
-    map_at(base, former, physical.at(former.physical));
   }
   /// The mapping that holds an address.
   [[nodiscard]] std::map<DevicePointer, Mapping>::iterator find(DevicePointer address) {
@@ -93,7 +86,6 @@ class FakeDriver {
     return count;
   }
 
-  bool knows_block_ids = true;
   bool knows_legacy = true;
   bool retains_malloc = false;  ///< cuMemRetainAllocationHandle knows memory of cudaMalloc as well
   DriverStatus import_status = kDriverSuccess;
@@ -103,7 +95,6 @@ class FakeDriver {
   std::map<DevicePointer, std::uint64_t> reservations;
   std::map<DevicePointer, std::uint64_t> staged;  ///< written, not on the device yet
   std::vector<int> accessed_by;                   ///< devices that were given access
-  std::uint64_t last_id = 0;
   DevicePointer next_address = 0x7000'0000'0000;
 
   static inline FakeDriver* current = nullptr;
@@ -163,15 +154,10 @@ inline DriverStatus FakeDriver::attribute(void* out,
       return give(mapping.origin == Origin::kHost ? kMemoryTypeHost : kMemoryTypeDevice);
     case kIsManaged:
       return give(mapping.origin == Origin::kManaged);
-    case kBufferId:
-      return give(mapping.buffer_id);
     case kHasIpcHandle:
       return driver.knows_legacy ? give(mapping.origin == Origin::kMalloc) : kInvalidValue;
     case kHandleTypes:
       return give(driver.physical.at(mapping.physical).handle_types);
-    case kMemoryBlockId:
-      return driver.knows_block_ids ? give(static_cast<std::uint64_t>(mapping.physical))
-                                    : kInvalidValue;
     default:
       return kNotSupported;
   }
@@ -211,10 +197,8 @@ inline DriverStatus FakeDriver::map(DevicePointer base, std::uint64_t size, Phys
       base % kGranularity != 0 || driver.find(base) != driver.mappings.end()) {
     return kInvalidValue;
   }
-  driver.mappings[base] = {.origin = Origin::kCreate,
-                           .size = size,
-                           .buffer_id = ++driver.last_id,
-                           .physical = static_cast<int>(handle)};
+  driver.mappings[base] = {
+      .origin = Origin::kCreate, .size = size, .physical = static_cast<int>(handle)};
   return kDriverSuccess;
 }
 

@@ -30,6 +30,7 @@ class FakeIpcMachine {
   struct Memory {
     int rank = 0;
     IpcPiece piece;
+    std::string id;  ///< never given twice
     int file = -1;
     bool is_exportable = true;
   };
@@ -63,10 +64,9 @@ class FakeIpcMachine {
   void free(const std::byte* base) {
     const std::lock_guard lock(mutex);
     const Memory memory = memory_.at(base);
-    misuses +=
-        open_of_[memory.piece.id] > 0 && memory.piece.kind == IpcKind::kHandle && !may_free_opened
-            ? 1
-            : 0;
+    misuses += open_of_[memory.id] > 0 && memory.piece.kind == IpcKind::kHandle && !may_free_opened
+                   ? 1
+                   : 0;
     munmap(const_cast<std::byte*>(base), static_cast<std::size_t>(memory.piece.size_bytes));
     close(memory.file);
     memory_.erase(base);
@@ -96,8 +96,7 @@ class FakeIpcMachine {
   int num_opens = 0;             ///< calls, ever
   int misuses = 0;               ///< double closes, foreign closes, frees of what is open
   bool may_free_opened = false;  ///< what the driver does not forbid in so many words
-  bool gives_ids = true;
-  std::set<int> refusing;                   ///< ranks that can open nothing
+  std::set<int> refusing;        ///< ranks that can open nothing
   std::set<std::pair<int, IpcKind>> lacks;  ///< ranks whose driver has no such memory
 
  private:
@@ -110,10 +109,8 @@ class FakeIpcMachine {
     EXPECT_NE(mmap(base, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file, 0),
               MAP_FAILED);
     memory_[base] = {.rank = rank,
-                     .piece = {.kind = kind,
-                               .base = base,
-                               .size_bytes = size_bytes,
-                               .id = std::to_string(++last_id_)},
+                     .piece = {.kind = kind, .base = base, .size_bytes = size_bytes},
+                     .id = std::to_string(++last_id_),
                      .file = file};
   }
 
@@ -135,17 +132,15 @@ class FakeIpc final : public IpcApi {
     if (after != machine_->memory_.begin()) {
       const FakeIpcMachine::Memory& memory = std::prev(after)->second;
       if (address < memory.piece.base + memory.piece.size_bytes && memory.rank == rank_) {
-        IpcPiece piece = memory.piece;
-        piece.id = machine_->gives_ids ? piece.id : "";
         check_exportable(memory, memory.piece.kind);
-        return piece;
+        return memory.piece;
       }
     }
     throw DeviceError("the fake: this is no device memory of rank " + std::to_string(rank_));
   }
   std::string export_handle(const IpcPiece& piece) override {
     const std::lock_guard lock(machine_->mutex);
-    return "handle " + exportable(piece, IpcKind::kHandle).piece.id;
+    return "handle " + exportable(piece, IpcKind::kHandle).id;
   }
   int export_file(const IpcPiece& piece) override {
     const std::lock_guard lock(machine_->mutex);
@@ -156,13 +151,13 @@ class FakeIpc final : public IpcApi {
     const std::lock_guard lock(machine_->mutex);
     check_may_open();
     for (const auto& [base, memory] : machine_->memory_) {
-      if ("handle " + memory.piece.id == handle) {
+      if ("handle " + memory.id == handle) {
         if (memory.rank == rank_) {
           throw DeviceError("the fake: a process cannot open its own handle");
         }
         std::byte* const mapped = reserve(memory.piece.size_bytes);
         map_at(mapped, memory.file, memory.piece.size_bytes);
-        return opened(mapped, memory.piece.size_bytes, memory.piece.id);
+        return opened(mapped, memory.piece.size_bytes, memory.id);
       }
     }
     throw DeviceError("the fake: the memory of '" + handle + "' is gone");

@@ -18,7 +18,7 @@ namespace dynatrain {
 struct FakeIpcWorld {
   using Change = std::function<void(FakeIpcWorld& world, IpcProbe& probe)>;
 
-  explicit FakeIpcWorld(int num_ranks, const Change& change = {}, CudaIpcOptions options = {})
+  explicit FakeIpcWorld(int num_ranks, const Change& change = {})
       : loopback(num_ranks, {}), connections(static_cast<std::size_t>(num_ranks)) {
     std::vector<IpcProbe> probes;
     for (int rank = 0; rank < num_ranks; ++rank) {
@@ -37,7 +37,7 @@ struct FakeIpcWorld {
       threads.emplace_back([&, rank] {
         const auto index = static_cast<std::size_t>(rank);
         connections[index] = connect_cuda_ipc(
-            *messages[index], store, probes[index], options, deadline_in(std::chrono::seconds(20)));
+            *messages[index], store, probes[index], deadline_in(std::chrono::seconds(20)));
       });
     }
     for (std::thread& thread : threads) {

@@ -56,7 +56,6 @@ TEST_F(LoadedIpcTest, AddressWithinCudaMallocsMemoryIsFoundByItsBase) {
   EXPECT_EQ(piece.kind, IpcKind::kHandle);
   EXPECT_EQ(piece.base, pointer(base));
   EXPECT_EQ(piece.size_bytes, 5000);
-  EXPECT_NE(piece.id, "");
 }
 
 // Whether memory has a handle of CUDA IPC is an attribute; what a retain tells is nowhere promised.
@@ -79,19 +78,6 @@ TEST_F(LoadedIpcTest, PieceOfASegmentIsOneMappingAndItsFileIsItsMemory) {
       std::array{kPieceBytes}, [&](std::size_t /*piece*/) { return api_->export_file(piece); });
   EXPECT_EQ(api_->read(mapped), 77U);
   api_->unmap_files(mapped, kPieceBytes);
-}
-
-// torch unmaps pieces of a segment and maps others there: the reservation is the same, and the
-// buffer id may be, the memory is not. A reader would go on reading the former.
-TEST_F(LoadedIpcTest, OtherMemoryAtTheSamePlaceOfASegmentHasAnotherId) {
-  const DevicePointer segment = driver_.make_segment(2, kFd);
-  const std::string former = piece_at(segment).id;
-  EXPECT_EQ(piece_at(segment).id, former);
-  EXPECT_NE(piece_at(segment + FakeDriver::kGranularity).id, former);
-  driver_.remake(segment);
-  EXPECT_NE(piece_at(segment).id, former);
-  driver_.knows_block_ids = false;
-  EXPECT_EQ(piece_at(segment).id, "") << "an id that may mean two memories is none";
 }
 
 // The reason reaches the log of every rank; "invalid argument" would help nobody.

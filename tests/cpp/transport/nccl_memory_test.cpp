@@ -138,8 +138,7 @@ TEST_F(NcclMemory, IsNotFreedWhileAnAbortOfAnotherThreadRuns) {
 
 // cuda_ipc only forwards messages; without this its staged runs would lose what was asked for.
 TEST_F(NcclMemory, IsHandedOutThroughATransportThatForwardsMessages) {
-  CudaIpcTransport forwarding(
-      world_.rank(0), std::make_shared<ThreadStore>(), nullptr, nullptr, {});
+  CudaIpcTransport forwarding(world_.rank(0), std::make_shared<ThreadStore>(), nullptr, nullptr);
   EXPECT_NE(forwarding.allocate_messages(64), nullptr);
 }
 
