@@ -18,6 +18,8 @@ GroupShape shape_of(const GroupRule& rule) {
   return {.num_pairs = num_pairs, .num_ops_per_pair = rule.max_ops_per_group / num_pairs};
 }
 
+/// By window (steps of the circle, some at a time) and slice (the n-th few operations of every pair
+/// of the window). A rank that has nothing for one has no such group, and no number shifts.
 using Groups = std::map<std::pair<int, std::int64_t>, OpGroup>;
 
 class Cutter {
@@ -57,10 +59,7 @@ class Cutter {
   OpGroup& group_of(int peer, std::int64_t piece) {
     const int window = (rule_.rank + peer) % rule_.size / shape_.num_pairs;
     const std::int64_t slice = piece / shape_.num_ops_per_pair;
-    OpGroup& group = groups_[{window, slice}];
-    group.window = window;
-    group.slice = slice;
-    return group;
+    return groups_[{window, slice}];
   }
 
   GroupRule rule_;

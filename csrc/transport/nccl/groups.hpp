@@ -24,11 +24,8 @@ struct GroupOp {
   std::int64_t size_bytes = 0;
 };
 
-/// What goes out between one ncclGroupStart and ncclGroupEnd. `window` and `slice` say which group
-/// of the exchange it is; a rank that has nothing for one has no such group, and nobody counts on.
+/// What goes out between one ncclGroupStart and ncclGroupEnd.
 struct OpGroup {
-  int window = 0;          ///< steps of the circle, some at a time
-  std::int64_t slice = 0;  ///< the n-th few operations of every pair of the window
   std::vector<GroupOp> ops;
 
   /// Peers of the operations, ascending, each once.

@@ -103,7 +103,6 @@ void NcclTransport::post(const Exchange& step,
                        .size = world_->size(),
                        .max_ops_per_group = world_->options().max_ops_per_group,
                        .piece_bytes = world_->options().piece_bytes};
-  world_->begin_exchange();
   for (const OpGroup& group : cut_groups(rule, step)) {
     completion.add_group(world_->post(group, deadline), group.peers());
   }

@@ -6,7 +6,6 @@
 #include <mutex>
 #include <span>
 #include <string>
-#include <vector>
 
 namespace dynatrain {
 
@@ -34,9 +33,6 @@ class NcclTransport final : public Transport {
                           std::span<const Token> after,
                           Deadline deadline) override;
   void abort(const std::string& reason) noexcept override;
-
-  /// With NcclOptions::record_calls. Not while an exchange is being posted.
-  [[nodiscard]] const std::vector<NcclCall>& calls() const { return world_->calls(); }
 
  private:
   void post(const Exchange& step,

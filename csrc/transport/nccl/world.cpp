@@ -33,8 +33,7 @@ NcclWorld::NcclWorld(NcclLibraries libraries, int rank, int size, const NcclOpti
       rank_(rank),
       size_(size),
       options_(options),
-      stream_(std::make_shared<GroupStream>(libraries_.device, options_.device)),
-      log_(options_.record_calls) {}
+      stream_(std::make_shared<GroupStream>(libraries_.device, options_.device)) {}
 
 NcclWorld::~NcclWorld() {
   close();
@@ -100,11 +99,9 @@ void NcclWorld::issue(const OpGroup& group) {
   throw_if_failed_locked();
   const std::vector<int> peers = group.peers();
   check(libraries_.nccl->group_start(), "ncclGroupStart", peers, comm_);
-  log_.add(NcclCall::Kind::kGroupStart, group, {});
   const NcclResult result = issue_ops(group, comm_);
   // A group that was begun is ended in any case, else the thread would stay inside it.
   const NcclResult end = libraries_.nccl->group_end();
-  log_.add(NcclCall::Kind::kGroupEnd, group, {});
   check(result, "ncclSend or ncclRecv", peers, comm_);
   check(end, "ncclGroupEnd", peers, comm_);
 }
@@ -112,7 +109,6 @@ void NcclWorld::issue(const OpGroup& group) {
 NcclResult NcclWorld::issue_ops(const OpGroup& group, NcclComm comm) {
   NcclApi& nccl = *libraries_.nccl;
   for (const GroupOp& op : group.ops) {
-    log_.add(op.is_send ? NcclCall::Kind::kSend : NcclCall::Kind::kRecv, group, op);
     const NcclResult result =
         op.is_send ? nccl.send(op.data, op.size_bytes, op.peer, comm, stream_->stream())
                    : nccl.recv(op.data, op.size_bytes, op.peer, comm, stream_->stream());

@@ -3,7 +3,6 @@
 #include "dynatrain/base/error.hpp"
 #include "dynatrain/transport/nccl.hpp"
 
-#include "transport/nccl/call_log.hpp"
 #include "transport/nccl/device_api.hpp"
 #include "transport/nccl/ending.hpp"
 #include "transport/nccl/groups.hpp"
@@ -73,9 +72,6 @@ class NcclWorld {
   /// Ends a registration, unless the end of the communicator has done so.
   void deregister(void* handle) noexcept;
 
-  void begin_exchange() { log_.begin_exchange(); }
-  [[nodiscard]] const std::vector<NcclCall>& calls() const { return log_.calls(); }
-
  private:
   /// A group that was issued, by the last event of all that is recorded behind it.
   struct UnderWay {
@@ -105,7 +101,6 @@ class NcclWorld {
   int size_;
   NcclOptions options_;
   std::shared_ptr<GroupStream> stream_;
-  CallLog log_;
   mutable std::mutex mutex_;
   NcclComm comm_ = nullptr;
   std::optional<TransportError> failure_;

@@ -28,7 +28,6 @@ struct NcclOptions {
   /// How long anybody waits for NCCL to abort or close the communicator, whose calls know no
   /// deadline. Later, it is left to itself with its stream, and memory that it was given is in use.
   std::chrono::milliseconds end_timeout{15000};
-  bool record_calls = false;  ///< keep every call for a checker
 };
 
 /// What this process can do with NCCL.

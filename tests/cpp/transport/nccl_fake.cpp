@@ -165,17 +165,28 @@ std::string FakeNccl::describe(NcclResult result, NcclComm /*comm*/) {
   return "the fake's result " + std::to_string(static_cast<int>(result));
 }
 
+void FakeNccl::expect_in_group(bool is_inside, const std::string& name) {
+  FakeCluster::Rank& rank = cluster_->rank(rank_);
+  if (rank.is_in_group != is_inside) {
+    rank.faults.push_back(name + (is_inside ? " outside of a group" : " within a group"));
+  }
+}
+
 NcclResult FakeNccl::group_start() {
   const std::lock_guard lock(cluster_->mutex);
+  expect_in_group(false, "group_start");
+  cluster_->rank(rank_).is_in_group = true;
   cluster_->rank(rank_).group.clear();
   return call("group_start");
 }
 
 NcclResult FakeNccl::group_end() {
   const std::lock_guard lock(cluster_->mutex);
+  expect_in_group(true, "group_end");
   FakeCluster::Rank& rank = cluster_->rank(rank_);
+  rank.is_in_group = false;
   rank.not_issued = cluster_->plans(rank_, rank.group);
-  rank.group.clear();
+  rank.groups.push_back(std::exchange(rank.group, {}));
   rank.polls_left = cluster_->num_polls_per_group;
   const NcclResult result = call("group_end");
   return result == NcclResult::kSuccess ? NcclResult::kInProgress : result;
@@ -184,6 +195,7 @@ NcclResult FakeNccl::group_end() {
 NcclResult FakeNccl::send(
     const std::byte* data, std::int64_t size_bytes, int peer, NcclComm /*comm*/, void* /*stream*/) {
   const std::lock_guard lock(cluster_->mutex);
+  expect_in_group(true, "send");
   cluster_->rank(rank_).group.push_back({.is_send = true,
                                          .peer = peer,
                                          .data = const_cast<std::byte*>(data),
@@ -194,6 +206,7 @@ NcclResult FakeNccl::send(
 NcclResult FakeNccl::recv(
     std::byte* data, std::int64_t size_bytes, int peer, NcclComm /*comm*/, void* /*stream*/) {
   const std::lock_guard lock(cluster_->mutex);
+  expect_in_group(true, "recv");
   cluster_->rank(rank_).group.push_back(
       {.is_send = false, .peer = peer, .data = data, .size_bytes = size_bytes});
   return call("recv");

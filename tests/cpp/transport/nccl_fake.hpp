@@ -41,12 +41,14 @@ class FakeCluster {
   };
   struct Rank {
     std::deque<Item> stream;
+    bool is_in_group = false;
     std::vector<Op> group;        ///< since group_start
     std::deque<Item> not_issued;  ///< of a group that NCCL still works on
     int polls_left = 0;           ///< until it is issued
     bool has_joined = false;
     bool is_dead = false;
     std::vector<std::string> calls;       ///< names, in order
+    std::vector<std::vector<Op>> groups;  ///< that were ended, in order
     std::vector<std::string> off_device;  ///< calls of a thread whose device was another one
     std::vector<std::string> faults;      ///< what would be a crash of the real one
     std::size_t longest_stream = 0;
@@ -117,6 +119,8 @@ class FakeNccl final : public NcclApi {
 
  private:
   NcclResult call(const std::string& name);
+  /// Notes a call on the wrong side of a group's begin or end.
+  void expect_in_group(bool is_inside, const std::string& name);
 
   std::shared_ptr<FakeCluster> cluster_;
   int rank_;

@@ -6,7 +6,7 @@
 
 #include <gtest/gtest.h>
 
-#include "transport/nccl_log_checker.hpp"
+#include "transport/nccl_group_checker.hpp"
 #include "transport/nccl_world.hpp"
 #include <algorithm>
 #include <array>
@@ -164,14 +164,15 @@ void run_case(const Case& what) {
     runners.emplace_back(world.rank(rank), schedules[static_cast<std::size_t>(rank)]);
   }
   run_to_the_end(runners, what.seed);
-  std::vector<std::vector<NcclCall>> logs;
+  std::vector<std::vector<NcclGroupChecker::Group>> groups;
   for (int rank = 0; rank < what.num_ranks; ++rank) {
-    logs.push_back(world.rank(rank).calls());
+    groups.push_back(world.cluster->rank(rank).groups);
+    EXPECT_EQ(world.cluster->rank(rank).faults, std::vector<std::string>());
     EXPECT_TRUE(runners[static_cast<std::size_t>(rank)].has_ended())
         << "rank " << rank << " is in a deadlock";
     EXPECT_EQ(runners[static_cast<std::size_t>(rank)].num_wrong(), 0) << "rank " << rank;
   }
-  const NcclLogChecker checker(logs, {.num_channels = what.options.max_channels});
+  const NcclGroupChecker checker(groups, {.num_channels = what.options.max_channels});
   EXPECT_EQ(checker.fault(), "");
   EXPECT_GT(checker.num_groups(), what.num_ranks);
 }
@@ -181,7 +182,6 @@ TEST(NcclLaw6, RandomPlansEndAndEveryByteArrives) {
   for (int num_ranks = 2; num_ranks <= 17; ++num_ranks) {
     for (std::uint64_t seed = 1; seed <= 3; ++seed) {
       Case what{.num_ranks = num_ranks, .seed = seed, .options = {}};
-      what.options.record_calls = true;
       what.options.piece_bytes = 700;
       run_case(what);
       ASSERT_FALSE(HasFailure());
@@ -194,7 +194,6 @@ TEST(NcclLaw6, EveryAcceptedGroupSizeIsSafe) {
   for (const auto& [max_ops, max_channels] :
        {std::pair(1, 64), std::pair(3, 32), std::pair(7, 16), std::pair(15, 8)}) {
     Case what{.num_ranks = 6, .seed = 9, .options = {}};
-    what.options.record_calls = true;
     what.options.piece_bytes = 300;
     what.options.max_ops_per_group = max_ops;
     what.options.max_channels = max_channels;
@@ -202,33 +201,39 @@ TEST(NcclLaw6, EveryAcceptedGroupSizeIsSafe) {
   }
 }
 
-NcclCall call(NcclCall::Kind kind, int peer, int window) {
-  return {.kind = kind, .peer = peer, .size_bytes = 8, .exchange = 0, .window = window, .slice = 0};
+FakeCluster::Op send_to(int peer, std::int64_t size_bytes = 8) {
+  return {.is_send = true, .peer = peer, .size_bytes = size_bytes};
 }
 
-std::vector<NcclCall> group_of(const std::vector<NcclCall>& ops) {
-  std::vector<NcclCall> calls{call(NcclCall::Kind::kGroupStart, -1, ops.front().window)};
-  calls.insert(calls.end(), ops.begin(), ops.end());
-  calls.push_back(call(NcclCall::Kind::kGroupEnd, -1, ops.front().window));
-  return calls;
+FakeCluster::Op receive_from(int peer) {
+  return {.is_send = false, .peer = peer, .size_bytes = 8};
+}
+
+/// What the checker finds in the groups of two ranks.
+std::string fault_of(const std::vector<NcclGroupChecker::Group>& of_rank_0,
+                     const std::vector<NcclGroupChecker::Group>& of_rank_1) {
+  return NcclGroupChecker({of_rank_0, of_rank_1}, {}).fault();
 }
 
 // The checker is worth something only if it sees what it is there for.
-TEST(NcclLogChecker, GroupThatMayNeedTwoPlansIsAFault) {
-  using enum NcclCall::Kind;
-  const std::vector<std::vector<NcclCall>> fits{group_of(std::vector(7, call(kSend, 1, 0))),
-                                                group_of(std::vector(7, call(kRecv, 0, 0)))};
-  const std::vector<std::vector<NcclCall>> large{group_of(std::vector(8, call(kSend, 1, 0))),
-                                                 group_of(std::vector(8, call(kRecv, 0, 0)))};
-  EXPECT_EQ(NcclLogChecker(fits, {}).fault(), "");
-  EXPECT_NE(NcclLogChecker(large, {}).fault().find("more batches"), std::string::npos);
+TEST(NcclGroupChecker, GroupThatMayNeedTwoPlansIsAFault) {
+  EXPECT_EQ(fault_of({{7, send_to(1)}}, {{7, receive_from(0)}}), "");
+  EXPECT_NE(fault_of({{8, send_to(1)}}, {{8, receive_from(0)}}).find("more batches"),
+            std::string::npos);
 }
 
-TEST(NcclLogChecker, EndsInDifferentGroupsAreAFault) {
-  using enum NcclCall::Kind;
-  const std::vector<std::vector<NcclCall>> logs{group_of({call(kSend, 1, 0)}),
-                                                group_of({call(kRecv, 0, 1)})};
-  EXPECT_NE(NcclLogChecker(logs, {}).fault(), "");
+TEST(NcclGroupChecker, GroupsThatWaitForEachOtherAreAFault) {
+  EXPECT_EQ(fault_of({{send_to(1), receive_from(1)}}, {{send_to(0), receive_from(0)}}), "");
+  EXPECT_EQ(fault_of({{send_to(1)}, {receive_from(1)}}, {{receive_from(0)}, {send_to(0)}}), "");
+  EXPECT_NE(fault_of({{send_to(1)}, {receive_from(1)}}, {{send_to(0)}, {receive_from(0)}})
+                .find("wait for each other"),
+            std::string::npos);
+}
+
+TEST(NcclGroupChecker, EndsThatDoNotMeetAreAFault) {
+  EXPECT_NE(fault_of({{send_to(1)}}, {}), "");
+  EXPECT_NE(fault_of({}, {{receive_from(0)}}), "");
+  EXPECT_NE(fault_of({{send_to(1, 9)}}, {{receive_from(0)}}).find("two sizes"), std::string::npos);
 }
 
 /// How many kernels never end when all messages between `num_ranks` ranks go out in one group.
