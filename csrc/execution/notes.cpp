@@ -2,7 +2,7 @@
 
 #include "dynatrain/base/checked.hpp"
 
-#include "execution/run_inputs.hpp"
+#include "execution/draining.hpp"
 #include <algorithm>
 #include <array>
 #include <chrono>

@@ -3,7 +3,6 @@
 #include "execution/notes.hpp"
 #include "execution/program.hpp"
 #include "execution/run.hpp"
-#include "execution/run_inputs.hpp"
 #include "execution/source_map.hpp"
 #include <cstdint>
 #include <optional>

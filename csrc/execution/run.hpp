@@ -2,6 +2,7 @@
 
 #include "dynatrain/execution/executor.hpp"
 
+#include "execution/program.hpp"
 #include "execution/run_monitor.hpp"
 #include <cstddef>
 #include <cstdint>
@@ -36,17 +37,16 @@ class Run {
 };
 
 /// The span of a batch of copies that has ended.
-[[nodiscard]] inline TraceSpan span_of(const RunMonitor& monitor,
-                                       TraceSpan::Phase phase,
-                                       std::size_t stage,
-                                       const CopyTimes& times,
-                                       std::int64_t size_bytes) {
-  return {.phase = phase,
-          .stage = static_cast<int>(stage),
-          .stream = times.stream,
-          .begin_seconds = monitor.seconds_at(times.begin),
-          .end_seconds = monitor.seconds_at(times.end),
-          .size_bytes = size_bytes};
-}
+[[nodiscard]] TraceSpan span_of(const RunMonitor& monitor,
+                                TraceSpan::Phase phase,
+                                std::size_t stage,
+                                const CopyTimes& times,
+                                std::int64_t size_bytes);
+
+/// Tells the run's control that stage `k` has landed, and the log at level DEBUG.
+void tell_landed(const RunInputs& run,
+                 RunControl& control,
+                 const StageProgram& program,
+                 std::size_t k);
 
 }  // namespace dynatrain

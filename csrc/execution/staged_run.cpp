@@ -2,7 +2,10 @@
 
 #include "dynatrain/base/error.hpp"
 
+#include "execution/draining.hpp"
+#include "execution/patching.hpp"
 #include "execution/phase_range.hpp"
+#include "execution/verifying.hpp"
 #include <algorithm>
 #include <array>
 #include <string>

@@ -3,7 +3,6 @@
 #include "execution/notes.hpp"
 #include "execution/program.hpp"
 #include "execution/run.hpp"
-#include "execution/run_inputs.hpp"
 #include "execution/staging_arena.hpp"
 #include <cstdint>
 #include <memory>

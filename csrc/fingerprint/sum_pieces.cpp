@@ -1,6 +1,6 @@
 #include "fingerprint/sum_pieces.hpp"
 
-#include "execution/run_inputs.hpp"
+#include "execution/draining.hpp"
 #include "fingerprint/in_threads.hpp"
 #include <array>
 #include <memory>

@@ -1,11 +1,12 @@
-#include "execution/run_inputs.hpp"
+#include "execution/patching.hpp"
 
 #include "dynatrain/base/error.hpp"
-#include "dynatrain/base/log.hpp"
 
 #include <algorithm>
 #include <cstddef>
+#include <memory>
 #include <string>
+#include <vector>
 
 namespace dynatrain {
 namespace {
@@ -44,14 +45,6 @@ void check_sizes(const RunInputs& run) {
   }
 }
 
-bool carries_sums(const Schedule& schedule) {
-  return std::ranges::any_of(schedule.stages, [](const Stage& stage) {
-    const auto has_sums = [](const StageMessage& m) { return m.sums_offset_bytes >= 0; };
-    return std::ranges::any_of(stage.sends, has_sums) ||
-           std::ranges::any_of(stage.receives, has_sums);
-  });
-}
-
 }  // namespace
 
 AddressTable patch_addresses(const RunInputs& run, const BufferIds& ids) {
@@ -83,30 +76,6 @@ std::int64_t skip_adopted(CopyBatch& local, const AddressTable& addresses) {
   return skipped_bytes;
 }
 
-bool compares_sums(const RunInputs& run) {
-  return run.verify_sums && carries_sums(run.schedule);
-}
-
-void compare_sums(const RunInputs& run,
-                  const PartCheck& check,
-                  int stage,
-                  std::uint64_t sent,
-                  std::uint64_t received) {
-  if (sent == received) {
-    return;
-  }
-  throw TransportError("execution: '" + run.target.tensor(check.part->tensor).name +
-                           "' arrived damaged\n  box " + check.part->box.to_string() +
-                           ", elements " + std::to_string(check.part->begin_elem) + " to " +
-                           std::to_string(check.part->end_elem) + ", from rank " +
-                           std::to_string(check.peer) + ": the sender's sum is " +
-                           std::to_string(sent) + ", the receiver's " + std::to_string(received) +
-                           "\n  check memory and network of both hosts before trying again",
-                       check.peer,
-                       stage,
-                       true);
-}
-
 std::int64_t prepare_batches(std::span<CopyBatch* const> batches,
                              Copier& copier,
                              const AddressTable& addresses) {
@@ -118,32 +87,6 @@ std::int64_t prepare_batches(std::span<CopyBatch* const> batches,
     taken_bytes += prepared[i] == nullptr ? 0 : prepared[i]->size_bytes();
   }
   return taken_bytes;
-}
-
-void tell_landed(const RunInputs& run,
-                 RunControl& control,
-                 const StageProgram& program,
-                 std::size_t k) {
-  control.landed_bytes += program.received_bytes + program.local_bytes;
-  control.landed_stages = static_cast<int>(k) + 1;
-  log(LogLevel::kDebug,
-      "execution",
-      "rank " + std::to_string(run.schedule.rank) + ": stage " + std::to_string(k + 1) + " of " +
-          std::to_string(run.schedule.stages.size()) + " landed; sent " +
-          std::to_string(program.sent_bytes) + " bytes, received " +
-          std::to_string(program.received_bytes) + ", kept " + std::to_string(program.local_bytes));
-}
-
-bool drain(std::span<const Token> tokens, Deadline deadline) noexcept {
-  bool all_ended = true;
-  for (const Token& token : tokens) {
-    try {
-      token.wait(deadline);
-    } catch (...) {
-      all_ended = all_ended && token.done();
-    }
-  }
-  return all_ended;
 }
 
 }  // namespace dynatrain
