@@ -14,7 +14,6 @@ namespace dynatrain {
 namespace {
 
 constexpr BufferId kNowhere{-1};
-constexpr std::int64_t kSumBytes = 8;
 
 /// Calls visit(box, first_elem) for the boxes that make up a part, in row-major order.
 template <class Visit>

@@ -39,7 +39,7 @@ struct StageProgram {
   std::int64_t local_bytes = 0;
 };
 
-/// The ids of a rank's buffers: source tensors, target tensors, two slots, sums, then what peers
+/// The ids of a rank's buffers: source tensors, target tensors, slots, sums, then what peers
 /// expose.
 struct BufferIds {
   std::int64_t num_tensors = 0;
@@ -49,10 +49,10 @@ struct BufferIds {
     return BufferId(num_tensors + tensor.value);
   }
   [[nodiscard]] BufferId slot(std::size_t stage) const {
-    return BufferId(2 * num_tensors + static_cast<std::int64_t>(stage % 2));
+    return BufferId(2 * num_tensors + static_cast<std::int64_t>(stage % kNumSlots));
   }
-  [[nodiscard]] BufferId sums() const { return BufferId(2 * num_tensors + 2); }
-  [[nodiscard]] BufferId first_mapped() const { return BufferId(2 * num_tensors + 3); }
+  [[nodiscard]] BufferId sums() const { return BufferId(2 * num_tensors + kNumSlots); }
+  [[nodiscard]] BufferId first_mapped() const { return BufferId(sums().value + 1); }
 };
 
 /// Turns parts into copies: part → boxes → views in the fragments → collapsed strided copies.

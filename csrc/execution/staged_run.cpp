@@ -14,8 +14,6 @@
 namespace dynatrain {
 namespace {
 
-constexpr std::int64_t kSumBytes = sizeof(std::uint64_t);
-
 /// Waits end this long after the monitor had to abort, at the latest.
 constexpr std::chrono::seconds kAfterAbort{1};
 
@@ -30,7 +28,7 @@ StagedRun::StagedRun(RunInputs inputs, const Ports& ports, std::shared_ptr<const
       running_(program_.size()) {
   const BufferIds ids{.num_tensors = static_cast<std::int64_t>(inputs_.source.num_tensors())};
   addresses_ = patch_addresses(inputs_, ids);
-  for (std::size_t slot = 0; slot < std::min<std::size_t>(2, program_.size()); ++slot) {
+  for (std::size_t slot = 0; slot < num_in_flight(); ++slot) {
     addresses_.set(ids.slot(slot), staging_->slot(slot), staging_->slot_bytes());
   }
   addresses_.set(ids.sums(), staging_->sums(), staging_->sums_bytes());
@@ -50,7 +48,7 @@ StagedRun::StagedRun(RunInputs inputs, const Ports& ports, std::shared_ptr<const
 std::int64_t StagedRun::place_sums(std::size_t k, std::int64_t first_sum) {
   StageProgram& program = program_[k];
   const BufferIds ids{.num_tensors = static_cast<std::int64_t>(inputs_.source.num_tensors())};
-  std::byte* const slot = staging_->slot(k % 2);
+  std::byte* const slot = staging_->slot(k % kNumSlots);
   program.pack.sums = reinterpret_cast<std::uint64_t*>(slot);
   for (const ProgramMessage& region : program.packed_sums) {
     program.pack.zeroed.emplace_back(slot + region.offset_bytes,
@@ -85,15 +83,13 @@ std::int64_t StagedRun::place_sums(std::size_t k, std::int64_t first_sum) {
 
 void StagedRun::run(const RunCall& call) {
   for (std::size_t k = 0; k < program_.size(); ++k) {
-    if (k >= 2) {
-      retire(call, k - 2);
+    if (k >= kNumSlots) {
+      retire(call, k - kNumSlots);
     }
     call.monitor.check();
     begin_stage(call, k);
   }
-  for (std::size_t k = program_.size() - std::min<std::size_t>(2, program_.size());
-       k < program_.size();
-       ++k) {
+  for (std::size_t k = program_.size() - num_in_flight(); k < program_.size(); ++k) {
     retire(call, k);
   }
 }
@@ -192,8 +188,7 @@ bool StagedRun::drain_all() const noexcept {
 void StagedRun::report(const RunMonitor& monitor, RunResult& result) const {
   using Phase = TraceSpan::Phase;
   result.adopted_bytes = adopted_bytes_;
-  result.staging_peak_bytes = inputs_.schedule.slot_bytes *
-                              static_cast<std::int64_t>(std::min<std::size_t>(2, program_.size()));
+  result.staging_peak_bytes = inputs_.schedule.staging_peak_bytes;
   for (std::size_t k = 0; k < program_.size(); ++k) {
     const Running& running = running_[k];
     const auto add = [&](TraceSpan::Phase phase, const CopyTimes& times, std::int64_t size_bytes) {

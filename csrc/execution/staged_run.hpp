@@ -4,14 +4,16 @@
 #include "execution/program.hpp"
 #include "execution/run.hpp"
 #include "execution/staging_arena.hpp"
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <vector>
 
 namespace dynatrain {
 
-/// Runs stages through the two slots: pack k+1 | wire k | unpack k-1. A stage is retired, which is
-/// the only wait on the host, before the second next one takes its slot.
+/// Runs stages through the slots: pack k+1 | wire k | unpack k-1. A stage is retired, which is the
+/// only wait on the host, before a later one takes its slot.
 class StagedRun final : public Run {
  public:
   StagedRun(RunInputs inputs, const Ports& ports, std::shared_ptr<const Staging> staging);
@@ -45,6 +47,10 @@ class StagedRun final : public Run {
   void retire(const RunCall& call, std::size_t k);
   void verify(const RunCall& call, std::size_t k);
   [[nodiscard]] WireMessage to_wire(const ProgramMessage& message, std::uint32_t tag) const;
+  /// Stages that hold a slot at a time.
+  [[nodiscard]] std::size_t num_in_flight() const {
+    return std::min<std::size_t>(kNumSlots, program_.size());
+  }
   [[nodiscard]] int stage_index(std::size_t k) const { return static_cast<int>(k); }
 
   RunInputs inputs_;

@@ -10,12 +10,11 @@ namespace dynatrain {
 namespace {
 
 constexpr std::int64_t kPageBytes = 4096;
-constexpr std::int64_t kSumBytes = sizeof(std::uint64_t);
 
 Staging::Size size_for(const Schedule& schedule, Place place) {
   Staging::Size size{
       .slot_bytes = checked_mul(ceil_div(schedule.slot_bytes, kPageBytes), kPageBytes),
-      .num_slots = std::min<std::int64_t>(2, std::ssize(schedule.stages)),
+      .num_slots = std::min<std::int64_t>(kNumSlots, std::ssize(schedule.stages)),
       .num_sums = 0,
       .place = place};
   for (const Stage& stage : schedule.stages) {

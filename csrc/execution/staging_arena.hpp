@@ -10,7 +10,7 @@
 
 namespace dynatrain {
 
-/// What a staged run works in: the slots of the two stages in flight, the sums of what a rank
+/// What a staged run works in: the slots of the stages in flight, the sums of what a rank
 /// receives, and host memory in which they are compared.
 class Staging {
  public:

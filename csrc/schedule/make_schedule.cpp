@@ -107,7 +107,7 @@ Schedule make_schedule(const Plan& plan,
     stage.staging_bytes = place_messages(stage);
     schedule.slot_bytes = std::max(schedule.slot_bytes, stage.staging_bytes);
   }
-  schedule.staging_peak_bytes = std::min(num_stages, 2) * schedule.slot_bytes;
+  schedule.staging_peak_bytes = std::min(num_stages, kNumSlots) * schedule.slot_bytes;
   check_budget(schedule, options.staging_budget_bytes);
   return schedule;
 }

@@ -7,8 +7,6 @@
 namespace dynatrain {
 namespace {
 
-constexpr std::int64_t kSumBytes = 8;
-
 std::int64_t align_up(std::int64_t offset, std::int64_t alignment) {
   return checked_mul(ceil_div(offset, alignment), alignment);
 }

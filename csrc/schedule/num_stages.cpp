@@ -33,12 +33,12 @@ Load load_of(const Plan& plan) {
   return load;
 }
 
-/// The fewest stages whose slots stay within half of the budget.
+/// The fewest stages whose slots stay within their shares of the budget.
 std::int64_t stages_for_memory(const Load& load, int rank, std::int64_t budget_bytes) {
   const std::int64_t slack = load.num_lists * kMessageSlack;
-  const std::int64_t least_budget = 4 * slack;
+  const std::int64_t least_budget = 2 * slack * kNumSlots;
   const std::int64_t stages =
-      budget_bytes < least_budget ? 0 : ceil_div(load.weight, budget_bytes / 2 - slack);
+      budget_bytes < least_budget ? 0 : ceil_div(load.weight, budget_bytes / kNumSlots - slack);
   if (stages == 0 || stages > std::numeric_limits<int>::max()) {
     throw BudgetError("schedule: a staging budget of " + std::to_string(budget_bytes) +
                           " bytes is too small for rank " + std::to_string(rank) + ", which has " +

@@ -58,7 +58,7 @@ struct RunInputs {
   const ShardMap& target;
   TensorMemory source_memory;
   TensorMemory target_memory;
-  /// Compare each receiver's sum of every part with the sender's (8 bytes a part on the wire).
+  /// Compare each receiver's sum of every part with the sender's (kSumBytes a part on the wire).
   bool verify_sums = true;
   /// Use the transport's one-sided part when it has one: one pass, no staging.
   bool allow_one_sided = true;

@@ -7,9 +7,14 @@
 
 namespace dynatrain {
 
+/// Stages in flight at a time: stage k works in slot k modulo kNumSlots.
+inline constexpr int kNumSlots = 2;
+/// Of a part's sum, in a message and in memory.
+inline constexpr std::int64_t kSumBytes = sizeof(std::uint64_t);
+
 /// What bounds the cutting of a plan into stages. Equal on all ranks.
 struct ScheduleOptions {
-  /// Staging bytes a rank may use, both stages in flight together.
+  /// Staging bytes a rank may use, all slots together.
   std::int64_t staging_budget_bytes = 256LL << 20U;
   /// A run this long that is contiguous on both ends travels alone, without staging.
   std::int64_t direct_threshold_bytes = 1LL << 20U;
@@ -20,7 +25,7 @@ struct ScheduleOptions {
   /// No stage is made for overlap whose mean message would be smaller than this. (Stages that the
   /// budget asks for are made all the same: memory is a law, message size is not.)
   std::int64_t min_message_bytes = 64LL << 10U;
-  /// Messages with ordinal 0 carry 8 bytes per part, the sender's sums (see StageMessage).
+  /// Messages with ordinal 0 carry a sum per part, the sender's (see StageMessage).
   bool with_sums = true;
 };
 
@@ -44,9 +49,9 @@ struct StageMessage {
   std::vector<Part> parts;
   std::vector<std::int64_t> part_offsets_bytes;  ///< within the message; as many as parts
   std::int64_t size_bytes = 0;                   ///< on the wire, alignment and sums included
-  /// Only with sums and ordinal 0: where 8 bytes per part of this pair and stage begin, the packed
-  /// parts first, then the direct messages' parts by ordinal; -1 otherwise. A pair with direct
-  /// messages only still has an ordinal 0 message for its sums.
+  /// Only with sums and ordinal 0: where the sums of the parts of this pair and stage begin, the
+  /// packed parts first, then the direct messages' parts by ordinal; -1 otherwise. A pair with
+  /// direct messages only still has an ordinal 0 message for its sums.
   std::int64_t sums_offset_bytes = -1;
   std::int64_t staging_offset_bytes = 0;  ///< within the slot; 0 for direct messages
 };
@@ -68,16 +73,17 @@ struct Stage {
 struct Schedule {
   int rank = 0;
   std::vector<Stage> stages;
-  /// One slot holds the staging of one stage, the largest; stage k uses slot k modulo 2.
+  /// One slot holds the staging of one stage, the largest.
   std::int64_t slot_bytes = 0;
-  /// All slots, min(2, stages) of them: what staging takes, known before the first byte moves.
+  /// All slots, min(kNumSlots, stages) of them: what staging takes, known before the first byte
+  /// moves.
   std::int64_t staging_peak_bytes = 0;
 };
 
 /// Stages that this rank's plan asks for; the switch uses the maximum over all ranks (one
 /// all-reduce). At least 1. Every number of stages from here on keeps every slot of this rank
-/// within half of the budget (elements of up to 64 bytes). Errors   BudgetError when the budget
-/// cannot hold the smallest message of every peer; it says how
+/// within its share of the budget (elements of up to 64 bytes).
+/// Errors   BudgetError when the budget cannot hold the smallest message of every peer; it says how
 ///          much would do.
 /// Source   own; docs/design/schedule.md, "How many stages".
 [[nodiscard]] int num_stages_wanted(const Plan& plan, const ScheduleOptions& options);
