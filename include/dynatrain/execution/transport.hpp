@@ -42,8 +42,9 @@ class OneSided {
   /// Errors  DeviceError when a buffer cannot be exported; it is published that nothing can be,
   ///         so that the peers' map() says the same. TransportError when nobody could be told.
   virtual void publish(std::span<const ExposedBuffer> buffers) = 0;
-  /// The address in this process of what `peer` published as `buffer`, valid until release(). The
-  /// peer must not withdraw before this rank has acknowledged. Blocks until the peer has published.
+  /// The address in this process of what `peer` published as `buffer`, valid until release() or
+  /// until the peer's next publication is mapped. The peer must not withdraw before this rank has
+  /// acknowledged. Blocks until the peer has published.
   /// Errors  DeviceError when the memory cannot be reached from here: messages still can.
   ///         TransportError when the peer is gone, has no such buffer, or the deadline passes.
   [[nodiscard]] virtual const std::byte* map(int peer, BufferId buffer, Deadline deadline) = 0;
