@@ -14,9 +14,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-/// How long an abort may go unseen.
-constexpr std::chrono::milliseconds kSlice{100};
-
 constexpr const char* kNothingRead = "\n  nothing of it was read; no state has changed";
 
 std::string system_words(int error) {
@@ -139,7 +136,9 @@ LocalMessage FileFetcher::receive() {
     check_deadline("sent the file of its device memory");
     const auto left = std::chrono::ceil<std::chrono::milliseconds>(wait_.deadline - Clock::now());
     pollfd polled{.fd = socket_.get(), .events = POLLIN, .revents = 0};
-    poll(&polled, 1, static_cast<int>(std::clamp<std::int64_t>(left.count(), 0, kSlice.count())));
+    poll(&polled,
+         1,
+         static_cast<int>(std::clamp<std::int64_t>(left.count(), 0, PeerWait::kSlice.count())));
   }
 }
 

@@ -1,7 +1,6 @@
 #include "dynatrain/base/error.hpp"
 
 #include "transport/cuda_ipc/driver_calls.hpp"
-#include "transport/cuda_ipc/loaded.hpp"
 #include "transport/cuda_ipc/owned_file.hpp"
 #include <bit>
 #include <cstring>

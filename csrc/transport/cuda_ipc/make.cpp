@@ -1,7 +1,7 @@
 #include "dynatrain/base/error.hpp"
 #include "dynatrain/transport/cuda_ipc.hpp"
 
-#include "transport/cuda_ipc/loaded.hpp"
+#include "transport/cuda_ipc/driver_calls.hpp"
 #include "transport/cuda_ipc/transport.hpp"
 #include <utility>
 

@@ -5,7 +5,7 @@
 
 #include "transport/cuda_ipc/exporter.hpp"
 #include "transport/cuda_ipc/mappings.hpp"
-#include "transport/cuda_ipc/store_wait.hpp"
+#include "transport/cuda_ipc/peer_wait.hpp"
 #include "transport/cuda_ipc/words.hpp"
 #include <array>
 #include <exception>

@@ -2,7 +2,7 @@
 
 #include "dynatrain/base/error.hpp"
 
-#include "transport/cuda_ipc/store_wait.hpp"
+#include "transport/cuda_ipc/peer_wait.hpp"
 #include <utility>
 
 namespace dynatrain {

@@ -2,9 +2,9 @@
 
 #include "dynatrain/transport/cuda_ipc.hpp"
 
-#include "transport/cuda_ipc/abort_flag.hpp"
 #include "transport/cuda_ipc/exporter.hpp"
 #include "transport/cuda_ipc/mappings.hpp"
+#include "transport/cuda_ipc/peer_wait.hpp"
 #include "transport/cuda_ipc/probe.hpp"
 #include <cstdint>
 #include <memory>

@@ -2,7 +2,7 @@
 
 #include "dynatrain/transport/cuda_ipc.hpp"
 
-#include "transport/cuda_ipc/store_wait.hpp"
+#include "transport/cuda_ipc/peer_wait.hpp"
 #include "transport/ipc_world.hpp"
 #include "transport/transport_conformance.hpp"
 #include <array>

@@ -7,7 +7,7 @@
 #include <gtest/gtest.h>
 
 #include "transport/cuda_ipc/local_socket.hpp"
-#include "transport/cuda_ipc/store_wait.hpp"
+#include "transport/cuda_ipc/peer_wait.hpp"
 #include "transport/open_files.hpp"
 #include "transport/owner_process.hpp"
 #include "transport/thread_store.hpp"

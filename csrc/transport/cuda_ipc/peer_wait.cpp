@@ -1,15 +1,12 @@
-#include "transport/cuda_ipc/store_wait.hpp"
+#include "transport/cuda_ipc/peer_wait.hpp"
 
 #include "dynatrain/base/error.hpp"
 
 #include <algorithm>
-#include <chrono>
 
 namespace dynatrain {
 namespace {
 
-/// How long an abort may go unseen: a store has no call that ends a wait.
-constexpr std::chrono::milliseconds kSlice{100};
 /// A store that counts in whole milliseconds, or looks now and then, gives up a little early. One
 /// that is lost says so at once.
 constexpr std::chrono::milliseconds kEarly{20};
@@ -27,12 +24,26 @@ constexpr std::chrono::milliseconds kEarly{20};
 
 }  // namespace
 
+void AbortFlag::raise(const std::string& reason) noexcept {
+  const std::lock_guard lock(mutex_);
+  if (reason_.empty()) {
+    reason_ = reason.empty() ? "no reason was given" : reason;
+  }
+}
+
+void AbortFlag::check() const {
+  const std::lock_guard lock(mutex_);
+  if (!reason_.empty()) {
+    throw TransportError("transport: this rank's transport was aborted: " + reason_, -1, -1, false);
+  }
+}
+
 std::string wait_for_word(Store& store, const std::string& key, int peer, const PeerWait& wait) {
   while (true) {
     wait.aborted.check();
     // Looked at before the store: what the peer said last is heard.
     const bool had_ended = wait.lifelines != nullptr && wait.lifelines->has_ended(peer);
-    const Deadline slice = std::min(wait.deadline, deadline_in(kSlice));
+    const Deadline slice = std::min(wait.deadline, deadline_in(PeerWait::kSlice));
     try {
       return store.get(key, slice);
     } catch (const TransportError& error) {

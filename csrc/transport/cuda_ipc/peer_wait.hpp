@@ -1,8 +1,10 @@
 #pragma once
 
 #include "dynatrain/base/token.hpp"
+#include "dynatrain/transport/store.hpp"
 
 #include "transport/cuda_ipc/lifelines.hpp"
+#include <chrono>
 #include <mutex>
 #include <string>
 
@@ -22,9 +24,20 @@ class AbortFlag {
 
 /// Until when a wait for a peer goes on, and what else ends it.
 struct PeerWait {
+  /// How long an abort may go unseen: neither a store nor a socket has a call that ends a wait.
+  static constexpr std::chrono::milliseconds kSlice{100};
+
   Deadline deadline;
   const AbortFlag& aborted;
   const Lifelines* lifelines = nullptr;  ///< by which the peer's end is seen
 };
+
+/// Waits until `peer` has set `key`.
+/// Errors: TransportError naming the peer when it has ended, or at the deadline; with the reason
+///         after an abort.
+[[nodiscard]] std::string wait_for_word(Store& store,
+                                        const std::string& key,
+                                        int peer,
+                                        const PeerWait& wait);
 
 }  // namespace dynatrain
