@@ -256,9 +256,9 @@ def _in_words(error: RuntimeError, seconds: float) -> str:
     found = said(error)
     address = _ADDRESS.search(found)
     peer = f"the rank at {address[1]}:{address[2]}" if address else "a rank"
-    if any(words in found.lower() for words in _CLOSED):
+    if any(each in found.lower() for each in _CLOSED):
         return f"{peer} has closed the connection"
-    if any(words in found.lower() for words in _TOO_LATE):
+    if any(each in found.lower() for each in _TOO_LATE):
         return f"{peer} did not answer within {seconds:g} s"
     return found
 
