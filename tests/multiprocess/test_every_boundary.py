@@ -21,7 +21,8 @@ import training_jobs as jobs
 from dynatrain import InternalError
 from sessions import start
 
-DEADLINE_S = 8
+#: Ranks that wait for a dead or stopped one wait so long; the short run shares its machine.
+SHORT_DEADLINE_S, LONG_DEADLINE_S = 8, 4
 #: Exchanges of a switch in their order; the first and the last but one are meetings.
 COLD = (
     "call",
@@ -49,11 +50,12 @@ class Case:
     kind: str
     victim: int
     prepared: bool
+    deadline_s: int
 
 
-def stand_still():
+def stand_still(deadline_s):
     """Stops this process until everybody has given up on it."""
-    wake = f"sleep {1.5 * DEADLINE_S}; kill -CONT {os.getpid()}"
+    wake = f"sleep {1.5 * deadline_s}; kill -CONT {os.getpid()}"
     subprocess.Popen(["/bin/sh", "-c", wake], start_new_session=True)
     os.kill(os.getpid(), signal.SIGSTOP)
 
@@ -62,20 +64,20 @@ def run_out():
     raise MemoryError("no memory here")
 
 
-def trouble_of(kind):
+def trouble_of(case):
     return {
         "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
-        "stopped": stand_still,
+        "stopped": lambda: stand_still(case.deadline_s),
         "interrupted": lambda: os.kill(os.getpid(), signal.SIGINT),
         "out of memory": run_out,
-    }[kind]
+    }[case.kind]
 
 
 class Boundaries:
     """Counts the exchanges of a session, and makes trouble at one of them."""
 
     def __init__(self, session, case):
-        self.left, self.side, self.trouble = case.number, case.side, trouble_of(case.kind)
+        self.left, self.side, self.trouble = case.number, case.side, trouble_of(case)
         self.hits = 0
         for owner, name in ((session._engine.control, "gather"), (session._meeting, "meet")):
             setattr(owner, name, self.watched(getattr(owner, name)))
@@ -107,7 +109,7 @@ def outcome_of(call):
 
 
 def switch_in_trouble(rank, world_size, case):
-    session = start("dp=4", timeout_s=DEADLINE_S)
+    session = start("dp=4", timeout_s=case.deadline_s)
     before = jobs.local_bits(session.state)
     if case.prepared:
         session.prepare("dp=2,tp=2")
@@ -150,10 +152,11 @@ def check(pool, case):
     assert len({following for *_, following in alive}) == 1
 
 
-def cases(names, victims, troubles, sides, prepared):
+def cases(names, victims, troubles, sides, deadline_s):
+    prepared = names is PREPARED
     return [
         pytest.param(
-            Case(number, side, kind, victim, prepared),
+            Case(number, side, kind, victim, prepared, deadline_s),
             id=f"{kind} {side} {name}{', prepared' if prepared else ''}, rank {victim}",
         )
         for (number, name), side, kind, victim in itertools.product(
@@ -163,13 +166,13 @@ def cases(names, victims, troubles, sides, prepared):
 
 
 SHORT = [
-    *cases(COLD, [2], ["killed"], ["before"], prepared=False),
-    *cases(COLD, [1], ["interrupted"], ["after"], prepared=False),
-    *cases(PREPARED, [3], ["out of memory"], ["before"], prepared=True),
+    *cases(COLD, [2], ["killed"], ["before"], SHORT_DEADLINE_S),
+    *cases(COLD, [1], ["interrupted"], ["after"], SHORT_DEADLINE_S),
+    *cases(PREPARED, [3], ["out of memory"], ["before"], SHORT_DEADLINE_S),
 ]
 EVERY = [
-    *cases(COLD, [0, 3], TROUBLES, ["before", "after"], prepared=False),
-    *cases(PREPARED, [1], TROUBLES, ["before", "after"], prepared=True),
+    *cases(COLD, [0, 3], TROUBLES, ["before", "after"], LONG_DEADLINE_S),
+    *cases(PREPARED, [1], TROUBLES, ["before", "after"], LONG_DEADLINE_S),
 ]
 
 
