@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch.distributed import distributed_c10d
 import dynatrain
 import training_jobs as jobs
 from dynatrain import LayoutError, api
+from process_memory import resident_bytes
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counted in /proc")
 
@@ -70,6 +72,46 @@ def connect_again(rank, world_size):
 def test_groups_that_were_lost_end_when_others_are_made(pool):
     for counts in pool.run(connect_again, world_size=2, timeout_s=90):
         assert counts == counts[:1] * len(counts)
+
+
+LAYOUTS = ("tp=2", "pp=2", "dp=2")
+#: Of one switch: what Python and the C library keep comes and goes.
+MOST_GROWTH_BYTES = 64 << 10
+
+
+def switch_many_times(rank, world_size, num_switches):
+    session = dynatrain.init(
+        jobs.build, "dp=2", initialize=jobs.initialize, timeout_s=30, verify=("fingerprint",)
+    )
+    store = distributed_c10d._get_default_store()
+    counts, fingerprints = [], set()
+    for step in session.steps(num_switches):
+        jobs.train_step(session.state, session.world, step)
+        target = LAYOUTS[step % len(LAYOUTS)]
+        if step % 2:
+            session.prepare(target)
+        report = session.switch(target)
+        fingerprints.add(report.fingerprint_before == report.fingerprint_after)
+        if step % 50 == 49:
+            gc.collect()
+            descriptors = len(list(Path("/proc/self/fd").iterdir()))
+            counts.append((resident_bytes(), descriptors, store.num_keys(), *opened()))
+    session.close()
+    return counts, fingerprints
+
+
+# A job of a month switches with every preemption of its hosts.
+@pytest.mark.long
+def test_two_hundred_switches_leave_nothing(pool):
+    pool.close()  # what an earlier test has left in the heap comes and goes
+    for counts, same in pool.run(switch_many_times, 250, world_size=2, timeout_s=600):
+        (resident, descriptors, num_keys, *rest), *later = counts
+        assert same == {True}
+        for now_resident, now_descriptors, now_keys, *now in later:
+            assert all(more <= before for more, before in zip(now, rest, strict=True))
+            assert now_descriptors <= descriptors
+            assert now_keys <= num_keys + 40  # of the meetings that are not forgotten yet
+            assert now_resident - resident < 200 * MOST_GROWTH_BYTES
 
 
 def call_when_closed(rank, world_size, closed):
