@@ -3,6 +3,7 @@
 | file | holds |
 |---|---|
 | ``guard.py`` | runs ``build`` without memory, collectives and random draws |
+| ``cures.py`` | what to do about errors of torch in ``build`` |
 | ``surroundings.py`` | modes and defaults of the calling thread, left and put back |
 | ``names.py`` | logical names |
 | ``inventory.py`` | live tensors by logical name |

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dynatrain._errors import Error, LayoutError
 from dynatrain._torch_private.groups import groups_watched
 from dynatrain._torch_private.tensors import clear_sharding_cache, orthogonal_on_meta
+from dynatrain.adapters.torch.cures import cure
 from dynatrain.adapters.torch.optimizers import holders
 from dynatrain.adapters.torch.streams import random_streams, read_streams
 from dynatrain.train_state import TrainState
@@ -30,7 +31,8 @@ class _NoCollectives(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 f"session: build ran the collective {func}\n"
                 "  expected build to communicate with nobody: other ranks are training\n"
                 "  nothing was moved; the source state is intact\n"
-                "  move it behind dynatrain.init(..., initialize=), or take the group from world"
+                "  move it behind dynatrain.init(..., initialize=), or take the group from world; "
+                "make the model inside build, as weights with memory are sent when they are cut"
             )
         return func(*args, **(kwargs or {}))
 
@@ -62,7 +64,18 @@ def _no_meshes_of_others() -> Iterator[None]:
 def build_for_real(make: Callable[[], object], device: torch.device) -> TrainState:
     """Calls ``make()`` under ``device``; raises LayoutError when it returned no TrainState."""
     with torch.device(device), _no_meshes_of_others():
-        return checked_state(make())
+        try:
+            made = make()
+        except Exception as error:
+            if cure(error) is None:
+                raise
+            raise LayoutError(
+                f"session: the first build raised {type(error).__name__}: {error}\n"
+                f"  on the device {device}; it had run under the meta device before, on trial\n"
+                "  nothing was moved; the source state is intact\n"
+                f"  {_advice(error)}the traceback above this error says where"
+            ) from error
+        return checked_state(made)
 
 
 def _wraps_by_ddp(error: Exception) -> bool:
@@ -112,7 +125,7 @@ def build_on_meta(make: Callable[[], object], place: str, device: torch.device) 
             f"session: build raised {type(error).__name__}: {error}\n"
             f"  in {place}, under the meta device\n"
             "  nothing was moved; the source state is intact\n"
-            f"  {_cure(error)}the traceback above this error says where"
+            f"  {_advice(error)}the traceback above this error says where"
         ) from error
     finally:
         drawn = _put_back(device, before)
@@ -126,14 +139,10 @@ def build_on_meta(make: Callable[[], object], place: str, device: torch.device) 
     return checked_state(state)
 
 
-def _cure(error: Exception) -> str:
-    """What to do about an error of torch that a number was asked of a tensor without memory."""
-    if not isinstance(error, RuntimeError) or "meta tensor" not in str(error):
-        return ""
-    return (
-        "what build reads a number of has to lie in memory: make it with device='cpu', as "
-        "AdamW(params, lr=torch.tensor(0.1, device='cpu'));\n  "
-    )
+def _advice(error: Exception) -> str:
+    """A line of advice, or nothing."""
+    known = cure(error)
+    return "" if known is None else f"{known}\n  "
 
 
 def _put_back(device: torch.device, before: dict[str, bytes]) -> list[str]:

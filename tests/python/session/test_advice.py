@@ -1,0 +1,91 @@
+"""The mistakes of a first hour: each error says what to write instead."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
+
+import dynatrain
+from dynatrain import LayoutError, TrainState
+
+
+def net():
+    return nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+
+
+def sgd(module):
+    return torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
+
+
+def of(model):
+    return TrainState(model, sgd(model))
+
+
+def refusal(build, **options):
+    """The text that `init` refuses `build` with."""
+    with pytest.raises(LayoutError) as refused:
+        dynatrain.init(build, "dp=1", timeout_s=20, **options)
+    return str(refused.value)
+
+
+def no_driver(*args, **kwargs):
+    raise RuntimeError("Found no NVIDIA driver on your system. Please check that you have a GPU")
+
+
+def not_compiled(*args, **kwargs):
+    raise AssertionError("Torch not compiled with CUDA enabled")
+
+
+# torch's own advice, to_empty(), would take memory that the switch fills anew.
+def test_model_moved_in_build_is_told_to_leave_that_out(start_alone):
+    told = refusal(lambda world: of(net().to("cpu")))
+
+    assert "leave .to(device) and .cuda() out of build" in told
+    assert not any(line.endswith(";") for line in told.splitlines())
+
+
+# A parameter that is moved and a number that is read look alike to torch: both ways out are told.
+def test_parameter_moved_in_build_is_told_of_both_ways_out(start_alone):
+    def build(world):
+        model = net()
+        model[0].weight.cpu()
+        return of(model)
+
+    told = refusal(build)
+    assert "leave .to(device), .cuda() and .cpu() out of build" in told
+    assert "make it with device='cpu'" in told
+
+
+# Nothing said that it was build that must not ask for a GPU, whether there is one or not.
+@pytest.mark.parametrize("says", [no_driver, not_compiled])
+def test_build_that_moves_to_a_missing_gpu_is_told_that_it_moves_nothing(
+    start_alone, monkeypatch, says
+):
+    monkeypatch.setattr(nn.Module, "cuda", says)
+
+    assert "leave .cuda() and .to('cuda') out" in refusal(lambda world: of(net().cuda()))
+
+
+# torch named the module, and nobody the cause: the first build runs twice.
+@pytest.mark.parametrize("initialize", [None, lambda state, world: None], ids=["drawn", "filled"])
+def test_model_made_outside_of_build_is_told_to_move_inside(start_alone, initialize):
+    outside = net()
+
+    def build(world):
+        fully_shard(outside, mesh=world.mesh)
+        return of(outside)
+
+    assert "make the model inside build, in every call" in refusal(build, initialize=initialize)
+
+
+# Tensor parallel sends the weights of such a model: a collective was all that the error knew.
+def test_model_made_outside_of_build_and_cut_there_is_told_to_move_inside(start_alone):
+    outside = net()
+
+    def build(world):
+        return of(parallelize_module(outside, world.mesh, {"0": ColwiseParallel()}))
+
+    assert "make the model inside build" in refusal(build)
