@@ -45,16 +45,32 @@ def _check_model(model: Any) -> None:
             raise TypeError("no module")
 
 
+def _check_made(name: str, value: Any) -> None:
+    """Refuses a class where an object of it is meant; a list is looked through."""
+    for item in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(item, type):
+            own = type.__dict__["__name__"].__get__(item)
+            raise LayoutError(
+                f"train_state: {name} is the class {own}\n"
+                "  expected an object of it\n"
+                f"  nothing was moved\n  call it in build: {own}(...)"
+            )
+
+
 def _check_stateful(name: str, item: Any) -> None:
+    _check_made(name, item)
     try:
         if isinstance(item, Stateful):
             return
     except Exception:  # noqa: BLE001 - an object that raises when it is looked at
         pass
     raise LayoutError(
-        f"train_state: {name} is a {kind(item)}\n"
+        f"train_state: {name} is of type {kind(item)}\n"
         "  expected an object with state_dict() and load_state_dict()\n"
-        "  nothing was moved\n  put it in user= if it is rebuilt for each layout"
+        "  nothing was moved\n"
+        "  what is to travel has to be wrapped in an object with both: state_dict() returns it in "
+        "a dict, load_state_dict() takes that over; what build makes anew for each layout, and no "
+        "switch moves, goes into user="
     )
 
 
@@ -105,7 +121,9 @@ class TrainState:
         user: Any = None,
         per_rank: Collection[str] = (),
     ) -> None:
+        _check_made("model", model)
         _check_model(model)
+        _check_made("optimizer", optimizer)
         self._fields: dict[str, Any] = {
             "model": model,
             "optimizer": optimizer,

@@ -89,3 +89,50 @@ def test_model_made_outside_of_build_and_cut_there_is_told_to_move_inside(start_
         return of(parallelize_module(outside, world.mesh, {"0": ColwiseParallel()}))
 
     assert "make the model inside build" in refusal(build)
+
+
+class Average:
+    """An extra as it should be."""
+
+    def __init__(self, module):
+        self.mean = {name: param.detach().clone() for name, param in module.named_parameters()}
+
+    def state_dict(self):
+        return self.mean
+
+    def load_state_dict(self, state):
+        self.mean = state
+
+
+# `user=`, where the advice led, is never moved: an average would have begun anew at every switch.
+@pytest.mark.parametrize("make", [dict, lambda: torch.zeros(2)], ids=["dict", "tensor"])
+def test_extra_without_state_dict_is_told_to_be_wrapped(start_alone, make):
+    def build(world):
+        model = net()
+        return TrainState(model, sgd(model), extra={"mine": make()})
+
+    told = refusal(build)
+    assert "wrapped in an object with both" in told
+    assert "no switch moves, goes into user=" in told
+
+
+CLASSES = {
+    "optimizer": (torch.optim.AdamW, "call it in build: AdamW(...)"),
+    "scheduler": (torch.optim.lr_scheduler.StepLR, "call it in build: StepLR(...)"),
+    "extra": ({"ema": Average}, "call it in build: Average(...)"),
+    "model": (nn.Linear, "call it in build: Linear(...)"),
+    "optimizers": ([torch.optim.AdamW], "call it in build: AdamW(...)"),
+}
+
+
+# A class has all the methods that are asked for: what was missing showed as a strange TypeError.
+@pytest.mark.parametrize("field", CLASSES)
+def test_class_in_place_of_an_object_is_told_to_be_called(start_alone, field):
+    value, advice = CLASSES[field]
+
+    def build(world):
+        model = net()
+        fields = {"model": model, "optimizer": sgd(model), field.rstrip("s"): value}
+        return TrainState(**fields)
+
+    assert advice in refusal(build)
