@@ -28,7 +28,7 @@ from dynatrain.generation.engine import VERIFY, Options
 from dynatrain.generation.lanes import TRANSPORTS, Nccl
 from dynatrain.generation.members import Members
 from dynatrain.generation.rendezvous import Rendezvous
-from dynatrain.given import number, text, whole
+from dynatrain.given import number, shown, text, whole
 from dynatrain.layout import Layout
 
 #: Deadlines are counted in milliseconds; beyond a year the clocks of C++ libraries overflow.
@@ -194,10 +194,13 @@ def _verify(value: Any) -> frozenset[str]:
     with looking("init", "verify", value, expected):
         if isinstance(value, str) or not isinstance(value, Collection):
             raise wrong_argument("init", "verify", value, expected)
-        names = [text(item) for item in value]
-        if any(name not in VERIFY for name in names):
-            raise wrong_argument("init", "verify", value, expected)
-        return frozenset(name for name in names if name is not None)
+        found = set()
+        for item in value:
+            name = text(item)
+            if name not in VERIFY:
+                raise wrong_argument("init", "verify", value, expected, f"{shown(item)} in it")
+            found.add(name)
+        return frozenset(found)
 
 
 def _keep(value: Any) -> dict[str, Any]:

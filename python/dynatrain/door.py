@@ -74,12 +74,20 @@ def _after_the_vote(call: str, error: Exception) -> InternalError:
     )
 
 
-def wrong_argument(call: str, name: str, value: object, expected: str) -> LayoutError:
-    """The refusal of an argument, before anything was done."""
-    got = "None" if value is None else f"a value of type {kind(value)}"
+def _got(value: object) -> str:
+    if value is None:
+        return "None"
+    is_plain = issubclass(type(value), int | float | str)  # isinstance asks the value itself
+    return f"{shown(value) if is_plain else 'a value'} of type {kind(value)}"
+
+
+def wrong_argument(
+    call: str, name: str, value: object, expected: str, got: str | None = None
+) -> LayoutError:
+    """The refusal of an argument, before anything was done; ``got`` is what is wrong about it."""
     return LayoutError(
         f"session: {call} was given {name}={shown(value)}\n"
-        f"  expected {expected}, got {got}\n"
+        f"  expected {expected}, got {got or _got(value)}\n"
         "  nothing was changed; the present state, if there is one, is intact\n"
         f"  call {call} again with another {name}"
     )

@@ -27,7 +27,7 @@ def of(model):
 def refusal(build, **options):
     """The text that `init` refuses `build` with."""
     with pytest.raises(LayoutError) as refused:
-        dynatrain.init(build, "dp=1", timeout_s=20, **options)
+        dynatrain.init(build, "dp=1", **{"timeout_s": 20, **options})
     return str(refused.value)
 
 
@@ -136,3 +136,20 @@ def test_class_in_place_of_an_object_is_told_to_be_called(start_alone, field):
         return TrainState(**fields)
 
     assert advice in refusal(build)
+
+
+WRONG_VALUES = {
+    "a word": ({"verify": ("sums", "sum")}, "('sums',), got 'sum' in it"),
+    "a deadline": ({"timeout_s": -1}, "seconds from 0.001 to 31536000, got -1 of type int"),
+    "a deadline in words": ({"timeout_s": "60"}, "got '60' of type str"),
+    "a transport": ({"transport": "ncll"}, "or Nccl(...), got 'ncll' of type str"),
+    "a count": ({"num_threads": 0}, "from 1 to 4096, got 0 of type int"),
+}
+
+
+# What was wrong stood beside "got a value of type tuple", and of the type nothing was wrong.
+@pytest.mark.parametrize("words", WRONG_VALUES)
+def test_wrong_value_is_told_as_the_value_that_it_is(start_alone, words):
+    options, says = WRONG_VALUES[words]
+
+    assert says in refusal(lambda world: of(net()), **options)
