@@ -7,6 +7,7 @@ state remains, and what to do.
 from __future__ import annotations
 
 import errno
+import re
 from typing import Any
 
 from torch import OutOfMemoryError
@@ -76,6 +77,15 @@ _NO_MEMORY = (
     "bad_alloc",
 )
 _INTACT = "nothing was moved; the source state is intact, training may go on"
+#: How refusals of a call say what remains.
+REMAINS = (
+    r"nothing was (moved|switched)(; the source state is intact( on all ranks)?(,| and)?"
+    r"( training may go on)?)?"
+    r"|no switch was begun( by this rank; its state is intact)?"
+    r"|the source state is intact and training may go on"
+    r"|a switch that was not voted on yet is given up, its source state is intact"
+)
+_REMAINS = re.compile(REMAINS)
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -151,6 +161,12 @@ def of_kind(kind: str, message: str, facts: tuple[int, ...]) -> Error:
     )
     made: Error = {each.__name__: each for each in kinds}[kind](message, *facts)
     return made
+
+
+def without_remains(message: str) -> str:
+    """``message`` without its lines that say what remains, for one that says it once for many."""
+    lines = message.splitlines()
+    return "\n".join(line for line in lines if not _REMAINS.fullmatch(line.strip()))
 
 
 def like(example: Error, message: str) -> Error:

@@ -14,16 +14,23 @@ from typing import Any
 
 from torch.distributed import DistError
 
-from dynatrain._errors import Error, InternalError, LayoutError, is_out_of_memory, of_family
+from dynatrain._errors import (
+    REMAINS,
+    Error,
+    InternalError,
+    LayoutError,
+    is_out_of_memory,
+    of_family,
+)
 from dynatrain.given import described, kind, shown, text, whole
 from dynatrain.layout import Layout, as_layout
 
 #: What a switch is told of renamed tensors: FQNs of the target, by FQN of the source.
 Names = Mapping[str, str]
-#: How refusals of a switch say what remains.
-_REMAINS = re.compile(
-    r"nothing was moved(; the source state is intact( on all ranks)?(,| and)?"
-    r"( training may go on)?)?|no switch was begun"
+#: What an error says remains, where nothing was there before: first what may be longer.
+_NOTHING_BEFORE = re.compile(
+    r"this rank has switched nothing and its state is intact; others may have, if it was their vote"
+    rf"|the present world and state are intact|{REMAINS}"
 )
 
 
@@ -58,7 +65,8 @@ def nothing_started() -> Iterator[None]:
     try:
         yield
     except Error as error:
-        error.args = (_REMAINS.sub("nothing was started", str(error)), *error.args[1:])
+        told = _NOTHING_BEFORE.sub("nothing was started", str(error))
+        error.args = (told.replace(" and the source state is intact", ""), *error.args[1:])
         raise
 
 

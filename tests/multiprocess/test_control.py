@@ -6,7 +6,9 @@ from datetime import timedelta
 
 import pytest
 
-from dynatrain.generation.control import _in_words
+from dynatrain import LayoutError
+from dynatrain._errors import of_family
+from dynatrain.generation.control import Trouble, _in_words, raise_alike
 from worker_pool import WorkerPool
 
 #: Around the size up to which one exchange is enough, and far above it.
@@ -67,3 +69,17 @@ GLOO = {
 @pytest.mark.parametrize("said", GLOO)
 def test_what_gloo_says_is_told_in_the_library_s_words(said):
     assert _in_words(RuntimeError(said), 3.0) == GLOO[said]
+
+
+# Of four ranks each said that nothing was moved, and the error that told of them once more.
+def test_error_of_other_ranks_says_once_what_remains():
+    error = of_family(KeyError("a mistake"), "build")
+    assert str(error).count("nothing was moved") == 1
+    with pytest.raises(LayoutError) as nested:
+        raise_alike("build", None, [Trouble.of(error)] * 2)
+
+    with pytest.raises(LayoutError) as raised:
+        raise_alike("the call", None, [None, Trouble.of(nested.value), Trouble.of(error)])
+    text = str(raised.value)
+    assert text.count("nothing was moved") == text.count("intact") == 1
+    assert text.count("mend what the error above this one shows") == 3

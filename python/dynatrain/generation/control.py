@@ -17,7 +17,15 @@ import torch
 import torch.distributed as dist
 
 from dynatrain import words
-from dynatrain._errors import Error, TransportError, kind_and_facts, like, of_family, of_kind
+from dynatrain._errors import (
+    Error,
+    TransportError,
+    kind_and_facts,
+    like,
+    of_family,
+    of_kind,
+    without_remains,
+)
 from dynatrain.generation.members import Members
 from dynatrain.given import described, said
 
@@ -306,7 +314,9 @@ def raise_alike(phase: str, own: Error | None, troubles: Sequence[Trouble | None
     example = next(iter(failed.values())).example
     if own is not None and isinstance(own, type(example)):
         raise own
-    lines = "\n".join(f"  rank {rank}: {trouble.text}" for rank, trouble in failed.items())
+    lines = "\n".join(
+        f"  rank {rank}: {without_remains(trouble.text)}" for rank, trouble in failed.items()
+    )
     message = (
         f"session: {phase} was refused by {len(failed)} of the ranks\n{lines}\n"
         "  nothing was moved; the source state is intact on all ranks, training may go on\n"

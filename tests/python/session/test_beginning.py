@@ -11,6 +11,9 @@ from torch.distributed.fsdp import fully_shard
 
 import training_jobs as jobs
 from dynatrain import BudgetError, InternalError, LayoutError, TrainState, TransportError
+from dynatrain.generation.control import Control
+from dynatrain.generation.joined import _damaged
+from dynatrain.generation.rendezvous import _store_answers
 
 
 def living(kind):
@@ -262,6 +265,48 @@ def test_a_refusal_of_init_says_that_nothing_was_started(start, build, advice):
 
     assert "\n  nothing was started\n" in str(refused.value)
     assert "intact" not in str(refused.value)
+
+
+def without_a_store(control):
+    try:
+        with _store_answers():
+            raise RuntimeError("Connection reset by peer")
+    except TransportError as error:
+        return error
+
+
+# Nor was there a switch that could be given up, when the first exchange of a job fails.
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        lambda control: control._lost(RuntimeError("Timed out"), "the first layout"),
+        lambda control: _damaged("3 bytes for 4", 2),
+        without_a_store,
+    ],
+    ids=["lost", "damaged", "no store"],
+)
+def test_an_exchange_that_fails_in_init_says_that_nothing_was_started(start, monkeypatch, trouble):
+    def fail(self, *args):
+        raise trouble(self)
+
+    monkeypatch.setattr(Control, "_all_gather", fail)
+    with pytest.raises(TransportError) as refused:
+        start()
+
+    assert "\n  nothing was started\n" in str(refused.value)
+    assert not any(word in str(refused.value) for word in ("intact", "switch"))
+
+
+# Random streams are put back, and that is news; a source state is none.
+def test_a_build_that_draws_in_init_leaves_streams_and_nothing_else(start):
+    def build(world):
+        torch.rand(1, device="cpu")
+        return jobs.build(world)
+
+    with pytest.raises(LayoutError) as refused:
+        start(build)
+
+    assert "\n  nothing was started; the streams were put back\n" in str(refused.value)
 
 
 # The last line of the refusal.
