@@ -119,6 +119,15 @@ def test_names_that_bring_two_tensors_to_one_are_refused_with_both(start):
     session.switch("dp=1")
 
 
+# The model was blamed for names that the caller had swapped.
+def test_names_that_lead_to_another_shape_are_told_to_be_looked_at(start):
+    session = start()
+    jobs.train_step(session.state, session.world, 0)  # slots, which are made by the shape
+    with pytest.raises(LayoutError, match="names= of the call, if it has them"):
+        session.switch("dp=1", names={"head.weight": "head.bias", "head.bias": "head.weight"})
+    session.switch("dp=1")
+
+
 @pytest.mark.parametrize("total", [-1, NAN, float("inf"), 2.5, "3", None, True])
 def test_wrong_number_of_steps_is_refused_at_the_call(start, total):
     session = start()

@@ -87,7 +87,8 @@ def _check_same_shape(slots: Slots, fqn: str, param: torch.Tensor) -> None:
             f"materialize: parameter {fqn!r} has shape {list(in_source)} in the source\n"
             f"  build makes it of shape {list(param.shape)} for the target\n"
             "  nothing was moved; the source state is intact\n"
-            "  build the same model for every layout"
+            "  build the same model for every layout; names= of the call, if it has them, have to "
+            "lead to a parameter of the same shape"
         )
 
 
