@@ -54,6 +54,31 @@ def test_slots_that_share_a_name_once_their_path_is_written_are_refused():
     assert "'a/b'" in refusal(lambda: TORCH.inventory(state_with(held)))
 
 
+# What was to blame was named as another tensor of the model, or as missing from it.
+@pytest.mark.parametrize("slot", ["param", "buffer", ".main_grad", "first|second"])
+def test_slot_named_as_other_tensors_are_is_told_to_be_renamed(slot):
+    text = refusal(lambda: TORCH.inventory(state_with({slot: torch.zeros(2, 3)})))
+
+    assert f"a slot named {slot!r}" in text
+    assert "rename the slot" in text
+
+
+class Named(nn.Module):
+    """A model with an attribute of the name that an extra has."""
+
+    def __init__(self):
+        super().__init__()
+        self.extra = nn.ModuleDict({"ema": nn.Linear(3, 2)})
+
+
+# "unique across the pipeline stages" sent whoever has one stage on a long way.
+def test_attribute_named_as_an_extra_is_told_to_be_renamed():
+    state = TrainState(Named(), extra={"ema": nn.Linear(3, 2)})
+
+    text = refusal(lambda: TORCH.inventory(state))
+    assert "rename the model's attribute 'extra.ema'" in text
+
+
 def map_of(state):
     table = TORCH.inventory(state).table()
     return _native.ShardMap.merge([(table.encode(), [0])])

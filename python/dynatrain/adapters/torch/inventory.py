@@ -18,7 +18,7 @@ from dynatrain._torch_private.tensors import local_tensor, padded_bytes
 from dynatrain.adapters.port import Inventory, SlotNote
 from dynatrain.adapters.torch import attributes, buffers, sharing, slots, trees
 from dynatrain.adapters.torch.describing import check_device, describe
-from dynatrain.adapters.torch.names import BUFFER, PARAM, clean_fqn, unwrapped
+from dynatrain.adapters.torch.names import BUFFER, PARAM, check_slot, clean_fqn, unwrapped
 from dynatrain.adapters.torch.optimizers import Holder, Role, asked, holders
 from dynatrain.adapters.torch.slots import ON_HOST
 from dynatrain.train_state import Stateful, TrainState
@@ -132,6 +132,7 @@ class LiveTensors(Inventory):
             fqns = self.fqns(param)
             mapped, values = slots.told_apart(fqns[0], param, held)
             for slot, tensor in mapped.items():
+                check_slot(fqns[0], slot)
                 self._add_under(fqns, slot, tensor)
                 self._notes.add((HELD, holder.role, slot))
                 if not tensor.dim() and tensor.device.type == "cpu":
@@ -223,7 +224,7 @@ class LiveTensors(Inventory):
                 f"adapters: two live tensors are named {name!r} on this rank{self._renamed(name)}\n"
                 "  expected FQNs that are unique across the pipeline stages of one rank\n"
                 "  nothing was moved; the source state is intact\n"
-                "  rename one of them, or tie them to one parameter"
+                f"  {self._apart(name)}"
             )
         self.tensors[name] = tensor
 
@@ -231,6 +232,17 @@ class LiveTensors(Inventory):
         fqn = name.rpartition("|")[0]
         by = sorted(old for old, new in self._names.items() if new == fqn)
         return f", by names= of {by}" if by else ""
+
+    def _apart(self, name: str) -> str:
+        """What to do about two tensors of one name."""
+        objects = (own for own, _ in self.state.stateful_objects())
+        found = next((own for own in objects if name.startswith((f"{own}.", f"{own}|"))), None)
+        if found is None:
+            return "rename one of them, or tie them to one parameter"
+        return (
+            f"rename the model's attribute {found!r}: what TrainState holds under "
+            f"{found.partition('.')[0]}= is named so"
+        )
 
     def host_names(self) -> set[str]:
         """Names of the tensors that lie in host memory."""

@@ -18,6 +18,19 @@ def clean_fqn(name: str) -> str:
     return name
 
 
+def check_slot(fqn: str, slot: str) -> None:
+    """Raises LayoutError when an optimizer names a slot as other tensors of a map are named."""
+    if slot not in (PARAM, BUFFER) and not slot.startswith(".") and "|" not in slot:
+        return
+    raise LayoutError(
+        f"adapters: an optimizer's state for {fqn!r} has a slot named {slot!r}\n"
+        f"  expected none of {PARAM!r} and {BUFFER!r}, no '.' at the head and no '|': such names "
+        "tell other tensors\n"
+        "  nothing was moved; the source state is intact\n"
+        '  rename the slot: optimizer.state[param]["..."] under another name'
+    )
+
+
 def dtype_name(dtype: torch.dtype) -> str:
     """The name of a dtype without ``torch.``."""
     return str(dtype).removeprefix("torch.")
