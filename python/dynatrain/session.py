@@ -138,9 +138,12 @@ class Session(Position):
         and the others' futures hold a LayoutError that names these ranks.
 
         Raises:
-            LayoutError: ``layout`` is none, or a switch is requested already.
+            LayoutError: ``layout`` is none or has more ranks than the job, or a switch is requested
+                already.
         """
         target = checked_layout("request", layout)
+        # Without the kept objects: one that refuses on some ranks would keep these from the others.
+        check_target(target, self._engine.num_ranks, {})
         if self._request is not None:
             self._request.check_replaceable()
         self._request = Requested(target)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from concurrent.futures import CancelledError
+from functools import partial
 
 import pytest
 
 import training_jobs as jobs
 from dynatrain import LayoutError
-from sessions import start
+from sessions import refused, start
 
 
 def cancel_on(rank, world_size, cancelling, layout):
@@ -75,3 +76,22 @@ def ask_again(rank, world_size):
 
 def test_another_layout_can_be_requested_in_place_of_a_cancelled_one(pool):
     assert pool.run(ask_again) == [(True, "dp=2,tp=2", "dp=2,tp=2")] * 4
+
+
+def ask_for_too_many(rank, world_size):
+    session = start()
+    texts = []
+    for step in session.steps(2):
+        jobs.train_step(session.state, session.world, step)
+        if step == 0:
+            texts = [refused(partial(ask, "dp=9")) for ask in (session.request, session.switch)]
+            session.request("tp=4")
+    return texts, str(session.layout)
+
+
+# It was taken as pending, and refused where nobody may look; every rank knows its size at once.
+def test_request_of_more_ranks_than_there_are_is_refused_at_once(pool):
+    for (of_request, of_switch), layout in pool.run(ask_for_too_many):
+        assert of_request == of_switch
+        assert "needs 9 ranks" in of_request
+        assert layout == "tp=4"
