@@ -160,7 +160,7 @@ def python_rank(module: str) -> int:
     """Returns the place of a module's room; a file of no other room belongs to the values."""
     parts = module.split(".")
     room = parts[1] if len(parts) > 1 else "values"
-    room = "api" if room in API_FILES else room
+    room = "api" if room in API_FILES else "tools" if room == "__main__" else room
     return PYTHON_ROOMS.index(room) if room in PYTHON_ROOMS else 0
 
 

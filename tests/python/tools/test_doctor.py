@@ -21,10 +21,12 @@ from dynatrain.tools import cli, doctor, probes, verdict
 PACKAGE = Path(doctor.__file__).resolve().parents[1]
 
 
-def run_command(arguments: list[str], python_path: Path) -> subprocess.CompletedProcess[str]:
+def run_command(
+    arguments: list[str], python_path: Path, module: str = "dynatrain_command"
+) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(python_path), "COLUMNS": "200"}
     return subprocess.run(
-        [sys.executable, "-m", "dynatrain_command", *arguments],
+        [sys.executable, "-m", module, *arguments],
         check=False,
         capture_output=True,
         text=True,
@@ -70,6 +72,16 @@ def test_doctor_runs_where_the_native_module_is_missing(tmp_path: Path):
     assert done.returncode == 1
     assert states["native module"] == states["package"] == "failed"
     assert states["PyTorch"] == states["Gloo between two ranks"] == "ok"
+
+
+# Whoever has two Pythons says by it which one is meant; there was no module to run.
+def test_package_is_run_as_the_command():
+    asked = ["plan", "dp=2", "tp=2", "--layers=1", "--hidden=64", "--json"]
+    by_command = run_command(asked, PACKAGE.parent)
+    by_package = run_command(asked, PACKAGE.parent, "dynatrain")
+
+    assert by_package.stdout == by_command.stdout != ""
+    assert run_command(["plan", "dp=2", "tq=2"], PACKAGE.parent, "dynatrain").returncode == 1
 
 
 # Every other command needs the package; its user is sent to the doctor, not shown a traceback.
