@@ -3,6 +3,8 @@
 ``DYNATRAIN_LOG``    least level of the logger ``dynatrain``, such as ``INFO`` or ``debug``
 ``DYNATRAIN_TRACE``  folder into which rank 0 writes the timeline of every switch
 
+At ``INFO`` a switch is one line, that of rank 0: all ranks have the same report.
+
 What a script has set itself wins: a level of that logger, and where its lines go.
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections import defaultdict
@@ -53,6 +54,32 @@ def test_spans_of_a_lane_do_not_overlap_and_all_ranks_are_there(pool, tmp_path):
         ends = [end for _, end in spans]
         begins = [begin for begin, _ in spans[1:]]
         assert all(end <= begin + 0.01 for end, begin in zip(ends, begins, strict=False)), spans
+
+
+def log_switches(rank, world_size):
+    lines = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logger = logging.getLogger("dynatrain.session")
+    level = logger.level
+    session = dynatrain.init(build, "dp=4", timeout_s=20)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        reports = [str(session.switch("dp=3"))]
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+    session.close()
+    return lines, reports
+
+
+# Four ranks wrote the line of a switch into one terminal, and none said which rank it was of.
+def test_switch_is_one_line_of_the_log_of_all_ranks_together(pool):
+    (lines, reports), *others = pool.run(log_switches)
+
+    assert lines == reports
+    assert [of_rank for of_rank, _ in others] == [[], [], []]
 
 
 class Slow:

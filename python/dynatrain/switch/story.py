@@ -117,7 +117,8 @@ def _tell(engine: Engine, standing: Standing, moved: Moved, telling: Telling) ->
         _log.warning("the switch is done, but its report is this rank's alone: %s", error)
         ranks = [stats]
     fill(report, ranks)
-    _log.info("%s", report)
+    if engine.rank == 0:  # it is in every layout, and all ranks have the same report
+        _log.info("%s", report)
 
 
 def tell_script(
