@@ -107,7 +107,17 @@ class Topology:
 
 @dataclass
 class RankPlan:
-    """Bytes of one rank."""
+    """What a planned switch is to one rank.
+
+    Attributes:
+        rank: its number, of the larger world.
+        sent_bytes: bytes that other ranks get from it.
+        received_bytes: bytes that it gets from other ranks.
+        kept_bytes: bytes that it has already and needs in the target.
+        lower_bound_bytes: bytes that it needs and lacks; no switch moves fewer to it.
+        staging_bytes: staging memory that it takes at most.
+        num_moves: its sends, receives and local moves together.
+    """
 
     rank: int
     sent_bytes: int
@@ -127,7 +137,7 @@ class PlanReport:
         target: text form of the layout after.
         num_stages: stages that the staging budget asks for.
         bound_seconds: the least time of the busiest rank.
-        ranks: bytes per rank.
+        ranks: one RankPlan for each rank of the larger world.
     """
 
     source: str
@@ -288,6 +298,9 @@ def plan(
     staging_budget_bytes: int = 256 << 20,
 ) -> PlanReport:
     """Plans the switch of a described model from ``source`` to ``target``.
+
+    Every tensor counts three times: the parameter, and the two moments that AdamW keeps of it, of
+    its dtype. Buffers and whatever else travels are not counted.
 
     Returns:
         Traffic of every rank, stages, and the least time that the links allow.

@@ -20,8 +20,14 @@ _PARITY = ("even", "odd")
 class Span:
     """A piece of one rank's work; seconds since the call on that rank.
 
-    docs/reference/json.md lists the phases.
-    ``stream`` is the copier's stream on the GPU that it ran on, counted from 0; -1 for none.
+    Attributes:
+        rank: whose work it is.
+        phase: what it did; docs/reference/json.md lists the phases.
+        stage: stage of the transfer that it belongs to, 0 outside of the transfer.
+        begin_seconds: its beginning.
+        end_seconds: its end.
+        size_bytes: bytes that it moved, 0 where it moved none.
+        stream: the copier's stream on the GPU that it ran on, counted from 0; -1 for none.
     """
 
     rank: int

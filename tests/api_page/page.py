@@ -54,7 +54,7 @@ GROUPS = (
     Group(
         "Planning on paper",
         "`dynatrain plan --help`, [its JSON](json.md#plan)",
-        ("plan", "PlanReport", "TensorSpec", "Topology"),
+        ("plan", "PlanReport", "RankPlan", "TensorSpec", "Topology"),
     ),
     Group("Settings", "[transports](../design/transport.md)", ("Nccl", "__version__")),
     Group(
@@ -67,7 +67,7 @@ GROUPS = (
     ),
 )
 #: Nobody but the library makes these: no constructor is promised.
-MADE_BY_THE_LIBRARY = ("Session", "World", "SwitchReport", "Span", "PlanReport")
+MADE_BY_THE_LIBRARY = ("Session", "World", "SwitchReport", "Span", "PlanReport", "RankPlan")
 #: What one part of the library calls of another, by class.
 INNER = {
     "Session": {"start", "place_kept"},

@@ -126,7 +126,8 @@ def add_command(commands: Any) -> None:
     command = commands.add_parser(
         "plan",
         help="say what a switch of a Llama-like model would move, and how fast it could be",
-        description="Plans a switch of a Llama-like model: no process is started, no GPU is used.",
+        description="Plans a switch of a Llama-like model: no process is started, no GPU is used. "
+        "Counted are its float32 parameters and the two moments that AdamW keeps of each.",
         epilog=EXIT_STATUS,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

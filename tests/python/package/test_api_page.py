@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from dataclasses import fields, is_dataclass
 
 import pytest
 import torch
@@ -33,6 +34,17 @@ def test_no_word_of_a_docstring_is_left_out(name):
     item = getattr(dynatrain, name)
 
     assert words(inspect.getdoc(item)) <= words(told(item))
+
+
+# A field of what the library hands out is a promise as well; that of a span had no word.
+@pytest.mark.parametrize(
+    "name", [n for n in dynatrain.__all__ if is_dataclass(getattr(dynatrain, n))]
+)
+def test_every_field_of_a_public_record_has_a_line(name):
+    item = getattr(dynatrain, name)
+    told_of = set(re.findall(r"^- `(\w+)`:", told(item), re.MULTILINE))
+
+    assert {field.name for field in fields(item)} <= told_of
 
 
 # A line of a docstring that is not indented as it should be swallows the errors after it.

@@ -92,3 +92,11 @@ def test_a_plan_of_many_ranks_says_that_it_takes_its_time(monkeypatch, capsys):
         "planning 1024 ranks and 2 layers, which may take minutes\n"
         "interrupted; nothing was planned\n"
     )
+
+
+# Whoever divides the bytes by four gets three models: the moments count, and only the code said so.
+def test_help_says_what_is_counted(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["plan", "--help"])
+
+    assert "the two moments that AdamW keeps" in " ".join(capsys.readouterr().out.split())
