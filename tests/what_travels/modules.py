@@ -236,10 +236,9 @@ CASES = {
     "`utils.weight_norm`, the older form": case(changed(utils.weight_norm)),
     "`utils.spectral_norm`, the older form": case(changed(utils.spectral_norm)),
     "`utils.prune`": case(changed(lambda m: prune.identity(m, "weight"))),
-    "a hook on a parameter (`register_hook`)": case(masked_gradient),
-    "an optimizer in the backward pass (`register_post_accumulate_grad_hook`)": Case(
-        stepped_in_backward
-    ),
+    "a hook on a parameter that `build` registers (`register_hook`)": case(masked_gradient),
+    "an optimizer in the backward pass that `build` registers "
+    "(`register_post_accumulate_grad_hook`)": Case(stepped_in_backward),
     "a class of parameters, and what it carries": case(
         changed(classed),
         more=lambda state, keep: [
@@ -273,3 +272,11 @@ CASES = {
     "an average that hands out copies and loads in place": averaged(CopyingShadow),
     "an average that is kept": kept_average(),
 }
+
+NOTES = """
+What `build` registers is there in every layout; hooks that a script registers later end with the
+next switch ([what to do](../guide/README.md#what-build-makes-again)). Under `fully_shard`, torch
+itself runs no hook of a parameter's `register_hook`: take `register_post_accumulate_grad_hook`,
+which it runs. Nor does it let `AveragedModel` copy the model; an average by parameters' names,
+which is made of its DTensors, goes with every layout.
+"""

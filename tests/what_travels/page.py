@@ -24,6 +24,8 @@ KINDS = {
     "Modules and averages": modules.CASES,
     "Loaders, extras, streams": objects.CASES,
 }
+#: What is to be said below a table.
+NOTES = {"Modules and averages": modules.NOTES}
 CASES = {name: case for cases in KINDS.values() for name, case in cases.items()}
 
 
@@ -36,4 +38,5 @@ def page() -> str:
             outcome = tried(case)
             why = outcome.why.replace("|", "\\|")
             parts.append(f"| {name} | {outcome.word} | {why} |\n")
+        parts.append(NOTES.get(kind, ""))
     return "".join(parts)
