@@ -8,6 +8,7 @@ import torch
 import dynatrain
 from real_models import whole
 from real_models.switched import Job, switch_once
+from sessions import outcome
 
 pytest.importorskip("torchtitan", reason="needs requirements-titan.txt (Python 3.11 or newer)")
 
@@ -73,3 +74,15 @@ def test_qwen3_moe_arrives_bit_for_bit_and_trains_on(pool, source, target):
         assert rank.trained > 100
         assert rank.stray == []
         assert rank.minimal
+
+
+def leave_one_idle(rank, world_size):
+    return outcome(lambda: Torchtitan().start("dp=2"))
+
+
+# The guide says so; a torchtitan that makes meshes for some ranks only makes it untrue.
+def test_parallel_dims_refuses_a_layout_that_leaves_a_rank_idle_on_all(pool):
+    for kind, text in pool.run(leave_one_idle, world_size=3, timeout_s=120):
+        assert kind == "LayoutError"
+        assert "the hook groups= " in text
+        assert "mesh Tensor of a DeviceMesh" in text
