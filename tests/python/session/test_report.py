@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 
 import pytest
 
+from checkout import ROOT
 from dynatrain import Span, SwitchReport
 from dynatrain.report import RankStats, fill
 from dynatrain.switch.clock import Clock
@@ -108,3 +111,14 @@ def test_a_phase_within_another_one_interrupts_it():
     begins = [span.begin_seconds for span in clock.spans]
     assert all(end <= begin for end, begin in zip(ends, begins[1:], strict=False))
     assert all(begin <= end for begin, end in zip(begins, ends, strict=True))
+
+
+# The reference page says that the demo's file draws any report, and needs nothing beside it.
+def test_the_demo_s_file_draws_a_report_by_itself(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.syspath_prepend(ROOT / "examples/gpt")
+    pictures = importlib.import_module("pictures")
+    monkeypatch.delitem(sys.modules, "pictures")
+
+    pictures.draw_timeline(str(tmp_path / "timeline.png"), filled())
+    assert (tmp_path / "timeline.png").read_bytes().startswith(b"\x89PNG")
