@@ -7,7 +7,7 @@ import torch
 
 import dynatrain
 import training_jobs as jobs
-from dynatrain import LayoutError, TrainState
+from dynatrain import LayoutError, TrainState, words
 from dynatrain.switch import moved
 
 #: Far above all else that a switch publishes of values, random streams of four ranks included.
@@ -135,23 +135,34 @@ def test_what_belongs_to_its_rank_stays_there(pool):
     assert all(arrived and published < SMALL_BYTES for published, arrived in results)
 
 
-def count_agreements(rank, world_size):
+def count_agreements(rank, world_size, prepared):
+    """How many exchanges each of two switches takes, and the bytes of the largest value in them."""
     session = dynatrain.init(
         jobs.build, "dp=4", initialize=jobs.initialize, timeout_s=20, verify=["sums", "fingerprint"]
     )
-    session.prepare("tp=4")
-    gathers, gather = [], session._engine.control.gather
+    sizes, gather = [], session._engine.control.gather
 
     def counted(value, phase):
-        gathers.append(1)
+        sizes.append(len(words.encode(value)))
         return gather(value, phase)
 
     session._engine.control.gather = counted
-    session.switch("tp=4")
-    return len(gathers)
+    found = []
+    for target in ("tp=4", "dp=4"):
+        if prepared:
+            session.prepare(target)
+        sizes.clear()
+        session.switch(target)
+        found.append((len(sizes), max(sizes)))
+    return found
 
 
 # Each costs a round over all ranks while training stands still: what was read, what the targets
-# take, what has arrived, and the report.
-def test_ranks_agree_four_times_in_a_prepared_switch(pool):
-    assert pool.run(count_agreements) == [4] * 4
+# take, what has arrived, and the report. Before them, where nothing is prepared: the world, unless
+# it was made before, what is built and read, slots, the plan, memory. All ranks hear every value:
+# no rank may tell the others of each of its tensors.
+@pytest.mark.parametrize(("prepared", "numbers"), [(True, [4, 4]), (False, [9, 8])])
+def test_a_switch_agrees_a_few_times_over_small_values(pool, prepared, numbers):
+    for found in pool.run(count_agreements, prepared):
+        assert [number for number, _ in found] == numbers
+        assert max(size for _, size in found) < 2048

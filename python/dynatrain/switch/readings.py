@@ -15,6 +15,7 @@ from dynatrain._errors import Error, of_family
 from dynatrain.adapters.port import SlotNote, Slots
 from dynatrain.generation.control import Listing, listing
 from dynatrain.generation.engine import Engine, Side
+from dynatrain.generation.lanes import DEVICE
 from dynatrain.switch.called import Called, build_on_meta
 from dynatrain.train_state import TrainState
 
@@ -53,7 +54,7 @@ class _Told:
         target_ties: further FQNs that its target ties.
         listed: what it says of its source, under the naming that these two alone suggest.
         notes: what its inventory noted of slots.
-        on_host: names of tensors that lie on the host beside a device.
+        on_host: names of tensors that lie on the host; none where all do.
     """
 
     source_ties: frozenset[str]
@@ -74,7 +75,7 @@ class Sources:
         parts: what it says of them.
         listings: of what all ranks say of theirs.
         notes: of all ranks.
-        on_host: names of tensors that lie on the host of any rank.
+        on_host: names of tensors that lie on the host of any rank; none where all do.
     """
 
     built: TrainState | None
@@ -96,7 +97,7 @@ def read_sources(
     made: list[TrainState | None] = []
     read: list[Side] = []
     parts: dict[str, bytes] = {}
-    counted = "fingerprint" in engine.options.verify
+    counted, beside = "fingerprint" in engine.options.verify, DEVICE in engine.lanes
 
     def read_under(naming: Naming) -> Listing:
         each = naming.each(counted=counted)
@@ -116,7 +117,7 @@ def read_sources(
             target,
             listed,
             frozenset() if inventory is None else inventory.slot_notes(),
-            frozenset() if inventory is None else frozenset(inventory.host_names()),
+            frozenset(inventory.host_names()) if inventory is not None and beside else frozenset(),
         )
 
     told = engine.gathered("build", tell)
