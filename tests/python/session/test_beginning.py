@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import random
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -111,6 +113,32 @@ def test_build_that_could_not_be_switched_is_refused_by_init(start, name):
         start(build, initialize=None)
 
     assert start().switch("dp=1").epoch == 1  # nothing stands in the way of a better one
+
+
+def seed_python(world):
+    random.seed(0)
+    return jobs.build(world)
+
+
+def seed_numpy(world):
+    np.random.seed(0)
+    return jobs.build(world)
+
+
+def seed_torch(world):
+    torch.manual_seed(0)
+    return jobs.build(world)
+
+
+# The script's seed again leaves the streams as they were: it passed, and the first switch, days
+# later, was refused.
+@pytest.mark.parametrize("build", [seed_python, seed_numpy, seed_torch])
+def test_build_that_seeds_as_the_script_does_is_refused_by_init(start, build):
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    with pytest.raises(LayoutError, match=r"seeded or drew random numbers(.|\n)*out of build"):
+        start(build)
 
 
 def test_random_streams_are_where_the_script_left_them(start):

@@ -20,6 +20,9 @@ from dynatrain.train_state import TrainState
 
 _DDP = torch.nn.parallel.DistributedDataParallel
 _COLLECTIVES = ("c10d", "_c10d_functional", "c10d_functional")
+#: Where the random streams stand while ``build`` runs: a script that seeds as its build does would
+#: otherwise leave them as it found them, and only a later switch would find out.
+_SEED_OF_BUILD = 0x6479_6E61_7472_6169
 
 
 class _NoCollectives(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -107,6 +110,9 @@ def build_on_meta(make: Callable[[], object], place: str, device: torch.device) 
             something else than a TrainState. Random streams are put back as they were.
     """
     before = read_streams(device)
+    for _, _, seed in random_streams(device).values():
+        seed(_SEED_OF_BUILD)
+    own = read_streams(device)
     try:
         with (
             torch.device("meta"),
@@ -128,13 +134,16 @@ def build_on_meta(make: Callable[[], object], place: str, device: torch.device) 
             f"  {_advice(error)}the traceback above this error says where"
         ) from error
     finally:
-        drawn = _put_back(device, before)
-    if drawn:
+        after = read_streams(device)
+        _put_back(device, before)
+    disturbed = [name for name in own if after[name] != own[name]]
+    if disturbed:
         raise LayoutError(
-            f"session: build drew random numbers from {', '.join(drawn)}\n"
-            "  expected build to draw none: the streams of a run must not depend on its switches\n"
+            f"session: build seeded or drew random numbers, of {', '.join(disturbed)}\n"
+            "  expected build to do neither: the streams of a run must not depend on its switches\n"
             "  nothing was moved; the streams were put back and the source state is intact\n"
-            "  draw in dynatrain.init(..., initialize=), which runs once"
+            "  take torch.manual_seed() and its like out of build and call them before "
+            "dynatrain.init; draw in initialize=, which runs once"
         )
     return checked_state(state)
 
@@ -145,14 +154,9 @@ def _advice(error: Exception) -> str:
     return "" if known is None else f"{known}\n  "
 
 
-def _put_back(device: torch.device, before: dict[str, bytes]) -> list[str]:
-    drawn = []
-    after = read_streams(device)
+def _put_back(device: torch.device, states: dict[str, bytes]) -> None:
     for name, (_, put, _) in random_streams(device).items():
-        if after[name] != before[name]:
-            put(before[name])
-            drawn.append(name)
-    return drawn
+        put(states[name])
 
 
 def checked_state(state: object) -> TrainState:
