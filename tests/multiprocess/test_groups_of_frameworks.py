@@ -9,8 +9,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 import training_jobs as jobs
-from dynatrain import TrainState
-from sessions import outcome, start
+from dynatrain import Layout, TrainState, World
+from sessions import outcome, start, works
 
 
 def make_groups(layout):
@@ -75,7 +75,11 @@ def flattened(world):
     world.mesh_over("dp_shard", "tp")._flatten("both")
 
 
-MAKERS = [new_group, subgroups, split, mesh, framework_mesh, flattened]
+def mesh_of_the_job(world):
+    fully_shard(torch.nn.Linear(3, 3))
+
+
+MAKERS = [new_group, subgroups, split, mesh, framework_mesh, flattened, mesh_of_the_job]
 
 
 def make_groups_in_build(rank, world_size, make):
@@ -102,6 +106,27 @@ def test_groups_made_in_build_are_refused_by_name_at_once(pool, make):
             assert kind == "LayoutError"
             assert "process group" in text
             assert "groups=" in text
+
+
+def begin_over_all_ranks(rank, world_size, layout):
+    def build(world):
+        state = jobs.build(World(Layout(), 0, world.device, jobs.NoMeshes()))
+        fully_shard(state.model)
+        return state
+
+    refusal = outcome(lambda: start(layout, build))
+    return refusal, works("dp=4")
+
+
+# torch makes no group for it, so that init let it through; no smaller layout has all of its ranks,
+# and the first switch to one said that ranks disagree about a weight.
+@pytest.mark.parametrize("layout", ["dp=4", "dp=2"])
+def test_fully_shard_without_a_mesh_is_refused_by_init_with_the_mesh_to_give(pool, layout):
+    for (kind, text), goes_on in pool.run(begin_over_all_ranks, layout):
+        assert kind == "LayoutError"
+        assert "of all ranks of the job, [0, 1, 2, 3]" in text
+        assert 'mesh=world.mesh["dp_shard"]' in text
+        assert goes_on
 
 
 def fail_to_make_groups(rank, world_size):

@@ -183,9 +183,11 @@ def groups_watched(refuse: Callable[[list[int]], Exception]) -> Iterator[None]:
     """Raises what ``refuse(ranks)`` returns when this thread makes a process group, but for ours.
 
     Every way to a group (``new_group``, meshes and their slices) asks for its name before it talks
-    to anyone, but for ``split_group`` up to torch 2.14, which looks at the device first.
+    to anyone, but for ``split_group`` up to torch 2.14, which looks at the device first. A mesh of
+    all ranks, which would take the default group and ask for nothing, is made to ask as well.
     """
     original, thread = distributed_c10d._process_group_name, threading.get_ident()
+    sized = _meshes.get_world_size
 
     def name_or_refuse(ranks: Any, *args: Any, **kwargs: Any) -> Any:
         if threading.get_ident() == thread:
@@ -201,10 +203,15 @@ def groups_watched(refuse: Callable[[list[int]], Exception]) -> Iterator[None]:
             raise refuse(sorted({rank for ranks in split_ranks or () for rank in ranks}))
         return split(parent_pg, split_ranks, *args, **kwargs)
 
+    def get_world_size(*args: Any) -> int:
+        return sys.maxsize if threading.get_ident() == thread else int(sized(*args))
+
     distributed_c10d._process_group_name = name_or_refuse
     dist.split_group = distributed_c10d.split_group = split_or_refuse
+    _meshes.get_world_size = get_world_size
     try:
         yield
     finally:
         distributed_c10d._process_group_name = original
         dist.split_group = distributed_c10d.split_group = split
+        _meshes.get_world_size = sized

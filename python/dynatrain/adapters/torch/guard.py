@@ -11,7 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dynatrain._errors import Error, LayoutError
-from dynatrain._torch_private.groups import groups_watched
+from dynatrain._torch_private.groups import groups_watched, place_in_job
 from dynatrain._torch_private.tensors import clear_sharding_cache, orthogonal_on_meta
 from dynatrain.adapters.torch.cures import cure
 from dynatrain.adapters.torch.optimizers import holders
@@ -41,6 +41,16 @@ class _NoCollectives(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _made_a_group(ranks: list[int]) -> LayoutError:
+    if len(ranks) == place_in_job()[1]:
+        return LayoutError(
+            f"session: build made a mesh, or a process group, of all ranks of the job, {ranks}\n"
+            "  expected meshes of the world alone, which has fewer ranks in another layout: "
+            "fully_shard(model) without mesh= takes one of all ranks\n"
+            "  nothing was moved; the source state is intact\n"
+            '  give it the world\'s, as fully_shard(model, mesh=world.mesh["dp_shard"]) or '
+            "mesh=world.submesh(...); or make it in dynatrain.init(..., groups=) and read "
+            "world.groups"
+        )
     return LayoutError(
         f"session: build made a process group, or a mesh with one, of the ranks {ranks}\n"
         "  expected build to make none: a rank that idles in the layout runs no build, and the "
