@@ -1,11 +1,12 @@
 """Tensors that hang on a parameter: ``param.main_grad`` and its like, mapped as slots.
 
-The slot of an attribute is its name with a dot before it, which no optimizer's slot has.
+The slot of an attribute is its name with a dot before it, which no optimizer's slot has. Both kinds
+of slots may be plain tensors beside a DTensor, and are to be so in the target.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterator
+from collections.abc import Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -20,8 +21,9 @@ from dynatrain.adapters.torch.placing import wrap_like
 #: First word of the note that a parameter has a tensor that no map says; FQN, name and what it
 #: holds follow.
 UNMAPPED = "unmapped attribute"
-#: First word of the note of what an attribute is on the parameters of a rank that are DTensors; its
-#: name, one of the kinds below, and the FQNs where it is plain, if it is not so everywhere, follow.
+#: First word of the note of what an attribute or an optimizer's slot is beside the parameters of a
+#: rank that are DTensors; its name, a kind of those below, and the FQNs where it is plain, if it is
+#: not so everywhere, follow. A plain attribute is a shard, a plain slot is whole.
 KIND = "kind of attribute"
 _PLAIN, _DTENSOR, _MIXED = "plain", "DTensor", "mixed"
 _OF_DTENSOR = ("_local_tensor", "_spec")
@@ -29,7 +31,7 @@ _OF_DTENSOR = ("_local_tensor", "_spec")
 
 @dataclass(frozen=True)
 class Kind:
-    """Where an attribute is plain: everywhere, or on these FQNs."""
+    """Where an attribute or a slot is plain: everywhere, or on these FQNs."""
 
     everywhere: bool
     fqns: frozenset[Hashable]
@@ -61,7 +63,7 @@ def as_mapped(param: torch.Tensor, value: torch.Tensor) -> torch.Tensor | None:
 
 
 def kinds(found: Collection[tuple[str, str, torch.Tensor, torch.Tensor]]) -> set[SlotNote]:
-    """What a rank says of its attributes: FQN, slot, parameter and attribute of each in ``found``.
+    """What a rank says of attributes and slots: FQN, slot, parameter, tensor of each in ``found``.
 
     A parameter that is whole does not tell; what a switch has put there remembers it.
     """
@@ -90,22 +92,35 @@ def kinds_of_source(notes: Collection[SlotNote]) -> dict[str, Kind]:
     for slot, said_of in found.items():
         words = {kind for kind, *_ in said_of}
         if _PLAIN in words and len(words) > 1:
+            where = f"param{slot}" if is_attribute(slot) else f"state[param][{slot!r}]"
             raise LayoutError(
-                f"materialize: param{slot} is a plain tensor on some ranks of the source and a "
+                f"materialize: {where} is a plain tensor on some ranks of the source and a "
                 "DTensor on others\n"
                 "  expected one of them for all parameters that are DTensors\n"
                 "  nothing was moved; the source state is intact\n"
-                f"  make param{slot} alike on all ranks, or make it in build"
+                f"  make {where} alike on all ranks"
+                f"{', or make it in build' if is_attribute(slot) else ''}"
             )
         kind_of[slot] = Kind(_PLAIN in words, frozenset(fqn for _, *own in said_of for fqn in own))
     return kind_of
+
+
+def is_plain(kind_of: Mapping[str, Kind], slot: str, fqn: str) -> bool:
+    """Whether the source has a plain tensor beside the DTensor ``fqn``, or had when it was one."""
+    kind = kind_of.get(slot)
+    return kind is not None and (kind.everywhere or fqn in kind.fqns)
+
+
+def remember_plain(value: torch.Tensor) -> None:
+    """Lets a tensor beside a parameter that may be whole now say what it was beside a DTensor."""
+    value.dynatrain_plain = True  # type: ignore[attr-defined]
 
 
 def put_on(param: torch.Tensor, slot: str, value: torch.Tensor, *, plain: bool) -> None:
     """Hangs a tensor that is cut as ``param`` on it; ``plain`` for the shard alone."""
     if plain and value.dim():
         value = local_tensor(value)
-        value.dynatrain_plain = True  # type: ignore[attr-defined]
+        remember_plain(value)
     setattr(param, slot[1:], value)
 
 

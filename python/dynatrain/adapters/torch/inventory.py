@@ -63,6 +63,8 @@ class LiveTensors(Inventory):
         self._notes: set[SlotNote] = set()
         #: What optimizers keep and parameters carry, without scalars, by slot and name.
         self._carried: dict[str, dict[str, torch.Tensor]] = {}
+        #: The same beside their parameters, by every FQN: FQN, slot, parameter, tensor.
+        self._beside: list[tuple[str, str, torch.Tensor, torch.Tensor]] = []
         self.values: dict[tuple[Role, str], object] = {}
         #: The objects of the state that stand behind tensors made here, by name.
         self.behind: dict[str, torch.Tensor] = {}
@@ -134,6 +136,7 @@ class LiveTensors(Inventory):
             for slot, tensor in mapped.items():
                 check_slot(fqns[0], slot)
                 self._add_under(fqns, slot, tensor)
+                self._beside += [(each, slot, param, tensor) for each in fqns]
                 self._notes.add((HELD, holder.role, slot))
                 if not tensor.dim() and tensor.device.type == "cpu":
                     self._notes.add((ON_HOST, slot))
@@ -142,19 +145,18 @@ class LiveTensors(Inventory):
 
     def _add_attributes(self) -> None:
         known = {id(tensor) for tensor in self.tensors.values()}
-        found = []
         for fqn, param in self.params().items():
             for slot, value in attributes.tensors_on(param):
                 mapped = None if id(value) in known else attributes.as_mapped(param, value)
                 if mapped is not None:
                     fqns = self.fqns(param)
-                    found += [(each, slot, param, value) for each in fqns]
+                    self._beside += [(each, slot, param, value) for each in fqns]
                     self._add_under(fqns, slot, mapped)
                     self.behind |= dict.fromkeys((f"{each}|{slot}" for each in fqns), value)
                 elif id(value) not in known:
                     content = attributes.content_of(value)
                     self._notes.add((attributes.UNMAPPED, fqn, slot, content))
-        self._notes |= attributes.kinds(found)
+        self._notes |= attributes.kinds(self._beside)
 
     def live(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Every name with the object of the state that stands behind it."""

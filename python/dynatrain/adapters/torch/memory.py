@@ -38,29 +38,37 @@ def make_slots(state: TrainState, slots: Slots) -> None:
         live.tensors[name].dynatrain_on_host = True  # type: ignore[attr-defined]
     has_0d_shards = any(isinstance(p, DTensor) and not p.dim() for p in live.params().values())
     scalars = scalar_slots(slots.source) if has_0d_shards else frozenset[str]()
+    kinds = attributes.kinds_of_source(slots.notes)
     for holder, param in iter_optimizer_params(live):
         fqn = live.fqn(param)
         for slot in names.get(fqn, ()):
             if (HELD, holder.role, slot) in slots.notes:
-                made = _made(slots, fqn, slot, param)
+                is_plain = attributes.is_plain(kinds, slot, fqn)
+                like = torch.empty(param.shape, device="meta") if is_plain else param
+                made = _made(slots, fqn, slot, like)
+                if is_plain:
+                    attributes.remember_plain(made)
                 # Of a parameter without a dimension, every slot looks like a scalar.
                 is_cut = not param.dim() and slot not in scalars
                 holder.optimizer.state[param][slot] = wrap_like(param, made) if is_cut else made
-    _make_attributes(live, slots, names)
+    _make_attributes(live, slots, names, kinds)
     if any(note[0] == sharing.OVERLAP for note in slots.notes):
         sharing.check_kept(dict(LiveTensors(state).live()), slots.notes)
 
 
-def _make_attributes(live: LiveTensors, slots: Slots, names: Mapping[str, Collection[str]]) -> None:
-    kinds = attributes.kinds_of_source(slots.notes)
+def _make_attributes(
+    live: LiveTensors,
+    slots: Slots,
+    names: Mapping[str, Collection[str]],
+    kinds: Mapping[str, attributes.Kind],
+) -> None:
     unmapped = attributes.unmapped_of_source(slots.notes)
     for fqn, tensor in live.params().items():
         attributes.check_unmapped(fqn, tensor, unmapped.get(fqn, ()))
         for slot in filter(attributes.is_attribute, names.get(fqn, ())):
             if f"{fqn}|{slot}" not in live.tensors:
                 made = _made(slots, fqn, slot, tensor)
-                kind = kinds.get(slot)
-                plain = kind is not None and (kind.everywhere or fqn in kind.fqns)
+                plain = attributes.is_plain(kinds, slot, fqn)
                 attributes.put_on(tensor, slot, made, plain=plain)
 
 
