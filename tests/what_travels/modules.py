@@ -229,6 +229,17 @@ def step_that_grows(state: TrainState, keep: dict[str, Any], step: int) -> None:
     state.model.seen = torch.cat([state.model.seen, torch.tensor([float(step)])])
 
 
+def changed_by_script(change: Callable[[nn.Module], object]) -> Case:
+    """A case for something that the script does to its first layer after the first step."""
+
+    def step(state: TrainState, keep: dict[str, Any], number: int) -> None:
+        train(state, keep, number)
+        if number == 0:
+            change(state.model[0])
+
+    return case(net, step=step)
+
+
 CASES = {
     "`nn.RNN`": case(lambda: Recurrent(nn.RNN)),
     "`nn.LSTM`": case(lambda: Recurrent(nn.LSTM)),
@@ -253,6 +264,15 @@ CASES = {
         more=lambda state, keep: [state.model[n].history for n in (0, 2)],
     ),
     "forward hooks that `build` registers": case(with_forward_hook),
+    "a forward hook that the script registers in training": changed_by_script(
+        lambda layer: layer.register_forward_hook(lambda module, args, out: out * 2)
+    ),
+    "a hook on a parameter that the script registers in training": changed_by_script(
+        lambda layer: layer.weight.register_hook(lambda grad: grad * 2)
+    ),
+    "a layer that the script freezes in training": changed_by_script(
+        lambda layer: layer.requires_grad_(False)
+    ),
     "`nn.BatchNorm1d`": case(normed),
     "tied weights": case(tied),
     "`parametrizations.weight_norm`": case(changed(parametrizations.weight_norm)),
@@ -274,8 +294,8 @@ CASES = {
 }
 
 NOTES = """
-What `build` registers is there in every layout; hooks that a script registers later end with the
-next switch ([what to do](../guide/README.md#what-build-makes-again)). Under `fully_shard`, torch
+What `build` registers is there in every layout; over hooks that a script registers later, a switch
+is refused ([what to do](../guide/README.md#what-build-makes-again)). Under `fully_shard`, torch
 itself runs no hook of a parameter's `register_hook`: take `register_post_accumulate_grad_hook`,
 which it runs. Nor does it let `AveragedModel` copy the model; an average by parameters' names,
 which is made of its DTensors, goes with every layout.

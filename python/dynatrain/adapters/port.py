@@ -198,7 +198,8 @@ class Adapter(ABC, Generic[_Inventory]):
         """Gives a state built on meta the optimizer slots that the source has, without memory.
 
         Raises:
-            LayoutError: a slot has no map from its parameter.
+            LayoutError: a slot has no map from its parameter, or the source was noted to have what
+                ``state`` is made without.
         """
 
     @abstractmethod

@@ -21,6 +21,7 @@
 | ``schedulers.py`` | what schedulers ask of the groups; containers with one for each part |
 | ``objects.py`` | schedulers, scaler and extras: ``state_dict`` and back |
 | ``hooks.py`` | state behind ``get_extra_state`` |
+| ``outside.py`` | hooks and ``requires_grad`` that a script sets outside of ``build`` |
 | ``optimizers.py`` | optimizers, those inside of others too, and what they keep beside slots |
 | ``slots.py`` | which tensors that optimizers and extras hold belong to the map |
 | ``trees.py`` | tensors inside lists and dicts, taken out and put back |
@@ -32,8 +33,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import reduce
 from operator import or_
 from typing import Any
@@ -52,12 +54,13 @@ from dynatrain.adapters.torch import (
     leftovers,
     memory,
     objects,
+    outside,
     sharing,
     streams,
     ties,
     values,
 )
-from dynatrain.adapters.torch.inventory import LiveTensors
+from dynatrain.adapters.torch.inventory import Built, LiveTensors
 from dynatrain.adapters.torch.surroundings import Surroundings
 from dynatrain.train_state import TrainState
 
@@ -74,12 +77,32 @@ class TorchAdapter(Adapter[LiveTensors]):
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._surroundings = Surroundings(device)
-        #: The buffers of a state as they were built: a step may give them another shape.
-        self._built: WeakKeyDictionary[TrainState, Mapping[str, buffers.Form]] = WeakKeyDictionary()
+        #: States as they were built: steps and scripts change what no map says.
+        self._built: WeakKeyDictionary[TrainState, Built] = WeakKeyDictionary()
+        #: The state that the script gets from the present call.
+        self._handing_over: TrainState | None = None
+        #: A session begins with two calls: the second tells kept objects of the first world.
+        self._num_calls_of_init = 2
 
-    def undisturbed(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
         """Leaves inference mode, no_grad and autocast; default dtype and device are restored."""
-        return self._surroundings.restored()
+        with self._surroundings.restored():
+            try:
+                yield
+            finally:
+                if self._num_calls_of_init:
+                    self._num_calls_of_init -= 1
+                    self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Remembers the state that the script gets now, with what kept objects have set on it."""
+        state = self._handing_over
+        if state is not None and state in self._built:
+            marks = outside.read(state)
+            self._built[state] = replace(self._built[state], marks=marks, is_handed_over=True)
+        if not self._num_calls_of_init:
+            self._handing_over = None
 
     def build(self, make: Callable[[], object]) -> TrainState:
         """Runs the build under the session's device."""
@@ -90,7 +113,7 @@ class TorchAdapter(Adapter[LiveTensors]):
         return self._noted(guard.build_on_meta(make, place, self._device))
 
     def _noted(self, state: TrainState) -> TrainState:
-        self._built[state] = buffers.forms(state)
+        self._built.setdefault(state, Built(buffers.forms(state), outside.read(state)))
         return state
 
     def ties(self, state: TrainState, names: Mapping[str, str] | None = None) -> frozenset[str]:
@@ -115,7 +138,12 @@ class TorchAdapter(Adapter[LiveTensors]):
         sharing.check_alike(dict(source.live()), slots.notes)
 
     def make_slots(self, state: TrainState, slots: Slots) -> None:
-        """Makes slots that are cut as their parameter, or scalars; buffers follow the source."""
+        """Makes slots that are cut as their parameter, or scalars; buffers follow the source.
+
+        What the script has set outside of build is held against the target here, ahead of a switch;
+        at the switch itself :meth:`check_values` does so again.
+        """
+        outside.check(state, outside.of_notes(slots.notes))
         buffers.follow_changes(state, slots)
         memory.make_slots(state, slots)
 
@@ -180,7 +208,7 @@ class TorchAdapter(Adapter[LiveTensors]):
         if target.values_set_memory:
             waiting = objects.waiting(target)
             leftovers.check_loaded(target.state, memory.to_be_given(target), waiting)
-        taken = values.keys_taken(target)
+        taken = values.keys_taken(target, published)
         bits = (1 << n for n, key in enumerate(values.keys_of(published)) if key in taken)
         return sum(bits)
 
@@ -200,7 +228,11 @@ class TorchAdapter(Adapter[LiveTensors]):
             leftovers.check_loaded(target.state)
 
     def continue_streams(self, published: Published, seed: int, rank: int, step: int) -> list[str]:
-        """Puts or seeds every random stream of the process."""
+        """Puts or seeds every random stream of the process.
+
+        Kept objects have been told of the world by now: what they have set belongs to it.
+        """
+        self._hand_over()
         states = {
             name.removeprefix(_STREAM): [part.value for part in parts]
             for name, parts in published.per_rank.items()
@@ -216,4 +248,7 @@ class TorchAdapter(Adapter[LiveTensors]):
         """Empties storages, hooks refusals in, and forgets DTensor's cache of meshes."""
         if state is not None:
             boundary.retire(state, target, successor)
+        built = None if target is None else self._built.get(target.state)
+        if target is not None and built is not None and not built.is_handed_over:
+            self._handing_over = target.state
         clear_sharding_cache()

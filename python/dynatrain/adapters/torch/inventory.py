@@ -7,6 +7,7 @@ A logical name is ``"<fqn>|<slot>"``; the slot is ``param``, ``buffer`` or the o
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from dynatrain import _native
 from dynatrain._errors import LayoutError
 from dynatrain._torch_private.tensors import local_tensor, padded_bytes
 from dynatrain.adapters.port import Inventory, SlotNote
-from dynatrain.adapters.torch import attributes, buffers, sharing, slots, trees
+from dynatrain.adapters.torch import attributes, buffers, outside, sharing, slots, trees
 from dynatrain.adapters.torch.describing import check_device, describe
 from dynatrain.adapters.torch.names import BUFFER, PARAM, check_slot, clean_fqn, unwrapped
 from dynatrain.adapters.torch.optimizers import Holder, Role, asked, holders
@@ -29,6 +30,21 @@ HELD = "held"
 Tree = tuple[Any, dict[trees.Path, str]]
 
 
+@dataclass(frozen=True)
+class Built:
+    """What is remembered of a state since it was built.
+
+    Attributes:
+        forms: the form that each buffer had.
+        marks: hooks and ``requires_grad`` as the script was given them.
+        is_handed_over: whether the script has it by now.
+    """
+
+    forms: Mapping[str, buffers.Form]
+    marks: outside.Found
+    is_handed_over: bool = False
+
+
 class LiveTensors(Inventory):
     """The tensors of one rank's state by logical name, and the FQN of every parameter.
 
@@ -37,7 +53,7 @@ class LiveTensors(Inventory):
         names: new names of tensors, by the FQN that ``state`` has (see ``dynatrain.init``).
         device: where tensors must lie that do not lie on the host; None for anywhere.
         objects: what the Stateful objects of ``state`` have handed over already, by name.
-        built: the form that each buffer had when ``state`` was built; None where nobody knows.
+        built: what is remembered of how ``state`` was built; None where nobody knows.
         apart: further FQNs of tied parameters under which they are named, too.
 
     Raises:
@@ -51,11 +67,11 @@ class LiveTensors(Inventory):
         names: Mapping[str, str] | None = None,
         device: torch.device | None = None,
         objects: Mapping[str, Tree] | None = None,
-        built: Mapping[str, buffers.Form] | None = None,
+        built: Built | None = None,
         apart: Collection[str] = (),
     ) -> None:
         self.state = state
-        self._built = built or {}
+        self._built = built
         self._device = device
         self._names = dict(names or {})
         self.tensors: dict[str, torch.Tensor] = {}
@@ -254,12 +270,20 @@ class LiveTensors(Inventory):
 
     def slot_notes(self) -> frozenset[SlotNote]:
         """Which slots optimizers hold, what lives on the host, and buffers that changed."""
-        changed = buffers.changes(self.state, self._built)
+        forms = {} if self._built is None else self._built.forms
+        changed = buffers.changes(self.state, forms)
         return frozenset(
             self._notes
             | sharing.notes(self.live(), self.tied)
             | {(buffers.CHANGED, self.named(fqn), form) for fqn, form in changed}
+            | outside.notes(self.set_outside())
         )
+
+    def set_outside(self) -> outside.Found:
+        """Hooks and ``requires_grad`` that the script has changed, as they are at this moment."""
+        if self._built is None:
+            return {}
+        return outside.changes(self.state, self._built.marks, self.named)
 
     def missing_bytes(self, adopted: Collection[str]) -> int:
         """Bytes of the meta tensors, tied ones once, those named in ``adopted`` left out."""

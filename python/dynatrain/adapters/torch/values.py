@@ -6,6 +6,7 @@
 | ``optimizer.state`` | values that an optimizer has for a parameter | role and FQN |
 | ``modules`` | state behind ``get_extra_state`` | FQN |
 | ``scheduler``, ``scaler``, ``extra.*`` | what ``state_dict()`` returned | the name |
+| ``hooks and requires_grad`` | what the script has set of them, if it has | what it is and FQN |
 
 Ranks that have a key must mean the same by it; pipeline stages have keys that others lack.
 """
@@ -22,11 +23,12 @@ from torch.distributed.tensor import DTensor
 from dynatrain import _native
 from dynatrain._errors import LayoutError
 from dynatrain.adapters.port import Part, Published
-from dynatrain.adapters.torch import groups, hooks, objects, schedulers, trees
+from dynatrain.adapters.torch import groups, hooks, objects, outside, schedulers, trees
 from dynatrain.adapters.torch.inventory import LiveTensors, iter_optimizer_params
 from dynatrain.adapters.torch.meaning import difference, digest
 from dynatrain.adapters.torch.objects import Told
 from dynatrain.adapters.torch.optimizers import Holder, put_beside
+from dynatrain.adapters.torch.outside import OUTSIDE
 
 #: Names of shared values beside those of the Stateful objects.
 GROUPS, OPTIMIZER_VALUES, MODULES = "param_groups", "optimizer.state", "modules"
@@ -38,7 +40,9 @@ def read_shared(live: LiveTensors) -> dict[str, Any]:
     """Reads what a state depends on besides tensors, by name."""
     objects.check_modules(live.state)
     told = {name: objects.told(live, name, item) for name, item in live.state.shared_objects()}
+    set_outside = live.set_outside()
     return {
+        **({OUTSIDE: set_outside} if set_outside else {}),
         **told,
         GROUPS: groups.read_groups(live),
         OPTIMIZER_VALUES: dict(live.values),
@@ -77,7 +81,7 @@ def check_agreement(published: Published) -> groups.Origins:
     for name, parts in published.shared.items():
         if name in _KEYED:
             _merged(name, parts)
-        elif name != GROUPS:
+        elif name not in (GROUPS, OUTSIDE):
             for part in parts[1:]:
                 told = [
                     p.value.state if isinstance(p.value, Told) else p.value
@@ -129,6 +133,8 @@ def check_shared(live: LiveTensors, published: Published, origins: groups.Origin
     Raises:
         LayoutError: the target does not take them.
     """
+    for part in published.shared.get(OUTSIDE, ()):
+        outside.check(live.state, part.value)
     objects.check_objects(live, published)
     groups.check_groups(live, origins)
     schedulers.check_schedulers(live, origins)
@@ -233,7 +239,7 @@ def keys_of(published: Published) -> list[str]:
     }
     keyed = {
         f"{name} of {_fqn(key)!r}"
-        for name in _KEYED
+        for name in (*_KEYED, OUTSIDE)
         for part in published.shared.get(name, ())
         for key in part.value
     }
@@ -244,15 +250,17 @@ def keys_of(published: Published) -> list[str]:
         for fqn in held.fqns
     }
     own = {f"{name} of its rank" for name in published.per_rank if name.startswith("extra.")}
-    return sorted((whole - {GROUPS}) | keyed | optimized | own)
+    return sorted((whole - {GROUPS, OUTSIDE}) | keyed | optimized | own)
 
 
-def keys_taken(live: LiveTensors) -> set[str]:
-    """What the state of ``live`` takes, in the words of :func:`keys_of`."""
+def keys_taken(live: LiveTensors, published: Published) -> set[str]:
+    """What the state of ``live`` takes of what was published, in the words of :func:`keys_of`."""
+    here = outside.names(live.state) if OUTSIDE in published.shared else set()
     params = [fqn for _, param in iter_optimizer_params(live) for fqn in live.fqns(param)]
     return {
         *(name for name, _ in live.state.shared_objects()),
         *(f"{name} of its rank" for name, _ in live.state.per_rank_objects()),
+        *(f"{OUTSIDE} of {fqn!r}" for fqn in here),
         *(f"{MODULES} of {fqn!r}" for fqn, _ in hooks.with_extra_state(live)),
         *(f"{name} of {fqn!r}" for fqn in params for name in (GROUPS, OPTIMIZER_VALUES)),
     }
