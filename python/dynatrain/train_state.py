@@ -231,11 +231,14 @@ class TrainState:
         """Stateful objects that belong to their rank, by name."""
         return (pair for pair in self.stateful_objects() if self.is_per_rank(pair[0]))
 
-    def note_present(self, present: TrainState) -> None:
-        """Remembers which objects ``build`` took over from the present state as they are."""
+    def note_present(self, present: TrainState, further: Collection[object] = ()) -> None:
+        """Remembers which objects ``build`` took over from the present state as they are.
+
+        ``further`` are objects of it that no field leads to.
+        """
         items = [item for _, item in present.stateful_objects()]
         roots = [*present.modules, *(item for item in items if isinstance(item, nn.Module))]
-        self._of_present = {id(item) for item in items}
+        self._of_present = {id(item) for item in (*items, *further)}
         self._of_present |= {id(module) for root in roots for module in root.modules()}
 
     def is_of_present(self, item: object) -> bool:

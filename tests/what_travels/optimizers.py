@@ -331,6 +331,35 @@ def tensor_lr(params: Any) -> torch.optim.Optimizer:
     return torch.optim.AdamW(params, lr=torch.tensor(0.1, device="cpu"), foreach=False)
 
 
+def of_two_groups() -> TrainState:
+    """Two groups with one learning rate, a tensor."""
+    module = net()
+    groups = [{"params": module[0].parameters()}, {"params": module[2].parameters()}]
+    rate = torch.tensor(0.1, device="cpu")
+    return TrainState(module, torch.optim.AdamW(groups, lr=rate, foreach=False))
+
+
+def through_one_group(state: TrainState, keep: dict[str, Any], step: int) -> None:
+    """A step that halves the learning rate of both groups through the first."""
+    train(state, keep, step)
+    state.optimizer.param_groups[0]["lr"].mul_(0.5)
+
+
+class Together(torch.optim.Optimizer):
+    """Counts all its parameters' steps in one dict."""
+
+    def __init__(self, params: Any) -> None:
+        super().__init__(params, {"lr": 0.1})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        params = self.param_groups[0]["params"]
+        for param in params:
+            count = self.state[param].setdefault("count", self.state[params[0]].get("count", {}))
+            count["steps"] = count.get("steps", 0) + 1
+            param.sub_(param.grad, alpha=0.5 / count["steps"])
+
+
 CASES = {
     **{f"`torch.optim.{name}`": of_torch(name) for name in of_all_torch()},
     "several optimizers": Case(two),
@@ -339,6 +368,8 @@ CASES = {
     ),
     "frozen parameters": Case(frozen),
     "a learning rate that is a tensor": case(tensor_lr),
+    "a learning rate that is one tensor of two groups": Case(of_two_groups, through_one_group),
+    "a dict that the slots of several parameters share": case(Together),
     "schedule-free: averaged weights, counts in groups": case(ScheduleFree),
     "tensors in lists, counts in dicts": case(Listed),
     "a slot of another shape than its parameter": case(Rows),

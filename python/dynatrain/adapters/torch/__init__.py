@@ -20,6 +20,7 @@
 | ``groups.py`` | options of param groups by FQN |
 | ``schedulers.py`` | what schedulers ask of the groups; containers with one for each part |
 | ``objects.py`` | schedulers, scaler and extras: ``state_dict`` and back |
+| ``identity.py`` | one object in several groups, or in the slots of several parameters |
 | ``hooks.py`` | state behind ``get_extra_state`` |
 | ``outside.py`` | hooks and ``requires_grad`` that a script sets outside of ``build`` |
 | ``optimizers.py`` | optimizers, those inside of others too, and what they keep beside slots |

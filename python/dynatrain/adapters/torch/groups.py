@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +13,16 @@ from dynatrain._errors import LayoutError
 from dynatrain.adapters.port import Part
 from dynatrain.adapters.torch import trees
 from dynatrain.adapters.torch.codec import readable
+from dynatrain.adapters.torch.identity import Copies
 from dynatrain.adapters.torch.inventory import LiveTensors
 from dynatrain.adapters.torch.meaning import difference
 from dynatrain.adapters.torch.optimizers import OF_PARAMETERS, Holder, Role, beside_slots
 
 _INTACT = "nothing was moved; the source state is intact"
+
+
+#: Role and number of an optimizer, number of a group of it, and key of an option.
+Place = tuple[Role, int, int, str]
 
 
 @readable
@@ -96,6 +101,10 @@ class Origins:
 
     def __init__(self, parts: Sequence[Part]) -> None:
         self._parts = parts
+        #: Where the ranks that handed a value over have it first, by its id.
+        self.places: dict[int, Place] = {}
+        for part in parts:
+            self._note_places(part.value)
         self._of: dict[tuple[Role, str], Origin] = {}
         same: set[tuple[int, int]] = set()
         for part in parts:
@@ -103,6 +112,15 @@ class Origins:
                 for place, group in enumerate(held.groups):
                     for fqn in group.fqns:
                         self._add(fqn, Origin(held, place, part.ranks[0]), same)
+
+    def _note_places(self, of_rank: Sequence[Held]) -> None:
+        counts: Counter[Role] = Counter()
+        for held in of_rank:
+            for number, group in enumerate(held.groups):
+                for key, value in group.options.items():
+                    place = (held.role, counts[held.role], number, key)
+                    self.places.setdefault(id(value), place)
+            counts[held.role] += 1
 
     def _add(self, fqn: str, origin: Origin, same: set[tuple[int, int]]) -> None:
         first = self._of.setdefault((origin.held.role, fqn), origin)
@@ -203,14 +221,24 @@ def _check_by_place(holder: Holder, source: Group, fqns: list[str], *, cut: bool
 
 
 def take_groups(live: LiveTensors, origins: Origins) -> None:
-    """Gives every group of ``live`` the options that its parameters had."""
+    """Gives every group of ``live`` the options that its parameters had.
+
+    What groups of the source share, groups of the target share.
+    """
+    copies = Copies(live.state, origins.places)
     for holder in live.holders:
         for number, group in enumerate(holder.groups):
-            known = list(origins.of(holder, _fqns(live, group)).values())
-            if known:
-                group.update(deepcopy(known[0].options))
-                continue
-            for held in origins.all_of(holder, live):
-                if number < len(held.groups):
-                    group.update(deepcopy(held.groups[number].options))
-                    break
+            for key, value in _options_for(live, origins, holder, number).items():
+                group[key] = copies.of(value, group.get(key))
+
+
+def _options_for(
+    live: LiveTensors, origins: Origins, holder: Holder, number: int
+) -> Mapping[str, Any]:
+    """What the parameters of a group had; what the group at its place had where it has none."""
+    for origin in origins.of(holder, _fqns(live, holder.groups[number])).values():
+        return origin.options
+    for held in origins.all_of(holder, live):
+        if number < len(held.groups):
+            return held.groups[number].options
+    return {}

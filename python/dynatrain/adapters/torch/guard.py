@@ -197,4 +197,5 @@ def check_apart(built: TrainState, present: TrainState) -> None:
             "  nothing was moved; the source state is intact\n"
             "  make model, optimizer and TrainState inside build, in every call"
         )
-    built.note_present(present)
+    options = (v for each in holders(present) for group in each.groups for v in group.values())
+    built.note_present(present, [value for value in options if isinstance(value, torch.Tensor)])

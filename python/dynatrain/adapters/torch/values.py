@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor
 from dynatrain import _native
 from dynatrain._errors import LayoutError
 from dynatrain.adapters.port import Part, Published
-from dynatrain.adapters.torch import groups, hooks, objects, outside, schedulers, trees
+from dynatrain.adapters.torch import groups, hooks, identity, objects, outside, schedulers, trees
 from dynatrain.adapters.torch.inventory import LiveTensors, iter_optimizer_params
 from dynatrain.adapters.torch.meaning import difference, digest
 from dynatrain.adapters.torch.objects import Told
@@ -141,6 +141,7 @@ def check_shared(live: LiveTensors, published: Published, origins: groups.Origin
     values = _merged(OPTIMIZER_VALUES, published.shared.get(OPTIMIZER_VALUES, ()))
     for holder in live.holders:
         _check_slot_values(live, holder, values, origins)
+    _check_shared_by_slots(live, published)
     states = _merged(MODULES, published.shared.get(MODULES, ()))
     for fqn, _ in hooks.with_extra_state(live):
         if fqn not in states:
@@ -178,6 +179,13 @@ def _check_slot_values(
         )
 
 
+def _check_shared_by_slots(live: LiveTensors, published: Published) -> None:
+    here = {fqn for _, param in iter_optimizer_params(live) for fqn in live.fqns(param)}
+    for part in published.shared.get(OPTIMIZER_VALUES, ()):
+        fqns = {key: str(_fqn(key)) for key in part.value}
+        identity.check_not_split("an optimizer", part.value, fqns, here)
+
+
 def _is_whole(live: LiveTensors, holder: Holder, origins: groups.Origins) -> bool:
     """Whether an optimizer has the same parameters, in the same order, as those of the source."""
     own = [fqn for one in holder.params() for fqn in live.fqns(one)]
@@ -213,10 +221,11 @@ def _take_beside(live: LiveTensors, holder: Holder, origins: groups.Origins) -> 
 def take_shared(live: LiveTensors, published: Published) -> None:
     """Puts what waits for tensors of the map into the state of ``live``."""
     values = _merged(OPTIMIZER_VALUES, published.shared.get(OPTIMIZER_VALUES, ()))
+    copied: dict[int, Any] = {}  # what parameters share, they go on to share
     for holder, param in iter_optimizer_params(live):
         held = values.get((holder.role, live.fqn(param)))
         if held:
-            _take_slots(live, holder, param, deepcopy(held))
+            _take_slots(live, holder, param, deepcopy(held, copied))
     objects.load_objects(live, published, with_tensors=True)
 
 
