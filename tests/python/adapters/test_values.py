@@ -99,13 +99,13 @@ def test_extra_that_the_source_lacks_is_refused_by_name():
 
 
 def test_extra_without_a_state_dict_is_refused_at_once():
-    with pytest.raises(LayoutError, match=r"extra\.plain is a object"):
+    with pytest.raises(LayoutError, match=r"extra\.plain is of type object"):
         TrainState(model(), extra={"plain": object()})
 
 
-# "Cannot pickle" alone does not say which of ten objects to mend.
+# "Cannot be sent" alone does not say which of ten objects to mend.
 @pytest.mark.parametrize("place", ["extra.bad", "scheduler", "param_groups", "optimizer.state"])
-def test_state_that_cannot_be_pickled_is_named(place):
+def test_state_that_cannot_be_sent_is_named(place):
     module = model()
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
     bad = Counter()

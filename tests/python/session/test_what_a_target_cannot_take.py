@@ -153,5 +153,5 @@ def test_extra_that_is_per_rank_in_the_target_alone_is_refused(start_verified):
 
 
 def test_scheduler_without_state_is_refused_at_once():
-    with pytest.raises(LayoutError, match=r"scheduler\.1 is a object"):
+    with pytest.raises(LayoutError, match=r"scheduler\.1 is of type object"):
         TrainState(model(), scheduler=[Notes(), object()])
