@@ -9,14 +9,20 @@ import torch
 import torch.distributed as dist
 
 import dynatrain
+from dynatrain import _native
 
 Move = tuple[str, list[int], list[int], int, int]
 
 
 def plan_moves(session: dynatrain.Session) -> list[Move]:
     """What this rank sends, receives and keeps in the switch that is prepared."""
-    assert session._prepared is not None
-    return session._prepared.plan.moves()
+    return _plan(session).moves()
+
+
+def _plan(session: dynatrain.Session) -> _native.Plan:
+    standing = session._targets.standing
+    assert standing is not None
+    return standing.blueprint.plan
 
 
 def raw_messages(traffic: list[tuple[int, int, int]]) -> Callable[[], None]:
@@ -93,8 +99,7 @@ def per_tensor_over_nccl(
 
 def device_copies(session: dynatrain.Session, moves: Sequence[Move]) -> Callable[[], None]:
     """What this rank receives, or keeps at another address, as one copy on its GPU."""
-    assert session._prepared is not None
-    adopted = set(session._prepared.plan.adoptable())
+    adopted = set(_plan(session).adoptable())
     num_elems = sum(
         math.prod(e - b for b, e in zip(begin, end, strict=True))
         for name, begin, end, src, dst in moves

@@ -20,16 +20,16 @@ def planned_bytes(session: dynatrain.Session) -> int:
     That is the target, staging, and the tables of its copies.
     Read in place, or through pinned memory over Gloo, a switch stages nothing there.
     """
-    prepared = session._prepared
-    assert prepared is not None
+    standing = session._targets.standing
+    assert standing is not None
     transport = session._engine.lanes[DEVICE].name if DEVICE in session._engine.lanes else "c10d"
     return (
-        prepared.fresh_bytes
-        + prepared.table_bytes
+        standing.fresh_bytes
+        + standing.table_bytes
         + sum(
             route.schedule.staging_peak_bytes
-            for route in prepared.routes
-            if route.lane == DEVICE and not route.one_sided and transport != "c10d"
+            for route in standing.routes
+            if route.part.lane == DEVICE and not route.one_sided and transport != "c10d"
         )
     )
 

@@ -47,14 +47,16 @@ def _check_model(model: Any) -> None:
 
 def _check_made(name: str, value: Any) -> None:
     """Refuses a class where an object of it is meant; a list is looked through."""
-    for item in value if isinstance(value, list | tuple) else [value]:
-        if isinstance(item, type):
-            own = type.__dict__["__name__"].__get__(item)
-            raise LayoutError(
-                f"train_state: {name} is the class {own}\n"
-                "  expected an object of it\n"
-                f"  nothing was moved\n  call it in build: {own}(...)"
-            )
+    with _looking(name, value, "an object that build makes, or a list of them"):
+        items = value if isinstance(value, list | tuple) else [value]
+        classes = [item for item in items if isinstance(item, type)]
+    if classes:
+        own = type.__dict__["__name__"].__get__(classes[0])
+        raise LayoutError(
+            f"train_state: {name} is the class {own}\n"
+            "  expected an object of it\n"
+            f"  nothing was moved\n  call it in build: {own}(...)"
+        )
 
 
 def _check_stateful(name: str, item: Any) -> None:
