@@ -21,27 +21,14 @@ struct C10dTransport::Operation {
   std::unique_ptr<std::byte[]> head;  ///< null for pieces
 };
 
-/// The operations of a submission with one peer, in the order in which they were posted.
-struct C10dTransport::PeerQueue {
-  int peer = 0;
-  std::vector<Operation> operations;
-};
-
 struct C10dTransport::Submission {
   bool is_send = false;
   Deadline deadline;
   steady_clock::time_point start = steady_clock::now();
   std::shared_ptr<HostCompletion> completion = std::make_shared<HostCompletion>();
-  std::vector<PeerQueue> queues;
-  std::atomic<std::size_t> num_open_queues{0};
-  std::mutex mutex;
+  std::vector<Operation> operations;  ///< in the order in which they were posted
   std::optional<TransportError> cause;        ///< the first failure of its own
   std::optional<TransportError> consequence;  ///< a failure that another one brought about
-
-  PeerQueue& queue_of(int peer) {
-    const auto found = std::ranges::find(queues, peer, &PeerQueue::peer);
-    return found != queues.end() ? *found : queues.emplace_back(PeerQueue{peer, {}});
-  }
 };
 
 C10dTransport::C10dTransport(const py::object& group, milliseconds timeout)
@@ -88,12 +75,10 @@ Token C10dTransport::submit(const std::shared_ptr<Submission>& submission,
   }
   ++num_pending_;
   post_all(*submission, messages);
-  submission->num_open_queues = submission->queues.size();
-  if (submission->queues.empty()) {
+  if (submission->operations.empty()) {
     finish(*submission);
-  }
-  for (PeerQueue& queue : submission->queues) {
-    waiters_->run([this, submission, &queue] { wait_for(*submission, queue); });
+  } else {
+    waiters_->run([this, submission] { wait_for(*submission); });
   }
   return token;
 }
@@ -110,7 +95,7 @@ void C10dTransport::post_all(Submission& submission, std::span<const WireMessage
       return;
     }
     try {
-      post(submission.queue_of(message.peer), message, submission.is_send);
+      post(submission, message);
     } catch (const py::error_already_set& error) {
       fail(submission, peer_error(message, submission.is_send, C10dGroup::text_of(error)), true);
       return;
@@ -118,7 +103,8 @@ void C10dTransport::post_all(Submission& submission, std::span<const WireMessage
   }
 }
 
-void C10dTransport::post(PeerQueue& queue, const WireMessage& message, bool is_send) {
+void C10dTransport::post(Submission& submission, const WireMessage& message) {
+  const bool is_send = submission.is_send;
   const auto post_bytes = [&](std::span<std::byte> bytes, int wire_tag) {
     return is_send ? group_.send(bytes, message.peer, wire_tag)
                    : group_.receive(bytes, message.peer, wire_tag);
@@ -127,24 +113,22 @@ void C10dTransport::post(PeerQueue& queue, const WireMessage& message, bool is_s
   const std::span<std::byte> head_bytes(
       head.get(), is_send ? head_size_bytes(message.size_bytes) : kMaxHeadBytes);
   py::object work = post_bytes(head_bytes, head_tag(message.tag));
-  queue.operations.push_back({std::move(work), message, std::move(head)});
+  submission.operations.push_back({std::move(work), message, std::move(head)});
   for (const std::span<std::byte> piece : pieces_after_head(message)) {
     work = post_bytes(piece, piece_tag(message.tag, message.size_bytes));
-    queue.operations.push_back({std::move(work), message, nullptr});
+    submission.operations.push_back({std::move(work), message, nullptr});
   }
 }
 
-void C10dTransport::wait_for(Submission& submission, PeerQueue& queue) {
+void C10dTransport::wait_for(Submission& submission) {
   {
     const py::gil_scoped_acquire gil;
-    for (Operation& operation : queue.operations) {
+    for (Operation& operation : submission.operations) {
       wait_for(submission, operation);
     }
-    queue.operations.clear();
+    submission.operations.clear();
   }
-  if (--submission.num_open_queues == 0) {
-    finish(submission);
-  }
+  finish(submission);
 }
 
 void C10dTransport::wait_for(Submission& submission, Operation& operation) {
@@ -168,12 +152,9 @@ void C10dTransport::wait_for(Submission& submission, Operation& operation) {
 }
 
 void C10dTransport::fail(Submission& submission, const TransportError& error, bool is_cause) {
-  {
-    const std::lock_guard lock(submission.mutex);
-    std::optional<TransportError>& place = is_cause ? submission.cause : submission.consequence;
-    if (!place) {
-      place.emplace(error);
-    }
+  std::optional<TransportError>& place = is_cause ? submission.cause : submission.consequence;
+  if (!place) {
+    place.emplace(error);
   }
   if (is_cause) {
     {

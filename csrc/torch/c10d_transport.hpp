@@ -22,7 +22,8 @@ namespace dynatrain {
 ///           from the head, and Gloo never meets a piece longer than its buffer (which would end
 ///           the process). See docs/design/torch.md, "Messages".
 /// Threads   any; the GIL is taken to post and given up in every wait, so do not call it with the
-///           GIL held. One thread waits per peer of a submission.
+///           GIL held. One thread waits for all messages of a submission, one after the other: a
+///           peer that fails meanwhile closes its connections, and so do those that wait for it.
 /// Errors    through the tokens: TransportError with the peer. The first failure (peer gone, wrong
 ///           size, deadline, abort) closes every connection of the group, so that all its messages
 ///           end and their memory is free; the transport is of no further use.
@@ -48,15 +49,14 @@ class C10dTransport final : public Transport {
 
  private:
   struct Operation;
-  struct PeerQueue;
   struct Submission;
 
   Token submit(const std::shared_ptr<Submission>& submission,
                std::span<const WireMessage> messages,
                std::span<const Token> after);
   void post_all(Submission& submission, std::span<const WireMessage> messages);
-  void post(PeerQueue& queue, const WireMessage& message, bool is_send);
-  void wait_for(Submission& submission, PeerQueue& queue);
+  void post(Submission& submission, const WireMessage& message);
+  void wait_for(Submission& submission);
   void wait_for(Submission& submission, Operation& operation);
   void fail(Submission& submission, const TransportError& error, bool is_cause);
   void finish(Submission& submission);

@@ -24,6 +24,7 @@ NOT_FOR_C10D = {
 ONLY_C10D = {
     "messages_above_two_gib_arrive_bit_for_bit",
     "token_ends_while_an_earlier_one_waits",
+    "peers_take_no_threads_of_their_own",
     "wait_lets_other_python_threads_run",
     "dropped_transport_ends_its_messages",
     "group_by_name_works_and_wrong_rank_is_refused",

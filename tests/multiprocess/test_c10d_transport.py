@@ -266,6 +266,29 @@ def test_killed_peer_fails_what_waits_for_it(pool: WorkerPool):
         assert first[0] == later[0] == 2
 
 
+def count_threads(rank, world_size):
+    transport = transport_of(rank, world_size)
+    peers = [peer for peer in range(world_size) if peer != rank]
+    received = {peer: np.zeros(9000, dtype=np.uint8) for peer in peers}
+    before = len(os.listdir("/proc/self/task"))
+    receives = [message(peer, 1, array) for peer, array in received.items()]
+    token = transport.submit_receives(receives, LATE_S)
+    sent = pattern(9000, rank)
+    sends = [message(peer, 1, sent) for peer in peers]
+    transport.submit_sends(sends, LATE_S).wait(LATE_S)
+    token.wait(LATE_S)
+    whole = all((array == pattern(9000, peer)).all() for peer, array in received.items())
+    return len(os.listdir("/proc/self/task")) - before, whole
+
+
+# A thread for each peer is a thousand threads in a job of a thousand ranks.
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="threads are counted in /proc")
+def test_peers_take_no_threads_of_their_own(pool: WorkerPool):
+    for num_threads, whole in pool.run(count_threads, world_size=5):
+        assert whole
+        assert num_threads <= 2
+
+
 def talk_past_a_dead_rank(rank, world_size):
     transport = transport_of(rank, world_size)
     if rank == 2:
