@@ -30,6 +30,22 @@ void StateTable::add(Descriptor descriptor, const LiveMemory& memory) {
   memory_.push_back(memory);
 }
 
+StateTable StateTable::with_names(const NewNames& names) const {
+  StateTable out = *this;
+  for (const auto& [name, of] : names) {
+    const auto found = index_of_.find(of);
+    if (found == index_of_.end()) {
+      throw LayoutError("layout: '" + name + "' is to stand for '" + of +
+                        "', which is no live tensor of this rank\n  expected one of its " +
+                        std::to_string(size()) + " tensors\n  nothing was added");
+    }
+    Descriptor named = descriptors_[found->second];
+    named.tensor.name = name;
+    out.add(std::move(named), memory_[found->second]);
+  }
+  return out;
+}
+
 std::uint64_t StateTable::hash() const {
   Hasher hasher;
   hasher.add(std::string_view(encode()));

@@ -30,6 +30,11 @@ class StateTable {
   /// Adds one live tensor. Errors: LayoutError when the name is there already.
   void add(Descriptor descriptor, const LiveMemory& memory);
 
+  /// The same with further names: each pair is a new one and the name of the tensor that it stands
+  /// for. Errors: LayoutError when the table lacks a tensor or has a new name already.
+  using NewNames = std::vector<std::pair<std::string, std::string>>;
+  [[nodiscard]] StateTable with_names(const NewNames& names) const;
+
   [[nodiscard]] const Mesh& mesh(int index) const;
   [[nodiscard]] std::size_t size() const { return descriptors_.size(); }
   [[nodiscard]] const std::vector<Descriptor>& descriptors() const { return descriptors_; }

@@ -240,6 +240,12 @@ class StateTable:
     ) -> None:
         """Adds a buffer that holds boxes of a tensor: ``(begin, end, offset_elems, strides)``."""
 
+    def with_names(self, names: Sequence[tuple[str, str]]) -> StateTable:
+        """The same with further names: each is told with the name of the tensor it stands for.
+
+        Raises LayoutError when the table lacks a tensor, or has a new name already.
+        """
+
     def encode(self) -> bytes:
         """What to publish; equal on ranks that hold the same, as it has no address in it."""
 

@@ -23,7 +23,7 @@ from dynatrain.door import (
     looking,
     wrong_argument,
 )
-from dynatrain.generation.control import Trouble, raise_alike
+from dynatrain.generation.control import Trouble, raise_alike, troubles_by_rank
 from dynatrain.generation.engine import VERIFY, Options
 from dynatrain.generation.lanes import TRANSPORTS, Nccl
 from dynatrain.generation.members import Members
@@ -137,7 +137,7 @@ def agree(members: Members, found: Checked | Exception) -> Checked:
     deadline = max(timeout, _DEFAULT_TIMEOUT)
     meeting = Rendezvous(members.store, members.rank, members.num_ranks, deadline, purpose="init")
     answers = [words.decode(answer) for answer in meeting.meet(words.encode(payload)).payloads]
-    raise_alike("init", own, [trouble for _, trouble in answers])
+    raise_alike("init", own, troubles_by_rank([trouble for _, trouble in answers]))
     assert not isinstance(found, Exception)
     _check_same([shared for shared, _ in answers])
     return found

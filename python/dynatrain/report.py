@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import zip_longest
@@ -14,6 +15,8 @@ SCHEMA_VERSION = 1
 #: phases whose spans overlap; a rank goes through all others one after another, see Clock.phase
 _OVERLAPPING = ("pack", "wire", "unpack", "local", "verify")
 _PARITY = ("even", "odd")
+#: Source rank, destination rank, bytes.
+PAIR = struct.Struct("<qqq")
 
 
 @dataclass(frozen=True)
@@ -128,9 +131,35 @@ class SwitchReport:
         return text + "".join(f"; not continuous: {reason}" for reason in self.not_continuous)
 
 
+#: The phases of one rank's spans, one on each line, and the numbers of each span.
+PackedSpans = tuple[str, bytes]
+_SPAN = struct.Struct("<qqddqq")
+
+
+def pack_spans(spans: Sequence[Span]) -> PackedSpans:
+    """Spans in few pieces, as ranks tell each other."""
+    numbers = [
+        _SPAN.pack(s.rank, s.stage, s.begin_seconds, s.end_seconds, s.size_bytes, s.stream)
+        for s in spans
+    ]
+    return "\n".join(span.phase for span in spans), b"".join(numbers)
+
+
+def unpack_spans(packed: PackedSpans) -> list[Span]:
+    """The spans that :func:`pack_spans` was given."""
+    phases, numbers = packed
+    each = zip(phases.split("\n"), _SPAN.iter_unpack(numbers), strict=False)
+    return [Span(rank, phase, *others) for phase, (rank, *others) in each]
+
+
 @dataclass
 class RankStats:
-    """What one rank adds to a report."""
+    """What one rank adds to a report, or several together.
+
+    Attributes:
+        traffic: source, destination and bytes of each pair, by ``PAIR``.
+        timeline: the spans of each rank.
+    """
 
     stop_seconds: float
     transfer_seconds: float
@@ -142,25 +171,44 @@ class RankStats:
     lower_bound_bytes: int
     staging_peak_bytes: int
     extra_peak_bytes: int
-    traffic: list[tuple[int, int, int]]
-    timeline: list[Span]
+    traffic: bytes
+    timeline: list[PackedSpans]
     not_continuous: list[str] = field(default_factory=list)
 
 
-def fill(report: SwitchReport, ranks: Sequence[RankStats]) -> None:
-    """Joins the ranks' numbers: slowest rank for times, sums for bytes, largest for peaks."""
+def of_all_ranks(ranks: Sequence[RankStats]) -> RankStats:
+    """The ranks' numbers: slowest rank for times, sums for bytes, largest for peaks."""
+    reasons = {reason: None for stats in ranks for reason in stats.not_continuous}
+    return RankStats(
+        max(stats.stop_seconds for stats in ranks),
+        max(stats.transfer_seconds for stats in ranks),
+        max(stats.build_seconds for stats in ranks),
+        max(stats.prepare_seconds for stats in ranks),
+        max(stats.plan_seconds for stats in ranks),
+        sum(stats.received_bytes for stats in ranks),
+        sum(stats.kept_bytes for stats in ranks),
+        sum(stats.lower_bound_bytes for stats in ranks),
+        max(stats.staging_peak_bytes for stats in ranks),
+        max(stats.extra_peak_bytes for stats in ranks),
+        b"".join(stats.traffic for stats in ranks),
+        [packed for stats in ranks for packed in stats.timeline],
+        list(reasons),
+    )
+
+
+def fill(report: SwitchReport, of_all: RankStats) -> None:
+    """Puts the numbers of all ranks into a report."""
     for name in ("stop", "transfer", "build", "prepare", "plan"):
         key = f"{name}_seconds"
-        setattr(report, key, max(getattr(stats, key) for stats in ranks))
-    report.bytes_moved = sum(stats.received_bytes for stats in ranks)
-    report.bytes_kept = sum(stats.kept_bytes for stats in ranks)
-    report.lower_bound_bytes = sum(stats.lower_bound_bytes for stats in ranks)
-    report.staging_peak_bytes = max(stats.staging_peak_bytes for stats in ranks)
-    report.extra_peak_bytes = max(stats.extra_peak_bytes for stats in ranks)
-    reasons = {reason: None for stats in ranks for reason in stats.not_continuous}
-    report.not_continuous = list(reasons)
-    report.traffic = [pair for stats in ranks for pair in stats.traffic]
-    report.timeline = [span for stats in ranks for span in stats.timeline]
+        setattr(report, key, getattr(of_all, key))
+    report.bytes_moved = of_all.received_bytes
+    report.bytes_kept = of_all.kept_bytes
+    report.lower_bound_bytes = of_all.lower_bound_bytes
+    report.staging_peak_bytes = of_all.staging_peak_bytes
+    report.extra_peak_bytes = of_all.extra_peak_bytes
+    report.not_continuous = of_all.not_continuous
+    report.traffic = list(PAIR.iter_unpack(of_all.traffic))
+    report.timeline = [span for packed in of_all.timeline for span in unpack_spans(packed)]
 
 
 def _lane(span: Span) -> int:

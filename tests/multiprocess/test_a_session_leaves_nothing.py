@@ -12,6 +12,7 @@ from torch.distributed import distributed_c10d
 import dynatrain
 import training_jobs as jobs
 from dynatrain import LayoutError, api
+from dynatrain.generation import worlds
 from process_memory import resident_bytes
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counted in /proc")
@@ -112,6 +113,29 @@ def test_two_hundred_switches_leave_nothing(pool):
             assert now_descriptors <= descriptors
             assert now_keys <= num_keys + 40  # of the meetings that are not forgotten yet
             assert now_resident - resident < 200 * MOST_GROWTH_BYTES
+
+
+def visit_many_layouts(rank, world_size):
+    worlds._MOST_UNUSED = 1
+    session = dynatrain.init(jobs.build, "dp=2", initialize=jobs.initialize, timeout_s=30)
+    session.prepare("tp=2")
+    for other in ("pp=2", "dp=1,tp=2", "dp_replicate=2", "tp=1"):
+        session.check(other)
+    kept, opened_then = session._worlds.kept, opened()
+    prepared = session.switch("tp=2").prepared
+    jobs.train_step(session.state, session.world, 0)
+    session.switch("pp=2")  # its groups are made anew
+    jobs.train_step(session.state, session.world, 1)
+    return kept, opened_then, prepared, opened()
+
+
+# Each layout that was ever looked at kept threads and sockets; what is in use must not go.
+def test_layouts_that_are_not_in_use_are_let_go_of(pool):
+    for kept, then, prepared, later in pool.run(visit_many_layouts, world_size=2, timeout_s=90):
+        assert kept == ("dp=2", "tp=2", "dp_replicate=2", "dp=1")
+        assert prepared
+        assert later[-1] <= then[-1] + 2
+    pool.close()  # the limit belongs to these processes
 
 
 def call_when_closed(rank, world_size, closed):

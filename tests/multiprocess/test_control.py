@@ -39,12 +39,14 @@ def test_gathered_values_arrive_whole_whatever_their_sizes(pool: WorkerPool):
 
 
 def publish_some(rank, world_size):
-    from dynatrain.generation.control import Control, listing
+    from dynatrain.generation.control import Control, holders, listing
     from dynatrain.generation.members import Members
 
     control = Control(Members.of_job(), timedelta(seconds=30), "a test")
     parts = {"blob": b"" if rank == 2 else b"shared" * 1000}
-    published = control.publish(parts, control.gather(listing(parts), "a test"), "a test")
+    published = control.publish(
+        parts, control.agree("a test", None, listing(parts), holders), "a test"
+    )
     return [(item.blob, item.ranks) for item in published["blob"]]
 
 
@@ -76,10 +78,10 @@ def test_error_of_other_ranks_says_once_what_remains():
     error = of_family(KeyError("a mistake"), "build")
     assert str(error).count("nothing was moved") == 1
     with pytest.raises(LayoutError) as nested:
-        raise_alike("build", None, [Trouble.of(error)] * 2)
+        raise_alike("build", None, dict.fromkeys(range(2), Trouble.of(error)))
 
     with pytest.raises(LayoutError) as raised:
-        raise_alike("the call", None, [None, Trouble.of(nested.value), Trouble.of(error)])
+        raise_alike("the call", None, {1: Trouble.of(nested.value), 2: Trouble.of(error)})
     text = str(raised.value)
     assert text.count("nothing was moved") == text.count("intact") == 1
     assert text.count("mend what the error above this one shows") == 3

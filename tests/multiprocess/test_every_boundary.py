@@ -79,16 +79,16 @@ class Boundaries:
     def __init__(self, session, case):
         self.left, self.side, self.trouble = case.number, case.side, trouble_of(case)
         self.hits = 0
-        for owner, name in ((session._engine.control, "gather"), (session._meeting, "meet")):
+        for owner, name in ((session._engine.control, "agree"), (session._meeting, "meet")):
             setattr(owner, name, self.watched(getattr(owner, name)))
 
     def watched(self, exchange):
-        def run(*args):
+        def run(*args, **kwargs):
             self.left -= 1
             here = self.left == 0
             if here and self.side == "before":
                 self.hit()
-            answer = exchange(*args)
+            answer = exchange(*args, **kwargs)
             if here and self.side == "after":
                 self.hit()
             return answer

@@ -33,25 +33,17 @@ def build_with_large_extra(world):
     return TrainState(state.model, state.optimizer, extra={"large": Large()})
 
 
-class CountedGroup:
-    """The control group, and the bytes of each broadcast over it."""
+def count_shared(session):
+    """Bytes of everything that some ranks send to all from now on."""
+    sizes, tree = [], session._engine.control._tree
+    share = tree.share
 
-    def __init__(self, group):
-        self.group, self.sizes = group, []
+    def counted(buffer, parts):
+        sizes.append(buffer.nbytes)
+        share(buffer, parts)
 
-    def broadcast(self, tensors, options):
-        self.sizes += [tensor.nbytes for tensor in tensors]
-        return self.group.broadcast(tensors, options)
-
-    def __getattr__(self, name):
-        return getattr(self.group, name)
-
-
-def count_broadcasts(session):
-    """Bytes of every broadcast of the control group from now on."""
-    control = session._engine.control
-    control._group = CountedGroup(control._group)
-    return control._group.sizes
+    tree.share = counted
+    return sizes
 
 
 def switch_with_large_extra(rank, world_size, source, target):
@@ -63,7 +55,7 @@ def switch_with_large_extra(rank, world_size, source, target):
     for step in session.steps(2):
         if step == 0:
             session.state.extra["large"].average += 3
-            sizes = count_broadcasts(session)
+            sizes = count_shared(session)
             session.switch(target)
             published = list(sizes)
         else:
@@ -123,7 +115,7 @@ def build_with_own_extra(world):
 def switch_with_own_extra(rank, world_size):
     session = dynatrain.init(build_with_own_extra, "dp=4", initialize=jobs.initialize, timeout_s=20)
     session.state.extra["own"].average += rank
-    sizes = count_broadcasts(session)
+    sizes = count_shared(session)
     session.switch("tp=4")
     return sum(sizes), session.state.extra["own"].average.eq(rank).all().item()
 
@@ -140,13 +132,13 @@ def count_agreements(rank, world_size, prepared):
     session = dynatrain.init(
         jobs.build, "dp=4", initialize=jobs.initialize, timeout_s=20, verify=["sums", "fingerprint"]
     )
-    sizes, gather = [], session._engine.control.gather
+    sizes, agree = [], session._engine.control.agree
 
-    def counted(value, phase):
+    def counted(phase, error, value, *combine):
         sizes.append(len(words.encode(value)))
-        return gather(value, phase)
+        return agree(phase, error, value, *combine)
 
-    session._engine.control.gather = counted
+    session._engine.control.agree = counted
     found = []
     for target in ("tp=4", "dp=4"):
         if prepared:

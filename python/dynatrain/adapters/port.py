@@ -41,6 +41,15 @@ class Inventory(ABC):
         """
 
     @abstractmethod
+    def under(self, apart: Collection[str]) -> tuple[Inventory, list[tuple[str, str]]]:
+        """What :meth:`Adapter.inventory` had read with these ``apart``, too; nothing is read anew.
+
+        Returns:
+            It, and each name that is new in it with the one that the tensor has here; the same
+            object where there are none.
+        """
+
+    @abstractmethod
     def host_names(self) -> set[str]:
         """Names of the tensors that lie in host memory."""
 
@@ -94,8 +103,9 @@ class Published:
 
     The parts of a name are ordered by their lowest rank. Contents are told apart by what
     :meth:`Adapter.encode` makes of them: several parts may still mean the same. Ranks are those of
-    the job, which are those of any layout as well. Where a name of ``per_rank`` has several parts,
-    each stays on its ranks: the value is None on any other one.
+    the job, which are those of any layout as well. Where ranks hold different contents of a name of
+    ``per_rank``, each stays on its rank: there are two parts then, the one of this rank, if any,
+    and one without value and ranks for all others.
     """
 
     shared: Mapping[str, Sequence[Part]] = field(default_factory=dict)
@@ -250,8 +260,16 @@ class Adapter(ABC, Generic[_Inventory]):
     # ---- what is no tensor of the map ----------------------------------------------------------
 
     @abstractmethod
+    def shared_values(self, inventory: _Inventory) -> Mapping[str, Any]:
+        """Reads what a state holds besides its tensors, as ``Values.shared`` has it."""
+
+    @abstractmethod
+    def own_values(self, inventory: _Inventory) -> Mapping[str, Any]:
+        """Reads what belongs to this rank's place, as ``Values.per_rank`` has it."""
+
     def values(self, inventory: _Inventory) -> Values:
-        """Reads what the next step depends on besides the tensors of ``inventory``."""
+        """What the next step depends on besides the tensors of ``inventory``."""
+        return Values(self.shared_values(inventory), self.own_values(inventory))
 
     @abstractmethod
     def encode(self, name: str, value: Any) -> bytes:
@@ -266,7 +284,7 @@ class Adapter(ABC, Generic[_Inventory]):
         """The value that ``encode`` was given, as an object of its own."""
 
     @abstractmethod
-    def value_hashes(self, values: Values) -> frozenset[int]:
+    def value_hashes(self, shared: Mapping[str, Any]) -> frozenset[int]:
         """A hash of each shared value and what it means, the same for it on every rank.
 
         Joined over all ranks they tell a state in every layout, as the sum of its elements does.
@@ -291,8 +309,8 @@ class Adapter(ABC, Generic[_Inventory]):
         """
 
     @abstractmethod
-    def check_left(self, published: Published, taken: Sequence[int]) -> None:
-        """Raises LayoutError when no rank takes some value; ``taken`` is what each answered."""
+    def check_left(self, published: Published, taken: int) -> None:
+        """Raises LayoutError when no rank takes some value; ``taken`` has the bits of all ranks."""
 
     @abstractmethod
     def take_values(self, target: _Inventory, published: Published) -> None:

@@ -1,20 +1,21 @@
-"""The control group: small exchanges between all ranks of the job while a switch runs.
+"""The control groups: small exchanges between all ranks of the job while a switch runs.
 
-It is a host group of the library's own; nothing here shares a group with the script.
+They are host groups of the library's own; nothing here shares a group with the script.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
+from itertools import accumulate
 from typing import Any, TypeVar
 
 import torch
-import torch.distributed as dist
 
 from dynatrain import words
 from dynatrain._errors import (
@@ -27,13 +28,11 @@ from dynatrain._errors import (
     without_remains,
 )
 from dynatrain.generation.members import Members
+from dynatrain.generation.tree import Tree
 from dynatrain.given import described, said
 
 _T = TypeVar("_T")
-#: What stands before a value: its size in bytes, and the number of the exchange, as u64 each.
-_HEAD = struct.Struct("<QQ")
-#: Larger than most values that are exchanged, small beside what a message costs anyway.
-_FIRST_BYTES = 2032
+_R = TypeVar("_R")
 
 
 def attempt(work: Callable[[], _T]) -> tuple[_T | None, Exception | None]:
@@ -49,13 +48,15 @@ class Publication:
     """A blob and the ranks that published exactly it."""
 
     blob: bytes
-    ranks: list[int]
+    ranks: Sequence[int]
 
 
 #: What a rank brings under each name: digest and size in bytes.
 Listing = Mapping[str, tuple[bytes, int]]
 #: One distinct blob: name, digest, size in bytes.
 _Key = tuple[str, bytes, int]
+#: The ranks that bring each distinct blob, by the lowest of them.
+Holders = Mapping[_Key, Sequence[int]]
 
 
 def listing(parts: Mapping[str, bytes]) -> Listing:
@@ -63,7 +64,7 @@ def listing(parts: Mapping[str, bytes]) -> Listing:
     return {name: (hashlib.sha256(blob).digest(), len(blob)) for name, blob in parts.items()}
 
 
-def holders(listings: Sequence[Listing]) -> dict[_Key, list[int]]:
+def holders(listings: Sequence[Listing]) -> Holders:
     """The ranks that bring each distinct blob, by the lowest of them."""
     ranks_of: dict[_Key, list[int]] = {}
     for rank, listed in enumerate(listings):
@@ -73,158 +74,157 @@ def holders(listings: Sequence[Listing]) -> dict[_Key, list[int]]:
 
 
 class Control:
-    """Collectives over all ranks of the job with errors that every rank learns.
+    """Exchanges between all ranks of the job with errors that every rank learns.
+
+    In each, all ranks bring a value to rank 0, which makes one answer of them: a rank sends and
+    receives a few messages, rank 0 about 2 sqrt(N).
 
     Args:
         members: all ranks.
         timeout: deadline of each exchange.
-        connection: tells this group from former ones of the same members.
+        connection: tells these groups from former ones of the same members.
     """
 
     def __init__(self, members: Members, timeout: timedelta, connection: str) -> None:
         self.rank = members.rank
         self.num_ranks = members.num_ranks
-        self.lost = False  #: an exchange has failed; the group is of no further use
+        self.lost = False  #: an exchange has failed; the groups are of no further use
         self._timeout = timeout
         self._number = 0
-        self._group = members.group(f"{connection}/control", timeout)
+        self._tree: Tree | None = Tree(members, timeout, f"{connection}/control")
 
-    def gather(self, value: _T, phase: str) -> list[_T]:
-        """Everybody's value, by rank, told in words. Collective.
+    def agree(
+        self,
+        phase: str,
+        error: Exception | None,
+        value: Any,
+        combine: Callable[[list[Any]], _R] = list,  # type: ignore[assignment]
+    ) -> _R:
+        """Joins the ranks' values unless one has an error; then every rank raises. Collective.
 
-        One exchange when all values are small, else a second one for what is left of them.
-        ``phase`` is words for what was tried, for the error.
+        Args:
+            phase: words for what was tried, for the error.
+            error: what this rank met, of any class, or None.
+            value: what this rank brings, told in words. Equal ones are one object in what
+                ``combine`` is given.
+            combine: makes the answer of the values by rank. It runs on rank 0 alone, and what it
+                returns must be such as can be told in words.
 
         Raises:
+            an error of the same kind on every rank, that of the lowest rank that has one. It is the
+            own error where that is of this kind, else it names the ranks and what they met.
             TransportError: a rank did not answer, or is in another exchange than this one.
         """
-        blob = words.encode(value)
+        own = None if error is None else of_family(error, phase)
+        trouble = None if own is None else Trouble.of(own)
         self._number += 1
-        first = _HEAD.pack(len(blob), self._number) + blob[:_FIRST_BYTES]
-        firsts = self._all_gather(first, _HEAD.size + _FIRST_BYTES, phase)
-        heads = [_HEAD.unpack_from(first) for first in firsts]
-        self._check_in_step([number for _, number in heads], phase)
-        sizes = [size for size, _ in heads]
-        blobs = [first[_HEAD.size :] for first in firsts]
-        if max(sizes) > _FIRST_BYTES:
-            rests = self._all_gather(blob[_FIRST_BYTES:], max(sizes) - _FIRST_BYTES, phase)
-            blobs = [first + rest for first, rest in zip(blobs, rests, strict=True)]
-        return [words.decode(part[:size]) for part, size in zip(blobs, sizes, strict=True)]
+        told = words.encode((self._number, trouble, value if own is None else None))
+        tree = self._open(phase)
+        with self._losing_on_failure(phase):
+            answer = tree.exchange(told, partial(_answer, combine, phase))
+        found: _Answer = words.decode(answer)
+        self._check_in_step(found.numbers, phase)
+        raise_alike(phase, own, found.troubles)
+        return found.value  # type: ignore[no-any-return] # told by rank 0
 
-    def _check_open(self, phase: str) -> None:
-        if self._group is None:
+    def gather(self, value: _T, phase: str) -> list[_T]:
+        """Everybody's value, by rank; equal ones are one object. Collective.
+
+        For few and small values: every rank reads what all have brought.
+        """
+        found: list[_T] = self.agree(phase, None, value)
+        return found
+
+    def _open(self, phase: str) -> Tree:
+        if self._tree is None:
             raise TransportError(
                 f"session: the ranks could not go on with {phase}: this rank has let go of its "
                 "groups\n  expected them to stand until the call has ended\n"
                 "  a switch that was not voted on yet is given up, its source state is intact\n"
                 "  call again on all ranks: the groups are made anew"
             )
+        return self._tree
 
-    def _check_in_step(self, numbers: Sequence[int], phase: str) -> None:
+    def _check_in_step(self, numbers: Mapping[int, Sequence[int]], phase: str) -> None:
         """Refuses answers of another exchange: where they fit by chance, they would pass."""
-        if len(set(numbers)) == 1:
+        if not numbers:
             return
         self.release()
-        own = numbers[self.rank]
-        others = {rank: number for rank, number in enumerate(numbers) if number != own}
+        others = {number: ranks for number, ranks in numbers.items() if number != self._number}
         raise TransportError(
-            f"session: the ranks are out of step in {phase}: ranks {sorted(others)} are in another "
-            f"exchange\n  expected number {own} on all ranks, got {others}\n"
+            f"session: the ranks are out of step in {phase}: ranks "
+            f"{sorted(rank for ranks in others.values() for rank in ranks)} are in another "
+            f"exchange\n  expected number {self._number} on all ranks, got {sorted(others)}\n"
             "  a switch that was not voted on yet is given up, its source state is intact\n"
-            "  call again on all ranks: the group is made anew"
+            "  call again on all ranks: the groups are made anew"
         )
 
-    def _all_gather(self, part: bytes, size: int, phase: str) -> list[bytes]:
-        """Every rank's ``part``, filled up with zeros to ``size`` bytes."""
-        self._check_open(phase)
-        own = torch.frombuffer(bytearray(part.ljust(size, b"\0")), dtype=torch.uint8)
-        out = [torch.empty_like(own) for _ in range(self.num_ranks)]
-        try:
-            self._group.allgather([out], [own]).wait()
-        except RuntimeError as error:
-            raise self._lost(error, phase) from error
-        return [item.numpy().tobytes() for item in out]
-
     def publish(
-        self, parts: Mapping[str, bytes], listings: Sequence[Listing], phase: str
+        self, parts: Mapping[str, bytes], held_by: Holders, phase: str
     ) -> dict[str, list[Publication]]:
         """Exchanges blobs by name; each distinct one of a name travels once. Collective.
 
-        What all ranks hold does not travel; the rest takes one broadcast from each rank that is the
-        lowest one to hold some of it.
+        What all ranks hold does not travel; the rest is sent by the lowest rank that holds it, up
+        to rank 0 and down to all.
 
         Args:
             parts: what this rank brings.
-            listings: what ``listing(parts)`` is on each rank.
+            held_by: the ranks that bring each distinct blob, from :func:`holders`; the same on all
+                ranks.
             phase: words for what was tried, for the error.
 
         Returns:
             The distinct blobs of every name, by the lowest rank that holds each.
         """
-        ranks_of = holders(listings)
-        sent_by: dict[int, list[_Key]] = {}
-        for key, ranks in ranks_of.items():
-            if len(ranks) < self.num_ranks:
-                sent_by.setdefault(ranks[0], []).append(key)
-        arrived = self._broadcast(sent_by, parts, phase)
+        travel = sorted(
+            (ranks[0], key) for key, ranks in held_by.items() if len(ranks) < self.num_ranks
+        )
+        arrived = self._shared(travel, parts, phase)
         published: dict[str, list[Publication]] = {}
-        for key, ranks in ranks_of.items():
+        for key, ranks in held_by.items():
             blob = parts[key[0]] if self.rank in ranks else arrived[key]
             published.setdefault(key[0], []).append(Publication(blob, ranks))
         return published
 
-    def _broadcast(
-        self, sent_by: Mapping[int, Sequence[_Key]], parts: Mapping[str, bytes], phase: str
+    def _shared(
+        self, travel: Sequence[tuple[int, _Key]], parts: Mapping[str, bytes], phase: str
     ) -> dict[_Key, bytes]:
-        """Sends parts of some ranks to all, each rank's as one; returns those of the other ranks.
-
-        All of them are under way before the first is waited for.
-        """
-        self._check_open(phase)
-        buffers = {source: _room_for(keys) for source, keys in sent_by.items()}
-        for key, view in _views(sent_by.get(self.rank, ()), buffers.get(self.rank)):
-            if key[2]:
-                view.copy_(torch.frombuffer(bytearray(parts[key[0]]), dtype=torch.uint8))
-        try:
-            works = [self._begin_broadcast(buffers[source], source) for source in sent_by]
-            for work in works:
-                work.wait()
-        except RuntimeError as error:
-            raise self._lost(error, phase) from error
+        """Blobs from their sources to all ranks, one behind the other in one piece of memory."""
+        ends = list(accumulate((size for _, (_, _, size) in travel), initial=0))
+        places = {key: slice(*ends[n : n + 2]) for n, (_, key) in enumerate(travel)}
+        by_source: dict[int, slice] = {}
+        for source, key in travel:
+            begin = by_source.get(source, places[key]).start
+            by_source[source] = slice(begin, places[key].stop)
+        if not ends[-1]:
+            return dict.fromkeys(places, b"")
+        buffer = torch.zeros(ends[-1], dtype=torch.uint8, device="cpu")
+        for source, key in travel:
+            if source == self.rank and key[2]:
+                own = torch.frombuffer(bytearray(parts[key[0]]), dtype=torch.uint8)
+                buffer[places[key]].copy_(own)
+        tree = self._open(phase)
+        with self._losing_on_failure(phase):
+            tree.share(buffer, by_source)
         return {
-            key: view.numpy().tobytes()
-            for source, keys in sent_by.items()
+            key: buffer[places[key]].numpy().tobytes()
+            for source, key in travel
             if source != self.rank
-            for key, view in _views(keys, buffers[source])
         }
 
-    def _begin_broadcast(self, buffer: torch.Tensor, source: int) -> Any:
-        options = dist.BroadcastOptions()
-        options.rootRank = source
-        return self._group.broadcast([buffer], options)
-
-    def agree(self, phase: str, error: Exception | None, value: _T) -> list[_T]:
-        """Gathers ``value`` unless a rank has an error; then every rank raises. Collective.
-
-        Args:
-            phase: words for what was tried.
-            error: what this rank met, of any class, or None.
-            value: what this rank brings.
-
-        Raises:
-            an error of the same kind on every rank, that of the lowest rank that has one. It is the
-            own error where that is of this kind, else it names the ranks and what they met.
-        """
-        own = None if error is None else of_family(error, phase)
-        trouble = None if own is None else Trouble.of(own)
-        outcomes = self.gather((trouble, value if own is None else None), phase)
-        raise_alike(phase, own, [trouble for trouble, _ in outcomes])
-        return [item for _, item in outcomes]  # type: ignore[misc] # without trouble, of all ranks
+    @contextmanager
+    def _losing_on_failure(self, phase: str) -> Iterator[None]:
+        try:
+            yield
+        except Error:
+            raise
+        except RuntimeError as error:  # what Gloo raises has no class of its own
+            raise self._lost(error, phase) from error
 
     def release(self) -> None:
-        """Lets go of the group, whose threads end then."""
+        """Lets go of the groups, whose threads end then."""
         self.lost = True
-        self._group = None
+        self._tree = None
 
     def _lost(self, error: RuntimeError, phase: str) -> TransportError:
         self.release()  # its connections end, so that ranks that wait for this one hear of it, too
@@ -234,24 +234,8 @@ class Control:
             f"  expected all {self.num_ranks} ranks to answer within {seconds:g} s (timeout_s)\n"
             "  a switch that was not voted on yet is given up, its source state is intact\n"
             "  a rank has died, is stuck, or left the call; see the output of the other ranks.\n"
-            "  If all are alive, call again: the group is made anew",
+            "  If all are alive, call again: the groups are made anew",
         )
-
-
-def _room_for(keys: Sequence[_Key]) -> torch.Tensor:
-    """Memory for blobs, one behind the other."""
-    return torch.zeros(max(sum(size for _, _, size in keys), 1), dtype=torch.uint8, device="cpu")
-
-
-def _views(
-    keys: Sequence[_Key], buffer: torch.Tensor | None
-) -> Iterator[tuple[_Key, torch.Tensor]]:
-    """Each blob's part of the memory that :func:`_room_for` returned."""
-    end = 0
-    for key in keys:
-        assert buffer is not None
-        end += key[2]
-        yield key, buffer[end - key[2] : end]
 
 
 #: How Gloo says that nobody answered in time, and that a connection has ended.
@@ -297,7 +281,45 @@ class Trouble:
         return of_kind(self.kind, "", self.facts)
 
 
-def raise_alike(phase: str, own: Error | None, troubles: Sequence[Trouble | None]) -> None:
+@words.record
+@dataclass(frozen=True)
+class _Answer:
+    """What rank 0 answers in an exchange.
+
+    Attributes:
+        value: what all have brought, combined; None where one is in trouble.
+        troubles: by rank, of those that are in trouble.
+        numbers: ranks by the number of the exchange that they are in; empty where it is one.
+    """
+
+    value: Any
+    troubles: Mapping[int, Trouble]
+    numbers: Mapping[int, Sequence[int]]
+
+
+def troubles_by_rank(told: Sequence[Trouble | None]) -> dict[int, Trouble]:
+    """Those that met trouble, from what each rank told."""
+    return {rank: trouble for rank, trouble in enumerate(told) if trouble is not None}
+
+
+def _answer(combine: Callable[[list[Any]], Any], phase: str, parts: Sequence[bytes]) -> bytes:
+    """The answer of rank 0 to what all ranks have brought."""
+    read = {part: words.decode(part) for part in dict.fromkeys(parts)}
+    ranks_in: dict[int, list[int]] = {}
+    for rank, part in enumerate(parts):
+        ranks_in.setdefault(read[part][0], []).append(rank)
+    if len(ranks_in) > 1:
+        return words.encode(_Answer(None, {}, ranks_in))
+    found = {rank: read[part][1] for rank, part in enumerate(parts) if read[part][1] is not None}
+    if not found:
+        try:
+            return words.encode(_Answer(combine([read[part][2] for part in parts]), {}, {}))
+        except Exception as error:  # noqa: BLE001 - all ranks must learn of it
+            found = {0: Trouble.of(of_family(error, phase))}
+    return words.encode(_Answer(None, found, {}))
+
+
+def raise_alike(phase: str, own: Error | None, failed: Mapping[int, Trouble]) -> None:
     """Raises on every rank when one is in trouble, everywhere an error of the same kind.
 
     It is the kind of the lowest rank in trouble. A rank raises its own error where that is of this
@@ -306,12 +328,11 @@ def raise_alike(phase: str, own: Error | None, troubles: Sequence[Trouble | None
     Args:
         phase: words for what was tried.
         own: the error of this rank, or None.
-        troubles: what each rank told, this one included; None for a rank that met no error.
+        failed: what each rank in trouble told, this one included.
     """
-    failed = {rank: trouble for rank, trouble in enumerate(troubles) if trouble is not None}
     if not failed:
         return
-    example = next(iter(failed.values())).example
+    example = failed[min(failed)].example
     if own is not None and isinstance(own, type(example)):
         raise own
     lines = "\n".join(
@@ -325,6 +346,6 @@ def raise_alike(phase: str, own: Error | None, troubles: Sequence[Trouble | None
     raise like(example, message) from own
 
 
-def merge_plain(publications: Sequence[Publication]) -> list[tuple[bytes, list[int]]]:
+def merge_plain(publications: Sequence[Publication]) -> list[tuple[bytes, Sequence[int]]]:
     """Publications as the native module takes them."""
     return [(item.blob, item.ranks) for item in publications]

@@ -15,13 +15,21 @@ import torch
 from dynatrain import _native
 from dynatrain._errors import Error
 from dynatrain.adapters.port import Adapter, Inventory
-from dynatrain.generation.control import Control, Publication, attempt, listing, merge_plain
+from dynatrain.generation.control import (
+    Control,
+    Publication,
+    attempt,
+    holders,
+    listing,
+    merge_plain,
+)
 from dynatrain.generation.lanes import Lane, LaneMaker, Nccl, unconnected
 from dynatrain.generation.members import Members
 from dynatrain.generation.nodes import node_name, numbered
 from dynatrain.train_state import TrainState
 
 _T = TypeVar("_T")
+_R = TypeVar("_R")
 VERIFY = ("sums", "fingerprint", "replicas")
 
 
@@ -50,10 +58,21 @@ class Side:
         """The side that was read; an idle rank has no tensors."""
         return Side(inventory, _native.StateTable() if inventory is None else inventory.table())
 
+    def under(self, apart: Collection[str]) -> Side:
+        """The same with every name that ``apart`` makes of what it ties; nothing is read anew."""
+        if self.inventory is None:
+            return self
+        inventory, names = self.inventory.under(apart)
+        return Side(inventory, self.table.with_names(names)) if names else self
+
     @property
     def state(self) -> TrainState | None:
         """The state that was read."""
         return None if self.inventory is None else self.inventory.state
+
+
+def _nothing(_: Sequence[object]) -> None:
+    """What ranks tell each other where all that counts is whether one failed."""
 
 
 class Engine:
@@ -92,7 +111,9 @@ class Engine:
         """
         try:
             self.control = Control(self.members, self.options.timeout, connection)
-            self.node_of_rank = numbered(self.control.gather(node_name(), "connecting the ranks"))
+            self.node_of_rank = self.control.agree(
+                "connecting the ranks", None, node_name(), numbered
+            )
             self.lanes = self.maker.make(self.control, connection)
         except Error:
             raise
@@ -138,13 +159,16 @@ class Engine:
     def together(self, phase: str, work: Callable[[], _T]) -> _T:
         """Runs ``work``; when it fails on one rank, every rank raises. Collective."""
         result, error = attempt(work)
-        self.control.agree(phase, error, None)
+        self.control.agree(phase, error, None, _nothing)
         return result  # type: ignore[return-value]
 
-    def gathered(self, phase: str, work: Callable[[], _T]) -> list[_T]:
-        """What ``work`` returned by rank; when it fails on one, every rank raises. Collective."""
+    def joined(self, phase: str, work: Callable[[], _T], combine: Callable[[list[_T]], _R]) -> _R:
+        """One answer to what ``work`` returned by rank, made by ``combine`` on rank 0. Collective.
+
+        When either fails on one rank, every rank raises.
+        """
         result, error = attempt(work)
-        return self.control.agree(phase, error, result)  # type: ignore[arg-type]
+        return self.control.agree(phase, error, result, combine)
 
     def sum_of_elements(self, shard_map: _native.ShardMap, table: _native.StateTable) -> int:
         """What the elements of this rank add to the fingerprint of a state."""
@@ -154,11 +178,11 @@ class Engine:
         self, shard_map: _native.ShardMap, table: _native.StateTable
     ) -> list[str]:
         """One line per cell on which owners differ. Collective."""
-        hashes = self.gathered(
+        return self.joined(
             "comparing replicas",
             lambda: _native.fragment_hashes(shard_map, self.rank, table, self._hash_means()),
+            lambda hashes: _native.compare_replicas(shard_map, hashes),
         )
-        return _native.compare_replicas(shard_map, hashes)
 
     @staticmethod
     def encoded(sides: Sequence[Side]) -> dict[str, bytes]:
@@ -179,5 +203,6 @@ class Engine:
     def publish_map(self, side: Side) -> _native.ShardMap:
         """Joins what all ranks say of their state into one map, proved by each. Collective."""
         parts, phase = self.encoded([side]), "reading the state"
-        published = self.control.publish(parts, self.control.gather(listing(parts), phase), phase)
+        held_by = self.control.agree(phase, None, listing(parts), holders)
+        published = self.control.publish(parts, held_by, phase)
         return self.together(phase, lambda: self.merged(published, [side])[0])

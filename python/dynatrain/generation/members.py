@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -38,8 +39,8 @@ class Members:
         """The part of the store for one purpose."""
         return PrefixStore(purpose, self.store)
 
-    def group(self, purpose: str, timeout: timedelta) -> Any:
-        """A ``ProcessGroupGloo`` of all members. Collective.
+    def group(self, purpose: str, timeout: timedelta, ranks: Sequence[int] | None = None) -> Any:
+        """A ``ProcessGroupGloo`` of some members, this one among them. Collective over them.
 
         It is no group of the job: torch neither lists nor counts it, and its threads and sockets
         end when it is let go of.
@@ -47,8 +48,11 @@ class Members:
         Args:
             purpose: a name that no group of this session has had, the same on all members.
             timeout: deadline of the connecting and of everything that is done over the group.
+            ranks: of the members, in the order of the group; all of them where none are given.
 
         Raises:
             RuntimeError: a member does not come.
         """
-        return gloo_group(self.store_of(purpose), self.rank, self.num_ranks, timeout)
+        chosen = range(self.num_ranks) if ranks is None else ranks
+        position = chosen.index(self.rank)
+        return gloo_group(self.store_of(purpose), position, len(chosen), timeout)

@@ -1,8 +1,8 @@
-"""The places of one rank in all layouts of a job; groups are made once per layout and kept."""
+"""The places of one rank in the layouts of a job; groups are made once per layout and kept."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from traceback import walk_tb
 from typing import Any
 
@@ -20,6 +20,8 @@ from dynatrain.layout import Layout
 
 #: Where an error stands among those of the other ranks: the cause, then its echoes.
 _OWN, _OUT_OF_TORCH, _WAITED, _NONE = range(4)
+#: Layouts that are kept besides those in use: each has groups, with threads and sockets.
+_MOST_UNUSED = 4
 #: The user's own code that makes the groups and meshes of a layout; called on all ranks.
 MakeGroups = Callable[[Layout], Any]
 
@@ -47,14 +49,26 @@ class Worlds:
         """The layouts that this rank has its place in, or idles."""
         return tuple(str(layout) for layout in self._kept)
 
-    def at(self, layout: Layout, epoch: int, name: str, *, kept: bool) -> World | None:
+    def at(
+        self,
+        layout: Layout,
+        epoch: int,
+        name: str,
+        *,
+        kept: bool,
+        in_use: Collection[Layout] = (),
+    ) -> World | None:
         """This rank's place in ``layout`` at an epoch, made when it is first asked for. Collective.
+
+        Of layouts that are not in use, those that were not asked for longest are let go of. Where
+        the user's hook makes groups of its own, all are kept: it is called once per layout.
 
         Args:
             layout: the layout.
             epoch: the world's number.
             name: for what is made, new and the same on all ranks.
             kept: whether all ranks have their places in it already.
+            in_use: layouts that are not to be let go of, the same on all ranks.
 
         Raises:
             LayoutError: the layout or the user's hook failed on a rank; nothing is kept of it.
@@ -63,8 +77,15 @@ class Worlds:
         if not kept:
             self._forget(layout)
             self._kept[layout] = self._made(layout, name)
-        place = self._kept[layout]
+        place = self._kept[layout] = self._kept.pop(layout)  # the last to go
+        self._let_go_of_oldest({layout, *in_use})
         return None if place is None else place.at_epoch(epoch)
+
+    def _let_go_of_oldest(self, in_use: Collection[Layout]) -> None:
+        unused = [layout for layout in self._kept if layout not in in_use]
+        if self._make_groups is None:
+            for layout in unused[:-_MOST_UNUSED]:
+                self._forget(layout)
 
     def end(self) -> None:
         """Ends the groups of all places; their meshes are of no use any more."""
@@ -117,7 +138,8 @@ class Worlds:
         finally:
             if not control.lost:
                 # Ranks that left it early, or made groups of some ranks alone, have counted less.
-                name_groups_from(max(control.gather(num_groups_named(), "the hook groups=")))
+                most = control.agree("the hook groups=", None, num_groups_named(), max)
+                name_groups_from(most)
         return groups
 
     def _agree(self, phase: str, error: Exception | None) -> None:
@@ -126,7 +148,7 @@ class Worlds:
         One exchange where nobody failed. Collective.
         """
         control, place = self._engine.control, _place_of(error)
-        first = min(control.gather(place, phase))
+        first = control.agree(phase, None, place, min)
         if first != _NONE:
             control.agree(phase, error if place == first else None, None)
 

@@ -123,7 +123,7 @@ def draw(
 
 def _planned(engine: Engine, called: Called, sources: Sources, targets: Targets) -> Blueprint:
     phase = "reading the state"
-    published = engine.control.publish(targets.parts, targets.listings, phase)
+    published = engine.control.publish(targets.parts, targets.held_by, phase)
     source_map, naming = targets.source_maps[0], sources.naming
     drawn: list[Blueprint] = []
 
@@ -147,17 +147,27 @@ def _planned(engine: Engine, called: Called, sources: Sources, targets: Targets)
         )
         return (source_map.hash(), target_map.hash()), [part.num_stages for part in parts]
 
-    answers = engine.gathered("planning", plan)
-    _check_same_maps([hashes for hashes, _ in answers])
-    wanted = [max(stages) for stages in zip(*(stages for _, stages in answers), strict=True)]
+    hashes, wanted = engine.joined("planning", plan, _all_planned)
+    _check_same_maps(hashes)
     agreed = [replace(part, num_stages=n) for part, n in zip(drawn[0].parts, wanted, strict=True)]
     return replace(drawn[0], parts=agreed)
 
 
-def _check_same_maps(hashes: Sequence[tuple[int, int]]) -> None:
-    if len(set(hashes)) != 1:
+def _all_planned(
+    answers: Sequence[tuple[tuple[int, int], list[int]]],
+) -> tuple[dict[tuple[int, int], list[int]], list[int]]:
+    """The ranks that hold each pair of maps, and the stages that all can keep to."""
+    ranks_by: dict[tuple[int, int], list[int]] = {}
+    for rank, (hashes, _) in enumerate(answers):
+        ranks_by.setdefault(hashes, []).append(rank)
+    stages = zip(*(stages for _, stages in answers), strict=True)
+    return ranks_by, [max(each) for each in stages]
+
+
+def _check_same_maps(ranks_by: Mapping[tuple[int, int], Sequence[int]]) -> None:
+    if len(ranks_by) != 1:
         raise LayoutError(
-            f"plan: the ranks hold different shard maps: {hashes}\n"
+            f"plan: the ranks hold different shard maps: {list(ranks_by.values())} by hash\n"
             "  nothing was moved; the source state is intact\n"
             "  every rank must run the same build and the same version of dynatrain"
         )

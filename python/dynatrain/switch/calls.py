@@ -10,7 +10,7 @@ from typing import Any
 from dynatrain import words
 from dynatrain._errors import Error, InternalError, LayoutError, of_family
 from dynatrain.data import ElasticLoader, ElasticSampler
-from dynatrain.generation.control import Trouble, raise_alike
+from dynatrain.generation.control import Trouble, raise_alike, troubles_by_rank
 from dynatrain.generation.rendezvous import Rendezvous
 from dynatrain.given import described
 from dynatrain.layout import Layout
@@ -100,10 +100,11 @@ class Calls:
             own = replace(own, problem=Trouble.of(problem))
         with _decided_everywhere() if own.operation == "commit" else nullcontext():
             meeting = self._meeting.meet(words.encode(own))
-            calls: list[Call] = [words.decode(payload) for payload in meeting.payloads]
+            read = {payload: words.decode(payload) for payload in set(meeting.payloads)}
+            calls: list[Call] = [read[payload] for payload in meeting.payloads]
         _check_same(calls)
         _check_cursors(calls)
-        raise_alike("the call", problem, [call.problem for call in calls])
+        raise_alike("the call", problem, troubles_by_rank([call.problem for call in calls]))
         return Met(meeting.name, calls)
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from dynatrain import _native
-from dynatrain.adapters.port import Values
 from dynatrain.generation.engine import Engine, Side
 from dynatrain.train_state import TrainState
 
@@ -28,6 +28,12 @@ def joined(shares: Iterable[Share]) -> Share:
         total += elements
         values |= hashes
     return total % 2**64, frozenset(values)
+
+
+def all_of(shares: Iterable[Share | None]) -> Share | None:
+    """The same of ranks that may not have been asked for theirs: None where nobody was."""
+    asked = [share for share in shares if share is not None]
+    return joined(asked) if asked else None
 
 
 def fingerprint_text(share: Share) -> str:
@@ -54,19 +60,24 @@ class Counted:
         """The tensors of this rank as they are now, under every name that counts."""
         return engine.read(state, self.names, self.apart)
 
-    def share(self, engine: Engine, side: Side, values: Values | None = None) -> Share:
+    def share(self, engine: Engine, side: Side, shared: Mapping[str, Any] | None = None) -> Share:
         """What this rank adds to the fingerprint.
 
         Args:
             engine: of the job.
-            side: what :meth:`read` returned.
-            values: those of ``side``, where they were read already.
+            side: its tensors, under some of the names that count or all of them.
+            shared: the shared values of ``side``, where they were read already.
         """
-        if values is None:
-            held = side.inventory
-            values = Values() if held is None else engine.adapter.values(held)
-        elements = engine.sum_of_elements(self.shard_map, side.table)
-        return elements, engine.adapter.value_hashes(values)
+        counted = side.under(self.apart)
+        if shared is None or counted is not side:
+            held = counted.inventory
+            shared = {} if held is None else engine.adapter.shared_values(held)
+        elements = engine.sum_of_elements(self.shard_map, counted.table)
+        return elements, engine.adapter.value_hashes(shared)
+
+
+def _together(ties: Iterable[frozenset[str]]) -> frozenset[str]:
+    return frozenset[str]().union(*ties)
 
 
 def whole_share(engine: Engine, state: TrainState | None) -> Share:
@@ -78,9 +89,9 @@ def whole_share(engine: Engine, state: TrainState | None) -> Share:
     def ties() -> frozenset[str]:
         return frozenset() if state is None else engine.adapter.ties(state)
 
-    apart = frozenset[str]().union(*engine.gathered("reading the state", ties))
+    apart = engine.joined("reading the state", ties, _together)
     side = engine.together("reading the state", lambda: engine.read(state, None, apart))
     shard_map = engine.publish_map(side)
 
     counted = Counted(shard_map, apart)
-    return joined(engine.gathered("the fingerprint", lambda: counted.share(engine, side)))
+    return engine.joined("the fingerprint", lambda: counted.share(engine, side), joined)

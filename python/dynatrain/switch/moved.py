@@ -14,7 +14,7 @@ from dynatrain.generation.engine import Engine
 from dynatrain.profiling import native_ranges, profiler_range
 from dynatrain.report import Span
 from dynatrain.switch.clock import Clock
-from dynatrain.switch.fingerprints import Share, fingerprint_text, joined
+from dynatrain.switch.fingerprints import Share, all_of, fingerprint_text
 from dynatrain.switch.standing import Standing
 from dynatrain.switch.values import check_values, publish_values
 
@@ -86,15 +86,12 @@ def _check_same(before: Share, after: Share) -> None:
 
 def _moved(engine: Engine, standing: Standing, kept: Kept, clock: Clock) -> Moved:
     """Moves the state; fingerprints are told with what the ranks tell each other anyway."""
-    blueprint = standing.blueprint
-    counted = blueprint.counted
+    counted = standing.blueprint.counted
 
     def share(values: Values) -> Share:
         assert counted is not None
         with clock.phase("fingerprint"):
-            if counted[0].apart == blueprint.apart:
-                return counted[0].share(engine, standing.source, values)
-            return counted[0].share(engine, counted[0].read(engine, standing.source.state))
+            return counted[0].share(engine, standing.source, values.shared)
 
     with clock.phase("values"):
         handed = publish_values(engine, standing.source, kept, share if counted else None)
@@ -115,17 +112,16 @@ def _moved(engine: Engine, standing: Standing, kept: Kept, clock: Clock) -> Move
     arrival, error = attempt(arrive)
     try:
         with clock.phase("arrival"):
-            shares = engine.control.agree("moving the state", error, arrival)
+            arrived = engine.control.agree("moving the state", error, arrival, all_of)
     except Exception:
         engine.disconnect("a rank failed while the state was moving")
         raise
-    arrived = [mine for mine in shares if mine is not None]
     return Moved(
         max(start + result.seconds for start, result in runs),
         sum(result.staging_peak_bytes for _, result in runs),
         _spans(engine.rank, runs, begin),
         published,
-        None if handed.share is None else (handed.share, joined(arrived)),
+        None if handed.share is None or arrived is None else (handed.share, arrived),
     )
 
 

@@ -80,5 +80,9 @@ class Preparations:
     def _called(self, layout: Layout, names: Mapping[str, str], met: Met) -> Called:
         """What is asked for, with this rank's place in it. Collective."""
         kept, name = met.has_places(layout), f"world/{met.name}"
-        place = self._worlds.at(layout, self._now.epoch + 1, name, kept=kept)
+        standing = self.standing
+        in_use = [] if standing is None else [standing.blueprint.called.layout]
+        if self._now.layout is not None:
+            in_use.append(self._now.layout)
+        place = self._worlds.at(layout, self._now.epoch + 1, name, kept=kept, in_use=in_use)
         return Called(layout, place, self._build, dict(names))

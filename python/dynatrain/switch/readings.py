@@ -13,7 +13,7 @@ from typing import TypeVar
 from dynatrain import _native, words
 from dynatrain._errors import Error, of_family
 from dynatrain.adapters.port import SlotNote, Slots
-from dynatrain.generation.control import Listing, listing
+from dynatrain.generation.control import Holders, Listing, holders, listing
 from dynatrain.generation.engine import Engine, Side
 from dynatrain.generation.lanes import DEVICE
 from dynatrain.switch.called import Called, build_on_meta
@@ -64,6 +64,37 @@ class _Told:
     on_host: frozenset[str]
 
 
+@words.record
+@dataclass(frozen=True)
+class _AllTold:
+    """What all ranks tell together; see :class:`_Told`.
+
+    Attributes:
+        held_by: which ranks say the same of their source; None where some have read theirs under
+            another naming than that of all.
+    """
+
+    source_ties: frozenset[str]
+    target_ties: frozenset[str]
+    held_by: Holders | None
+    notes: frozenset[SlotNote]
+    on_host: frozenset[str]
+
+
+def _all_told(told: Sequence[_Told]) -> _AllTold:
+    source = frozenset[str]().union(*(each.source_ties for each in told))
+    target = frozenset[str]().union(*(each.target_ties for each in told))
+    naming = Naming.of(source, target)
+    alike = all(Naming.of(each.source_ties, each.target_ties) == naming for each in told)
+    return _AllTold(
+        source,
+        target,
+        holders([each.listed for each in told]) if alike else None,
+        frozenset().union(*(each.notes for each in told)),
+        frozenset().union(*(each.on_host for each in told)),
+    )
+
+
 @dataclass(frozen=True)
 class Sources:
     """The source of all ranks, and this rank's target on meta, without slots.
@@ -73,7 +104,7 @@ class Sources:
         naming: agreed by all ranks.
         sides: this rank's tensors, under each naming.
         parts: what it says of them.
-        listings: of what all ranks say of theirs.
+        held_by: which ranks say the same of theirs.
         notes: of all ranks.
         on_host: names of tensors that lie on the host of any rank; none where all do.
     """
@@ -82,7 +113,7 @@ class Sources:
     naming: Naming
     sides: Sequence[Side]
     parts: Mapping[str, bytes]
-    listings: Sequence[Listing]
+    held_by: Holders
     notes: frozenset[SlotNote]
     on_host: frozenset[str]
 
@@ -101,7 +132,8 @@ def read_sources(
 
     def read_under(naming: Naming) -> Listing:
         each = naming.each(counted=counted)
-        read[:] = [engine.read(state, called.names, apart) for apart in each]
+        side = engine.read(state, called.names, each[0])
+        read[:] = [side, *(side.under(apart) for apart in each[1:])]
         parts.update(engine.encoded(read))
         return listing(parts)
 
@@ -120,24 +152,12 @@ def read_sources(
             frozenset(inventory.host_names()) if inventory is not None and beside else frozenset(),
         )
 
-    told = engine.gathered("build", tell)
-    naming = Naming.of(
-        frozenset().union(*(each.source_ties for each in told)),
-        frozenset().union(*(each.target_ties for each in told)),
-    )
-    listings = [each.listed for each in told]
-    if any(Naming.of(each.source_ties, each.target_ties) != naming for each in told):
+    told = engine.joined("build", tell, _all_told)
+    naming, held_by = Naming.of(told.source_ties, told.target_ties), told.held_by
+    if held_by is None:
         parts.clear()
-        listings = engine.gathered("reading the state", lambda: read_under(naming))
-    return Sources(
-        made[0],
-        naming,
-        read,
-        parts,
-        listings,
-        frozenset().union(*(each.notes for each in told)),
-        frozenset().union(*(each.on_host for each in told)),
-    )
+        held_by = engine.joined("reading the state", lambda: read_under(naming), holders)
+    return Sources(made[0], naming, read, parts, held_by, told.notes, told.on_host)
 
 
 @dataclass(frozen=True)
@@ -146,7 +166,7 @@ class Targets:
 
     sides: Sequence[Side]
     parts: Mapping[str, bytes]
-    listings: Sequence[Listing]
+    held_by: Holders
     source_maps: Sequence[_native.ShardMap]
 
 
@@ -156,7 +176,7 @@ def read_targets(engine: Engine, sources: Sources) -> Targets:
     One exchange, and a broadcast for each distinct thing that ranks say of their source.
     """
     phase = "reading the state"
-    published = engine.control.publish(sources.parts, sources.listings, phase)
+    published = engine.control.publish(sources.parts, sources.held_by, phase)
     maps: list[_native.ShardMap] = []
     sides: list[Side] = []
     parts: dict[str, bytes] = {}
@@ -167,8 +187,8 @@ def read_targets(engine: Engine, sources: Sources) -> Targets:
         parts.update(engine.encoded(sides))
         return listing(parts)
 
-    listings = engine.gathered("build", tell)
-    return Targets(sides, parts, listings, maps)
+    held_by = engine.joined("build", tell, holders)
+    return Targets(sides, parts, held_by, maps)
 
 
 def _with_slots(engine: Engine, sources: Sources, slots: Slots) -> list[Side]:
@@ -180,8 +200,9 @@ def _with_slots(engine: Engine, sources: Sources, slots: Slots) -> list[Side]:
             engine.adapter.check_apart(built, inventory.state)
     if built is not None:
         engine.adapter.make_slots(built, slots)
-    counted = len(sources.sides) > 1
-    return [engine.read(built, None, each) for each in sources.naming.each(counted=counted)]
+    first, *others = sources.naming.each(counted=len(sources.sides) > 1)
+    side = engine.read(built, None, first)
+    return [side, *(side.under(each) for each in others)]
 
 
 def in_phase(phase: str, work: Callable[[], _T]) -> _T:

@@ -60,7 +60,7 @@ def rehearse(engine: Engine, state: TrainState | None, called: Called, trial: Tr
         return blueprint.missing_bytes(engine, staging) + staging
 
     try:
-        needed = engine.gathered("building the target", complete)
+        needed: int = engine.joined("building the target", complete, _most)
         if "replicas" in trial.verify:
             check_replicas(engine, blueprint.source_map, blueprint.source)
         publications = publish_values(engine, blueprint.source, trial.kept)
@@ -69,6 +69,10 @@ def rehearse(engine: Engine, state: TrainState | None, called: Called, trial: Tr
         # A script may hold what its build has made: it is no leftover of the next one.
         tried, inventory = blueprint.target.state, blueprint.source.inventory
         engine.adapter.retire(tried, inventory, f"{called.layout} on trial")
+    return needed
+
+
+def _most(needed: list[int]) -> int:
     return max(needed)
 
 

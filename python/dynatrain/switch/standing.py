@@ -208,11 +208,11 @@ def _with_sources(engine: Engine, standing: Standing, route: Route) -> Route:
         return route
     seconds = engine.options.timeout.total_seconds()
     source_map, table = standing.blueprint.source_map, standing.source.table
-    problems = engine.gathered(
+    lines = engine.joined(
         "mapping the sources",
         lambda: lane.executor.map_sources(route.part.plan, source_map, table, seconds),
+        lambda problems: [f"  rank {rank}: {text}" for rank, text in enumerate(problems) if text],
     )
-    lines = [f"  rank {rank}: {text}" for rank, text in enumerate(problems) if text]
     if lines:
         _log.warning("this switch goes by messages, not in place:\n%s", "\n".join(lines))
     return replace(route, one_sided=not lines)

@@ -14,7 +14,7 @@ from dynatrain.adapters.port import Adapter, Published
 from dynatrain.generation.engine import Engine
 from dynatrain.given import described
 from dynatrain.interruptions import signals_held_off
-from dynatrain.report import RankStats, Span, SwitchReport, fill
+from dynatrain.report import PAIR, RankStats, SwitchReport, fill, of_all_ranks, pack_spans
 from dynatrain.switch.calls import Calls
 from dynatrain.switch.clock import Clock
 from dynatrain.switch.decided import decide
@@ -24,8 +24,7 @@ from dynatrain.switch.questions import check_replicas
 from dynatrain.switch.standing import Standing
 
 _log = logging.getLogger("dynatrain.session")
-for _kind in (RankStats, Span):
-    words.record(_kind)
+words.record(RankStats)
 
 
 @dataclass(frozen=True)
@@ -106,17 +105,16 @@ def _tell(engine: Engine, standing: Standing, moved: Moved, telling: Telling) ->
         lower_bound_bytes=plan.lower_bound_bytes,
         staging_peak_bytes=moved.staging_peak_bytes,
         extra_peak_bytes=standing.fresh_bytes + moved.staging_peak_bytes + standing.table_bytes,
-        traffic=[(engine.rank, peer, size) for peer, _, size, _ in plan.sends()],
-        timeline=clock.spans,
+        traffic=b"".join(PAIR.pack(engine.rank, peer, size) for peer, _, size, _ in plan.sends()),
+        timeline=[pack_spans(clock.spans)],
         not_continuous=telling.not_continuous,
     )
     report.num_stages = sum(route.schedule.num_stages for route in standing.routes)
     try:
-        ranks = engine.control.gather(stats, "the report")
+        stats = engine.control.agree("the report", None, stats, of_all_ranks)
     except TransportError as error:
         _log.warning("the switch is done, but its report is this rank's alone: %s", error)
-        ranks = [stats]
-    fill(report, ranks)
+    fill(report, stats)
     if engine.rank == 0:  # it is in every layout, and all ranks have the same report
         _log.info("%s", report)
 

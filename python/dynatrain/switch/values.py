@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial, reduce
+from operator import or_
 from typing import Any
 
 from dynatrain.adapters.port import Part, Published, Values
-from dynatrain.generation.control import Listing, holders, listing
+from dynatrain.generation.control import Holders, Listing, holders, listing
 from dynatrain.generation.engine import Engine, Side
-from dynatrain.switch.fingerprints import Share, joined
+from dynatrain.switch.fingerprints import Share, all_of
 
 _SHARED, _PER_RANK = "shared/", "per_rank/"
 
 
 @dataclass(frozen=True)
 class Content:
-    """One distinct content of a name: its bytes, None where they are of no use, and its ranks."""
+    """One distinct content of a name: its bytes, None where they are of no use, and its ranks.
+
+    Without ranks it stands for what all other ranks keep for themselves.
+    """
 
     blob: bytes | None
     ranks: Sequence[int]
@@ -61,26 +67,32 @@ def publish_values(
             parts.update(_encoded(engine, values, kept()))
         return listing(parts), None if share is None else share(values)
 
-    answers = engine.gathered("reading the state", read)
-    contents = _exchanged(engine, parts, [listed for listed, _ in answers])
-    shares = [mine for _, mine in answers if mine is not None]
-    return Handed(contents, None if share is None else joined(shares))
+    held_by, own_kind, shares = engine.joined("reading the state", read, _all_read)
+    return Handed(_exchanged(engine, parts, held_by, own_kind), shares)
+
+
+def _all_read(
+    answers: Sequence[tuple[Listing, Share | None]],
+) -> tuple[Holders, list[str], Share | None]:
+    """Which ranks hold each content, names of which each rank keeps its own, and the share of all.
+
+    What stays on its rank is named, and nothing else is told of it: it differs on every rank.
+    """
+    held_by = holders([listed for listed, _ in answers])
+    times = Counter(name for name, _, _ in held_by if name.startswith(_PER_RANK))
+    at_home = {name for name, count in times.items() if count > 1}
+    travel = {key: ranks for key, ranks in held_by.items() if key[0] not in at_home}
+    return travel, sorted(at_home), all_of(share for _, share in answers)
 
 
 def _exchanged(
-    engine: Engine, parts: Mapping[str, bytes], listings: Sequence[Listing]
+    engine: Engine, parts: Mapping[str, bytes], held_by: Holders, at_home: Sequence[str]
 ) -> dict[str, list[Content]]:
-    found: dict[str, list[Content]] = {}
-    for (name, _, _), ranks in holders(listings).items():
-        blob = parts[name] if engine.rank in ranks else None
-        found.setdefault(name, []).append(Content(blob, ranks))
-    at_home = {
-        name for name, items in found.items() if name.startswith(_PER_RANK) and len(items) > 1
-    }
-    travel = [{n: key for n, key in listed.items() if n not in at_home} for listed in listings]
-    published = engine.control.publish(parts, travel, "publishing the values")
+    published = engine.control.publish(parts, held_by, "publishing the values")
     sent = {name: [Content(p.blob, p.ranks) for p in items] for name, items in published.items()}
-    return {**sent, **{name: found[name] for name in at_home}}
+    others = Content(None, ())
+    own = {name: Content(parts[name], (engine.rank,)) for name in at_home if name in parts}
+    return {**sent, **{name: [own.get(name, others), others] for name in at_home}}
 
 
 def check_values(engine: Engine, target: Side, handed: Handed) -> Published:
@@ -96,7 +108,7 @@ def check_values(engine: Engine, target: Side, handed: Handed) -> Published:
         )
         return engine.adapter.check_values(target.inventory, read[0], engine.rank)
 
-    taken = engine.gathered("comparing the values", check)
+    taken = engine.joined("comparing the values", check, partial(reduce, or_))
     engine.adapter.check_left(read[0], taken)  # the same outcome on every rank
     return read[0]
 

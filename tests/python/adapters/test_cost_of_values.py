@@ -50,9 +50,9 @@ def test_what_no_rank_takes_is_named_and_what_one_takes_is_not():
         for rank, extra in enumerate([{"a": Counter()}, {"b": Counter()}])
     ]
 
-    TORCH.check_left(whole, halves)
+    TORCH.check_left(whole, halves[0] | halves[1])
     with pytest.raises(LayoutError, match=r"'extra\.b', which no rank of the target takes"):
-        TORCH.check_left(whole, [halves[0], 0])
+        TORCH.check_left(whole, halves[0])
 
 
 class Counter:

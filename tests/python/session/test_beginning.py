@@ -317,7 +317,7 @@ def test_an_exchange_that_fails_in_init_says_that_nothing_was_started(start, mon
     def fail(self, *args):
         raise trouble(self)
 
-    monkeypatch.setattr(Control, "_all_gather", fail)
+    monkeypatch.setattr(Control, "agree", fail)
     with pytest.raises(TransportError) as refused:
         start()
 

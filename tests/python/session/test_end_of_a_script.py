@@ -67,7 +67,7 @@ def test_no_group_of_a_session_is_left_when_the_interpreter_ends(tmp_path, how):
     status, num_groups, errors = run_to_its_end(tmp_path, how)
 
     assert status == 0, errors
-    assert num_groups == [7, 0]
+    assert num_groups == [5, 0]
 
 
 # Its threads may wait for a rank that is gone, for half an hour.
@@ -77,4 +77,4 @@ def test_a_script_that_raises_waits_for_no_thread(tmp_path):
 
     assert status == 1
     assert "of the script" in errors
-    assert num_groups == [7, 7]
+    assert num_groups == [5, 5]

@@ -32,9 +32,9 @@ class PairControl(Control):
     def gather(self, value, phase):
         return [value, self.answers.pop(0)]
 
-    def agree(self, phase, error, value):
+    def agree(self, phase, error, value, combine=list):
         assert error is None
-        return [value, value if value is None else self.answers.pop(0)]
+        return combine([value, value if value is None else self.answers.pop(0)])
 
 
 class FreshStore:

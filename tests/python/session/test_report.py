@@ -10,7 +10,7 @@ import pytest
 
 from checkout import ROOT
 from dynatrain import Span, SwitchReport
-from dynatrain.report import RankStats, fill
+from dynatrain.report import PAIR, RankStats, fill, of_all_ranks, pack_spans
 from dynatrain.switch.clock import Clock
 
 
@@ -26,15 +26,18 @@ def stats(rank, **changes):
         "lower_bound_bytes": 100,
         "staging_peak_bytes": 7,
         "extra_peak_bytes": 70,
-        "traffic": [(rank, 1 - rank, 100)],
-        "timeline": [Span(rank, "pack", 0, 0.0, 0.1, 100)],
+        "traffic": PAIR.pack(rank, 1 - rank, 100),
+        "timeline": [pack_spans([Span(rank, "pack", 0, 0.0, 0.1, 100)])],
     }
     return RankStats(**(values | changes))
 
 
+SLOWER = {"stop_seconds": 2.0, "received_bytes": 50, "staging_peak_bytes": 9}
+
+
 def filled():
     report = SwitchReport("dp=2", "tp=2", epoch=1, step=5, prepared=False)
-    fill(report, [stats(0), stats(1, stop_seconds=2.0, received_bytes=50, staging_peak_bytes=9)])
+    fill(report, of_all_ranks([stats(0), stats(1, **SLOWER)]))
     return report
 
 

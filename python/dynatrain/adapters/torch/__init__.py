@@ -34,18 +34,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import reduce
-from operator import or_
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 
 from dynatrain._torch_private.tensors import clear_sharding_cache, local_tensor
-from dynatrain.adapters.port import Adapter, Published, Slots, Values
+from dynatrain.adapters.port import Adapter, Published, Slots
 from dynatrain.adapters.torch import (
     boundary,
     buffers,
@@ -178,12 +176,15 @@ class TorchAdapter(Adapter[LiveTensors]):
         """Looks for meta tensors in extras, schedulers and scaler; the rest has memory by now."""
         leftovers.check_begun(state)
 
-    def values(self, inventory: LiveTensors) -> Values:
-        """Param groups, optimizer values and Stateful objects are shared, random streams not."""
+    def shared_values(self, inventory: LiveTensors) -> dict[str, Any]:
+        """Param groups, optimizer values and Stateful objects."""
+        return values.read_shared(inventory)
+
+    def own_values(self, inventory: LiveTensors) -> dict[str, Any]:
+        """Random streams, and objects that belong to their rank."""
         own = streams.read_streams(self._device)
         per_rank = {f"{_STREAM}{name}": state for name, state in own.items()}
-        per_rank |= objects.read_per_rank(inventory)
-        return Values(values.read_shared(inventory), per_rank)
+        return per_rank | objects.read_per_rank(inventory)
 
     def encode(self, name: str, value: Any) -> bytes:
         """Pickles, tensors in host memory by their elements."""
@@ -193,9 +194,9 @@ class TorchAdapter(Adapter[LiveTensors]):
         """Reads what ``encode`` made."""
         return codec.decode(blob, self._device)
 
-    def value_hashes(self, read: Values) -> frozenset[int]:
+    def value_hashes(self, shared: Mapping[str, Any]) -> frozenset[int]:
         """Options by FQN, values by key, Stateful objects by name; each by what it means."""
-        return values.hashes(read.shared)
+        return values.hashes(shared)
 
     def check_values(self, target: LiveTensors | None, published: Published, rank: int) -> int:
         """Loads options, values beside slots, and objects that hold no tensor of the map."""
@@ -213,12 +214,11 @@ class TorchAdapter(Adapter[LiveTensors]):
         bits = (1 << n for n, key in enumerate(values.keys_of(published)) if key in taken)
         return sum(bits)
 
-    def check_left(self, published: Published, taken: Sequence[int]) -> None:
+    def check_left(self, published: Published, taken: int) -> None:
         """Refuses state that no rank of the target takes."""
         keys = values.keys_of(published)
-        by_any = reduce(or_, taken, 0)
-        if by_any + 1 != 1 << len(keys):
-            values.check_left([key for n, key in enumerate(keys) if not by_any >> n & 1])
+        if taken + 1 != 1 << len(keys):
+            values.check_left([key for n, key in enumerate(keys) if not taken >> n & 1])
 
     def take_values(self, target: LiveTensors, published: Published) -> None:
         """Puts nested slots together and loads objects that hold tensors of the map."""

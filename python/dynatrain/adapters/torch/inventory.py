@@ -7,6 +7,7 @@ A logical name is ``"<fqn>|<slot>"``; the slot is ``param``, ``buffer`` or the o
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -188,10 +189,10 @@ class LiveTensors(Inventory):
         for _, own, tensor in found:
             self._add(own, tensor)
         for path, own, tensor in found:
-            for copy in self._copies(name, path):
-                if copy not in self.tensors:
-                    self._add(copy, tensor)
-                    self.tied[copy] = own
+            for other in self._copies(name, path):
+                if other not in self.tensors:
+                    self._add(other, tensor)
+                    self.tied[other] = own
         if self._device is not None and self._device.type != "cpu":
             names_here = {own for _, own, _ in found}
             self._notes |= slots.host_notes(name, {n: self.tensors[n] for n in names_here})
@@ -261,6 +262,43 @@ class LiveTensors(Inventory):
             f"rename the model's attribute {found!r}: what TrainState holds under "
             f"{found.partition('.')[0]}= is named so"
         )
+
+    def under(self, apart: Collection[str]) -> tuple[LiveTensors, list[tuple[str, str]]]:
+        """The same object where nothing is tied by ``apart`` alone."""
+        every, more = self.apart | frozenset(apart), frozenset(apart) - self.apart
+        further: dict[int, list[str]] = {}
+        firsts: dict[str, list[str]] = {}
+        for fqn, param in self._by_fqn.items():
+            first = self.fqn_of[id(param)]
+            if fqn != first and fqn in every:
+                further.setdefault(id(param), []).append(fqn)
+                if fqn in more:
+                    firsts.setdefault(first, []).append(fqn)
+        if not firsts:
+            return self, []
+        wider = copy(self)
+        wider.apart, wider._further = every, further
+        pairs = [*wider._copies_of_slots(firsts), *wider._copies_of_objects()]
+        wider.tensors = self.tensors | {name: self.tensors[of] for name, of in pairs}
+        wider.tied = self.tied | dict(pairs)
+        wider.values = self.values | {
+            (role, other): held
+            for (role, fqn), held in self.values.items()
+            for other in firsts.get(fqn, ())
+        }
+        return wider, pairs
+
+    def _copies_of_slots(self, firsts: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str]]:
+        for name in self.tensors:
+            first, _, slot = name.rpartition("|")
+            for fqn in firsts.get(first, ()):
+                yield f"{fqn}|{slot}", name
+
+    def _copies_of_objects(self) -> Iterator[tuple[str, str]]:
+        for name, (_, names) in self.objects.items():
+            for path, own in names.items():
+                copies = self._copies(name, path)
+                yield from ((each, own) for each in copies if each not in self.tensors)
 
     def host_names(self) -> set[str]:
         """Names of the tensors that lie in host memory."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -42,6 +43,17 @@ def _numpy_state_of(plain: tuple[Any, ...]) -> tuple[Any, ...]:
     return (name, np.frombuffer(keys, dtype=np.uint32), *rest)
 
 
+def _python_state(state: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Python's state in few plain values."""
+    version, numbers, following = state
+    return version, array("Q", numbers).tobytes(), following
+
+
+def _python_state_of(plain: tuple[Any, ...]) -> tuple[Any, ...]:
+    version, numbers, following = plain
+    return version, tuple(array("Q", numbers)), following
+
+
 def _device_streams(device: torch.device) -> dict[str, tuple[_Getter, _Setter, _Seeder]]:
     if device.type == "cpu":
         return {}
@@ -67,8 +79,8 @@ def random_streams(device: torch.device) -> dict[str, tuple[_Getter, _Setter, _S
     """Getter, setter and seeder of every random stream of the process, by name."""
     return {
         "python": (
-            lambda: words.encode(random.getstate()),
-            lambda state: random.setstate(words.decode(state)),
+            lambda: words.encode(_python_state(random.getstate())),
+            lambda state: random.setstate(_python_state_of(words.decode(state))),
             random.seed,
         ),
         "torch.cpu": (
