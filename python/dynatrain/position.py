@@ -10,6 +10,7 @@ import torch
 from dynatrain._errors import LayoutError
 from dynatrain.generation.world import World
 from dynatrain.layout import Layout
+from dynatrain.progress import Progress
 from dynatrain.switch.present import Present
 from dynatrain.train_state import TrainState
 
@@ -27,7 +28,7 @@ class Position:
         self._rank = rank
         self._device = device
         self._now = Present(seed)
-        self._step = 0
+        self._progress = Progress()
 
     @property
     def state(self) -> TrainState:
@@ -69,7 +70,7 @@ class Position:
     @property
     def step(self) -> int:
         """Completed steps of the loop, the one under way not counted."""
-        return self._step
+        return self._progress.completed
 
     @property
     def keep(self) -> Mapping[str, Any]:
