@@ -35,10 +35,12 @@ class Position:
         """The present training state.
 
         Raises:
-            LayoutError: this rank idles.
+            LayoutError: this rank idles, or a switch earlier in the body of the loop took ranks in:
+                the step is over, and they begin with the next one.
             InternalError: it could not learn how the vote on a switch ended.
         """
         self._now.check_decided()
+        self._progress.check_not_over("session.state")
         if self._now.state is None:
             raise self._idle("state")
         return self._now.state
@@ -47,6 +49,7 @@ class Position:
     def world(self) -> World:
         """The present world; raises as :attr:`state` does."""
         self._now.check_decided()
+        self._progress.check_not_over("session.world")
         if self._now.world is None:
             raise self._idle("world")
         return self._now.world

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from dynatrain._errors import LayoutError
 from dynatrain.adapters.port import Watched
+from dynatrain.generation.world import World
 
 
 class Progress:
@@ -27,6 +29,8 @@ class Progress:
         self._num_loops = 0
         self._loop = 0  # the one that runs, 0 between two
         self._under_way = False
+        self._in_body = False
+        self._over: World | None = None  # what a switch that took ranks in has made
 
     @property
     def told(self) -> int:
@@ -49,12 +53,14 @@ class Progress:
         if epoch != self._epoch:
             self._watched, self._epoch = watch(), epoch
         self._watched.stepped = False
-        self._loop, self._under_way = loop, True
+        self._loop = loop
+        self._under_way = self._in_body = True
 
     def end(self, loop: int) -> None:
         """The loop goes on behind its step."""
         if loop == self._loop:
             self.count()
+            self._end_body()
 
     def count(self) -> None:
         """The step under way counts, if there is one."""
@@ -69,4 +75,36 @@ class Progress:
         if self._watched.stepped or not self._watched.sure:
             self.count()
         self._loop, self._under_way = 0, False
+        self._end_body()
         return True
+
+    def joined(self, world: World) -> None:
+        """Ranks have joined in ``world``: what is left of the body is behind its step.
+
+        They begin with the next step, and what a script does together with them here would meet
+        what they do there.
+        """
+        if self._in_body:
+            self._over = world
+            world.withhold(str(_behind("its meshes and groups were", world)))
+
+    def check_not_over(self, what: str) -> None:
+        """Raises LayoutError where ranks that joined have begun the next step already."""
+        if self._over is not None:
+            raise _behind(f"{what} was", self._over)
+
+    def _end_body(self) -> None:
+        self._in_body = False
+        if self._over is not None:
+            self._over.give_back()
+            self._over = None
+
+
+def _behind(what: str, world: World) -> LayoutError:
+    return LayoutError(
+        f"session: {what} asked for behind a switch to {world.layout} that took further ranks in\n"
+        "  expected nothing behind it in the body of the loop: the step is over, and ranks that "
+        "joined begin with the next one\n"
+        "  nothing was changed; the switch is done, and its state is intact\n"
+        "  make the switch the last thing in the body, or let `continue` follow it"
+    )

@@ -147,6 +147,7 @@ class Session(Position):
             LayoutError: ``layout`` is none or has more ranks than the job, or a switch is requested
                 already.
         """
+        self._progress.check_not_over("session.request()")
         target = checked_layout("request", layout)
         # Without the kept objects: one that refuses on some ranks would keep these from the others.
         check_target(target, self._engine.num_ranks, {})
@@ -195,7 +196,8 @@ class Session(Position):
         """Switches to ``layout`` between two steps. Collective and blocking.
 
         Inside :meth:`steps` it is the last thing in the loop's body: the step counts as completed,
-        and ranks that join begin with the next one.
+        and ranks that join begin with the next one. Where some do, :attr:`state`, :attr:`world`,
+        its meshes and groups, and calls of all ranks are refused in the rest of the body.
 
         Args:
             layout: the target; at most as many ranks as the job has, the rest idles.
@@ -231,13 +233,19 @@ class Session(Position):
                 clock = Clock(self._engine.rank)
                 with clock.phase("meet"):
                     met = self._call("switch", target, renamed, problem)
+                num_ranks = self.layout.world_size
                 report, errors = self._switch(target, renamed, met, (clock, after))
-            return tell_script(self._callbacks, report, errors)
+            try:
+                return tell_script(self._callbacks, report, errors)
+            finally:
+                if self._now.world is not None and target.world_size > num_ranks:
+                    self._progress.joined(self._now.world)
 
     @contextmanager
     def _public(self, call: str) -> Iterator[None]:
         """What every call runs under that ranks make together."""
         self._now.check_decided()
+        self._progress.check_not_over(f"session.{call}()")
         with self._caller.alone(call):
             try:
                 with self._adapter.undisturbed(), only_family(call, lambda: self._now.epoch):
