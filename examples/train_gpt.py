@@ -68,7 +68,8 @@ def train(config: JobConfig, run: Run, device: torch.device, display: Display) -
             run.switches.append(report)
             display.switch(report)
         first_is_cold = phase > 0
-        at_hand = steps_done == max(0, run.steps_per_layout - PREPARE_AHEAD)
+        # Never behind a switch in the same step: ranks that joined are in the next one.
+        at_hand = steps_done == max(1, run.steps_per_layout - PREPARE_AHEAD)
         if first_is_cold and at_hand and phase + 1 < len(run.layouts):
             session.prepare(run.layouts[phase + 1])
     session.close()

@@ -33,7 +33,7 @@ RunResult run_to_end(MakeRun make_run, const RunCall& call) {
     run = make_run();
     run->run(call);
   } catch (...) {
-    call.monitor.fail(0, std::current_exception());
+    call.monitor.fail(call.monitor.stage(), std::current_exception());
   }
   const bool has_ended = run == nullptr || run->drain_all();
   call.monitor.stop();
@@ -97,26 +97,62 @@ struct Executor::Impl {
   TagCounter tags;
   NoteMemory notes{};
   StagingArena arena{};
-  std::optional<SourceMap> sources;  ///< mapped ahead, for the next run
+  std::optional<SourceMap> sources;     ///< mapped ahead, for the next run
+  std::shared_ptr<OpenSources> opened;  ///< with them, or with what could not be mapped
+  std::weak_ptr<OpenSources> newest;    ///< of all runs; there is one publication at a time
 
   [[nodiscard]] Ports ports() {
     return {.transport = transport, .copier = copier, .tags = tags, .notes = notes};
   }
+  /// Closes what any earlier run has open: a transport has one publication at a time.
+  std::shared_ptr<OpenSources> open(OneSided& one_sided);
+  /// A one-sided run that maps by itself. Collective; where it fails the peers are told.
+  std::unique_ptr<PulledRun> make_mapping_run(RunInputs inputs,
+                                              OneSided& one_sided,
+                                              Deadline deadline);
   std::unique_ptr<Run> make_run(RunInputs inputs, Deadline deadline);
 };
+
+std::shared_ptr<OpenSources> Executor::Impl::open(OneSided& one_sided) {
+  sources.reset();
+  opened.reset();
+  if (const std::shared_ptr<OpenSources> former = newest.lock()) {
+    former->close();
+  }
+  auto made = std::make_shared<OpenSources>(one_sided);
+  newest = made;
+  return made;
+}
+
+std::unique_ptr<PulledRun> Executor::Impl::make_mapping_run(RunInputs inputs,
+                                                            OneSided& one_sided,
+                                                            Deadline deadline) {
+  const std::shared_ptr<OpenSources> open_sources = open(one_sided);
+  try {
+    return std::make_unique<PulledRun>(
+        std::move(inputs), ports(), open_sources, std::nullopt, deadline);
+  } catch (const std::exception& error) {
+    transport.abort(error.what());  // the peers map, too: they must not wait for what is closed now
+    throw;
+  }
+}
 
 std::unique_ptr<Run> Executor::Impl::make_run(RunInputs inputs, Deadline deadline) {
   const Place place = transport.message_place();
   notes.reserve(note_bytes(inputs.schedule, transport.size()), copier, place);
   copier.reserve(kCopiesOfNotes, kBatchesOfNotes);
   std::optional<SourceMap> mapped = std::exchange(sources, std::nullopt);
+  std::shared_ptr<OpenSources> open_sources = std::exchange(opened, nullptr);
   OneSided* const one_sided = transport.one_sided();
   if (inputs.allow_one_sided && one_sided != nullptr) {
-    return std::make_unique<PulledRun>(std::move(inputs), ports(), std::move(mapped), deadline);
+    return mapped.has_value() ? std::make_unique<PulledRun>(std::move(inputs),
+                                                            ports(),
+                                                            std::move(open_sources),
+                                                            std::move(mapped),
+                                                            deadline)
+                              : make_mapping_run(std::move(inputs), *one_sided, deadline);
   }
-  if (one_sided != nullptr) {
-    one_sided->release();  // what was mapped ahead; its owners may free it
-  }
+  open_sources.reset();  // what was mapped ahead; all ranks go by messages
   std::shared_ptr<const Staging> staging = arena.take(inputs.schedule, transport, copier);
   return std::make_unique<StagedRun>(std::move(inputs), ports(), std::move(staging));
 }
@@ -161,11 +197,12 @@ void Executor::agree(const Plan& plan, const ExecuteOptions& options) {
 std::string Executor::map_sources(const Plan& plan,
                                   const TensorMemory& source_memory,
                                   const ExecuteOptions& options) {
-  impl_->sources.reset();
   OneSided* const one_sided = impl_->transport.one_sided();
   if (one_sided == nullptr) {
     return "the transport has no one-sided part";
   }
+  // Stays open where this fails: peers map, too, and go by messages once all have heard of it.
+  impl_->opened = impl_->open(*one_sided);
   try {
     impl_->sources = make_source_map(*one_sided, plan, source_memory, deadline_in(options.timeout));
   } catch (const DeviceError& error) {

@@ -70,6 +70,53 @@ std::vector<WireMessage> messages_of(std::span<const Note> notes,
   return messages;
 }
 
+/// The operations of one exchange. However it ends, none of them touches the notes' memory any more
+/// once this goes; where one might, the memory is given up.
+class PendingNotes {
+ public:
+  PendingNotes(const Ports& ports, std::int64_t sent_bytes, std::int64_t received_bytes)
+      : ports_(ports),
+        copies_(std::make_unique<NoteCopies>(ports.notes, sent_bytes, received_bytes)) {}
+  ~PendingNotes() {
+    if (has_ended_) {
+      return;
+    }
+    ports_.transport.abort("words for the other ranks did not arrive");
+    if (!drain(tokens_, deadline_in(kDrainTime))) {
+      ports_.notes.give_up();
+      static_cast<void>(copies_.release());  // NOLINT(bugprone-unused-return-value)
+    }
+  }
+  PendingNotes(const PendingNotes&) = delete;
+  PendingNotes& operator=(const PendingNotes&) = delete;
+  PendingNotes(PendingNotes&&) = delete;
+  PendingNotes& operator=(PendingNotes&&) = delete;
+
+  void post(const Exchange& step, Deadline deadline) {
+    const Token& written = tokens_[0] = submit(copies_->write, {});
+    ExchangeTokens posted = ports_.transport.exchange(step, std::span(&written, 1), deadline);
+    tokens_[1] = std::move(posted.received);
+    tokens_[2] = std::move(posted.sent);
+    tokens_[3] = submit(copies_->read, std::span(&tokens_[1], 1));
+  }
+  /// Errors: the first message's.
+  void wait(Deadline deadline) {
+    // The transport names the peer at the deadline; this wait is a little longer.
+    wait_all(tokens_, deadline + std::chrono::milliseconds(200));
+    has_ended_ = true;
+  }
+
+ private:
+  Token submit(const CopyBatch& batch, std::span<const Token> after) {
+    return ports_.copier.submit(batch, copies_->addresses, after);
+  }
+
+  Ports ports_;
+  std::unique_ptr<NoteCopies> copies_;
+  std::array<Token, 4> tokens_{};  ///< written, received, sent, read
+  bool has_ended_ = false;
+};
+
 }  // namespace
 
 void NoteMemory::reserve(std::int64_t size_bytes, Copier& copier, Place place) {
@@ -100,29 +147,18 @@ void exchange_notes(const Ports& ports,
     std::memcpy(host, note.words.data(), static_cast<std::size_t>(size_bytes_of(note)));
     host += size_bytes_of(note);
   }
-  auto copies = std::make_unique<NoteCopies>(ports.notes, sent_bytes, received_bytes);
   const std::vector<WireMessage> incoming =
       messages_of(receives, ports.notes.wire() + sent_bytes, [&](int peer) {
         return ports.tags.next_receive(peer);
       });
   const std::vector<WireMessage> outgoing =
       messages_of(sends, ports.notes.wire(), [&](int peer) { return ports.tags.next_send(peer); });
-  const Token written = ports.copier.submit(copies->write, copies->addresses, {});
-  const std::array after{written};
-  const ExchangeTokens posted =
-      ports.transport.exchange({.sends = outgoing, .receives = incoming}, after, deadline);
-  const std::array arrived{posted.received};
-  const Token read = ports.copier.submit(copies->read, copies->addresses, arrived);
-  const std::array tokens{written, posted.received, posted.sent, read};
+  PendingNotes pending(ports, sent_bytes, received_bytes);
   try {
-    // The transport names the peer at the deadline; this wait is a little longer.
-    wait_all(tokens, deadline + std::chrono::milliseconds(200));
+    pending.post({.sends = outgoing, .receives = incoming}, deadline);
+    pending.wait(deadline);
   } catch (const std::exception& error) {
     ports.transport.abort(error.what());
-    if (!drain(tokens, deadline_in(kDrainTime))) {
-      ports.notes.give_up();
-      static_cast<void>(copies.release());  // NOLINT(bugprone-unused-return-value)
-    }
     throw;
   }
   for (Note& note : receives) {

@@ -1,6 +1,6 @@
 #include "execution/pulled_run.hpp"
 
-#include "dynatrain/base/log.hpp"
+#include "dynatrain/base/error.hpp"
 
 #include "execution/draining.hpp"
 #include "execution/patching.hpp"
@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <exception>
 #include <map>
+#include <string>
 #include <utility>
 
 namespace dynatrain {
@@ -34,10 +35,12 @@ std::vector<Note> notes_of(const std::vector<PairList>& lists) {
 
 PulledRun::PulledRun(RunInputs inputs,
                      const Ports& ports,
+                     std::shared_ptr<OpenSources> open,
                      std::optional<SourceMap> sources,
                      Deadline deadline)
     : inputs_(std::move(inputs)),
       ports_(ports),
+      open_(std::move(open)),
       program_(make_pull_program(
           inputs_.schedule, inputs_.source, inputs_.target, compares_sums(inputs_))),
       addresses_(patch_addresses(
@@ -61,6 +64,7 @@ PulledRun::PulledRun(RunInputs inputs,
 }
 
 void PulledRun::run(const RunCall& call) {
+  check_open();
   // What the peers are told to be final must be, and the target's memory is filled by now as well.
   wait_all(call.options.after, call.deadline);
   timed(call, TraceSpan::Phase::kAgree, [&] { meet_owners(call); });
@@ -70,6 +74,7 @@ void PulledRun::run(const RunCall& call) {
       retire(call, k - kStagesUnderWay);
     }
     call.monitor.check();
+    call.monitor.enter(static_cast<int>(k));
     {
       const PhaseRange range(call.options.ranges, "dynatrain::pull");
       running_[k].pulled = ports_.copier.submit(program_.stages[k].unpack, addresses_, {});
@@ -82,7 +87,17 @@ void PulledRun::run(const RunCall& call) {
        ++k) {
     retire(call, k);
   }
+  call.monitor.enter(RunMonitor::kNoStage);
   acknowledge(call);
+}
+
+void PulledRun::check_open() const {
+  if (!open_->is_open()) {
+    throw InternalError("execution: rank " + std::to_string(inputs_.plan.rank) +
+                        " was to run over sources that a later run has mapped anew\n  nothing was "
+                        "moved; the source state is intact\n  please report this as a bug of "
+                        "dynatrain");
+  }
 }
 
 template <class Work>
@@ -191,12 +206,7 @@ bool PulledRun::drain_all() const noexcept {
   if (!have_ended) {
     return false;
   }
-  try {
-    ports_.transport.one_sided()->release();
-    ports_.transport.one_sided()->withdraw();
-  } catch (const std::exception& error) {
-    log(LogLevel::kWarning, "execution", error.what());
-  }
+  open_->close();
   return true;
 }
 

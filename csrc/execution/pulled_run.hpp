@@ -5,6 +5,7 @@
 #include "execution/run.hpp"
 #include "execution/source_map.hpp"
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -15,9 +16,10 @@ namespace dynatrain {
 class PulledRun final : public Run {
  public:
   /// `sources` are those that were mapped ahead; without them they are mapped here, until the
-  /// deadline.
+  /// deadline. `open` closes either, with this run.
   PulledRun(RunInputs inputs,
             const Ports& ports,
+            std::shared_ptr<OpenSources> open,
             std::optional<SourceMap> sources,
             Deadline deadline);
 
@@ -41,6 +43,8 @@ class PulledRun final : public Run {
   /// Runs `work` of the host and keeps how long it took.
   template <class Work>
   void timed(const RunCall& call, TraceSpan::Phase phase, Work work);
+  /// Errors: InternalError when a later run has mapped its own meanwhile.
+  void check_open() const;
   void map_peers(std::optional<SourceMap> sources, Deadline deadline);
   void meet_owners(const RunCall& call);
   /// Tells readers the sums of what they read here, and takes those of what this rank reads.
@@ -51,6 +55,7 @@ class PulledRun final : public Run {
 
   RunInputs inputs_;
   Ports ports_;
+  std::shared_ptr<OpenSources> open_;
   PullProgram program_;
   AddressTable addresses_;
   std::vector<Running> running_;

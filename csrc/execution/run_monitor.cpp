@@ -32,6 +32,11 @@ std::string what_remains() {
          "transport is aborted";
 }
 
+std::string words_of(int stage) {
+  return stage == RunMonitor::kNoStage ? "what comes before or behind the stages of the switch"
+                                       : "stage " + std::to_string(stage) + " of the switch";
+}
+
 std::string reason_of(const std::exception_ptr& error) {
   try {
     std::rethrow_exception(error);
@@ -98,9 +103,9 @@ std::vector<TraceSpan> RunMonitor::take_spans() {
 }
 
 void RunMonitor::run() {
-  int stage = 0;
+  int stage = kNoStage;  // until there are messages, that of what was submitted
   while (const std::optional<Watched> watched = next()) {
-    stage = std::max(stage, watched->stage);
+    stage = watched->tokens.empty() ? stage : watched->stage;
     check_limits(stage);
     while (!wait_a_little(*watched)) {
       check_limits(stage);
@@ -134,7 +139,8 @@ bool RunMonitor::is_over() const {
   return is_stopping_ && error_ != nullptr;
 }
 
-void RunMonitor::check_limits(int stage) {
+void RunMonitor::check_limits(int watched) {
+  const int stage = watched == kNoStage ? stage_.load() : watched;
   if (control_.cancel.load()) {
     fail(stage,
          std::make_exception_ptr(
@@ -175,8 +181,8 @@ std::exception_ptr RunMonitor::with_stage(int stage, const std::exception_ptr& e
     std::rethrow_exception(error);
   } catch (const TransportError& known) {
     return std::make_exception_ptr(TransportError(
-        "execution: stage " + std::to_string(stage) + " of the switch failed on rank " +
-            std::to_string(transport_.rank()) + "\n  " + known.what() + what_remains(),
+        "execution: " + words_of(stage) + " failed on rank " + std::to_string(transport_.rank()) +
+            "\n  " + known.what() + what_remains(),
         known.peer,
         stage,
         known.retryable,

@@ -2,6 +2,7 @@
 
 #include "dynatrain/execution/executor.hpp"
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
@@ -21,6 +22,8 @@ namespace dynatrain {
 class RunMonitor {
  public:
   using Clock = std::chrono::steady_clock;
+  /// Of what fails before the first stage or behind the last one.
+  static constexpr int kNoStage = -1;
 
   RunMonitor(Transport& transport, const RunControl& control, Deadline deadline);
   ~RunMonitor();
@@ -29,6 +32,9 @@ class RunMonitor {
   RunMonitor(RunMonitor&&) = delete;
   RunMonitor& operator=(RunMonitor&&) = delete;
 
+  /// What the run does from now on belongs to `stage`, or to none.
+  void enter(int stage) noexcept { stage_ = stage; }
+  [[nodiscard]] int stage() const noexcept { return stage_; }
   /// The messages of a stage, just posted; their end is timed.
   void watch(int stage, std::int64_t size_bytes, std::vector<Token> tokens);
   /// Keeps the run's first failure, with its stage, and aborts the transport.
@@ -55,7 +61,8 @@ class RunMonitor {
   void run();
   /// The next stage's messages; an empty one to look at the limits again, nothing at the end.
   [[nodiscard]] std::optional<Watched> next();
-  void check_limits(int stage);
+  /// `watched` is the stage whose messages were looked at last, or none.
+  void check_limits(int watched);
   [[nodiscard]] bool is_over() const;
   /// Waits a little; true once all tokens have ended, or one has failed, which is kept.
   bool wait_a_little(const Watched& watched);
@@ -71,6 +78,7 @@ class RunMonitor {
   std::vector<TraceSpan> spans_;
   std::exception_ptr error_;
   bool is_stopping_ = false;
+  std::atomic<int> stage_{kNoStage};  ///< that was submitted last
   std::thread thread_;
 };
 

@@ -1,8 +1,10 @@
 #include "execution/source_map.hpp"
 
 #include "dynatrain/base/error.hpp"
+#include "dynatrain/base/log.hpp"
 
 #include <algorithm>
+#include <exception>
 #include <set>
 #include <string>
 
@@ -31,6 +33,20 @@ bool is_same(const ExposedBuffer& a, const ExposedBuffer& b) {
 }
 
 }  // namespace
+
+void OpenSources::close() noexcept {
+  if (one_sided_ == nullptr) {
+    return;
+  }
+  for (void (OneSided::* const end)() : {&OneSided::release, &OneSided::withdraw}) {
+    try {
+      (one_sided_->*end)();
+    } catch (const std::exception& error) {
+      log(LogLevel::kWarning, "execution", error.what());
+    }
+  }
+  one_sided_ = nullptr;
+}
 
 std::vector<ExposedBuffer> exposed_by(const Plan& plan, const TensorMemory& memory) {
   std::set<TensorId> tensors;

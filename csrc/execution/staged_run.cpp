@@ -87,6 +87,7 @@ void StagedRun::run(const RunCall& call) {
       retire(call, k - kNumSlots);
     }
     call.monitor.check();
+    call.monitor.enter(stage_index(k));
     begin_stage(call, k);
   }
   for (std::size_t k = program_.size() - num_in_flight(); k < program_.size(); ++k) {

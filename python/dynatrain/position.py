@@ -10,6 +10,7 @@ import torch
 from dynatrain._errors import LayoutError
 from dynatrain.generation.world import World
 from dynatrain.layout import Layout
+from dynatrain.progress import Progress
 from dynatrain.switch.present import Present
 from dynatrain.train_state import TrainState
 
@@ -27,17 +28,19 @@ class Position:
         self._rank = rank
         self._device = device
         self._now = Present(seed)
-        self._step = 0
+        self._progress = Progress()
 
     @property
     def state(self) -> TrainState:
         """The present training state.
 
         Raises:
-            LayoutError: this rank idles.
+            LayoutError: this rank idles, or a switch earlier in the body of the loop took ranks in:
+                the step is over, and they begin with the next one.
             InternalError: it could not learn how the vote on a switch ended.
         """
         self._now.check_decided()
+        self._progress.check_not_over("session.state")
         if self._now.state is None:
             raise self._idle("state")
         return self._now.state
@@ -46,6 +49,7 @@ class Position:
     def world(self) -> World:
         """The present world; raises as :attr:`state` does."""
         self._now.check_decided()
+        self._progress.check_not_over("session.world")
         if self._now.world is None:
             raise self._idle("world")
         return self._now.world
@@ -69,7 +73,7 @@ class Position:
     @property
     def step(self) -> int:
         """Completed steps of the loop, the one under way not counted."""
-        return self._step
+        return self._progress.completed
 
     @property
     def keep(self) -> Mapping[str, Any]:

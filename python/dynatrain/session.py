@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from dynatrain._errors import Error, LayoutError, ends_job, of_family
-from dynatrain.adapters.port import Adapter
+from dynatrain.adapters.port import Adapter, Watched
 from dynatrain.attending import Attendant, Done, Duties, Within
 from dynatrain.caller import Caller
 from dynatrain.collector import collector_held_off
@@ -65,9 +65,7 @@ class Session(Position):
         self._targets = Preparations(self._engine, self._worlds, self._now, build)
         self._caller = Caller()
         self.in_trouble = False  #: a call has ended on this rank alone
-        self._in_step = False
         self.closed = False  #: by close()
-        self._loops = 0
         self._request: Requested | None = None
         self._callbacks: list[Callable[[SwitchReport], None]] = []
 
@@ -79,20 +77,26 @@ class Session(Position):
         A requested switch runs between two steps. On a rank that idles the loop waits for the next
         switch that needs it, and ends with the loop of the others.
 
+        A step counts as completed when the loop goes on behind it. Where its body is left by break
+        or an exception it counts exactly if an optimizer of the state has stepped by then, or if it
+        was switched; a script that catches the exception and loops again repeats a step that did
+        not train. Without an optimizer whose steps torch shows by its hooks, and once they are
+        replayed as a CUDA graph, it counts.
+
         Raises:
             LayoutError: ``total`` is no whole number, or is negative.
         """
         return self._loop(checked_count("steps", "total", total))
 
     def _loop(self, total: int) -> Iterator[int]:
-        self._loops += 1
-        ended = f"ended/{self._loops}"
+        self._leave_loop(self._progress.last_loop)  # where somebody still holds it
+        loop = self._progress.enter()
         failed = False
         try:
-            while self._await_activity(ended) and self._step < total:
-                self._in_step = True
-                yield self._step
-                self._end_step()
+            while self._await_activity(loop) and self._progress.completed < total:
+                self._progress.begin(loop, self._now.epoch, self._watch)
+                yield self._progress.completed
+                self._progress.end(loop)
                 self._run_request()
         except GeneratorExit:
             raise  # the script has left its loop
@@ -100,26 +104,28 @@ class Session(Position):
             failed = True  # on this rank alone: ranks that idle wait for the others
             raise
         finally:
-            self._end_step()
-            if not failed and self.active and self._engine.num_ranks > self.layout.world_size:
-                self._attendant.announce(ended, self._step)
+            self._leave_loop(loop, failed=failed)
 
-    def _await_activity(self, ended: str) -> bool:
+    def _leave_loop(self, loop: int, *, failed: bool = False) -> None:
+        """Ends a loop once, and tells ranks that idle, unless it failed on this one."""
+        if not self._progress.leave(loop) or failed or not self.active:
+            return
+        if self._engine.num_ranks > self.layout.world_size:
+            self._attendant.announce(f"ended/{loop}", self._progress.completed)
+
+    def _await_activity(self, loop: int) -> bool:
         """Attends what others call while this rank idles; False when their loop has ended."""
-        last = None if self.active else self._attendant.await_activity(ended, self._duties())
+        if self.active:
+            return True
+        last = self._attendant.await_activity(f"ended/{loop}", self._duties())
         if last is None:
             return True
-        self._step = last  # calls name it, also this rank's
+        self._progress.completed = last  # calls name it, also this rank's
         return False
 
-    def _end_step(self) -> None:
-        if self._in_step:
-            self._in_step = False
-            self._step += 1
-
-    @property
-    def _completed(self) -> int:
-        return self._step + (1 if self._in_step else 0)
+    def _watch(self) -> Watched:
+        assert self._now.state is not None  # a rank that idles begins no step
+        return self._adapter.watch(self._now.state)
 
     def _run_request(self) -> None:
         if self._request is None:
@@ -141,6 +147,7 @@ class Session(Position):
             LayoutError: ``layout`` is none or has more ranks than the job, or a switch is requested
                 already.
         """
+        self._progress.check_not_over("session.request()")
         target = checked_layout("request", layout)
         # Without the kept objects: one that refuses on some ranks would keep these from the others.
         check_target(target, self._engine.num_ranks, {})
@@ -189,7 +196,8 @@ class Session(Position):
         """Switches to ``layout`` between two steps. Collective and blocking.
 
         Inside :meth:`steps` it is the last thing in the loop's body: the step counts as completed,
-        and ranks that join begin with the next one.
+        and ranks that join begin with the next one. Where some do, :attr:`state`, :attr:`world`,
+        its meshes and groups, and calls of all ranks are refused in the rest of the body.
 
         Args:
             layout: the target; at most as many ranks as the job has, the rest idles.
@@ -225,13 +233,19 @@ class Session(Position):
                 clock = Clock(self._engine.rank)
                 with clock.phase("meet"):
                     met = self._call("switch", target, renamed, problem)
+                num_ranks = self.layout.world_size
                 report, errors = self._switch(target, renamed, met, (clock, after))
-            return tell_script(self._callbacks, report, errors)
+            try:
+                return tell_script(self._callbacks, report, errors)
+            finally:
+                if self._now.world is not None and target.world_size > num_ranks:
+                    self._progress.joined(self._now.world)
 
     @contextmanager
     def _public(self, call: str) -> Iterator[None]:
         """What every call runs under that ranks make together."""
         self._now.check_decided()
+        self._progress.check_not_over(f"session.{call}()")
         with self._caller.alone(call):
             try:
                 with self._adapter.undisturbed(), only_family(call, lambda: self._now.epoch):
@@ -259,7 +273,7 @@ class Session(Position):
             problem = of_family(error, f"the call of {op}")
         connected, places = self._engine.connected, self._worlds.kept
         renamed = tuple(sorted(names.items()))
-        own = Call(op, str(layout), self._completed, ready, connected, cursors, renamed, places)
+        own = Call(op, str(layout), self._progress.told, ready, connected, cursors, renamed, places)
         met = self._calls.meet(own, problem)
         self._reconnect(met)
         return met
@@ -291,16 +305,17 @@ class Session(Position):
         )
 
     def _switch_attended(self, asked: Call, met: Met, within: Within) -> Done:
-        self._step = asked.step
+        self._progress.completed = asked.step
         return self._switch(Layout.parse(asked.layout), dict(asked.names), met, within)
 
     def _switch(self, layout: Layout, names: Mapping[str, str], met: Met, within: Within) -> Done:
         """Switches; returns the report and what kept objects raised, when it was done."""
         source, epoch, ready = str(self.layout), self._now.epoch + 1, met.ready
-        report = SwitchReport(source, str(layout), epoch, self._completed, prepared=ready)
+        report = SwitchReport(source, str(layout), epoch, self._progress.told, prepared=ready)
         with collector_held_off():
             target = self._targets.taken(layout, names, met, within[0])
             errors = run(self._engine, self._calls, self._now, target, Telling(report, *within))
+        self._progress.count()
         return report, errors
 
     # ---- life ----------------------------------------------------------------------------------
@@ -337,7 +352,7 @@ class Session(Position):
         """Asks all ranks, idle ones too, something about the present state. Collective."""
         with self._public(question):
             connected = self._engine.connected
-            own = Call(question, str(self.layout), self._completed, False, connected)
+            own = Call(question, str(self.layout), self._progress.told, False, connected)
             self._reconnect(self._calls.meet(own, self._refusal()))
             return QUESTIONS[question](self._engine, self._now.state)
 

@@ -23,4 +23,4 @@ def test_call_after_a_loop_meets_ranks_that_idled_in_it(pool):
     for num_prints, steps, step_of_switch in pool.run(call_after_loops):
         assert num_prints == 1
         assert steps == sorted(steps)
-        assert steps[-1] == step_of_switch == 20
+        assert steps[-1] == step_of_switch == 19  # no step in which the loop was left has trained

@@ -92,7 +92,8 @@ struct RunResult {
 
 class Run;  // csrc/execution/run.hpp
 
-/// A run that was made ahead of its time; see Executor::prepare(). It runs once.
+/// A run that was made ahead of its time; see Executor::prepare(). It runs once. What it has open
+/// of a one-sided transport is closed with it, or when another run is mapped: it does not run then.
 class PreparedRun {
  public:
   explicit PreparedRun(std::unique_ptr<Run> run);
@@ -141,7 +142,8 @@ class Executor {
   /// Ownership  the executor must outlive what is returned, and memory must stay where it is. Runs
   ///            that are prepared share their staging.
   /// Errors     as run(), InternalError also when sources were mapped for other addresses or lists;
-  ///            DeviceError, std::bad_alloc. Nothing was moved.
+  ///            DeviceError, std::bad_alloc. Nothing was moved. Where it maps by itself, the
+  ///            transport is aborted: the peers are at it as well.
   [[nodiscard]] std::unique_ptr<PreparedRun> prepare(RunInputs inputs,
                                                      const ExecuteOptions& options);
 

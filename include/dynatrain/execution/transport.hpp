@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <memory>
 #include <span>
 #include <string>
@@ -103,12 +104,20 @@ class Transport {
   /// are posted, which is the default. A transport that runs its operations in order (NCCL's, on a
   /// stream) needs both at once, and then the peers' exchanges meet in the order of the calls: a
   /// message belongs to the same exchange of the same pair on both ends.
+  /// Errors  through the tokens; what is thrown, is thrown before anything was posted: nobody could
+  ///         wait for its end.
   virtual ExchangeTokens exchange(const Exchange& step,
                                   std::span<const Token> after,
                                   Deadline deadline) {
     Token received = submit_receives(step.receives, {}, deadline);
-    Token sent = submit_sends(step.sends, after, deadline);
-    return {.sent = std::move(sent), .received = std::move(received)};
+    try {
+      return {.sent = submit_sends(step.sends, after, deadline), .received = received};
+    } catch (...) {
+      abort("the sends of a step could not be posted");  // its receives end, and so do the peers'
+      auto failed = std::make_shared<HostCompletion>();
+      failed->fail(std::current_exception());
+      return {.sent = Token(std::move(failed)), .received = std::move(received)};
+    }
   }
 
   /// Ends every pending and later operation with a TransportError that says `reason`. Idempotent,

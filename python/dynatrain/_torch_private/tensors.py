@@ -146,6 +146,19 @@ def hook_steps(optimizer: torch.optim.Optimizer, hook: Callable[..., None]) -> N
         optimizer.register_step_pre_hook(hook)
 
 
+def hook_behind_steps(optimizer: torch.optim.Optimizer, hook: Callable[..., None]) -> bool:
+    """Calls ``hook`` behind every step; False where torch would not.
+
+    The method ``step`` of a class calls hooks once torch has wrapped it, which the constructor of
+    ``torch.optim.Optimizer`` does; some wrappers leave that out.
+    """
+    step = getattr(type(optimizer), "step", None)
+    if not hasattr(optimizer, "_optimizer_step_post_hooks") or not hasattr(step, "hooked"):
+        return False
+    optimizer.register_step_post_hook(hook)
+    return True
+
+
 def holders_in_autograd(tensor: torch.Tensor) -> int:
     """How many graphs, nodes and views of autograd hold what the tensor object stands for."""
     return int(tensor._use_count()) - 1

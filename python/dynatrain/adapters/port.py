@@ -112,6 +112,19 @@ class Published:
     per_rank: Mapping[str, Sequence[Part]] = field(default_factory=dict)
 
 
+@dataclass
+class Watched:
+    """What an adapter sees of the optimizers of a state while it trains.
+
+    Attributes:
+        stepped: whether one of them has stepped since this was last set to False.
+        sure: False where one may step without being seen, and where there is none.
+    """
+
+    stepped: bool = False
+    sure: bool = True
+
+
 _Inventory = TypeVar("_Inventory", bound=Inventory)
 
 
@@ -334,6 +347,14 @@ class Adapter(ABC, Generic[_Inventory]):
         """The message of a refusal when ``state`` is not at a step boundary, else None.
 
         ``state`` is None on a rank that idles.
+        """
+
+    @abstractmethod
+    def watch(self, state: TrainState) -> Watched:
+        """Watches the optimizers of ``state`` from now on; asked for once in the life of a state.
+
+        A step of an optimizer pays an attribute for it, a step of the loop nothing: who asks reads
+        and writes the value alone. Nothing of it travels, nor counts as set by the script.
         """
 
     @abstractmethod

@@ -5,7 +5,8 @@ A phase that fails on one rank fails on all: that is what :meth:`Engine.together
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -149,6 +150,19 @@ class Engine:
         for lane in self.lanes.values():
             lane.transport.abort(reason)
         self.lanes = {}
+
+    @contextmanager
+    def lanes_end_with_an_error(self, reason: str) -> Iterator[None]:
+        """Ends all lanes as soon as the body raises, before this rank tells the others of it.
+
+        They may sit in another lane than the one that failed here, and would wait there for this
+        rank until the deadline.
+        """
+        try:
+            yield
+        except BaseException:
+            self.disconnect(reason)
+            raise
 
     def release(self, reason: str) -> None:
         """Lets go of all groups; nothing is exchanged any more."""

@@ -23,6 +23,9 @@ from dynatrain.train_state import TrainState
 
 _FLATTENED = {"dp_shard_cp": ("dp_shard", "cp"), "dp": ("dp_replicate", "dp_shard")}
 
+#: Attributes of a world by which a script meets other ranks.
+_TALKS_TO_OTHERS = ("mesh", "expert_mesh", "groups", "_made", "_groups", "_meshes")
+
 
 class World:
     """One rank's place in a layout, and the meshes and groups that a model is built on.
@@ -207,6 +210,16 @@ class World:
         world.epoch = epoch
         return world
 
+    def withhold(self, why: str) -> None:
+        """Makes every use of a mesh or group raise LayoutError until :meth:`give_back`."""
+        held = self.__dict__
+        self._withheld = {name: held.pop(name) for name in _TALKS_TO_OTHERS if name in held}
+        self._why = why
+
+    def give_back(self) -> None:
+        """Lets meshes and groups be used again."""
+        self.__dict__.update(self.__dict__.pop("_withheld", {}))
+
     def retire(self, ended: str) -> None:
         """Makes every later use raise StaleStateError.
 
@@ -218,6 +231,8 @@ class World:
     def __getattr__(self, name: str) -> Any:
         # Only reached for what the instance does not hold, which after retire() is everything.
         ended = self.__dict__.get("_ended")
+        if name in self.__dict__.get("_withheld", ()):
+            raise LayoutError(self._why)
         if ended is None:
             raise AttributeError(f"World has no attribute {name!r}")
         raise StaleStateError(

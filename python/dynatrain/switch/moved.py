@@ -100,7 +100,8 @@ def _moved(engine: Engine, standing: Standing, kept: Kept, clock: Clock) -> Move
     runs: _Runs = []
 
     def arrive() -> Share | None:
-        with profiler_range("dynatrain::transfer"):
+        failed = "this rank failed while the state was moving"
+        with profiler_range("dynatrain::transfer"), engine.lanes_end_with_an_error(failed):
             runs.extend(_run(engine, standing))
         with clock.phase("values"):
             _hand_over(engine, standing, published)

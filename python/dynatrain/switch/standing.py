@@ -143,12 +143,9 @@ def _with_memory(engine: Engine, blueprint: Blueprint) -> Standing:
 
 def _agree_on_pairs(engine: Engine, blueprint: Blueprint) -> None:
     seconds = engine.options.timeout.total_seconds()
-    try:
+    with engine.lanes_end_with_an_error("the exchange of plan hashes failed"):
         for part in blueprint.parts:
             engine.lanes[part.lane].executor.agree(part.plan, seconds)
-    except Exception:
-        engine.disconnect("the exchange of plan hashes failed")
-        raise
 
 
 def _materialized(engine: Engine, blueprint: Blueprint, fresh: int, staging: int) -> Side:
@@ -208,9 +205,14 @@ def _with_sources(engine: Engine, standing: Standing, route: Route) -> Route:
         return route
     seconds = engine.options.timeout.total_seconds()
     source_map, table = standing.blueprint.source_map, standing.source.table
+
+    def mapped() -> str:  # what does not work is returned; peers wait for a rank that raises
+        with engine.lanes_end_with_an_error("this rank could not map the sources of its peers"):
+            return lane.executor.map_sources(route.part.plan, source_map, table, seconds)
+
     lines = engine.joined(
         "mapping the sources",
-        lambda: lane.executor.map_sources(route.part.plan, source_map, table, seconds),
+        mapped,
         lambda problems: [f"  rank {rank}: {text}" for rank, text in enumerate(problems) if text],
     )
     if lines:

@@ -29,6 +29,7 @@
 | ``meaning.py`` | whether two values mean the same, and where they differ |
 | ``codec.py`` | values as bytes |
 | ``streams.py`` | random streams of the process |
+| ``stepping.py`` | whether an optimizer has stepped |
 | ``boundary.py`` | whether a state is between two steps; the end of a replaced one |
 """
 
@@ -43,7 +44,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from dynatrain._torch_private.tensors import clear_sharding_cache, local_tensor
-from dynatrain.adapters.port import Adapter, Published, Slots
+from dynatrain.adapters.port import Adapter, Published, Slots, Watched
 from dynatrain.adapters.torch import (
     boundary,
     buffers,
@@ -55,6 +56,7 @@ from dynatrain.adapters.torch import (
     objects,
     outside,
     sharing,
+    stepping,
     streams,
     ties,
     values,
@@ -244,6 +246,10 @@ class TorchAdapter(Adapter[LiveTensors]):
     def why_not_now(self, state: TrainState | None) -> str | None:
         """Asks for backward, gradients, and parameters that ``fully_shard`` has gathered."""
         return boundary.why_not_now(state)
+
+    def watch(self, state: TrainState) -> Watched:
+        """Registers hooks behind the steps of all optimizers."""
+        return stepping.watch(state)
 
     def retire(self, state: TrainState | None, target: LiveTensors | None, successor: str) -> None:
         """Empties storages, hooks refusals in, and forgets DTensor's cache of meshes."""

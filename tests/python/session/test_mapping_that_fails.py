@@ -1,0 +1,47 @@
+"""Sources that a rank cannot map: what its peers wait for ends before it tells them."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from types import SimpleNamespace
+
+import pytest
+
+from dynatrain import TransportError
+from dynatrain.generation.control import attempt
+from dynatrain.generation.engine import Engine
+from dynatrain.generation.lanes import DEVICE
+from dynatrain.switch.standing import Route, _with_sources
+
+
+class Recording(Engine):
+    """An engine of one lane, whose peers wait for the other exchange."""
+
+    def __init__(self, executor):
+        self.events = []
+        transport = SimpleNamespace(is_one_sided=True)
+        self.lanes = {DEVICE: SimpleNamespace(transport=transport, executor=executor)}
+        self.options = SimpleNamespace(timeout=timedelta(seconds=1))
+
+    def disconnect(self, reason):
+        self.events.append("the lanes ended")
+
+    def joined(self, phase, work, combine):
+        _, error = attempt(work)
+        self.events.append("the others were told")
+        raise error
+
+
+def refuse(*_):
+    raise TransportError("the store is gone")
+
+
+# Its peers wait in their own mapping for what it was to publish, and not in the exchange.
+def test_the_lanes_end_before_the_others_are_told():
+    engine = Recording(SimpleNamespace(map_sources=refuse))
+    blueprint = SimpleNamespace(source_map=None)
+    standing = SimpleNamespace(blueprint=blueprint, source=SimpleNamespace(table=None))
+    with pytest.raises(TransportError, match="the store is gone"):
+        _with_sources(engine, standing, Route(SimpleNamespace(lane=DEVICE, plan=None), None))
+
+    assert engine.events == ["the lanes ended", "the others were told"]
