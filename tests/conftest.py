@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -18,6 +19,11 @@ else:
     # The same examples on every machine: a failure seen in CI is seen here.
     settings.register_profile("dynatrain", deadline=None, derandomize=True, print_blob=True)
     settings.load_profile("dynatrain")
+
+
+def pytest_configure() -> None:
+    """A shell that runs tests in its background has them ignore Ctrl-C, which some of them send."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

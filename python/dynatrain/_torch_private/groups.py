@@ -12,6 +12,7 @@ from typing import Any
 import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore, PrefixStore, Store
 from torch.distributed import ProcessGroup, device_mesh, distributed_c10d
+from torch.distributed.device_mesh import DeviceMesh
 
 from dynatrain._torch_private.present import check_has
 
@@ -101,6 +102,12 @@ def end_group(group: ProcessGroup) -> None:
     """Takes a group from torch's list; its threads and sockets end with the last who holds it."""
     with suppress(Exception):  # the script has ended all groups, or a backend cannot be ended
         dist.destroy_process_group(group)
+
+
+def forget_groups(mesh: DeviceMesh) -> None:
+    """Has a mesh let go of its groups: torch 2.11 holds meshes that DTensors had for ever."""
+    registry: dict[str, ProcessGroup] = getattr(mesh, "_pg_registry", {})
+    registry.clear()
 
 
 @contextmanager

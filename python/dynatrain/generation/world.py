@@ -284,7 +284,9 @@ def _make_mesh(
             f"coordinate {place}\n"
             "  nothing was moved; please report this with the layout"
         )
-    return DeviceMesh.from_group(made, device_type, mesh=ranks, mesh_dim_names=tuple(sizes))
+    mesh = DeviceMesh.from_group(made, device_type, mesh=ranks, mesh_dim_names=tuple(sizes))
+    groups.are_of(mesh)
+    return mesh
 
 
 def _make_expert_mesh(layout: Layout, device_type: str, groups: WorldGroups) -> DeviceMesh | None:

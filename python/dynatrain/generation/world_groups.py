@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 from torch.distributed import ProcessGroup
+from torch.distributed.device_mesh import DeviceMesh
 
 from dynatrain._errors import TransportError, is_out_of_memory
-from dynatrain._torch_private.groups import end_group, listed_group
+from dynatrain._torch_private.groups import end_group, forget_groups, listed_group
 from dynatrain.generation.members import Members
 
 
@@ -35,6 +36,7 @@ class WorldGroups:
         self._until: float | None = None
         self._num_made: Counter[str] = Counter()
         self._groups: list[ProcessGroup] = []
+        self._meshes: list[DeviceMesh] = []
 
     @contextmanager
     def all_within(self, deadline: timedelta) -> Iterator[None]:
@@ -79,7 +81,13 @@ class WorldGroups:
         left = max(self._until - time.monotonic(), 0.001)
         return timedelta(milliseconds=max(1, int(left * 1000)))  # as C++ keeps it
 
+    def are_of(self, mesh: DeviceMesh) -> None:
+        """Says that ``mesh`` stands on some of these groups; it ends with them."""
+        self._meshes.append(mesh)
+
     def end(self) -> None:
-        """Takes the groups from torch; their threads end with the last who holds one."""
+        """Takes the groups from torch and meshes; their threads end with the last who holds one."""
+        while self._meshes:
+            forget_groups(self._meshes.pop())
         while self._groups:
             end_group(self._groups.pop())
