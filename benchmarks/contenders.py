@@ -20,7 +20,7 @@ def plan_moves(session: dynatrain.Session) -> list[Move]:
 
 
 def _plan(session: dynatrain.Session) -> _native.Plan:
-    standing = session._targets.standing
+    standing = session._part.targets.standing
     assert standing is not None
     return standing.blueprint.plan
 

@@ -20,9 +20,11 @@ def planned_bytes(session: dynatrain.Session) -> int:
     That is the target, staging, and the tables of its copies.
     Read in place, or through pinned memory over Gloo, a switch stages nothing there.
     """
-    standing = session._targets.standing
+    standing = session._part.targets.standing
     assert standing is not None
-    transport = session._engine.lanes[DEVICE].name if DEVICE in session._engine.lanes else "c10d"
+    transport = (
+        session._part.engine.lanes[DEVICE].name if DEVICE in session._part.engine.lanes else "c10d"
+    )
     return (
         standing.fresh_bytes
         + standing.table_bytes

@@ -4,39 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 
-from dynatrain._errors import Error, LayoutError, ends_job, of_family
 from dynatrain.adapters.port import Adapter, Watched
-from dynatrain.attending import Attendant, Done, Duties, Within
-from dynatrain.caller import Caller
-from dynatrain.collector import collector_held_off
+from dynatrain.attending import Attendant
+from dynatrain.collective import Collective
 from dynatrain.door import (
     checked_callable,
     checked_count,
     checked_layout,
-    checked_names,
-    only_family,
 )
-from dynatrain.generation.engine import Engine, Options
+from dynatrain.generation.engine import Options
 from dynatrain.generation.members import Members
-from dynatrain.generation.rendezvous import Rendezvous
 from dynatrain.generation.world import Build
-from dynatrain.generation.worlds import MakeGroups, Worlds
+from dynatrain.generation.worlds import MakeGroups
 from dynatrain.layout import Layout
 from dynatrain.position import Position
 from dynatrain.report import SwitchReport
 from dynatrain.requested import Requested
-from dynatrain.switch.beginning import Initialize, begin
-from dynatrain.switch.called import Called
-from dynatrain.switch.calls import Call, Calls, Met, check_target, cursors_of
-from dynatrain.switch.clock import Clock
-from dynatrain.switch.preparations import Preparations
-from dynatrain.switch.questions import QUESTIONS
-from dynatrain.switch.story import Telling, run, tell_script
+from dynatrain.switch.beginning import Initialize
+from dynatrain.switch.calls import check_target
 
 
 class Session(Position):
@@ -55,19 +44,11 @@ class Session(Position):
         groups: MakeGroups | None,
     ) -> None:
         super().__init__(members.rank, device, options.seed)
-        self._build = build
-        self._adapter = adapter
-        self._engine = Engine(options, device, members, adapter)
-        self._meeting = Rendezvous(members.store, members.rank, members.num_ranks, options.timeout)
-        self._calls = Calls(self._meeting)
-        self._attendant = Attendant(self._engine, self._meeting, self._calls, self._now)
-        self._worlds = Worlds(self._engine, device, groups)
-        self._targets = Preparations(self._engine, self._worlds, self._now, build)
-        self._caller = Caller()
-        self.in_trouble = False  #: a call has ended on this rank alone
-        self.closed = False  #: by close()
+        parts = (build, options, device, adapter, members, groups)
+        self._part = Collective(*parts, self._now, self._progress)
         self._request: Requested | None = None
         self._callbacks: list[Callable[[SwitchReport], None]] = []
+        self._attendant = Attendant(self._part, self._callbacks)
 
     # ---- the loop ------------------------------------------------------------------------------
 
@@ -110,14 +91,14 @@ class Session(Position):
         """Ends a loop once, and tells ranks that idle, unless it failed on this one."""
         if not self._progress.leave(loop) or failed or not self.active:
             return
-        if self._engine.num_ranks > self.layout.world_size:
+        if self._part.engine.num_ranks > self.layout.world_size:
             self._attendant.announce(f"ended/{loop}", self._progress.completed)
 
     def _await_activity(self, loop: int) -> bool:
         """Attends what others call while this rank idles; False when their loop has ended."""
         if self.active:
             return True
-        last = self._attendant.await_activity(f"ended/{loop}", self._duties())
+        last = self._attendant.await_activity(f"ended/{loop}")
         if last is None:
             return True
         self._progress.completed = last  # calls name it, also this rank's
@@ -125,13 +106,13 @@ class Session(Position):
 
     def _watch(self) -> Watched:
         assert self._now.state is not None  # a rank that idles begins no step
-        return self._adapter.watch(self._now.state)
+        return self._part.adapter.watch(self._now.state)
 
     def _run_request(self) -> None:
         if self._request is None:
             return
         wish, self._request = self._request, None
-        wish.run(lambda problem: self._switch_together(wish.layout, None, problem))
+        wish.run(lambda problem: self._part.switch(wish.layout, None, self._callbacks, problem))
 
     # ---- switching -----------------------------------------------------------------------------
 
@@ -150,7 +131,7 @@ class Session(Position):
         self._progress.check_not_over("session.request()")
         target = checked_layout("request", layout)
         # Without the kept objects: one that refuses on some ranks would keep these from the others.
-        check_target(target, self._engine.num_ranks, {})
+        check_target(target, self._part.engine.num_ranks, {})
         if self._request is not None:
             self._request.check_replaceable()
         self._request = Requested(target)
@@ -167,9 +148,7 @@ class Session(Position):
         The target's memory is held from now on. One layout is prepared at a time; preparing
         another one drops the former.
         """
-        with self._public("prepare"):
-            target, renamed = checked_layout("prepare", layout), checked_names("prepare", names)
-            self._targets.prepare(target, renamed, self._call("prepare", target, renamed))
+        self._part.prepare(layout, names)
 
     def check(self, layout: Layout | str, *, names: Mapping[str, str] | None = None) -> int:
         """Says whether a switch to ``layout`` would be refused, and moves nothing. Collective.
@@ -186,9 +165,7 @@ class Session(Position):
         Raises:
             What the switch would raise before anything moves; the state is unchanged.
         """
-        with self._public("check"):
-            target, renamed = checked_layout("check", layout), checked_names("check", names)
-            return self._targets.rehearse(target, renamed, self._call("check", target, renamed))
+        return self._part.check(layout, names)
 
     def switch(
         self, layout: Layout | str, *, names: Mapping[str, str] | None = None
@@ -218,143 +195,31 @@ class Session(Position):
             What a kept object's ``on_world`` or a callback raised: the switch is done then, on this
                 rank as on all others.
         """
-        return self._switch_together(layout, names)
-
-    def _switch_together(
-        self,
-        layout: Layout | str,
-        names: Mapping[str, str] | None,
-        problem: LayoutError | None = None,
-    ) -> SwitchReport:
-        """Meets all ranks and switches; ``problem`` is what this rank refuses it with."""
-        with ExitStack() as after:
-            with self._public("switch"):
-                target, renamed = checked_layout("switch", layout), checked_names("switch", names)
-                clock = Clock(self._engine.rank)
-                with clock.phase("meet"):
-                    met = self._call("switch", target, renamed, problem)
-                num_ranks = self.layout.world_size
-                report, errors = self._switch(target, renamed, met, (clock, after))
-            try:
-                return tell_script(self._callbacks, report, errors)
-            finally:
-                if self._now.world is not None and target.world_size > num_ranks:
-                    self._progress.joined(self._now.world)
-
-    @contextmanager
-    def _public(self, call: str) -> Iterator[None]:
-        """What every call runs under that ranks make together."""
-        self._now.check_decided()
-        self._progress.check_not_over(f"session.{call}()")
-        with self._caller.alone(call):
-            try:
-                with self._adapter.undisturbed(), only_family(call, lambda: self._now.epoch):
-                    yield
-            except BaseException as error:
-                if not isinstance(error, Error) or ends_job(error):
-                    # The ranks have not agreed on it: the others need not wait for this one.
-                    self.in_trouble = True
-                    self._engine.release(f"{call} ended on this rank alone")
-                raise
-
-    def _call(
-        self, op: str, layout: Layout, names: Mapping[str, str], problem: Error | None = None
-    ) -> Met:
-        """Meets all ranks over one operation, and makes the groups anew where some are lost."""
-        ready, cursors = False, {}
-        problem = problem or self._refusal()
-        try:
-            if problem is not None:
-                raise problem
-            self._check_now(layout, self._now.keep)
-            ready = self._targets.is_ready(layout, names)
-            cursors = cursors_of(self._now.keep) if self.active else {}
-        except Exception as error:  # noqa: BLE001 - the others must learn of it, not wait
-            problem = of_family(error, f"the call of {op}")
-        connected, places = self._engine.connected, self._worlds.kept
-        renamed = tuple(sorted(names.items()))
-        own = Call(op, str(layout), self._progress.told, ready, connected, cursors, renamed, places)
-        met = self._calls.meet(own, problem)
-        self._reconnect(met)
-        return met
-
-    def _check_now(self, layout: Layout, keep: Mapping[str, Any]) -> None:
-        """Raises when this rank cannot go to ``layout`` now."""
-        check_target(layout, self._engine.num_ranks, keep)
-        why_not = self._adapter.why_not_now(self._now.state)
-        if why_not is not None:
-            raise LayoutError(why_not)
-
-    def _reconnect(self, met: Met) -> None:
-        if not met.connected:
-            self._targets.drop()  # its runs are bound to the connection that was lost
-            self._engine.disconnect("a rank has lost its groups")
-            self._engine.connect(met.name)
-
-    def _duties(self) -> Duties:
-        return Duties(
-            public=self._public,
-            refusal=self._refusal,
-            is_ready=self._targets.is_still_ready,
-            places=lambda: self._worlds.kept,
-            reconnect=self._reconnect,
-            prepare=self._targets.prepare,
-            rehearse=self._targets.rehearse,
-            switch=self._switch_attended,
-            callbacks=self._callbacks,
-        )
-
-    def _switch_attended(self, asked: Call, met: Met, within: Within) -> Done:
-        self._progress.completed = asked.step
-        return self._switch(Layout.parse(asked.layout), dict(asked.names), met, within)
-
-    def _switch(self, layout: Layout, names: Mapping[str, str], met: Met, within: Within) -> Done:
-        """Switches; returns the report and what kept objects raised, when it was done."""
-        source, epoch, ready = str(self.layout), self._now.epoch + 1, met.ready
-        report = SwitchReport(source, str(layout), epoch, self._progress.told, prepared=ready)
-        with collector_held_off():
-            target = self._targets.taken(layout, names, met, within[0])
-            errors = run(self._engine, self._calls, self._now, target, Telling(report, *within))
-        self._progress.count()
-        return report, errors
+        return self._part.switch(layout, names, self._callbacks)
 
     # ---- life ----------------------------------------------------------------------------------
 
     def start(self, layout: Layout, initialize: Initialize | None, keep: Mapping[str, Any]) -> None:
         """Builds the first world and state; called once by :func:`dynatrain.init`. Collective."""
-        engine = self._engine
-        engine.connect("start")
-        engine.together("the first layout", lambda: self._check_now(layout, keep))
-        world = self._worlds.at(layout, 0, "world/start", kept=False)
-        state = begin(engine, Called(layout, world, self._build), initialize)
-        self._now.install(layout, world, state)
-        self._now.keep = dict(keep)
+        self._part.start(layout, initialize, keep)
 
     def place_kept(self) -> None:
         """Tells the kept objects of the first world; called once by :func:`dynatrain.init`.
 
         Raises what the first of them raised: the session has started then.
         """
-        with self._adapter.undisturbed():
+        with self._part.adapter.undisturbed():
             errors = self._now.move_kept()
         if errors:
             raise errors[0]
 
     def fingerprint(self) -> str:
         """The fingerprint of the present state, the same in every layout. Collective."""
-        return str(self._ask("fingerprint"))
+        return str(self._part.ask("fingerprint"))
 
     def verify_replicas(self) -> list[str]:
         """One line per cell on which its owners differ; empty when replicas agree. Collective."""
-        return list(self._ask("verify_replicas"))
-
-    def _ask(self, question: str) -> Any:
-        """Asks all ranks, idle ones too, something about the present state. Collective."""
-        with self._public(question):
-            connected = self._engine.connected
-            own = Call(question, str(self.layout), self._progress.told, False, connected)
-            self._reconnect(self._calls.meet(own, self._refusal()))
-            return QUESTIONS[question](self._engine, self._now.state)
+        return list(self._part.ask("verify_replicas"))
 
     def close(self) -> None:
         """Ends the session: its groups with their sockets and threads, and what is prepared.
@@ -367,20 +232,14 @@ class Session(Position):
         Raises:
             LayoutError: another call is under way, or the process was forked.
         """
-        with self._caller.alone("close"):
-            self.closed = True
-            self._targets.drop()
-            self._engine.release("the session was closed")
-            self._now.close()
-            self._worlds.end()
+        self._part.end()
 
-    def _refusal(self) -> LayoutError | None:
-        """Why this session makes no calls any more, or None."""
-        if not self.closed:
-            return None
-        return LayoutError(
-            "session: it was closed\n"
-            "  expected close() to be the last call of a session\n"
-            "  nothing was moved; session.state is intact\n"
-            "  call dynatrain.init again for another session"
-        )
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._part.closed
+
+    @property
+    def in_trouble(self) -> bool:
+        """Whether a call has ended on this rank alone."""
+        return self._part.in_trouble

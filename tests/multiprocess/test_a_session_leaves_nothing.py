@@ -65,7 +65,7 @@ def connect_again(rank, world_size):
     for target in ("tp=2", "dp=2", "tp=2", "dp=2"):
         session.switch(target)
         counts.append(opened())
-        session._engine.control.lost = rank == 0  # as after an exchange that has failed there
+        session._part.engine.control.lost = rank == 0  # as after an exchange that has failed there
     session.close()
     return counts
 
@@ -121,7 +121,7 @@ def visit_many_layouts(rank, world_size):
     session.prepare("tp=2")
     for other in ("pp=2", "dp=1,tp=2", "dp_replicate=2", "tp=1"):
         session.check(other)
-    kept, opened_then = session._worlds.kept, opened()
+    kept, opened_then = session._part.worlds.kept, opened()
     prepared = session.switch("tp=2").prepared
     jobs.train_step(session.state, session.world, 0)
     session.switch("pp=2")  # its groups are made anew

@@ -13,7 +13,7 @@ def fail_after_the_vote(rank, world_size, failing):
         def short(*args):
             raise MemoryError("no room")
 
-        session._adapter.continue_streams = short
+        session._part.adapter.continue_streams = short
     seen = []
     try:
         for step in session.steps(3):
@@ -40,7 +40,7 @@ def test_rank_that_fails_after_the_vote_ends_also_when_it_idled(pool):
 def miss_the_vote(rank, world_size):
     session = start("dp=3", timeout_s=8)
     if rank == 3:
-        meet, moments = session._meeting.meet, []
+        meet, moments = session._part.meeting.meet, []
 
         def short_at_the_vote(payload):
             met = meet(payload)
@@ -49,7 +49,7 @@ def miss_the_vote(rank, world_size):
                 raise MemoryError("no room")
             return met
 
-        session._meeting.meet = short_at_the_vote
+        session._part.meeting.meet = short_at_the_vote
     try:
         for step in session.steps(2):
             if step == 0:

@@ -79,7 +79,10 @@ class Boundaries:
     def __init__(self, session, case):
         self.left, self.side, self.trouble = case.number, case.side, trouble_of(case)
         self.hits = 0
-        for owner, name in ((session._engine.control, "agree"), (session._meeting, "meet")):
+        for owner, name in (
+            (session._part.engine.control, "agree"),
+            (session._part.meeting, "meet"),
+        ):
             setattr(owner, name, self.watched(getattr(owner, name)))
 
     def watched(self, exchange):

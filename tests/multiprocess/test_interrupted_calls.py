@@ -19,14 +19,14 @@ def switch_interrupted(rank, world_size, place):
     session = start("dp=4")
     before = session.fingerprint()
     if rank == 1:
-        setattr(session._adapter, METHOD_OF[place], interrupt)
+        setattr(session._part.adapter, METHOD_OF[place], interrupt)
     told = None
     try:
         session.switch("dp=2,tp=2")
     except (KeyboardInterrupt, TransportError) as error:
         told = type(error).__name__
     if rank == 1:
-        delattr(session._adapter, METHOD_OF[place])
+        delattr(session._part.adapter, METHOD_OF[place])
     after = session.fingerprint()
     report = session.switch("dp=2,tp=2")
     return told, before == after, report.epoch
@@ -48,7 +48,7 @@ def test_the_others_hear_at_once_and_the_next_call_works(pool, place):
 def fall_out_of_step(rank, world_size):
     session = start("dp=4", timeout_s=20)
     if rank == 2:
-        session._engine.control._number += 1  # as after an exchange that it made alone
+        session._part.engine.control._number += 1  # as after an exchange that it made alone
     with pytest.raises(TransportError, match="out of step") as error:
         session.fingerprint()
     return str(error.value), session.fingerprint()

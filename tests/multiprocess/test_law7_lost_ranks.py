@@ -76,7 +76,7 @@ def session_that_loses_a_rank(moment, dying, lose=die, deadline_s=DEADLINE_S):
         param.grad = torch.zeros_like(param)
     state.optimizer.step()
     state.optimizer.zero_grad()
-    lanes = session._engine.lanes
+    lanes = session._part.engine.lanes
     fatal.executor = lanes["host"].executor
     lanes["host"] = dataclasses.replace(lanes["host"], executor=fatal)
     fatal.armed = True

@@ -116,11 +116,11 @@ def prepare_and_change_ones_mind(rank, world_size):
     out["phases"] = {span.phase for span in report.timeline} & {"build", "plan"}
 
     session.prepare("tp=4")
-    dropped = weakref.ref(session._targets.standing.target.state.model)
+    dropped = weakref.ref(session._part.targets.standing.target.state.model)
     report = session.switch("dp=4")
     gc.collect()
     out["other switch is cold, the prepared target is gone"] = (
-        not report.prepared and dropped() is None and session._targets.standing is None
+        not report.prepared and dropped() is None and session._part.targets.standing is None
     )
 
     session.prepare("dp=2,tp=2")
@@ -133,7 +133,7 @@ def prepare_and_change_ones_mind(rank, world_size):
 
     session.prepare("tp=4")
     if rank == 1:
-        session._engine.disconnect("the test wants it")
+        session._part.engine.disconnect("the test wants it")
     before = jobs.whole_state(session.state)
     report = session.switch("tp=4")
     out["a lost connection makes it cold"] = not report.prepared

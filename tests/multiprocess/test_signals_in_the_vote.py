@@ -17,7 +17,7 @@ from sessions import start
 
 def vote_late(session, seconds):
     """The second meeting of a switch is its vote."""
-    meet, moments = session._meeting.meet, []
+    meet, moments = session._part.meeting.meet, []
 
     def late(payload):
         moments.append(payload)
@@ -25,12 +25,12 @@ def vote_late(session, seconds):
             time.sleep(seconds)
         return meet(payload)
 
-    session._meeting.meet = late
+    session._part.meeting.meet = late
 
 
 def interrupt_in_the_vote(session, number):
     """Sends a signal while this rank waits for the others' votes."""
-    meet, moments = session._meeting.meet, []
+    meet, moments = session._part.meeting.meet, []
 
     def interrupted(payload):
         moments.append(payload)
@@ -38,7 +38,7 @@ def interrupt_in_the_vote(session, number):
             threading.Timer(0.7, os.kill, (os.getpid(), number)).start()
         return meet(payload)
 
-    session._meeting.meet = interrupted
+    session._part.meeting.meet = interrupted
 
 
 def leave(number, frame):
@@ -56,8 +56,8 @@ def switch_under_signals(rank, world_size, number, interrupted):
     follows = Follows()
     session = start("dp=4", timeout_s=20, keep={"follows": follows})
     streams = []
-    continued = session._adapter.continue_streams
-    session._adapter.continue_streams = lambda *args: streams.append(1) or continued(*args)
+    continued = session._part.adapter.continue_streams
+    session._part.adapter.continue_streams = lambda *args: streams.append(1) or continued(*args)
     former = signal.signal(signal.SIGTERM, leave)
     if rank == interrupted:
         interrupt_in_the_vote(session, number)
@@ -96,7 +96,7 @@ def test_a_rank_that_is_interrupted_in_the_vote_goes_with_the_others(
 
 def lose_the_store_in_the_vote(rank, world_size):
     session = start("dp=4", timeout_s=8)
-    meet, moments = session._meeting.meet, []
+    meet, moments = session._part.meeting.meet, []
 
     def without_an_answer(payload):
         met = meet(payload)
@@ -105,7 +105,7 @@ def lose_the_store_in_the_vote(rank, world_size):
             raise TransportError("session: the job's store does not answer", retryable=False)
         return met
 
-    session._meeting.meet = without_an_answer
+    session._part.meeting.meet = without_an_answer
     try:
         session.switch("dp=2,tp=2")
     except TransportError:

@@ -88,7 +88,7 @@ def test_what_raises_in_init_on_one_rank_ends_it_on_all(pool, moment):
 
 def run_out_of_memory(rank, world_size, text):
     session = start()
-    adapter = session._adapter
+    adapter = session._part.adapter
     materialize = adapter.materialize
 
     def short(*args):

@@ -35,7 +35,7 @@ def build_with_large_extra(world):
 
 def count_shared(session):
     """Bytes of everything that some ranks send to all from now on."""
-    sizes, tree = [], session._engine.control._tree
+    sizes, tree = [], session._part.engine.control._tree
     share = tree.share
 
     def counted(buffer, parts):
@@ -132,13 +132,13 @@ def count_agreements(rank, world_size, prepared):
     session = dynatrain.init(
         jobs.build, "dp=4", initialize=jobs.initialize, timeout_s=20, verify=["sums", "fingerprint"]
     )
-    sizes, agree = [], session._engine.control.agree
+    sizes, agree = [], session._part.engine.control.agree
 
     def counted(phase, error, value, *combine):
         sizes.append(len(words.encode(value)))
         return agree(phase, error, value, *combine)
 
-    session._engine.control.agree = counted
+    session._part.engine.control.agree = counted
     found = []
     for target in ("tp=4", "dp=4"):
         if prepared:

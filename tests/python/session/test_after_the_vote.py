@@ -37,7 +37,7 @@ def test_failure_after_the_vote_is_an_internal_error(start, monkeypatch, moment,
     if moment == "tell":
         monkeypatch.setattr(story, "_tell", fails_with(error))
     else:
-        monkeypatch.setattr(session._adapter, moment, fails_with(error))
+        monkeypatch.setattr(session._part.adapter, moment, fails_with(error))
 
     with pytest.raises(InternalError, match="the switch is done") as raised:
         session.switch("dp=1")
@@ -50,7 +50,7 @@ def test_failure_after_the_vote_is_an_internal_error(start, monkeypatch, moment,
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_request_that_leaves_a_rank_undecided_ends_its_loop(start, monkeypatch, error):
     session = start()
-    monkeypatch.setattr(session._adapter, "retire", fails_with(error))
+    monkeypatch.setattr(session._part.adapter, "retire", fails_with(error))
     asked = []
 
     def train():
@@ -66,7 +66,7 @@ def test_request_that_leaves_a_rank_undecided_ends_its_loop(start, monkeypatch, 
 # Ranks that got their memory have voted, and one that did not cannot tell: it must not train on.
 def test_rank_that_cannot_read_the_vote_does_not_claim_that_nothing_happened(start, monkeypatch):
     session = start()
-    meet = session._meeting.meet
+    meet = session._part.meeting.meet
     moments = []
 
     def fail_at_the_vote(payload):
@@ -76,7 +76,7 @@ def test_rank_that_cannot_read_the_vote_does_not_claim_that_nothing_happened(sta
             raise MemoryError("no room")
         return met
 
-    monkeypatch.setattr(session._meeting, "meet", fail_at_the_vote)
+    monkeypatch.setattr(session._part.meeting, "meet", fail_at_the_vote)
     with pytest.raises(InternalError, match="others may have") as raised:
         session.switch("dp=1")
 
@@ -96,7 +96,7 @@ def test_failure_before_the_vote_is_of_its_kind(start, monkeypatch):
     assert raised.value is refused
 
     with monkeypatch.context() as patched:
-        patched.setattr(session._adapter, "take_values", fails_with(MemoryError("no room")))
+        patched.setattr(session._part.adapter, "take_values", fails_with(MemoryError("no room")))
         with pytest.raises(BudgetError, match="the source state is intact"):
             session.switch("dp=1")
     assert session.switch("dp=1").epoch == 1

@@ -154,7 +154,7 @@ def test_random_streams_are_where_the_script_left_them(start):
 def test_a_check_is_refused_by_the_budget_and_says_what_would_do(start):
     session = start(memory_budget_bytes=0)
     assert session.check("dp=1") == 0  # all is adopted
-    session._adapter.inventory = short(session._adapter.inventory)
+    session._part.adapter.inventory = short(session._part.adapter.inventory)
     with pytest.raises(BudgetError, match="raise memory_budget_bytes") as refused:
         session.check("dp=1")
 
@@ -185,7 +185,7 @@ def test_memory_that_cannot_be_taken_is_a_budget_error_with_bytes(start, monkeyp
     def fail(*args):
         raise ERRORS[text](text)
 
-    monkeypatch.setattr(session._adapter, "materialize", fail)
+    monkeypatch.setattr(session._part.adapter, "materialize", fail)
     with pytest.raises(BudgetError, match="beside the source") as refused:
         session.switch("dp=1")
 
@@ -211,7 +211,7 @@ def test_nothing_but_the_family_leaves_a_call(start, monkeypatch, raised, kind, 
     def fail(*args):
         raise raised
 
-    monkeypatch.setattr(session._calls, "meet", fail)
+    monkeypatch.setattr(session._part.calls, "meet", fail)
     with pytest.raises(kind) as caught:
         getattr(session, call)(*(["dp=1"] if call in ("switch", "prepare", "check") else []))
 
@@ -226,7 +226,7 @@ def test_what_torch_raises_in_a_phase_is_named_by_it_and_chained(start, monkeypa
     def fail(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(session._adapter, "make_slots", fail)
+    monkeypatch.setattr(session._part.adapter, "make_slots", fail)
     with pytest.raises(LayoutError, match=f"build raised {type(error).__name__}") as caught:
         session.switch("dp=1")
 
@@ -247,16 +247,16 @@ def test_what_a_kept_object_raises_in_init_is_not_swallowed(start):
 # A run is used up when a target refuses its values after the bytes have moved.
 def test_a_switch_goes_again_after_its_target_refused_what_it_was_given(start, monkeypatch):
     session = start()
-    take = session._adapter.take_values
+    take = session._part.adapter.take_values
 
     def fail(*args):
         raise KeyError("not this one")
 
     session.prepare("dp=1")
-    monkeypatch.setattr(session._adapter, "take_values", fail)
+    monkeypatch.setattr(session._part.adapter, "take_values", fail)
     with pytest.raises(LayoutError, match="handing over"):
         session.switch("dp=1")
-    monkeypatch.setattr(session._adapter, "take_values", take)
+    monkeypatch.setattr(session._part.adapter, "take_values", take)
 
     assert session.switch("dp=1").epoch == 1
 

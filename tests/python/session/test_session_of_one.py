@@ -106,9 +106,9 @@ class Preparing:
 
 def prepare_by(session, monkeypatch, prepare):
     """Lets ``prepare(executor, *args)`` make the session's runs."""
-    lane = session._engine.lanes["host"]
+    lane = session._part.engine.lanes["host"]
     executor = Preparing(lane.executor, partial(prepare, lane.executor))
-    monkeypatch.setitem(session._engine.lanes, "host", replace(lane, executor=executor))
+    monkeypatch.setitem(session._part.engine.lanes, "host", replace(lane, executor=executor))
 
 
 def short_of_memory(session, monkeypatch, text):
@@ -145,7 +145,9 @@ def test_other_failures_of_a_device_are_not_tried_again(session, monkeypatch):
 # What describes a hundred thousand boxes to a GPU lies there too, and is known once they are made.
 def test_tables_of_copies_count_against_the_budget(session, monkeypatch):
     before = jobs.whole_state(session.state)
-    session._engine.options = replace(session._engine.options, memory_budget_bytes=1 << 30)
+    session._part.engine.options = replace(
+        session._part.engine.options, memory_budget_bytes=1 << 30
+    )
     prepare_by(session, monkeypatch, lambda executor, *args: SimpleNamespace(table_bytes=2 << 30))
 
     with pytest.raises(BudgetError, match="lower staging_budget_bytes") as refused:

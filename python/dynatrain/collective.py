@@ -1,0 +1,222 @@
+"""One rank's part in what all ranks of a session call together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+
+from dynatrain._errors import Error, LayoutError, ends_job, of_family
+from dynatrain.adapters.port import Adapter
+from dynatrain.caller import Caller
+from dynatrain.collector import collector_held_off
+from dynatrain.door import checked_layout, checked_names, only_family
+from dynatrain.generation.engine import Engine, Options
+from dynatrain.generation.members import Members
+from dynatrain.generation.rendezvous import Rendezvous
+from dynatrain.generation.world import Build
+from dynatrain.generation.worlds import MakeGroups, Worlds
+from dynatrain.layout import Layout
+from dynatrain.progress import Progress
+from dynatrain.report import SwitchReport
+from dynatrain.switch.beginning import Initialize, begin
+from dynatrain.switch.called import Called
+from dynatrain.switch.calls import Call, Calls, Met, check_target, cursors_of
+from dynatrain.switch.clock import Clock
+from dynatrain.switch.preparations import Preparations
+from dynatrain.switch.present import Present
+from dynatrain.switch.questions import QUESTIONS
+from dynatrain.switch.story import Telling, run, tell_script
+
+#: What a switch returns: its report, and what kept objects raised when it was done.
+Done = tuple[SwitchReport, list[BaseException]]
+#: The clock of a call, and what is closed when the call has ended on this rank.
+Within = tuple[Clock, ExitStack]
+
+
+class Collective:
+    """The calls that all ranks make together, with what they are made over.
+
+    Args:
+        build: the user's.
+        options: of the session.
+        device: where parameters live.
+        adapter: of the state's framework.
+        members: all ranks.
+        groups: makes what a framework needs of groups for a layout, or None.
+        present: what the rank is now.
+        progress: where its loop stands.
+
+    Attributes:
+        in_trouble: a call has ended on this rank alone.
+        closed: the session makes no calls any more.
+    """
+
+    def __init__(  # noqa: PLR0913 - what init has checked, one by one
+        self,
+        build: Build,
+        options: Options,
+        device: torch.device,
+        adapter: Adapter[Any],
+        members: Members,
+        groups: MakeGroups | None,
+        present: Present,
+        progress: Progress,
+    ) -> None:
+        self.adapter = adapter
+        self.present = present
+        self.progress = progress
+        self.engine = Engine(options, device, members, adapter)
+        self.meeting = Rendezvous(members.store, members.rank, members.num_ranks, options.timeout)
+        self.calls = Calls(self.meeting)
+        self.worlds = Worlds(self.engine, device, groups)
+        self.targets = Preparations(self.engine, self.worlds, present, build)
+        self.in_trouble = False
+        self.closed = False
+        self._build = build
+        self._caller = Caller()
+
+    @contextmanager
+    def public(self, call: str) -> Iterator[None]:
+        """What every call runs under that ranks make together."""
+        self.present.check_decided()
+        self.progress.check_not_over(f"session.{call}()")
+        with self._caller.alone(call):
+            try:
+                with self.adapter.undisturbed(), only_family(call, lambda: self.present.epoch):
+                    yield
+            except BaseException as error:
+                if not isinstance(error, Error) or ends_job(error):
+                    # The ranks have not agreed on it: the others need not wait for this one.
+                    self.in_trouble = True
+                    self.engine.release(f"{call} ended on this rank alone")
+                raise
+
+    # ---- the calls of a script -----------------------------------------------------------------
+
+    def prepare(self, layout: Layout | str, names: Mapping[str, str] | None) -> None:
+        """See :meth:`dynatrain.Session.prepare`."""
+        with self.public("prepare"):
+            target, renamed = checked_layout("prepare", layout), checked_names("prepare", names)
+            self.targets.prepare(target, renamed, self._met("prepare", target, renamed))
+
+    def check(self, layout: Layout | str, names: Mapping[str, str] | None) -> int:
+        """See :meth:`dynatrain.Session.check`."""
+        with self.public("check"):
+            target, renamed = checked_layout("check", layout), checked_names("check", names)
+            return self.targets.rehearse(target, renamed, self._met("check", target, renamed))
+
+    def switch(
+        self,
+        layout: Layout | str,
+        names: Mapping[str, str] | None,
+        callbacks: Sequence[Callable[[SwitchReport], None]],
+        problem: LayoutError | None = None,
+    ) -> SwitchReport:
+        """Meets all ranks and switches; see :meth:`dynatrain.Session.switch`.
+
+        ``callbacks`` are told of it; ``problem`` is what this rank refuses it with.
+        """
+        with ExitStack() as after:
+            with self.public("switch"):
+                target, renamed = checked_layout("switch", layout), checked_names("switch", names)
+                clock = Clock(self.engine.rank)
+                with clock.phase("meet"):
+                    met = self._met("switch", target, renamed, problem)
+                assert self.present.layout is not None
+                num_ranks = self.present.layout.world_size
+                report, errors = self.switched(target, renamed, met, (clock, after))
+            try:
+                return tell_script(callbacks, report, errors)
+            finally:
+                if self.present.world is not None and target.world_size > num_ranks:
+                    self.progress.joined(self.present.world)
+
+    def ask(self, question: str) -> Any:
+        """Asks all ranks, idle ones too, something about the present state."""
+        with self.public(question):
+            connected = self.engine.connected
+            own = Call(question, str(self.present.layout), self.progress.told, False, connected)
+            self.reconnect(self.calls.meet(own, self.refusal()))
+            return QUESTIONS[question](self.engine, self.present.state)
+
+    # ---- their parts ---------------------------------------------------------------------------
+
+    def refusal(self) -> LayoutError | None:
+        """Why the session makes no calls any more, or None."""
+        if not self.closed:
+            return None
+        return LayoutError(
+            "session: it was closed\n"
+            "  expected close() to be the last call of a session\n"
+            "  nothing was moved; session.state is intact\n"
+            "  call dynatrain.init again for another session"
+        )
+
+    def _met(
+        self, op: str, layout: Layout, names: Mapping[str, str], problem: Error | None = None
+    ) -> Met:
+        """Meets all ranks over one operation, and makes the groups anew where some are lost."""
+        ready, cursors = False, {}
+        problem = problem or self.refusal()
+        try:
+            if problem is not None:
+                raise problem
+            self._check_now(layout, self.present.keep)
+            ready = self.targets.is_ready(layout, names)
+            cursors = cursors_of(self.present.keep) if self.present.world is not None else {}
+        except Exception as error:  # noqa: BLE001 - the others must learn of it, not wait
+            problem = of_family(error, f"the call of {op}")
+        connected, places = self.engine.connected, self.worlds.kept
+        renamed = tuple(sorted(names.items()))
+        own = Call(op, str(layout), self.progress.told, ready, connected, cursors, renamed, places)
+        met = self.calls.meet(own, problem)
+        self.reconnect(met)
+        return met
+
+    def _check_now(self, layout: Layout, keep: Mapping[str, Any]) -> None:
+        """Raises when this rank cannot go to ``layout`` now."""
+        check_target(layout, self.engine.num_ranks, keep)
+        why_not = self.adapter.why_not_now(self.present.state)
+        if why_not is not None:
+            raise LayoutError(why_not)
+
+    def reconnect(self, met: Met) -> None:
+        """Makes the groups of all ranks anew where a call says that some are lost. Collective."""
+        if not met.connected:
+            self.targets.drop()  # its runs are bound to the connection that was lost
+            self.engine.disconnect("a rank has lost its groups")
+            self.engine.connect(met.name)
+
+    def switched(self, layout: Layout, names: Mapping[str, str], met: Met, within: Within) -> Done:
+        """Switches to what all have met over. Collective."""
+        source, epoch, ready = str(self.present.layout), self.present.epoch + 1, met.ready
+        report = SwitchReport(source, str(layout), epoch, self.progress.told, prepared=ready)
+        with collector_held_off():
+            target = self.targets.taken(layout, names, met, within[0])
+            errors = run(self.engine, self.calls, self.present, target, Telling(report, *within))
+        self.progress.count()
+        return report, errors
+
+    # ---- life ----------------------------------------------------------------------------------
+
+    def start(self, layout: Layout, initialize: Initialize | None, keep: Mapping[str, Any]) -> None:
+        """Builds the first world and state. Collective."""
+        engine = self.engine
+        engine.connect("start")
+        engine.together("the first layout", lambda: self._check_now(layout, keep))
+        world = self.worlds.at(layout, 0, "world/start", kept=False)
+        state = begin(engine, Called(layout, world, self._build), initialize)
+        self.present.install(layout, world, state)
+        self.present.keep = dict(keep)
+
+    def end(self) -> None:
+        """Ends the groups of all ranks and worlds, and what is prepared; refuses later calls."""
+        with self._caller.alone("close"):
+            self.closed = True
+            self.targets.drop()
+            self.engine.release("the session was closed")
+            self.present.close()
+            self.worlds.end()
