@@ -241,6 +241,8 @@ class Session(Position):
                     # The ranks have not agreed on it: the others need not wait for this one.
                     self.in_trouble = True
                     self._engine.release(f"{call} ended on this rank alone")
+                if not self._engine.connected:
+                    self._meeting.failed()
                 raise
 
     def _call(
