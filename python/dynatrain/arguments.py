@@ -136,7 +136,8 @@ def agree(members: Members, found: Checked | Exception) -> Checked:
     payload = (shared, None if own is None else Trouble.of(own))
     deadline = max(timeout, _DEFAULT_TIMEOUT)
     meeting = Rendezvous(members.store, members.rank, members.num_ranks, deadline, purpose="init")
-    answers = [words.decode(answer) for answer in meeting.meet(words.encode(payload)).payloads]
+    met = meeting.meet(words.encode(payload), moment="init")
+    answers = [words.decode(answer) for answer in met.payloads]
     raise_alike("init", own, troubles_by_rank([trouble for _, trouble in answers]))
     assert not isinstance(found, Exception)
     _check_same([shared for shared, _ in answers])

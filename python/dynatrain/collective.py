@@ -92,6 +92,8 @@ class Collective:
                     # The ranks have not agreed on it: the others need not wait for this one.
                     self.in_trouble = True
                     self.engine.release(f"{call} ended on this rank alone")
+                if not self.engine.connected:
+                    self.meeting.failed()
                 raise
 
     # ---- the calls of a script -----------------------------------------------------------------

@@ -14,10 +14,14 @@ from datetime import timedelta
 
 from torch._C._distributed_c10d import PrefixStore, Store
 
+from dynatrain import words
 from dynatrain._errors import TransportError
-from dynatrain.generation.joined import join, split
+from dynatrain.generation.given_up import GivenUp
+from dynatrain.generation.joined import Entry, entries, join, split
 
-_GO = "go"
+#: What stands before the answer of a meeting that took place, and of one that was given up.
+_GO, _NO = b"go ", b"no "
+_NOTHING = b"?"  #: no value of a meeting is that
 _IDLE_POLL_SECONDS = 0.01
 #: Attempts whose keys a rank may leave before it deletes them without having to wait.
 _MOST_KEPT = 8
@@ -68,63 +72,65 @@ class Rendezvous:
         self._num_ranks = num_ranks
         self._timeout = timeout
         self._attempt = 0
-        self._last_met = 0  #: the attempt that all ranks came to last: they are past all before it
-        self._forgotten = 0  #: attempts whose keys are deleted
+        #: The attempt that all ranks came to last: they are past all before it.
+        self._last_met = -1
+        self._failed_after = -2  #: what that was when a call failed on this rank after it
+        self._forgotten = -1  #: attempts whose keys are deleted
 
-    def meet(self, payload: bytes) -> Meeting:
+    def meet(self, payload: bytes, moment: str = "") -> Meeting:
         """Arrives with ``payload`` and waits for all others.
 
-        A rank makes 6 requests to the store, however many ranks there are, and one of them reads
+        A rank sends 4 messages to the store, however many ranks there are, and one of them reads
         what all have brought in one more; what was brought is answered once for each distinct
-        content. A rank that waits deletes its keys of earlier meetings meanwhile.
+        content. Rank 0 deletes the keys of earlier meetings while it waits.
+
+        Args:
+            payload: what this rank brings.
+            moment: what this rank calls and when, in words. A meeting that was given up at the same
+                moment is over for this rank, too; others that it finds given up it passes over. All
+                attempts since the last meeting are of one epoch, so that it need not be named.
 
         Raises:
-            TransportError: not all ranks arrived within the timeout; names the missing ones. The
-                others notice nothing, unless they arrive later: then they wait for a new meeting.
+            TransportError: not all ranks arrived within the timeout; names the missing ones. A rank
+                that comes later with the same moment is told the same at once, so that its next
+                call meets the next one of the others.
         """
         with _store_answers():
-            return self._meet(payload)
+            while True:
+                name = str(self._attempt)
+                self._attempt += 1
+                answer = self._come(name, Entry(moment, payload))
+                if answer.startswith(_GO):
+                    return self._met(name, answer)
+                given_up = words.decode(answer.removeprefix(_NO))
+                if given_up.is_over(self._rank, moment):
+                    raise given_up.error(name, self._rank, self._num_ranks)
 
-    def _meet(self, payload: bytes) -> Meeting:
-        self._skip_decided()
-        name = f"{self._attempt}"
-        self._attempt += 1
-        self._store.set(f"{name}/rank/{self._rank}", payload)  # type: ignore[arg-type]
-        self._store.set(f"{name}/called", "1")
+    def _come(self, name: str, brought: Entry) -> bytes:
+        """Brings what this rank has; returns what was decided."""
+        self._append(f"{name}/came", brought.of(self._rank))
         if self._store.add(f"{name}/count", 1) == self._num_ranks:
-            decision = self._go(name)
-        else:
-            self._forget()
-            decision = self._await_decision(name)
-        if decision != _GO:
-            raise self._missing(name, decision)
-        answer = bytes(self._store.get(f"{name}/joined"))
-        self._last_met = self._attempt - 1
+            return self._decide(name)
+        self._forget()
+        return self._await_decision(name)
+
+    def _met(self, name: str, answer: bytes) -> Meeting:
+        self._last_met = int(name)
         if self._last_met - self._forgotten > _MOST_KEPT:
             self._forget()  # this rank is always the last: it never waits
-        return Meeting(name, split(answer, self._num_ranks))
+        return Meeting(name, split(answer.removeprefix(_GO), self._num_ranks))
 
-    def _go(self, name: str) -> str:
-        """Decides that a meeting takes place; whoever does reads what all have brought."""
-        keys = [f"{name}/rank/{rank}" for rank in range(self._num_ranks)]
-        if self._store.has_extended_api():  # type: ignore[attr-defined]
-            payloads = self._store.multi_get(keys)
-        else:
-            payloads = [self._store.get(key) for key in keys]
-        answer = join([bytes(payload) for payload in payloads])
-        self._store.set(f"{name}/joined", answer)  # type: ignore[arg-type]
-        return self._decide(name, _GO)
+    def failed(self) -> None:
+        """Says in the store that this rank lived when a call failed after the last meeting.
 
-    def _forget(self) -> None:
-        """Deletes this rank's keys of attempts that all ranks are past."""
-        keys = [f"rank/{self._rank}"]
-        if self._rank == 0:
-            keys += ["called", "count", "joined", "decision"]
-        with suppress(RuntimeError):  # who cannot clean up has come all the same
-            for earlier in range(self._forgotten, self._last_met):
-                for key in keys:
-                    self._store.delete_key(f"{earlier}/{key}")
-        self._forgotten = self._last_met
+        One message, and none where it was said already. A meeting that is given up tells by it who
+        is dead from who is late.
+        """
+        if self._failed_after == self._last_met:
+            return
+        self._failed_after = self._last_met
+        with suppress(RuntimeError):  # a store that is gone is the next meeting's to tell
+            self._append(f"{self._last_met}/failed", Entry("", b"").of(self._rank))
 
     def wait_called(self, ended: str) -> bool:
         """Blocks an idle rank until some rank calls a meeting (True) or ``ended`` is set (False).
@@ -139,7 +145,7 @@ class Rendezvous:
             while True:
                 self._skip_decided()
                 # In this order: a call that is seen before the end was made before the end.
-                called = self._store.check([f"{self._attempt}/called"])
+                called = self._store.check([f"{self._attempt}/count"])
                 if self._store.check([ended]):
                     return False
                 if called:
@@ -160,38 +166,61 @@ class Rendezvous:
         while self._store.check([f"{self._attempt}/decision"]):
             self._attempt += 1
 
-    def _decide(self, name: str, decision: str) -> str:
-        return self._store.compare_set(f"{name}/decision", "", decision).decode()
-
-    def _await_decision(self, name: str) -> str:
+    def _await_decision(self, name: str) -> bytes:
         deadline = time.monotonic() + self._timeout.total_seconds()
         try:
             self._store.wait([f"{name}/decision"], self._timeout)
-            return self._store.get(f"{name}/decision").decode()
         except RuntimeError:  # a DistStoreError, but of a FileStore
             if time.monotonic() < deadline - 1.0:
                 raise  # the store is gone, which is not a late peer
-        # A rank that has brought its payload is in the meeting, counted or not.
-        absent = self._absent(name, range(self._num_ranks))
-        return self._decide(name, absent) if absent else self._go(name)
+            return self._decide(name)
+        return self._read(f"{name}/decision")
 
-    def _absent(self, name: str, ranks: range) -> str:
-        """The ranks that have brought nothing; log2(N) requests for each of them."""
-        if self._store.check([f"{name}/rank/{rank}" for rank in ranks]):
-            return ""
-        if len(ranks) == 1:
-            return str(ranks[0])
-        half = len(ranks) // 2
-        parts = [self._absent(name, ranks[:half]), self._absent(name, ranks[half:])]
-        return ",".join(part for part in parts if part)
+    def _decide(self, name: str) -> bytes:
+        """Decides by who has come, unless that was decided already; returns what stands.
 
-    def _missing(self, name: str, decision: str) -> TransportError:
-        ranks = [int(rank) for rank in decision.split(",")]
+        A rank that has brought its payload is in the meeting, counted or not.
+        """
+        came = self._entries(f"{name}/came")
+        if len(came) == self._num_ranks:
+            payloads = [came[rank].payload for rank in range(self._num_ranks)]
+            return self._compare_set(f"{name}/decision", b"", _GO + join(payloads))
         seconds = self._timeout.total_seconds()
-        return TransportError(
-            f"session: a collective call was given up: ranks {ranks} did not arrive\n"
-            f"  expected all {self._num_ranks} ranks within {seconds:g} s (meeting {name})\n"
-            "  nothing was moved; the source state is intact and training may go on\n"
-            "  make the same call on every rank between the same two steps",
-            peer=ranks[0] if len(ranks) == 1 else -1,
-        )
+        given_up = GivenUp.of(came, self._num_ranks, self._heard_of(name), seconds)
+        return self._compare_set(f"{name}/decision", b"", _NO + words.encode(given_up))
+
+    def _heard_of(self, name: str) -> set[int]:
+        """Ranks that lived after a call had failed since the last meeting; none where none has."""
+        heard = set(self._entries(f"{self._last_met}/failed"))
+        for attempt in range(self._last_met + 1, int(name)) if heard else ():
+            heard.update(self._entries(f"{attempt}/came"))
+        return heard
+
+    def _entries(self, key: str) -> dict[int, Entry]:
+        brought = self._read(key)
+        return {} if brought == _NOTHING else entries(brought, self._num_ranks)
+
+    def _forget(self) -> None:
+        """Deletes the keys of attempts that all ranks are past; they are rank 0's to delete."""
+        keys = ("came", "count", "decision", "failed") if self._rank == 0 else ()
+        with suppress(RuntimeError):  # who cannot clean up has come all the same
+            for earlier in range(self._forgotten, self._last_met):
+                for key in keys:
+                    self._store.delete_key(f"{earlier}/{key}")
+        self._forgotten = self._last_met
+
+    def _read(self, key: str) -> bytes:
+        """What stands under a key, or ``_NOTHING``; ``get`` would take two messages."""
+        return self._compare_set(key, _NOTHING, _NOTHING)
+
+    def _compare_set(self, key: str, expected: bytes, desired: bytes) -> bytes:
+        return bytes(self._store.compare_set(key, expected, desired))  # type: ignore[arg-type]
+
+    def _append(self, key: str, part: bytes) -> None:
+        """Puts ``part`` behind what stands under ``key``; a file has no call for it."""
+        if self._store.has_extended_api():  # type: ignore[attr-defined]
+            self._store.append(key, part)  # type: ignore[attr-defined]
+            return
+        found = b""
+        while (now := self._compare_set(key, found, found + part)) != found + part:
+            found = now

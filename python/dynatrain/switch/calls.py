@@ -46,6 +46,13 @@ class Call:
     places: tuple[str, ...] = ()
     problem: Trouble | None = None
 
+    @property
+    def moment(self) -> str:
+        """What is called and when, in words; nothing on a rank that waits for calls of others."""
+        if self.operation == "attend":
+            return ""
+        return f"{self.operation} {self.layout} after {self.step} steps"
+
     def __str__(self) -> str:
         text = f"{self.operation} {self.layout} after {self.step} steps"
         return f"{text}, names={dict(self.names)}" if self.names else text
@@ -99,9 +106,9 @@ class Calls:
         if problem is not None:
             own = replace(own, problem=Trouble.of(problem))
         with _decided_everywhere() if own.operation == "commit" else nullcontext():
-            meeting = self._meeting.meet(words.encode(own))
-            read = {payload: words.decode(payload) for payload in set(meeting.payloads)}
-            calls: list[Call] = [read[payload] for payload in meeting.payloads]
+            meeting = self._meeting.meet(words.encode(own), own.moment)
+            call_of = {payload: words.decode(payload) for payload in set(meeting.payloads)}
+            calls: list[Call] = [call_of[payload] for payload in meeting.payloads]
         _check_same(calls)
         _check_cursors(calls)
         raise_alike("the call", problem, troubles_by_rank([call.problem for call in calls]))

@@ -34,7 +34,7 @@ class Trainer:
 
     def calls(self):
         """A call that nobody has answered yet."""
-        self.member._store.set(f"{self.member._attempt}/called", "1")
+        self.member._store.add(f"{self.member._attempt}/count", 1)
 
     def gives_up_a_call(self):
         with pytest.raises(TransportError, match=r"\[1\]"):

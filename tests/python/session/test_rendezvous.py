@@ -10,6 +10,7 @@ import pytest
 from torch.distributed import HashStore
 
 from dynatrain import TransportError
+from dynatrain.generation.joined import Entry
 from dynatrain.generation.rendezvous import Rendezvous
 
 SHORT, LONG = timedelta(seconds=0.3), timedelta(seconds=20)
@@ -59,7 +60,7 @@ def meet_without_others(num_ranks, came):
     last._timeout = SHORT
     with ThreadPoolExecutor(1) as threads:
         early = threads.submit(meet_together, [first], [b""])
-        store.wait([f"meet/0/rank/{came[0]}"], LONG)
+        store.wait(["meet/0/came"], LONG)
         return [*meet_together([last], [b""]), *early.result()]
 
 
@@ -81,7 +82,7 @@ def test_a_single_missing_rank_is_the_error_s_peer():
 # Nobody is missing then: a rank that was slow between two store calls must not be waited for again.
 def test_rank_that_brought_its_payload_but_is_not_counted_yet_takes_part():
     store = HashStore()
-    store.set("meet/0/rank/1", b"slow")
+    store.append("meet/0/came", Entry("", b"slow").of(1))
 
     meeting = Rendezvous(store, 0, 2, SHORT).meet(b"quick")
 
