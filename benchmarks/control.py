@@ -37,6 +37,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from typing import Any
 
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a host without a name says so N times
+
 import torch
 import torch.distributed as dist
 

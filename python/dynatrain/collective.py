@@ -141,7 +141,8 @@ class Collective:
         with self.public(question):
             connected = self.engine.connected
             own = Call(question, str(self.present.layout), self.progress.told, False, connected)
-            self.reconnect(self.calls.meet(own, self.refusal()))
+            met = self.calls.meet(own, self.refusal(), is_dated=self.progress.in_loop)
+            self.reconnect(met)
             return QUESTIONS[question](self.engine, self.present.state)
 
     # ---- their parts ---------------------------------------------------------------------------
@@ -174,7 +175,7 @@ class Collective:
         connected, places = self.engine.connected, self.worlds.kept
         renamed = tuple(sorted(names.items()))
         own = Call(op, str(layout), self.progress.told, ready, connected, cursors, renamed, places)
-        met = self.calls.meet(own, problem)
+        met = self.calls.meet(own, problem, is_dated=self.progress.in_loop)
         self.reconnect(met)
         return met
 

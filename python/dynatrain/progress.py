@@ -38,6 +38,11 @@ class Progress:
         return self.completed + (1 if self._under_way else 0)
 
     @property
+    def in_loop(self) -> bool:
+        """Whether a loop runs: steps tell its calls apart, which nothing does without one."""
+        return self._loop != 0
+
+    @property
     def last_loop(self) -> int:
         """The number of the loop that was entered last, 0 before the first."""
         return self._num_loops

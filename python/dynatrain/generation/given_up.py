@@ -20,12 +20,14 @@ class GivenUp:
         absent: the ranks that had not come.
         silent: those of them that nobody has heard of since the last call failed.
         seconds: how long it waited.
+        behind_a_failure: whether a call had failed since the last meeting.
     """
 
     moments: tuple[str, ...]
     absent: tuple[int, ...]
     silent: tuple[int, ...]
     seconds: float
+    behind_a_failure: bool
 
     @staticmethod
     def of(
@@ -39,14 +41,17 @@ class GivenUp:
         absent = tuple(rank for rank in range(num_ranks) if rank not in came)
         silent = tuple(rank for rank in absent if rank not in heard) if heard else ()
         moments = {entry.moment for entry in came.values()} - {""}
-        return GivenUp(tuple(sorted(moments)), absent, silent, seconds)
+        return GivenUp(tuple(sorted(moments)), absent, silent, seconds, bool(heard))
 
-    def is_over(self, rank: int, moment: str) -> bool:
+    def is_over(self, rank: int, moment: str, *, is_dated: bool) -> bool:
         """Whether the call that ``rank`` makes at ``moment``, having come by now, is given up.
 
-        It is for all ranks that had come, and for one that comes later with the same call.
+        It is for all ranks that had come, and for one that comes later with the same call. Where no
+        moment is told from another and no call had failed, a rank may have made none then.
         """
-        return rank not in self.absent or moment in self.moments
+        if rank not in self.absent:
+            return True
+        return moment in self.moments and (is_dated or self.behind_a_failure)
 
     def error(self, name: str, rank: int, num_ranks: int) -> TransportError:
         """What ``rank`` is told of the meeting called ``name``."""

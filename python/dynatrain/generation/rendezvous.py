@@ -77,7 +77,7 @@ class Rendezvous:
         self._failed_after = -2  #: what that was when a call failed on this rank after it
         self._forgotten = -1  #: attempts whose keys are deleted
 
-    def meet(self, payload: bytes, moment: str = "") -> Meeting:
+    def meet(self, payload: bytes, moment: str = "", *, is_dated: bool = True) -> Meeting:
         """Arrives with ``payload`` and waits for all others.
 
         A rank sends 4 messages to the store, however many ranks there are, and one of them reads
@@ -89,6 +89,8 @@ class Rendezvous:
             moment: what this rank calls and when, in words. A meeting that was given up at the same
                 moment is over for this rank, too; others that it finds given up it passes over. All
                 attempts since the last meeting are of one epoch, so that it need not be named.
+
+            is_dated: whether ``moment`` tells this call from later ones of the same kind.
 
         Raises:
             TransportError: not all ranks arrived within the timeout; names the missing ones. A rank
@@ -103,7 +105,7 @@ class Rendezvous:
                 if answer.startswith(_GO):
                     return self._met(name, answer)
                 given_up = words.decode(answer.removeprefix(_NO))
-                if given_up.is_over(self._rank, moment):
+                if given_up.is_over(self._rank, moment, is_dated=is_dated):
                     raise given_up.error(name, self._rank, self._num_ranks)
 
     def _come(self, name: str, brought: Entry) -> bytes:

@@ -91,12 +91,13 @@ class Calls:
     def __init__(self, meeting: Rendezvous) -> None:
         self._meeting = meeting
 
-    def meet(self, own: Call, problem: Error | None = None) -> Met:
+    def meet(self, own: Call, problem: Error | None = None, *, is_dated: bool = True) -> Met:
         """Meets all ranks.
 
         Args:
             own: what this rank brings.
             problem: what this rank refuses with, or None.
+            is_dated: whether ``own.step`` tells this call from later ones of the same kind.
 
         Raises:
             TransportError: ranks are missing.
@@ -106,7 +107,7 @@ class Calls:
         if problem is not None:
             own = replace(own, problem=Trouble.of(problem))
         with _decided_everywhere() if own.operation == "commit" else nullcontext():
-            meeting = self._meeting.meet(words.encode(own), own.moment)
+            meeting = self._meeting.meet(words.encode(own), own.moment, is_dated=is_dated)
             call_of = {payload: words.decode(payload) for payload in set(meeting.payloads)}
             calls: list[Call] = [call_of[payload] for payload in meeting.payloads]
         _check_same(calls)

@@ -101,6 +101,17 @@ def test_next_call_of_a_late_rank_meets_the_next_call_of_the_others(ranks_of_sto
     assert together(members) == ["2"] * 3
 
 
+# Without a loop no step tells calls apart: where some ranks called by mistake, and those that did
+# not went on, their calls would miss each other for ever.
+def test_rank_without_a_loop_passes_over_what_was_given_up():
+    members = ranks_of(HashStore(), 2)
+    given_up(members[:1])
+    with ThreadPoolExecutor(1) as threads:
+        called = threads.submit(members[1].meet, b"", MOMENT, is_dated=False)
+
+        assert outcome(members[0]) == called.result().name == "1"
+
+
 # A call that this rank does not make is not over for it.
 def test_late_rank_passes_over_calls_of_another_moment():
     members = ranks_of(HashStore(), 2)
