@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -65,6 +66,7 @@ class Session(Position):
         self._targets = Preparations(self._engine, self._worlds, self._now, build)
         self._caller = Caller()
         self.in_trouble = False  #: a call has ended on this rank alone
+        self._in_loop = False
         self._in_step = False
         self.closed = False  #: by close()
         self._loops = 0
@@ -88,6 +90,7 @@ class Session(Position):
         self._loops += 1
         ended = f"ended/{self._loops}"
         failed = False
+        self._in_loop = True
         try:
             while self._await_activity(ended) and self._step < total:
                 self._in_step = True
@@ -100,6 +103,7 @@ class Session(Position):
             failed = True  # on this rank alone: ranks that idle wait for the others
             raise
         finally:
+            self._in_loop = False
             self._end_step()
             if not failed and self.active and self._engine.num_ranks > self.layout.world_size:
                 self._attendant.announce(ended, self._step)
@@ -120,6 +124,10 @@ class Session(Position):
     @property
     def _completed(self) -> int:
         return self._step + (1 if self._in_step else 0)
+
+    @property
+    def _dated(self) -> bool:
+        return self._in_loop or self._meeting.has_failed
 
     def _run_request(self) -> None:
         if self._request is None:
@@ -262,7 +270,7 @@ class Session(Position):
         connected, places = self._engine.connected, self._worlds.kept
         renamed = tuple(sorted(names.items()))
         own = Call(op, str(layout), self._completed, ready, connected, cursors, renamed, places)
-        met = self._calls.meet(own, problem)
+        met = self._calls.meet(replace(own, dated=self._dated), problem)
         self._reconnect(met)
         return met
 
@@ -340,7 +348,8 @@ class Session(Position):
         with self._public(question):
             connected = self._engine.connected
             own = Call(question, str(self.layout), self._completed, False, connected)
-            self._reconnect(self._calls.meet(own, self._refusal()))
+            met = self._calls.meet(replace(own, dated=self._dated), self._refusal())
+            self._reconnect(met)
             return QUESTIONS[question](self._engine, self._now.state)
 
     def close(self) -> None:

@@ -66,12 +66,15 @@ def test_second_calls_name_the_dead_rank_alone_and_third_ones_meet(pool, moment)
 def late_for_a_call(rank, world_size):
     session = start("dp=4", timeout_s=DEADLINE_S)
     store = session._engine.members.store_of("test")
-    if rank == 3:
-        store.wait(["given up"])
-    text = refusal(session)[0]
-    if rank == 0:
-        store.set("given up", "")
-    return text, session.switch("dp=2,tp=2").epoch
+    answers = []
+    for _ in session.steps(1):
+        if rank == 3:
+            store.wait(["given up"])
+        answers.append(refusal(session)[0])
+        if rank == 0:
+            store.set("given up", "")
+        answers.append(session.switch("dp=2,tp=2").epoch)
+    return answers
 
 
 # All are alive: a script that tries again has what it asked for.

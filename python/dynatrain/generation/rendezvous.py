@@ -126,11 +126,16 @@ class Rendezvous:
         One message, and none where it was said already. A meeting that is given up tells by it who
         is dead from who is late.
         """
-        if self._failed_after == self._last_met:
+        if self.has_failed:
             return
         self._failed_after = self._last_met
         with suppress(RuntimeError):  # a store that is gone is the next meeting's to tell
             self._append(f"{self._last_met}/failed", Entry("", b"").of(self._rank))
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether a call failed on this rank after the last meeting."""
+        return self._failed_after == self._last_met
 
     def wait_called(self, ended: str) -> bool:
         """Blocks an idle rank until some rank calls a meeting (True) or ``ended`` is set (False).

@@ -34,6 +34,8 @@ class Call:
         names: new names of tensors that it was given, by their names, sorted.
         places: the layouts that it has its place in.
         problem: what it refuses with, or None.
+        dated: whether the operation and step tell this call from others that the rank makes: not
+            where the script counts no steps, unless its last call failed and it calls again.
     """
 
     operation: str
@@ -45,11 +47,12 @@ class Call:
     names: tuple[tuple[str, str], ...] = ()
     places: tuple[str, ...] = ()
     problem: Trouble | None = None
+    dated: bool = True
 
     @property
     def moment(self) -> str:
-        """What is called and when, in words; nothing on a rank that waits for calls of others."""
-        if self.operation == "attend":
+        """What is called and when, in words; empty where nobody can say when, or who only waits."""
+        if self.operation == "attend" or not self.dated:
             return ""
         return f"{self.operation} {self.layout} after {self.step} steps"
 
