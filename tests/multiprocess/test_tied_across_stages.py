@@ -50,15 +50,15 @@ def follow(rank, world_size, path):
     held, moved = {}, []
     for step in session.steps(2 * len(path)):
         step_by_hand(session.state, step)
+        model = session.state.model
+        if hasattr(model, "embed") and hasattr(model, "output"):
+            assert model.embed.weight is model.output.weight
         held = whole_by_name(session.state)
         at, inside = divmod(step + 1, 2)
         if inside == 0 and at < len(path):
             report = session.switch(path[at])
             assert report.fingerprint_before == report.fingerprint_after
             moved.append(report.bytes_moved)
-            model = session.state.model if session.active else None
-            if model is not None and hasattr(model, "embed") and hasattr(model, "output"):
-                assert model.embed.weight is model.output.weight
     session.close()
     return held, moved
 
