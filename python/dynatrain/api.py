@@ -19,6 +19,7 @@ from dynatrain._errors import LayoutError, TransportError, of_family
 from dynatrain._torch_private.groups import single_process_store
 from dynatrain.adapters.torch import TorchAdapter
 from dynatrain.arguments import Given
+from dynatrain.collective import Settled
 from dynatrain.door import nothing_started, only_family
 from dynatrain.generation.lanes import Nccl, check_transport, take_device
 from dynatrain.generation.members import Members
@@ -141,9 +142,9 @@ def _started(given: Given) -> Session:
     atexit.unregister(_leave)
     atexit.register(_leave)
     with adapter.undisturbed():
-        session = Session(
-            given.build, checked.options, checked.device, adapter, members, given.groups
-        )
+        options, device = checked.options, checked.device
+        settled = Settled(given.build, options, device, adapter, members, given.groups)
+        session = Session(settled)
         _started_sessions.add(session)
         try:
             session.start(checked.layout, given.initialize, checked.keep)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -36,16 +37,32 @@ Done = tuple[SwitchReport, list[BaseException]]
 Within = tuple[Clock, ExitStack]
 
 
-class Collective:
-    """The calls that all ranks make together, with what they are made over.
+@dataclass(frozen=True)
+class Settled:
+    """What ``init`` has settled for a session.
 
-    Args:
+    Attributes:
         build: the user's.
         options: of the session.
         device: where parameters live.
         adapter: of the state's framework.
         members: all ranks.
         groups: makes what a framework needs of groups for a layout, or None.
+    """
+
+    build: Build
+    options: Options
+    device: torch.device
+    adapter: Adapter[Any]
+    members: Members
+    groups: MakeGroups | None
+
+
+class Collective:
+    """The calls that all ranks make together, with what they are made over.
+
+    Args:
+        settled: what it is made of.
         present: what the rank is now.
         progress: where its loop stands.
 
@@ -54,28 +71,19 @@ class Collective:
         closed: the session makes no calls any more.
     """
 
-    def __init__(  # noqa: PLR0913 - what init has checked, one by one
-        self,
-        build: Build,
-        options: Options,
-        device: torch.device,
-        adapter: Adapter[Any],
-        members: Members,
-        groups: MakeGroups | None,
-        present: Present,
-        progress: Progress,
-    ) -> None:
+    def __init__(self, settled: Settled, present: Present, progress: Progress) -> None:
+        options, members, adapter = settled.options, settled.members, settled.adapter
         self.adapter = adapter
         self.present = present
         self.progress = progress
-        self.engine = Engine(options, device, members, adapter)
+        self.engine = Engine(options, settled.device, members, adapter)
         self.meeting = Rendezvous(members.store, members.rank, members.num_ranks, options.timeout)
         self.calls = Calls(self.meeting)
-        self.worlds = Worlds(self.engine, device, groups)
-        self.targets = Preparations(self.engine, self.worlds, present, build)
+        self.worlds = Worlds(self.engine, settled.device, settled.groups)
+        self.targets = Preparations(self.engine, self.worlds, present, settled.build)
         self.in_trouble = False
         self.closed = False
-        self._build = build
+        self._build = settled.build
         self._caller = Caller()
 
     @contextmanager

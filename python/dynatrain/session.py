@@ -6,20 +6,14 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any
 
-import torch
-
-from dynatrain.adapters.port import Adapter, Watched
+from dynatrain.adapters.port import Watched
 from dynatrain.attending import Attendant
-from dynatrain.collective import Collective
+from dynatrain.collective import Collective, Settled
 from dynatrain.door import (
     checked_callable,
     checked_count,
     checked_layout,
 )
-from dynatrain.generation.engine import Options
-from dynatrain.generation.members import Members
-from dynatrain.generation.world import Build
-from dynatrain.generation.worlds import MakeGroups
 from dynatrain.layout import Layout
 from dynatrain.position import Position
 from dynatrain.report import SwitchReport
@@ -34,18 +28,9 @@ class Session(Position):
     Not thread-safe: all methods belong to the training thread.
     """
 
-    def __init__(  # noqa: PLR0913 - what init has checked, one by one
-        self,
-        build: Build,
-        options: Options,
-        device: torch.device,
-        adapter: Adapter[Any],
-        members: Members,
-        groups: MakeGroups | None,
-    ) -> None:
-        super().__init__(members.rank, device, options.seed)
-        parts = (build, options, device, adapter, members, groups)
-        self._part = Collective(*parts, self._now, self._progress)
+    def __init__(self, settled: Settled) -> None:
+        super().__init__(settled.members.rank, settled.device, settled.options.seed)
+        self._part = Collective(settled, self._now, self._progress)
         self._request: Requested | None = None
         self._callbacks: list[Callable[[SwitchReport], None]] = []
         self._attendant = Attendant(self._part, self._callbacks)

@@ -42,8 +42,8 @@ def miss_the_vote(rank, world_size):
     if rank == 3:
         meet, moments = session._part.meeting.meet, []
 
-        def short_at_the_vote(*brought):
-            met = meet(*brought)
+        def short_at_the_vote(*brought, **told):
+            met = meet(*brought, **told)
             moments.append(met.name)
             if len(moments) == 2:
                 raise MemoryError("no room")

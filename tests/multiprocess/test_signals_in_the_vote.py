@@ -19,11 +19,11 @@ def vote_late(session, seconds):
     """The second meeting of a switch is its vote."""
     meet, moments = session._part.meeting.meet, []
 
-    def late(*brought):
+    def late(*brought, **told):
         moments.append(brought)
         if len(moments) == 2:
             time.sleep(seconds)
-        return meet(*brought)
+        return meet(*brought, **told)
 
     session._part.meeting.meet = late
 
@@ -32,11 +32,11 @@ def interrupt_in_the_vote(session, number):
     """Sends a signal while this rank waits for the others' votes."""
     meet, moments = session._part.meeting.meet, []
 
-    def interrupted(*brought):
+    def interrupted(*brought, **told):
         moments.append(brought)
         if len(moments) == 2:
             threading.Timer(0.7, os.kill, (os.getpid(), number)).start()
-        return meet(*brought)
+        return meet(*brought, **told)
 
     session._part.meeting.meet = interrupted
 
@@ -98,8 +98,8 @@ def lose_the_store_in_the_vote(rank, world_size):
     session = start("dp=4", timeout_s=8)
     meet, moments = session._part.meeting.meet, []
 
-    def without_an_answer(*brought):
-        met = meet(*brought)
+    def without_an_answer(*brought, **told):
+        met = meet(*brought, **told)
         moments.append(met)
         if len(moments) == 2 and rank == 1:
             raise TransportError("session: the job's store does not answer", retryable=False)

@@ -89,7 +89,6 @@ class Rendezvous:
             moment: what this rank calls and when, in words. A meeting that was given up at the same
                 moment is over for this rank, too; others that it finds given up it passes over. All
                 attempts since the last meeting are of one epoch, so that it need not be named.
-
             is_dated: whether ``moment`` tells this call from later ones of the same kind.
 
         Raises:

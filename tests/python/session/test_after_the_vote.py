@@ -69,8 +69,8 @@ def test_rank_that_cannot_read_the_vote_does_not_claim_that_nothing_happened(sta
     meet = session._part.meeting.meet
     moments = []
 
-    def fail_at_the_vote(*brought):
-        met = meet(*brought)
+    def fail_at_the_vote(*brought, **told):
+        met = meet(*brought, **told)
         moments.append(met.name)
         if len(moments) == 2:
             raise MemoryError("no room")

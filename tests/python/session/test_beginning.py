@@ -208,7 +208,7 @@ def test_memory_that_cannot_be_taken_is_a_budget_error_with_bytes(start, monkeyp
 def test_nothing_but_the_family_leaves_a_call(start, monkeypatch, raised, kind, call):
     session = start()
 
-    def fail(*args):
+    def fail(*args, **kwargs):
         raise raised
 
     monkeypatch.setattr(session._part.calls, "meet", fail)
@@ -314,7 +314,7 @@ def without_a_store(control):
     ids=["lost", "damaged", "no store"],
 )
 def test_an_exchange_that_fails_in_init_says_that_nothing_was_started(start, monkeypatch, trouble):
-    def fail(self, *args):
+    def fail(self, *args, **kwargs):
         raise trouble(self)
 
     monkeypatch.setattr(Control, "agree", fail)
