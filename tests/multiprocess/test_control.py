@@ -6,9 +6,10 @@ from datetime import timedelta
 
 import pytest
 
-from dynatrain import LayoutError
+from dynatrain import LayoutError, TransportError
 from dynatrain._errors import of_family
 from dynatrain.generation.control import Trouble, _in_words, raise_alike
+from sessions import TIMEOUT_S
 from worker_pool import WorkerPool
 
 #: Around the size up to which one exchange is enough, and far above it.
@@ -54,6 +55,39 @@ def publish_some(rank, world_size):
 def test_equal_blobs_are_published_once_for_all_their_ranks(pool: WorkerPool):
     for published in pool.run(publish_some, world_size=4):
         assert sorted(published) == [(b"", [2]), (b"shared" * 1000, [0, 1, 3])]
+
+
+def leave_in_the_middle(rank, world_size, how):
+    from dynatrain.generation.control import Control, holders, listing
+    from dynatrain.generation.members import Members
+
+    control = Control(Members.of_job(), timedelta(seconds=TIMEOUT_S), "a test")
+    parts = {"blob": bytes([rank]) * 100}
+    held_by = control.agree("a test", None, listing(parts), holders)
+
+    def fail(*_):
+        raise MemoryError("no room")
+
+    if rank == 1:
+        setattr(control._tree, how, fail)
+    work = {
+        "exchange": lambda: control.agree("a test", None, rank),
+        "share": lambda: control.publish(parts, held_by, "a test"),
+    }
+    try:
+        work[how]()
+    except (MemoryError, TransportError) as error:
+        return type(error).__name__, control.lost
+    return None
+
+
+# Who leaves an exchange keeps its connections: the others would wait for it to the deadline, and a
+# message of the next exchange would meet what they expect of this one.
+@pytest.mark.parametrize("how", ["exchange", "share"])
+def test_rank_that_leaves_an_exchange_in_the_middle_is_heard_of(pool: WorkerPool, how):
+    results = pool.run(leave_in_the_middle, how, world_size=3, timeout_s=60)
+
+    assert results == [(kind, True) for kind in ("TransportError", "MemoryError", "TransportError")]
 
 
 GLOO = {

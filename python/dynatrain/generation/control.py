@@ -198,28 +198,35 @@ class Control:
             by_source[source] = slice(begin, places[key].stop)
         if not ends[-1]:
             return dict.fromkeys(places, b"")
-        buffer = torch.zeros(ends[-1], dtype=torch.uint8, device="cpu")
-        for source, key in travel:
-            if source == self.rank and key[2]:
-                own = torch.frombuffer(bytearray(parts[key[0]]), dtype=torch.uint8)
-                buffer[places[key]].copy_(own)
         tree = self._open(phase)
         with self._losing_on_failure(phase):
+            buffer = torch.zeros(ends[-1], dtype=torch.uint8, device="cpu")
+            for source, key in travel:
+                if source == self.rank and key[2]:
+                    own = torch.frombuffer(bytearray(parts[key[0]]), dtype=torch.uint8)
+                    buffer[places[key]].copy_(own)
             tree.share(buffer, by_source)
-        return {
-            key: buffer[places[key]].numpy().tobytes()
-            for source, key in travel
-            if source != self.rank
-        }
+            return {
+                key: buffer[places[key]].numpy().tobytes()
+                for source, key in travel
+                if source != self.rank
+            }
 
     @contextmanager
     def _losing_on_failure(self, phase: str) -> Iterator[None]:
+        """Lets go of the groups where this rank leaves an exchange in the middle.
+
+        Their connections end, so that ranks that wait for this one hear of it.
+        """
         try:
             yield
-        except Error:
+        except BaseException as error:
+            self.release()
+            if isinstance(error, RuntimeError) and not isinstance(error, Error):
+                raise self._lost(
+                    error, phase
+                ) from error  # Gloo's errors have no class of their own
             raise
-        except RuntimeError as error:  # what Gloo raises has no class of its own
-            raise self._lost(error, phase) from error
 
     def release(self) -> None:
         """Lets go of the groups, whose threads end then."""
@@ -227,7 +234,6 @@ class Control:
         self._tree = None
 
     def _lost(self, error: RuntimeError, phase: str) -> TransportError:
-        self.release()  # its connections end, so that ranks that wait for this one hear of it, too
         seconds = self._timeout.total_seconds()
         return TransportError(
             f"session: the ranks could not finish {phase}: {_in_words(error, seconds)}\n"
