@@ -26,7 +26,7 @@ struct C10dTransport::Submission {
   Deadline deadline;
   steady_clock::time_point start = steady_clock::now();
   std::shared_ptr<HostCompletion> completion = std::make_shared<HostCompletion>();
-  std::vector<Operation> operations;  ///< in the order in which they were posted
+  std::vector<Operation> operations;          ///< in the order in which they were posted
   std::optional<TransportError> cause;        ///< the first failure of its own
   std::optional<TransportError> consequence;  ///< a failure that another one brought about
 };

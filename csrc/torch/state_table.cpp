@@ -35,9 +35,11 @@ StateTable StateTable::with_names(const NewNames& names) const {
   for (const auto& [name, of] : names) {
     const auto found = index_of_.find(of);
     if (found == index_of_.end()) {
-      throw LayoutError("layout: '" + name + "' is to stand for '" + of +
-                        "', which is no live tensor of this rank\n  expected one of its " +
-                        std::to_string(size()) + " tensors\n  nothing was added");
+      std::string text = "layout: '";
+      text.append(name).append("' is to stand for '").append(of);
+      text.append("', which is no live tensor of this rank\n  expected one of its ");
+      throw LayoutError(
+          text.append(std::to_string(size())).append(" tensors\n  nothing was added"));
     }
     Descriptor named = descriptors_[found->second];
     named.tensor.name = name;
