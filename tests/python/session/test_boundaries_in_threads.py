@@ -1,0 +1,274 @@
+"""Laws 4, 6 and 7 at every boundary of a switch, with ranks as threads over a fake of the outside.
+
+One rank is killed, comes too late, is interrupted, or out of memory before or after an exchange of
+all ranks. The phases are the library's own; what is outside of them (store, groups, lanes, signals)
+and the framework are fakes. ``tests/multiprocess/test_every_boundary.py`` has the same with real
+processes, sockets and modules.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import time
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+import numpy as np
+import pytest
+import torch
+
+import dynatrain
+from checkout import ROOT, read
+from dynatrain.collective import Collective
+from dynatrain.generation.engine import Options
+from dynatrain.layout import Layout
+from dynatrain.progress import Progress
+from dynatrain.switch import story
+from dynatrain.switch.present import Present
+from ranks_in_threads import SIGNALS, STUCK_S, Outside, ThreadMembers, run_ranks
+from toy_state import COLUMNS, ROWS, Places, Toy, ToyAdapter
+
+NUM_RANKS = 4
+SOURCE, TARGET, FOLLOWING = "dp=4", "dp=2,tp=2", "tp=4"
+#: Ranks that wait for a dead or late one wait so long.
+DEADLINE_S = 0.3
+TROUBLES = ("killed", "late", "interrupted", "out of memory")
+VICTIMS = (0, 1, 3)
+#: The boxes of the weight by rank, in rows and columns of its blocks.
+BLOCKS = {SOURCE: (4, 1), TARGET: (2, 2), FOLLOWING: (1, 4)}
+_RNG = np.random.default_rng(7)
+WEIGHT = _RNG.standard_normal((ROWS, COLUMNS)).astype(np.float32)
+BIAS = _RNG.standard_normal(COLUMNS).astype(np.float32)
+
+
+def documented_exchanges():
+    """Exchanges and meetings of a switch, by whether it was prepared, as the design page says."""
+    page = " ".join(read(ROOT / "docs/design/switch.md").split())
+    said = re.search(
+        r"a prepared switch makes (\d+) exchanges and (\d+) meetings, one that is not prepared "
+        r"(\d+) or (\d+)\.",
+        page,
+    )
+    assert said, "docs/design/switch.md does not say how many exchanges a switch makes"
+    prepared, meetings, _, with_a_new_world = map(int, said.groups())
+    return {True: prepared + meetings, False: with_a_new_world + meetings}
+
+
+EXCHANGES = documented_exchanges()
+
+
+@dataclass(frozen=True)
+class Case:
+    """The trouble of one rank, before or after the n-th exchange of a switch."""
+
+    number: int
+    side: str
+    kind: str
+    victim: int
+    prepared: bool
+
+    def __str__(self):
+        way = "prepared" if self.prepared else "cold"
+        return f"{self.kind} {self.side} {self.number} {way}, rank {self.victim}"
+
+
+class Boundaries:
+    """Counts the exchanges of a rank, and makes trouble at one of them."""
+
+    def __init__(self, part, number=0, side="", trouble=None):
+        self.count, self.hits = 0, 0
+        self._number, self._side, self._trouble = number, side, trouble
+        for owner, name in ((part.engine.control, "agree"), (part.meeting, "meet")):
+            setattr(owner, name, self._watched(getattr(owner, name)))
+
+    def _watched(self, exchange):
+        def run(*args, **kwargs):
+            self.count += 1
+            here = self.count == self._number
+            if here and self._side == "before":
+                self._hit()
+            answer = exchange(*args, **kwargs)
+            if here and self._side == "after":
+                self._hit()
+            return answer
+
+        return run
+
+    def _hit(self):
+        self.hits += 1
+        self._trouble()
+
+
+def run_out():
+    raise MemoryError("no memory here")
+
+
+def trouble_of(case, outside):
+    return {
+        "killed": lambda: outside.kill(case.victim),
+        "late": lambda: time.sleep(1.5 * DEADLINE_S),
+        "interrupted": SIGNALS.interrupt,
+        "out of memory": run_out,
+    }[case.kind]
+
+
+def fill(state):
+    row, column = np.split(WEIGHT, NUM_RANKS)[state.rank], BIAS
+    state.arrays["weight|param"][:], state.arrays["bias|param"][:] = row, column
+    state.steps = 5
+
+
+def start(outside, rank):
+    """One rank's part in a session that has begun in the source."""
+    verify = frozenset({"sums", "fingerprint"})
+    options = Options(timedelta(seconds=STUCK_S), 1 << 20, None, 1, "auto", verify, 0)
+    members = ThreadMembers("a session", rank, outside.num_ranks, outside.store, outside)
+    part = Collective(
+        Toy, options, torch.device("cpu"), ToyAdapter(fill), members, None, Present(0), Progress()
+    )
+    maker = part.engine.maker
+    maker._c10d = lambda kind: outside.transport(rank, f"{maker._connection}/{kind}")
+    part.worlds = part.targets._worlds = Places(part.engine)
+    part.start(Layout.parse(SOURCE), None, {})
+    return part
+
+
+def wait_at_most(part, seconds):
+    """Gives every wait of a rank this deadline: only who is meant to be late is so."""
+    timeout = timedelta(seconds=seconds)
+    part.engine.options = replace(part.engine.options, timeout=timeout)
+    part.meeting._timeout = part.engine.control._timeout = timeout
+    if part.engine.control._tree is not None:
+        part.engine.control._tree._timeout = timeout
+
+
+def outcome_of(call):
+    try:
+        call()
+    except (dynatrain.Error, KeyboardInterrupt, MemoryError) as error:
+        return error
+    return None
+
+
+def holds_its_part(part):
+    """Whether a rank has what its layout gives it of what all began with, bit for bit."""
+    state, (rows, columns) = part.present.state, BLOCKS[str(part.present.layout)]
+    row, column = divmod(part.engine.rank, columns)
+    block = np.hsplit(np.vsplit(WEIGHT, rows)[row], columns)[column]
+    weight, bias = state.arrays["weight|param"], state.arrays["bias|param"]
+    return (
+        weight.tobytes() == block.tobytes()
+        and bias.tobytes() == BIAS.tobytes()
+        and state.steps == 5
+    )
+
+
+def switch(part, layout):
+    return part.switch(layout, None, ())
+
+
+def switch_in_trouble(rank, outside, case):
+    """The layout of a rank behind the trouble, None where it is undecided, and what followed."""
+    part = start(outside, rank)
+    source = part.present.state
+    if case.prepared:
+        part.prepare(TARGET, None)
+    outside.gathered(rank, None)  # nobody is dead before all have begun
+    wait_at_most(part, DEADLINE_S)
+    watch = None
+    if rank == case.victim:
+        watch = Boundaries(part, case.number, case.side, trouble_of(case, outside))
+    outcome_of(lambda: switch(part, TARGET))
+    assert watch is None or watch.hits == 1, "the switch ended before the trouble came"
+    undecided = outcome_of(part.present.check_decided) is not None
+    layout = str(part.present.layout)
+    assert holds_its_part(part)
+    assert (part.present.state is source) == (layout == SOURCE)
+    following = None
+    if case.kind != "killed" and not any(outside.gathered(rank, undecided)):
+        following = go_on(part)
+    return None if undecided else layout, following
+
+
+def go_on(part):
+    """The next switch, with membership unchanged: its epoch and fingerprint."""
+    wait_at_most(part, STUCK_S)
+    report = switch(part, FOLLOWING)
+    assert str(part.present.layout) == FOLLOWING
+    assert holds_its_part(part)
+    assert report.fingerprint_after == part.ask("fingerprint")
+    return report.epoch, report.fingerprint_after
+
+
+@pytest.fixture
+def outside(monkeypatch):
+    """What ranks that are threads talk over."""
+    monkeypatch.setattr(story, "signals_held_off", SIGNALS.held_off)
+    return Outside(NUM_RANKS)
+
+
+def possible_layouts(case):
+    """Where ranks may be behind the trouble: a rank that never voted holds all of them back.
+
+    One that is late may find others later still, and Ctrl-C waits while the vote goes on.
+    """
+    vote = EXCHANGES[case.prepared] - 1
+    if case.number > vote or (case.number == vote and case.side == "after"):
+        return {TARGET}
+    if case.kind == "late" or (case.kind == "interrupted" and case.number == vote):
+        return {SOURCE, TARGET}
+    return {SOURCE}
+
+
+def check(outside, case):
+    results = run_ranks(outside, lambda rank: switch_in_trouble(rank, outside, case))
+    dead = {case.victim} if case.kind == "killed" else set()
+    alive = [each for rank, each in enumerate(results) if rank not in dead]
+    assert [each for each in results if each is None] == [None] * len(dead)
+    layouts = {layout for layout, _ in alive}
+    if case.kind == "out of memory":  # the rank itself may not know how its vote ended
+        layouts.discard(None)
+    assert len(layouts) == 1
+    assert layouts <= possible_layouts(case)
+    assert len({following for _, following in alive}) == 1
+
+
+def every_case():
+    for prepared, num_exchanges in EXCHANGES.items():
+        boundaries = itertools.product(range(1, num_exchanges + 1), ("before", "after"), TROUBLES)
+        for (number, side, kind), victim in itertools.product(boundaries, VICTIMS):
+            yield Case(number, side, kind, victim, prepared)
+
+
+def is_short(case):
+    """One victim at every boundary; each is the one at a third of them."""
+    turn = case.number + TROUBLES.index(case.kind) + (case.side == "after")
+    return VICTIMS[turn % len(VICTIMS)] == case.victim
+
+
+CASES = [
+    pytest.param(case, id=str(case), marks=() if is_short(case) else pytest.mark.long)
+    for case in every_case()
+]
+
+
+# A boundary that the cases below do not know of would be one that nobody makes trouble at.
+@pytest.mark.parametrize("prepared", [False, True])
+def test_a_switch_has_the_exchanges_that_the_design_says(outside, prepared):
+    def work(rank):
+        part = start(outside, rank)
+        if prepared:
+            part.prepare(TARGET, None)
+        watch = Boundaries(part)
+        switch(part, TARGET)
+        assert holds_its_part(part)
+        return watch.count, str(part.present.layout)
+
+    assert run_ranks(outside, work) == [(EXCHANGES[prepared], TARGET)] * NUM_RANKS
+
+
+# Ranks in two worlds would train two models, and one that waits for the dead would never end.
+@pytest.mark.parametrize("case", CASES)
+def test_law7_trouble_at_a_boundary_splits_no_world_of_threads(outside, case):
+    check(outside, case)
