@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 
 import pytest
@@ -61,7 +62,8 @@ def leave_in_the_middle(rank, world_size, how):
     from dynatrain.generation.control import Control, holders, listing
     from dynatrain.generation.members import Members
 
-    control = Control(Members.of_job(), timedelta(seconds=TIMEOUT_S), "a test")
+    members = Members.of_job()
+    control, heard = Control(members, timedelta(seconds=TIMEOUT_S), "a test"), members.store_of("x")
     parts = {"blob": bytes([rank]) * 100}
     held_by = control.agree("a test", None, listing(parts), holders)
 
@@ -77,6 +79,9 @@ def leave_in_the_middle(rank, world_size, how):
     try:
         work[how]()
     except (MemoryError, TransportError) as error:
+        heard.add("heard", 1)
+        while heard.add("heard", 0) < world_size:  # a script may hold an error for long
+            time.sleep(0.01)
         return type(error).__name__, control.lost
     return None
 

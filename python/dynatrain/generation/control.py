@@ -231,6 +231,8 @@ class Control:
     def release(self) -> None:
         """Lets go of the groups, whose threads end then."""
         self.lost = True
+        if self._tree is not None:
+            self._tree.end()
         self._tree = None
 
     def _lost(self, error: RuntimeError, phase: str) -> TransportError:

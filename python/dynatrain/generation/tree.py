@@ -54,6 +54,14 @@ class Tree:
         if rank == first and len(tops) > 1:
             self._levels.append(_Level(members, f"{purpose}/tops", tops, timeout))
 
+    def end(self) -> None:
+        """Lets go of the groups: connections and threads end, whoever holds this object on.
+
+        An error's frames do, for as long as the script holds the error.
+        """
+        for level in self._levels:
+            level.end()
+
     def exchange(self, part: bytes, answer_of: Callable[[list[bytes]], bytes]) -> bytes:
         """What ``answer_of`` makes on rank 0 of the parts of all ranks, by rank. Collective."""
         until = time.monotonic() + self._timeout.total_seconds()
@@ -114,6 +122,10 @@ class _Level:
         self._ranks = ranks
         self._position = ranks.index(members.rank)
         self._group: Any = members.group(purpose, timeout, ranks) if len(ranks) > 1 else None
+
+    def end(self) -> None:
+        """Lets go of the group."""
+        self._group = None
 
     def gather(self, part: bytes, until: float) -> list[bytes] | None:
         """The parts of all positions, on top; None elsewhere."""
@@ -183,10 +195,13 @@ class _Level:
         )
 
 
-def _await(works: Sequence[Any], until: float) -> None:
-    """Waits for all ``works`` together, at least a millisecond for each."""
-    for work in works:
-        work.wait(timedelta(seconds=max(until - time.monotonic(), 0.001)))
+def _await(works: list[Any], until: float) -> None:
+    """Waits for all ``works`` together, at least a millisecond for each; empties the list."""
+    try:
+        while works:
+            works.pop(0).wait(timedelta(seconds=max(until - time.monotonic(), 0.001)))
+    finally:
+        works.clear()  # they hold connections, and frames of an error would hold them
 
 
 def _bytes(size: int) -> torch.Tensor:

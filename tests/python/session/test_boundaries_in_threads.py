@@ -20,7 +20,7 @@ import torch
 
 import dynatrain
 from checkout import ROOT, read
-from dynatrain.collective import Collective
+from dynatrain.collective import Collective, Settled
 from dynatrain.generation.engine import Options
 from dynatrain.layout import Layout
 from dynatrain.progress import Progress
@@ -124,9 +124,8 @@ def start(outside, rank):
     verify = frozenset({"sums", "fingerprint"})
     options = Options(timedelta(seconds=STUCK_S), 1 << 20, None, 1, "auto", verify, 0)
     members = ThreadMembers("a session", rank, outside.num_ranks, outside.store, outside)
-    part = Collective(
-        Toy, options, torch.device("cpu"), ToyAdapter(fill), members, None, Present(0), Progress()
-    )
+    settled = Settled(Toy, options, torch.device("cpu"), ToyAdapter(fill), members, None)
+    part = Collective(settled, Present(0), Progress())
     maker = part.engine.maker
     maker._c10d = lambda kind: outside.transport(rank, f"{maker._connection}/{kind}")
     part.worlds = part.targets._worlds = Places(part.engine)
