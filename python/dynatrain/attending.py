@@ -60,9 +60,8 @@ class Attendant:
                 with self._part.public("a call of the others"):
                     done = self._join_call(after)
             except Error as error:
-                if self._part.present.epoch != epoch or ends_job(
-                    error
-                ):  # not whole, or nobody knows where
+                # Where the epoch has gone on it is not whole, else nobody may know where it is.
+                if self._part.present.epoch != epoch or ends_job(error):
                     raise
                 _log.warning("an idle rank saw a call fail: %s", error)
                 return
@@ -94,5 +93,6 @@ class Attendant:
         if asked.operation == "check":
             targets.rehearse(layout, names, met)
             return None
+        done = collective.switched(layout, names, met, (clock, after), asked.step)
         collective.progress.completed = asked.step
-        return collective.switched(layout, names, met, (clock, after))
+        return done

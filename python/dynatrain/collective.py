@@ -137,7 +137,9 @@ class Collective:
                     met = self._met("switch", target, renamed, problem)
                 assert self.present.layout is not None
                 num_ranks = self.present.layout.world_size
-                report, errors = self.switched(target, renamed, met, (clock, after))
+                steps = self.progress.told
+                report, errors = self.switched(target, renamed, met, (clock, after), steps)
+                self.progress.count()
             try:
                 return tell_script(callbacks, report, errors)
             finally:
@@ -149,7 +151,7 @@ class Collective:
         with self.public(question):
             connected = self.engine.connected
             own = Call(question, str(self.present.layout), self.progress.told, False, connected)
-            met = self.calls.meet(own, self.refusal(), is_dated=self.progress.in_loop)
+            met = self.calls.meet(own, self.refusal(), is_dated=self.progress.running > 0)
             self.reconnect(met)
             return QUESTIONS[question](self.engine, self.present.state)
 
@@ -183,7 +185,7 @@ class Collective:
         connected, places = self.engine.connected, self.worlds.kept
         renamed = tuple(sorted(names.items()))
         own = Call(op, str(layout), self.progress.told, ready, connected, cursors, renamed, places)
-        met = self.calls.meet(own, problem, is_dated=self.progress.in_loop)
+        met = self.calls.meet(own, problem, is_dated=self.progress.running > 0)
         self.reconnect(met)
         return met
 
@@ -201,14 +203,15 @@ class Collective:
             self.engine.disconnect("a rank has lost its groups")
             self.engine.connect(met.name)
 
-    def switched(self, layout: Layout, names: Mapping[str, str], met: Met, within: Within) -> Done:
-        """Switches to what all have met over. Collective."""
+    def switched(
+        self, layout: Layout, names: Mapping[str, str], met: Met, within: Within, step: int
+    ) -> Done:
+        """Switches to what all have met over, after ``step`` completed steps. Collective."""
         source, epoch, ready = str(self.present.layout), self.present.epoch + 1, met.ready
-        report = SwitchReport(source, str(layout), epoch, self.progress.told, prepared=ready)
+        report = SwitchReport(source, str(layout), epoch, step, prepared=ready)
         with collector_held_off():
             target = self.targets.taken(layout, names, met, within[0])
             errors = run(self.engine, self.calls, self.present, target, Telling(report, *within))
-        self.progress.count()
         return report, errors
 
     # ---- life ----------------------------------------------------------------------------------

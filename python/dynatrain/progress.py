@@ -38,14 +38,9 @@ class Progress:
         return self.completed + (1 if self._under_way else 0)
 
     @property
-    def in_loop(self) -> bool:
-        """Whether a loop runs: steps tell its calls apart, which nothing does without one."""
-        return self._loop != 0
-
-    @property
-    def last_loop(self) -> int:
-        """The number of the loop that was entered last, 0 before the first."""
-        return self._num_loops
+    def running(self) -> int:
+        """The number of the loop that runs, 0 between two: steps tell its calls apart."""
+        return self._loop
 
     def enter(self) -> int:
         """Begins a loop; returns its number."""
@@ -55,6 +50,8 @@ class Progress:
 
     def begin(self, loop: int, epoch: int, watch: Callable[[], Watched]) -> None:
         """Begins a step; ``watch`` is asked for once in every epoch. Runs no C code (law 9)."""
+        if loop != self._loop:
+            self.leave(self._loop)  # a loop inside of this one, left and held on
         if epoch != self._epoch:
             self._watched, self._epoch = watch(), epoch
         self._watched.stepped = False
@@ -75,7 +72,7 @@ class Progress:
 
     def leave(self, loop: int) -> bool:
         """The loop is left, maybe in the middle of a step; False when that was known already."""
-        if loop != self._loop:
+        if not loop or loop != self._loop:
             return False
         if self._watched.stepped or not self._watched.sure:
             self.count()

@@ -55,7 +55,7 @@ class Session(Position):
         return self._loop(checked_count("steps", "total", total))
 
     def _loop(self, total: int) -> Iterator[int]:
-        self._leave_loop(self._progress.last_loop)  # where somebody still holds it
+        self._leave_loop(self._progress.running)  # where somebody still holds it
         loop = self._progress.enter()
         failed = False
         try:

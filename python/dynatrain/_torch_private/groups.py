@@ -59,7 +59,7 @@ def single_process_store() -> Store:
 def gloo_group(store: Store, rank: int, num_ranks: int, timeout: timedelta) -> Any:
     """A ``ProcessGroupGloo`` that torch neither lists nor counts; its members meet in ``store``.
 
-    It has ``allgather``, ``broadcast``, ``send`` and ``recv``, of which torch's stubs say nothing.
+    It has ``send`` and ``recv``, of which torch's stubs say nothing.
     """
     return dist.ProcessGroupGloo(store, rank, num_ranks, timeout)
 

@@ -118,11 +118,11 @@ class Control:
         own = None if error is None else of_family(error, phase)
         trouble = None if own is None else Trouble.of(own)
         self._number += 1
-        told = words.encode((self._number, trouble, value if own is None else None))
         tree = self._open(phase)
         with self._losing_on_failure(phase):
+            told = words.encode((self._number, trouble, value if own is None else None))
             answer = tree.exchange(told, partial(_answer, combine, phase))
-        found: _Answer = words.decode(answer)
+            found: _Answer = words.decode(answer)
         self._check_in_step(found.numbers, phase)
         raise_alike(phase, own, found.troubles)
         return found.value  # type: ignore[no-any-return] # told by rank 0

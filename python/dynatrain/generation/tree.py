@@ -24,7 +24,9 @@ _ONE_GROUP = 16
 _SIZE = struct.Struct("<Q")
 #: A first piece: larger than most of what ranks bring, and than most answers.
 _FIRST_BYTES = 2048
-_TAG = 0
+#: Tags of pieces of known sizes, and of blobs: were ranks not in one step, their messages must not
+#: meet in memory that is too small, which ends the process.
+_PIECES, _BLOBS = 0, 1
 
 
 class Tree:
@@ -100,7 +102,7 @@ class Tree:
         if len(self._levels) > 1:
             self._levels[1].collect(buffer, self._by_top(parts), until)
         for level in reversed(self._levels):
-            level.copy_down(buffer, until)
+            level.copy_down(buffer, until, _BLOBS)
 
     def _by_top(self, parts: Mapping[int, slice]) -> dict[int, slice]:
         """The parts of each group as one, by its top."""
@@ -131,17 +133,17 @@ class _Level:
         """The parts of all positions, on top; None elsewhere."""
         if self._position:
             for piece in _pieces(part):
-                self._send(piece, [0], until)
+                self._send(piece, [0], until, _PIECES)
             return None
         below = range(1, len(self._ranks))
         firsts = {position: _bytes(_FIRST_BYTES) for position in below}
-        self._receive(firsts, until)
+        self._receive(firsts, until, _PIECES)
         rests = {
             position: _bytes(size)
             for position, first in firsts.items()
             if (size := _size_of(first) - _room(_FIRST_BYTES)) > 0
         }
-        self._receive(rests, until)
+        self._receive(rests, until, _PIECES)
         return [part, *(_joined(firsts[each], rests.get(each)) for each in below)]
 
     def spread(self, answer: bytes | None, until: float) -> bytes:
@@ -150,11 +152,11 @@ class _Level:
         if answer is not None:
             first, *more = _pieces(answer)
             rest = more[0] if more else None
-        self.copy_down(first, until)
+        self.copy_down(first, until, _PIECES)
         left = _size_of(first) - _room(_FIRST_BYTES)
         if left > 0:
             rest = _bytes(left) if rest is None else rest
-            self.copy_down(rest, until)
+            self.copy_down(rest, until, _PIECES)
         return _joined(first, rest) if answer is None else answer
 
     def collect(self, buffer: torch.Tensor, parts: Mapping[int, slice], until: float) -> None:
@@ -162,32 +164,33 @@ class _Level:
         if self._position:
             own = parts.get(self._ranks[self._position])
             if own is not None:
-                self._send(buffer[own], [0], until)
+                self._send(buffer[own], [0], until, _BLOBS)
             return
         below = enumerate(self._ranks[1:], 1)
-        self._receive({at: buffer[parts[rank]] for at, rank in below if rank in parts}, until)
+        found = {at: buffer[parts[rank]] for at, rank in below if rank in parts}
+        self._receive(found, until, _BLOBS)
 
-    def copy_down(self, buffer: torch.Tensor, until: float) -> None:
+    def copy_down(self, buffer: torch.Tensor, until: float, tag: int) -> None:
         """Fills ``buffer`` on all positions with that on top: each sends it to log2 others."""
         step = 1
         while step <= self._position:
             step *= 2
         if self._position:
-            self._receive({self._position - step // 2: buffer}, until)
+            self._receive({self._position - step // 2: buffer}, until, tag)
         below = []
         while self._position + step < len(self._ranks):
             below.append(self._position + step)
             step *= 2
-        self._send(buffer, below, until)
+        self._send(buffer, below, until, tag)
 
-    def _send(self, buffer: torch.Tensor, positions: Sequence[int], until: float) -> None:
+    def _send(self, buffer: torch.Tensor, positions: Sequence[int], until: float, tag: int) -> None:
         if buffer.numel():
-            _await([self._group.send([buffer], each, _TAG) for each in positions], until)
+            _await([self._group.send([buffer], each, tag) for each in positions], until)
 
-    def _receive(self, buffers: Mapping[int, torch.Tensor], until: float) -> None:
+    def _receive(self, buffers: Mapping[int, torch.Tensor], until: float, tag: int) -> None:
         _await(
             [
-                self._group.recv([buffer], position, _TAG)
+                self._group.recv([buffer], position, tag)
                 for position, buffer in buffers.items()
                 if buffer.numel()
             ],

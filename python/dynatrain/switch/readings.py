@@ -1,7 +1,7 @@
 """Source and target as all ranks see them: each reads its own state, and all join what they read.
 
 One exchange for each side: what a rank says of its state is listed there with all else that the
-others must know, and what is distinct of it is broadcast.
+others must know, and what is distinct of it is sent to all.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ class Targets:
 def read_targets(engine: Engine, sources: Sources) -> Targets:
     """Joins the source of all ranks and gives the target the slots that it has. Collective.
 
-    One exchange, and a broadcast for each distinct thing that ranks say of their source.
+    One exchange, and behind it each distinct thing that ranks say of their source.
     """
     phase = "reading the state"
     published = engine.control.publish(sources.parts, sources.held_by, phase)

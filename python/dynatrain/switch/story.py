@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dynatrain import words
-from dynatrain._errors import TransportError
 from dynatrain.adapters.port import Adapter, Published
 from dynatrain.generation.engine import Engine
 from dynatrain.given import described
@@ -90,7 +89,8 @@ def _follow(
 def _tell(engine: Engine, standing: Standing, moved: Moved, telling: Telling) -> None:
     """Joins the numbers of all ranks into the report. Collective.
 
-    The switch has happened: a rank that dies here takes its numbers with it, and nothing else.
+    The switch has happened: a rank that fails here takes its numbers with it, and nothing else. A
+    rank that does not hear of the others' then reports its own.
     """
     report, clock, plan = telling.report, telling.clock, standing.blueprint.plan
     clock.spans += moved.spans
@@ -112,7 +112,7 @@ def _tell(engine: Engine, standing: Standing, moved: Moved, telling: Telling) ->
     report.num_stages = sum(route.schedule.num_stages for route in standing.routes)
     try:
         stats = engine.control.agree("the report", None, stats, of_all_ranks)
-    except TransportError as error:
+    except Exception as error:  # noqa: BLE001 - no number is worth the job
         _log.warning("the switch is done, but its report is this rank's alone: %s", error)
     fill(report, stats)
     if engine.rank == 0:  # it is in every layout, and all ranks have the same report

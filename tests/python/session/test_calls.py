@@ -28,6 +28,20 @@ def call_together(*problems):
         return list(threads.map(call, range(len(problems))))
 
 
+# An idle rank that has left a switch waits for calls again: were it taken for a vote, it would stay
+# behind in the world that the others leave.
+def test_rank_that_waits_for_calls_is_no_vote():
+    store, timeout = HashStore(), timedelta(seconds=20)
+
+    def call(rank):
+        own = Call("attend", "", 0, True, True) if rank == 2 else Call("commit", "dp=2", 1, 1, 1)
+        with pytest.raises(LayoutError, match="made different calls"):
+            Calls(Rendezvous(store, rank, 3, timeout)).meet(own)
+
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(call, range(3)))
+
+
 # A script that answers to a lack of memory by a smaller layout has to do so on all ranks.
 @pytest.mark.parametrize(
     "problem",

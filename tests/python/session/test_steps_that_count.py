@@ -84,6 +84,19 @@ def test_a_loop_that_ends_late_changes_nothing(session):
 
 
 # The ranks that took part in the switch, and those that joined, were told that it counts.
+# A loop inside of another one is the last that was entered; the outer one goes on, and is held.
+def test_a_step_of_an_outer_loop_that_goes_on_behind_an_inner_one_counts(session):
+    outer = session.steps(9)
+    next(outer)
+    jobs.train_step(session.state, session.world, 0)
+    for step in session.steps(2):
+        jobs.train_step(session.state, session.world, step)
+    assert next(outer) == session.step == 2
+    jobs.train_step(session.state, session.world, 2)
+
+    assert list(session.steps(4)) == [3]
+
+
 def test_a_step_that_was_switched_counts_once(session):
     held = session.steps(4)
     leave(held, lambda: session.switch("dp=1"), by_break=True)

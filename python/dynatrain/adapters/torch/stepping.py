@@ -40,5 +40,8 @@ def watch(state: TrainState) -> Watched:
 
 
 def _is_seen(holder: Holder, hooked: set[int]) -> bool:
-    """A wrapper without hooks of its own steps by what it holds."""
-    return any(id(each) in hooked for each in (*holder.all, *holder.parts))
+    """A wrapper without hooks of its own steps by what it holds, all of which has to be seen."""
+    if id(holder.optimizer) in hooked:
+        return True
+    inner = (*holder.same, *holder.parts)
+    return bool(inner) and all(id(each) in hooked for each in inner)

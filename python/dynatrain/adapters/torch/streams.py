@@ -99,7 +99,11 @@ def read_streams(device: torch.device) -> dict[str, bytes]:
 
 
 def continue_streams(
-    device: torch.device, states: Mapping[str, Sequence[bytes]], seed: int, rank: int, step: int
+    device: torch.device,
+    states: Mapping[str, Sequence[bytes | None]],
+    seed: int,
+    rank: int,
+    step: int,
 ) -> list[str]:
     """Continues every random stream in the target by the rule of continuity.
 
@@ -108,7 +112,8 @@ def continue_streams(
 
     Args:
         device: device of this rank.
-        states: what the ranks of the source read, by stream, each distinct answer once.
+        states: what the ranks of the source read, by stream, each distinct answer once; where they
+            differ, those of other ranks are None.
         seed: the session's seed.
         rank: this rank in the target.
         step: completed steps.
@@ -119,7 +124,7 @@ def continue_streams(
     derived = []
     for name, (_, put, reseed) in random_streams(device).items():
         distinct = states.get(name, ())
-        if len(distinct) == 1:
+        if len(distinct) == 1 and distinct[0] is not None:
             put(distinct[0])
         elif distinct:
             reseed(_native.hash64(f"{seed}|{name}|{rank}|{step}".encode()))
