@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import pytest
 import torch.distributed as dist
 
-import dynatrain
 import training_jobs as jobs
+from boundaries import Boundaries, outcome_of, run_out
 from dynatrain import InternalError
 from sessions import start
 
@@ -60,10 +60,6 @@ def stand_still(deadline_s):
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
-def run_out():
-    raise MemoryError("no memory here")
-
-
 def trouble_of(case):
     return {
         "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
@@ -73,44 +69,6 @@ def trouble_of(case):
     }[case.kind]
 
 
-class Boundaries:
-    """Counts the exchanges of a session, and makes trouble at one of them."""
-
-    def __init__(self, session, case):
-        self.left, self.side, self.trouble = case.number, case.side, trouble_of(case)
-        self.hits = 0
-        for owner, name in (
-            (session._part.engine.control, "agree"),
-            (session._part.meeting, "meet"),
-        ):
-            setattr(owner, name, self.watched(getattr(owner, name)))
-
-    def watched(self, exchange):
-        def run(*args, **kwargs):
-            self.left -= 1
-            here = self.left == 0
-            if here and self.side == "before":
-                self.hit()
-            answer = exchange(*args, **kwargs)
-            if here and self.side == "after":
-                self.hit()
-            return answer
-
-        return run
-
-    def hit(self):
-        self.hits += 1
-        self.trouble()
-
-
-def outcome_of(call):
-    try:
-        call()
-    except (dynatrain.Error, KeyboardInterrupt, MemoryError) as error:
-        return error
-    return None
-
-
 def switch_in_trouble(rank, world_size, case):
     session = start("dp=4", timeout_s=case.deadline_s)
     before = jobs.local_bits(session.state)
@@ -118,7 +76,7 @@ def switch_in_trouble(rank, world_size, case):
         session.prepare("dp=2,tp=2")
     watch = None
     if rank == case.victim:
-        watch = Boundaries(session, case)
+        watch = Boundaries(session._part, case.number, case.side, trouble_of(case))
     error = outcome_of(lambda: session.switch("dp=2,tp=2"))
     if watch is not None:
         assert watch.hits == 1, "the switch has fewer exchanges than the test knows"

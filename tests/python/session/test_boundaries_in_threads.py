@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-import dynatrain
+from boundaries import Boundaries, outcome_of, run_out
 from checkout import ROOT, read
 from dynatrain.collective import Collective, Settled
 from dynatrain.generation.engine import Options
@@ -73,37 +73,6 @@ class Case:
         return f"{self.kind} {self.side} {self.number} {way}, rank {self.victim}"
 
 
-class Boundaries:
-    """Counts the exchanges of a rank, and makes trouble at one of them."""
-
-    def __init__(self, part, number=0, side="", trouble=None):
-        self.count, self.hits = 0, 0
-        self._number, self._side, self._trouble = number, side, trouble
-        for owner, name in ((part.engine.control, "agree"), (part.meeting, "meet")):
-            setattr(owner, name, self._watched(getattr(owner, name)))
-
-    def _watched(self, exchange):
-        def run(*args, **kwargs):
-            self.count += 1
-            here = self.count == self._number
-            if here and self._side == "before":
-                self._hit()
-            answer = exchange(*args, **kwargs)
-            if here and self._side == "after":
-                self._hit()
-            return answer
-
-        return run
-
-    def _hit(self):
-        self.hits += 1
-        self._trouble()
-
-
-def run_out():
-    raise MemoryError("no memory here")
-
-
 def trouble_of(case, outside):
     return {
         "killed": lambda: outside.kill(case.victim),
@@ -140,14 +109,6 @@ def wait_at_most(part, seconds):
     part.meeting._timeout = part.engine.control._timeout = timeout
     if part.engine.control._tree is not None:
         part.engine.control._tree._timeout = timeout
-
-
-def outcome_of(call):
-    try:
-        call()
-    except (dynatrain.Error, KeyboardInterrupt, MemoryError) as error:
-        return error
-    return None
 
 
 def holds_its_part(part):
