@@ -11,7 +11,7 @@ class Boundaries:
     def __init__(self, part, number=0, side="", trouble=None):
         self.count, self.hits = 0, 0
         self._number, self._side, self._trouble = number, side, trouble
-        for owner, name in ((part.engine.control, "agree"), (part.meeting, "meet")):
+        for owner, name in ((part.engine.control, "agree"), (part.generation.meeting, "meet")):
             setattr(owner, name, self._watched(getattr(owner, name)))
 
     def _watched(self, exchange):

@@ -20,7 +20,7 @@ from typing import Any
 from torch._C._distributed_c10d import HashStore
 
 from dynatrain import _native
-from dynatrain.generation.members import Members
+from dynatrain.generation.members import Member, Members
 
 #: No rank of a test waits so long for another one: who does is stuck.
 STUCK_S = 30
@@ -96,11 +96,17 @@ class Group:
         return Received(self.wire, src, (src, self.position, tag), tensors[0])
 
 
+def several(number):
+    """As many members, to be told apart."""
+    return tuple(Member(f"member {rank}") for rank in range(number))
+
+
 class Outside:
     """Everything between the ranks of one job."""
 
     def __init__(self, num_ranks: int) -> None:
         self.num_ranks = num_ranks
+        self.members = several(num_ranks)
         self.store = HashStore()
         self.settled = threading.Semaphore(0)  # ranks that have ended or are dead
         self.over = threading.Event()  # all have

@@ -51,14 +51,14 @@ class Places:
 
     @property
     def kept(self):
-        return tuple(sorted(str(layout) for layout in self._known))
+        return tuple(sorted(self._known))
 
-    def at(self, layout, epoch, name, *, kept, in_use=()):
+    def at(self, seats, epoch, name, *, kept, in_use=()):
         if not kept:  # the exchange in which ranks tell each other whether they have a place
             self._engine.control.agree("making the world", None, 0, min)
-        self._known.add(layout)
-        rank = self._engine.rank
-        return Place(layout, rank, epoch) if rank < layout.world_size else None
+        self._known.add(seats.key)
+        rank = seats.place_of(self._engine.generation.members.own.id)
+        return None if rank is None else Place(seats.layout, rank, epoch)
 
     def end(self):
         self._known.clear()

@@ -21,6 +21,7 @@ from dynatrain.adapters.torch import TorchAdapter
 from dynatrain.arguments import Given
 from dynatrain.collective import Settled
 from dynatrain.door import nothing_started, only_family
+from dynatrain.generation.generation import Generation
 from dynatrain.generation.lanes import Nccl, check_transport, take_device
 from dynatrain.generation.members import Members
 from dynatrain.generation.world import Build
@@ -136,14 +137,14 @@ def _started(given: Given) -> Session:
     members = Members.of_job()
     if not isinstance(found, Exception):
         found = _placed(found, members.rank)
-    checked = arguments.agree(members, found)
+    checked, members = arguments.agree(members, found)
     assert checked.device is not None
     adapter = TorchAdapter(checked.device)
     atexit.unregister(_leave)
     atexit.register(_leave)
     with adapter.undisturbed():
-        options, device = checked.options, checked.device
-        settled = Settled(given.build, options, device, adapter, members, given.groups)
+        generation = Generation(members, checked.options, checked.device)
+        settled = Settled(given.build, generation, checked.device, adapter, given.groups)
         session = Session(settled)
         _started_sessions.add(session)
         try:

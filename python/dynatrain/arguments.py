@@ -24,9 +24,10 @@ from dynatrain.door import (
     wrong_argument,
 )
 from dynatrain.generation.control import Trouble, raise_alike, troubles_by_rank
-from dynatrain.generation.engine import VERIFY, Options
 from dynatrain.generation.lanes import TRANSPORTS, Nccl
 from dynatrain.generation.members import Members
+from dynatrain.generation.nodes import node_name
+from dynatrain.generation.options import VERIFY, Options
 from dynatrain.generation.rendezvous import Rendezvous
 from dynatrain.given import number, shown, text, whole
 from dynatrain.layout import Layout
@@ -123,8 +124,8 @@ def check(given: Given) -> Checked:
     )
 
 
-def agree(members: Members, found: Checked | Exception) -> Checked:
-    """Compares what all ranks found; returns this rank's. Collective.
+def agree(members: Members, found: Checked | Exception) -> tuple[Checked, Members]:
+    """Compares what all ranks found; returns this rank's, and where all of them run. Collective.
 
     Raises:
         The same kind of error on every rank, that of the lowest one that refused its arguments;
@@ -133,15 +134,15 @@ def agree(members: Members, found: Checked | Exception) -> Checked:
     own = of_family(found, "init") if isinstance(found, Exception) else None
     shared = {} if isinstance(found, Exception) else found.shared()
     timeout = _DEFAULT_TIMEOUT if isinstance(found, Exception) else found.options.timeout
-    payload = (shared, None if own is None else Trouble.of(own))
+    payload = (shared, node_name(), None if own is None else Trouble.of(own))
     deadline = max(timeout, _DEFAULT_TIMEOUT)
     meeting = Rendezvous(members.store, members.rank, members.num_ranks, deadline, purpose="init")
     met = meeting.meet(words.encode(payload), moment="init")
     answers = [words.decode(answer) for answer in met.payloads]
-    raise_alike("init", own, troubles_by_rank([trouble for _, trouble in answers]))
+    raise_alike("init", own, troubles_by_rank([trouble for *_, trouble in answers]))
     assert not isinstance(found, Exception)
-    _check_same([shared for shared, _ in answers])
-    return found
+    _check_same([shared for shared, *_ in answers])
+    return found, members.on_hosts([host for _, host, _ in answers])
 
 
 def _check_same(shared: Sequence[Mapping[str, str]]) -> None:

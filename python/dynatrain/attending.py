@@ -35,7 +35,7 @@ class Attendant:
     def announce(self, ended: str, step: int) -> None:
         """Tells ranks that idle that the loop named ``ended`` is over after ``step`` steps."""
         try:
-            self._part.meeting.announce(ended, str(step))
+            self._part.generation.meeting.announce(ended, str(step))
         except TransportError as error:  # nobody is left to hear it
             _log.warning("ranks that idle were not told of the end of the loop: %s", error)
 
@@ -47,8 +47,8 @@ class Attendant:
             named ``ended``, is over before that.
         """
         while self._part.present.world is None:
-            if not self._part.meeting.wait_called(ended):
-                return int(self._part.meeting.announced(ended))
+            if not self._part.generation.meeting.wait_called(ended):
+                return int(self._part.generation.meeting.announced(ended))
             self._attend()
         return None
 
@@ -78,7 +78,7 @@ class Attendant:
             ready = problem is None and targets.is_still_ready()
         except Exception as error:  # noqa: BLE001 - the others must learn of it, not wait
             problem = of_family(error, "an idle rank")
-        connected, places = collective.engine.connected, collective.worlds.kept
+        connected, places = collective.generation.connected, collective.worlds.kept
         own = Call("attend", "", 0, ready, connected, places=places)
         met = collective.calls.meet(own, problem)
         collective.reconnect(met)

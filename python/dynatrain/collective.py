@@ -14,9 +14,9 @@ from dynatrain.adapters.port import Adapter
 from dynatrain.caller import Caller
 from dynatrain.collector import collector_held_off
 from dynatrain.door import checked_layout, checked_names, only_family
-from dynatrain.generation.engine import Engine, Options
-from dynatrain.generation.members import Members
-from dynatrain.generation.rendezvous import Rendezvous
+from dynatrain.generation.engine import Engine
+from dynatrain.generation.generation import Generation
+from dynatrain.generation.seats import Seats
 from dynatrain.generation.world import Build
 from dynatrain.generation.worlds import MakeGroups, Worlds
 from dynatrain.layout import Layout
@@ -43,18 +43,16 @@ class Settled:
 
     Attributes:
         build: the user's.
-        options: of the session.
+        generation: all ranks, not connected yet.
         device: where parameters live.
         adapter: of the state's framework.
-        members: all ranks.
         groups: makes what a framework needs of groups for a layout, or None.
     """
 
     build: Build
-    options: Options
+    generation: Generation
     device: torch.device
     adapter: Adapter[Any]
-    members: Members
     groups: MakeGroups | None
 
 
@@ -72,13 +70,12 @@ class Collective:
     """
 
     def __init__(self, settled: Settled, present: Present, progress: Progress) -> None:
-        options, members, adapter = settled.options, settled.members, settled.adapter
-        self.adapter = adapter
+        self.adapter = settled.adapter
         self.present = present
         self.progress = progress
-        self.engine = Engine(options, settled.device, members, adapter)
-        self.meeting = Rendezvous(members.store, members.rank, members.num_ranks, options.timeout)
-        self.calls = Calls(self.meeting)
+        self.generation = settled.generation
+        self.engine = Engine(settled.generation, settled.device, settled.adapter)
+        self.calls = Calls(settled.generation.meeting)
         self.worlds = Worlds(self.engine, settled.device, settled.groups)
         self.targets = Preparations(self.engine, self.worlds, present, settled.build)
         self.in_trouble = False
@@ -99,9 +96,9 @@ class Collective:
                 if not isinstance(error, Error) or ends_job(error):
                     # The ranks have not agreed on it: the others need not wait for this one.
                     self.in_trouble = True
-                    self.engine.release(f"{call} ended on this rank alone")
-                if not self.engine.connected:
-                    self.meeting.failed()
+                    self.generation.release(f"{call} ended on this rank alone")
+                if not self.generation.connected:
+                    self.generation.meeting.failed()
                 raise
 
     # ---- the calls of a script -----------------------------------------------------------------
@@ -135,21 +132,21 @@ class Collective:
                 clock = Clock(self.engine.rank)
                 with clock.phase("meet"):
                     met = self._met("switch", target, renamed, problem)
-                assert self.present.layout is not None
-                num_ranks = self.present.layout.world_size
+                before = self.present.seats
                 steps = self.progress.told
                 report, errors = self.switched(target, renamed, met, (clock, after), steps)
                 self.progress.count()
             try:
                 return tell_script(callbacks, report, errors)
             finally:
-                if self.present.world is not None and target.world_size > num_ranks:
-                    self.progress.joined(self.present.world)
+                now, world = self.present.seats, self.present.world
+                if world is not None and now and before and now.takes_in(before):
+                    self.progress.joined(world)
 
     def ask(self, question: str) -> Any:
         """Asks all ranks, idle ones too, something about the present state."""
         with self.public(question):
-            connected = self.engine.connected
+            connected = self.generation.connected
             own = Call(question, str(self.present.layout), self.progress.told, False, connected)
             met = self.calls.meet(own, self.refusal(), is_dated=self.progress.running > 0)
             self.reconnect(met)
@@ -182,7 +179,7 @@ class Collective:
             cursors = cursors_of(self.present.keep) if self.present.world is not None else {}
         except Exception as error:  # noqa: BLE001 - the others must learn of it, not wait
             problem = of_family(error, f"the call of {op}")
-        connected, places = self.engine.connected, self.worlds.kept
+        connected, places = self.generation.connected, self.worlds.kept
         renamed = tuple(sorted(names.items()))
         own = Call(op, str(layout), self.progress.told, ready, connected, cursors, renamed, places)
         met = self.calls.meet(own, problem, is_dated=self.progress.running > 0)
@@ -200,8 +197,8 @@ class Collective:
         """Makes the groups of all ranks anew where a call says that some are lost. Collective."""
         if not met.connected:
             self.targets.drop()  # its runs are bound to the connection that was lost
-            self.engine.disconnect("a rank has lost its groups")
-            self.engine.connect(met.name)
+            self.generation.disconnect("a rank has lost its groups")
+            self.generation.connect(met.name)
 
     def switched(
         self, layout: Layout, names: Mapping[str, str], met: Met, within: Within, step: int
@@ -219,11 +216,12 @@ class Collective:
     def start(self, layout: Layout, initialize: Initialize | None, keep: Mapping[str, Any]) -> None:
         """Builds the first world and state. Collective."""
         engine = self.engine
-        engine.connect("start")
+        self.generation.connect("start")
         engine.together("the first layout", lambda: self._check_now(layout, keep))
-        world = self.worlds.at(layout, 0, "world/start", kept=False)
-        state = begin(engine, Called(layout, world, self._build), initialize)
-        self.present.install(layout, world, state)
+        seats = Seats.first_of(self.generation.members, layout)
+        world = self.worlds.at(seats, 0, "world/start", kept=False)
+        state = begin(engine, Called(seats, world, self._build), initialize)
+        self.present.install(seats, world, state)
         self.present.keep = dict(keep)
 
     def end(self) -> None:
@@ -231,6 +229,6 @@ class Collective:
         with self._caller.alone("close"):
             self.closed = True
             self.targets.drop()
-            self.engine.release("the session was closed")
+            self.generation.close()
             self.present.close()
             self.worlds.end()

@@ -29,7 +29,8 @@ class Session(Position):
     """
 
     def __init__(self, settled: Settled) -> None:
-        super().__init__(settled.members.rank, settled.device, settled.options.seed)
+        generation = settled.generation
+        super().__init__(generation.members.rank, settled.device, generation.options.seed)
         self._part = Collective(settled, self._now, self._progress)
         self._request: Requested | None = None
         self._callbacks: list[Callable[[SwitchReport], None]] = []
@@ -76,7 +77,8 @@ class Session(Position):
         """Ends a loop once, and tells ranks that idle, unless it failed on this one."""
         if not self._progress.leave(loop) or failed or not self.active:
             return
-        if self._part.engine.num_ranks > self.layout.world_size:
+        assert self._now.seats is not None
+        if self._now.seats.leaves_idle({each.id for each in self._part.generation.members.each}):
             self._attendant.announce(f"ended/{loop}", self._progress.completed)
 
     def _await_activity(self, loop: int) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import training_jobs as jobs
 from dynatrain import TransportError
 from dynatrain.adapters.torch.inventory import LiveTensors
-from dynatrain.generation.engine import Engine
+from dynatrain.generation.generation import Generation
 from dynatrain.generation.lanes import DEVICE, HOST
 from sessions import outcome, start
 
@@ -30,18 +30,19 @@ class FailingBehind:
 
 
 def switch_over_a_lane_that_fails(rank, world_size, method):
-    connect = Engine.connect
+    connect = Generation.connect
     failing = [HOST] if rank == 1 else []
 
-    def connect_both(engine, connection):
-        connect(engine, connection)
-        engine.maker._connection = f"{connection}/second"
-        engine.lanes[DEVICE] = engine.maker._host_lane()
+    def connect_both(generation, connection):
+        connect(generation, connection)
+        generation.maker._connection = f"{connection}/second"
+        generation.lanes[DEVICE] = generation.maker._host_lane()
         for name in failing:
-            lane = engine.lanes[name]
-            engine.lanes[name] = replace(lane, executor=FailingBehind(lane.executor, method))
+            lane = generation.lanes[name]
+            failing_one = FailingBehind(lane.executor, method)
+            generation.lanes[name] = replace(lane, executor=failing_one)
 
-    Engine.connect = connect_both
+    Generation.connect = connect_both
     LiveTensors.host_names = lambda live: {name for name in live.tensors if name.endswith("|param")}
     session = start("dp=4")
     jobs.train_step(session.state, session.world, 0)

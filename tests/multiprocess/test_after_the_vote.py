@@ -40,7 +40,7 @@ def test_rank_that_fails_after_the_vote_ends_also_when_it_idled(pool):
 def miss_the_vote(rank, world_size):
     session = start("dp=3", timeout_s=8)
     if rank == 3:
-        meet, moments = session._part.meeting.meet, []
+        meet, moments = session._part.generation.meeting.meet, []
 
         def short_at_the_vote(*brought, **told):
             met = meet(*brought, **told)
@@ -49,7 +49,7 @@ def miss_the_vote(rank, world_size):
                 raise MemoryError("no room")
             return met
 
-        session._part.meeting.meet = short_at_the_vote
+        session._part.generation.meeting.meet = short_at_the_vote
     try:
         for step in session.steps(2):
             if step == 0:

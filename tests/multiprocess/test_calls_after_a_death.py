@@ -31,7 +31,7 @@ def calls_at_different_times(rank, world_size, moment):
     session = start("dp=4", timeout_s=DEADLINE_S)
     before = jobs.local_bits(session.state)
     dies_in(moment, session, rank)
-    store = session._part.engine.members.store_of("test")
+    store = session._part.generation.members.store_of("test")
     first = refusal(session)
     if rank == 3:
         store.wait(["given up"])
@@ -65,7 +65,7 @@ def test_second_calls_name_the_dead_rank_alone_and_third_ones_meet(pool, moment)
 
 def late_for_a_call(rank, world_size):
     session = start("dp=4", timeout_s=DEADLINE_S)
-    store = session._part.engine.members.store_of("test")
+    store = session._part.generation.members.store_of("test")
     if rank == 3:
         store.wait(["given up"])
     for _ in session.steps(1):

@@ -18,8 +18,8 @@ def try_layouts(rank, world_size):
         jobs.train_step(session.state, session.world, step)
         before = jobs.whole_state(session.state)
         needed = session.check("dp=2,tp=2")
-        short = replace(session._part.engine.options, memory_budget_bytes=needed - 1)
-        session._part.engine.options = short
+        short = replace(session._part.generation.options, memory_budget_bytes=needed - 1)
+        session._part.generation.options = short
         kinds = [outcome(lambda to=to: session.check(to))[0] for to in ("dp=2,tp=2", "dp=8")]
         return needed > 0, kinds, jobs.differences(before, jobs.whole_state(session.state))
 

@@ -55,7 +55,7 @@ def cannot_make_again(rank, world_size):
     def fail(*_args):
         raise ERRORS["DeviceError"]
 
-    session._part.engine.disconnect("the test wants it")
+    session._part.generation.disconnect("the test wants it")
     if rank == 3:
         _native.Executor = fail
     ended = outcome(lambda: session.switch("dp=2,tp=2"))

@@ -5,19 +5,19 @@ from __future__ import annotations
 import dynatrain
 import training_jobs as jobs
 from dynatrain.adapters.torch.inventory import LiveTensors
-from dynatrain.generation.engine import Engine
+from dynatrain.generation.generation import Generation
 from dynatrain.generation.lanes import DEVICE
 
 
 def switch_over_two_lanes(rank, world_size):
-    connect = Engine.connect
+    connect = Generation.connect
 
-    def connect_both(engine, connection):
-        connect(engine, connection)
-        engine.maker._connection = f"{connection}/second"
-        engine.lanes[DEVICE] = engine.maker._host_lane()
+    def connect_both(generation, connection):
+        connect(generation, connection)
+        generation.maker._connection = f"{connection}/second"
+        generation.lanes[DEVICE] = generation.maker._host_lane()
 
-    Engine.connect = connect_both
+    Generation.connect = connect_both
     # On a GPU, this is where optimizer steps are.
     LiveTensors.host_names = lambda live: {name for name in live.tensors if name.endswith("|step")}
     session = dynatrain.init(

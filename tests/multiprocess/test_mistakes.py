@@ -270,12 +270,12 @@ def call_on_some(rank, world_size, callers):
     jobs.train_step(session.state, session.world, 0)
     error = None
     if rank in callers:
-        session._part.meeting._timeout = timedelta(seconds=3)  # of this call alone
+        session._part.generation.meeting._timeout = timedelta(seconds=3)  # of this call alone
         try:
             session.switch("dp=2,tp=2")
         except TransportError as caught:
             error = str(caught)
-        session._part.meeting._timeout = timedelta(seconds=TIMEOUT_S)
+        session._part.generation.meeting._timeout = timedelta(seconds=TIMEOUT_S)
     for step in (1, 2):
         jobs.train_step(session.state, session.world, step)
     report = session.switch("dp=2,tp=2")

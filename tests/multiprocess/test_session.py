@@ -133,7 +133,7 @@ def prepare_and_change_ones_mind(rank, world_size):
 
     session.prepare("tp=4")
     if rank == 1:
-        session._part.engine.disconnect("the test wants it")
+        session._part.generation.disconnect("the test wants it")
     before = jobs.whole_state(session.state)
     report = session.switch("tp=4")
     out["a lost connection makes it cold"] = not report.prepared

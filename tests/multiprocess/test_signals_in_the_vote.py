@@ -17,7 +17,7 @@ from sessions import start
 
 def vote_late(session, seconds):
     """The second meeting of a switch is its vote."""
-    meet, moments = session._part.meeting.meet, []
+    meet, moments = session._part.generation.meeting.meet, []
 
     def late(*brought, **told):
         moments.append(brought)
@@ -25,12 +25,12 @@ def vote_late(session, seconds):
             time.sleep(seconds)
         return meet(*brought, **told)
 
-    session._part.meeting.meet = late
+    session._part.generation.meeting.meet = late
 
 
 def interrupt_in_the_vote(session, number):
     """Sends a signal while this rank waits for the others' votes."""
-    meet, moments = session._part.meeting.meet, []
+    meet, moments = session._part.generation.meeting.meet, []
 
     def interrupted(*brought, **told):
         moments.append(brought)
@@ -38,7 +38,7 @@ def interrupt_in_the_vote(session, number):
             threading.Timer(0.7, os.kill, (os.getpid(), number)).start()
         return meet(*brought, **told)
 
-    session._part.meeting.meet = interrupted
+    session._part.generation.meeting.meet = interrupted
 
 
 def leave(number, frame):
@@ -96,7 +96,7 @@ def test_a_rank_that_is_interrupted_in_the_vote_goes_with_the_others(
 
 def lose_the_store_in_the_vote(rank, world_size):
     session = start("dp=4", timeout_s=8)
-    meet, moments = session._part.meeting.meet, []
+    meet, moments = session._part.generation.meeting.meet, []
 
     def without_an_answer(*brought, **told):
         met = meet(*brought, **told)
@@ -105,7 +105,7 @@ def lose_the_store_in_the_vote(rank, world_size):
             raise TransportError("session: the job's store does not answer", retryable=False)
         return met
 
-    session._part.meeting.meet = without_an_answer
+    session._part.generation.meeting.meet = without_an_answer
     try:
         session.switch("dp=2,tp=2")
     except TransportError:

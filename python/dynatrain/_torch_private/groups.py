@@ -56,12 +56,21 @@ def single_process_store() -> Store:
     return HashStore()
 
 
-def gloo_group(store: Store, rank: int, num_ranks: int, timeout: timedelta) -> Any:
+def gloo_group(
+    store: Store, rank: int, num_ranks: int, timeout: timedelta, address: str = ""
+) -> Any:
     """A ``ProcessGroupGloo`` that torch neither lists nor counts; its members meet in ``store``.
 
-    It has ``send`` and ``recv``, of which torch's stubs say nothing.
+    It listens on the interface of ``address``, torch's choice where it is empty. It has ``send``
+    and ``recv``, of which torch's stubs say nothing.
     """
-    return dist.ProcessGroupGloo(store, rank, num_ranks, timeout)
+    if not address:
+        return dist.ProcessGroupGloo(store, rank, num_ranks, timeout)
+    gloo: Any = dist.ProcessGroupGloo
+    options = gloo._Options()
+    options._timeout = timeout
+    options._devices = [gloo.create_device(hostname=address)]
+    return gloo(store, rank, num_ranks, options)
 
 
 def listed_group(

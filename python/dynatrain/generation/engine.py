@@ -1,4 +1,4 @@
-"""What one rank switches with: its options, its groups, and an executor per kind of memory.
+"""What one rank switches with: its generation, and what the native core does for it.
 
 A phase that fails on one rank fails on all: that is what :meth:`Engine.together` is for.
 """
@@ -8,13 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 
 from dynatrain import _native
-from dynatrain._errors import Error
 from dynatrain.adapters.port import Adapter, Inventory
 from dynatrain.generation.control import (
     Control,
@@ -24,27 +22,13 @@ from dynatrain.generation.control import (
     listing,
     merge_plain,
 )
-from dynatrain.generation.lanes import Lane, LaneMaker, Nccl, unconnected
-from dynatrain.generation.members import Members
-from dynatrain.generation.nodes import node_name, numbered
+from dynatrain.generation.generation import Generation
+from dynatrain.generation.lanes import Lane
+from dynatrain.generation.options import Options
 from dynatrain.train_state import TrainState
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
-VERIFY = ("sums", "fingerprint", "replicas")
-
-
-@dataclass(frozen=True)
-class Options:
-    """Settings of a session; see ``dynatrain.init`` for what each means."""
-
-    timeout: timedelta
-    staging_budget_bytes: int
-    memory_budget_bytes: int | None
-    num_threads: int
-    transport: str | Nccl
-    verify: frozenset[str]
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -77,49 +61,47 @@ def _nothing(_: Sequence[object]) -> None:
 
 
 class Engine:
-    """The control group, and the union communicators and native executors of one job, by lane."""
+    """What a switch asks of a generation and of the native core, for one rank.
 
-    def __init__(
-        self, options: Options, device: torch.device, members: Members, adapter: Adapter[Any]
-    ) -> None:
-        self.members = members
-        self.options = options
+    Args:
+        generation: the ranks, and what they talk over.
+        device: where parameters live.
+        adapter: of the state's framework.
+
+    Attributes:
+        generation: as given, or the one that has taken its place.
+        adapter: as given.
+    """
+
+    def __init__(self, generation: Generation, device: torch.device, adapter: Adapter[Any]) -> None:
+        self.generation = generation
         self.adapter = adapter
-        self.control: Control
-        self.node_of_rank: list[int] = []
-        self.rank = members.rank
-        self.num_ranks = members.num_ranks
         self._device = device
-        self.maker = LaneMaker(
-            members, device, options.transport, options.timeout, options.num_threads
-        )
-        self.lanes: dict[str, Lane] = {}
 
     @property
-    def connected(self) -> bool:
-        """Whether the control group and the union communicators stand."""
-        return bool(self.lanes) and not self.control.lost
+    def options(self) -> Options:
+        """Settings of the session."""
+        return self.generation.options
 
-    def connect(self, connection: str) -> None:
-        """Makes the control group and the union communicators. Collective.
+    @property
+    def control(self) -> Control:
+        """The small exchanges of all ranks."""
+        return self.generation.control
 
-        ``connection`` names them, and is the same on all ranks: a rank that fails on the way cannot
-        count differently from then on.
+    @property
+    def lanes(self) -> Mapping[str, Lane]:
+        """The ways of bytes, by kind of memory."""
+        return self.generation.lanes
 
-        Raises:
-            TransportError: a rank does not come, or the groups cannot be made.
-            DeviceError: the transport that was asked for cannot be had.
-        """
-        try:
-            self.control = Control(self.members, self.options.timeout, connection)
-            self.node_of_rank = self.control.agree(
-                "connecting the ranks", None, node_name(), numbered
-            )
-            self.lanes = self.maker.make(self.control, connection)
-        except Error:
-            raise
-        except RuntimeError as error:  # what Gloo raises has no class of its own
-            raise unconnected(error, self.num_ranks) from error
+    @property
+    def rank(self) -> int:
+        """This rank in the generation."""
+        return self.generation.members.rank
+
+    @property
+    def num_ranks(self) -> int:
+        """The ranks of the generation."""
+        return self.generation.members.num_ranks
 
     def read(
         self,
@@ -140,16 +122,10 @@ class Engine:
     def _hash_means(self) -> _native.HashMeans:
         return _native.HashMeans(
             self.options.num_threads,
-            self.maker.device_copier,
+            self.generation.maker.device_copier,
             self.after_training(),
             self.options.timeout.total_seconds(),
         )
-
-    def disconnect(self, reason: str) -> None:
-        """Ends the union communicators; they are made again before the next call."""
-        for lane in self.lanes.values():
-            lane.transport.abort(reason)
-        self.lanes = {}
 
     @contextmanager
     def lanes_end_with_an_error(self, reason: str) -> Iterator[None]:
@@ -161,14 +137,8 @@ class Engine:
         try:
             yield
         except BaseException:
-            self.disconnect(reason)
+            self.generation.disconnect(reason)
             raise
-
-    def release(self, reason: str) -> None:
-        """Lets go of all groups; nothing is exchanged any more."""
-        self.disconnect(reason)
-        if hasattr(self, "control"):
-            self.control.release()
 
     def together(self, phase: str, work: Callable[[], _T]) -> _T:
         """Runs ``work``; when it fails on one rank, every rank raises. Collective."""

@@ -1,31 +1,51 @@
-"""Who takes part in a session, as a value, and the groups that all of them make."""
+"""Who takes part in a generation, as a value, and the groups that its members make."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import cached_property
 from typing import Any
 
 from torch._C._distributed_c10d import PrefixStore, Store
 
 from dynatrain._torch_private.groups import gloo_group, place_in_job, session_store
+from dynatrain.generation.nodes import numbered
+
+
+@dataclass(frozen=True)
+class Member:
+    """One process.
+
+    Attributes:
+        id: tells it from all other processes that are or were in the job.
+        host: the same for all processes of one machine; empty where nobody has asked yet.
+        address: of the interface that its groups listen on; torch chooses one where it is empty.
+    """
+
+    id: str
+    host: str = ""
+    address: str = ""
 
 
 @dataclass(frozen=True)
 class Members:
-    """The ranks of a session, seen by one of them.
+    """The processes of a generation in their order, seen by one of them.
+
+    They need be neither the first ones of the job nor all of it; the rank of a member is its place
+    among them.
 
     Attributes:
-        name: of the session, unique within the job.
-        rank: this rank, ``0 <= rank < num_ranks``.
-        num_ranks: how many there are.
-        store: of the session, under a prefix of its own.
+        name: of the generation, unique within the job.
+        rank: this member, ``0 <= rank < num_ranks``.
+        each: the members, by rank.
+        store: of the generation, under a prefix of its own.
     """
 
     name: str
     rank: int
-    num_ranks: int
+    each: tuple[Member, ...]
     store: Store
 
     @staticmethod
@@ -33,7 +53,34 @@ class Members:
         """All ranks of the job, for a new session. Each rank has to call it once a session."""
         rank, num_ranks = place_in_job()
         name, store = session_store(rank)
-        return Members(name, rank, num_ranks, store)
+        return Members.of_ranks(name, rank, num_ranks, store)
+
+    @staticmethod
+    def of_ranks(name: str, rank: int, num_ranks: int, store: Store) -> Members:
+        """Members that are known by their ranks, which they keep as long as the job lasts."""
+        return Members(
+            name, rank, tuple(Member(f"rank {each}") for each in range(num_ranks)), store
+        )
+
+    def on_hosts(self, hosts: Sequence[str]) -> Members:
+        """The same members, of which is known where they run."""
+        placed = (replace(m, host=host) for m, host in zip(self.each, hosts, strict=True))
+        return replace(self, each=tuple(placed))
+
+    @property
+    def num_ranks(self) -> int:
+        """How many there are."""
+        return len(self.each)
+
+    @property
+    def own(self) -> Member:
+        """This member."""
+        return self.each[self.rank]
+
+    @cached_property
+    def node_of_rank(self) -> list[int]:
+        """The machine of each rank as a number, in the order in which they first occur."""
+        return numbered([member.host for member in self.each])
 
     def store_of(self, purpose: str) -> Store:
         """The part of the store for one purpose."""
@@ -43,10 +90,10 @@ class Members:
         """A ``ProcessGroupGloo`` of some members, this one among them. Collective over them.
 
         It is no group of the job: torch neither lists nor counts it, and its threads and sockets
-        end when it is let go of.
+        end when it is let go of. Its keys stay until :meth:`sweep`.
 
         Args:
-            purpose: a name that no group of this session has had, the same on all members.
+            purpose: a name that no group of this generation has had, the same on all members.
             timeout: deadline of the connecting and of everything that is done over the group.
             ranks: of the members, in the order of the group; all of them where none are given.
 
@@ -55,4 +102,17 @@ class Members:
         """
         chosen = range(self.num_ranks) if ranks is None else ranks
         position = chosen.index(self.rank)
-        return gloo_group(self.store_of(purpose), position, len(chosen), timeout)
+        store, address = self.store_of(purpose), self.own.address
+        return gloo_group(store, position, len(chosen), timeout, address)
+
+    def sweep(self, purpose: str) -> None:
+        """Deletes what was left under a purpose; for one rank, once all are past what it was for.
+
+        It asks the store for its keys, all that the job has.
+
+        Raises:
+            RuntimeError: the store does not answer.
+        """
+        part = self.store_of(purpose)
+        for key in part.list_keys():
+            part.delete_key(key)

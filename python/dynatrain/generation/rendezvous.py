@@ -67,6 +67,7 @@ class Rendezvous:
     def __init__(
         self, store: Store, rank: int, num_ranks: int, timeout: timedelta, purpose: str = "meet"
     ) -> None:
+        self._purpose = purpose
         self._store = PrefixStore(purpose, store)
         self._rank = rank
         self._num_ranks = num_ranks
@@ -132,6 +133,12 @@ class Rendezvous:
         self._failed_after = self._last_met
         with suppress(RuntimeError):  # a store that is gone is the next meeting's to tell
             self._append(f"{self._last_met}/failed", Entry("", b"").of(self._rank))
+
+    def is_ahead(self, key: str) -> bool:
+        """Whether a key of the store is one of a meeting that this rank has not come to."""
+        purpose, _, rest = key.partition("/")
+        number = rest.partition("/")[0]
+        return purpose == self._purpose and number.isdecimal() and int(number) >= self._attempt
 
     def wait_called(self, ended: str) -> bool:
         """Blocks an idle rank until some rank calls a meeting (True) or ``ended`` is set (False).

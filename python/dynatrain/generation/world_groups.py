@@ -23,15 +23,16 @@ class WorldGroups:
     No rank that is not in a group takes part in its making.
 
     Args:
-        members: all ranks of the session.
-        name: of the world, unique within the session and the same on all ranks.
+        members: of the generation that the world is made in.
+        name: of the world, unique within the generation and the same on all ranks.
+        rank: this rank's place in the world.
         timeout: deadline of the making of each group.
     """
 
-    def __init__(self, members: Members, name: str, timeout: timedelta) -> None:
-        self.rank = members.rank
-        self._members = members
+    def __init__(self, members: Members, name: str, rank: int, timeout: timedelta) -> None:
         self._name = name
+        self.rank = rank
+        self._members = members
         self._timeout = timeout
         self._until: float | None = None
         self._num_made: Counter[str] = Counter()
@@ -48,7 +49,7 @@ class WorldGroups:
             self._until = None
 
     def make(self, purpose: str, ranks: list[int]) -> ProcessGroup:
-        """A group of ``ranks``, this one among them. Collective over them.
+        """A group of ``ranks`` of the world, this one among them. Collective over them.
 
         Args:
             purpose: tells groups of equal ranks apart.
@@ -60,9 +61,9 @@ class WorldGroups:
         kind = f"{purpose}/{hashlib.sha256(repr(ranks).encode()).hexdigest()[:16]}"
         self._num_made[kind] += 1
         name = f"dynatrain/{self._members.name}/{self._name}/{kind}/{self._num_made[kind]}"
-        deadline = self._deadline()
+        store, deadline = self._members.store_of(self._name), self._deadline()
         try:
-            group = listed_group(self._members.store, name, ranks, self.rank, deadline)
+            group = listed_group(store, name, ranks, self.rank, deadline)
         except RuntimeError as error:  # what Gloo raises has no class of its own
             if is_out_of_memory(error):
                 raise

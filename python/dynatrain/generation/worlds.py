@@ -1,8 +1,9 @@
-"""The places of one rank in the layouts of a job; groups are made once per layout and kept."""
+"""The worlds of one rank; the groups of each are made once and kept."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from traceback import walk_tb
 from typing import Any
 
@@ -14,6 +15,7 @@ from dynatrain._torch_private.groups import group_making, name_groups_from, num_
 from dynatrain._torch_private.tensors import clear_sharding_cache
 from dynatrain.generation.control import attempt
 from dynatrain.generation.engine import Engine
+from dynatrain.generation.seats import Seats
 from dynatrain.generation.world import Meshes, World
 from dynatrain.generation.world_groups import WorldGroups
 from dynatrain.layout import Layout
@@ -27,10 +29,10 @@ MakeGroups = Callable[[Layout], Any]
 
 
 class Worlds:
-    """This rank's worlds by layout, None where it idles.
+    """This rank's worlds by who sits where, None where it idles.
 
     Args:
-        engine: of the job.
+        engine: of the session.
         device: where parameters live.
         make_groups: makes what a framework needs of groups for a layout, or None.
     """
@@ -41,79 +43,93 @@ class Worlds:
         self._engine = engine
         self._device = device
         self._make_groups = make_groups
-        self._kept: dict[Layout, World | None] = {}
-        self._groups: dict[Layout, WorldGroups] = {}
+        self._kept: dict[Seats, World | None] = {}
+        self._groups: dict[Seats, WorldGroups] = {}
+        self._names: dict[Seats, str] = {}  #: of worlds, whose keys are in the store
+        self._left: list[str] = []  #: of those of them that are over
 
     @property
     def kept(self) -> tuple[str, ...]:
-        """The layouts that this rank has its place in, or idles."""
-        return tuple(str(layout) for layout in self._kept)
+        """Keys of the seats that this rank has its place in, or idles."""
+        return tuple(seats.key for seats in self._kept)
 
     def at(
         self,
-        layout: Layout,
+        seats: Seats,
         epoch: int,
         name: str,
         *,
         kept: bool,
-        in_use: Collection[Layout] = (),
+        in_use: Collection[Seats] = (),
     ) -> World | None:
-        """This rank's place in ``layout`` at an epoch, made when it is first asked for. Collective.
+        """This rank's world at an epoch, made when it is first asked for. Collective.
 
-        Of layouts that are not in use, those that were not asked for longest are let go of. Where
+        Of worlds that are not in use, those that were not asked for longest are let go of. Where
         the user's hook makes groups of its own, all are kept: it is called once per layout.
 
         Args:
-            layout: the layout.
+            seats: who sits where; members of the generation.
             epoch: the world's number.
             name: for what is made, new and the same on all ranks.
             kept: whether all ranks have their places in it already.
-            in_use: layouts that are not to be let go of, the same on all ranks.
+            in_use: seats that are not to be let go of, the same on all ranks.
 
         Raises:
             LayoutError: the layout or the user's hook failed on a rank; nothing is kept of it.
             TransportError: a rank did not come.
         """
         if not kept:
-            self._forget(layout)
-            self._kept[layout] = self._made(layout, name)
-        place = self._kept[layout] = self._kept.pop(layout)  # the last to go
-        self._let_go_of_oldest({layout, *in_use})
+            self._forget(seats)
+            self._kept[seats] = self._made(seats, name)
+        place = self._kept[seats] = self._kept.pop(seats)  # the last to go
+        self._let_go_of_oldest({seats, *in_use})
         return None if place is None else place.at_epoch(epoch)
 
-    def _let_go_of_oldest(self, in_use: Collection[Layout]) -> None:
-        unused = [layout for layout in self._kept if layout not in in_use]
+    def _let_go_of_oldest(self, in_use: Collection[Seats]) -> None:
+        unused = [seats for seats in self._kept if seats not in in_use]
         if self._make_groups is None:
-            for layout in unused[:-_MOST_UNUSED]:
-                self._forget(layout)
+            for seats in unused[:-_MOST_UNUSED]:
+                self._forget(seats)
+        members, left = self._engine.generation.members, self._left
+        self._left = []
+        if members.rank == 0:
+            with suppress(RuntimeError):  # who cannot clean up has its world all the same
+                for name in left:
+                    members.sweep(name)
 
     def end(self) -> None:
         """Ends the groups of all places; their meshes are of no use any more."""
-        for layout in list(self._groups):
-            self._forget(layout)
+        for seats in list(self._groups):
+            self._forget(seats)
         clear_sharding_cache()  # it holds meshes
 
-    def _forget(self, layout: Layout) -> None:
-        self._kept.pop(layout, None)
-        groups = self._groups.pop(layout, None)
+    def _forget(self, seats: Seats) -> None:
+        self._kept.pop(seats, None)
+        groups = self._groups.pop(seats, None)
         if groups is not None:
             groups.end()
+        if seats in self._names:
+            self._left.append(self._names.pop(seats))
 
-    def _made(self, layout: Layout, name: str) -> World | None:
-        timeout = self._engine.options.timeout
-        from_hook = self._groups_of(layout)
-        groups = self._groups[layout] = WorldGroups(self._engine.members, name, timeout)
+    def _made(self, seats: Seats, name: str) -> World | None:
+        timeout, members = self._engine.options.timeout, self._engine.generation.members
+        self._names[seats] = name
+        from_hook = self._groups_of(seats.layout)
+        rank = seats.place_of(members.own.id)
 
         def place() -> World | None:
+            if rank is None:
+                return None
+            groups = self._groups[seats] = WorldGroups(members, name, rank, timeout)
             # A rank that fails tells the others when they have given up on it.
             with groups.all_within(timeout / 2):
-                return self._world(layout, groups, from_hook)
+                return self._world(seats.layout, groups, from_hook)
 
         try:
             world, error = attempt(place)
             self._agree("making the world", error)
         except BaseException:
-            self._forget(layout)
+            self._forget(seats)
             raise
         return world
 
@@ -152,11 +168,9 @@ class Worlds:
         if first != _NONE:
             control.agree(phase, error if place == first else None, None)
 
-    def _world(self, layout: Layout, groups: WorldGroups, from_hook: Any) -> World | None:
-        if self._engine.rank >= layout.world_size:
-            return None
+    def _world(self, layout: Layout, groups: WorldGroups, from_hook: Any) -> World:
         meshes = Meshes(layout, self._device.type, groups)
-        world = World(layout, self._engine.rank, self._device, meshes, from_hook)
+        world = World(layout, groups.rank, self._device, meshes, from_hook)
         world.group(*layout.order)  # what most scripts reduce over; made before it is needed
         return world
 

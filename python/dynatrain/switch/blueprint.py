@@ -133,7 +133,8 @@ def _planned(engine: Engine, called: Called, sources: Sources, targets: Targets)
         check_new_names(target_map, called.names)
         source_map.prove_coverage()
         _check_same_tensors(engine, source_map, target_map)
-        mine = _native.make_plan(source_map, target_map, engine.rank, engine.node_of_rank)
+        nodes = engine.generation.members.node_of_rank
+        mine = _native.make_plan(source_map, target_map, engine.rank, nodes)
         counted = None
         if "fingerprint" in engine.options.verify:
             counted = (

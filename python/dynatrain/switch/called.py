@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from dynatrain.generation.engine import Engine
+from dynatrain.generation.seats import Seats
 from dynatrain.generation.world import Build, World
 from dynatrain.layout import Layout
 from dynatrain.train_state import TrainState
@@ -16,16 +17,21 @@ class Called:
     """A target that all ranks have called for.
 
     Attributes:
-        layout: the target.
+        seats: who sits where in the target.
         world: this rank's place in the target, None when it idles there.
         build: the user's build.
         names: new names of source tensors, by FQN.
     """
 
-    layout: Layout
+    seats: Seats
     world: World | None
     build: Build
     names: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def layout(self) -> Layout:
+        """The target."""
+        return self.seats.layout
 
 
 def build_on_meta(engine: Engine, called: Called) -> TrainState | None:

@@ -32,7 +32,7 @@ class Call:
         connected: whether its union communicator stands.
         cursors: where its kept loaders stand, in global batches; empty on a rank that idles.
         names: new names of tensors that it was given, by their names, sorted.
-        places: the layouts that it has its place in.
+        places: keys of the seats that it has its place in.
         problem: what it refuses with, or None.
     """
 
@@ -80,9 +80,9 @@ class Met:
         """Whether every rank holds the target prepared, over links that stand."""
         return self.connected and all(call.ready for call in self.calls)
 
-    def has_places(self, layout: Layout) -> bool:
-        """Whether every rank has its place in ``layout``, or idles there."""
-        return all(str(layout) in call.places for call in self.calls)
+    def has_places(self, seats: str) -> bool:
+        """Whether every rank has its place in the seats with this key, or idles there."""
+        return all(seats in call.places for call in self.calls)
 
 
 class Calls:

@@ -41,10 +41,11 @@ def _undecided_where_nobody_knows(present: Present) -> Iterator[None]:
 
 
 def _install(adapter: Adapter[Any], present: Present, standing: Standing) -> None:
-    layout = standing.blueprint.called.layout
+    called = standing.blueprint.called
+    layout = called.layout
     former, place = present.state, present.world
     present.epoch += 1
-    present.install(layout, standing.blueprint.called.world, standing.target.state)
+    present.install(called.seats, called.world, standing.target.state)
     adapter.retire(former, standing.target.inventory, str(layout))
     if place is not None:
         place.retire(f"the switch to {layout} replaced")

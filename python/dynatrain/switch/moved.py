@@ -115,7 +115,7 @@ def _moved(engine: Engine, standing: Standing, kept: Kept, clock: Clock) -> Move
         with clock.phase("arrival"):
             arrived = engine.control.agree("moving the state", error, arrival, all_of)
     except Exception:
-        engine.disconnect("a rank failed while the state was moving")
+        engine.generation.disconnect("a rank failed while the state was moving")
         raise
     return Moved(
         max(start + result.seconds for start, result in runs),

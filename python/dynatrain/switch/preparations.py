@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dynatrain.generation.engine import Engine
+from dynatrain.generation.seats import Seats
 from dynatrain.generation.world import Build
 from dynatrain.generation.worlds import Worlds
 from dynatrain.layout import Layout
@@ -73,16 +74,17 @@ class Preparations:
     def rehearse(self, layout: Layout, names: Mapping[str, str], met: Met) -> int:
         """Tries a switch; returns the bytes that it takes where most are needed. Collective."""
         called = self._called(layout, names, met)
-        trial = Trial(lambda: self._now.kept_states(layout), self._engine.options.verify)
+        trial = Trial(lambda: self._now.kept_states(called.seats), self._engine.options.verify)
         with leaving_nothing():
             return rehearse(self._engine, self._now.state, called, trial)
 
     def _called(self, layout: Layout, names: Mapping[str, str], met: Met) -> Called:
         """What is asked for, with this rank's place in it. Collective."""
-        kept, name = met.has_places(layout), f"world/{met.name}"
+        seats = Seats.first_of(self._engine.generation.members, layout)
+        kept, name = met.has_places(seats.key), f"world/{met.name}"
         standing = self.standing
-        in_use = [] if standing is None else [standing.blueprint.called.layout]
-        if self._now.layout is not None:
-            in_use.append(self._now.layout)
-        place = self._worlds.at(layout, self._now.epoch + 1, name, kept=kept, in_use=in_use)
-        return Called(layout, place, self._build, dict(names))
+        in_use = [] if standing is None else [standing.blueprint.called.seats]
+        if self._now.seats is not None:
+            in_use.append(self._now.seats)
+        world = self._worlds.at(seats, self._now.epoch + 1, name, kept=kept, in_use=in_use)
+        return Called(seats, world, self._build, dict(names))

@@ -7,6 +7,7 @@ from typing import Any
 
 from dynatrain._errors import InternalError, LayoutError
 from dynatrain.adapters.port import Published
+from dynatrain.generation.seats import Seats
 from dynatrain.generation.world import World
 from dynatrain.given import described
 from dynatrain.layout import Layout
@@ -25,12 +26,17 @@ class Present:
     """
 
     seed: int
-    layout: Layout | None = None
+    seats: Seats | None = None
     world: World | None = None
     state: TrainState | None = None
     epoch: int = 0
     keep: dict[str, Any] = field(default_factory=dict)
     undecided: str = ""
+
+    @property
+    def layout(self) -> Layout | None:
+        """The present layout; None before the first world."""
+        return None if self.seats is None else self.seats.layout
 
     def check_decided(self) -> None:
         """Raises InternalError where this rank may not train on."""
@@ -43,9 +49,9 @@ class Present:
                 "  end the job and start it from its last checkpoint"
             )
 
-    def install(self, layout: Layout, world: World | None, state: TrainState | None) -> None:
+    def install(self, seats: Seats, world: World | None, state: TrainState | None) -> None:
         """Takes another place; ``world`` belongs to this epoch alone."""
-        self.layout = layout
+        self.seats = seats
         self.state = state
         self.world = world
 
@@ -54,10 +60,10 @@ class Present:
         if self.world is not None:
             self.world.retire("session.close() ended")
 
-    def kept_states(self, target: Layout) -> dict[str, Any]:
+    def kept_states(self, target: Seats) -> dict[str, Any]:
         """State of kept objects, for ranks that join; nobody asks for it otherwise."""
-        assert self.layout is not None
-        if self.world is None or target.world_size <= self.layout.world_size:
+        assert self.seats is not None
+        if self.world is None or not target.takes_in(self.seats):
             return {}
         return {
             f"keep.{name}": _asked_of(name, item)

@@ -121,7 +121,7 @@ def _stand(engine: Engine, blueprint: Blueprint) -> Standing:
         mapped = replace(standing, routes=routes)
         return engine.together("taking staging memory", lambda: _with_runs(engine, mapped))
     except Exception:
-        engine.disconnect("peers' memory could not be mapped")
+        engine.generation.disconnect("peers' memory could not be mapped")
         raise
 
 

@@ -63,7 +63,7 @@ def run(
     if "replicas" in engine.options.verify:
         with clock.phase("replicas"):
             check_replicas(engine, standing.blueprint.source_map, standing.source)
-    target = standing.blueprint.called.layout
+    target = standing.blueprint.called.seats
     moved = move(engine, standing, lambda: present.kept_states(target), clock)
     report.fingerprint_before = report.fingerprint_after = moved.fingerprint
     with clock.phase("commit"):

@@ -66,7 +66,7 @@ def test_request_that_leaves_a_rank_undecided_ends_its_loop(start, monkeypatch, 
 # Ranks that got their memory have voted, and one that did not cannot tell: it must not train on.
 def test_rank_that_cannot_read_the_vote_does_not_claim_that_nothing_happened(start, monkeypatch):
     session = start()
-    meet = session._part.meeting.meet
+    meet = session._part.generation.meeting.meet
     moments = []
 
     def fail_at_the_vote(*brought, **told):
@@ -76,7 +76,7 @@ def test_rank_that_cannot_read_the_vote_does_not_claim_that_nothing_happened(sta
             raise MemoryError("no room")
         return met
 
-    monkeypatch.setattr(session._part.meeting, "meet", fail_at_the_vote)
+    monkeypatch.setattr(session._part.generation.meeting, "meet", fail_at_the_vote)
     with pytest.raises(InternalError, match="others may have") as raised:
         session.switch("dp=1")
 

@@ -21,7 +21,8 @@ import torch
 from boundaries import Boundaries, outcome_of, run_out
 from checkout import ROOT, read
 from dynatrain.collective import Collective, Settled
-from dynatrain.generation.engine import Options
+from dynatrain.generation.generation import Generation
+from dynatrain.generation.options import Options
 from dynatrain.layout import Layout
 from dynatrain.progress import Progress
 from dynatrain.switch import story
@@ -92,10 +93,11 @@ def start(outside, rank):
     """One rank's part in a session that has begun in the source."""
     verify = frozenset({"sums", "fingerprint"})
     options = Options(timedelta(seconds=STUCK_S), 1 << 20, None, 1, "auto", verify, 0)
-    members = ThreadMembers("a session", rank, outside.num_ranks, outside.store, outside)
-    settled = Settled(Toy, options, torch.device("cpu"), ToyAdapter(fill), members, None)
+    members = ThreadMembers("a session", rank, outside.members, outside.store, outside)
+    host = torch.device("cpu")
+    settled = Settled(Toy, Generation(members, options, host), host, ToyAdapter(fill), None)
     part = Collective(settled, Present(0), Progress())
-    maker = part.engine.maker
+    maker = part.generation.maker
     maker._c10d = lambda kind: outside.transport(rank, f"{maker._connection}/{kind}")
     part.worlds = part.targets._worlds = Places(part.engine)
     part.start(Layout.parse(SOURCE), None, {})
@@ -105,8 +107,8 @@ def start(outside, rank):
 def wait_at_most(part, seconds):
     """Gives every wait of a rank this deadline: only who is meant to be late is so."""
     timeout = timedelta(seconds=seconds)
-    part.engine.options = replace(part.engine.options, timeout=timeout)
-    part.meeting._timeout = part.engine.control._timeout = timeout
+    part.generation.options = replace(part.generation.options, timeout=timeout)
+    part.generation.meeting._timeout = part.engine.control._timeout = timeout
     if part.engine.control._tree is not None:
         part.engine.control._tree._timeout = timeout
 

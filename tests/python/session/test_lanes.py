@@ -26,7 +26,9 @@ class PairControl(Control):
     """This rank's control, and a peer that answers what the test says."""
 
     def __init__(self, answers):
-        super().__init__(Members("a session", 0, 1, HashStore()), timedelta(seconds=20), "a pair")
+        super().__init__(
+            Members.of_ranks("a session", 0, 1, HashStore()), timedelta(seconds=20), "a pair"
+        )
         self.answers = list(answers)
 
     def gather(self, value, phase):
@@ -81,13 +83,15 @@ def connect(job, store_keys=None):
 
 
 def maker(transport, num_ranks=1):
-    members = Members("a session", 0, num_ranks, HashStore())
+    members = Members.of_ranks("a session", 0, num_ranks, HashStore())
     return LaneMaker(members, GPU, transport, timedelta(seconds=20), 1)
 
 
 def alone():
     """The control of one rank."""
-    return Control(Members("a session", 0, 1, HashStore()), timedelta(seconds=20), "a test")
+    return Control(
+        Members.of_ranks("a session", 0, 1, HashStore()), timedelta(seconds=20), "a test"
+    )
 
 
 def share(job, problem):

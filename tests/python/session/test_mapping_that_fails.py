@@ -20,11 +20,11 @@ class Recording(Engine):
     def __init__(self, executor):
         self.events = []
         transport = SimpleNamespace(is_one_sided=True)
-        self.lanes = {DEVICE: SimpleNamespace(transport=transport, executor=executor)}
-        self.options = SimpleNamespace(timeout=timedelta(seconds=1))
-
-    def disconnect(self, reason):
-        self.events.append("the lanes ended")
+        self.generation = SimpleNamespace(
+            lanes={DEVICE: SimpleNamespace(transport=transport, executor=executor)},
+            options=SimpleNamespace(timeout=timedelta(seconds=1)),
+            disconnect=lambda reason: self.events.append("the lanes ended"),
+        )
 
     def joined(self, phase, work, combine):
         _, error = attempt(work)

@@ -145,8 +145,8 @@ def test_other_failures_of_a_device_are_not_tried_again(session, monkeypatch):
 # What describes a hundred thousand boxes to a GPU lies there too, and is known once they are made.
 def test_tables_of_copies_count_against_the_budget(session, monkeypatch):
     before = jobs.whole_state(session.state)
-    session._part.engine.options = replace(
-        session._part.engine.options, memory_budget_bytes=1 << 30
+    session._part.generation.options = replace(
+        session._part.generation.options, memory_budget_bytes=1 << 30
     )
     prepare_by(session, monkeypatch, lambda executor, *args: SimpleNamespace(table_bytes=2 << 30))
 

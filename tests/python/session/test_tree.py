@@ -22,7 +22,7 @@ def with_trees(num_ranks, width, work, timeout=timedelta(seconds=60)):
     store = HashStore()
 
     def run(rank):
-        tree = Tree(Members("a session", rank, num_ranks, store), timeout, "a test", width)
+        tree = Tree(Members.of_ranks("a session", rank, num_ranks, store), timeout, "a test", width)
         return work(rank, tree)
 
     with ThreadPoolExecutor(num_ranks) as threads:

@@ -1,0 +1,23 @@
+"""Settings of a session."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from dynatrain.generation.lanes import Nccl
+
+VERIFY = ("sums", "fingerprint", "replicas")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Settings of a session; see ``dynatrain.init`` for what each means."""
+
+    timeout: timedelta
+    staging_budget_bytes: int
+    memory_budget_bytes: int | None
+    num_threads: int
+    transport: str | Nccl
+    verify: frozenset[str]
+    seed: int

@@ -1,0 +1,46 @@
+"""Who sits where in a layout: members by their ids, which last from generation to generation."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from dynatrain.generation.members import Members
+from dynatrain.layout import Layout
+
+
+@dataclass(frozen=True)
+class Seats:
+    """The places of a layout and the members that take them.
+
+    Attributes:
+        layout: the layout.
+        ids: of the members, by rank in the layout; as many as it has ranks.
+    """
+
+    layout: Layout
+    ids: tuple[str, ...]
+
+    @staticmethod
+    def first_of(members: Members, layout: Layout) -> Seats:
+        """The first of the members, in their order; the others idle."""
+        return Seats(layout, tuple(each.id for each in members.each[: layout.world_size]))
+
+    def place_of(self, member_id: str) -> int | None:
+        """The rank in the layout that a member has; None where it idles."""
+        return self.ids.index(member_id) if member_id in self.ids else None
+
+    def takes_in(self, before: Seats) -> bool:
+        """Whether somebody sits here who had no place ``before``."""
+        return not set(self.ids) <= set(before.ids)
+
+    def leaves_idle(self, members: Collection[str]) -> bool:
+        """Whether some of the members have no place here."""
+        return not set(members) <= set(self.ids)
+
+    @property
+    def key(self) -> str:
+        """Text that tells these seats from others, the same on all ranks."""
+        ids = "\n".join(self.ids).encode()
+        return f"{self.layout} {hashlib.sha256(ids).hexdigest()[:16]}"
