@@ -38,6 +38,15 @@ class Place:
     def at_epoch(self, epoch):
         return Place(self.layout, self.rank, epoch)
 
+    def as_torch_sees_it(self):
+        return nullcontext()
+
+    def become_default(self):
+        """Torch has no part in it."""
+
+    def cease_as_default(self):
+        """Torch has no part in it."""
+
     def retire(self, ended):
         self.ended = ended
 

@@ -177,6 +177,12 @@ void bind_state_table(py::module_& m) {
           py::arg("data_ptr"),
           py::arg("nbytes"));
   cls.def("encode", [](const StateTable& self) { return py::bytes(self.encode()); })
+      .def(
+          "encode_as",
+          [](const StateTable& self, const std::vector<int>& ranks) {
+            return py::bytes(self.encode_as(ranks));
+          },
+          py::arg("ranks"))
       .def("hash", &StateTable::hash, NoGil())
       .def("signature", &StateTable::signature, NoGil())
       .def("with_names", &StateTable::with_names, py::arg("names"))

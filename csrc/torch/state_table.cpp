@@ -48,6 +48,23 @@ StateTable StateTable::with_names(const NewNames& names) const {
   return out;
 }
 
+std::string StateTable::encode_as(std::span<const int> ranks) const {
+  std::vector<Descriptor> renumbered = descriptors_;
+  for (Descriptor& descriptor : renumbered) {
+    for (int& rank : descriptor.mesh.ranks) {
+      if (rank < 0 || static_cast<std::size_t>(rank) >= ranks.size()) {
+        throw LayoutError("layout: '" + descriptor.tensor.name + "' lies on rank " +
+                          std::to_string(rank) + " of a mesh\n  its world has " +
+                          std::to_string(ranks.size()) +
+                          " ranks\n  nothing was published\n"
+                          "  build on meshes of the world that build() is given");
+      }
+      rank = ranks[static_cast<std::size_t>(rank)];
+    }
+  }
+  return encode_descriptors(renumbered);
+}
+
 std::uint64_t StateTable::hash() const {
   Hasher hasher;
   hasher.add(std::string_view(encode()));

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -42,6 +43,9 @@ class StateTable {
 
   /// The bytes to publish; they hold no address.
   [[nodiscard]] std::string encode() const { return encode_descriptors(descriptors_); }
+  /// The same where the rank r of a mesh is `ranks[r]` of those that hear it. Errors: LayoutError
+  /// when a mesh has a rank that is not among these.
+  [[nodiscard]] std::string encode_as(std::span<const int> ranks) const;
   /// Of what is published; equal on ranks that publish the same.
   [[nodiscard]] std::uint64_t hash() const;
   /// Of what is published and of every address: unchanged means that nothing was allocated anew.

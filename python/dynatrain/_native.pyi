@@ -246,6 +246,9 @@ class StateTable:
         Raises LayoutError when the table lacks a tensor, or has a new name already.
         """
 
+    def encode_as(self, ranks: Sequence[int]) -> bytes:
+        """The bytes to publish where the rank r of a mesh is ``ranks[r]`` of those that hear it."""
+
     def encode(self) -> bytes:
         """What to publish; equal on ranks that hold the same, as it has no address in it."""
 

@@ -84,7 +84,7 @@ class Attendant:
         collective.reconnect(met)
         asked = next(call for call in met.calls if call.operation != "attend")
         if asked.operation in QUESTIONS:
-            QUESTIONS[asked.operation](collective.engine, None)
+            QUESTIONS[asked.operation](collective.engine, collective.present)
             return None
         layout, names = Layout.parse(asked.layout), dict(asked.names)
         if asked.operation == "prepare":

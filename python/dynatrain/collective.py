@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from dynatrain._errors import Error, LayoutError, ends_job, of_family
+from dynatrain._torch_private.groups import GroupKind
 from dynatrain.adapters.port import Adapter
 from dynatrain.caller import Caller
 from dynatrain.collector import collector_held_off
@@ -47,6 +48,7 @@ class Settled:
         device: where parameters live.
         adapter: of the state's framework.
         groups: makes what a framework needs of groups for a layout, or None.
+        default: what torch's default group is made of where each world has one of its own, or None.
     """
 
     build: Build
@@ -54,6 +56,7 @@ class Settled:
     device: torch.device
     adapter: Adapter[Any]
     groups: MakeGroups | None
+    default: GroupKind | None = None
 
 
 class Collective:
@@ -76,7 +79,7 @@ class Collective:
         self.generation = settled.generation
         self.engine = Engine(settled.generation, settled.device, settled.adapter)
         self.calls = Calls(settled.generation.meeting)
-        self.worlds = Worlds(self.engine, settled.device, settled.groups)
+        self.worlds = Worlds(self.engine, settled.device, settled.groups, settled.default)
         self.targets = Preparations(self.engine, self.worlds, present, settled.build)
         self.in_trouble = False
         self.closed = False
@@ -150,7 +153,7 @@ class Collective:
             own = Call(question, str(self.present.layout), self.progress.told, False, connected)
             met = self.calls.meet(own, self.refusal(), is_dated=self.progress.running > 0)
             self.reconnect(met)
-            return QUESTIONS[question](self.engine, self.present.state)
+            return QUESTIONS[question](self.engine, self.present)
 
     # ---- their parts ---------------------------------------------------------------------------
 
@@ -211,6 +214,15 @@ class Collective:
             errors = run(self.engine, self.calls, self.present, target, Telling(report, *within))
         return report, errors
 
+    def regroup(self, generation: Generation) -> None:
+        """Goes on with other members, whose generation stands; nothing is prepared any more.
+
+        Whoever has a place now is among them. The former generation stays as it is.
+        """
+        self.targets.drop()
+        self.generation = self.engine.generation = generation
+        self.calls = Calls(generation.meeting)
+
     # ---- life ----------------------------------------------------------------------------------
 
     def start(self, layout: Layout, initialize: Initialize | None, keep: Mapping[str, Any]) -> None:
@@ -220,8 +232,14 @@ class Collective:
         engine.together("the first layout", lambda: self._check_now(layout, keep))
         seats = Seats.first_of(self.generation.members, layout)
         world = self.worlds.at(seats, 0, "world/start", kept=False)
-        state = begin(engine, Called(seats, world, self._build), initialize)
+        state = begin(engine, Called(seats, seats, world, self._build), initialize)
         self.present.install(seats, world, state)
+        self.present.keep = dict(keep)
+
+    def stand_by(self, seats: Seats, epoch: int, keep: Mapping[str, Any]) -> None:
+        """Takes note of the world of the others, in which this rank has no place yet."""
+        self.present.install(seats, None, None)
+        self.present.epoch = epoch
         self.present.keep = dict(keep)
 
     def end(self) -> None:

@@ -6,9 +6,11 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore, PrefixStore, Store
 from torch.distributed import ProcessGroup, device_mesh, distributed_c10d
@@ -23,6 +25,7 @@ check_has(
         (distributed_c10d, "_new_process_group_helper"),
         (distributed_c10d, "_get_split_source"),
         (distributed_c10d, "_get_default_timeout"),
+        (distributed_c10d, "_update_default_pg"),
         (distributed_c10d._World, "group_count"),
         (distributed_c10d._World, "pg_map"),
         (distributed_c10d._World, "pg_group_ranks"),
@@ -34,6 +37,19 @@ check_has(
 )
 #: Its names, which torch's stubs do not tell of.
 _meshes: Any = device_mesh
+
+
+@dataclass(frozen=True)
+class GroupKind:
+    """What a default group is made of.
+
+    Attributes:
+        backend: as ``init_process_group`` takes it, such as ``gloo`` or ``cpu:gloo,cuda:nccl``.
+        device: that it is bound to, as ``device_id`` of ``init_process_group``; None for none.
+    """
+
+    backend: str
+    device: torch.device | None = None
 
 
 def place_in_job() -> tuple[int, int]:
@@ -107,8 +123,57 @@ def listed_group(
     return group
 
 
+def group_to_be_default(
+    kind: GroupKind, store: Store, name: str, place: tuple[int, int], deadline: timedelta
+) -> ProcessGroup:
+    """A group that can be torch's default one; :func:`take_as_default` makes it so.
+
+    ``place`` is this rank and the number of ranks, otherwise as :func:`listed_group`.
+
+    Raises:
+        RuntimeError: a member did not come in time.
+    """
+    rank, num_ranks = place
+    group, _ = distributed_c10d._new_process_group_helper(
+        num_ranks,
+        rank,
+        [],  # as torch makes its default group
+        kind.backend,
+        store,
+        name,  # type: ignore[arg-type]
+        timeout=deadline,
+        device_id=kind.device,
+    )
+    assert isinstance(group, ProcessGroup)
+    distributed_c10d._world.pg_group_ranks[group] = {each: each for each in range(num_ranks)}
+    _wait_as_usual(group, deadline)
+    return group
+
+
+def take_as_default(group: ProcessGroup | None) -> ProcessGroup | None:
+    """Makes ``group`` torch's default one, or has none; returns the former, which stays listed."""
+    former = distributed_c10d._world.default_pg
+    distributed_c10d._update_default_pg(group)
+    return former
+
+
+@contextmanager
+def default_group(group: ProcessGroup | None) -> Iterator[None]:
+    """Has ``group`` be torch's default one inside; where it is None, the present one stays."""
+    if group is None:
+        yield
+        return
+    former = take_as_default(group)
+    try:
+        yield
+    finally:
+        take_as_default(former)
+
+
 def end_group(group: ProcessGroup) -> None:
     """Takes a group from torch's list; its threads and sockets end with the last who holds it."""
+    if group is distributed_c10d._world.default_pg:
+        take_as_default(None)  # else torch ends all groups there are
     with suppress(Exception):  # the script has ended all groups, or a backend cannot be ended
         dist.destroy_process_group(group)
 

@@ -25,6 +25,7 @@ from dynatrain.generation.control import (
 from dynatrain.generation.generation import Generation
 from dynatrain.generation.lanes import Lane
 from dynatrain.generation.options import Options
+from dynatrain.generation.seats import Seats
 from dynatrain.train_state import TrainState
 
 _T = TypeVar("_T")
@@ -168,10 +169,13 @@ class Engine:
             lambda hashes: _native.compare_replicas(shard_map, hashes),
         )
 
-    @staticmethod
-    def encoded(sides: Sequence[Side]) -> dict[str, bytes]:
-        """What this rank says of each of its sides, to be listed and published."""
-        return {str(number): side.table.encode() for number, side in enumerate(sides)}
+    def encoded(self, sides: Sequence[Side], seats: Seats) -> dict[str, bytes]:
+        """What this rank says of each of its sides, to be listed and published.
+
+        Meshes have the ranks of their world, in which ``seats`` tells who sits where.
+        """
+        ranks = self.generation.members.ranks_of(seats.ids)
+        return {str(number): side.table.encode_as(ranks) for number, side in enumerate(sides)}
 
     def merged(
         self, published: Mapping[str, Sequence[Publication]], sides: Sequence[Side]
@@ -184,9 +188,9 @@ class Engine:
             maps.append(shard_map)
         return maps
 
-    def publish_map(self, side: Side) -> _native.ShardMap:
+    def publish_map(self, side: Side, seats: Seats) -> _native.ShardMap:
         """Joins what all ranks say of their state into one map, proved by each. Collective."""
-        parts, phase = self.encoded([side]), "reading the state"
+        parts, phase = self.encoded([side], seats), "reading the state"
         held_by = self.control.agree(phase, None, listing(parts), holders)
         published = self.control.publish(parts, held_by, phase)
         return self.together(phase, lambda: self.merged(published, [side])[0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property
@@ -81,6 +81,14 @@ class Members:
     def node_of_rank(self) -> list[int]:
         """The machine of each rank as a number, in the order in which they first occur."""
         return numbered([member.host for member in self.each])
+
+    @cached_property
+    def _rank_of(self) -> Mapping[str, int]:
+        return {member.id: rank for rank, member in enumerate(self.each)}
+
+    def ranks_of(self, ids: Sequence[str]) -> list[int]:
+        """The ranks of these members; KeyError where one is not among them."""
+        return [self._rank_of[each] for each in ids]
 
     def store_of(self, purpose: str) -> Store:
         """The part of the store for one purpose."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from dynatrain import axes as axes_of
 from dynatrain._errors import InternalError, LayoutError, StaleStateError
-from dynatrain._torch_private.groups import groups_of_meshes
+from dynatrain._torch_private.groups import default_group, groups_of_meshes, take_as_default
 from dynatrain.axes import Axes
 from dynatrain.generation.world_groups import WorldGroups
 from dynatrain.given import text
@@ -24,7 +25,7 @@ from dynatrain.train_state import TrainState
 _FLATTENED = {"dp_shard_cp": ("dp_shard", "cp"), "dp": ("dp_replicate", "dp_shard")}
 
 #: Attributes of a world by which a script meets other ranks.
-_TALKS_TO_OTHERS = ("mesh", "expert_mesh", "groups", "_made", "_groups", "_meshes")
+_TALKS_TO_OTHERS = ("mesh", "expert_mesh", "groups", "_made", "_groups", "_meshes", "_default")
 
 
 class World:
@@ -68,6 +69,7 @@ class World:
         self.groups: Any = groups
         self.epoch = 0
         self._made = meshes.groups
+        self._default = meshes.default
         self._groups: dict[tuple[int, ...], dist.ProcessGroup] = {}
         self._meshes: dict[tuple[tuple[str, tuple[str, ...]], ...], DeviceMesh] = {}
 
@@ -204,6 +206,23 @@ class World:
         """Whether this rank holds the last virtual stage."""
         return self.coordinate("pp") == self.layout.pp - 1
 
+    def as_torch_sees_it(self) -> AbstractContextManager[None]:
+        """Has torch's default group be that of this world, where it has one of its own.
+
+        What is built for a world asks torch for its rank and the number of ranks.
+        """
+        return default_group(self._default)
+
+    def become_default(self) -> None:
+        """Makes the group of this world torch's default one, where it has one of its own."""
+        if self._default is not None:
+            take_as_default(self._default)
+
+    def cease_as_default(self) -> None:
+        """Leaves torch without a default group, where this world has one of its own."""
+        if self._default is not None:
+            take_as_default(None)
+
     def at_epoch(self, epoch: int) -> World:
         """The same place under another number; meshes and groups are shared."""
         world = copy.copy(self)
@@ -254,10 +273,18 @@ class Meshes:
         layout: the layout.
         device_type: ``cpu`` or ``cuda``.
         groups: makes their groups; it owns them.
+        default: torch's default group for them, or None where the job has one for all worlds.
     """
 
-    def __init__(self, layout: Layout, device_type: str, groups: WorldGroups) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        device_type: str,
+        groups: WorldGroups,
+        default: dist.ProcessGroup | None = None,
+    ) -> None:
         self.groups = groups
+        self.default = default
         sizes = {axis: layout.size(axis) for axis in layout.order if layout.size(axis) > 1}
         self.mesh = _make_mesh(device_type, sizes or {"dp_shard": 1}, groups, "mesh")
         for name, members in _FLATTENED.items():

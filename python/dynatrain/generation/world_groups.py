@@ -13,7 +13,13 @@ from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh
 
 from dynatrain._errors import TransportError, is_out_of_memory
-from dynatrain._torch_private.groups import end_group, forget_groups, listed_group
+from dynatrain._torch_private.groups import (
+    GroupKind,
+    end_group,
+    forget_groups,
+    group_to_be_default,
+    listed_group,
+)
 from dynatrain.generation.members import Members
 
 
@@ -62,17 +68,21 @@ class WorldGroups:
         self._num_made[kind] += 1
         name = f"dynatrain/{self._members.name}/{self._name}/{kind}/{self._num_made[kind]}"
         store, deadline = self._members.store_of(self._name), self._deadline()
-        try:
+        with _told_of(f"ranks {ranks} for {purpose}", deadline):
             group = listed_group(store, name, ranks, self.rank, deadline)
-        except RuntimeError as error:  # what Gloo raises has no class of its own
-            if is_out_of_memory(error):
-                raise
-            raise TransportError(
-                f"world: the group of ranks {ranks} for {purpose} could not be made: {error}\n"
-                f"  expected all of them within {deadline.total_seconds():g} s\n"
-                "  the present world and state are intact\n"
-                "  see the output of these ranks; if all are alive, call again on all of them"
-            ) from error
+        self._groups.append(group)
+        return group
+
+    def make_default(self, kind: GroupKind, num_ranks: int) -> ProcessGroup:
+        """A group of all ranks of the world that can be torch's default one. Collective over them.
+
+        Raises:
+            TransportError: as of :meth:`make`.
+        """
+        name = f"dynatrain/{self._members.name}/{self._name}"
+        store, deadline = self._members.store_of(self._name), self._deadline()
+        with _told_of(f"all {num_ranks} ranks of the world", deadline):
+            group = group_to_be_default(kind, store, name, (self.rank, num_ranks), deadline)
         self._groups.append(group)
         return group
 
@@ -92,3 +102,19 @@ class WorldGroups:
             forget_groups(self._meshes.pop())
         while self._groups:
             end_group(self._groups.pop())
+
+
+@contextmanager
+def _told_of(who: str, deadline: timedelta) -> Iterator[None]:
+    """Tells of a group that cannot be made; what Gloo raises has no class of its own."""
+    try:
+        yield
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        raise TransportError(
+            f"world: the group of {who} could not be made: {error}\n"
+            f"  expected all of them within {deadline.total_seconds():g} s\n"
+            "  the present world and state are intact\n"
+            "  see the output of these ranks; if all are alive, call again on all of them"
+        ) from error

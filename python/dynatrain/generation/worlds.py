@@ -11,7 +11,13 @@ import torch
 from torch.distributed import DistError, distributed_c10d
 
 from dynatrain._errors import Error, is_out_of_memory
-from dynatrain._torch_private.groups import group_making, name_groups_from, num_groups_named
+from dynatrain._torch_private.groups import (
+    GroupKind,
+    default_group,
+    group_making,
+    name_groups_from,
+    num_groups_named,
+)
 from dynatrain._torch_private.tensors import clear_sharding_cache
 from dynatrain.generation.control import attempt
 from dynatrain.generation.engine import Engine
@@ -35,12 +41,19 @@ class Worlds:
         engine: of the session.
         device: where parameters live.
         make_groups: makes what a framework needs of groups for a layout, or None.
+        default: what torch's default group is made of where each world has one of its own; None
+            where the job has one for all worlds.
     """
 
     def __init__(
-        self, engine: Engine, device: torch.device, make_groups: MakeGroups | None
+        self,
+        engine: Engine,
+        device: torch.device,
+        make_groups: MakeGroups | None,
+        default: GroupKind | None = None,
     ) -> None:
         self._engine = engine
+        self._default = default
         self._device = device
         self._make_groups = make_groups
         self._kept: dict[Seats, World | None] = {}
@@ -169,9 +182,13 @@ class Worlds:
             control.agree(phase, error if place == first else None, None)
 
     def _world(self, layout: Layout, groups: WorldGroups, from_hook: Any) -> World:
-        meshes = Meshes(layout, self._device.type, groups)
-        world = World(layout, groups.rank, self._device, meshes, from_hook)
-        world.group(*layout.order)  # what most scripts reduce over; made before it is needed
+        default = None
+        if self._default is not None:
+            default = groups.make_default(self._default, layout.world_size)
+        with default_group(default):
+            meshes = Meshes(layout, self._device.type, groups, default)
+            world = World(layout, groups.rank, self._device, meshes, from_hook)
+            world.group(*layout.order)  # what most scripts reduce over; made before it is needed
         return world
 
 

@@ -49,11 +49,12 @@ def _first(engine: Engine, called: Called, initialize: Initialize | None) -> Tra
     world = called.world
     if world is None:
         return None
-    if initialize is None:
-        return engine.adapter.build(lambda: called.build(world))
-    state = build_on_meta(engine, called)
-    if state is not None:
-        engine.adapter.materialize(engine.adapter.inventory(state), None, ())
-        initialize(state, world)
-        engine.adapter.check_begun(state)
-    return state
+    with world.as_torch_sees_it():
+        if initialize is None:
+            return engine.adapter.build(lambda: called.build(world))
+        state = build_on_meta(engine, called)
+        if state is not None:
+            engine.adapter.materialize(engine.adapter.inventory(state), None, ())
+            initialize(state, world)
+            engine.adapter.check_begun(state)
+        return state

@@ -114,10 +114,10 @@ def draw(
         TransportError: a rank did not answer.
     """
     with clock.phase("build"):
-        check_old_names(engine, state, called.names)
+        check_old_names(engine, state, called)
         sources = read_sources(engine, state, called, built)
     with clock.phase("plan"):
-        targets = read_targets(engine, sources)
+        targets = read_targets(engine, sources, called)
         return _planned(engine, called, sources, targets)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from dynatrain import _native
 from dynatrain.generation.engine import Engine, Side
+from dynatrain.generation.seats import Seats
 from dynatrain.train_state import TrainState
 
 #: What one rank adds to a fingerprint: a sum over its elements, and hashes of its values.
@@ -80,7 +81,7 @@ def _together(ties: Iterable[frozenset[str]]) -> frozenset[str]:
     return frozenset[str]().union(*ties)
 
 
-def whole_share(engine: Engine, state: TrainState | None) -> Share:
+def whole_share(engine: Engine, state: TrainState | None, seats: Seats) -> Share:
     """What all ranks add to the fingerprint of the present state, None on a rank that idles.
 
     Collective.
@@ -91,7 +92,7 @@ def whole_share(engine: Engine, state: TrainState | None) -> Share:
 
     apart = engine.joined("reading the state", ties, _together)
     side = engine.together("reading the state", lambda: engine.read(state, None, apart))
-    shard_map = engine.publish_map(side)
+    shard_map = engine.publish_map(side, seats)
 
     counted = Counted(shard_map, apart)
     return engine.joined("the fingerprint", lambda: counted.share(engine, side), joined)

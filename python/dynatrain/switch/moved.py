@@ -103,12 +103,13 @@ def _moved(engine: Engine, standing: Standing, kept: Kept, clock: Clock) -> Move
         failed = "this rank failed while the state was moving"
         with profiler_range("dynatrain::transfer"), engine.lanes_end_with_an_error(failed):
             runs.extend(_run(engine, standing))
-        with clock.phase("values"):
-            _hand_over(engine, standing, published)
-        if counted is None:
-            return None
-        with clock.phase("fingerprint"):  # read as a script will find it
-            return counted[1].share(engine, counted[1].read(engine, standing.target.state))
+        with standing.blueprint.called.entered():
+            with clock.phase("values"):
+                _hand_over(engine, standing, published)
+            if counted is None:
+                return None
+            with clock.phase("fingerprint"):  # read as a script will find it
+                return counted[1].share(engine, counted[1].read(engine, standing.target.state))
 
     arrival, error = attempt(arrive)
     try:

@@ -87,4 +87,4 @@ class Preparations:
         if self._now.seats is not None:
             in_use.append(self._now.seats)
         world = self._worlds.at(seats, self._now.epoch + 1, name, kept=kept, in_use=in_use)
-        return Called(seats, world, self._build, dict(names))
+        return Called(self._now.seats or seats, seats, world, self._build, dict(names))

@@ -51,6 +51,10 @@ class Present:
 
     def install(self, seats: Seats, world: World | None, state: TrainState | None) -> None:
         """Takes another place; ``world`` belongs to this epoch alone."""
+        if world is not None:
+            world.become_default()
+        elif self.world is not None:
+            self.world.cease_as_default()
         self.seats = seats
         self.state = state
         self.world = world

@@ -8,18 +8,20 @@ from dynatrain import _native
 from dynatrain._errors import LayoutError
 from dynatrain.generation.engine import Engine, Side
 from dynatrain.switch.fingerprints import fingerprint_text, whole_share
-from dynatrain.train_state import TrainState
+from dynatrain.switch.present import Present
 
 
-def fingerprint(engine: Engine, state: TrainState | None) -> str:
+def fingerprint(engine: Engine, present: Present) -> str:
     """The fingerprint of the present state. Collective."""
-    return fingerprint_text(whole_share(engine, state))
+    assert present.seats is not None
+    return fingerprint_text(whole_share(engine, present.state, present.seats))
 
 
-def differing_replicas(engine: Engine, state: TrainState | None) -> list[str]:
+def differing_replicas(engine: Engine, present: Present) -> list[str]:
     """One line per cell on which owners differ. Collective."""
-    side = engine.together("reading the state", lambda: engine.read(state))
-    return engine.differing_replicas(engine.publish_map(side), side.table)
+    assert present.seats is not None
+    side = engine.together("reading the state", lambda: engine.read(present.state))
+    return engine.differing_replicas(engine.publish_map(side, present.seats), side.table)
 
 
 def check_replicas(engine: Engine, source_map: _native.ShardMap, source: Side) -> None:
@@ -35,7 +37,7 @@ def check_replicas(engine: Engine, source_map: _native.ShardMap, source: Side) -
 
 
 #: What ranks can ask each other between two switches, by the name of the call.
-QUESTIONS: Mapping[str, Callable[[Engine, TrainState | None], str | list[str]]] = {
+QUESTIONS: Mapping[str, Callable[[Engine, Present], str | list[str]]] = {
     "fingerprint": fingerprint,
     "verify_replicas": differing_replicas,
 }

@@ -134,7 +134,7 @@ def read_sources(
         each = naming.each(counted=counted)
         side = engine.read(state, called.names, each[0])
         read[:] = [side, *(side.under(apart) for apart in each[1:])]
-        parts.update(engine.encoded(read))
+        parts.update(engine.encoded(read, called.source))
         return listing(parts)
 
     def tell() -> _Told:
@@ -170,7 +170,7 @@ class Targets:
     source_maps: Sequence[_native.ShardMap]
 
 
-def read_targets(engine: Engine, sources: Sources) -> Targets:
+def read_targets(engine: Engine, sources: Sources, called: Called) -> Targets:
     """Joins the source of all ranks and gives the target the slots that it has. Collective.
 
     One exchange, and behind it each distinct thing that ranks say of their source.
@@ -183,25 +183,26 @@ def read_targets(engine: Engine, sources: Sources) -> Targets:
 
     def tell() -> Listing:
         maps[:] = in_phase(phase, lambda: engine.merged(published, sources.sides))
-        sides[:] = _with_slots(engine, sources, Slots(maps[0], sources.notes))
-        parts.update(engine.encoded(sides))
+        sides[:] = _with_slots(engine, sources, Slots(maps[0], sources.notes), called)
+        parts.update(engine.encoded(sides, called.seats))
         return listing(parts)
 
     held_by = engine.joined("build", tell, holders)
     return Targets(sides, parts, held_by, maps)
 
 
-def _with_slots(engine: Engine, sources: Sources, slots: Slots) -> list[Side]:
+def _with_slots(engine: Engine, sources: Sources, slots: Slots, called: Called) -> list[Side]:
     """The target with its slots, read under each naming."""
     built, inventory = sources.built, sources.sides[0].inventory
     if inventory is not None:
         engine.adapter.check_alike(inventory, slots)
         if built is not None:
             engine.adapter.check_apart(built, inventory.state)
-    if built is not None:
-        engine.adapter.make_slots(built, slots)
     first, *others = sources.naming.each(counted=len(sources.sides) > 1)
-    side = engine.read(built, None, first)
+    with called.entered():
+        if built is not None:
+            engine.adapter.make_slots(built, slots)
+        side = engine.read(built, None, first)
     return [side, *(side.under(each) for each in others)]
 
 

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from dynatrain import _native
 from dynatrain._errors import LayoutError
 from dynatrain.generation.engine import Engine
+from dynatrain.switch.called import Called
 from dynatrain.train_state import TrainState
 
 _REST = (
@@ -16,12 +17,13 @@ _REST = (
 )
 
 
-def check_old_names(engine: Engine, state: TrainState | None, names: Mapping[str, str]) -> None:
+def check_old_names(engine: Engine, state: TrainState | None, called: Called) -> None:
     """Refuses names of tensors that no rank of the source has. Collective where there are names."""
+    names = called.names
     if not names:
         return
     source = engine.together("reading the state", lambda: engine.read(state))
-    known = _fqns(engine.publish_map(source))
+    known = _fqns(engine.publish_map(source, called.source))
     unknown = sorted(names.keys() - known)
     if unknown:
         raise LayoutError(

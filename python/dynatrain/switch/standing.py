@@ -156,7 +156,8 @@ def _materialized(engine: Engine, blueprint: Blueprint, fresh: int, staging: int
         _native.trim_heap()  # here and not when a state is freed: a prepared switch waits for none
     try:
         adopted = blueprint.adopted(engine)
-        return Side.of(engine.adapter.materialize(inventory, source, adopted))
+        with blueprint.called.entered():
+            return Side.of(engine.adapter.materialize(inventory, source, adopted))
     except Exception as error:
         if is_out_of_memory(error):
             raise no_memory(engine.rank, fresh, staging, error) from error
