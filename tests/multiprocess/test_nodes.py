@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dynatrain
 import training_jobs as jobs
-from dynatrain.generation import engine
+from dynatrain import arguments
 
 
 def pairs_of_switch(rank, world_size):
-    engine.node_name = lambda: f"node {rank // 2}"
+    arguments.node_name = lambda: f"node {rank // 2}"
     session = dynatrain.init(
         jobs.build, "dp_replicate=2,dp=2", initialize=jobs.initialize, timeout_s=20
     )
