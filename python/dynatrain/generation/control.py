@@ -70,7 +70,15 @@ def holders(listings: Sequence[Listing]) -> Holders:
     for rank, listed in enumerate(listings):
         for name, (digest, size) in listed.items():
             ranks_of.setdefault((name, digest, size), []).append(rank)
-    return ranks_of
+    return {key: _in_short(ranks) for key, ranks in ranks_of.items()}
+
+
+def _in_short(ranks: list[int]) -> Sequence[int]:
+    """Ranks as a range where they are one: it is told in a few bytes, however many they are."""
+    if len(ranks) < 3:
+        return ranks
+    found = range(ranks[0], ranks[-1] + 1, ranks[1] - ranks[0])
+    return found if list(found) == ranks else ranks
 
 
 class Control:
