@@ -6,10 +6,12 @@ import time
 from datetime import timedelta
 
 import pytest
+from torch.distributed import HashStore
 
 from dynatrain import LayoutError, TransportError, words
 from dynatrain._errors import of_family
-from dynatrain.generation.control import Trouble, _in_words, holders, listing, raise_alike
+from dynatrain.generation.control import Control, Trouble, _in_words, holders, listing, raise_alike
+from dynatrain.generation.members import Members
 from sessions import TIMEOUT_S
 from worker_pool import WorkerPool
 
@@ -78,6 +80,14 @@ def test_ranks_that_are_no_range_are_all_named():
     (found,) = holders([shared, shared, listing({}), shared]).values()
 
     assert list(found) == [0, 1, 3]
+
+
+# Every rank reads the answer: one that lists nothing for each rank would be waste.
+def test_ranks_that_only_say_how_it_went_are_answered_with_nothing():
+    control = Control(Members("alone", 0, 1, HashStore()), timedelta(seconds=1), "a test")
+
+    assert control.agree("a test", None, "well") is None
+    assert control.gather("well", "a test") == ["well"]
 
 
 def leave_in_the_middle(rank, world_size, how):

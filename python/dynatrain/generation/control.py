@@ -81,6 +81,10 @@ def _in_short(ranks: list[int]) -> Sequence[int]:
     return found if list(found) == ranks else ranks
 
 
+def _nothing(_: Sequence[object]) -> None:
+    """The answer where all have only said that it went well."""
+
+
 class Control:
     """Exchanges between all ranks of the job with errors that every rank learns.
 
@@ -106,7 +110,7 @@ class Control:
         phase: str,
         error: Exception | None,
         value: Any,
-        combine: Callable[[list[Any]], _R] = list,  # type: ignore[assignment]
+        combine: Callable[[list[Any]], _R] = _nothing,  # type: ignore[assignment]
     ) -> _R:
         """Joins the ranks' values unless one has an error; then every rank raises. Collective.
 
@@ -115,8 +119,8 @@ class Control:
             error: what this rank met, of any class, or None.
             value: what this rank brings, told in words. Equal ones are one object in what
                 ``combine`` is given.
-            combine: makes the answer of the values by rank. It runs on rank 0 alone, and what it
-                returns must be such as can be told in words.
+            combine: makes the answer of the values by rank, nothing where it is not given. It runs
+                on rank 0 alone, and what it returns must be such as can be told in words.
 
         Raises:
             an error of the same kind on every rank, that of the lowest rank that has one. It is the
@@ -140,8 +144,7 @@ class Control:
 
         For few and small values: every rank reads what all have brought.
         """
-        found: list[_T] = self.agree(phase, None, value)
-        return found
+        return self.agree(phase, None, value, list)
 
     def _open(self, phase: str) -> Tree:
         if self._tree is None:
