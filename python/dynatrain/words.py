@@ -12,6 +12,7 @@ A value is a letter and what belongs to it, integers little-endian:
     B n bytes      bytes
     t l s n items  a tuple, a list, a frozenset (its items sorted as bytes)
     d n pairs      a dict, by tuples of key and value
+    r tuple        a range: its begin, end and step
     R name tuple   a record: its registered name and its fields in order
 """
 
@@ -91,6 +92,7 @@ _WRITERS: dict[type, Callable[[Any], Iterator[bytes]]] = {
     tuple: lambda value: _items(b"t", value),
     list: lambda value: _items(b"l", value),
     dict: lambda value: _items(b"d", value.items()),
+    range: lambda value: chain([b"r"], _encoded((value.start, value.stop, value.step))),
     frozenset: lambda value: chain(
         (b"s", _COUNT.pack(len(value))), sorted(encode(item) for item in value)
     ),
@@ -136,6 +138,8 @@ class _Reader:
             return _FLOAT.unpack(self._take(_FLOAT.size))[0]
         if letter == b"R":
             return self._record(depth)
+        if letter == b"r":
+            return range(*self.value(depth + 1))
         (count,) = _COUNT.unpack(self._take(_COUNT.size))
         if letter in _COLLECTIONS:
             items = (self.value(depth + 1) for _ in range(self._checked(count)))

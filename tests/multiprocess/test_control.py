@@ -6,10 +6,12 @@ import time
 from datetime import timedelta
 
 import pytest
+from torch.distributed import HashStore
 
-from dynatrain import LayoutError, TransportError
+from dynatrain import LayoutError, TransportError, words
 from dynatrain._errors import of_family
-from dynatrain.generation.control import Trouble, _in_words, raise_alike
+from dynatrain.generation.control import Control, Trouble, _in_words, holders, listing, raise_alike
+from dynatrain.generation.members import Members
 from sessions import TIMEOUT_S
 from worker_pool import WorkerPool
 
@@ -56,6 +58,36 @@ def publish_some(rank, world_size):
 def test_equal_blobs_are_published_once_for_all_their_ranks(pool: WorkerPool):
     for published in pool.run(publish_some, world_size=4):
         assert sorted(published) == [(b"", [2]), (b"shared" * 1000, [0, 1, 3])]
+
+
+# Every rank reads who holds what of every option of every group: a list of ranks for each would be
+# most of what a switch of a large job says.
+@pytest.mark.parametrize("ranks", [range(1024), range(3, 1024, 8)], ids=["all", "replicas"])
+def test_who_holds_a_blob_is_told_in_few_bytes_however_many_ranks_do(ranks):
+    others = [listing({}) for _ in range(1024)]
+    for rank in ranks:
+        others[rank] = listing({"blob": b"shared"})
+
+    held_by = holders(others)
+
+    assert [list(each) for each in held_by.values()] == [list(ranks)]
+    assert len(words.encode(held_by)) < 100
+
+
+def test_ranks_that_are_no_range_are_all_named():
+    shared = listing({"blob": b"shared"})
+
+    (found,) = holders([shared, shared, listing({}), shared]).values()
+
+    assert list(found) == [0, 1, 3]
+
+
+# Every rank reads the answer: one that lists nothing for each rank would be waste.
+def test_ranks_that_only_say_how_it_went_are_answered_with_nothing():
+    control = Control(Members("alone", 0, 1, HashStore()), timedelta(seconds=1), "a test")
+
+    assert control.agree("a test", None, "well") is None
+    assert control.gather("well", "a test") == ["well"]
 
 
 def leave_in_the_middle(rank, world_size, how):

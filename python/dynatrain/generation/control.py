@@ -70,7 +70,19 @@ def holders(listings: Sequence[Listing]) -> Holders:
     for rank, listed in enumerate(listings):
         for name, (digest, size) in listed.items():
             ranks_of.setdefault((name, digest, size), []).append(rank)
-    return ranks_of
+    return {key: _in_short(ranks) for key, ranks in ranks_of.items()}
+
+
+def _in_short(ranks: list[int]) -> Sequence[int]:
+    """Ranks as a range where they are one: it is told in a few bytes, however many they are."""
+    if len(ranks) < 3:
+        return ranks
+    found = range(ranks[0], ranks[-1] + 1, ranks[1] - ranks[0])
+    return found if list(found) == ranks else ranks
+
+
+def _nothing(_: Sequence[object]) -> None:
+    """The answer where all have only said that it went well."""
 
 
 class Control:
@@ -98,7 +110,7 @@ class Control:
         phase: str,
         error: Exception | None,
         value: Any,
-        combine: Callable[[list[Any]], _R] = list,  # type: ignore[assignment]
+        combine: Callable[[list[Any]], _R] = _nothing,  # type: ignore[assignment]
     ) -> _R:
         """Joins the ranks' values unless one has an error; then every rank raises. Collective.
 
@@ -107,8 +119,8 @@ class Control:
             error: what this rank met, of any class, or None.
             value: what this rank brings, told in words. Equal ones are one object in what
                 ``combine`` is given.
-            combine: makes the answer of the values by rank. It runs on rank 0 alone, and what it
-                returns must be such as can be told in words.
+            combine: makes the answer of the values by rank, nothing where it is not given. It runs
+                on rank 0 alone, and what it returns must be such as can be told in words.
 
         Raises:
             an error of the same kind on every rank, that of the lowest rank that has one. It is the
@@ -132,8 +144,7 @@ class Control:
 
         For few and small values: every rank reads what all have brought.
         """
-        found: list[_T] = self.agree(phase, None, value)
-        return found
+        return self.agree(phase, None, value, list)
 
     def _open(self, phase: str) -> Tree:
         if self._tree is None:

@@ -22,6 +22,7 @@ VALUES = st.recursive(
         | st.lists(inner).map(tuple)
         | st.frozensets(PLAIN)
         | st.dictionaries(PLAIN, inner)
+        | st.builds(range, st.integers(), st.integers(), st.integers(min_value=1))
     ),
     max_leaves=20,
 )
@@ -76,8 +77,20 @@ class Runs:
         b"R" + words.encode("os.system") + words.encode(("true",)),
         b"R" + words.encode("Trouble") + words.encode(("one field",)),
         b"s\x01\x00\x00\x00" + words.encode([]),
+        b"r" + words.encode((0, 1, 0)),
+        b"r" + words.encode("0"),
     ],
-    ids=["pickle", "count", "depth", "rest", "unknown record", "other fields", "unhashable"],
+    ids=[
+        "pickle",
+        "count",
+        "depth",
+        "rest",
+        "unknown record",
+        "other fields",
+        "unhashable",
+        "range without step",
+        "range of text",
+    ],
 )
 def test_what_this_version_does_not_write_is_refused(blob):
     with pytest.raises(TransportError, match="run the same version on every rank"):
