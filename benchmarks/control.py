@@ -70,7 +70,7 @@ class Member:
     @staticmethod
     def of(port: int, num_ranks: int, rank: int) -> Member:
         """The member of a rank, connected to the store at ``port``."""
-        members = Members("timed", rank, num_ranks, client(port))
+        members = Members.of_ranks("timed", rank, num_ranks, client(port))
         return Member(members, Rendezvous(members.store, rank, num_ranks, DEADLINE))
 
     def connect(self) -> None:

@@ -84,7 +84,7 @@ def test_ranks_that_are_no_range_are_all_named():
 
 # Every rank reads the answer: one that lists nothing for each rank would be waste.
 def test_ranks_that_only_say_how_it_went_are_answered_with_nothing():
-    control = Control(Members("alone", 0, 1, HashStore()), timedelta(seconds=1), "a test")
+    control = Control(Members.of_ranks("alone", 0, 1, HashStore()), timedelta(seconds=1), "a test")
 
     assert control.agree("a test", None, "well") is None
     assert control.gather("well", "a test") == ["well"]
