@@ -27,6 +27,7 @@ from dynatrain.switch.beginning import Initialize, begin
 from dynatrain.switch.called import Called
 from dynatrain.switch.calls import Call, Calls, Met, check_target, cursors_of
 from dynatrain.switch.clock import Clock
+from dynatrain.switch.decided import Vote
 from dynatrain.switch.preparations import Preparations
 from dynatrain.switch.present import Present
 from dynatrain.switch.questions import QUESTIONS
@@ -68,6 +69,7 @@ class Collective:
         progress: where its loop stands.
 
     Attributes:
+        vote: decides a switch once its state has moved; a meeting of all ranks.
         in_trouble: a call has ended on this rank alone.
         closed: the session makes no calls any more.
     """
@@ -79,6 +81,7 @@ class Collective:
         self.generation = settled.generation
         self.engine = Engine(settled.generation, settled.device, settled.adapter)
         self.calls = Calls(settled.generation.meeting)
+        self.vote: Vote = self._vote_in_a_meeting
         self.worlds = Worlds(self.engine, settled.device, settled.groups, settled.default)
         self.targets = Preparations(self.engine, self.worlds, present, settled.build)
         self.in_trouble = False
@@ -155,6 +158,9 @@ class Collective:
             self.reconnect(met)
             return QUESTIONS[question](self.engine, self.present)
 
+    def _vote_in_a_meeting(self, target: str, epoch: int) -> None:
+        self.calls.meet(Call("commit", target, epoch, True, True))
+
     # ---- their parts ---------------------------------------------------------------------------
 
     def refusal(self) -> LayoutError | None:
@@ -211,7 +217,7 @@ class Collective:
         report = SwitchReport(source, str(layout), epoch, step, prepared=ready)
         with collector_held_off():
             target = self.targets.taken(layout, names, met, within[0])
-            errors = run(self.engine, self.calls, self.present, target, Telling(report, *within))
+            errors = run(self.engine, self.vote, self.present, target, Telling(report, *within))
         return report, errors
 
     def regroup(self, generation: Generation) -> None:

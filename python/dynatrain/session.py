@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any
 
-from dynatrain.adapters.port import Watched
-from dynatrain.attending import Attendant
 from dynatrain.collective import Collective, Settled
 from dynatrain.door import (
     checked_callable,
@@ -15,6 +13,7 @@ from dynatrain.door import (
     checked_layout,
 )
 from dynatrain.layout import Layout
+from dynatrain.loop import Loop
 from dynatrain.position import Position
 from dynatrain.report import SwitchReport
 from dynatrain.requested import Requested
@@ -32,9 +31,8 @@ class Session(Position):
         generation = settled.generation
         super().__init__(generation.members.rank, settled.device, generation.options.seed)
         self._part = Collective(settled, self._now, self._progress)
-        self._request: Requested | None = None
         self._callbacks: list[Callable[[SwitchReport], None]] = []
-        self._attendant = Attendant(self._part, self._callbacks)
+        self._loop = Loop(self._part, self._callbacks)
 
     # ---- the loop ------------------------------------------------------------------------------
 
@@ -53,53 +51,7 @@ class Session(Position):
         Raises:
             LayoutError: ``total`` is no whole number, or is negative.
         """
-        return self._loop(checked_count("steps", "total", total))
-
-    def _loop(self, total: int) -> Iterator[int]:
-        self._leave_loop(self._progress.running)  # where somebody still holds it
-        loop = self._progress.enter()
-        failed = False
-        try:
-            while self._await_activity(loop) and self._progress.completed < total:
-                self._progress.begin(loop, self._now.epoch, self._watch)
-                yield self._progress.completed
-                self._progress.end(loop)
-                self._run_request()
-        except GeneratorExit:
-            raise  # the script has left its loop
-        except BaseException:
-            failed = True  # on this rank alone: ranks that idle wait for the others
-            raise
-        finally:
-            self._leave_loop(loop, failed=failed)
-
-    def _leave_loop(self, loop: int, *, failed: bool = False) -> None:
-        """Ends a loop once, and tells ranks that idle, unless it failed on this one."""
-        if not self._progress.leave(loop) or failed or not self.active:
-            return
-        assert self._now.seats is not None
-        if self._now.seats.leaves_idle({each.id for each in self._part.generation.members.each}):
-            self._attendant.announce(f"ended/{loop}", self._progress.completed)
-
-    def _await_activity(self, loop: int) -> bool:
-        """Attends what others call while this rank idles; False when their loop has ended."""
-        if self.active:
-            return True
-        last = self._attendant.await_activity(f"ended/{loop}")
-        if last is None:
-            return True
-        self._progress.completed = last  # calls name it, also this rank's
-        return False
-
-    def _watch(self) -> Watched:
-        assert self._now.state is not None  # a rank that idles begins no step
-        return self._part.adapter.watch(self._now.state)
-
-    def _run_request(self) -> None:
-        if self._request is None:
-            return
-        wish, self._request = self._request, None
-        wish.run(lambda problem: self._part.switch(wish.layout, None, self._callbacks, problem))
+        return self._loop.steps(checked_count("steps", "total", total))
 
     # ---- switching -----------------------------------------------------------------------------
 
@@ -118,11 +70,11 @@ class Session(Position):
         self._progress.check_not_over("session.request()")
         target = checked_layout("request", layout)
         # Without the kept objects: one that refuses on some ranks would keep these from the others.
-        check_target(target, self._part.engine.num_ranks, {})
-        if self._request is not None:
-            self._request.check_replaceable()
-        self._request = Requested(target)
-        return self._request.future
+        check_target(target, self._part.generation.members.num_ranks, {})
+        if self._loop.request is not None:
+            self._loop.request.check_replaceable()
+        self._loop.request = Requested(target)
+        return self._loop.request.future
 
     def on_switch(self, callback: Callable[[SwitchReport], None]) -> None:
         """Calls ``callback(report)`` on this rank after every switch."""

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from dynatrain._errors import Error, ends_job
 from dynatrain.adapters.port import Adapter
 from dynatrain.given import described
-from dynatrain.switch.calls import Call, Calls
 from dynatrain.switch.present import Present
 from dynatrain.switch.standing import Standing
 
+#: Votes for a target, in words, after an epoch; raises where it is not to be installed.
+Vote = Callable[[str, int], None]
 
-def decide(adapter: Adapter[Any], calls: Calls, present: Present, standing: Standing) -> None:
+
+def decide(adapter: Adapter[Any], vote: Vote, present: Present, standing: Standing) -> None:
     """Votes, then installs the target. Collective; to be called with signals held off.
 
     An exception of a handler between a rank's vote and its new world would leave it in the old one,
@@ -24,9 +26,8 @@ def decide(adapter: Adapter[Any], calls: Calls, present: Present, standing: Stan
         an error of the vote: no rank installs. Where this rank could not learn how the vote ended,
         nobody knows that, and it is undecided from then on: see :class:`Present`.
     """
-    target = str(standing.blueprint.called.layout)
     with _undecided_where_nobody_knows(present):
-        calls.meet(Call("commit", target, present.epoch, True, True))
+        vote(str(standing.blueprint.called.layout), present.epoch)
     _install(adapter, present, standing)
 
 

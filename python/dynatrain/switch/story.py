@@ -14,9 +14,8 @@ from dynatrain.generation.engine import Engine
 from dynatrain.given import described
 from dynatrain.interruptions import signals_held_off
 from dynatrain.report import PAIR, RankStats, SwitchReport, fill, of_all_ranks, pack_spans
-from dynatrain.switch.calls import Calls
 from dynatrain.switch.clock import Clock
-from dynatrain.switch.decided import decide
+from dynatrain.switch.decided import Vote, decide
 from dynatrain.switch.moved import Moved, move
 from dynatrain.switch.present import Present
 from dynatrain.switch.questions import check_replicas
@@ -44,7 +43,7 @@ class Telling:
 
 
 def run(
-    engine: Engine, calls: Calls, present: Present, standing: Standing, telling: Telling
+    engine: Engine, vote: Vote, present: Present, standing: Standing, telling: Telling
 ) -> list[BaseException]:
     """Moves the state into the prepared target and installs it. Collective.
 
@@ -69,7 +68,7 @@ def run(
     with clock.phase("commit"):
         joined = present.world is None
         telling.after.enter_context(signals_held_off())
-        decide(engine.adapter, calls, present, standing)
+        decide(engine.adapter, vote, present, standing)
         errors = _follow(engine.adapter, present, moved.published, report.step, joined=joined)
     reasons = [f"a kept object raised {described(error)}" for error in errors]
     _tell(engine, standing, moved, replace(telling, not_continuous=reasons))

@@ -1,0 +1,80 @@
+"""The loop of a script: its steps, and what runs between two of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from dynatrain.adapters.port import Watched
+from dynatrain.attending import Attendant
+from dynatrain.collective import Collective
+from dynatrain.report import SwitchReport
+from dynatrain.requested import Requested
+
+
+class Loop:
+    """Steps through the training of one rank; see :meth:`dynatrain.Session.steps`.
+
+    Args:
+        part: the calls of all ranks.
+        callbacks: of the script, told of switches that are done.
+
+    Attributes:
+        request: the switch that is asked for at the next boundary, or None.
+    """
+
+    def __init__(
+        self, part: Collective, callbacks: Sequence[Callable[[SwitchReport], None]]
+    ) -> None:
+        self.request: Requested | None = None
+        self._part = part
+        self._now = part.present
+        self._progress = part.progress
+        self._callbacks = callbacks
+        self._attendant = Attendant(part, callbacks)
+
+    def steps(self, total: int) -> Iterator[int]:
+        """Yields the number of every step up to ``total``."""
+        self._leave(self._progress.running)  # where somebody still holds it
+        loop = self._progress.enter()
+        failed = False
+        try:
+            while self._await_activity(loop) and self._progress.completed < total:
+                self._progress.begin(loop, self._now.epoch, self._watch)
+                yield self._progress.completed
+                self._progress.end(loop)
+                self._run_request()
+        except GeneratorExit:
+            raise  # the script has left its loop
+        except BaseException:
+            failed = True  # on this rank alone: ranks that idle wait for the others
+            raise
+        finally:
+            self._leave(loop, failed=failed)
+
+    def _leave(self, loop: int, *, failed: bool = False) -> None:
+        """Ends a loop once, and tells ranks that idle, unless it failed on this one."""
+        if not self._progress.leave(loop) or failed or self._now.world is None:
+            return
+        assert self._now.seats is not None
+        if self._now.seats.leaves_idle({each.id for each in self._part.generation.members.each}):
+            self._attendant.announce(f"ended/{loop}", self._progress.completed)
+
+    def _await_activity(self, loop: int) -> bool:
+        """Attends what others call while this rank idles; False when their loop has ended."""
+        if self._now.world is not None:
+            return True
+        last = self._attendant.await_activity(f"ended/{loop}")
+        if last is None:
+            return True
+        self._progress.completed = last  # calls name it, also this rank's
+        return False
+
+    def _watch(self) -> Watched:
+        assert self._now.state is not None  # a rank that idles begins no step
+        return self._part.adapter.watch(self._now.state)
+
+    def _run_request(self) -> None:
+        if self.request is None:
+            return
+        wish, self.request = self.request, None
+        wish.run(lambda problem: self._part.switch(wish.layout, None, self._callbacks, problem))
