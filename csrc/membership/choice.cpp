@@ -1,0 +1,84 @@
+#include "membership/coordinator_state.hpp"
+#include <algorithm>
+#include <set>
+#include <utility>
+
+namespace dynatrain::membership {
+namespace {
+
+std::vector<MemberId> available_members(const CoordinatorState& state) {
+  std::vector<std::pair<std::int64_t, MemberId>> ordered;
+  for (const auto& [id, live] : state.live) {
+    const DurableMember& member = state.durable.members.at(id);
+    if (member.standing == Standing::kActive) {
+      ordered.emplace_back(member.order, id);
+    }
+  }
+  std::ranges::sort(ordered);
+  std::vector<MemberId> available;
+  available.reserve(ordered.size());
+  for (const auto& [order, id] : ordered) {
+    available.push_back(id);
+  }
+  return available;
+}
+
+/// What is wrong with a choice, or nothing. A policy may be the user's own.
+std::string fault_of(const PolicyChoice& choice, const std::vector<MemberId>& available) {
+  const std::set<MemberId> allowed(available.begin(), available.end());
+  std::set<MemberId> seen;
+  for (const MemberId id : choice.members) {
+    if (!allowed.contains(id)) {
+      return "the policy chose member " + std::to_string(id.value) + ", which is not available";
+    }
+    if (!seen.insert(id).second) {
+      return "the policy chose member " + std::to_string(id.value) + " twice";
+    }
+  }
+  if (choice.layout.size() > kMaxLayoutBytes) {
+    return "the policy chose a layout whose text is too long";
+  }
+  return {};
+}
+
+std::int64_t due_ms(const CoordinatorState& state) {
+  return std::max(state.quiet_until_ms, state.back_off_until_ms);
+}
+
+}  // namespace
+
+PolicyChoice choose_world(const CoordinatorState& state) {
+  PolicyInput input{available_members(state), state.durable.world, state.durable.wish};
+  PolicyChoice choice = state.options.policy(input);
+  std::string fault = fault_of(choice, input.available);
+  if (!fault.empty()) {
+    return PolicyChoice{{}, {}, std::move(fault)};
+  }
+  choice.why = clipped(std::move(choice.why), kMaxWhyBytes);
+  return choice;
+}
+
+void consider_change(CoordinatorState& state) {
+  if (!state.is_undecided || state.attempt || state.recovery || state.durable.is_finished ||
+      state.now_ms < due_ms(state)) {
+    return;
+  }
+  PolicyChoice choice = choose_world(state);
+  const World& present = state.durable.world;
+  state.is_undecided = false;
+  if (choice.members.empty()) {
+    state.waits_for = choice.why.empty() ? "the policy chose no world" : choice.why;
+    return;
+  }
+  if (choice.members == present.members && choice.layout == present.layout) {
+    state.waits_for = choice.why.empty() ? "the present world is the one that is wanted"
+                                         : "the present world stays: " + choice.why;
+    return;
+  }
+  Description description;
+  description.source = present;
+  description.target = World{present.epoch + 1, choice.layout, std::move(choice.members), 0};
+  begin_attempt(state, std::move(description));
+}
+
+}  // namespace dynatrain::membership

@@ -1,0 +1,163 @@
+#include "dynatrain/membership/coordinator.hpp"
+
+#include "dynatrain/base/error.hpp"
+
+#include "membership/coordinator_state.hpp"
+#include "membership/overloaded.hpp"
+#include <type_traits>
+#include <utility>
+
+namespace dynatrain::membership {
+namespace {
+
+void check_options(const CoordinatorOptions& options) {
+  check_deadlines(options.deadlines);
+  const auto refuse = [](const std::string& why) {
+    throw LayoutError("membership: cannot make a coordinator\n  " + why +
+                      "\n  nothing was started");
+  };
+  if (!options.policy) {
+    refuse("it has no policy");
+  }
+  if (options.first_version < 0 || options.step_margin < 1 || options.max_proposals < 1) {
+    refuse("first_version=" + std::to_string(options.first_version) +
+           " must be at least 0, step_margin=" + std::to_string(options.step_margin) +
+           " and max_proposals=" + std::to_string(options.max_proposals) + " at least 1");
+  }
+  if (options.max_proposals > 30) {
+    refuse("max_proposals=" + std::to_string(options.max_proposals) +
+           " is above 30: the margin doubles with each");
+  }
+}
+
+void dispatch(CoordinatorState& state, const FromWorker& message) {
+  const MemberId id = std::visit([](const auto& one) { return one.id; }, message);
+  if (const auto* join = std::get_if<Join>(&message)) {
+    on_join(state, *join);
+    return;
+  }
+  if (turn_away(state, id)) {
+    return;
+  }
+  state.live.at(id).last_heard_ms = state.now_ms;
+  std::visit(Overloaded{
+                 [&](const Heartbeat& one) { on_heartbeat(state, one); },
+                 [&](const Leave& one) { on_leave(state, one.id); },
+                 [&](const Prepared& one) { on_prepared(state, one); },
+                 [&](const PrepareFailed& one) { on_prepare_failed(state, one); },
+                 [&](const Promise& one) { on_promise(state, one); },
+                 [&](const Vote& one) { on_vote(state, one); },
+                 [&](const Installed& one) {
+                   state.live.at(one.id).epoch = one.epoch;
+                   state.live.at(one.id).version = one.version;
+                 },
+                 [&](const StepFailed& one) { on_step_failed(state, one); },
+                 [&](const Report& one) { on_report(state, one); },
+                 [&](const Gone& one) { on_gone(state, one); },
+                 [](const Join&) {},
+             },
+             message);
+}
+
+void dispatch(CoordinatorState& state, const CoordinatorEvent& event) {
+  std::visit(Overloaded{
+                 [&](const FromWorker& message) { dispatch(state, message); },
+                 [&](const Resize& resize) { on_resize(state, resize); },
+                 [&](const Drain& drain) { on_leave(state, drain.id); },
+                 [&](const ConnectionClosed& closed) {
+                   if (state.live.contains(closed.id)) {
+                     lose(state, closed.id, "its connection was closed");
+                   }
+                 },
+                 [&](const Tick&) {
+                   lose_silent_members(state);
+                   check_attempt_deadline(state);
+                 },
+             },
+             event);
+}
+
+/// What a coordinator that was started anew finds half done.
+void take_up_the_past(CoordinatorState& state) {
+  const DurableState& durable = state.durable;
+  if (durable.is_attempt_open && !state.attempt) {
+    // Presumed abort: a commit would have been persisted before anybody heard of it.
+    persist(state, AttemptAborted{durable.last_attempt, "the coordinator was started anew"});
+  }
+  if (state.recovery || durable.is_finished || durable.world.epoch == 0) {
+    return;
+  }
+  // A member that is lost halts its world; both records might not have been written.
+  const bool lacks_a_member = alive_in_world(state).size() != durable.world.members.size();
+  if (durable.is_halted || lacks_a_member) {
+    halt_world(state, durable.is_halted ? durable.halted_why : "a member was lost");
+  }
+}
+
+}  // namespace
+
+void persist(CoordinatorState& state, Record record) {
+  add_record(state.durable, record);
+  state.out.emplace_back(Persist{std::move(record)});
+}
+
+void send(CoordinatorState& state, MemberId to, FromCoordinator message) {
+  state.out.emplace_back(Send{to, std::move(message)});
+}
+
+std::string clipped(std::string text, std::size_t max_bytes) {
+  text.resize(std::min(text.size(), max_bytes));
+  return text;
+}
+
+Coordinator::Coordinator(CoordinatorOptions options, DurableState durable, std::int64_t now_ms)
+    : state_(std::make_unique<CoordinatorState>()) {
+  check_options(options);
+  state_->options = std::move(options);
+  state_->durable = std::move(durable);
+  state_->now_ms = now_ms;
+  state_->back_off_ms = state_->options.deadlines.back_off_ms;
+  for (const auto& [id, member] : state_->durable.members) {
+    if (member.standing == Standing::kActive || member.standing == Standing::kLeaving) {
+      state_->live.emplace(id, Live{.last_heard_ms = now_ms});
+    }
+  }
+  note_world(*state_);
+  state_->quiet_until_ms = now_ms + state_->options.deadlines.settle_ms;
+  state_->first_change_ms = now_ms;
+}
+
+Coordinator::Coordinator(const Coordinator& other)
+    : state_(std::make_unique<CoordinatorState>(*other.state_)) {}
+
+Coordinator& Coordinator::operator=(const Coordinator& other) {
+  if (this != &other) {
+    state_ = std::make_unique<CoordinatorState>(*other.state_);
+  }
+  return *this;
+}
+
+Coordinator::Coordinator(Coordinator&&) noexcept = default;
+Coordinator& Coordinator::operator=(Coordinator&&) noexcept = default;
+Coordinator::~Coordinator() = default;
+
+std::vector<CoordinatorAction> Coordinator::handle(std::int64_t now_ms,
+                                                   const CoordinatorEvent& event) {
+  CoordinatorState& state = *state_;
+  state.now_ms = now_ms;
+  state.out.clear();
+  if (std::exchange(state.is_new, false)) {
+    take_up_the_past(state);
+  }
+  dispatch(state, event);
+  release_those_who_leave(state);
+  consider_recovery(state);
+  consider_change(state);
+  return std::exchange(state.out, {});
+}
+
+const DurableState& Coordinator::durable() const {
+  return state_->durable;
+}
+
+}  // namespace dynatrain::membership

@@ -1,0 +1,135 @@
+#pragma once
+
+#include "dynatrain/membership/coordinator.hpp"
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+/// The coordinator's state and the steps of its protocol, one file for each concept. Every function
+/// works at `state.now_ms` and appends to `state.out`.
+namespace dynatrain::membership {
+
+/// What the coordinator knows of a member that is neither lost nor released.
+struct Live {
+  std::int64_t last_heard_ms = 0;
+  std::int64_t epoch = 0;
+  std::int64_t version = 0;
+  std::optional<Report> report = std::nullopt;  ///< on the halt of the present world
+};
+
+struct Participant {
+  bool is_source = false;
+  int target_rank = -1;
+  Stage heard = Stage::kNone;
+  bool has_refused = false;  ///< the present proposal
+};
+
+enum class AttemptPhase : std::uint8_t { kPreparing, kPromising, kVoting };
+
+struct Attempt {
+  Description description;
+  AttemptPhase phase = AttemptPhase::kPreparing;
+  std::map<MemberId, Participant> participants;
+  std::size_t num_waiting = 0;  ///< participants that have not answered the present question
+  std::int64_t proposal = 0;
+  std::int64_t margin = 0;
+  std::int64_t step = 0;
+  std::int64_t deadline_ms = 0;
+
+  [[nodiscard]] std::int64_t number() const { return description.attempt; }
+  [[nodiscard]] bool is_recovery() const { return description.kind == ChangeKind::kRecovery; }
+};
+
+/// A halted world on its way to the next one.
+struct Recovery {
+  std::int64_t report_deadline_ms = 0;
+  std::size_t num_unreported = 0;  ///< members that are alive and have not reported
+  std::size_t candidate = 0;       ///< versions before this one could not be put together
+
+  [[nodiscard]] bool has_reports() const { return num_unreported == 0; }
+};
+
+struct CoordinatorState {
+  CoordinatorOptions options;
+  DurableState durable;
+  std::int64_t now_ms = 0;
+  std::vector<CoordinatorAction> out;
+
+  std::map<MemberId, Live> live;
+  std::map<MemberId, int> ranks;  ///< of the present world
+  std::optional<Attempt> attempt;
+  std::optional<Recovery> recovery;
+
+  bool is_new = true;        ///< nothing has been handled yet
+  bool is_undecided = true;  ///< something has changed since the next world was last chosen
+  std::int64_t first_change_ms = 0;
+  std::int64_t quiet_until_ms = 0;     ///< more members may be about to join or leave
+  std::int64_t back_off_until_ms = 0;  ///< after a failed attempt
+  std::int64_t back_off_ms = 0;        ///< the next one
+  std::string waits_for;               ///< why no attempt was begun when it was last considered
+  std::string last_failure;
+  std::int64_t num_stale = 0;
+};
+
+// ---- records and messages (coordinator.cpp) ----------------------------------------------------
+
+void persist(CoordinatorState& state, Record record);
+void send(CoordinatorState& state, MemberId to, FromCoordinator message);
+[[nodiscard]] std::string clipped(std::string text, std::size_t max_bytes);
+
+// ---- who is there (members.cpp) ----------------------------------------------------------------
+
+void on_join(CoordinatorState& state, const Join& message);
+void on_leave(CoordinatorState& state, MemberId id);
+void on_gone(CoordinatorState& state, const Gone& message);
+void on_resize(CoordinatorState& state, const Resize& event);
+void lose(CoordinatorState& state, MemberId id, const std::string& why);
+void lose_silent_members(CoordinatorState& state);
+/// Answers a member that cannot take part any more; false when it can.
+[[nodiscard]] bool turn_away(CoordinatorState& state, MemberId id);
+void release_those_who_leave(CoordinatorState& state);
+[[nodiscard]] bool is_in_world(const CoordinatorState& state, MemberId id);
+/// The present world is another one.
+void note_world(CoordinatorState& state);
+/// The members of the present world that are neither lost nor released, in its order.
+[[nodiscard]] std::vector<MemberId> alive_in_world(const CoordinatorState& state);
+/// Membership or the wish has changed: what was put off is considered again.
+void note_change(CoordinatorState& state);
+
+// ---- the next world (choice.cpp) ---------------------------------------------------------------
+
+/// The policy's choice, or one without members that says what is wrong with it.
+[[nodiscard]] PolicyChoice choose_world(const CoordinatorState& state);
+/// Begins the planned change that is due, if one is.
+void consider_change(CoordinatorState& state);
+
+// ---- one attempt (attempt.cpp) -----------------------------------------------------------------
+
+void begin_attempt(CoordinatorState& state, Description description);
+[[nodiscard]] Prepare prepare_for(const Attempt& attempt, const Participant& participant);
+void on_prepared(CoordinatorState& state, const Prepared& message);
+void on_prepare_failed(CoordinatorState& state, const PrepareFailed& message);
+void on_promise(CoordinatorState& state, const Promise& message);
+void on_vote(CoordinatorState& state, const Vote& message);
+void abort_attempt(CoordinatorState& state, const std::string& why);
+void check_attempt_deadline(CoordinatorState& state);
+
+// ---- after a failure (recovery.cpp) ------------------------------------------------------------
+
+void halt_world(CoordinatorState& state, const std::string& why);
+void on_step_failed(CoordinatorState& state, const StepFailed& message);
+void on_report(CoordinatorState& state, const Report& message);
+/// Goes on with a recovery as far as it can now.
+void consider_recovery(CoordinatorState& state);
+/// Versions that could be gone on from, the best first.
+[[nodiscard]] std::vector<std::int64_t> candidates(const CoordinatorState& state);
+
+// ---- repair (heartbeat.cpp) --------------------------------------------------------------------
+
+/// Takes a heartbeat for all that it says, and sends again what the member has not heard.
+void on_heartbeat(CoordinatorState& state, const Heartbeat& message);
+
+}  // namespace dynatrain::membership

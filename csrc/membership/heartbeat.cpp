@@ -1,0 +1,111 @@
+#include "membership/coordinator_state.hpp"
+
+namespace dynatrain::membership {
+namespace {
+
+bool has_committed(const CoordinatorState& state, std::int64_t attempt) {
+  return state.durable.committed_attempts.contains(attempt);
+}
+
+/// The member still waits in an attempt that is over: its decision was lost.
+void tell_decision_again(CoordinatorState& state, const Heartbeat& message) {
+  const bool is_commit = has_committed(state, message.attempt);
+  send(state,
+       message.id,
+       Decision{message.attempt, is_commit, is_commit ? "" : "the attempt was aborted"});
+}
+
+/// What the member has answered, and nobody has heard.
+void take_answers(CoordinatorState& state, const Heartbeat& message) {
+  if (message.stage >= Stage::kPrepared) {
+    const Participant& participant = state.attempt->participants.at(message.id);
+    if (participant.heard < Stage::kPrepared) {
+      on_prepared(state, Prepared{message.id, message.attempt, message.version});
+    }
+  }
+  const Attempt& attempt = *state.attempt;
+  const Participant& participant = attempt.participants.at(message.id);
+  if (attempt.phase == AttemptPhase::kPromising && participant.is_source &&
+      message.proposal == attempt.proposal && participant.heard < Stage::kPromised) {
+    on_promise(state,
+               Promise{message.id,
+                       message.attempt,
+                       message.proposal,
+                       message.stage >= Stage::kPromised,
+                       message.version});
+  } else if (message.stage == Stage::kVoted && participant.heard < Stage::kVoted) {
+    on_vote(state, Vote{message.id, message.attempt, true, {}});
+  }
+}
+
+/// What the coordinator has asked, and the member has not heard.
+void ask_again(CoordinatorState& state, const Heartbeat& message) {
+  const Attempt& attempt = *state.attempt;
+  const Participant& participant = attempt.participants.at(message.id);
+  if (message.attempt < attempt.number()) {
+    send(state, message.id, prepare_for(attempt, participant));
+  } else if (attempt.phase == AttemptPhase::kPromising && participant.is_source &&
+             message.proposal < attempt.proposal) {
+    send(state, message.id, Propose{attempt.number(), attempt.proposal, attempt.step});
+  } else if (attempt.phase == AttemptPhase::kVoting && message.stage < Stage::kAgreed) {
+    send(state, message.id, Go{attempt.number(), attempt.proposal, attempt.step});
+  }
+}
+
+void repair_attempt(CoordinatorState& state, const Heartbeat& message) {
+  const std::int64_t decided =
+      state.attempt ? state.attempt->number() - 1 : state.durable.last_attempt;
+  if (message.attempt != 0 && message.attempt <= decided) {
+    tell_decision_again(state, message);
+    return;
+  }
+  if (!state.attempt || !state.attempt->participants.contains(message.id)) {
+    return;
+  }
+  const std::int64_t number = state.attempt->number();
+  if (message.closed_attempt >= number) {
+    abort_attempt(state, "member " + std::to_string(message.id.value) + " has given up");
+    return;
+  }
+  if (message.attempt == number) {
+    take_answers(state, message);
+  }
+  // What was taken may have ended the attempt, or asked the next question in the same list.
+  if (state.attempt && state.attempt->number() == number) {
+    ask_again(state, message);
+  }
+}
+
+void repair_halt(CoordinatorState& state, const Heartbeat& message) {
+  const std::int64_t epoch = state.durable.world.epoch;
+  if (message.epoch != epoch || epoch == 0 || !is_in_world(state, message.id)) {
+    return;
+  }
+  if (!state.recovery) {
+    if (message.activity == Activity::kBroken || message.activity == Activity::kHalted) {
+      on_step_failed(state, StepFailed{message.id, epoch, {}});
+    }
+    return;
+  }
+  if (!state.live.at(message.id).report) {
+    send(state, message.id, Halt{epoch});
+  }
+}
+
+}  // namespace
+
+void on_heartbeat(CoordinatorState& state, const Heartbeat& message) {
+  Live& live = state.live.at(message.id);
+  live.epoch = message.epoch;
+  live.version = message.version;
+  send(state, message.id, Heard{});
+  if (message.is_leaving) {
+    on_leave(state, message.id);
+  }
+  repair_attempt(state, message);
+  if (state.live.contains(message.id)) {
+    repair_halt(state, message);
+  }
+}
+
+}  // namespace dynatrain::membership

@@ -1,0 +1,169 @@
+#include "membership/coordinator_state.hpp"
+#include <algorithm>
+
+namespace dynatrain::membership {
+
+void note_change(CoordinatorState& state) {
+  const Deadlines& deadlines = state.options.deadlines;
+  if (!state.is_undecided) {
+    state.is_undecided = true;
+    state.first_change_ms = state.now_ms;
+  }
+  // Joining one after another must not put a change off for ever.
+  state.quiet_until_ms =
+      std::min(state.now_ms + deadlines.settle_ms, state.first_change_ms + 4 * deadlines.settle_ms);
+  state.back_off_ms = deadlines.back_off_ms;
+  state.back_off_until_ms = state.now_ms;
+  if (state.recovery) {
+    state.recovery->candidate = 0;
+  }
+}
+
+bool is_in_world(const CoordinatorState& state, MemberId id) {
+  return state.ranks.contains(id);
+}
+
+void note_world(CoordinatorState& state) {
+  state.ranks.clear();
+  for (const MemberId id : state.durable.world.members) {
+    state.ranks.emplace(id, static_cast<int>(state.ranks.size()));
+  }
+}
+
+std::vector<MemberId> alive_in_world(const CoordinatorState& state) {
+  std::vector<MemberId> alive;
+  std::ranges::copy_if(state.durable.world.members, std::back_inserter(alive), [&](MemberId id) {
+    return state.live.contains(id);
+  });
+  return alive;
+}
+
+bool turn_away(CoordinatorState& state, MemberId id) {
+  const auto found = state.durable.members.find(id);
+  if (found == state.durable.members.end()) {
+    ++state.num_stale;
+    send(state, id, Refused{"the coordinator does not know this member"});
+    return true;
+  }
+  if (found->second.standing == Standing::kLost) {
+    send(state, id, Lost{found->second.why});
+    return true;
+  }
+  if (found->second.standing == Standing::kReleased) {
+    send(state, id, Released{});
+    return true;
+  }
+  return false;
+}
+
+void on_join(CoordinatorState& state, const Join& message) {
+  if (state.durable.members.contains(message.id)) {
+    if (!turn_away(state, message.id)) {
+      state.live.at(message.id).last_heard_ms = state.now_ms;
+      send(state, message.id, Welcome{});
+    }
+    return;
+  }
+  if (message.id.value == 0 || message.host.empty() || message.host.size() > kMaxHostBytes) {
+    send(state,
+         message.id,
+         Refused{"a member has an id other than 0, and a host's name of 1 to 255 bytes"});
+    return;
+  }
+  if (state.durable.is_finished) {
+    send(state, message.id, Refused{"the job has finished"});
+    return;
+  }
+  persist(state, MemberJoined{message.id, message.host});
+  state.live.emplace(message.id, Live{.last_heard_ms = state.now_ms});
+  send(state, message.id, Welcome{});
+  note_change(state);
+}
+
+void on_leave(CoordinatorState& state, MemberId id) {
+  const auto found = state.durable.members.find(id);
+  if (found == state.durable.members.end() || found->second.standing != Standing::kActive) {
+    return;
+  }
+  persist(state, MemberLeaves{id});
+  note_change(state);
+}
+
+void on_resize(CoordinatorState& state, const Resize& event) {
+  if (event.layout == state.durable.wish || event.layout.size() > kMaxLayoutBytes) {
+    return;
+  }
+  persist(state, LayoutWished{event.layout});
+  note_change(state);
+}
+
+void on_gone(CoordinatorState& state, const Gone& message) {
+  if (message.is_finished && is_in_world(state, message.id) && !state.durable.is_finished &&
+      !state.recovery) {
+    if (state.attempt) {
+      abort_attempt(state, "the job has finished");
+    }
+    persist(state, JobFinished{state.durable.world.epoch});
+  }
+  if (state.durable.is_finished) {
+    // Its peers do their last step or have done it: nobody is to be halted for its sake.
+    persist(state, MemberReleased{message.id});
+    state.live.erase(message.id);
+    send(state, message.id, Released{});
+    return;
+  }
+  lose(state, message.id, "it has ended");
+}
+
+void lose(CoordinatorState& state, MemberId id, const std::string& why) {
+  const bool was_in_world = is_in_world(state, id);
+  const bool took_part = state.attempt && state.attempt->participants.contains(id);
+  persist(state, MemberLost{id, clipped(why, kMaxWhyBytes)});
+  if (state.recovery && was_in_world && !state.live.at(id).report) {
+    --state.recovery->num_unreported;
+  }
+  state.live.erase(id);
+  send(state, id, Lost{clipped(why, kMaxWhyBytes)});
+  if (took_part) {
+    abort_attempt(state, "member " + std::to_string(id.value) + " was lost: " + why);
+  }
+  note_change(state);
+  if (was_in_world && !state.durable.is_finished && !state.recovery) {
+    halt_world(state, "member " + std::to_string(id.value) + " was lost: " + why);
+  }
+}
+
+void lose_silent_members(CoordinatorState& state) {
+  const std::int64_t lost_after_ms = state.options.deadlines.lost_after_ms;
+  std::vector<MemberId> silent;
+  for (const auto& [id, live] : state.live) {
+    if (live.last_heard_ms + lost_after_ms <= state.now_ms) {
+      silent.push_back(id);
+    }
+  }
+  for (const MemberId id : silent) {
+    lose(state, id, "no heartbeat for " + std::to_string(lost_after_ms) + " ms");
+  }
+}
+
+void release_those_who_leave(CoordinatorState& state) {
+  if (!state.is_undecided && !state.durable.is_finished) {
+    return;
+  }
+  std::vector<MemberId> released;
+  for (const auto& [id, live] : state.live) {
+    const bool wants_out =
+        state.durable.members.at(id).standing == Standing::kLeaving || state.durable.is_finished;
+    const bool takes_part = state.attempt && state.attempt->participants.contains(id);
+    if (wants_out && !takes_part && !is_in_world(state, id)) {
+      released.push_back(id);
+    }
+  }
+  for (const MemberId id : released) {
+    persist(state, MemberReleased{id});
+    state.live.erase(id);
+    send(state, id, Released{});
+  }
+}
+
+}  // namespace dynatrain::membership

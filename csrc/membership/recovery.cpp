@@ -1,0 +1,167 @@
+#include "membership/coordinator_state.hpp"
+#include <algorithm>
+#include <functional>
+#include <set>
+#include <utility>
+
+namespace dynatrain::membership {
+namespace {
+
+/// Members that are late with their report are lost.
+void lose_late_members(CoordinatorState& state) {
+  for (const MemberId id : alive_in_world(state)) {
+    if (!state.live.at(id).report) {
+      lose(state, id, "no report in time after the world was halted");
+    }
+  }
+}
+
+Holding holding_of(const Live& live, std::int64_t version) {
+  if (!live.report) {
+    return Holding::kNothing;
+  }
+  if (live.report->is_clean && live.report->version == version) {
+    return Holding::kLive;
+  }
+  const bool has_snapshot = std::ranges::find(live.report->snapshot_versions, version) !=
+                            live.report->snapshot_versions.end();
+  return has_snapshot ? Holding::kSnapshot : Holding::kNothing;
+}
+
+std::vector<Holding> holdings_of(const CoordinatorState& state, const Description& description) {
+  std::vector<Holding> holdings;
+  const auto add = [&](MemberId id) {
+    const auto found = state.live.find(id);
+    holdings.push_back(found == state.live.end()
+                           ? Holding::kAbsent
+                           : holding_of(found->second, description.target.version));
+  };
+  const std::set<MemberId> in_source(description.source.members.begin(),
+                                     description.source.members.end());
+  std::ranges::for_each(description.source.members, add);
+  for (const MemberId id : description.target.members) {
+    if (!in_source.contains(id)) {
+      add(id);
+    }
+  }
+  return holdings;
+}
+
+void begin_recovery_attempt(CoordinatorState& state) {
+  const std::vector<std::int64_t> versions = candidates(state);
+  if (state.recovery->candidate >= versions.size()) {
+    state.waits_for =
+        versions.empty()
+            ? "no member of the halted world holds a whole version; the job needs a checkpoint"
+            : "none of the " + std::to_string(versions.size()) +
+                  " reported versions can be put together; the job needs a checkpoint";
+    return;
+  }
+  PolicyChoice choice = choose_world(state);
+  if (choice.members.empty()) {
+    state.waits_for = choice.why.empty() ? "the policy chose no world" : choice.why;
+    return;
+  }
+  Description description;
+  description.kind = ChangeKind::kRecovery;
+  description.source = state.durable.world;
+  description.target = World{state.durable.world.epoch + 1,
+                             std::move(choice.layout),
+                             std::move(choice.members),
+                             versions[state.recovery->candidate]};
+  description.holdings = holdings_of(state, description);
+  begin_attempt(state, std::move(description));
+}
+
+}  // namespace
+
+std::vector<std::int64_t> candidates(const CoordinatorState& state) {
+  using NewestFirst = std::set<std::int64_t, std::greater<>>;
+  NewestFirst clean;
+  NewestFirst snapshots;
+  for (const MemberId id : alive_in_world(state)) {
+    const std::optional<Report>& report = state.live.at(id).report;
+    if (report) {
+      if (report->is_clean) {
+        clean.insert(report->version);
+      }
+      snapshots.insert(report->snapshot_versions.begin(), report->snapshot_versions.end());
+    }
+  }
+  std::vector<std::int64_t> versions(clean.begin(), clean.end());
+  std::ranges::copy_if(snapshots, std::back_inserter(versions), [&](std::int64_t version) {
+    return !clean.contains(version);
+  });
+  return versions;
+}
+
+void halt_world(CoordinatorState& state, const std::string& why) {
+  if (state.attempt) {
+    abort_attempt(state, why);
+  }
+  const std::int64_t epoch = state.durable.world.epoch;
+  if (!state.durable.is_halted) {
+    persist(state, WorldHalted{epoch, clipped(why, kMaxWhyBytes)});
+  }
+  state.recovery = Recovery{.report_deadline_ms = state.now_ms + state.options.deadlines.report_ms};
+  // A halt is no failure of an attempt: the way out of it begins without a pause.
+  state.is_undecided = true;
+  state.back_off_until_ms = state.now_ms;
+  state.back_off_ms = state.options.deadlines.back_off_ms;
+  for (const MemberId id : alive_in_world(state)) {
+    state.live.at(id).report.reset();
+    ++state.recovery->num_unreported;
+    send(state, id, Halt{epoch});
+  }
+}
+
+void on_step_failed(CoordinatorState& state, const StepFailed& message) {
+  if (message.epoch != state.durable.world.epoch || !is_in_world(state, message.id)) {
+    ++state.num_stale;
+    return;
+  }
+  if (state.durable.is_finished) {
+    lose(state, message.id, "its last step failed while others have finished the job");
+    return;
+  }
+  if (state.recovery) {
+    ++state.num_stale;
+    return;
+  }
+  std::string suspects;
+  for (const MemberId id : message.suspects) {
+    suspects += (suspects.empty() ? ", suspects " : " ") + std::to_string(id.value);
+  }
+  halt_world(state, "a step of member " + std::to_string(message.id.value) + " failed" + suspects);
+}
+
+void on_report(CoordinatorState& state, const Report& message) {
+  Live& live = state.live.at(message.id);
+  if (!state.recovery || message.epoch != state.durable.world.epoch ||
+      !is_in_world(state, message.id) || live.report) {
+    ++state.num_stale;
+    return;
+  }
+  live.report = message;
+  --state.recovery->num_unreported;
+  live.version = message.version;
+}
+
+void consider_recovery(CoordinatorState& state) {
+  if (!state.recovery || state.attempt || state.durable.is_finished) {
+    return;
+  }
+  if (!state.recovery->has_reports()) {
+    if (state.now_ms < state.recovery->report_deadline_ms) {
+      return;
+    }
+    lose_late_members(state);
+  }
+  if (!state.is_undecided || state.now_ms < state.back_off_until_ms) {
+    return;
+  }
+  state.is_undecided = false;
+  begin_recovery_attempt(state);
+}
+
+}  // namespace dynatrain::membership

@@ -1,0 +1,221 @@
+#include "dynatrain/membership/worker.hpp"
+
+#include "dynatrain/base/error.hpp"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+namespace dynatrain::membership {
+namespace {
+
+constexpr std::array<std::string_view, 7> kEndReasonNames{
+    "released", "finished", "grace-over", "refused", "lost", "undecided", "abandoned"};
+
+void check_options(const WorkerOptions& options) {
+  check_deadlines(options.deadlines);
+  if (options.id.value == 0 || options.host.empty() || options.host.size() > kMaxHostBytes) {
+    throw LayoutError("membership: cannot make a member with id " +
+                      std::to_string(options.id.value) + " and a host's name of " +
+                      std::to_string(options.host.size()) +
+                      " bytes\n  the id is not 0, the name has 1 to " +
+                      std::to_string(kMaxHostBytes) + " bytes\n  nothing was started");
+  }
+}
+
+}  // namespace
+
+std::string_view end_reason_name(EndReason reason) {
+  return kEndReasonNames.at(static_cast<std::size_t>(reason));
+}
+
+Worker::Worker(WorkerOptions options, std::int64_t now_ms)
+    : options_(std::move(options)), next_heartbeat_ms_(now_ms), last_heard_ms_(now_ms) {
+  check_options(options_);
+}
+
+std::vector<WorkerAction> Worker::handle(std::int64_t now_ms, const WorkerEvent& event) {
+  now_ms_ = now_ms;
+  out_.clear();
+  if (has_ended_) {
+    return {};
+  }
+  std::visit([this](const auto& one) { on(one); }, event);
+  if (!has_ended_) {
+    go_on();
+  }
+  return std::exchange(out_, {});
+}
+
+void Worker::on(const FromCoordinator& message) {
+  last_heard_ms_ = now_ms_;
+  std::visit([this](const auto& one) { on(one); }, message);
+}
+
+void Worker::on(const Welcome&) {
+  is_welcome_ = true;
+}
+
+void Worker::on(const Refused& message) {
+  end(EndReason::kRefused, message.why);
+}
+
+void Worker::on(const Released&) {
+  end(finish_by_ms_ ? EndReason::kFinished : EndReason::kReleased, {});
+}
+
+void Worker::on(const Lost& message) {
+  end(finish_by_ms_ ? EndReason::kFinished : EndReason::kLost, message.why);
+}
+
+void Worker::on(const AtBoundary& event) {
+  if (epoch_ == 0 || activity_ != Activity::kTraining || event.version != num_begun_) {
+    stale();
+    return;
+  }
+  version_ = event.version;
+  is_at_boundary_ = true;
+}
+
+void Worker::on(const StepBroke& event) {
+  if (activity_ != Activity::kTraining || has_voted()) {
+    stale();
+    return;
+  }
+  activity_ = Activity::kBroken;
+  is_at_boundary_ = false;
+  StepFailed message{options_.id, epoch_, event.suspects};
+  message.suspects.resize(std::min(message.suspects.size(), kMaxSuspects));
+  tell(std::move(message));
+  if (attempt_) {
+    give_up("a step failed");
+  }
+}
+
+void Worker::on(const Halt& message) {
+  if (message.epoch != epoch_ || epoch_ == 0 || finish_by_ms_) {
+    stale();
+    return;
+  }
+  if (activity_ == Activity::kHalted) {
+    report();
+    return;
+  }
+  if (has_voted()) {
+    // Whoever has voted hears the decision first: the next heartbeat asks for it.
+    stale();
+    return;
+  }
+  if (attempt_) {
+    discard();
+  }
+  activity_ = Activity::kHalted;
+  stopped_.reset();
+  is_at_boundary_ = false;
+  draining_attempt_ = 0;  // Stopped says that it has ended, too
+  out_.emplace_back(StopStep{epoch_});
+}
+
+void Worker::on(const Stopped& event) {
+  if (activity_ != Activity::kHalted || stopped_) {
+    stale();
+    return;
+  }
+  stopped_ = event;
+  auto& snapshots = stopped_->snapshot_versions;
+  std::ranges::sort(snapshots, std::greater<>());
+  snapshots.resize(std::min(snapshots.size(), kMaxSnapshots));
+  version_ = event.version;
+  report();
+}
+
+void Worker::report() {
+  if (stopped_) {
+    tell(Report{
+        options_.id, epoch_, stopped_->version, stopped_->is_clean, stopped_->snapshot_versions});
+  }
+}
+
+void Worker::on(const LeaveWanted& event) {
+  leave_by_ms_ = now_ms_ + std::max<std::int64_t>(0, event.grace_ms);
+  if (is_welcome_) {
+    tell(Leave{options_.id, event.grace_ms});
+  }
+}
+
+void Worker::on(const ScriptFinished&) {
+  if (has_voted() || finish_by_ms_) {
+    stale();
+    return;
+  }
+  if (attempt_) {
+    discard();
+  }
+  finish_by_ms_ = now_ms_ + options_.deadlines.report_ms;
+  tell(Gone{options_.id, true});
+}
+
+void Worker::on(const Tick&) {
+  check_deadlines_passed();
+  if (has_ended_ || now_ms_ < next_heartbeat_ms_) {
+    return;
+  }
+  next_heartbeat_ms_ = now_ms_ + options_.deadlines.heartbeat_ms;
+  if (finish_by_ms_) {
+    tell(Gone{options_.id, true});
+  } else if (is_welcome_) {
+    send_heartbeat();
+  } else {
+    tell(Join{options_.id, options_.host});
+  }
+}
+
+void Worker::send_heartbeat() {
+  Heartbeat message;
+  message.id = options_.id;
+  message.epoch = epoch_;
+  message.version = version_;
+  if (attempt_) {
+    message.attempt = attempt_->asked.attempt;
+    message.stage = attempt_->stage;
+    message.proposal = attempt_->proposal;
+  }
+  message.closed_attempt = closed_attempt_;
+  message.activity = activity_;
+  message.is_leaving = leave_by_ms_.has_value();
+  tell(message);
+}
+
+void Worker::check_deadlines_passed() {
+  const auto has_passed = [this](const std::optional<std::int64_t>& deadline_ms) {
+    return deadline_ms && now_ms_ >= *deadline_ms;
+  };
+  if (has_passed(finish_by_ms_)) {
+    end(EndReason::kFinished, "the coordinator has not answered");
+  } else if (has_passed(leave_by_ms_)) {
+    tell(Gone{options_.id, false});
+    end(EndReason::kGraceOver, "the grace was over before the member was released");
+  } else if (attempt_ && has_passed(attempt_->deadline_ms)) {
+    if (has_voted()) {
+      end(EndReason::kUndecided,
+          "the decision on attempt " + std::to_string(attempt_->asked.attempt) +
+              " could not be learnt; the state may be one of two, and is in neither world");
+    } else {
+      give_up("the others have not promised in time");
+    }
+  } else if (activity_ != Activity::kTraining &&
+             now_ms_ >= last_heard_ms_ + options_.deadlines.abandon_ms) {
+    end(EndReason::kAbandoned, "the coordinator is not heard, and without it nothing goes on");
+  }
+}
+
+void Worker::tell(FromWorker message) {
+  out_.emplace_back(Tell{std::move(message)});
+}
+
+void Worker::end(EndReason reason, std::string why) {
+  has_ended_ = true;
+  out_.emplace_back(End{reason, std::move(why)});
+}
+
+}  // namespace dynatrain::membership

@@ -1,0 +1,238 @@
+#include "dynatrain/membership/worker.hpp"
+
+#include <utility>
+
+/// A member's part in an attempt: prepare, promise, switch, vote, and what the decision makes of
+/// it.
+namespace dynatrain::membership {
+
+bool Worker::is_open(std::int64_t attempt) const {
+  return attempt_ && attempt_->asked.attempt == attempt;
+}
+
+bool Worker::has_voted() const {
+  return attempt_ && attempt_->stage == Stage::kVoted;
+}
+
+bool Worker::is_expected(const Prepare& message) const {
+  const bool is_new =
+      message.attempt > closed_attempt_ && (!attempt_ || message.attempt > attempt_->asked.attempt);
+  // Whoever has voted hears that decision before anything else.
+  if (!is_welcome_ || !is_new || has_voted() || finish_by_ms_) {
+    return false;
+  }
+  if (!message.is_source) {
+    return epoch_ == 0;
+  }
+  const Activity wanted =
+      message.kind == ChangeKind::kRecovery ? Activity::kHalted : Activity::kTraining;
+  return message.source_epoch == epoch_ && activity_ == wanted;
+}
+
+void Worker::on(const Prepare& message) {
+  if (!is_expected(message)) {
+    stale();
+    return;
+  }
+  if (attempt_) {
+    // It was aborted: it could not have been committed without this member's vote.
+    discard();
+  }
+  attempt_ = OpenAttempt{.asked = message};
+  out_.emplace_back(RunPrepare{message.attempt});
+}
+
+void Worker::on(const PrepareDone& event) {
+  if (!is_open(event.attempt) || attempt_->stage != Stage::kNone) {
+    stale();
+    return;
+  }
+  attempt_->stage = Stage::kPrepared;
+  tell(Prepared{options_.id, event.attempt, version_});
+}
+
+void Worker::on(const PrepareBroke& event) {
+  if (!is_open(event.attempt) || attempt_->stage != Stage::kNone) {
+    stale();
+    return;
+  }
+  tell(PrepareFailed{
+      options_.id, event.attempt, event.why.substr(0, kMaxWhyBytes), event.is_uncovered});
+  discard();
+}
+
+void Worker::on(const Propose& message) {
+  if (!is_open(message.attempt) || attempt_->stage < Stage::kPrepared ||
+      attempt_->stage >= Stage::kAgreed || message.proposal <= attempt_->proposal) {
+    stale();
+    return;
+  }
+  const bool is_yes = num_begun_ <= message.step;
+  attempt_->proposal = message.proposal;
+  attempt_->step = message.step;
+  attempt_->stage = is_yes ? Stage::kPromised : Stage::kPrepared;
+  attempt_->deadline_ms.reset();
+  tell(Promise{options_.id, message.attempt, message.proposal, is_yes, version_});
+}
+
+bool Worker::is_expected(const Go& message) const {
+  if (!is_open(message.attempt)) {
+    return false;
+  }
+  const bool has_promised =
+      attempt_->asked.is_source && attempt_->asked.kind == ChangeKind::kPlanned;
+  if (has_promised) {
+    return attempt_->stage == Stage::kPromised && message.proposal == attempt_->proposal &&
+           message.step == attempt_->step;
+  }
+  return attempt_->stage == Stage::kPrepared;
+}
+
+void Worker::on(const Go& message) {
+  if (!is_expected(message)) {
+    stale();
+    return;
+  }
+  attempt_->stage = Stage::kAgreed;
+  attempt_->step = message.step;
+  attempt_->deadline_ms.reset();
+}
+
+bool Worker::stands_at_step() const {
+  if (!attempt_->asked.is_source) {
+    return true;
+  }
+  if (attempt_->asked.kind == ChangeKind::kRecovery) {
+    return stopped_.has_value();
+  }
+  return is_at_boundary_ && version_ == attempt_->step;
+}
+
+bool Worker::may_train() const {
+  if (epoch_ == 0 || activity_ != Activity::kTraining || !is_at_boundary_ || finish_by_ms_ ||
+      draining_attempt_ != 0) {
+    return false;
+  }
+  const bool is_bound = attempt_ && attempt_->stage >= Stage::kPromised;
+  return !is_bound || version_ < attempt_->step;
+}
+
+void Worker::go_on() {
+  if (attempt_ && attempt_->stage == Stage::kAgreed && !attempt_->is_switching &&
+      draining_attempt_ == 0 && stands_at_step()) {
+    attempt_->is_switching = true;
+    out_.emplace_back(RunSwitch{attempt_->asked.attempt, attempt_->step});
+  }
+  if (attempt_ && attempt_->stage == Stage::kPromised && !attempt_->deadline_ms &&
+      stands_at_step()) {
+    attempt_->deadline_ms = now_ms_ + options_.deadlines.hold_ms;
+  }
+  if (may_train()) {
+    is_at_boundary_ = false;
+    num_begun_ = version_ + 1;
+    out_.emplace_back(Train{epoch_, version_});
+  }
+}
+
+void Worker::on(const SwitchMoved& event) {
+  if (event.attempt == draining_attempt_) {
+    draining_attempt_ = 0;
+    return;
+  }
+  if (!is_open(event.attempt) || !attempt_->is_switching) {
+    stale();
+    return;
+  }
+  attempt_->is_switching = false;
+  attempt_->stage = Stage::kVoted;
+  attempt_->deadline_ms = now_ms_ + options_.deadlines.decision_ms;
+  tell(Vote{options_.id, event.attempt, true, {}});
+}
+
+void Worker::on(const SwitchBroke& event) {
+  if (event.attempt == draining_attempt_) {
+    draining_attempt_ = 0;
+    return;
+  }
+  if (!is_open(event.attempt) || !attempt_->is_switching) {
+    stale();
+    return;
+  }
+  attempt_->is_switching = false;
+  give_up(event.why);
+}
+
+void Worker::on(const Decision& message) {
+  if (!is_open(message.attempt) || (message.is_commit && !has_voted())) {
+    stale();
+    return;
+  }
+  if (message.is_commit) {
+    install();
+  } else {
+    discard();
+  }
+}
+
+void Worker::install() {
+  const OpenAttempt attempt = *std::exchange(attempt_, std::nullopt);
+  closed_attempt_ = attempt.asked.attempt;
+  stopped_.reset();
+  is_at_boundary_ = attempt.asked.target_rank >= 0;
+  if (attempt.asked.target_rank < 0) {
+    epoch_ = 0;
+    activity_ = Activity::kIdle;
+    out_.emplace_back(Retire{attempt.asked.attempt});
+    return;
+  }
+  epoch_ = attempt.asked.target_epoch;
+  version_ = attempt.step;
+  num_begun_ = attempt.step;
+  activity_ = Activity::kTraining;
+  out_.emplace_back(Install{attempt.asked.attempt, epoch_, version_});
+  tell(Installed{options_.id, epoch_, version_});
+}
+
+void Worker::give_up(const std::string& why) {
+  tell(Vote{options_.id, attempt_->asked.attempt, false, why.substr(0, kMaxWhyBytes)});
+  discard();
+}
+
+void Worker::discard() {
+  const OpenAttempt attempt = *std::exchange(attempt_, std::nullopt);
+  closed_attempt_ = attempt.asked.attempt;
+  if (attempt.is_switching) {
+    draining_attempt_ = closed_attempt_;
+  }
+  out_.emplace_back(Discard{closed_attempt_});
+}
+
+std::string Worker::holds_because() const {
+  if (has_ended_) {
+    return "the process has ended";
+  }
+  if (!is_welcome_) {
+    return "the coordinator has not answered yet";
+  }
+  if (activity_ == Activity::kIdle) {
+    return attempt_ ? "joins in attempt " + std::to_string(attempt_->asked.attempt)
+                    : "is in no world";
+  }
+  if (activity_ == Activity::kBroken) {
+    return "its step has failed, and the coordinator has not answered yet";
+  }
+  if (activity_ == Activity::kHalted) {
+    return attempt_ ? "recovers in attempt " + std::to_string(attempt_->asked.attempt)
+                    : "its world is halted";
+  }
+  if (draining_attempt_ != 0) {
+    return "a transfer that was given up has not ended yet";
+  }
+  if (is_at_boundary_ && attempt_) {
+    return "stands at step " + std::to_string(attempt_->step) + " of attempt " +
+           std::to_string(attempt_->asked.attempt);
+  }
+  return {};
+}
+
+}  // namespace dynatrain::membership

@@ -1,0 +1,40 @@
+#pragma once
+
+#include "dynatrain/membership/world.hpp"
+
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace dynatrain::membership {
+
+/// What a policy chooses from.
+struct PolicyInput {
+  std::vector<MemberId> available;  ///< in the order in which they joined; nobody who leaves
+  World present;                    ///< may name members that are not available
+  std::string wish;                 ///< the layout that the operator asked for, or empty
+};
+
+/// The world to go to; no members means that none can stand, and `why` says what is missing.
+struct PolicyChoice {
+  std::string layout;
+  std::vector<MemberId> members;
+  std::string why;
+
+  friend bool operator==(const PolicyChoice&, const PolicyChoice&) = default;
+};
+
+/// Chooses the next world. A pure function: equal inputs give equal choices.
+using Policy = std::function<PolicyChoice(const PolicyInput&)>;
+
+struct LayoutChoice {
+  std::string layout;
+  int world_size = 0;
+};
+
+/// Takes the wished layout when enough members are available, else the first of `layouts` for which
+/// there are. Members of the present world stay, in their order; others fill up as they joined.
+/// Errors   LayoutError when the list is empty, names a layout twice, or a world size is below 1.
+[[nodiscard]] Policy first_that_fits(std::vector<LayoutChoice> layouts);
+
+}  // namespace dynatrain::membership

@@ -1,0 +1,129 @@
+#include "membership/simulation/simulation.hpp"
+#include <algorithm>
+#include <sstream>
+
+/// When the faults have stopped, all that live train in the world that is wanted, or the state of
+/// the job is gone for good.
+namespace dynatrain::membership::simulation {
+namespace {
+
+constexpr std::int64_t kStepsThatShowLife = 3;
+
+}  // namespace
+
+const LayoutChoice* Simulation::wanted_layout(std::int64_t num_available) const {
+  const LayoutChoice* first = nullptr;
+  for (const LayoutChoice& choice : scenario_.layouts) {
+    if (choice.world_size > num_available) {
+      continue;
+    }
+    if (choice.layout == oracle_.wish()) {
+      return &choice;
+    }
+    first = first == nullptr ? &choice : first;
+  }
+  return first;
+}
+
+bool Simulation::is_resting(const Process& process) const {
+  const bool is_member =
+      std::ranges::find(oracle_.world().members, process.id) != oracle_.world().members.end();
+  const Worker& machine = process.machine;
+  if (is_member) {
+    return machine.epoch() == oracle_.world().epoch && machine.activity() == Activity::kTraining;
+  }
+  return machine.epoch() == 0 && machine.activity() == Activity::kIdle;
+}
+
+bool Simulation::is_finished_well() {
+  return std::ranges::all_of(processes_, [&](const auto& process) { return !process->is_alive; });
+}
+
+bool Simulation::is_stuck_rightly() {
+  if (!oracle_.is_halted()) {
+    return false;
+  }
+  const std::vector<MemberId>& members = oracle_.world().members;
+  for (const MemberId id : members) {
+    const Data& data = process_of(id).data;
+    if (data.is_clean && is_covered(members, data.version)) {
+      return false;
+    }
+    for (const auto& [version, digest] : data.snapshots) {
+      if (is_covered(members, version)) {
+        return false;
+      }
+    }
+  }
+  const Status status = coordinator_->status(now_ms_);
+  return status.phase == Phase::kRecovering && !status.attempt && status.seconds_left == 0 &&
+         !status.waits_for.empty();
+}
+
+bool Simulation::is_well() {
+  if (!coordinator_) {
+    return false;
+  }
+  if (oracle_.is_finished()) {
+    outcome_.is_finished = true;
+    return is_finished_well();
+  }
+  if (is_stuck_rightly()) {
+    outcome_.is_stuck_without_state = true;
+    return true;
+  }
+  std::int64_t num_available = 0;
+  std::int64_t version = -1;
+  for (const auto& process : processes_) {
+    if (!process->is_alive) {
+      continue;
+    }
+    if (!oracle_.has_joined(process->id) || oracle_.is_gone(process->id) || !is_resting(*process)) {
+      well_since_.reset();
+      return false;
+    }
+    num_available += oracle_.is_leaving(process->id) ? 0 : 1;
+    if (process->machine.epoch() > 0) {
+      version = version < 0 ? process->data.version : std::min(version, process->data.version);
+    }
+  }
+  const LayoutChoice* const wanted = wanted_layout(num_available);
+  const World& world = oracle_.world();
+  const bool is_wanted = wanted == nullptr ? false : world.layout == wanted->layout;
+  const bool is_alive = std::ranges::all_of(world.members, [&](MemberId id) {
+    return process_of(id).is_alive && !oracle_.is_leaving(id);
+  });
+  if (!is_wanted || !is_alive) {
+    well_since_.reset();
+    return false;
+  }
+  if (!well_since_ || well_since_->first != world.epoch) {
+    well_since_ = {world.epoch, version};
+  }
+  return version >= well_since_->second + kStepsThatShowLife;
+}
+
+std::string Simulation::describe_end() {
+  std::ostringstream text;
+  const World& world = oracle_.world();
+  text << "  world " << world.epoch << ' ' << world.layout
+       << (oracle_.is_halted() ? ", halted" : "");
+  if (coordinator_) {
+    const Status status = coordinator_->status(now_ms_);
+    text << ", coordinator " << phase_name(status.phase) << ": " << status.waits_for << " ("
+         << status.seconds_left << " s), last failure: " << status.last_failure;
+  }
+  text << '\n';
+  for (const auto& process : processes_) {
+    if (process->is_alive) {
+      text << "  member " << process->id.value << ": epoch " << process->machine.epoch()
+           << ", version " << process->data.version << ", activity "
+           << static_cast<int>(process->machine.activity()) << ", "
+           << process->machine.holds_because()
+           << (oracle_.is_leaving(process->id) ? ", leaves" : "") << '\n';
+    }
+  }
+  return text.str();
+}
+
+}  // namespace dynatrain::membership::simulation
