@@ -44,7 +44,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from dynatrain._torch_private.tensors import clear_sharding_cache, local_tensor
-from dynatrain.adapters.port import Adapter, Published, Slots, Watched
+from dynatrain.adapters.port import Adapter, Published, Slots, Values, Watched
 from dynatrain.adapters.torch import (
     boundary,
     buffers,
@@ -181,6 +181,11 @@ class TorchAdapter(Adapter[LiveTensors]):
     def shared_values(self, inventory: LiveTensors) -> dict[str, Any]:
         """Param groups, optimizer values and Stateful objects."""
         return values.read_shared(inventory)
+
+    def values(self, inventory: LiveTensors) -> Values:
+        """Beside a state's own values, what the script has set outside of ``build``."""
+        found = super().values(inventory)
+        return Values({**values.read_outside(inventory), **found.shared}, found.per_rank)
 
     def own_values(self, inventory: LiveTensors) -> dict[str, Any]:
         """Random streams, and objects that belong to their rank."""
