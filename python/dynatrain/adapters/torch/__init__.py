@@ -260,6 +260,8 @@ class TorchAdapter(Adapter[LiveTensors]):
         """Empties storages, hooks refusals in, and forgets DTensor's cache of meshes."""
         if state is not None:
             boundary.retire(state, target, successor)
+            if state in self._built:
+                self._built[state].described.forget()
         built = None if target is None else self._built.get(target.state)
         if target is not None and built is not None and not built.is_handed_over:
             self._handing_over = target.state
