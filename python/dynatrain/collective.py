@@ -133,7 +133,8 @@ class Collective:
         ``callbacks`` are told of it; ``problem`` is what this rank refuses it with.
         """
         with ExitStack() as after:
-            with self.public("switch"):
+            # From the call on: a rank that collects while it reads its state comes late to all.
+            with collector_held_off(), self.public("switch"):
                 target, renamed = checked_layout("switch", layout), checked_names("switch", names)
                 clock = Clock(self.engine.rank)
                 with clock.phase("meet"):

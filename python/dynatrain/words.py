@@ -19,9 +19,9 @@ A value is a letter and what belongs to it, integers little-endian:
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import fields
-from itertools import chain
+from functools import partial
 from typing import Any, TypeVar
 
 from dynatrain._errors import InternalError, TransportError
@@ -29,9 +29,9 @@ from dynatrain._errors import InternalError, TransportError
 _T = TypeVar("_T", bound=type)
 _COUNT, _FLOAT = struct.Struct("<I"), struct.Struct("<d")
 _SINGLES = {b"N": None, b"T": True, b"F": False}
-_COLLECTIONS: dict[bytes, Callable[[Iterator[Any]], Any]] = {
+_COLLECTIONS: dict[bytes, Callable[[list[Any]], Any]] = {
     b"t": tuple,
-    b"l": list,
+    b"l": lambda items: items,
     b"s": frozenset,
     b"d": dict,
 }
@@ -53,49 +53,75 @@ def record(kind: _T) -> _T:
 
 def encode(value: object) -> bytes:
     """The bytes of a value; raises InternalError for what no word is for."""
-    return b"".join(_encoded(value))
+    out: list[bytes] = []
+    _write(value, out)
+    return b"".join(out)
 
 
-def _encoded(value: Any) -> Iterator[bytes]:
+def _write(value: Any, out: list[bytes]) -> None:
     kind = type(value)
-    if kind in _WRITERS:
-        return _WRITERS[kind](value)
-    if _records.get(kind.__name__) is kind:
-        content = kind.__name__, tuple(getattr(value, each.name) for each in fields(kind))
-        return chain([b"R"], *map(_encoded, content))
-    raise InternalError(
-        f"session: ranks cannot tell each other a {kind.__name__}\n"
-        "  expected plain values and registered records\n"
-        "  nothing was moved; please report this"
-    )
+    write = _WRITERS.get(kind)
+    if write is not None:
+        write(value, out)
+    elif _records.get(kind.__name__) is kind:
+        out.append(b"R")
+        _text(kind.__name__, out)
+        _items(b"t", [getattr(value, each.name) for each in fields(kind)], out)
+    else:
+        raise InternalError(
+            f"session: ranks cannot tell each other a {kind.__name__}\n"
+            "  expected plain values and registered records\n"
+            "  nothing was moved; please report this"
+        )
 
 
-def _counted(letter: bytes, content: bytes) -> Iterator[bytes]:
-    return iter((letter, _COUNT.pack(len(content)), content))
+def _counted(letter: bytes, content: bytes, out: list[bytes]) -> None:
+    out += (letter, _COUNT.pack(len(content)), content)
 
 
-def _items(letter: bytes, items: Collection[Any]) -> Iterator[bytes]:
-    return chain((letter, _COUNT.pack(len(items))), *map(_encoded, items))
+def _items(letter: bytes, items: Collection[Any], out: list[bytes]) -> None:
+    out += (letter, _COUNT.pack(len(items)))
+    for item in items:
+        _write(item, out)
 
 
-def _whole(value: int) -> bytes:
-    return value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+def _pairs(pairs: dict[Any, Any], out: list[bytes]) -> None:
+    out += (b"d", _COUNT.pack(len(pairs)))
+    for pair in pairs.items():
+        _items(b"t", pair, out)
 
 
-_WRITERS: dict[type, Callable[[Any], Iterator[bytes]]] = {
-    type(None): lambda _: iter((b"N",)),
-    bool: lambda value: iter((b"T" if value else b"F",)),
-    int: lambda value: _counted(b"I", _whole(value)),
-    float: lambda value: iter((b"D", _FLOAT.pack(value))),
-    str: lambda value: _counted(b"S", value.encode("utf-8", "surrogatepass")),
-    bytes: lambda value: _counted(b"B", value),
-    tuple: lambda value: _items(b"t", value),
-    list: lambda value: _items(b"l", value),
-    dict: lambda value: _items(b"d", value.items()),
-    range: lambda value: chain([b"r"], _encoded((value.start, value.stop, value.step))),
-    frozenset: lambda value: chain(
-        (b"s", _COUNT.pack(len(value))), sorted(encode(item) for item in value)
-    ),
+def _set(items: frozenset[Any], out: list[bytes]) -> None:
+    out += (b"s", _COUNT.pack(len(items)))
+    out += sorted(encode(item) for item in items)
+
+
+def _whole(value: int, out: list[bytes]) -> None:
+    size = value.bit_length() // 8 + 1
+    _counted(b"I", value.to_bytes(size, "little", signed=True), out)
+
+
+def _range(value: range, out: list[bytes]) -> None:
+    out.append(b"r")
+    _items(b"t", (value.start, value.stop, value.step), out)
+
+
+def _text(value: str, out: list[bytes]) -> None:
+    _counted(b"S", value.encode("utf-8", "surrogatepass"), out)
+
+
+_WRITERS: dict[type, Callable[[Any, list[bytes]], None]] = {
+    type(None): lambda _, out: out.append(b"N"),
+    bool: lambda value, out: out.append(b"T" if value else b"F"),
+    int: _whole,
+    float: lambda value, out: out.append(b"D" + _FLOAT.pack(value)),
+    str: _text,
+    bytes: partial(_counted, b"B"),
+    tuple: partial(_items, b"t"),
+    list: partial(_items, b"l"),
+    dict: _pairs,
+    range: _range,
+    frozenset: _set,
 }
 
 
@@ -132,6 +158,16 @@ class _Reader:
         if depth > _MOST_NESTED:
             raise ValueError(f"values are nested more than {_MOST_NESTED} deep")
         letter = self._take(1)
+        content = _CONTENTS.get(letter)
+        if content is not None:
+            return content(self._take(self._count()))
+        collection = _COLLECTIONS.get(letter)
+        if collection is not None:
+            count = self._count()
+            if count > len(self._blob) - self._at:  # an item takes a byte at least
+                left = len(self._blob) - self._at
+                raise ValueError(f"{count} items were announced in {left} bytes")
+            return collection([self.value(depth + 1) for _ in range(count)])
         if letter in _SINGLES:
             return _SINGLES[letter]
         if letter == b"D":
@@ -140,12 +176,6 @@ class _Reader:
             return self._record(depth)
         if letter == b"r":
             return range(*self.value(depth + 1))
-        (count,) = _COUNT.unpack(self._take(_COUNT.size))
-        if letter in _COLLECTIONS:
-            items = (self.value(depth + 1) for _ in range(self._checked(count)))
-            return _COLLECTIONS[letter](items)
-        if letter in _CONTENTS:
-            return _CONTENTS[letter](self._take(count))
         raise ValueError(f"no value begins with {letter!r}")
 
     def _record(self, depth: int) -> Any:
@@ -156,13 +186,13 @@ class _Reader:
         return kind(*given)
 
     def _take(self, size: int) -> bytes:
-        taken = self._blob[self._at : self._at + size]
-        if len(taken) < size:
-            raise ValueError(f"{size} bytes were announced and {len(taken)} are there")
-        self._at += size
-        return taken
+        begin, end = self._at, self._at + size
+        if end > len(self._blob):
+            there = len(self._blob) - begin
+            raise ValueError(f"{size} bytes were announced and {there} are there")
+        self._at = end
+        return self._blob[begin:end]
 
-    def _checked(self, count: int) -> int:
-        if count > len(self._blob) - self._at:  # an item takes a byte at least
-            raise ValueError(f"{count} items were announced in {len(self._blob) - self._at} bytes")
+    def _count(self) -> int:
+        count: int = _COUNT.unpack(self._take(_COUNT.size))[0]
         return count

@@ -274,14 +274,17 @@ class Adapter(ABC, Generic[_Inventory]):
 
     @abstractmethod
     def shared_values(self, inventory: _Inventory) -> Mapping[str, Any]:
-        """Reads what a state holds besides its tensors, as ``Values.shared`` has it."""
+        """Reads what tells a state beside its tensors, as part of ``Values.shared``."""
 
     @abstractmethod
     def own_values(self, inventory: _Inventory) -> Mapping[str, Any]:
         """Reads what belongs to this rank's place, as ``Values.per_rank`` has it."""
 
     def values(self, inventory: _Inventory) -> Values:
-        """What the next step depends on besides the tensors of ``inventory``."""
+        """What the next step depends on besides the tensors of ``inventory``.
+
+        An adapter may hand over more than a state is told by, to be held against the target.
+        """
         return Values(self.shared_values(inventory), self.own_values(inventory))
 
     @abstractmethod

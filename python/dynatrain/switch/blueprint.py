@@ -138,7 +138,7 @@ def _planned(engine: Engine, called: Called, sources: Sources, targets: Targets)
         counted = None
         if "fingerprint" in engine.options.verify:
             counted = (
-                Counted(targets.source_maps[-1], naming.tied, called.names),
+                Counted(targets.source_maps[-1], naming.tied),
                 Counted(target_maps[-1], naming.tied),
             )
         parts = _parts(engine, mine, _names_by_lane(engine, source_map, sources))

@@ -50,16 +50,10 @@ class Counted:
     Attributes:
         shard_map: of all ranks, with every name.
         apart: further FQNs of tied parameters that are names in it, too.
-        names: new FQNs, by those that the state has, where they differ.
     """
 
     shard_map: _native.ShardMap
     apart: frozenset[str]
-    names: Mapping[str, str] | None = None
-
-    def read(self, engine: Engine, state: TrainState | None) -> Side:
-        """The tensors of this rank as they are now, under every name that counts."""
-        return engine.read(state, self.names, self.apart)
 
     def share(self, engine: Engine, side: Side, shared: Mapping[str, Any] | None = None) -> Share:
         """What this rank adds to the fingerprint.

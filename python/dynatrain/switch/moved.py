@@ -109,7 +109,8 @@ def _moved(engine: Engine, standing: Standing, kept: Kept, clock: Clock) -> Move
             if counted is None:
                 return None
             with clock.phase("fingerprint"):  # read as a script will find it
-                return counted[1].share(engine, counted[1].read(engine, standing.target.state))
+                found = engine.read(standing.target.state, None, standing.blueprint.apart)
+                return counted[1].share(engine, found)
 
     arrival, error = attempt(arrive)
     try:

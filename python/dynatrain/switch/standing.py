@@ -80,7 +80,8 @@ class Standing:
         """The same with the source read again; None when its tensors are not those of the runs."""
         names, apart = self.blueprint.called.names, self.blueprint.apart
         source = engine.read(state, names, apart)
-        if source.table.signature() != self.blueprint.source.table.signature():
+        table, planned = source.table, self.blueprint.source.table
+        if table is not planned and table.signature() != planned.signature():
             return None
         return replace(self, source=source)
 

@@ -44,7 +44,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from dynatrain._torch_private.tensors import clear_sharding_cache, local_tensor
-from dynatrain.adapters.port import Adapter, Published, Slots, Watched
+from dynatrain.adapters.port import Adapter, Published, Slots, Values, Watched
 from dynatrain.adapters.torch import (
     boundary,
     buffers,
@@ -182,6 +182,11 @@ class TorchAdapter(Adapter[LiveTensors]):
         """Param groups, optimizer values and Stateful objects."""
         return values.read_shared(inventory)
 
+    def values(self, inventory: LiveTensors) -> Values:
+        """Beside a state's own values, what the script has set outside of ``build``."""
+        found = super().values(inventory)
+        return Values({**values.read_outside(inventory), **found.shared}, found.per_rank)
+
     def own_values(self, inventory: LiveTensors) -> dict[str, Any]:
         """Random streams, and objects that belong to their rank."""
         own = streams.read_streams(self._device)
@@ -255,6 +260,8 @@ class TorchAdapter(Adapter[LiveTensors]):
         """Empties storages, hooks refusals in, and forgets DTensor's cache of meshes."""
         if state is not None:
             boundary.retire(state, target, successor)
+            if state in self._built:
+                self._built[state].described.forget()
         built = None if target is None else self._built.get(target.state)
         if target is not None and built is not None and not built.is_handed_over:
             self._handing_over = target.state

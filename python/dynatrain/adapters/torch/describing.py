@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
+from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.placement_types import _StridedShard
@@ -14,6 +18,55 @@ from dynatrain.adapters.torch.names import dtype_name
 
 #: The address of a tensor that has memory, and none of it: never read.
 _NO_BYTES = 64
+#: Classes whose tensors are told whole by :func:`facts`.
+_USUAL = (torch.Tensor, nn.Parameter)
+
+
+@dataclass
+class Described:
+    """The table of a state as it was described last, with all that it was made of.
+
+    Whoever reads the state again asks every tensor for its facts, and makes the table anew where
+    one of them, or a name, is another. Making it takes ten times as long as asking.
+    """
+
+    names: Sequence[str] = ()
+    known: Sequence[object] = ()
+    table: _native.StateTable | None = None
+
+    def again(self, names: Sequence[str], found: Sequence[object]) -> _native.StateTable | None:
+        """The table, where it says of these tensors what :func:`describe` would say now."""
+        return self.table if self.known == found and self.names == names else None
+
+    def forget(self) -> None:
+        """Lets go of the table, and of the meshes that its tensors had."""
+        self.names, self.known, self.table = (), (), None
+
+
+def facts(tensor: torch.Tensor) -> object:
+    """All that :func:`check_device` and :func:`describe` ask of a tensor, to be compared.
+
+    Of an unusual class it is equal to nothing else, itself at another time included.
+    """
+    if not isinstance(tensor, DTensor):
+        return _facts(tensor)
+    local = _facts(tensor._local_tensor)
+    return (local, tensor.shape, tensor.dtype, tensor.device_mesh, tensor.placements)
+
+
+def _facts(local: torch.Tensor) -> object:
+    if type(local) not in _USUAL or local.is_nested or local.layout is not torch.strided:
+        return object()
+    return (
+        local.data_ptr(),
+        local.shape,
+        local.stride(),
+        local.dtype,
+        local.device,
+        local.is_quantized,
+        local.is_conj(),
+        local.is_neg(),
+    )
 
 
 def check_device(name: str, found: torch.device, device: torch.device) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from dynatrain._errors import LayoutError
 from dynatrain._torch_private.tensors import local_tensor, padded_bytes
 from dynatrain.adapters.port import Inventory, SlotNote
 from dynatrain.adapters.torch import attributes, buffers, outside, sharing, slots, trees
-from dynatrain.adapters.torch.describing import check_device, describe
+from dynatrain.adapters.torch.describing import Described, check_device, describe, facts
 from dynatrain.adapters.torch.names import BUFFER, PARAM, check_slot, clean_fqn, unwrapped
 from dynatrain.adapters.torch.optimizers import Holder, Role, asked, holders
 from dynatrain.adapters.torch.slots import ON_HOST
@@ -39,11 +39,13 @@ class Built:
         forms: the form that each buffer had.
         marks: hooks and ``requires_grad`` as the script was given them.
         is_handed_over: whether the script has it by now.
+        described: its tensors as they were described last.
     """
 
     forms: Mapping[str, buffers.Form]
     marks: outside.Found
     is_handed_over: bool = False
+    described: Described = field(default_factory=Described)
 
 
 class LiveTensors(Inventory):
@@ -72,7 +74,7 @@ class LiveTensors(Inventory):
         apart: Collection[str] = (),
     ) -> None:
         self.state = state
-        self._built = built
+        self.built = built
         self._device = device
         self._names = dict(names or {})
         self.tensors: dict[str, torch.Tensor] = {}
@@ -125,7 +127,8 @@ class LiveTensors(Inventory):
 
     def fqns(self, param: torch.Tensor) -> list[str]:
         """All FQNs under which a parameter is named, the first one first."""
-        return [self.fqn(param), *self._further.get(id(param), ())]
+        first, further = self.fqn(param), self._further.get(id(param))
+        return [first] if further is None else [first, *further]
 
     def _add_module(self, module: nn.Module, prefix: str) -> None:
         self.padded |= padded_bytes(module)
@@ -308,7 +311,7 @@ class LiveTensors(Inventory):
 
     def slot_notes(self) -> frozenset[SlotNote]:
         """Which slots optimizers hold, what lives on the host, and buffers that changed."""
-        forms = {} if self._built is None else self._built.forms
+        forms = {} if self.built is None else self.built.forms
         changed = buffers.changes(self.state, forms)
         return frozenset(
             self._notes
@@ -319,9 +322,9 @@ class LiveTensors(Inventory):
 
     def set_outside(self) -> outside.Found:
         """Hooks and ``requires_grad`` that the script has changed, as they are at this moment."""
-        if self._built is None:
+        if self.built is None:
             return {}
-        return outside.changes(self.state, self._built.marks, self.named)
+        return outside.changes(self.state, self.built.marks, self.named)
 
     def missing_bytes(self, adopted: Collection[str]) -> int:
         """Bytes of the meta tensors, tied ones once, those named in ``adopted`` left out."""
@@ -337,10 +340,24 @@ class LiveTensors(Inventory):
     def table(self) -> _native.StateTable:
         """Descriptors and addresses of all tensors (address 0 for meta tensors).
 
+        One table for all readings of a state that find the same.
+
         Raises:
             LayoutError: a placement or the strides of a shard cannot be said.
             DeviceError: a tensor is neither on the host nor on the device that was given.
         """
+        if self.built is None:
+            return self._table()
+        names, found = list(self.tensors), [facts(tensor) for tensor in self.tensors.values()]
+        described = self.built.described
+        table = described.again(names, found)
+        if table is None:
+            described.forget()
+            table = self._table()
+            described.names, described.known, described.table = names, found, table
+        return table
+
+    def _table(self) -> _native.StateTable:
         table = _native.StateTable()
         meshes: dict[int, int] = {}
         for name, tensor in self.tensors.items():

@@ -147,7 +147,11 @@ def materialize(
         # The switch comes after its caller's stream, which need not be the one that fills this.
         torch.cuda.current_stream(device).synchronize()
     placed_target = LiveTensors(
-        target.state, device=device, objects=target.objects, apart=target.apart
+        target.state,
+        device=device,
+        objects=target.objects,
+        built=target.built,
+        apart=target.apart,
     )
     ties.give_copies(placed_target, lent)
     placed_target.values_set_memory = values_set_memory

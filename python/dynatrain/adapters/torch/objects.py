@@ -255,13 +255,16 @@ def _check_memory(name: str, item: Stateful) -> None:
             )
 
 
+def _is_on_trial(live: LiveTensors) -> bool:
+    return any(local_tensor(tensor).is_meta for tensor in live.tensors.values())
+
+
 def take_per_rank(live: LiveTensors, published: Published, rank: int) -> None:
     """Gives objects that belong to their rank what rank ``rank`` of the source had, if it did."""
-    on_trial = any(local_tensor(tensor).is_meta for tensor in live.tensors.values())
     for name, item in live.state.per_rank_objects():
         if live.state.is_of_present(item):
             continue
-        if on_trial and isinstance(item, nn.Module):
+        if isinstance(item, nn.Module) and _is_on_trial(live):
             continue  # it gets memory, and what it had, at a switch
         for part in published.per_rank.get(name, ()):
             if rank in part.ranks:

@@ -41,6 +41,8 @@ _OF_MODULES = {
     "_load_state_dict_pre_hooks": "register_load_state_dict_pre_hook",
     "_load_state_dict_post_hooks": "register_load_state_dict_post_hook",
 }
+#: Stands for each of these that a module lacks among its own attributes: it may be its class's.
+_MISSING = (True,) * len(_OF_MODULES)
 _OF_PARAMETERS = {
     "_backward_hooks": "register_hook",
     "_post_accumulate_grad_hooks": "register_post_accumulate_grad_hook",
@@ -95,10 +97,12 @@ def read(state: TrainState) -> Found:
     frozen: Found = {}
     params: dict[str, nn.Parameter] = {}
     for prefix, module in _modules(state):
-        for what, number in _hooks(module, _OF_MODULES):
-            found[what, prefix.removesuffix(".")] += number
-        own = ((prefix + key, param) for key, param in module._parameters.items())
-        params |= {fqn: param for fqn, param in own if param is not None}
+        if any(map(vars(module).get, _OF_MODULES, _MISSING)):  # most have none
+            for what, number in _hooks(module, _OF_MODULES):
+                found[what, prefix.removesuffix(".")] += number
+        for key, param in module._parameters.items():
+            if param is not None:
+                params[prefix + key] = param
     for fqn, param in params.items():
         for what, number in _hooks(param, _OF_PARAMETERS):
             found[what, fqn] += number

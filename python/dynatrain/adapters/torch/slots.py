@@ -41,6 +41,8 @@ def told_apart(fqn: str, param: torch.Tensor, held: Any) -> tuple[dict[str, torc
             f"  {_INTACT}\n"
             '  keep it as optimizer.state[param]["history"] = ..., under any name'
         )
+    if type(held) is dict and _is_flat(param, held):
+        return dict(held), {}
     names = {
         path: trees.text(path)
         for path, tensor in trees.leaves(held)
@@ -59,6 +61,17 @@ def told_apart(fqn: str, param: torch.Tensor, held: Any) -> tuple[dict[str, torc
     plainly = {path[0] for path in names if len(path) == 1 and isinstance(path[0], str)}
     rest = trees.taken_out(held, names)
     return mapped, {key: item for key, item in rest.items() if key not in plainly}
+
+
+def _is_flat(param: torch.Tensor, held: dict[Any, Any]) -> bool:
+    """Whether all that is held are tensors of the map under names, as torch's own optimizers do."""
+    shape = param.shape
+    return all(
+        isinstance(tensor, torch.Tensor)
+        and type(key) is str
+        and (tensor.shape == shape or not tensor.dim() or isinstance(tensor, DTensor))
+        for key, tensor in held.items()
+    )
 
 
 def _cut_as(param: torch.Tensor, path: trees.Path, tensor: torch.Tensor) -> bool:

@@ -39,15 +39,18 @@ _INTACT = "nothing was moved; the source state is intact"
 def read_shared(live: LiveTensors) -> dict[str, Any]:
     """Reads what a state depends on besides tensors, by name."""
     objects.check_modules(live.state)
-    told = {name: objects.told(live, name, item) for name, item in live.state.shared_objects()}
-    set_outside = live.set_outside()
     return {
-        **({OUTSIDE: set_outside} if set_outside else {}),
-        **told,
+        **{name: objects.told(live, name, item) for name, item in live.state.shared_objects()},
         GROUPS: groups.read_groups(live),
         OPTIMIZER_VALUES: dict(live.values),
         MODULES: hooks.read_extra_states(live),
     }
+
+
+def read_outside(live: LiveTensors) -> dict[str, outside.Found]:
+    """What the script has set, if it has: held against a target, and no part of a state."""
+    set_outside = live.set_outside()
+    return {OUTSIDE: set_outside} if set_outside else {}
 
 
 def hashes(shared: Mapping[str, Any]) -> frozenset[int]:
