@@ -20,7 +20,7 @@ WIDTH, HIDDEN, NUM_BLOCKS = 12, 24, 4
 class NoMeshes:
     """What a world of one process has for meshes."""
 
-    mesh = expert_mesh = groups = None
+    mesh = expert_mesh = groups = default = None
 
 
 class Block(nn.Module):

@@ -4,6 +4,9 @@
 #include "dynatrain/base/error.hpp"
 #include "dynatrain/base/hash.hpp"
 
+#include <algorithm>
+#include <ranges>
+
 namespace dynatrain {
 
 int StateTable::add_mesh(Mesh mesh) {
@@ -49,9 +52,8 @@ StateTable StateTable::with_names(const NewNames& names) const {
 }
 
 std::string StateTable::encode_as(std::span<const int> ranks) const {
-  std::vector<Descriptor> renumbered = descriptors_;
-  for (Descriptor& descriptor : renumbered) {
-    for (int& rank : descriptor.mesh.ranks) {
+  for (const Descriptor& descriptor : descriptors_) {
+    for (const int rank : descriptor.mesh.ranks) {
       if (rank < 0 || static_cast<std::size_t>(rank) >= ranks.size()) {
         throw LayoutError("layout: '" + descriptor.tensor.name + "' lies on rank " +
                           std::to_string(rank) + " of a mesh\n  its world has " +
@@ -59,6 +61,15 @@ std::string StateTable::encode_as(std::span<const int> ranks) const {
                           " ranks\n  nothing was published\n"
                           "  build on meshes of the world that build() is given");
       }
+    }
+  }
+  const auto as_they_are = std::views::iota(0, static_cast<int>(ranks.size()));
+  if (std::ranges::equal(ranks, as_they_are)) {
+    return encode();
+  }
+  std::vector<Descriptor> renumbered = descriptors_;
+  for (Descriptor& descriptor : renumbered) {
+    for (int& rank : descriptor.mesh.ranks) {
       rank = ranks[static_cast<std::size_t>(rank)];
     }
   }

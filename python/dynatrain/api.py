@@ -226,7 +226,7 @@ def _leave() -> None:
         return
     try:
         for session in _started_sessions:
-            session.close()
+            session._part.end(in_store=False)  # the store ends with the job
     except LayoutError:  # a thread is in a call still, or this is a forked process
         return
     if dist.is_initialized() and "nccl" not in dist.get_backend_config():

@@ -224,7 +224,9 @@ class Collective:
     def regroup(self, generation: Generation) -> None:
         """Goes on with other members, whose generation stands; nothing is prepared any more.
 
-        Whoever has a place now is among them. The former generation stays as it is.
+        Whoever has a place now is among them, and each world has a default group of its own. The
+        former generation stays as it is; whoever made it closes it, without its worlds: the
+        present one lives on.
         """
         self.targets.drop()
         self.generation = self.engine.generation = generation
@@ -245,15 +247,21 @@ class Collective:
 
     def stand_by(self, seats: Seats, epoch: int, keep: Mapping[str, Any]) -> None:
         """Takes note of the world of the others, in which this rank has no place yet."""
+        self.worlds.note_idle(seats)
         self.present.install(seats, None, None)
         self.present.epoch = epoch
         self.present.keep = dict(keep)
 
-    def end(self) -> None:
-        """Ends the groups of all ranks and worlds, and what is prepared; refuses later calls."""
+    def end(self, *, in_store: bool = True) -> None:
+        """Ends the groups of all ranks and worlds, and what is prepared; refuses later calls.
+
+        Keys in the store go with those of the last rank, unless ``in_store`` is False.
+        """
         with self._caller.alone("close"):
             self.closed = True
             self.targets.drop()
-            self.generation.close()
-            self.present.close()
-            self.worlds.end()
+            try:
+                self.present.close()
+                self.worlds.end()
+            finally:
+                self.generation.close(in_store=in_store and not self.in_trouble)

@@ -71,7 +71,10 @@ MADE_BY_THE_LIBRARY = ("Session", "World", "SwitchReport", "Span", "PlanReport",
 #: What one part of the library calls of another, by class.
 INNER = {
     "Session": {"start", "place_kept"},
-    "World": {"at_epoch", "retire"},
+    "World": {
+        *("at_epoch", "retire", "withhold", "give_back"),
+        *("as_torch_sees_it", "become_default", "cease_as_default"),
+    },
     "TrainState": {
         *("stateful_objects", "is_per_rank", "named_modules", "shared_objects"),
         *("per_rank_objects", "note_present", "is_of_present", "retire"),

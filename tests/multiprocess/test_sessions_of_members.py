@@ -19,6 +19,7 @@ from dynatrain.generation.options import Options
 from dynatrain.generation.seats import Seats
 from dynatrain.layout import Layout
 from dynatrain.session import Session
+from sessions import outcome
 from worker_pool import WorkerPool
 
 HOST = torch.device("cpu")
@@ -90,12 +91,12 @@ def come_and_go(rank, world_size):
     return losses, places, same
 
 
-def as_members(rank, world_size):
-    """Gives the job its default group back: workers of the pool have others after this one."""
+def given_its_group_back(rank, world_size, work):
+    """Runs ``work`` and gives the job its default group back: the pool's workers go on."""
     job = take_as_default(None)
     take_as_default(job)
     try:
-        return come_and_go(rank, world_size)
+        return work(rank, world_size)
     finally:
         take_as_default(job)
 
@@ -108,7 +109,7 @@ def train_alone(rank, world_size):
 # The set of ranks is a value: were some of it taken from the job, a rank would have another's part.
 def test_members_come_and_go_in_any_order_and_training_goes_on(pool: WorkerPool):
     ((*expected,),) = pool.run(train_alone, world_size=1)
-    results = pool.run(as_members, timeout_s=120)
+    results = pool.run(given_its_group_back, come_and_go, timeout_s=120)
     losses, places, same = zip(*results, strict=True)
 
     assert all(same)
@@ -128,3 +129,39 @@ _STEPS = (
     ((0, 1), (2, 2)),
     ((0, 2), (2, 3)),
 )
+
+
+def stand_by_and_look(rank, world_size):
+    """A spare joins while the layout stays, and a switch to another one is refused."""
+    job = Members.of_job()
+    take_as_default(None)
+    seats = Seats(Layout(dp=2), tuple(job.each[each].id for each in (1, 2)))
+    everybody = generation_of(job, "second", (1, 2, 0))
+    if rank == 0:
+        session = session_over(everybody, lambda s: s._part.stand_by(seats, 0, {}))
+    else:
+        generation = generation_of(job, "first", (1, 2))
+        session = session_over(generation, lambda s: s.start(Layout(dp=2), jobs.initialize, {}))
+        jobs.train_step(session.state, session.world, 0)
+    everybody.connect("start")
+    session._part.regroup(everybody)
+    looked_at = session.check("dp=2")
+    failed = outcome(lambda: session.switch("dp=3", names={"none": "other"}))
+    if session.active:
+        jobs.train_step(session.state, session.world, 1)
+    where = place(session)
+    session.switch("dp=3")
+    if rank != 0:
+        generation.close(with_worlds=False)
+    return looked_at, failed[0], where, place(session)
+
+
+# The seats of the present world are new to a spare: the world was made anew under all who train.
+def test_a_spare_that_stands_by_does_not_end_the_present_world(pool: WorkerPool):
+    results = pool.run(given_its_group_back, stand_by_and_look, world_size=3, timeout_s=120)
+    looked_at, failed, before, after = zip(*results, strict=True)
+
+    assert looked_at == (0, 0, 0)  # nothing would move
+    assert failed == ("LayoutError",) * 3
+    assert before == (False, (0, 0, 2, 2), (1, 1, 2, 2))
+    assert after == ((2, 2, 3, 3), (0, 0, 3, 3), (1, 1, 3, 3))

@@ -190,7 +190,9 @@ class Engine:
 
     def publish_map(self, side: Side, seats: Seats) -> _native.ShardMap:
         """Joins what all ranks say of their state into one map, proved by each. Collective."""
-        parts, phase = self.encoded([side], seats), "reading the state"
-        held_by = self.control.agree(phase, None, listing(parts), holders)
+        phase = "reading the state"
+        parts, error = attempt(lambda: self.encoded([side], seats))
+        held_by = self.control.agree(phase, error, listing(parts or {}), holders)
+        assert parts is not None  # else all ranks have raised
         published = self.control.publish(parts, held_by, phase)
         return self.together(phase, lambda: self.merged(published, [side])[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import suppress
 
 import torch
@@ -12,6 +13,9 @@ from dynatrain.generation.lanes import Lane, LaneMaker, unconnected
 from dynatrain.generation.members import Members
 from dynatrain.generation.options import Options
 from dynatrain.generation.rendezvous import Rendezvous
+
+#: A store that has stopped must not keep a rank from ending.
+_CLOSING_SECONDS = 2.0
 
 
 class Generation:
@@ -64,15 +68,10 @@ class Generation:
             raise
         except RuntimeError as error:  # what Gloo raises has no class of its own
             raise unconnected(error, self.members.num_ranks) from error
-        self._sweep_former()
-
-    def _sweep_former(self) -> None:
-        """Deletes what former connections left in the store: all ranks are past them."""
-        former, self._connections = self._connections[:-1], self._connections[-1:]
-        if self.members.rank == 0:
-            with suppress(RuntimeError):  # who cannot clean up is connected all the same
-                for connection in former:
-                    self.members.sweep(connection)
+        if self.members.rank == 0:  # all ranks are past what they have talked over before
+            for former in self._connections[:-1]:
+                self.meeting.leftovers.add(self.members.store, former)
+        self._connections = self._connections[-1:]
 
     def disconnect(self, reason: str) -> None:
         """Ends the lanes; they are made again before the next call."""
@@ -86,18 +85,33 @@ class Generation:
         if hasattr(self, "control"):
             self.control.release()
 
-    def close(self) -> None:
+    def close(self, *, with_worlds: bool = True, in_store: bool = True) -> None:
         """Lets go of all groups, and of the keys in the store when all members have done so.
 
-        Not collective. A member that dies before leaves the keys of the generation behind.
+        Not collective. A store that does not answer is waited for two seconds. A member that dies
+        before, or one whose groups are lost, leaves the keys of the generation behind.
+
+        Args:
+            with_worlds: whether keys of its worlds go as well; those of a world that lives on are
+                its own to give up.
+            in_store: whether the keys go at all: not where the store ends with the process.
         """
+        connected = self.connected
         self.release("the session was closed")
-        if self._closed:
+        if self._closed or not in_store or not connected:
             return
         self._closed = True
-        store = self.members.store
+        ending = threading.Thread(target=self._end_in_store, args=(with_worlds,), daemon=True)
+        ending.start()
+        ending.join(_CLOSING_SECONDS)
+
+    def _end_in_store(self, with_worlds: bool) -> None:
+        """The last member that closes deletes what all have left."""
         with suppress(RuntimeError):  # the store may have ended before
-            if store.add("closed", 1) == self.members.num_ranks:
-                for key in store.list_keys():
-                    if not self.meeting.is_ahead(key):  # of a rank that calls behind its close
-                        store.delete_key(key)
+            store = self.members.store.clone()
+            if store.add("closed", 1) != self.members.num_ranks:
+                return
+            for key in store.list_keys():
+                is_ahead = self.meeting.is_ahead(key)  # of a rank that calls behind its close
+                if not is_ahead and (with_worlds or not key.startswith("world/")):
+                    store.delete_key(key)

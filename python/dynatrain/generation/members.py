@@ -21,7 +21,8 @@ class Member:
     Attributes:
         id: tells it from all other processes that are or were in the job.
         host: the same for all processes of one machine; empty where nobody has asked yet.
-        address: of the interface that its groups listen on; torch chooses one where it is empty.
+        address: of the interface that the library's own groups listen on; torch chooses one where
+            it is empty, and for the groups of worlds.
     """
 
     id: str
@@ -98,7 +99,7 @@ class Members:
         """A ``ProcessGroupGloo`` of some members, this one among them. Collective over them.
 
         It is no group of the job: torch neither lists nor counts it, and its threads and sockets
-        end when it is let go of. Its keys stay until :meth:`sweep`.
+        end when it is let go of; its keys stay.
 
         Args:
             purpose: a name that no group of this generation has had, the same on all members.
@@ -112,15 +113,3 @@ class Members:
         position = chosen.index(self.rank)
         store, address = self.store_of(purpose), self.own.address
         return gloo_group(store, position, len(chosen), timeout, address)
-
-    def sweep(self, purpose: str) -> None:
-        """Deletes what was left under a purpose; for one rank, once all are past what it was for.
-
-        It asks the store for its keys, all that the job has.
-
-        Raises:
-            RuntimeError: the store does not answer.
-        """
-        part = self.store_of(purpose)
-        for key in part.list_keys():
-            part.delete_key(key)

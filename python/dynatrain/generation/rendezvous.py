@@ -18,6 +18,7 @@ from dynatrain import words
 from dynatrain._errors import TransportError
 from dynatrain.generation.given_up import GivenUp
 from dynatrain.generation.joined import Entry, entries, join, split
+from dynatrain.generation.leftovers import Leftovers
 
 #: What stands before the answer of a meeting that took place, and of one that was given up.
 _GO, _NO = b"go ", b"no "
@@ -67,6 +68,7 @@ class Rendezvous:
     def __init__(
         self, store: Store, rank: int, num_ranks: int, timeout: timedelta, purpose: str = "meet"
     ) -> None:
+        self.leftovers = Leftovers()  #: what this rank deletes while it waits
         self._purpose = purpose
         self._store = PrefixStore(purpose, store)
         self._rank = rank
@@ -114,6 +116,7 @@ class Rendezvous:
         if self._store.add(f"{name}/count", 1) == self._num_ranks:
             return self._decide(name)
         self._forget()
+        self.leftovers.sweep(lambda: self._store.check([f"{name}/decision"]))
         return self._await_decision(name)
 
     def _met(self, name: str, answer: bytes) -> Meeting:

@@ -35,9 +35,9 @@ class Seats:
         """Whether somebody sits here who had no place ``before``."""
         return not set(self.ids) <= set(before.ids)
 
-    def leaves_idle(self, members: Collection[str]) -> bool:
-        """Whether some of the members have no place here."""
-        return not set(members) <= set(self.ids)
+    def leaves_idle(self, ids: Collection[str]) -> bool:
+        """Whether some of these members have no place here."""
+        return not set(ids) <= set(self.ids)
 
     @property
     def key(self) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from traceback import walk_tb
 from typing import Any
 
 import torch
+from torch._C._distributed_c10d import Store
 from torch.distributed import DistError, distributed_c10d
 
 from dynatrain._errors import Error, is_out_of_memory
@@ -28,7 +28,7 @@ from dynatrain.layout import Layout
 
 #: Where an error stands among those of the other ranks: the cause, then its echoes.
 _OWN, _OUT_OF_TORCH, _WAITED, _NONE = range(4)
-#: Layouts that are kept besides those in use: each has groups, with threads and sockets.
+#: Worlds that are kept besides those in use: each has groups, with threads and sockets.
 _MOST_UNUSED = 4
 #: The user's own code that makes the groups and meshes of a layout; called on all ranks.
 MakeGroups = Callable[[Layout], Any]
@@ -58,8 +58,8 @@ class Worlds:
         self._make_groups = make_groups
         self._kept: dict[Seats, World | None] = {}
         self._groups: dict[Seats, WorldGroups] = {}
-        self._names: dict[Seats, str] = {}  #: of worlds, whose keys are in the store
-        self._left: list[str] = []  #: of those of them that are over
+        #: The store that each world has its keys in, and their purpose there.
+        self._keys: dict[Seats, tuple[Store, str]] = {}
 
     @property
     def kept(self) -> tuple[str, ...]:
@@ -103,12 +103,10 @@ class Worlds:
         if self._make_groups is None:
             for seats in unused[:-_MOST_UNUSED]:
                 self._forget(seats)
-        members, left = self._engine.generation.members, self._left
-        self._left = []
-        if members.rank == 0:
-            with suppress(RuntimeError):  # who cannot clean up has its world all the same
-                for name in left:
-                    members.sweep(name)
+
+    def note_idle(self, seats: Seats) -> None:
+        """Takes note of the world that others train in, so that it counts as kept on this rank."""
+        self._kept[seats] = None
 
     def end(self) -> None:
         """Ends the groups of all places; their meshes are of no use any more."""
@@ -121,12 +119,11 @@ class Worlds:
         groups = self._groups.pop(seats, None)
         if groups is not None:
             groups.end()
-        if seats in self._names:
-            self._left.append(self._names.pop(seats))
+        if seats in self._keys:  # all ranks have met since it was used
+            self._engine.generation.meeting.leftovers.add(*self._keys.pop(seats))
 
     def _made(self, seats: Seats, name: str) -> World | None:
         timeout, members = self._engine.options.timeout, self._engine.generation.members
-        self._names[seats] = name
         from_hook = self._groups_of(seats.layout)
         rank = seats.place_of(members.own.id)
 
@@ -134,6 +131,8 @@ class Worlds:
             if rank is None:
                 return None
             groups = self._groups[seats] = WorldGroups(members, name, rank, timeout)
+            if rank == 0:
+                self._keys[seats] = members.store, name
             # A rank that fails tells the others when they have given up on it.
             with groups.all_within(timeout / 2):
                 return self._world(seats.layout, groups, from_hook)

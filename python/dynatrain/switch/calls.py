@@ -80,9 +80,9 @@ class Met:
         """Whether every rank holds the target prepared, over links that stand."""
         return self.connected and all(call.ready for call in self.calls)
 
-    def has_places(self, seats: str) -> bool:
+    def has_places(self, key: str) -> bool:
         """Whether every rank has its place in the seats with this key, or idles there."""
-        return all(seats in call.places for call in self.calls)
+        return all(key in call.places for call in self.calls)
 
 
 class Calls:

@@ -22,7 +22,7 @@ class Preparations:
 
     Args:
         engine: of the job.
-        worlds: places by layout.
+        worlds: places by who sits where.
         present: what the rank is now.
         build: the user's build.
     """
