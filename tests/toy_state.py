@@ -138,6 +138,9 @@ class ToyAdapter(Adapter):
     def __init__(self, fill):
         self._fill = fill
 
+    def begin_anew(self):
+        """Nothing is told apart by it."""
+
     def undisturbed(self):
         return nullcontext()
 

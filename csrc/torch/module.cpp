@@ -14,4 +14,5 @@ PYBIND11_MODULE(_native, m) {
   bind_transport(m);
   bind_execution(m);
   bind_fingerprint(m);
+  bind_membership(m);
 }

@@ -7,6 +7,7 @@ are plain integers (``Tensor.data_ptr()``); whoever passes one keeps the memory 
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 __version__: str
 
@@ -604,3 +605,110 @@ def fragment_hashes(map: ShardMap, rank: int, table: StateTable, means: HashMean
 
 def compare_replicas(map: ShardMap, hashes_of_rank: Sequence[bytes]) -> list[str]:
     """One line per box of which two ranks hold different bits; empty when replicas agree."""
+
+class MembershipCoordinator:
+    """Decides who trains with whom: a pure state machine, see ``membership/coordinator.hpp``.
+
+    Every method but ``status`` takes the time in milliseconds, of any clock that never goes back,
+    and returns what is to be done, in this order: ``("persist", record)``, ``("publish", attempt,
+    description)`` and ``("send", member, message)``, the texts one line each. Not thread-safe.
+
+    Args:
+        layouts: text and number of ranks of each, from the one that is wanted most.
+        timeout_ms: the one number that all deadlines follow from.
+        records: of a ledger, in their order; what is in it is gone on from.
+        now_ms: the time.
+
+    Raises:
+        LayoutError: layouts, deadlines or records do not fit, or a line is none of the protocol.
+    """
+
+    def __init__(
+        self,
+        layouts: Sequence[tuple[str, int]],
+        timeout_ms: int,
+        records: Sequence[str],
+        now_ms: int,
+    ) -> None: ...
+    def heard(self, now_ms: int, line: str) -> list[tuple[Any, ...]]:
+        """A member has said a message."""
+
+    def resize(self, now_ms: int, layout: str) -> list[tuple[Any, ...]]:
+        """The operator wishes for a layout; an empty one takes the wish back."""
+
+    def drain(self, now_ms: int, member: int) -> list[tuple[Any, ...]]:
+        """The operator wants a member out of the world."""
+
+    def connection_closed(self, now_ms: int, member: int) -> list[tuple[Any, ...]]:
+        """The connection of a member has ended."""
+
+    def tick(self, now_ms: int) -> list[tuple[Any, ...]]:
+        """Time has passed."""
+
+    def status(self, now_ms: int) -> dict[str, Any]:
+        """Who is there, in which world, and why the next change has not come yet."""
+
+class MembershipWorker:
+    """One member's side of the protocol: a pure state machine, see ``membership/worker.hpp``.
+
+    Every method takes the time in milliseconds and returns what is to be done, in this order:
+    ``("tell", message)``, ``("train", epoch, version)``, ``("prepare", attempt)``, ``("switch",
+    attempt, version)``, ``("discard", attempt)``, ``("install", attempt, epoch, version)``,
+    ``("retire", attempt)``, ``("stop", epoch)`` and ``("end", reason, why)``. Not thread-safe.
+    """
+
+    def __init__(self, id: int, host: str, timeout_ms: int, now_ms: int) -> None: ...
+    @property
+    def epoch(self) -> int: ...
+    @property
+    def version(self) -> int: ...
+    @property
+    def has_ended(self) -> bool: ...
+    def holds_because(self) -> str:
+        """Why no step is allowed at this moment; empty while one is."""
+
+    def heard(self, now_ms: int, line: str) -> list[tuple[Any, ...]]:
+        """The coordinator has said a message; LayoutError where it is none."""
+
+    def at_boundary(self, now_ms: int, version: int) -> list[tuple[Any, ...]]:
+        """The script stands between two steps, with ``version`` steps completed."""
+
+    def step_broke(self, now_ms: int, suspects: Sequence[int]) -> list[tuple[Any, ...]]:
+        """The step that was allowed has failed, and nothing of it runs any more."""
+
+    def prepare_done(self, now_ms: int, attempt: int) -> list[tuple[Any, ...]]:
+        """The attempt is prepared here."""
+
+    def prepare_broke(
+        self, now_ms: int, attempt: int, why: str, is_uncovered: bool
+    ) -> list[tuple[Any, ...]]:
+        """The attempt cannot be prepared here."""
+
+    def switch_moved(self, now_ms: int, attempt: int) -> list[tuple[Any, ...]]:
+        """The target is there, and the source still is."""
+
+    def switch_broke(self, now_ms: int, attempt: int, why: str) -> list[tuple[Any, ...]]:
+        """The transfer has ended, and the source is as it was."""
+
+    def stopped(
+        self, now_ms: int, version: int, is_clean: bool, snapshots: Sequence[int]
+    ) -> list[tuple[Any, ...]]:
+        """The answer to ``stop``: neither a step nor a transfer runs any more."""
+
+    def leave_wanted(self, now_ms: int, grace_ms: int) -> list[tuple[Any, ...]]:
+        """This process is to be left out of the next world."""
+
+    def script_finished(self, now_ms: int) -> list[tuple[Any, ...]]:
+        """The script has done its last step."""
+
+    def tick(self, now_ms: int) -> list[tuple[Any, ...]]:
+        """Time has passed."""
+
+def membership_description(line: str) -> dict[str, Any]:
+    """An attempt as it is published: attempt, is_recovery, source, target, holdings."""
+
+def membership_speaker(line: str) -> int:
+    """The member that says a message; LayoutError where it is none."""
+
+def membership_tick_ms(timeout_ms: int) -> int:
+    """How often both machines are given a tick."""

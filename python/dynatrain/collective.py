@@ -237,7 +237,8 @@ class Collective:
     def start(self, layout: Layout, initialize: Initialize | None, keep: Mapping[str, Any]) -> None:
         """Builds the first world and state. Collective."""
         engine = self.engine
-        self.generation.connect("start")
+        if not self.generation.connected:
+            self.generation.connect("start")
         engine.together("the first layout", lambda: self._check_now(layout, keep))
         seats = Seats.first_of(self.generation.members, layout)
         world = self.worlds.at(seats, 0, "world/start", kept=False)

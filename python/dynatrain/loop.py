@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 from dynatrain.adapters.port import Watched
 from dynatrain.attending import Attendant
 from dynatrain.collective import Collective
 from dynatrain.report import SwitchReport
 from dynatrain.requested import Requested
+
+
+class Gate(Protocol):
+    """Says whether the next step may begin, where others than the script decide it."""
+
+    def may_train(self) -> bool:
+        """Blocks until a step may begin; False when this rank is to end."""
+
+    def finish(self) -> None:
+        """All steps are done."""
+
+    def leave(self, grace_s: float) -> None:
+        """Asks to be left out of the next world; the process ends after ``grace_s`` at most."""
+
+    @property
+    def ended(self) -> tuple[str, str]:
+        """Kind and reason of the end of this member; empty before it."""
 
 
 class Loop:
@@ -20,12 +38,14 @@ class Loop:
 
     Attributes:
         request: the switch that is asked for at the next boundary, or None.
+        gate: of a job whose members come and go, else None.
     """
 
     def __init__(
         self, part: Collective, callbacks: Sequence[Callable[[SwitchReport], None]]
     ) -> None:
         self.request: Requested | None = None
+        self.gate: Gate | None = None
         self._part = part
         self._now = part.present
         self._progress = part.progress
@@ -38,7 +58,7 @@ class Loop:
         loop = self._progress.enter()
         failed = False
         try:
-            while self._await_activity(loop) and self._progress.completed < total:
+            while self._goes_on(loop, total):
                 self._progress.begin(loop, self._now.epoch, self._watch)
                 yield self._progress.completed
                 self._progress.end(loop)
@@ -53,11 +73,20 @@ class Loop:
 
     def _leave(self, loop: int, *, failed: bool = False) -> None:
         """Ends a loop once, and tells ranks that idle, unless it failed on this one."""
-        if not self._progress.leave(loop) or failed or self._now.world is None:
+        if not self._progress.leave(loop) or failed or self._now.world is None or self.gate:
             return
         assert self._now.seats is not None
         if self._now.seats.leaves_idle({each.id for each in self._part.generation.members.each}):
             self._attendant.announce(f"ended/{loop}", self._progress.completed)
+
+    def _goes_on(self, loop: int, total: int) -> bool:
+        """Whether another step begins; blocks while this rank has no place, or may not train."""
+        if self.gate is None:
+            return self._await_activity(loop) and self._progress.completed < total
+        if self._progress.completed < total:
+            return self.gate.may_train()
+        self.gate.finish()
+        return False
 
     def _await_activity(self, loop: int) -> bool:
         """Attends what others call while this rank idles; False when their loop has ended."""

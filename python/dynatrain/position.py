@@ -19,13 +19,13 @@ class Position:
     """The present place of one rank; see :class:`dynatrain.Session`.
 
     Args:
-        rank: of the job.
+        who: this rank or member, in words.
         device: where parameters live.
         seed: of random streams that belong to a coordinate.
     """
 
-    def __init__(self, rank: int, device: torch.device, seed: int) -> None:
-        self._rank = rank
+    def __init__(self, who: str, device: torch.device, seed: int) -> None:
+        self._who = who
         self._device = device
         self._now = Present(seed)
         self._progress = Progress()
@@ -61,8 +61,13 @@ class Position:
 
     @property
     def layout(self) -> Layout:
-        """The present layout, also known to ranks that idle."""
-        assert self._now.layout is not None
+        """The present layout, also known to ranks that idle.
+
+        Raises:
+            LayoutError: this member has joined a job and knows of no world yet.
+        """
+        if self._now.layout is None:
+            raise self._idle("layout")
         return self._now.layout
 
     @property
@@ -82,7 +87,7 @@ class Position:
 
     def _idle(self, what: str) -> LayoutError:
         return LayoutError(
-            f"session: rank {self._rank} idles in {self._now.layout} and has no {what}\n"
+            f"session: {self._who} idles in {self._now.layout} and has no {what}\n"
             "  nothing was changed\n"
             "  let session.steps() drive the loop, or ask session.active first"
         )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any
 
+from dynatrain._errors import LayoutError
 from dynatrain.collective import Collective, Settled
 from dynatrain.door import (
     checked_callable,
@@ -13,7 +14,7 @@ from dynatrain.door import (
     checked_layout,
 )
 from dynatrain.layout import Layout
-from dynatrain.loop import Loop
+from dynatrain.loop import Gate, Loop
 from dynatrain.position import Position
 from dynatrain.report import SwitchReport
 from dynatrain.requested import Requested
@@ -29,7 +30,7 @@ class Session(Position):
 
     def __init__(self, settled: Settled) -> None:
         generation = settled.generation
-        super().__init__(generation.members.rank, settled.device, generation.options.seed)
+        super().__init__(generation.members.own.id, settled.device, generation.options.seed)
         self._part = Collective(settled, self._now, self._progress)
         self._callbacks: list[Callable[[SwitchReport], None]] = []
         self._loop = Loop(self._part, self._callbacks)
@@ -67,6 +68,7 @@ class Session(Position):
             LayoutError: ``layout`` is none or has more ranks than the job, or a switch is requested
                 already.
         """
+        self._check_not_driven("request()")
         self._progress.check_not_over("session.request()")
         target = checked_layout("request", layout)
         # Without the kept objects: one that refuses on some ranks would keep these from the others.
@@ -87,6 +89,7 @@ class Session(Position):
         The target's memory is held from now on. One layout is prepared at a time; preparing
         another one drops the former.
         """
+        self._check_not_driven("prepare()")
         self._part.prepare(layout, names)
 
     def check(self, layout: Layout | str, *, names: Mapping[str, str] | None = None) -> int:
@@ -104,6 +107,7 @@ class Session(Position):
         Raises:
             What the switch would raise before anything moves; the state is unchanged.
         """
+        self._check_not_driven("check()")
         return self._part.check(layout, names)
 
     def switch(
@@ -134,7 +138,43 @@ class Session(Position):
             What a kept object's ``on_world`` or a callback raised: the switch is done then, on this
                 rank as on all others.
         """
+        self._check_not_driven("switch()")
         return self._part.switch(layout, names, self._callbacks)
+
+    def drive_by(self, gate: Gate) -> None:
+        """Leaves it to ``gate`` when steps and switches come; called once by :func:`join`."""
+        self._loop.gate = gate
+
+    def leave(self, grace_s: float) -> None:
+        """Asks the coordinator to go on without this process; for a handler of SIGTERM, too.
+
+        The loop ends on this process once the others have its part of the state, or after
+        ``grace_s`` in any case.
+
+        Raises:
+            LayoutError: the process has not joined an elastic job.
+        """
+        if self._loop.gate is None:
+            raise LayoutError(
+                "session: leave() of a job whose ranks do not change\n"
+                "  expected a session of dynatrain.join\n  nothing was changed\n"
+                "  switch to a layout with fewer ranks; the others idle"
+            )
+        self._loop.gate.leave(grace_s)
+
+    @property
+    def ended(self) -> tuple[str, str]:
+        """Why this member of an elastic job has ended, kind and reason; empty before it has."""
+        return ("", "") if self._loop.gate is None else self._loop.gate.ended
+
+    def _check_not_driven(self, call: str) -> None:
+        if self._loop.gate is not None:
+            raise LayoutError(
+                f"session: {call} of a process that has joined a coordinator's job\n"
+                "  expected its coordinator alone to call all members together\n"
+                "  nothing was changed; training may go on\n"
+                "  ask the coordinator: `dynatrain resize --layout ...`"
+            )
 
     # ---- life ----------------------------------------------------------------------------------
 
@@ -154,10 +194,12 @@ class Session(Position):
 
     def fingerprint(self) -> str:
         """The fingerprint of the present state, the same in every layout. Collective."""
+        self._check_not_driven("fingerprint()")
         return str(self._part.ask("fingerprint"))
 
     def verify_replicas(self) -> list[str]:
         """One line per cell on which its owners differ; empty when replicas agree. Collective."""
+        self._check_not_driven("verify_replicas()")
         return list(self._part.ask("verify_replicas"))
 
     def close(self) -> None:

@@ -20,12 +20,12 @@ BINDING = "torch"
 # Rooms 10 to 17; folders, or files of the package where they are named.
 PYTHON_ROOMS = ["values", "adapters", "generation", "switch", "elastic", "planning", "api", "tools"]
 API_FILES = {
-    "api", "arguments", "attending", "caller", "collective", "loop", "position", "progress",
-    "requested", "session",
+    "api", "arguments", "attending", "caller", "collective", "join", "joining", "loop", "position",
+    "progress", "requested", "session",
 }  # fmt: skip
 ADAPTERS = "dynatrain.adapters"
 #: The one place that chooses a framework.
-CHOOSES_THE_ADAPTER = "dynatrain.api"
+CHOOSE_THE_ADAPTER = ("dynatrain.api", "dynatrain.join")
 #: What room 11 may know besides itself: values, errors, the core, torch's private names.
 ABOVE_ADAPTERS = {
     "_errors", "_native", "_torch_private", "layout", "report", "train_state", "words",
@@ -181,8 +181,8 @@ def framework_of(module: str) -> str | None:
 def adapter_fault(own: str, imported: str) -> str | None:
     """Says why module `own` may not import `imported` for the sake of room 11, or returns None."""
     framework = framework_of(imported)
-    if framework not in (None, framework_of(own)) and own != CHOOSES_THE_ADAPTER:
-        return f"{imported} is a framework's own, and only {CHOOSES_THE_ADAPTER} chooses one"
+    if framework not in (None, framework_of(own)) and own not in CHOOSE_THE_ADAPTER:
+        return f"{imported} is a framework's own, and only {CHOOSE_THE_ADAPTER} choose one"
     in_room = own == ADAPTERS or own.startswith(f"{ADAPTERS}.")
     package, _, rest = imported.partition(".")
     known = {"", "adapters", *ABOVE_ADAPTERS}

@@ -152,6 +152,13 @@ class Adapter(ABC, Generic[_Inventory]):
         object was made. Every call of a session runs inside, the user's callbacks with it.
         """
 
+    @abstractmethod
+    def begin_anew(self) -> None:
+        """The next two calls begin a session, as the first two of a new adapter do.
+
+        The first makes its state, the second tells kept objects of it.
+        """
+
     # ---- making a state ------------------------------------------------------------------------
 
     @abstractmethod

@@ -59,6 +59,13 @@ class Present:
         self.state = state
         self.world = world
 
+    def leave(self) -> None:
+        """Lets go of a first world that was not decided on; nothing has trained in it."""
+        if self.world is not None:
+            self.world.cease_as_default()
+            self.world.retire("an attempt that was given up had made")
+        self.seats = self.world = self.state = None
+
     def close(self) -> None:
         """Ends the world; the state stays."""
         if self.world is not None:

@@ -96,6 +96,10 @@ class TorchAdapter(Adapter[LiveTensors]):
                     self._num_calls_of_init -= 1
                     self._hand_over()
 
+    def begin_anew(self) -> None:
+        """See the port."""
+        self._num_calls_of_init = 2
+
     def _hand_over(self) -> None:
         """Remembers the state that the script gets now, with what kept objects have set on it."""
         state = self._handing_over

@@ -1,0 +1,295 @@
+#include "dynatrain/membership/coordinator.hpp"
+#include "dynatrain/membership/text.hpp"
+#include "dynatrain/membership/worker.hpp"
+
+#include "torch/bind.hpp"
+#include <algorithm>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+namespace dynatrain::binding {
+namespace {
+
+using membership::Coordinator;
+using membership::CoordinatorAction;
+using membership::CoordinatorEvent;
+using membership::FromWorker;
+using membership::MemberId;
+using membership::Worker;
+using membership::WorkerAction;
+using membership::WorkerEvent;
+
+/// What a machine asks for: its name, then its facts in the order of the C++ struct.
+py::tuple action(const membership::Persist& each) {
+  return py::make_tuple("persist", membership::encode(each.record));
+}
+py::tuple action(const membership::Publish& each) {
+  return py::make_tuple("publish", each.description.attempt, membership::encode(each.description));
+}
+py::tuple action(const membership::Send& each) {
+  return py::make_tuple("send", each.to.value, membership::encode(each.message));
+}
+py::tuple action(const membership::Tell& each) {
+  return py::make_tuple("tell", membership::encode(each.message));
+}
+py::tuple action(const membership::Train& each) {
+  return py::make_tuple("train", each.epoch, each.version);
+}
+py::tuple action(const membership::RunPrepare& each) {
+  return py::make_tuple("prepare", each.attempt);
+}
+py::tuple action(const membership::RunSwitch& each) {
+  return py::make_tuple("switch", each.attempt, each.version);
+}
+py::tuple action(const membership::Discard& each) {
+  return py::make_tuple("discard", each.attempt);
+}
+py::tuple action(const membership::Install& each) {
+  return py::make_tuple("install", each.attempt, each.epoch, each.version);
+}
+py::tuple action(const membership::Retire& each) {
+  return py::make_tuple("retire", each.attempt);
+}
+py::tuple action(const membership::StopStep& each) {
+  return py::make_tuple("stop", each.epoch);
+}
+py::tuple action(const membership::End& each) {
+  return py::make_tuple("end", std::string(membership::end_reason_name(each.reason)), each.why);
+}
+
+template <class Action>
+py::list actions(const std::vector<Action>& made) {
+  py::list out;
+  for (const Action& each : made) {
+    out.append(std::visit([](const auto& one) { return action(one); }, each));
+  }
+  return out;
+}
+
+std::vector<std::uint64_t> values_of(const std::vector<MemberId>& ids) {
+  std::vector<std::uint64_t> out(ids.size());
+  std::ranges::transform(ids, out.begin(), [](MemberId id) { return id.value; });
+  return out;
+}
+
+py::dict as_dict(const membership::World& world) {
+  py::dict out;
+  out["epoch"] = world.epoch;
+  out["layout"] = world.layout;
+  out["members"] = values_of(world.members);
+  out["version"] = world.version;
+  return out;
+}
+
+py::dict as_dict(const membership::Status& status) {
+  py::list members;
+  for (const membership::MemberStatus& each : status.members) {
+    py::dict out;
+    out["id"] = each.id.value;
+    out["host"] = each.host;
+    out["role"] = std::string(membership::role_name(each.role));
+    out["rank"] = each.rank;
+    out["epoch"] = each.epoch;
+    out["version"] = each.version;
+    out["last_heard_ms"] = each.last_heard_ms;
+    members.append(out);
+  }
+  py::dict out;
+  out["members"] = members;
+  out["world"] = as_dict(status.world);
+  out["phase"] = std::string(membership::phase_name(status.phase));
+  out["attempt"] = status.attempt;
+  out["waits_for"] = status.waits_for;
+  out["seconds_left"] = status.seconds_left;
+  out["last_failure"] = status.last_failure;
+  out["num_stale"] = status.num_stale;
+  out["num_lost"] = status.num_lost;
+  return out;
+}
+
+py::dict read_description(const std::string& line) {
+  const auto read = membership::decode<membership::Description>(line);
+  py::dict out;
+  out["attempt"] = read.attempt;
+  out["is_recovery"] = read.kind == membership::ChangeKind::kRecovery;
+  out["source"] = as_dict(read.source);
+  out["target"] = as_dict(read.target);
+  std::vector<int> holdings(read.holdings.size());
+  std::ranges::transform(
+      read.holdings, holdings.begin(), [](auto each) { return static_cast<int>(each); });
+  out["holdings"] = holdings;
+  return out;
+}
+
+Coordinator make_coordinator(const std::vector<std::pair<std::string, int>>& layouts,
+                             std::int64_t timeout_ms,
+                             const std::vector<std::string>& records,
+                             std::int64_t now_ms) {
+  std::vector<membership::LayoutChoice> choices;
+  choices.reserve(layouts.size());
+  for (const auto& [layout, world_size] : layouts) {
+    choices.push_back({layout, world_size});
+  }
+  std::vector<membership::Record> read;
+  read.reserve(records.size());
+  for (const std::string& line : records) {
+    read.push_back(membership::decode<membership::Record>(line));
+  }
+  membership::CoordinatorOptions options;
+  options.policy = membership::first_that_fits(std::move(choices));
+  options.deadlines = membership::make_deadlines(timeout_ms);
+  return {std::move(options), membership::replay_ledger(read), now_ms};
+}
+
+Worker make_worker(std::uint64_t id,
+                   std::string host,
+                   std::int64_t timeout_ms,
+                   std::int64_t now_ms) {
+  membership::WorkerOptions options;
+  options.id = MemberId{id};
+  options.host = std::move(host);
+  options.deadlines = membership::make_deadlines(timeout_ms);
+  return {std::move(options), now_ms};
+}
+
+py::list handle(Worker& self, std::int64_t now_ms, const WorkerEvent& event) {
+  return actions(self.handle(now_ms, event));
+}
+
+py::list handle(Coordinator& self, std::int64_t now_ms, const CoordinatorEvent& event) {
+  return actions(self.handle(now_ms, event));
+}
+
+/// Who says a message; a connection speaks for one member alone.
+std::uint64_t speaker(const std::string& line) {
+  return std::visit([](const auto& message) { return message.id.value; },
+                    membership::decode<FromWorker>(line));
+}
+
+std::vector<MemberId> ids_of(const std::vector<std::uint64_t>& values) {
+  std::vector<MemberId> out(values.size());
+  std::ranges::transform(values, out.begin(), [](std::uint64_t value) { return MemberId{value}; });
+  return out;
+}
+
+void bind_coordinator(py::module_& m) {
+  py::class_<Coordinator>(m, "MembershipCoordinator")
+      .def(py::init(&make_coordinator),
+           py::arg("layouts"),
+           py::arg("timeout_ms"),
+           py::arg("records"),
+           py::arg("now_ms"))
+      .def("heard",
+           [](Coordinator& self, std::int64_t now_ms, const std::string& line) {
+             return handle(self, now_ms, membership::decode<FromWorker>(line));
+           })
+      .def("resize",
+           [](Coordinator& self, std::int64_t now_ms, const std::string& layout) {
+             return handle(self, now_ms, membership::Resize{layout});
+           })
+      .def("drain",
+           [](Coordinator& self, std::int64_t now_ms, std::uint64_t id) {
+             return handle(self, now_ms, membership::Drain{MemberId{id}});
+           })
+      .def("connection_closed",
+           [](Coordinator& self, std::int64_t now_ms, std::uint64_t id) {
+             return handle(self, now_ms, membership::ConnectionClosed{MemberId{id}});
+           })
+      .def("tick",
+           [](Coordinator& self, std::int64_t now_ms) {
+             return handle(self, now_ms, membership::Tick{});
+           })
+      .def("status", [](const Coordinator& self, std::int64_t now_ms) {
+        return as_dict(self.status(now_ms));
+      });
+}
+
+// The lambdas spell out what Python passes; they build the events that the machine takes.
+// NOLINTBEGIN(readability-function-size)
+void bind_worker(py::module_& m) {
+  py::class_<Worker>(m, "MembershipWorker")
+      .def(py::init(&make_worker),
+           py::arg("id"),
+           py::arg("host"),
+           py::arg("timeout_ms"),
+           py::arg("now_ms"))
+      .def("heard",
+           [](Worker& self, std::int64_t now_ms, const std::string& line) {
+             const auto message = membership::decode<membership::FromCoordinator>(line);
+             return handle(self, now_ms, message);
+           })
+      .def("at_boundary",
+           [](Worker& self, std::int64_t now_ms, std::int64_t version) {
+             return handle(self, now_ms, membership::AtBoundary{version});
+           })
+      .def("step_broke",
+           [](Worker& self, std::int64_t now_ms, const std::vector<std::uint64_t>& suspects) {
+             return handle(self, now_ms, membership::StepBroke{ids_of(suspects)});
+           })
+      .def("prepare_done",
+           [](Worker& self, std::int64_t now_ms, std::int64_t attempt) {
+             return handle(self, now_ms, membership::PrepareDone{attempt});
+           })
+      .def("prepare_broke",
+           [](Worker& self,
+              std::int64_t now_ms,
+              std::int64_t attempt,
+              std::string why,
+              bool is_uncovered) {
+             return handle(
+                 self, now_ms, membership::PrepareBroke{attempt, std::move(why), is_uncovered});
+           })
+      .def("switch_moved",
+           [](Worker& self, std::int64_t now_ms, std::int64_t attempt) {
+             return handle(self, now_ms, membership::SwitchMoved{attempt});
+           })
+      .def("switch_broke",
+           [](Worker& self, std::int64_t now_ms, std::int64_t attempt, std::string why) {
+             return handle(self, now_ms, membership::SwitchBroke{attempt, std::move(why)});
+           })
+      .def("stopped",
+           [](Worker& self,
+              std::int64_t now_ms,
+              std::int64_t version,
+              bool is_clean,
+              std::vector<std::int64_t> snapshots) {
+             return handle(
+                 self, now_ms, membership::Stopped{version, is_clean, std::move(snapshots)});
+           })
+      .def("leave_wanted",
+           [](Worker& self, std::int64_t now_ms, std::int64_t grace_ms) {
+             return handle(self, now_ms, membership::LeaveWanted{grace_ms});
+           })
+      .def("script_finished",
+           [](Worker& self, std::int64_t now_ms) {
+             return handle(self, now_ms, membership::ScriptFinished{});
+           })
+      .def("tick",
+           [](Worker& self, std::int64_t now_ms) {
+             return handle(self, now_ms, membership::Tick{});
+           })
+      .def_property_readonly("epoch", &Worker::epoch)
+      .def_property_readonly("version", &Worker::version)
+      .def_property_readonly("has_ended", &Worker::has_ended)
+      .def("holds_because", &Worker::holds_because);
+}
+// NOLINTEND(readability-function-size)
+
+}  // namespace
+
+void bind_membership(py::module_& m) {
+  bind_coordinator(m);
+  bind_worker(m);
+  m.def("membership_description", &read_description, py::arg("line"));
+  m.def("membership_speaker", &speaker, py::arg("line"));
+  m.def(
+      "membership_tick_ms",
+      [](std::int64_t timeout_ms) { return membership::make_deadlines(timeout_ms).tick_ms; },
+      py::arg("timeout_ms"));
+}
+
+}  // namespace dynatrain::binding

@@ -1,0 +1,42 @@
+"""What an operator asks of a coordinator, over one connection that ends with the answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from dynatrain._errors import LayoutError, TransportError
+from dynatrain.elastic.coordinator import OPERATOR
+from dynatrain.elastic.line import Line
+
+
+def ask(line: Line, question: Mapping[str, Any], timeout_s: float = 5.0) -> dict[str, Any]:
+    """The answer to a question; a resize and a drain are answered with the status, too.
+
+    Raises:
+        TransportError: nobody answers there, or not to this secret.
+        LayoutError: the coordinator refuses.
+    """
+    try:
+        if not line.connect():
+            raise _silent(line, "nobody listens")
+        line.say(OPERATOR + json.dumps(question))
+        answer = line.hear(timeout_s)
+    finally:
+        line.end()
+    if answer is None:
+        raise _silent(line, f"no answer within {timeout_s:g} s; its secret may be another one")
+    found: dict[str, Any] = json.loads(answer)
+    if "error" in found:
+        raise LayoutError(found["error"])
+    return found
+
+
+def _silent(line: Line, why: str) -> TransportError:
+    return TransportError(
+        f"elastic: no coordinator at {line.host}: {why}\n"
+        "  expected the address and the secret of a coordinator that runs\n"
+        "  nothing was changed\n  see the output of `dynatrain coordinator`",
+        retryable=True,
+    )

@@ -1,0 +1,230 @@
+"""The coordinator of an elastic job: one process that decides who trains with whom.
+
+It hosts the store that members meet over, and carries out what the protocol's machine asks for:
+records go to the ledger before anybody is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from torch._C._distributed_c10d import TCPStore
+
+from dynatrain import _native
+from dynatrain._errors import Error, LayoutError, TransportError
+from dynatrain.elastic.ledger import Ledger
+from dynatrain.elastic.seal import MAX_LINE_BYTES, Seal, greeting, new_nonce, nonce_of
+from dynatrain.layout import Layout
+
+_log = logging.getLogger("dynatrain.elastic")
+#: What stands before a line of the protocol, and before one of an operator.
+MEMBER, OPERATOR = "m ", "o "
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a coordinator is run.
+
+    Attributes:
+        address: that it and its store listen on.
+        port: where members and commands come; 0 for any that is free.
+        layouts: from the one that is wanted most; the first is taken for which members are there.
+        timeout_s: the one number that all deadlines follow from; the same for all members.
+        secret: of the job.
+    """
+
+    address: str
+    port: int
+    layouts: tuple[Layout, ...]
+    timeout_s: float
+    secret: bytes
+
+
+@dataclass
+class _Connection:
+    """One that has shown the job's secret by its first line.
+
+    Attributes:
+        writer: of its socket.
+        seal: of the coordinator's side.
+        member: whom it speaks for; 0 before it has said so.
+    """
+
+    writer: asyncio.StreamWriter
+    seal: Seal
+    member: int = 0
+
+    def say(self, line: str) -> None:
+        """Sends a line; one that cannot be sent is lost, as any may be."""
+        with suppress(OSError, RuntimeError):
+            self.writer.write(self.seal.close(line))
+
+
+class Coordinator:
+    """Serves one job.
+
+    Args:
+        settings: how it is run.
+        ledger: of this job; what is in it is gone on from.
+
+    Raises:
+        LayoutError: no layouts, or two of one text.
+        TransportError: the address cannot be listened on, or the ledger is none.
+    """
+
+    def __init__(self, settings: Settings, ledger: Ledger) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        timeout_ms = int(settings.timeout_s * 1000)
+        layouts = [(str(layout), layout.world_size) for layout in settings.layouts]
+        records = ledger.lines()
+        self._machine = _native.MembershipCoordinator(layouts, timeout_ms, records, _now_ms())
+        self._tick_s = _native.membership_tick_ms(timeout_ms) / 1000
+        self._connections: dict[int, _Connection] = {}
+        self._num_refused = 0
+        self._socket = _listening(settings.address, settings.port)
+        store = _listening(settings.address, 0)
+        self._store_port = int(store.getsockname()[1])
+        self._store = TCPStore(
+            settings.address,
+            self._store_port,
+            is_master=True,
+            wait_for_workers=False,
+            master_listen_fd=store.detach(),
+        )
+
+    @property
+    def port(self) -> int:
+        """Where members and commands come."""
+        return int(self._socket.getsockname()[1])
+
+    async def serve(self) -> None:
+        """Serves until it is cancelled."""
+        server = await asyncio.start_server(self._attend, sock=self._socket, limit=MAX_LINE_BYTES)
+        async with server:
+            while True:
+                self._carry_out(self._machine.tick(_now_ms()))
+                await asyncio.sleep(self._tick_s)
+
+    async def _attend(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection, from its greeting to its end."""
+        connection = None
+        try:
+            connection = await self._greeted(reader, writer)
+            while line := await reader.readline():
+                self._hear(connection, connection.seal.open(line))
+                await writer.drain()
+        except (Error, ValueError) as error:
+            self._num_refused += 1
+            _log.warning("a connection was refused: %s", error)
+        except OSError as error:
+            _log.debug("a connection has ended: %s", error)
+        finally:
+            if connection is not None:
+                self._forget(connection)
+            writer.close()
+
+    async def _greeted(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> _Connection:
+        own = new_nonce()
+        writer.write(greeting(own) + b"\n")
+        theirs = nonce_of(await asyncio.wait_for(reader.readline(), self._settings.timeout_s))
+        seal = Seal(self._settings.secret, (own, theirs), is_coordinator=True)
+        return _Connection(writer, seal)
+
+    def _hear(self, connection: _Connection, line: str) -> None:
+        if line.startswith(OPERATOR):
+            connection.say(json.dumps(self._answer(json.loads(line.removeprefix(OPERATOR)))))
+            return
+        said = line.removeprefix(MEMBER)
+        member = _native.membership_speaker(said)
+        if not connection.member:
+            connection.member = member
+            self._connections[member] = connection
+            connection.say(f"store {self._store_port}")
+        if connection.member != member:
+            raise TransportError(
+                f"elastic: a connection of member {connection.member} spoke for {member}\n"
+                "  expected one connection for each member\n  the connection was closed\n"
+                "  run the same version of dynatrain everywhere",
+                retryable=False,
+            )
+        self._carry_out(self._machine.heard(_now_ms(), said))
+
+    def _forget(self, connection: _Connection) -> None:
+        """A member whose connection has ended may come back by another one."""
+        member = connection.member
+        if member and self._connections.get(member) is connection:
+            del self._connections[member]
+            self._carry_out(self._machine.connection_closed(_now_ms(), member))
+
+    def _answer(self, asked: Any) -> dict[str, Any]:
+        """What an operator is told; an answer with ``error`` refuses."""
+        try:
+            if asked["ask"] == "resize":
+                layout = str(Layout.parse(asked["layout"])) if asked["layout"] else ""
+                self._carry_out(self._machine.resize(_now_ms(), layout))
+            elif asked["ask"] == "drain":
+                self._carry_out(self._machine.drain(_now_ms(), self._at_rank(asked["rank"])))
+            elif asked["ask"] != "status":
+                return {"error": f"a coordinator is not asked for {asked['ask']!r}"}
+        except (Error, KeyError, TypeError, ValueError) as error:
+            return {"error": str(error)}
+        return {**self._machine.status(_now_ms()), "num_refused": self._num_refused}
+
+    def _at_rank(self, rank: int) -> int:
+        members = self._machine.status(_now_ms())["world"]["members"]
+        if not isinstance(rank, int) or not 0 <= rank < len(members):
+            raise LayoutError(
+                f"elastic: there is no rank {rank} to drain\n"
+                f"  expected one of the {len(members)} ranks of the present world\n"
+                "  nothing was changed\n  `dynatrain status` tells who is there"
+            )
+        return int(members[rank])
+
+    def _carry_out(self, actions: Iterable[tuple[Any, ...]]) -> None:
+        for kind, *facts in actions:
+            if kind == "persist":
+                self._ledger.append(facts[0])
+            elif kind == "publish":
+                self._publish(*facts)
+            else:
+                member, line = facts
+                if member in self._connections:
+                    self._connections[member].say(MEMBER + line)
+
+    def _publish(self, attempt: int, description: str) -> None:
+        """Puts an attempt where all who are asked to prepare will look for it."""
+        hosts = {each["id"]: each["host"] for each in self._machine.status(_now_ms())["members"]}
+        self._store.set(f"attempt/{attempt}", json.dumps([description, list(hosts.items())]))
+
+
+def _now_ms() -> int:
+    return time.monotonic_ns() // 1_000_000
+
+
+def _listening(address: str, port: int) -> socket.socket:
+    """A socket that listens there."""
+    try:
+        family = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0][0]
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((address, port))
+        listening.listen(4096)
+    except OSError as error:
+        raise TransportError(
+            f"elastic: the coordinator cannot listen on {address}:{port}: {error}\n"
+            "  expected an address of this machine and a port that is free\n"
+            "  nothing was started\n  give it another --listen, or end what has this port",
+            retryable=False,
+        ) from error
+    return listening

@@ -1,0 +1,208 @@
+"""One process's part in an elastic job: its machine, and what that asks of the training thread."""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dynatrain import _native
+from dynatrain._errors import TransportError
+from dynatrain.elastic.line import Line
+from dynatrain.generation.nodes import node_name
+
+_log = logging.getLogger("dynatrain.elastic")
+MEMBER = "m "
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the training thread is to do.
+
+    Attributes:
+        kind: ``train``, ``switch``, ``install``, ``discard``, ``retire``, ``stop`` or ``end``.
+        attempt: that it is about; 0 where it is about none.
+        version: completed steps with which the world begins, or at which it is left.
+        why: of an end, its kind and its reason.
+    """
+
+    kind: str
+    attempt: int = 0
+    version: int = 0
+    why: tuple[str, str] = ("", "")
+
+
+class Part:
+    """The protocol's machine of this process, driven by a thread of its own.
+
+    Args:
+        line: to the coordinator.
+        timeout_s: as the coordinator has it.
+        prepare: called with the number of an attempt, in a thread of its own, when it is to be
+            prepared; what it raises is told.
+    """
+
+    def __init__(self, line: Line, timeout_s: float, prepare: Callable[[int], None]) -> None:
+        self.id = secrets.randbits(52) + 1
+        self.store_port = 0
+        timeout_ms = int(timeout_s * 1000)
+        self._line = line
+        self._prepare = prepare
+        self._tick_s = _native.membership_tick_ms(timeout_ms) / 1000
+        self._changed = threading.Condition()
+        self._asked: deque[Asked] = deque()
+        self._to_say: deque[str] = deque()
+        self._saying = threading.Lock()
+        self._ended = False
+        self._refused: TransportError | None = None
+        self._machine = _native.MembershipWorker(self.id, node_name(), timeout_ms, _now_ms())
+        self._thread = threading.Thread(target=self._run, name="dynatrain membership", daemon=True)
+        self._thread.start()
+
+    # ---- of the training thread ----------------------------------------------------------------
+
+    def at_boundary(self, version: int) -> Asked:
+        """What is to be done between two steps: to train, or something before that. Blocks."""
+        self._feed(lambda now: self._machine.at_boundary(now, version))
+        return self.next()
+
+    def next(self) -> Asked:
+        """What is to be done next. Blocks until there is something.
+
+        Raises:
+            TransportError: the coordinator does not take this process for one of the job.
+        """
+        with self._changed:
+            while not self._asked:
+                if self._refused is not None:
+                    raise self._refused
+                self._changed.wait(1.0)
+            return self._asked.popleft()
+
+    def moved(self, attempt: int) -> None:
+        """The state has moved: this member votes yes."""
+        self._feed(lambda now: self._machine.switch_moved(now, attempt))
+
+    def broke(self, attempt: int, why: str) -> None:
+        """The switch has failed here: this member votes no."""
+        self._feed(lambda now: self._machine.switch_broke(now, attempt, why[:900]))
+
+    def leave(self, grace_s: float) -> None:
+        """Asks to be left out of the next world."""
+        self._feed(lambda now: self._machine.leave_wanted(now, int(grace_s * 1000)))
+
+    def finished(self) -> None:
+        """The script has done its last step."""
+        self._feed(lambda now: self._machine.script_finished(now))
+
+    def step_broke(self, suspects: Sequence[int] = ()) -> None:
+        """The step that was allowed has failed."""
+        self._feed(lambda now: self._machine.step_broke(now, list(suspects)))
+
+    def stopped(self, version: int, *, is_clean: bool) -> None:
+        """Answers ``stop``: nothing runs any more, and this is what the state is."""
+        self._feed(lambda now: self._machine.stopped(now, version, is_clean, []))
+
+    def end(self) -> None:
+        """Ends the thread and the connection."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(2.0)
+
+    # ---- of its own thread ---------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._ended:
+            try:
+                if self._line.connect():
+                    line = self._line.hear(self._tick_s)
+                    if line is not None:
+                        self._hear(line)
+                        continue
+                if not self._line.connected:
+                    time.sleep(self._tick_s)
+            except TransportError as error:
+                self._refuse(error)
+                return
+            self._feed(self._machine.tick)
+        self._say_all()
+        self._line.end()
+
+    def _refuse(self, error: TransportError) -> None:
+        with self._changed:
+            self._refused = error
+            self._changed.notify_all()
+
+    def _hear(self, line: str) -> None:
+        if line.startswith("store "):
+            self.store_port = int(line.removeprefix("store "))
+        else:
+            message = line.removeprefix(MEMBER)
+            self._feed(lambda now: self._machine.heard(now, message))
+
+    def _say_all(self) -> None:
+        with self._saying:
+            while self._to_say:
+                line = self._to_say.popleft()
+                self._line.say(MEMBER + line)  # heartbeats say again what is lost
+
+    # ---- of either -----------------------------------------------------------------------------
+
+    def _feed(self, event: Callable[[int], list[tuple[Any, ...]]]) -> None:
+        """Gives the machine an event and hands on what it asks for."""
+        to_prepare = []
+        with self._changed:
+            for kind, *facts in event(_now_ms()):
+                if kind == "tell":
+                    self._to_say.append(facts[0])
+                elif kind == "prepare":
+                    to_prepare.append(facts[0])
+                else:
+                    self._asked.append(_asked(kind, facts))
+            self._changed.notify_all()
+        self._say_all()
+        for attempt in to_prepare:
+            name = f"dynatrain prepares {attempt}"
+            threading.Thread(target=self._prepared, args=(attempt,), name=name, daemon=True).start()
+
+    def _prepared(self, attempt: int) -> None:
+        try:
+            self._prepare(attempt)
+        except Exception as error:  # noqa: BLE001 - the coordinator and all others learn of it
+            why = f"{type(error).__name__}: {error}"[:900]
+            _log.warning("attempt %d could not be prepared here: %s", attempt, why)
+            self._feed(lambda now: self._machine.prepare_broke(now, attempt, why, False))
+        else:
+            self._feed(lambda now: self._machine.prepare_done(now, attempt))
+
+
+def _asked(kind: str, facts: Sequence[Any]) -> Asked:
+    if kind == "train":
+        return Asked(kind, version=facts[1])
+    if kind == "install":
+        return Asked(kind, facts[0], facts[2])
+    if kind == "switch":
+        return Asked(kind, facts[0], facts[1])
+    if kind == "stop":
+        return Asked(kind)
+    if kind == "end":
+        return Asked(kind, why=(facts[0], facts[1]))
+    return Asked(kind, facts[0])
+
+
+def described(published: bytes) -> tuple[dict[str, Any], dict[int, str]]:
+    """What is published of an attempt: its description, and the hosts of members."""
+    line, hosts = json.loads(published)
+    return _native.membership_description(line), dict(hosts)
+
+
+def _now_ms() -> int:
+    return time.monotonic_ns() // 1_000_000

@@ -1,0 +1,52 @@
+"""The secret of a job, which its coordinator and its members share in a file."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from dynatrain._errors import TransportError
+
+_LEAST_BYTES = 16
+
+
+def read_secret(path: Path | str) -> bytes:
+    """The secret in a file.
+
+    Raises:
+        TransportError: it cannot be read, or is too short to be one.
+    """
+    try:
+        secret = Path(path).read_bytes().strip()
+    except OSError as error:
+        raise _unusable(path, str(error)) from error
+    if len(secret) < _LEAST_BYTES:
+        raise _unusable(path, f"it has {len(secret)} bytes, and a secret at least {_LEAST_BYTES}")
+    return secret
+
+
+def made_secret(path: Path | str) -> bytes:
+    """The secret in a file, which is made for its owner alone where there is none.
+
+    Raises:
+        TransportError: it can neither be read nor made.
+    """
+    try:
+        made = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return read_secret(path)
+    except OSError as error:
+        raise _unusable(path, str(error)) from error
+    with os.fdopen(made, "w") as file:
+        file.write(secrets.token_hex(32) + "\n")
+    return read_secret(path)
+
+
+def _unusable(path: Path | str, why: str) -> TransportError:
+    return TransportError(
+        f"elastic: the job's secret {path} cannot be used: {why}\n"
+        "  expected the file that the coordinator has made or was given\n"
+        "  nothing was started\n  copy it to where this process can read it",
+        retryable=False,
+    )

@@ -1,0 +1,131 @@
+"""The call by which a process takes part in an elastic job."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch._C._distributed_c10d import HashStore
+
+from dynatrain import arguments
+from dynatrain._errors import LayoutError
+from dynatrain._torch_private.groups import GroupKind
+from dynatrain.adapters.torch import TorchAdapter
+from dynatrain.arguments import Checked, Given
+from dynatrain.collective import Settled
+from dynatrain.door import nothing_started, only_family
+from dynatrain.elastic.driver import Driver
+from dynatrain.elastic.line import Line
+from dynatrain.elastic.part import Part
+from dynatrain.elastic.secret import read_secret
+from dynatrain.generation.generation import Generation
+from dynatrain.generation.lanes import Nccl, check_transport, take_device
+from dynatrain.generation.members import Members
+from dynatrain.generation.world import Build
+from dynatrain.given import shown, text
+from dynatrain.joining import Joining
+from dynatrain.layout import Layout
+from dynatrain.session import Session
+from dynatrain.switch.beginning import Initialize
+
+
+def join(  # noqa: PLR0913 - the settings of a session, all but two with defaults
+    build: Build,
+    coordinator: str,
+    *,
+    secret_file: Path | str,
+    initialize: Initialize | None = None,
+    keep: Mapping[str, Any] | None = None,
+    device: torch.device | str | None = None,
+    timeout_s: float = 60.0,
+    staging_budget_bytes: int = 256 << 20,
+    memory_budget_bytes: int | None = None,
+    num_threads: int | None = None,
+    transport: str | Nccl = "auto",
+    verify: Collection[str] = ("sums",),
+    seed: int = 0,
+) -> Session:
+    """Takes part in the job of a coordinator, from its beginning or while it trains.
+
+    Returns at once. The loop over ``session.steps(total)`` waits until this process has its place:
+    in the first world, or in a later one when the coordinator takes it in; it ends where the
+    process is not needed any more. Torch's default group is the present world's, so that a rank
+    of ``torch.distributed`` is ``session.world.rank``. Which layout is taken is the coordinator's
+    to say.
+
+    Args:
+        build: as of :func:`dynatrain.init`.
+        coordinator: its address, ``host:port``.
+        secret_file: with the job's secret, a copy of the coordinator's.
+        initialize: as of :func:`dynatrain.init`; run by the members of the first world.
+        keep: as of :func:`dynatrain.init`.
+        device: where parameters live; without it ``"cuda"`` where torch finds a GPU, else the CPU.
+        timeout_s: deadline of every wait; the coordinator's.
+        staging_budget_bytes: as of :func:`dynatrain.init`; so all that follow.
+        memory_budget_bytes: see there.
+        num_threads: see there.
+        transport: see there.
+        verify: see there.
+        seed: see there.
+
+    Raises:
+        LayoutError: an argument cannot be used.
+        TransportError: the secret cannot be read. That of another job is told by the loop.
+        DeviceError: the device cannot be used by this build of dynatrain.
+    """
+    given = Given(
+        build=build,
+        layout=Layout(),
+        initialize=initialize,
+        keep=keep,
+        device=device,
+        timeout_s=timeout_s,
+        staging_budget_bytes=staging_budget_bytes,
+        memory_budget_bytes=memory_budget_bytes,
+        num_threads=num_threads,
+        transport=transport,
+        verify=verify,
+        seed=seed,
+        groups=None,
+    )
+    with only_family("join"), nothing_started():
+        line = Line(_address(coordinator), read_secret(secret_file))
+        checked = arguments.check(given)
+        checked.settings.check_writable(0)
+        wanted = checked.device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        place = take_device(wanted, 0)
+        check_transport(checked.options.transport, place)
+        return _joined(given, checked, place, line)
+
+
+def _joined(given: Given, checked: Checked, device: torch.device, line: Line) -> Session:
+    """The session, with its driver at the gate of its loop."""
+    alone = Generation(Members.of_ranks("alone", 0, 1, HashStore()), checked.options, device)
+    kind = GroupKind("gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl")
+    session = Session(Settled(given.build, alone, device, TorchAdapter(device), None, kind))
+
+    def make(members: Members) -> Generation:
+        _, placed = arguments.agree(members, checked)
+        generation = Generation(placed, checked.options, device)
+        generation.connect("start")
+        return generation
+
+    port = Joining(session._part, given.initialize, checked.keep, session._callbacks)
+    driver = Driver(port, make, line.host)
+    driver.part = Part(line, checked.options.timeout.total_seconds(), driver.prepare)
+    checked.settings.apply(session.on_switch, 0)
+    session.drive_by(driver)
+    return session
+
+
+def _address(given: Any) -> tuple[str, int]:
+    host, _, port = (text(given) or "").rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise LayoutError(
+            f"session: join was given coordinator={shown(given)}\n"
+            "  expected 'host:port', as `dynatrain coordinator` prints it\n"
+            "  nothing was started\n  give the address of the job's coordinator"
+        )
+    return host.strip("[]"), int(port)

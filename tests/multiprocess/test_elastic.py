@@ -1,0 +1,168 @@
+"""Elastic jobs of real processes: a coordinator, and members that nobody has started together."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+
+import pytest
+
+import dynatrain
+import training_jobs as jobs
+from dynatrain.elastic.coordinator import OPERATOR
+from dynatrain.elastic.seal import Seal, greeting, new_nonce
+from elastic_jobs import WORKER, Process
+
+TOTAL, TIMEOUT_S = 400, 30
+LAYOUTS = ("dp=2,tp=2", "dp=2", "dp=1")
+
+
+class Job:
+    """A coordinator, and the members that a test starts."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.secret = folder / "secret"
+        self.hurry = folder / "hurry"
+        self.processes = []
+        self.coordinator = self.coordinate()
+        self.address = json.loads(self.coordinator.lines[0])["address"]
+
+    def coordinate(self, listen="127.0.0.1:0"):
+        layouts = [word for layout in LAYOUTS for word in ("--layout", layout)]
+        files = ["--ledger", self.folder / "ledger", "--secret-file", self.secret]
+        command = ["coordinator", *layouts, *files, "--timeout-s", TIMEOUT_S, "--json"]
+        process = self.started("-m", "dynatrain", *command, "--listen", listen)
+        process.wait_for(lambda: process.lines and process.lines[0].startswith("{"))
+        return process
+
+    def started(self, *command):
+        process = Process(*command)
+        self.processes.append(process)
+        return process
+
+    def member(self):
+        return self.started(WORKER, self.address, self.secret, TOTAL, self.hurry, TIMEOUT_S)
+
+    def ask(self, *question):
+        """What the coordinator answers to a command, as an operator gives it."""
+        where = ["--coordinator", self.address, "--secret-file", self.secret, "--json"]
+        command = [sys.executable, "-m", "dynatrain", *map(str, (*question, *where))]
+        environment = {"PYTHONPATH": "python", "PATH": "/usr/bin:/bin"}
+        found = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert found.returncode == 0, found.stderr
+        return json.loads(found.stdout)
+
+
+@pytest.fixture
+def job(tmp_path):
+    made = Job(tmp_path)
+    yield made
+    for process in made.processes:
+        process.kill()
+
+
+def trains_in(member, layout):
+    member.wait_for(lambda: member.told("step") and member.told("step")[-1]["layout"] == layout)
+
+
+def undisturbed():
+    """The loss of every step of the same job on one rank."""
+    session = dynatrain.init(jobs.build, "dp=1", initialize=jobs.initialize)
+    losses = [jobs.train_step(session.state, session.world, step) for step in range(TOTAL)]
+    session.close()
+    return losses
+
+
+def losses_of(members):
+    """The loss of each step, joined over the ranks that trained it; every rank, once."""
+    shares = {}
+    for member in members:
+        for said in member.told("step"):
+            shares.setdefault((said["step"], said["layout"]), []).append(said)
+    assert sorted(step for step, _ in shares) == list(range(TOTAL))  # no step in two worlds
+    for (_, layout), each in shares.items():
+        num_ranks = dynatrain.Layout.parse(layout).world_size
+        assert sorted(said["place"] for said in each) == [
+            [rank, rank, num_ranks] for rank in range(num_ranks)
+        ]
+    return [
+        sum(said["loss"] for said in each) / len(each) for (_, _), each in sorted(shares.items())
+    ]
+
+
+# Nobody stops the job: members come, one is told to leave, rank 0 is drained, an idle one returns.
+@pytest.mark.timeout(240)
+def test_members_join_leave_and_return_while_the_job_trains(job):
+    first = [job.member(), job.member()]
+    trains_in(first[0], "dp=2")
+    later = [job.member(), job.member()]
+    trains_in(first[0], "dp=2,tp=2")
+    later[1].child.terminate()  # as a preemption does, with a grace
+    trains_in(first[0], "dp=2")
+    job.ask("drain", 0)
+    stayed = first[1]
+    stayed.wait_for(lambda: stayed.told("switch")[2:])
+    job.hurry.touch()
+    assert [member.end() for member in (*first, *later)] == [0, 0, 0, 0]
+    ends = [member.told("end")[0]["why"][0] for member in (*first, *later)]
+
+    assert losses_of([*first, *later]) == pytest.approx(undisturbed(), rel=1e-4)
+    assert sorted(ends) == ["finished", "finished", "released", "released"]
+    assert later[1].told("end")[0]["why"][0] == "released"
+
+
+# Its loss stops changes, not training; what it had decided it finds again.
+@pytest.mark.timeout(240)
+def test_a_coordinator_that_is_killed_and_started_again_goes_on(job):
+    members = [job.member(), job.member()]
+    trains_in(members[0], "dp=2")
+    job.coordinator.kill()
+    steps = len(members[0].told("step"))
+    members[0].wait_for(lambda: len(members[0].told("step")) > steps + 10)
+    job.coordinate(listen=job.address)
+    members += [job.member(), job.member()]
+    trains_in(members[0], "dp=2,tp=2")
+    status = job.ask("status")
+    job.hurry.touch()
+    assert [member.end() for member in members] == [0, 0, 0, 0]
+
+    assert (status["world"]["epoch"], status["world"]["layout"]) == (2, "dp=2,tp=2")
+    assert losses_of(members) == pytest.approx(undisturbed(), rel=1e-4)
+
+
+def say_to(address, *lines):
+    """What a coordinator answers to a greeting and lines that an intruder sends, to the end."""
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host, int(port)), 5) as made:
+        made.settimeout(10)
+        found = []
+        with suppress(ConnectionError), made.makefile("rb") as answers:
+            made.sendall(b"".join(line + b"\n" for line in lines))
+            made.shutdown(socket.SHUT_WR)
+            found.extend(answers)
+        return found
+
+
+# Whoever reaches the port could take a place in the job, or end it, by words that anybody can read.
+def test_lines_without_the_jobs_code_are_refused_and_counted(job):
+    nonce = new_nonce()
+    question = OPERATOR + json.dumps({"ask": "drain", "rank": 0})
+    other = Seal(b"another secret" * 2, ("0" * 32, nonce), is_coordinator=False).close(question)
+    replayed = Seal(job.secret.read_bytes().strip(), ("0" * 32, nonce), is_coordinator=False)
+    lines = [
+        (b"GET / HTTP/1.1",),
+        (greeting(nonce), question.encode()),
+        (greeting(nonce), other.rstrip()),
+        (greeting(nonce), replayed.close(question).rstrip()),  # of another connection
+        (greeting(nonce), b"\xff" * 500_000),
+    ]
+    answers = [say_to(job.address, *each) for each in lines]
+
+    assert all(len(each) <= 1 for each in answers)  # the greeting of the coordinator alone
+    assert job.ask("status")["num_refused"] == len(lines)
