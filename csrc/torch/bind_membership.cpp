@@ -183,29 +183,44 @@ void bind_coordinator(py::module_& m) {
            py::arg("timeout_ms"),
            py::arg("records"),
            py::arg("now_ms"))
-      .def("heard",
-           [](Coordinator& self, std::int64_t now_ms, const std::string& line) {
-             return handle(self, now_ms, membership::decode<FromWorker>(line));
-           })
-      .def("resize",
-           [](Coordinator& self, std::int64_t now_ms, const std::string& layout) {
-             return handle(self, now_ms, membership::Resize{layout});
-           })
-      .def("drain",
-           [](Coordinator& self, std::int64_t now_ms, std::uint64_t id) {
-             return handle(self, now_ms, membership::Drain{MemberId{id}});
-           })
-      .def("connection_closed",
-           [](Coordinator& self, std::int64_t now_ms, std::uint64_t id) {
-             return handle(self, now_ms, membership::ConnectionClosed{MemberId{id}});
-           })
-      .def("tick",
-           [](Coordinator& self, std::int64_t now_ms) {
-             return handle(self, now_ms, membership::Tick{});
-           })
-      .def("status", [](const Coordinator& self, std::int64_t now_ms) {
-        return as_dict(self.status(now_ms));
-      });
+      .def(
+          "heard",
+          [](Coordinator& self, std::int64_t now_ms, const std::string& line) {
+            return handle(self, now_ms, membership::decode<FromWorker>(line));
+          },
+          py::arg("now_ms"),
+          py::arg("line"))
+      .def(
+          "resize",
+          [](Coordinator& self, std::int64_t now_ms, const std::string& layout) {
+            return handle(self, now_ms, membership::Resize{layout});
+          },
+          py::arg("now_ms"),
+          py::arg("layout"))
+      .def(
+          "drain",
+          [](Coordinator& self, std::int64_t now_ms, std::uint64_t id) {
+            return handle(self, now_ms, membership::Drain{MemberId{id}});
+          },
+          py::arg("now_ms"),
+          py::arg("member"))
+      .def(
+          "connection_closed",
+          [](Coordinator& self, std::int64_t now_ms, std::uint64_t id) {
+            return handle(self, now_ms, membership::ConnectionClosed{MemberId{id}});
+          },
+          py::arg("now_ms"),
+          py::arg("member"))
+      .def(
+          "tick",
+          [](Coordinator& self, std::int64_t now_ms) {
+            return handle(self, now_ms, membership::Tick{});
+          },
+          py::arg("now_ms"))
+      .def(
+          "status",
+          [](const Coordinator& self, std::int64_t now_ms) { return as_dict(self.status(now_ms)); },
+          py::arg("now_ms"));
 }
 
 // The lambdas spell out what Python passes; they build the events that the machine takes.
@@ -217,61 +232,97 @@ void bind_worker(py::module_& m) {
            py::arg("host"),
            py::arg("timeout_ms"),
            py::arg("now_ms"))
-      .def("heard",
-           [](Worker& self, std::int64_t now_ms, const std::string& line) {
-             const auto message = membership::decode<membership::FromCoordinator>(line);
-             return handle(self, now_ms, message);
-           })
-      .def("at_boundary",
-           [](Worker& self, std::int64_t now_ms, std::int64_t version) {
-             return handle(self, now_ms, membership::AtBoundary{version});
-           })
-      .def("step_broke",
-           [](Worker& self, std::int64_t now_ms, const std::vector<std::uint64_t>& suspects) {
-             return handle(self, now_ms, membership::StepBroke{ids_of(suspects)});
-           })
-      .def("prepare_done",
-           [](Worker& self, std::int64_t now_ms, std::int64_t attempt) {
-             return handle(self, now_ms, membership::PrepareDone{attempt});
-           })
-      .def("prepare_broke",
-           [](Worker& self,
-              std::int64_t now_ms,
-              std::int64_t attempt,
-              std::string why,
-              bool is_uncovered) {
-             return handle(
-                 self, now_ms, membership::PrepareBroke{attempt, std::move(why), is_uncovered});
-           })
-      .def("switch_moved",
-           [](Worker& self, std::int64_t now_ms, std::int64_t attempt) {
-             return handle(self, now_ms, membership::SwitchMoved{attempt});
-           })
-      .def("switch_broke",
-           [](Worker& self, std::int64_t now_ms, std::int64_t attempt, std::string why) {
-             return handle(self, now_ms, membership::SwitchBroke{attempt, std::move(why)});
-           })
-      .def("stopped",
-           [](Worker& self,
-              std::int64_t now_ms,
-              std::int64_t version,
-              bool is_clean,
-              std::vector<std::int64_t> snapshots) {
-             return handle(
-                 self, now_ms, membership::Stopped{version, is_clean, std::move(snapshots)});
-           })
-      .def("leave_wanted",
-           [](Worker& self, std::int64_t now_ms, std::int64_t grace_ms) {
-             return handle(self, now_ms, membership::LeaveWanted{grace_ms});
-           })
-      .def("script_finished",
-           [](Worker& self, std::int64_t now_ms) {
-             return handle(self, now_ms, membership::ScriptFinished{});
-           })
-      .def("tick",
-           [](Worker& self, std::int64_t now_ms) {
-             return handle(self, now_ms, membership::Tick{});
-           })
+      .def(
+          "heard",
+          [](Worker& self, std::int64_t now_ms, const std::string& line) {
+            const auto message = membership::decode<membership::FromCoordinator>(line);
+            return handle(self, now_ms, message);
+          },
+          py::arg("now_ms"),
+          py::arg("line"))
+      .def(
+          "at_boundary",
+          [](Worker& self, std::int64_t now_ms, std::int64_t version) {
+            return handle(self, now_ms, membership::AtBoundary{version});
+          },
+          py::arg("now_ms"),
+          py::arg("version"))
+      .def(
+          "step_broke",
+          [](Worker& self, std::int64_t now_ms, const std::vector<std::uint64_t>& suspects) {
+            return handle(self, now_ms, membership::StepBroke{ids_of(suspects)});
+          },
+          py::arg("now_ms"),
+          py::arg("suspects"))
+      .def(
+          "prepare_done",
+          [](Worker& self, std::int64_t now_ms, std::int64_t attempt) {
+            return handle(self, now_ms, membership::PrepareDone{attempt});
+          },
+          py::arg("now_ms"),
+          py::arg("attempt"))
+      .def(
+          "prepare_broke",
+          [](Worker& self,
+             std::int64_t now_ms,
+             std::int64_t attempt,
+             std::string why,
+             bool is_uncovered) {
+            return handle(
+                self, now_ms, membership::PrepareBroke{attempt, std::move(why), is_uncovered});
+          },
+          py::arg("now_ms"),
+          py::arg("attempt"),
+          py::arg("why"),
+          py::arg("is_uncovered"))
+      .def(
+          "switch_moved",
+          [](Worker& self, std::int64_t now_ms, std::int64_t attempt) {
+            return handle(self, now_ms, membership::SwitchMoved{attempt});
+          },
+          py::arg("now_ms"),
+          py::arg("attempt"))
+      .def(
+          "switch_broke",
+          [](Worker& self, std::int64_t now_ms, std::int64_t attempt, std::string why) {
+            return handle(self, now_ms, membership::SwitchBroke{attempt, std::move(why)});
+          },
+          py::arg("now_ms"),
+          py::arg("attempt"),
+          py::arg("why"))
+      .def(
+          "stopped",
+          [](Worker& self,
+             std::int64_t now_ms,
+             std::int64_t version,
+             bool is_clean,
+             std::vector<std::int64_t> snapshots) {
+            return handle(
+                self, now_ms, membership::Stopped{version, is_clean, std::move(snapshots)});
+          },
+          py::arg("now_ms"),
+          py::arg("version"),
+          py::arg("is_clean"),
+          py::arg("snapshots"))
+      .def(
+          "leave_wanted",
+          [](Worker& self, std::int64_t now_ms, std::int64_t grace_ms) {
+            return handle(self, now_ms, membership::LeaveWanted{grace_ms});
+          },
+          py::arg("now_ms"),
+          py::arg("grace_ms"))
+      .def(
+          "script_finished",
+          [](Worker& self, std::int64_t now_ms) {
+            return handle(self, now_ms, membership::ScriptFinished{});
+          },
+          py::arg("now_ms"))
+      .def(
+          "tick",
+          [](Worker& self, std::int64_t now_ms) {
+            return handle(self, now_ms, membership::Tick{});
+          },
+          py::arg("now_ms"))
       .def_property_readonly("epoch", &Worker::epoch)
       .def_property_readonly("version", &Worker::version)
       .def_property_readonly("has_ended", &Worker::has_ended)

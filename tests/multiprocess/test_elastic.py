@@ -16,7 +16,7 @@ from dynatrain.elastic.coordinator import OPERATOR
 from dynatrain.elastic.seal import Seal, greeting, new_nonce
 from elastic_jobs import WORKER, Process
 
-TOTAL, TIMEOUT_S = 400, 30
+TOTAL, TIMEOUT_S = 250, 30
 LAYOUTS = ("dp=2,tp=2", "dp=2", "dp=1")
 
 
@@ -109,7 +109,7 @@ def test_members_join_leave_and_return_while_the_job_trains(job):
     stayed = first[1]
     stayed.wait_for(lambda: stayed.told("switch")[2:])
     job.hurry.touch()
-    assert [member.end() for member in (*first, *later)] == [0, 0, 0, 0]
+    assert [member.end(120) for member in (*first, *later)] == [0, 0, 0, 0]
     ends = [member.told("end")[0]["why"][0] for member in (*first, *later)]
 
     assert losses_of([*first, *later]) == pytest.approx(undisturbed(), rel=1e-4)
@@ -130,7 +130,7 @@ def test_a_coordinator_that_is_killed_and_started_again_goes_on(job):
     trains_in(members[0], "dp=2,tp=2")
     status = job.ask("status")
     job.hurry.touch()
-    assert [member.end() for member in members] == [0, 0, 0, 0]
+    assert [member.end(120) for member in members] == [0, 0, 0, 0]
 
     assert (status["world"]["epoch"], status["world"]["layout"]) == (2, "dp=2,tp=2")
     assert losses_of(members) == pytest.approx(undisturbed(), rel=1e-4)

@@ -105,7 +105,7 @@ def test_connections_that_are_over_leave_no_keys_in_the_store(pool: WorkerPool):
 def close_beside_a_store_that_does_not_answer(rank, world_size):
     generation = generation_of(Members.of_job())
     generation.connect("start")
-    silent = SimpleNamespace(clone=threading.Event().wait)  # its host is stopped
+    silent = SimpleNamespace(add=lambda *_: threading.Event().wait())  # its host is stopped
     generation.members = replace(generation.members, store=silent)
     generation.close()
     return generation.connected

@@ -13,6 +13,7 @@ import dynatrain
 import training_jobs as jobs
 from dynatrain import BudgetError, LayoutError, StaleStateError
 from process_memory import resident_bytes
+from sessions import outcome
 
 
 def start(layout, **options):
@@ -345,3 +346,20 @@ def test_replica_that_was_changed_by_hand_is_named(pool):
         assert "intact" in text
         assert len(lines) == 1
         assert dynatrain.Layout.parse(layout) == dynatrain.Layout(dp_replicate=2, dp=2)
+
+
+def ask_where_one_rank_cannot_say_what_it_has(rank, world_size):
+    session = start("dp=4")
+    if rank == 1:
+        session._part.engine.encoded = lambda *_: {}[rank]
+    asked = outcome(session.fingerprint)
+    session._part.engine.__dict__.pop("encoded", None)
+    return asked, session.switch("dp=2,tp=2").epoch
+
+
+# It raised by itself, before the exchange: the others waited for it to the deadline.
+def test_a_rank_that_cannot_say_what_it_has_refuses_for_all_at_once(pool):
+    for (kind, text), epoch in pool.run(ask_where_one_rank_cannot_say_what_it_has):
+        assert kind == "LayoutError"
+        assert "reading the state" in text
+        assert epoch == 1

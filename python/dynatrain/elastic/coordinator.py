@@ -204,8 +204,21 @@ class Coordinator:
 
     def _publish(self, attempt: int, description: str) -> None:
         """Puts an attempt where all who are asked to prepare will look for it."""
-        hosts = {each["id"]: each["host"] for each in self._machine.status(_now_ms())["members"]}
-        self._store.set(f"attempt/{attempt}", json.dumps([description, list(hosts.items())]))
+        status = self._machine.status(_now_ms())
+        hosts = [(each["id"], each["host"]) for each in status["members"]]
+        self._store.set(f"attempt/{attempt}", json.dumps([description, hosts]))
+        self._forget_worlds_before(status["world"]["epoch"], attempt)
+
+    def _forget_worlds_before(self, epoch: int, attempt: int) -> None:
+        """Deletes what members have left of worlds, and of attempts at them, that are over."""
+        for key in self._store.list_keys():
+            of, _, rest = key.partition("/")
+            if of == "attempt":
+                is_over = rest != str(attempt)
+            else:
+                is_over = of.partition(".")[0].isdecimal() and int(of.partition(".")[0]) < epoch
+            if is_over:
+                self._store.delete_key(key)
 
 
 def _now_ms() -> int:

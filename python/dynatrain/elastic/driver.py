@@ -149,12 +149,12 @@ class Driver:
                 raise
             self._session.back_to(self._present)
             self.part.broke(attempt, f"{type(error).__name__}: {error}")
-            ready.generation.close()
+            ready.generation.close(in_store=False)
             _log.warning("attempt %d has failed here: %s", attempt, error)
             return
         former, self._present = self._present, ready.generation
         if former is not None:
-            former.close()
+            former.close(in_store=False)  # its keys are the coordinator's to delete
 
     def _run(self, ready: Ready, version: int) -> None:
         if ready.source is None:
@@ -168,7 +168,7 @@ class Driver:
         with self._lock:
             ready = self._ready.pop(attempt, None)
         if ready is not None:
-            ready.generation.close()
+            ready.generation.close(in_store=False)
 
     def _vote(self, target: str, epoch: int) -> None:
         """Votes yes, and waits for the decision of the coordinator."""

@@ -57,10 +57,6 @@ class Side:
         return None if self.inventory is None else self.inventory.state
 
 
-def _nothing(_: Sequence[object]) -> None:
-    """What ranks tell each other where all that counts is whether one failed."""
-
-
 class Engine:
     """What a switch asks of a generation and of the native core, for one rank.
 
@@ -144,7 +140,7 @@ class Engine:
     def together(self, phase: str, work: Callable[[], _T]) -> _T:
         """Runs ``work``; when it fails on one rank, every rank raises. Collective."""
         result, error = attempt(work)
-        self.control.agree(phase, error, None, _nothing)
+        self.control.agree(phase, error, None)
         return result  # type: ignore[return-value]
 
     def joined(self, phase: str, work: Callable[[], _T], combine: Callable[[list[_T]], _R]) -> _R:

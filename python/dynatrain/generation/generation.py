@@ -108,7 +108,7 @@ class Generation:
     def _end_in_store(self, with_worlds: bool) -> None:
         """The last member that closes deletes what all have left."""
         with suppress(RuntimeError):  # the store may have ended before
-            store = self.members.store.clone()
+            store = self.members.store
             if store.add("closed", 1) != self.members.num_ranks:
                 return
             for key in store.list_keys():
