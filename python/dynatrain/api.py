@@ -157,6 +157,14 @@ def _started(given: Given) -> Session:
     return session
 
 
+def remember(session: Session) -> None:
+    """Makes a session the present one, whose groups end with the process."""
+    atexit.unregister(_leave)
+    atexit.register(_leave)
+    _started_sessions.add(session)
+    _current[:] = [session]
+
+
 def _let_go_of_closed() -> None:
     """Frees what closed sessions had open: their states, which nobody may hold, have cycles."""
     if any(session.closed for session in _started_sessions):

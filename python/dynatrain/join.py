@@ -13,6 +13,7 @@ from dynatrain import arguments
 from dynatrain._errors import LayoutError
 from dynatrain._torch_private.groups import GroupKind
 from dynatrain.adapters.torch import TorchAdapter
+from dynatrain.api import remember
 from dynatrain.arguments import Checked, Given
 from dynatrain.collective import Settled
 from dynatrain.door import nothing_started, only_family
@@ -117,6 +118,7 @@ def _joined(given: Given, checked: Checked, device: torch.device, line: Line) ->
     driver.part = Part(line, checked.options.timeout.total_seconds(), driver.prepare)
     checked.settings.apply(session.on_switch, 0)
     session.drive_by(driver)
+    remember(session)
     return session
 
 

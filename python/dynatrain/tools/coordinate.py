@@ -96,7 +96,8 @@ async def until_ended(coordinator: Coordinator) -> None:
 def _say(options: argparse.Namespace, port: int) -> None:
     host = options.listen.rpartition(":")[0] or "127.0.0.1"
     if options.json:
-        found = {"address": f"{host}:{port}", "secret_file": str(options.secret_file)}
+        files = {"secret_file": str(options.secret_file)}
+        found = {"schema_version": 1, "address": f"{host}:{port}", **files}
         sys.stdout.write(json.dumps(found) + "\n")
     else:
         sys.stdout.write(

@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return 1
     if options.json:
-        sys.stdout.write(json.dumps(status, indent=2) + "\n")
+        sys.stdout.write(json.dumps({"schema_version": 1, **status}, indent=2) + "\n")
     else:
         show(status)
     return 0
