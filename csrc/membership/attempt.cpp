@@ -8,8 +8,8 @@ namespace {
 /// The participant that an answer to the open attempt comes from, or null when it comes too late.
 Participant* participant_of(CoordinatorState& state, MemberId id, std::int64_t number) {
   if (state.attempt && state.attempt->number() == number) {
-    const auto found = state.attempt->participants.find(id);
-    if (found != state.attempt->participants.end()) {
+    const auto found = open_attempt(state).participants.find(id);
+    if (found != open_attempt(state).participants.end()) {
       return &found->second;
     }
   }
@@ -18,7 +18,7 @@ Participant* participant_of(CoordinatorState& state, MemberId id, std::int64_t n
 }
 
 void tell_all(CoordinatorState& state, const FromCoordinator& message) {
-  for (const auto& [id, participant] : state.attempt->participants) {
+  for (const auto& [id, participant] : open_attempt(state).participants) {
     if (state.live.contains(id)) {
       send(state, id, message);
     }
@@ -42,7 +42,7 @@ std::map<MemberId, Participant> participants_of(const CoordinatorState& state,
 }
 
 void go(CoordinatorState& state, std::int64_t step) {
-  Attempt& attempt = *state.attempt;
+  Attempt& attempt = open_attempt(state);
   attempt.phase = AttemptPhase::kVoting;
   attempt.step = step;
   attempt.num_waiting = attempt.participants.size();
@@ -51,7 +51,7 @@ void go(CoordinatorState& state, std::int64_t step) {
 }
 
 void propose(CoordinatorState& state) {
-  Attempt& attempt = *state.attempt;
+  Attempt& attempt = open_attempt(state);
   attempt.phase = AttemptPhase::kPromising;
   ++attempt.proposal;
   attempt.deadline_ms = state.now_ms + state.options.deadlines.promise_ms;
@@ -74,8 +74,8 @@ void propose(CoordinatorState& state) {
 }
 
 void begin_switch(CoordinatorState& state) {
-  const Description& description = state.attempt->description;
-  if (state.attempt->is_recovery()) {
+  const Description& description = open_attempt(state).description;
+  if (open_attempt(state).is_recovery()) {
     go(state, description.target.version);
   } else if (description.source.members.empty()) {
     go(state, state.options.first_version);
@@ -85,7 +85,7 @@ void begin_switch(CoordinatorState& state) {
 }
 
 void commit(CoordinatorState& state) {
-  const Attempt attempt = *state.attempt;
+  const Attempt attempt = open_attempt(state);
   World world = attempt.description.target;
   world.version = attempt.step;
   persist(state, AttemptCommitted{attempt.number(), std::move(world)});
@@ -136,7 +136,7 @@ void on_prepared(CoordinatorState& state, const Prepared& message) {
     return;
   }
   participant->heard = Stage::kPrepared;
-  if (--state.attempt->num_waiting == 0) {
+  if (--open_attempt(state).num_waiting == 0) {
     begin_switch(state);
   }
 }
@@ -150,7 +150,7 @@ void on_prepare_failed(CoordinatorState& state, const PrepareFailed& message) {
     ++state.num_stale;
     return;
   }
-  const bool is_uncovered = message.is_uncovered && state.attempt->is_recovery();
+  const bool is_uncovered = message.is_uncovered && open_attempt(state).is_recovery();
   abort_attempt(state,
                 "member " + std::to_string(message.id.value) + " cannot prepare: " + message.why);
   if (is_uncovered && state.recovery) {
@@ -168,7 +168,7 @@ void on_promise(CoordinatorState& state, const Promise& message) {
   }
   std::int64_t& version = state.live.at(message.id).version;
   version = std::max(version, message.version);
-  Attempt& attempt = *state.attempt;
+  Attempt& attempt = open_attempt(state);
   const bool is_awaited = attempt.phase == AttemptPhase::kPromising && participant->is_source &&
                           message.proposal == attempt.proposal &&
                           participant->heard < Stage::kPromised && !participant->has_refused;
@@ -205,7 +205,7 @@ void on_vote(CoordinatorState& state, const Vote& message) {
                   "member " + std::to_string(message.id.value) + " voted no: " + message.why);
     return;
   }
-  Attempt& attempt = *state.attempt;
+  Attempt& attempt = open_attempt(state);
   if (attempt.phase != AttemptPhase::kVoting || participant->heard == Stage::kVoted) {
     ++state.num_stale;
     return;
@@ -217,7 +217,7 @@ void on_vote(CoordinatorState& state, const Vote& message) {
 }
 
 void abort_attempt(CoordinatorState& state, const std::string& why) {
-  const std::int64_t number = state.attempt->number();
+  const std::int64_t number = open_attempt(state).number();
   state.last_failure = clipped(why, kMaxWhyBytes);
   persist(state, AttemptAborted{number, state.last_failure});
   tell_all(state, Decision{.attempt = number, .is_commit = false, .why = state.last_failure});
@@ -233,22 +233,22 @@ void check_attempt_deadline(CoordinatorState& state) {
   }
   const char* what = "prepared";
   Stage wanted = Stage::kPrepared;
-  if (state.attempt->phase == AttemptPhase::kPromising) {
+  if (open_attempt(state).phase == AttemptPhase::kPromising) {
     what = "answered the proposal";
     wanted = Stage::kPromised;
-  } else if (state.attempt->phase == AttemptPhase::kVoting) {
+  } else if (open_attempt(state).phase == AttemptPhase::kVoting) {
     what = "voted";
     wanted = Stage::kVoted;
   }
   std::string late;
-  for (const auto& [id, participant] : state.attempt->participants) {
+  for (const auto& [id, participant] : open_attempt(state).participants) {
     const bool was_asked = wanted != Stage::kPromised || participant.is_source;
     if (was_asked && participant.heard < wanted && late.size() < kMaxWhyBytes / 2) {
       late += (late.empty() ? "" : ", ") + std::to_string(id.value);
     }
   }
   abort_attempt(state,
-                std::to_string(state.attempt->num_waiting) + " members have not " + what +
+                std::to_string(open_attempt(state).num_waiting) + " members have not " + what +
                     " in time: " + late);
 }
 

@@ -105,6 +105,16 @@ void send(CoordinatorState& state, MemberId to, FromCoordinator message) {
   state.out.emplace_back(Send{to, std::move(message)});
 }
 
+Attempt& open_attempt(CoordinatorState& state) {
+  DYNATRAIN_CHECK(state.attempt.has_value(), "an answer was taken for an attempt that is not open");
+  return *state.attempt;
+}
+
+Recovery& open_recovery(CoordinatorState& state) {
+  DYNATRAIN_CHECK(state.recovery.has_value(), "a world that is not halted was to be recovered");
+  return *state.recovery;
+}
+
 std::string clipped(std::string text, std::size_t max_bytes) {
   text.resize(std::min(text.size(), max_bytes));
   return text;
@@ -120,6 +130,9 @@ Coordinator::Coordinator(CoordinatorOptions options, DurableState durable, std::
   for (const auto& [id, member] : state_->durable.members) {
     if (member.standing == Standing::kActive || member.standing == Standing::kLeaving) {
       state_->live.emplace(id, Live{.last_heard_ms = now_ms});
+    }
+    if (member.standing == Standing::kLeaving) {
+      state_->leaving.insert(id);
     }
   }
   note_world(*state_);

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -59,6 +60,7 @@ struct CoordinatorState {
   std::vector<CoordinatorAction> out;
 
   std::map<MemberId, Live> live;
+  std::set<MemberId> leaving;     ///< of those in `live`
   std::map<MemberId, int> ranks;  ///< of the present world
   std::optional<Attempt> attempt;
   std::optional<Recovery> recovery;
@@ -105,6 +107,12 @@ void note_change(CoordinatorState& state);
 [[nodiscard]] PolicyChoice choose_world(const CoordinatorState& state);
 /// Begins the planned change that is due, if one is.
 void consider_change(CoordinatorState& state);
+
+// ---- what is under way (coordinator.cpp) --------------------------------------------------------
+
+/// The open attempt, or the recovery, of a state that has one.
+[[nodiscard]] Attempt& open_attempt(CoordinatorState& state);
+[[nodiscard]] Recovery& open_recovery(CoordinatorState& state);
 
 // ---- one attempt (attempt.cpp) -----------------------------------------------------------------
 

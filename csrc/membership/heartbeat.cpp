@@ -18,12 +18,12 @@ void tell_decision_again(CoordinatorState& state, const Heartbeat& message) {
 /// What the member has answered, and nobody has heard.
 void take_answers(CoordinatorState& state, const Heartbeat& message) {
   if (message.stage >= Stage::kPrepared) {
-    const Participant& participant = state.attempt->participants.at(message.id);
+    const Participant& participant = open_attempt(state).participants.at(message.id);
     if (participant.heard < Stage::kPrepared) {
       on_prepared(state, Prepared{message.id, message.attempt, message.version});
     }
   }
-  const Attempt& attempt = *state.attempt;
+  const Attempt& attempt = open_attempt(state);
   const Participant& participant = attempt.participants.at(message.id);
   if (attempt.phase == AttemptPhase::kPromising && participant.is_source &&
       message.proposal == attempt.proposal && participant.heard < Stage::kPromised) {
@@ -40,7 +40,7 @@ void take_answers(CoordinatorState& state, const Heartbeat& message) {
 
 /// What the coordinator has asked, and the member has not heard.
 void ask_again(CoordinatorState& state, const Heartbeat& message) {
-  const Attempt& attempt = *state.attempt;
+  const Attempt& attempt = open_attempt(state);
   const Participant& participant = attempt.participants.at(message.id);
   if (message.attempt < attempt.number()) {
     send(state, message.id, prepare_for(attempt, participant));

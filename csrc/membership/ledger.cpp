@@ -34,7 +34,8 @@ void apply_one(DurableState& state, const MemberJoined& record) {
   if (record.id.value == 0 || state.members.contains(record.id)) {
     refuse("member " + std::to_string(record.id.value) + " cannot join (again)");
   }
-  state.members.emplace(record.id, DurableMember{.host = record.host, .order = state.num_joined});
+  state.members.emplace(record.id,
+                        DurableMember{record.host, {}, Standing::kActive, state.num_joined});
   ++state.num_joined;
 }
 

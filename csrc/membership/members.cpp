@@ -86,6 +86,7 @@ void on_leave(CoordinatorState& state, MemberId id) {
     return;
   }
   persist(state, MemberLeaves{id});
+  state.leaving.insert(id);
   note_change(state);
 }
 
@@ -109,6 +110,7 @@ void on_gone(CoordinatorState& state, const Gone& message) {
     // Its peers do their last step or have done it: nobody is to be halted for its sake.
     persist(state, MemberReleased{message.id});
     state.live.erase(message.id);
+    state.leaving.erase(message.id);
     send(state, message.id, Released{});
     return;
   }
@@ -123,6 +125,7 @@ void lose(CoordinatorState& state, MemberId id, const std::string& why) {
     --state.recovery->num_unreported;
   }
   state.live.erase(id);
+  state.leaving.erase(id);
   send(state, id, Lost{clipped(why, kMaxWhyBytes)});
   if (took_part) {
     abort_attempt(state, "member " + std::to_string(id.value) + " was lost: " + why);
@@ -147,21 +150,22 @@ void lose_silent_members(CoordinatorState& state) {
 }
 
 void release_those_who_leave(CoordinatorState& state) {
-  if (!state.is_undecided && !state.durable.is_finished) {
-    return;
+  if (state.durable.is_finished) {
+    for (const auto& [id, live] : state.live) {
+      state.leaving.insert(id);
+    }
   }
   std::vector<MemberId> released;
-  for (const auto& [id, live] : state.live) {
-    const bool wants_out =
-        state.durable.members.at(id).standing == Standing::kLeaving || state.durable.is_finished;
+  for (const MemberId id : state.leaving) {
     const bool takes_part = state.attempt && state.attempt->participants.contains(id);
-    if (wants_out && !takes_part && !is_in_world(state, id)) {
+    if (!takes_part && !is_in_world(state, id)) {
       released.push_back(id);
     }
   }
   for (const MemberId id : released) {
     persist(state, MemberReleased{id});
     state.live.erase(id);
+    state.leaving.erase(id);
     send(state, id, Released{});
   }
 }

@@ -49,7 +49,7 @@ std::vector<Holding> holdings_of(const CoordinatorState& state, const Descriptio
 
 void begin_recovery_attempt(CoordinatorState& state) {
   const std::vector<std::int64_t> versions = candidates(state);
-  if (state.recovery->candidate >= versions.size()) {
+  if (open_recovery(state).candidate >= versions.size()) {
     state.waits_for =
         versions.empty()
             ? "no member of the halted world holds a whole version; the job needs a checkpoint"
@@ -68,7 +68,7 @@ void begin_recovery_attempt(CoordinatorState& state) {
   description.target = World{state.durable.world.epoch + 1,
                              std::move(choice.layout),
                              std::move(choice.members),
-                             versions[state.recovery->candidate]};
+                             versions[open_recovery(state).candidate]};
   description.holdings = holdings_of(state, description);
   begin_attempt(state, std::move(description));
 }

@@ -38,7 +38,7 @@ struct Wait {
 };
 
 std::string attempt_text(const Attempt& attempt) {
-  const std::string number = "attempt " + std::to_string(attempt.number());
+  std::string number = "attempt " + std::to_string(attempt.number());
   const std::string waiting = std::to_string(attempt.num_waiting) + " of " +
                               std::to_string(attempt.participants.size()) + " members";
   switch (attempt.phase) {

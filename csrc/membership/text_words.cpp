@@ -12,6 +12,7 @@ namespace {
 
 constexpr std::string_view kHexDigits = "0123456789ABCDEF";
 constexpr std::size_t kQuotedBytes = 120;
+constexpr std::size_t kEscapeBytes = 3;
 
 /// Bytes that stand for themselves in a text.
 bool is_plain(char c) {
@@ -22,6 +23,16 @@ bool is_plain(char c) {
 int hex_value(char digit) {
   const std::size_t place = kHexDigits.find(digit);
   return place == std::string_view::npos ? -1 : static_cast<int>(place);
+}
+
+/// The byte of the escape that `word` begins with.
+char read_escape(const Words& words, std::string_view word) {
+  const int high = word.size() >= kEscapeBytes ? hex_value(word[1]) : -1;
+  const int low = word.size() >= kEscapeBytes ? hex_value(word[2]) : -1;
+  if (high < 0 || low < 0) {
+    words.refuse("an escape is % and two digits, 0 to F");
+  }
+  return static_cast<char>(static_cast<unsigned char>(high * 16 + low));
 }
 
 /// Reads all of `word` in its only spelling.
@@ -114,6 +125,9 @@ void append_number(std::string& line, std::int64_t value) {
 }
 
 void append_id(std::string& line, MemberId value) {
+  if (value.value == 0) {
+    refuse_value("0 is the id of nobody");
+  }
   line += std::to_string(value.value);
 }
 
@@ -153,25 +167,16 @@ MemberId read_id(const Words& words, std::string_view word) {
 std::string read_text(const Words& words, std::string_view word, std::size_t limit) {
   std::string text;
   while (!word.empty()) {
-    std::size_t num_taken = 1;
-    char c = word.front();
-    if (c == '%') {
-      const int high = word.size() >= 3 ? hex_value(word[1]) : -1;
-      const int low = word.size() >= 3 ? hex_value(word[2]) : -1;
-      if (high < 0 || low < 0) {
-        words.refuse("an escape is % and two digits, 0 to F");
-      }
-      c = static_cast<char>(static_cast<unsigned char>(high * 16 + low));
-      num_taken = 3;
-    }
-    if (is_plain(c) != (num_taken == 1)) {
+    const bool is_escape = word.front() == '%';
+    const char c = is_escape ? read_escape(words, word) : word.front();
+    if (is_plain(c) == is_escape) {
       words.refuse("a byte of a text is written in another way");
     }
     text += c;
     if (text.size() > limit) {
       words.refuse("a text has more than " + std::to_string(limit) + " bytes");
     }
-    word.remove_prefix(num_taken);
+    word.remove_prefix(is_escape ? kEscapeBytes : 1);
   }
   return text;
 }

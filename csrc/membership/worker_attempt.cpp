@@ -1,3 +1,4 @@
+#include "dynatrain/base/error.hpp"
 #include "dynatrain/membership/worker.hpp"
 
 #include <utility>
@@ -10,13 +11,30 @@ bool Worker::is_open(std::int64_t attempt) const {
   return attempt_ && attempt_->asked.attempt == attempt;
 }
 
+Worker::OpenAttempt& Worker::open() {
+  DYNATRAIN_CHECK(attempt_.has_value(), "a member was to go on in an attempt that is not open");
+  return *attempt_;
+}
+
+const Worker::OpenAttempt& Worker::open() const {
+  DYNATRAIN_CHECK(attempt_.has_value(), "a member was asked of an attempt that is not open");
+  return *attempt_;
+}
+
+Worker::OpenAttempt Worker::close() {
+  const OpenAttempt closed = open();
+  attempt_.reset();
+  closed_attempt_ = closed.asked.attempt;
+  return closed;
+}
+
 bool Worker::has_voted() const {
   return attempt_ && attempt_->stage == Stage::kVoted;
 }
 
 bool Worker::is_expected(const Prepare& message) const {
   const bool is_new =
-      message.attempt > closed_attempt_ && (!attempt_ || message.attempt > attempt_->asked.attempt);
+      message.attempt > closed_attempt_ && (!attempt_ || message.attempt > open().asked.attempt);
   // Whoever has voted hears that decision before anything else.
   if (!is_welcome_ || !is_new || has_voted() || finish_by_ms_) {
     return false;
@@ -43,16 +61,16 @@ void Worker::on(const Prepare& message) {
 }
 
 void Worker::on(const PrepareDone& event) {
-  if (!is_open(event.attempt) || attempt_->stage != Stage::kNone) {
+  if (!is_open(event.attempt) || open().stage != Stage::kNone) {
     stale();
     return;
   }
-  attempt_->stage = Stage::kPrepared;
+  open().stage = Stage::kPrepared;
   tell(Prepared{options_.id, event.attempt, version_});
 }
 
 void Worker::on(const PrepareBroke& event) {
-  if (!is_open(event.attempt) || attempt_->stage != Stage::kNone) {
+  if (!is_open(event.attempt) || open().stage != Stage::kNone) {
     stale();
     return;
   }
@@ -62,16 +80,16 @@ void Worker::on(const PrepareBroke& event) {
 }
 
 void Worker::on(const Propose& message) {
-  if (!is_open(message.attempt) || attempt_->stage < Stage::kPrepared ||
-      attempt_->stage >= Stage::kAgreed || message.proposal <= attempt_->proposal) {
+  if (!is_open(message.attempt) || open().stage < Stage::kPrepared ||
+      open().stage >= Stage::kAgreed || message.proposal <= open().proposal) {
     stale();
     return;
   }
   const bool is_yes = num_begun_ <= message.step;
-  attempt_->proposal = message.proposal;
-  attempt_->step = message.step;
-  attempt_->stage = is_yes ? Stage::kPromised : Stage::kPrepared;
-  attempt_->deadline_ms.reset();
+  open().proposal = message.proposal;
+  open().step = message.step;
+  open().stage = is_yes ? Stage::kPromised : Stage::kPrepared;
+  open().deadline_ms.reset();
   tell(Promise{options_.id, message.attempt, message.proposal, is_yes, version_});
 }
 
@@ -79,13 +97,12 @@ bool Worker::is_expected(const Go& message) const {
   if (!is_open(message.attempt)) {
     return false;
   }
-  const bool has_promised =
-      attempt_->asked.is_source && attempt_->asked.kind == ChangeKind::kPlanned;
+  const bool has_promised = open().asked.is_source && open().asked.kind == ChangeKind::kPlanned;
   if (has_promised) {
-    return attempt_->stage == Stage::kPromised && message.proposal == attempt_->proposal &&
-           message.step == attempt_->step;
+    return open().stage == Stage::kPromised && message.proposal == open().proposal &&
+           message.step == open().step;
   }
-  return attempt_->stage == Stage::kPrepared;
+  return open().stage == Stage::kPrepared;
 }
 
 void Worker::on(const Go& message) {
@@ -93,19 +110,19 @@ void Worker::on(const Go& message) {
     stale();
     return;
   }
-  attempt_->stage = Stage::kAgreed;
-  attempt_->step = message.step;
-  attempt_->deadline_ms.reset();
+  open().stage = Stage::kAgreed;
+  open().step = message.step;
+  open().deadline_ms.reset();
 }
 
 bool Worker::stands_at_step() const {
-  if (!attempt_->asked.is_source) {
+  if (!open().asked.is_source) {
     return true;
   }
-  if (attempt_->asked.kind == ChangeKind::kRecovery) {
+  if (open().asked.kind == ChangeKind::kRecovery) {
     return stopped_.has_value();
   }
-  return is_at_boundary_ && version_ == attempt_->step;
+  return is_at_boundary_ && version_ == open().step;
 }
 
 bool Worker::may_train() const {
@@ -113,19 +130,18 @@ bool Worker::may_train() const {
       draining_attempt_ != 0) {
     return false;
   }
-  const bool is_bound = attempt_ && attempt_->stage >= Stage::kPromised;
-  return !is_bound || version_ < attempt_->step;
+  const bool is_bound = attempt_ && open().stage >= Stage::kPromised;
+  return !is_bound || version_ < open().step;
 }
 
 void Worker::go_on() {
-  if (attempt_ && attempt_->stage == Stage::kAgreed && !attempt_->is_switching &&
+  if (attempt_ && open().stage == Stage::kAgreed && !open().is_switching &&
       draining_attempt_ == 0 && stands_at_step()) {
-    attempt_->is_switching = true;
-    out_.emplace_back(RunSwitch{attempt_->asked.attempt, attempt_->step});
+    open().is_switching = true;
+    out_.emplace_back(RunSwitch{open().asked.attempt, open().step});
   }
-  if (attempt_ && attempt_->stage == Stage::kPromised && !attempt_->deadline_ms &&
-      stands_at_step()) {
-    attempt_->deadline_ms = now_ms_ + options_.deadlines.hold_ms;
+  if (attempt_ && open().stage == Stage::kPromised && !open().deadline_ms && stands_at_step()) {
+    open().deadline_ms = now_ms_ + options_.deadlines.hold_ms;
   }
   if (may_train()) {
     is_at_boundary_ = false;
@@ -139,13 +155,13 @@ void Worker::on(const SwitchMoved& event) {
     draining_attempt_ = 0;
     return;
   }
-  if (!is_open(event.attempt) || !attempt_->is_switching) {
+  if (!is_open(event.attempt) || !open().is_switching) {
     stale();
     return;
   }
-  attempt_->is_switching = false;
-  attempt_->stage = Stage::kVoted;
-  attempt_->deadline_ms = now_ms_ + options_.deadlines.decision_ms;
+  open().is_switching = false;
+  open().stage = Stage::kVoted;
+  open().deadline_ms = now_ms_ + options_.deadlines.decision_ms;
   tell(Vote{options_.id, event.attempt, true, {}});
 }
 
@@ -154,11 +170,11 @@ void Worker::on(const SwitchBroke& event) {
     draining_attempt_ = 0;
     return;
   }
-  if (!is_open(event.attempt) || !attempt_->is_switching) {
+  if (!is_open(event.attempt) || !open().is_switching) {
     stale();
     return;
   }
-  attempt_->is_switching = false;
+  open().is_switching = false;
   give_up(event.why);
 }
 
@@ -175,8 +191,7 @@ void Worker::on(const Decision& message) {
 }
 
 void Worker::install() {
-  const OpenAttempt attempt = *std::exchange(attempt_, std::nullopt);
-  closed_attempt_ = attempt.asked.attempt;
+  const OpenAttempt attempt = close();
   stopped_.reset();
   is_at_boundary_ = attempt.asked.target_rank >= 0;
   if (attempt.asked.target_rank < 0) {
@@ -194,13 +209,12 @@ void Worker::install() {
 }
 
 void Worker::give_up(const std::string& why) {
-  tell(Vote{options_.id, attempt_->asked.attempt, false, why.substr(0, kMaxWhyBytes)});
+  tell(Vote{options_.id, open().asked.attempt, false, why.substr(0, kMaxWhyBytes)});
   discard();
 }
 
 void Worker::discard() {
-  const OpenAttempt attempt = *std::exchange(attempt_, std::nullopt);
-  closed_attempt_ = attempt.asked.attempt;
+  const OpenAttempt attempt = close();
   if (attempt.is_switching) {
     draining_attempt_ = closed_attempt_;
   }
@@ -215,22 +229,21 @@ std::string Worker::holds_because() const {
     return "the coordinator has not answered yet";
   }
   if (activity_ == Activity::kIdle) {
-    return attempt_ ? "joins in attempt " + std::to_string(attempt_->asked.attempt)
-                    : "is in no world";
+    return attempt_ ? "joins in attempt " + std::to_string(open().asked.attempt) : "is in no world";
   }
   if (activity_ == Activity::kBroken) {
     return "its step has failed, and the coordinator has not answered yet";
   }
   if (activity_ == Activity::kHalted) {
-    return attempt_ ? "recovers in attempt " + std::to_string(attempt_->asked.attempt)
+    return attempt_ ? "recovers in attempt " + std::to_string(open().asked.attempt)
                     : "its world is halted";
   }
   if (draining_attempt_ != 0) {
     return "a transfer that was given up has not ended yet";
   }
   if (is_at_boundary_ && attempt_) {
-    return "stands at step " + std::to_string(attempt_->step) + " of attempt " +
-           std::to_string(attempt_->asked.attempt);
+    return "stands at step " + std::to_string(open().step) + " of attempt " +
+           std::to_string(open().asked.attempt);
   }
   return {};
 }

@@ -62,8 +62,8 @@ using Record = std::variant<MemberJoined,
 enum class Standing : std::uint8_t { kActive, kLeaving, kReleased, kLost };
 
 struct DurableMember {
-  std::string host = {};
-  std::string why = {};  ///< of a lost member
+  std::string host;
+  std::string why;  ///< of a lost member
   Standing standing = Standing::kActive;
   std::int64_t order = 0;  ///< of joining
 

@@ -196,6 +196,9 @@ class Worker {
   void end(EndReason reason, std::string why);
   void stale() { ++num_stale_; }
   [[nodiscard]] bool is_open(std::int64_t attempt) const;
+  [[nodiscard]] OpenAttempt& open();
+  [[nodiscard]] const OpenAttempt& open() const;
+  OpenAttempt close();
   [[nodiscard]] bool has_voted() const;
   [[nodiscard]] bool is_expected(const Prepare& message) const;
   [[nodiscard]] bool is_expected(const Go& message) const;

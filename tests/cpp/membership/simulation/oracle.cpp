@@ -97,6 +97,40 @@ void Oracle::on_publish(const Description& description) {
   expect(description.attempt == last_begun_, "a description without an attempt");
   expect(published_.emplace(description.attempt, description).second,
          numbered(description.attempt) + " was published twice");
+  if (description.kind == ChangeKind::kRecovery) {
+    check_holdings(description);
+  }
+}
+
+void Oracle::check_holdings(const Description& description) const {
+  const std::int64_t version = description.target.version;
+  for (std::size_t i = 0; i < description.source.members.size(); ++i) {
+    const Holding holding = description.holdings.at(i);
+    if (holding == Holding::kAbsent || holding == Holding::kNothing) {
+      continue;
+    }
+    const MemberId id = description.source.members[i];
+    const auto found = reports_.find(id);
+    const bool has_told =
+        found != reports_.end() && found->second.epoch == description.source.epoch;
+    const bool is_true =
+        has_told &&
+        (holding == Holding::kLive ? found->second.is_clean && found->second.version == version
+                                   : std::ranges::find(found->second.snapshot_versions, version) !=
+                                         found->second.snapshot_versions.end());
+    expect(is_true,
+           numbered(description.attempt) + " builds on version " + std::to_string(version) +
+               " of " + named(id) + ", which has not reported it whole");
+  }
+}
+
+void Oracle::check_promise(MemberId id, const Promise& promise) {
+  const auto key = std::pair{promise.attempt, promise.proposal};
+  const std::int64_t step = proposed_step_.at(key);
+  expect(num_begun_[id] <= step,
+         named(id) + " promises not to begin step " + std::to_string(step) + ", and has");
+  promised_[key].insert(id);
+  bonds_[id] = {promise.attempt, step};
 }
 
 void Oracle::check_promises(const Go& go) const {
@@ -164,12 +198,11 @@ void Oracle::on_coordinator_sends(const Send& send) {
 
 void Oracle::on_member_tells(MemberId id, const FromWorker& message) {
   if (const auto* promise = std::get_if<Promise>(&message); promise != nullptr && promise->is_yes) {
-    const auto key = std::pair{promise->attempt, promise->proposal};
-    promised_[key].insert(id);
-    bonds_[id] = {promise->attempt, proposed_step_.at(key)};
+    check_promise(id, *promise);
   } else if (const auto* vote = std::get_if<Vote>(&message); vote != nullptr && vote->is_yes) {
     voted_yes_[vote->attempt].insert(id);
   } else if (const auto* report = std::get_if<Report>(&message)) {
+    reports_[id] = *report;
     auto& versions = reported_[report->epoch];
     versions.insert(report->snapshot_versions.begin(), report->snapshot_versions.end());
     if (report->is_clean) {
@@ -190,6 +223,7 @@ void Oracle::on_train(MemberId id, const Train& action, std::int64_t version) {
   expect(bond == bonds_.end() || action.version < bond->second.step,
          named(id) + " passes step " + std::to_string(action.version) +
              " that it has promised to stop at");
+  num_begun_[id] = action.version + 1;
 }
 
 void Oracle::on_discard(MemberId id, const Discard& action) {
@@ -210,6 +244,7 @@ void Oracle::on_install(MemberId id, const Install& action) {
          named(id) + " installs another world than the committed one");
   expect(holds(world.members, id), named(id) + " installs a world of others");
   newest_installed_epoch_ = std::max(newest_installed_epoch_, action.epoch);
+  num_begun_[id] = action.version;
   bonds_.erase(id);
 }
 

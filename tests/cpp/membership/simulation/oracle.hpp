@@ -54,6 +54,8 @@ class Oracle {
  private:
   void on_commit(const AttemptCommitted& record);
   void check_promises(const Go& go) const;
+  void check_promise(MemberId id, const Promise& promise);
+  void check_holdings(const Description& description) const;
   void check_decision(const Decision& decision);
 
   std::map<std::int64_t, Description> published_;
@@ -78,7 +80,9 @@ class Oracle {
     std::int64_t step = 0;
   };
   std::map<MemberId, Bond> bonds_;                           ///< promises that bind now
+  std::map<MemberId, std::int64_t> num_begun_;               ///< steps, counted from version 0
   std::map<std::int64_t, std::set<std::int64_t>> reported_;  ///< versions by epoch
+  std::map<MemberId, Report> reports_;                       ///< the last one of each
   std::int64_t newest_installed_epoch_ = 0;
 };
 
