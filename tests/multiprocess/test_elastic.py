@@ -14,6 +14,7 @@ import dynatrain
 import training_jobs as jobs
 from dynatrain.elastic.coordinator import OPERATOR
 from dynatrain.elastic.seal import Seal, greeting, new_nonce
+from dynatrain.tools.cli import parser
 from elastic_jobs import WORKER, Process
 
 TOTAL, TIMEOUT_S = 250, 30
@@ -179,3 +180,13 @@ def test_the_guides_script_trains_under_its_coordinator(job):
         steps = [line for line in member.lines if line.startswith("step")]
         assert [line.split(":")[0].split(" ")[1] for line in steps][-1] == "7"
         assert member.lines[-1] == "ended: finished"
+
+
+# They need a coordinator that runs, so that no test of the guides types them.
+def test_commands_in_the_guide_are_commands():
+    page = WORKER.parents[1] / "docs" / "guide" / "elastic.md"
+    lines = [line.split("#")[0] for line in page.read_text().splitlines()]
+    commands = [line.split()[1:] for line in lines if line.startswith("dynatrain ")]
+    named = {parser().parse_args(command).command for command in commands}
+
+    assert named == {"coordinator", "status", "resize", "drain"}
