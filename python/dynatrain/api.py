@@ -72,7 +72,8 @@ def init(  # noqa: PLR0913 - the settings of a session, all but two with default
             else the CPU. ``"cuda"`` is the GPU that the script has chosen, else the one numbered
             LOCAL_RANK, else the rank's modulo their number. A GPU is made the process's current
             one. Host memory and memory of this device can be switched.
-        timeout_s: deadline of every wait.
+        timeout_s: deadline of every wait; but for ranks that come to ``init`` itself, which are
+            waited for a minute at least: processes of a job begin at different times.
         staging_budget_bytes: staging memory of a transfer, per rank.
         memory_budget_bytes: refuse switches that need more than this beside the source, per rank.
         num_threads: threads that copy host memory; by default half of the processors that the
@@ -101,6 +102,8 @@ def init(  # noqa: PLR0913 - the settings of a session, all but two with default
         TransportError: a rank did not come.
         DeviceError: the device cannot be used by this build of dynatrain, or the transport
             that was asked for cannot be had.
+        What a kept object's ``on_world`` raised, on its rank alone: the session has started on all
+            ranks then, and is :func:`current_session`.
     """
     given = Given(
         build=build,

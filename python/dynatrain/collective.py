@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dynatrain._errors import Error, LayoutError, ends_job, of_family
+from dynatrain._errors import Error, LayoutError, TransportError, ends_job, of_family
 from dynatrain._torch_private.groups import GroupKind
 from dynatrain.adapters.port import Adapter
 from dynatrain.caller import Caller
@@ -20,6 +20,7 @@ from dynatrain.generation.generation import Generation
 from dynatrain.generation.seats import Seats
 from dynatrain.generation.world import Build
 from dynatrain.generation.worlds import MakeGroups, Worlds
+from dynatrain.given import described
 from dynatrain.layout import Layout
 from dynatrain.progress import Progress
 from dynatrain.report import SwitchReport
@@ -104,8 +105,18 @@ class Collective:
                     self.in_trouble = True
                     self.generation.release(f"{call} ended on this rank alone")
                 if not self.generation.connected:
-                    self.generation.meeting.failed()
+                    self._raise_named(error)
                 raise
+
+    def _raise_named(self, error: BaseException) -> None:
+        """Says that this rank lives; raises the error of a lost peer again with who that is."""
+        meeting = self.generation.meeting
+        if not isinstance(error, Error) or ends_job(error):
+            meeting.failed(described(error))
+        elif (told := meeting.failed()) and isinstance(error, TransportError):
+            named = told.named(error)
+            if named is not error:
+                raise named from named.__cause__
 
     # ---- the calls of a script -----------------------------------------------------------------
 

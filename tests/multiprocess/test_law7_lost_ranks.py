@@ -111,6 +111,7 @@ def test_law7_survivors_of_a_lost_rank_keep_their_state(pool, moment):
         assert same
         assert layout == "dp=4"
         assert "intact" in text
+        assert "not heard of since: rank 2;" in text
 
 
 # Those that had no message under way to the dead rank waited out the deadline, each in an exchange
@@ -124,6 +125,7 @@ def test_law7_survivors_of_a_dead_rank_hear_of_it_at_once(pool, moment):
         assert same
         assert layout == "dp=4"
         assert "intact" in text
+        assert "not heard of since: rank 2;" in text
 
 
 # Gloo's own text names a file of its sources and milliseconds: who reads it in a job of a thousand
@@ -140,6 +142,7 @@ def test_law7_survivors_of_a_stopped_rank_name_the_phase_and_the_deadline(pool, 
         assert f"within {DEADLINE_S} s (timeout_s)" in text
         assert ".cc:" not in text
         assert "intact" in text
+        assert "not heard of since: rank 2;" in text
 
 
 def lose_a_rank_after_the_vote(rank, world_size, dying):

@@ -341,7 +341,8 @@ def _answer(combine: Callable[[list[Any]], Any], phase: str, parts: Sequence[byt
 def raise_alike(phase: str, own: Error | None, failed: Mapping[int, Trouble]) -> None:
     """Raises on every rank when one is in trouble, everywhere an error of the same kind.
 
-    It is the kind of the lowest rank in trouble. A rank raises its own error where that is of this
+    It is the kind of the lowest rank in trouble, but that errors of communication come last: they
+    mostly follow from what another rank met. A rank raises its own error where that is of this
     kind, else one that names the ranks and what they met.
 
     Args:
@@ -351,7 +352,8 @@ def raise_alike(phase: str, own: Error | None, failed: Mapping[int, Trouble]) ->
     """
     if not failed:
         return
-    example = failed[min(failed)].example
+    first = min(failed, key=lambda rank: (failed[rank].kind == TransportError.__name__, rank))
+    example = failed[first].example
     if own is not None and isinstance(own, type(example)):
         raise own
     lines = "\n".join(

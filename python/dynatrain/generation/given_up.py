@@ -12,6 +12,36 @@ from dynatrain.generation.joined import Entry
 
 @words.record
 @dataclass(frozen=True)
+class Silent:
+    """What ranks are told of each other behind a call that failed.
+
+    Attributes:
+        ranks: those that have not said that they live.
+        left: why ranks have left the call by themselves, in words.
+    """
+
+    ranks: tuple[int, ...]
+    left: Mapping[int, str]
+
+    def named(self, error: TransportError) -> TransportError:
+        """The same error, which names who it was; as it is where nobody is to be named."""
+        lines = [f"  rank {rank} has left the call: {why}" for rank, why in self.left.items()]
+        if self.ranks:
+            which = f"rank {self.ranks[0]}" if len(self.ranks) == 1 else f"ranks {[*self.ranks]}"
+            lines.append(f"  not heard of since: {which}; dead, stopped, or did not notice")
+        if not lines:
+            return error
+        first, *rest = str(error).splitlines()
+        suspects = self.ranks or tuple(self.left)
+        peer = suspects[0] if len(suspects) == 1 else error.peer
+        text = "\n".join([first, *lines, *rest])
+        named = TransportError(text, peer=peer, stage=error.stage, retryable=error.retryable)
+        named.__cause__ = error.__cause__
+        return named
+
+
+@words.record
+@dataclass(frozen=True)
 class GivenUp:
     """What the rank that gave a meeting up has left for the others.
 

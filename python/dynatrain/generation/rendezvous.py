@@ -16,7 +16,7 @@ from torch._C._distributed_c10d import PrefixStore, Store
 
 from dynatrain import words
 from dynatrain._errors import TransportError
-from dynatrain.generation.given_up import GivenUp
+from dynatrain.generation.given_up import GivenUp, Silent
 from dynatrain.generation.joined import Entry, entries, join, split
 from dynatrain.generation.leftovers import Leftovers
 
@@ -24,6 +24,8 @@ from dynatrain.generation.leftovers import Leftovers
 _GO, _NO = b"go ", b"no "
 _NOTHING = b"?"  #: no value of a meeting is that
 _IDLE_POLL_SECONDS = 0.01
+#: So long is waited for ranks to say that they live, and so much of a reason is told.
+_TOLD, _MOST_SAID = timedelta(seconds=1), 300
 #: Attempts whose keys a rank may leave before it deletes them without having to wait.
 _MOST_KEPT = 8
 
@@ -125,17 +127,40 @@ class Rendezvous:
             self._forget()  # this rank is always the last: it never waits
         return Meeting(name, split(answer.removeprefix(_GO), self._num_ranks))
 
-    def failed(self) -> None:
+    def failed(self, why: str = "") -> Silent | None:
         """Says in the store that this rank lived when a call failed after the last meeting.
 
-        One message, and none where it was said already. A meeting that is given up tells by it who
-        is dead from who is late.
+        Two messages, and none where it was said already. A meeting that is given up tells by it who
+        is dead from who is late. A rank that leaves the call by itself says ``why`` and asks for
+        nothing; the others hear who has not said so, within a second, and all the same: one more
+        message and a wait for each, and one of them reads what was said.
+
+        Returns:
+            Who has said nothing, and why others left; None where nobody knows.
         """
         if self._failed_after == self._last_met:
-            return
+            return None
         self._failed_after = self._last_met
+        name = str(self._last_met)
         with suppress(RuntimeError):  # a store that is gone is the next meeting's to tell
-            self._append(f"{self._last_met}/failed", Entry("", b"").of(self._rank))
+            self._append(f"{name}/failed", Entry(why[:_MOST_SAID], b"").of(self._rank))
+            are_all = self._store.add(f"{name}/told", 1) == self._num_ranks
+            if not are_all and not why:
+                with suppress(RuntimeError):  # not all have said so in time
+                    self._store.wait([f"{name}/silent"], min(_TOLD, self._timeout / 5))
+            return self._who_is_silent(name) if are_all or not why else None
+        return None
+
+    def _who_is_silent(self, name: str) -> Silent:
+        """What all ranks are told of a call that failed; the first that asks decides it."""
+        told = self._read(f"{name}/silent")
+        if told == _NOTHING:
+            said = self._entries(f"{name}/failed")
+            silent = tuple(rank for rank in range(self._num_ranks) if rank not in said)
+            left = {rank: entry.moment for rank, entry in said.items() if entry.moment}
+            told = self._compare_set(f"{name}/silent", b"", words.encode(Silent(silent, left)))
+        found: Silent = words.decode(told)
+        return found
 
     def is_ahead(self, key: str) -> bool:
         """Whether a key of the store is one of a meeting that this rank has not come to."""
@@ -163,10 +188,11 @@ class Rendezvous:
                     return True
                 time.sleep(_IDLE_POLL_SECONDS)
 
-    def announce(self, key: str, value: str) -> None:
-        """Sets a key that idle ranks look for in :meth:`wait_called`."""
+    def announce(self, key: str, value: str, num_voices: int) -> None:
+        """Sets a key that idle ranks look for in :meth:`wait_called`, by the last of the voices."""
         with _store_answers():
-            self._store.set(key, value)
+            if self._store.add(f"{key}/voices", 1) == num_voices:
+                self._store.set(key, value)
 
     def announced(self, key: str) -> str:
         """What was announced under a key that is set."""
@@ -214,9 +240,10 @@ class Rendezvous:
     def _forget(self) -> None:
         """Deletes the keys of attempts that all ranks are past; they are rank 0's to delete."""
         keys = ("came", "count", "decision", "failed") if self._rank == 0 else ()
+        failed = (*keys, "told", "silent") if keys else ()
         with suppress(RuntimeError):  # who cannot clean up has come all the same
             for earlier in range(self._forgotten, self._last_met):
-                for key in keys:
+                for key in failed if earlier == self._failed_after else keys:
                     self._store.delete_key(f"{earlier}/{key}")
         self._forgotten = self._last_met
 

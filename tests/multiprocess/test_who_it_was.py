@@ -1,0 +1,99 @@
+"""Errors name the rank that they are about, and idle ranks go home when all others have."""
+
+from __future__ import annotations
+
+import pytest
+
+import dynatrain
+import training_jobs as jobs
+from dynatrain import DeviceError, TransportError
+from sessions import TIMEOUT_S, start
+
+
+def leave_in_build(rank, world_size):
+    armed = []
+
+    def build(world):
+        if armed and rank == 2:
+            raise KeyboardInterrupt
+        return jobs.build(world)
+
+    session = start("dp=4", build)
+    armed.append(True)
+    try:
+        session.switch("dp=2,tp=2")
+    except TransportError as error:
+        told = str(error), error.peer
+    except KeyboardInterrupt:
+        told = "interrupted", -1
+    armed.clear()
+    return told, session.switch("dp=2,tp=2").epoch
+
+
+# Survivors were given addresses, a different one each, of which none can be found in a job.
+def test_the_others_hear_which_rank_has_left_the_call_and_why(pool):
+    results = pool.run(leave_in_build)
+
+    assert [epoch for _, epoch in results] == [1] * 4
+    assert results[2][0][0] == "interrupted"
+    for rank in (0, 1, 3):
+        text, peer = results[rank][0]
+        assert "could not finish build" in text
+        assert "rank 2 has left the call: KeyboardInterrupt" in text
+        assert peer == 2
+
+
+def fail_in_the_transfer(rank, world_size):
+    session = start("dp=4")
+    lanes = session._part.engine.lanes
+    run = lanes["host"].executor
+
+    class Failing:
+        def __getattr__(self, name):
+            return getattr(run, name)
+
+        def run(self, *args, **options):
+            raise DeviceError("the system gives no thread")
+
+    if rank == 2:
+        lanes["host"] = dynatrain.generation.lanes.Lane(
+            "c10d", lanes["host"].transport, Failing(), lanes["host"].max_direct
+        )
+    with pytest.raises(dynatrain.Error) as caught:
+        session.switch("dp=2,tp=2")
+    return type(caught.value).__name__, str(caught.value)
+
+
+# What the others met followed from it, and was told first where their ranks were lower.
+def test_the_cause_of_a_failed_transfer_is_told_before_what_follows_from_it(pool):
+    for kind, text in pool.run(fail_in_the_transfer):
+        assert kind == "DeviceError"
+        assert "the system gives no thread" in text
+
+
+def leave_the_loop_and_come_back(rank, world_size):
+    session = start("dp=2", timeout_s=TIMEOUT_S)
+    seen = []
+
+    def steps(interrupted_at):
+        for step in session.steps(6):
+            if step == interrupted_at:
+                raise KeyboardInterrupt
+            jobs.train_step(session.state, session.world, step)
+            seen.append(step)
+            if step == 3 and str(session.layout) == "dp=2":
+                session.switch("dp=4")
+
+    try:
+        steps(1 if rank == 0 else -1)
+    except KeyboardInterrupt:
+        steps(-1)
+    return seen
+
+
+# One that left its loop ended that of all idle ranks: the layout could never grow again.
+def test_idle_ranks_stay_while_one_active_rank_has_left_its_loop(pool):
+    results = pool.run(leave_the_loop_and_come_back)
+
+    assert results[:2] == [[0, 1, 2, 3, 4, 5]] * 2
+    assert results[2:] == [[4, 5]] * 2
