@@ -57,6 +57,7 @@ struct Process {
 struct Outcome {
   std::string violation;  ///< empty when all went well
   std::int64_t num_happenings = 0;
+  std::size_t most_to_come = 0;  ///< at any one moment
   std::int64_t num_worlds = 0;
   std::int64_t num_halts = 0;
   std::int64_t num_undecided = 0;
