@@ -93,6 +93,7 @@ void commit(CoordinatorState& state) {
   state.attempt.reset();
   state.recovery.reset();
   note_world(state);
+  state.may_release = true;
   state.last_failure.clear();
   note_change(state);
 }
@@ -223,6 +224,7 @@ void abort_attempt(CoordinatorState& state, const std::string& why) {
   tell_all(state, Decision{.attempt = number, .is_commit = false, .why = state.last_failure});
   state.attempt.reset();
   state.is_undecided = true;
+  state.may_release = true;
   state.back_off_until_ms = state.now_ms + state.back_off_ms;
   state.back_off_ms = std::min(2 * state.back_off_ms, state.options.deadlines.back_off_cap_ms);
 }

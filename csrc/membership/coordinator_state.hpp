@@ -65,6 +65,7 @@ struct CoordinatorState {
 
   bool is_new = true;        ///< nothing has been handled yet
   bool is_undecided = true;  ///< something has changed since the next world was last chosen
+  bool may_release = true;   ///< somebody may have become free to go since it was last looked for
   std::int64_t first_change_ms = 0;
   std::int64_t quiet_until_ms = 0;     ///< more members may be about to join or leave
   std::int64_t back_off_until_ms = 0;  ///< after a failed attempt

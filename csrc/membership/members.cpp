@@ -1,5 +1,6 @@
 #include "membership/coordinator_state.hpp"
 #include <algorithm>
+#include <utility>
 
 namespace dynatrain::membership {
 
@@ -86,6 +87,7 @@ void on_leave(CoordinatorState& state, MemberId id) {
     return;
   }
   persist(state, MemberLeaves{id});
+  state.may_release = true;
   note_change(state);
 }
 
@@ -104,6 +106,7 @@ void on_gone(CoordinatorState& state, const Gone& message) {
       abort_attempt(state, "the job has finished");
     }
     persist(state, JobFinished{state.durable.world.epoch});
+    state.may_release = true;
   }
   if (state.durable.is_finished) {
     // Its peers do their last step or have done it: nobody is to be halted for its sake.
@@ -147,7 +150,7 @@ void lose_silent_members(CoordinatorState& state) {
 }
 
 void release_those_who_leave(CoordinatorState& state) {
-  if (!state.is_undecided && !state.durable.is_finished) {
+  if (!std::exchange(state.may_release, false)) {
     return;
   }
   std::vector<MemberId> released;

@@ -97,6 +97,10 @@ void Oracle::on_publish(const Description& description) {
   expect(description.attempt == last_begun_, "a description without an attempt");
   expect(published_.emplace(description.attempt, description).second,
          numbered(description.attempt) + " was published twice");
+  if (description.kind == ChangeKind::kRecovery) {
+    expect(reported_[description.source.epoch].contains(description.target.version),
+           numbered(description.attempt) + " tries a version that nobody has reported whole");
+  }
 }
 
 void Oracle::check_promises(const Go& go) const {
@@ -165,6 +169,9 @@ void Oracle::on_coordinator_sends(const Send& send) {
 void Oracle::on_member_tells(MemberId id, const FromWorker& message) {
   if (const auto* promise = std::get_if<Promise>(&message); promise != nullptr && promise->is_yes) {
     const auto key = std::pair{promise->attempt, promise->proposal};
+    expect(num_begun_[id] <= proposed_step_.at(key),
+           named(id) + " promises to stop at step " + std::to_string(proposed_step_.at(key)) +
+               ", and has begun it");
     promised_[key].insert(id);
     bonds_[id] = {promise->attempt, proposed_step_.at(key)};
   } else if (const auto* vote = std::get_if<Vote>(&message); vote != nullptr && vote->is_yes) {
@@ -190,6 +197,7 @@ void Oracle::on_train(MemberId id, const Train& action, std::int64_t version) {
   expect(bond == bonds_.end() || action.version < bond->second.step,
          named(id) + " passes step " + std::to_string(action.version) +
              " that it has promised to stop at");
+  num_begun_[id] = action.version + 1;
 }
 
 void Oracle::on_discard(MemberId id, const Discard& action) {
@@ -210,6 +218,7 @@ void Oracle::on_install(MemberId id, const Install& action) {
          named(id) + " installs another world than the committed one");
   expect(holds(world.members, id), named(id) + " installs a world of others");
   newest_installed_epoch_ = std::max(newest_installed_epoch_, action.epoch);
+  num_begun_[id] = action.version;
   bonds_.erase(id);
 }
 

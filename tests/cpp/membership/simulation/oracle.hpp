@@ -77,6 +77,7 @@ class Oracle {
     std::int64_t attempt = 0;
     std::int64_t step = 0;
   };
+  std::map<MemberId, std::int64_t> num_begun_;               ///< steps, in the world that stands
   std::map<MemberId, Bond> bonds_;                           ///< promises that bind now
   std::map<std::int64_t, std::set<std::int64_t>> reported_;  ///< versions by epoch
   std::int64_t newest_installed_epoch_ = 0;

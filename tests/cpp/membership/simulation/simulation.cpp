@@ -12,6 +12,8 @@ namespace {
 
 /// After the faults have stopped: far beyond what any chain of deadlines takes.
 constexpr std::int64_t kBoundMs = 40'000;
+/// ... and far beyond what a heartbeat and its answer take.
+constexpr std::int64_t kRepairMs = 1000;
 
 /// A protocol that answers answers fills the memory before its time is up. No run of the first
 /// 20,000 seeds has more than 7,000 happenings, or more than 400 to come.
@@ -117,7 +119,12 @@ void Simulation::happen_to_process(const Happening& happening, Process& process)
   if (happening.what == What::kToWorker) {
     feed(process, std::get<FromCoordinator>(payload));
   } else if (happening.what == What::kLocal) {
-    feed(process, std::get<WorkerEvent>(payload));
+    const WorkerEvent& event = std::get<WorkerEvent>(payload);
+    const auto* const broke = std::get_if<SwitchBroke>(&event);
+    if (broke != nullptr && broke->attempt == process.drains) {
+      process.drains = 0;
+    }
+    feed(process, event);
   } else if (happening.what == What::kWorkerTick) {
     feed(process, Tick{});
     queue_.put(now_ms_ + simulated_deadlines().tick_ms, What::kWorkerTick, happening.process);
@@ -228,6 +235,11 @@ void Simulation::carry_out(Process& process, const WorkerAction& action) {
                  },
                  [&](const StopStep&) { stop(process); },
                  [&](const End& one) {
+                   if (one.reason == EndReason::kUndecided &&
+                       now_ms_ > kRepairMs +
+                                     std::max(scenario_.quiet_at_ms, process.pause_felt_until_ms)) {
+                     throw Violation("a member ends undecided on a network without faults");
+                   }
                    process.end = one.reason;
                    outcome_.num_undecided += one.reason == EndReason::kUndecided ? 1 : 0;
                    end_process(process);

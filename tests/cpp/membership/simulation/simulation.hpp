@@ -40,11 +40,13 @@ struct Process {
   MemberId id;
   bool is_alive = true;
   std::int64_t paused_until_ms = 0;
-  bool is_beyond = false;  ///< on the other side of a partition
+  std::int64_t pause_felt_until_ms = 0;  ///< what it has put off comes by then
+  bool is_beyond = false;                ///< on the other side of a partition
   Data data;
   std::optional<Data> target;  ///< what a transfer has brought
   std::optional<Meeting> step;
   std::optional<Meeting> transfer;
+  std::int64_t drains = 0;        ///< the attempt whose transfer was given up, and still runs
   std::int64_t last_install = 0;  ///< attempt by which its world stands
   bool fails_step = false;
   bool fails_prepare = false;
