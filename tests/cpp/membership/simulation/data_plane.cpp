@@ -38,6 +38,10 @@ std::vector<Process*> Simulation::participants(std::int64_t attempt) {
 
 void Simulation::begin_step(Process& process, const Train& action) {
   oracle_.on_train(process.id, action, process.data.version);
+  if (process.drains != 0) {
+    throw Violation("member " + std::to_string(process.id.value) +
+                    " trains while a transfer still reads its state");
+  }
   if (scenario_.finish_at > 0 && action.version >= scenario_.finish_at) {
     put_local(process, 0, ScriptFinished{});
     return;
@@ -218,6 +222,7 @@ void Simulation::discard(Process& process, const Discard& action) {
   oracle_.on_discard(process.id, action);
   if (process.transfer && process.transfer->number == action.attempt) {
     process.transfer.reset();
+    process.drains = action.attempt;
     put_local(process, random_.between(1, 50), SwitchBroke{action.attempt, "given up"});
   }
 }
@@ -252,6 +257,7 @@ void Simulation::stop(Process& process) {
   }
   process.step.reset();
   process.transfer.reset();
+  process.drains = 0;
   Stopped stopped{process.data.version, process.data.is_clean, {}};
   for (const auto& [version, digest] : process.data.snapshots) {
     stopped.snapshot_versions.push_back(version);

@@ -63,7 +63,7 @@ class EventQueue {
     happening.order = num_put_++;
     heap_.push(happening);
   }
-  [[nodiscard]] bool empty() const { return heap_.empty(); }
+  [[nodiscard]] std::size_t size() const { return heap_.size(); }
   [[nodiscard]] Happening take() {
     const Happening happening = heap_.top();
     heap_.pop();

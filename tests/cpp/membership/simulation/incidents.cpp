@@ -53,6 +53,7 @@ void Simulation::begin_for_process(const Incident& incident, Process& process) {
       return;
     case IncidentKind::kPause:
       process.paused_until_ms = now_ms_ + incident.duration_ms;
+      process.pause_felt_until_ms = std::max(process.pause_felt_until_ms, process.paused_until_ms);
       return;
     case IncidentKind::kCloseConnection:
       queue_.put(now_ms_, What::kConnectionClosed, process.id.value - 1);

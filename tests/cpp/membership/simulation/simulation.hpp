@@ -40,11 +40,13 @@ struct Process {
   MemberId id;
   bool is_alive = true;
   std::int64_t paused_until_ms = 0;
-  bool is_beyond = false;  ///< on the other side of a partition
+  std::int64_t pause_felt_until_ms = 0;  ///< what it has put off comes by then
+  bool is_beyond = false;                ///< on the other side of a partition
   Data data;
   std::optional<Data> target;  ///< what a transfer has brought
   std::optional<Meeting> step;
   std::optional<Meeting> transfer;
+  std::int64_t drains = 0;        ///< the attempt whose transfer was given up, and still runs
   std::int64_t last_install = 0;  ///< attempt by which its world stands
   bool fails_step = false;
   bool fails_prepare = false;
@@ -57,6 +59,7 @@ struct Process {
 struct Outcome {
   std::string violation;  ///< empty when all went well
   std::int64_t num_happenings = 0;
+  std::size_t most_to_come = 0;  ///< at any one moment
   std::int64_t num_worlds = 0;
   std::int64_t num_halts = 0;
   std::int64_t num_undecided = 0;
