@@ -32,13 +32,10 @@ class Attendant:
         self._part = collective
         self._callbacks = callbacks
 
-    def announce(self, ended: str, step: int, num_voices: int) -> None:
-        """Tells ranks that idle that the loop named ``ended`` is over after ``step`` steps.
-
-        They hear it of the last of ``num_voices`` ranks: one that left its loop may come back.
-        """
+    def announce(self, ended: str, step: int) -> None:
+        """Tells ranks that idle that the loop named ``ended`` is over after ``step`` steps."""
         try:
-            self._part.generation.meeting.announce(ended, str(step), num_voices)
+            self._part.generation.meeting.announce(ended, str(step))
         except TransportError as error:  # nobody is left to hear it
             _log.warning("ranks that idle were not told of the end of the loop: %s", error)
 

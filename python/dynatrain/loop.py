@@ -77,8 +77,7 @@ class Loop:
             return
         assert self._now.seats is not None
         if self._now.seats.leaves_idle({each.id for each in self._part.generation.members.each}):
-            num_voices = self._now.seats.layout.world_size
-            self._attendant.announce(f"ended/{loop}", self._progress.completed, num_voices)
+            self._attendant.announce(f"ended/{loop}", self._progress.completed)
 
     def _goes_on(self, loop: int, total: int) -> bool:
         """Whether another step begins; blocks while this rank has no place, or may not train."""

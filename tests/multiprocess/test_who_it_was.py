@@ -1,4 +1,4 @@
-"""Errors name the rank that they are about, and idle ranks go home when all others have."""
+"""Errors name the rank that they are about."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import dynatrain
 import training_jobs as jobs
 from dynatrain import DeviceError, TransportError
-from sessions import TIMEOUT_S, start
+from sessions import start
 
 
 def leave_in_build(rank, world_size):
@@ -69,31 +69,3 @@ def test_the_cause_of_a_failed_transfer_is_told_before_what_follows_from_it(pool
     for kind, text in pool.run(fail_in_the_transfer):
         assert kind == "DeviceError"
         assert "the system gives no thread" in text
-
-
-def leave_the_loop_and_come_back(rank, world_size):
-    session = start("dp=2", timeout_s=TIMEOUT_S)
-    seen = []
-
-    def steps(interrupted_at):
-        for step in session.steps(6):
-            if step == interrupted_at:
-                raise KeyboardInterrupt
-            jobs.train_step(session.state, session.world, step)
-            seen.append(step)
-            if step == 3 and str(session.layout) == "dp=2":
-                session.switch("dp=4")
-
-    try:
-        steps(1 if rank == 0 else -1)
-    except KeyboardInterrupt:
-        steps(-1)
-    return seen
-
-
-# One that left its loop ended that of all idle ranks: the layout could never grow again.
-def test_idle_ranks_stay_while_one_active_rank_has_left_its_loop(pool):
-    results = pool.run(leave_the_loop_and_come_back)
-
-    assert results[:2] == [[0, 1, 2, 3, 4, 5]] * 2
-    assert results[2:] == [[4, 5]] * 2

@@ -188,11 +188,10 @@ class Rendezvous:
                     return True
                 time.sleep(_IDLE_POLL_SECONDS)
 
-    def announce(self, key: str, value: str, num_voices: int) -> None:
-        """Sets a key that idle ranks look for in :meth:`wait_called`, by the last of the voices."""
+    def announce(self, key: str, value: str) -> None:
+        """Sets a key that idle ranks look for in :meth:`wait_called`."""
         with _store_answers():
-            if self._store.add(f"{key}/voices", 1) == num_voices:
-                self._store.set(key, value)
+            self._store.set(key, value)
 
     def announced(self, key: str) -> str:
         """What was announced under a key that is set."""

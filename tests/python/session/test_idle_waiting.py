@@ -41,7 +41,7 @@ class Trainer:
             self.member.meet(b"")
 
     def ends_its_loop(self):
-        self.member.announce("ended/1", "3", 1)
+        self.member.announce("ended/1", "3")
 
 
 #: More looks than one round of waiting takes.
