@@ -104,6 +104,9 @@ void Oracle::on_publish(const Description& description) {
 
 void Oracle::check_holdings(const Description& description) const {
   const std::int64_t version = description.target.version;
+  const auto versions = reported_.find(description.source.epoch);
+  expect(versions != reported_.end() && versions->second.contains(version),
+         numbered(description.attempt) + " tries a version that nobody has reported whole");
   for (std::size_t i = 0; i < description.source.members.size(); ++i) {
     const Holding holding = description.holdings.at(i);
     if (holding == Holding::kAbsent || holding == Holding::kNothing) {
