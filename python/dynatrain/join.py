@@ -114,7 +114,7 @@ def _joined(given: Given, checked: Checked, device: torch.device, line: Line) ->
         return generation
 
     port = Joining(session._part, given.initialize, checked.keep, session._callbacks)
-    driver = Driver(port, make, line.host)
+    driver = Driver(port, make, line.host, checked.options.timeout)
     driver.part = Part(line, checked.options.timeout.total_seconds(), driver.prepare)
     checked.settings.apply(session.on_switch, 0)
     session.drive_by(driver)

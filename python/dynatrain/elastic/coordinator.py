@@ -90,6 +90,7 @@ class Coordinator:
         self._tick_s = _native.membership_tick_ms(timeout_ms) / 1000
         self._connections: dict[int, _Connection] = {}
         self._num_refused = 0
+        self._broken: Error | None = None  #: the ledger cannot be written: nothing is told any more
         self._socket = _listening(settings.address, settings.port)
         store = _listening(settings.address, 0)
         self._store_port = int(store.getsockname()[1])
@@ -107,10 +108,16 @@ class Coordinator:
         return int(self._socket.getsockname()[1])
 
     async def serve(self) -> None:
-        """Serves until it is cancelled."""
+        """Serves until it is cancelled.
+
+        Raises:
+            TransportError: a record cannot be written; what is on disk is what was told.
+        """
         server = await asyncio.start_server(self._attend, sock=self._socket, limit=MAX_LINE_BYTES)
         async with server:
             while True:
+                if self._broken is not None:
+                    raise self._broken
                 self._carry_out(self._machine.tick(_now_ms()))
                 await asyncio.sleep(self._tick_s)
 
@@ -193,14 +200,24 @@ class Coordinator:
 
     def _carry_out(self, actions: Iterable[tuple[Any, ...]]) -> None:
         for kind, *facts in actions:
+            if self._broken is not None:
+                raise self._broken
             if kind == "persist":
-                self._ledger.append(facts[0])
+                self._persist(facts[0])
             elif kind == "publish":
                 self._publish(*facts)
             else:
                 member, line = facts
                 if member in self._connections:
                     self._connections[member].say(MEMBER + line)
+
+    def _persist(self, record: str) -> None:
+        """Puts a record on disk; a coordinator that cannot ends, as its machine knows more."""
+        try:
+            self._ledger.append(record)
+        except Error as error:
+            self._broken = error
+            raise
 
     def _publish(self, attempt: int, description: str) -> None:
         """Puts an attempt where all who are asked to prepare will look for it."""

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Protocol
 
 from torch._C._distributed_c10d import PrefixStore, TCPStore
@@ -68,13 +69,21 @@ class Driver:
         session: that is driven.
         make: a connected generation of these members; called in a thread.
         host: of the coordinator, and of the store beside it.
+        timeout: deadline of a request to that store.
     """
 
-    def __init__(self, session: Session, make: Callable[[Members], Generation], host: str) -> None:
+    def __init__(
+        self,
+        session: Session,
+        make: Callable[[Members], Generation],
+        host: str,
+        timeout: timedelta,
+    ) -> None:
         self.part: Part  # given once it stands, as it calls prepare()
         self._session = session
         self._make = make
         self._host = host
+        self._timeout = timeout
         self._lock = threading.Lock()
         self._ready: dict[int, Ready] = {}
         self._present: Generation | None = None
@@ -86,7 +95,8 @@ class Driver:
 
     def prepare(self, attempt: int) -> None:
         """Makes the generation of an attempt: its groups and lanes."""
-        store = TCPStore(self._host, self.part.store_port, is_master=False)
+        port, timeout = self.part.store_port, self._timeout
+        store = TCPStore(self._host, port, is_master=False, timeout=timeout)
         description, hosts = described(store.get(f"attempt/{attempt}"))
         source, target = description["source"], description["target"]
         ids = [*target["members"], *(m for m in source["members"] if m not in target["members"])]

@@ -12,6 +12,8 @@ from dynatrain.elastic.seal import MAX_LINE_BYTES, Seal, greeting, new_nonce, no
 
 _log = logging.getLogger("dynatrain.elastic")
 _CONNECT_S = 1.0
+#: Connections in a row that may end before the coordinator has said a line, as when it is killed.
+_MOST_UNHEARD = 3
 
 
 class Line:
@@ -30,6 +32,7 @@ class Line:
         self._socket: socket.socket | None = None
         self._seal: Seal | None = None
         self._read = b""
+        self._num_unheard = 0
 
     @property
     def host(self) -> str:
@@ -87,14 +90,31 @@ class Line:
             return None
         try:
             line = self._next(seconds)
-            return None if line is None else self._seal.open(line)
+            if line is None:
+                return None
+            said = self._seal.open(line)
+            self._num_unheard = 0
+            return said
         except OSError as error:
             _log.debug("the connection to the coordinator has ended: %s", error)
             self.end()
+            self._count_unheard()
             return None
         except TransportError:
             self.end()
             raise
+
+    def _count_unheard(self) -> None:
+        self._num_unheard += 1
+        if self._num_unheard > _MOST_UNHEARD:
+            raise TransportError(
+                f"elastic: the coordinator at {self._address[0]}:{self._address[1]} ends every "
+                "connection without a word\n"
+                "  expected it to answer lines with the code of its secret\n"
+                "  nothing was changed by this process\n"
+                "  give it the secret of this job's coordinator, and the same version of dynatrain",
+                retryable=False,
+            )
 
     def end(self) -> None:
         """Ends the connection."""

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from dynatrain import _native
-from dynatrain._errors import TransportError
 from dynatrain.elastic.line import Line
 from dynatrain.generation.nodes import node_name
 
@@ -60,7 +59,7 @@ class Part:
         self._to_say: deque[str] = deque()
         self._saying = threading.Lock()
         self._ended = False
-        self._refused: TransportError | None = None
+        self._refused: Exception | None = None
         self._machine = _native.MembershipWorker(self.id, node_name(), timeout_ms, _now_ms())
         self._thread = threading.Thread(target=self._run, name="dynatrain membership", daemon=True)
         self._thread.start()
@@ -77,6 +76,7 @@ class Part:
 
         Raises:
             TransportError: the coordinator does not take this process for one of the job.
+            LayoutError: it has said what is no word of the protocol.
         """
         with self._changed:
             while not self._asked:
@@ -126,17 +126,18 @@ class Part:
                     line = self._line.hear(self._tick_s)
                     if line is not None:
                         self._hear(line)
-                        continue
                 if not self._line.connected:
                     time.sleep(self._tick_s)
-            except TransportError as error:
+                self._feed(self._machine.tick)
+            except Exception as error:  # noqa: BLE001 - the training thread waits for this one
                 self._refuse(error)
                 return
-            self._feed(self._machine.tick)
         self._say_all()
         self._line.end()
 
-    def _refuse(self, error: TransportError) -> None:
+    def _refuse(self, error: Exception) -> None:
+        """Ends this side; the training thread raises ``error`` at its next boundary."""
+        self._line.end()
         with self._changed:
             self._refused = error
             self._changed.notify_all()

@@ -1,0 +1,111 @@
+"""A coordinator whose disk is full, one that talks nonsense, and secrets of another job."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from contextlib import suppress
+
+import pytest
+
+from dynatrain import LayoutError, TransportError, _native
+from dynatrain.elastic.coordinator import MEMBER, Coordinator, Settings
+from dynatrain.elastic.ledger import Ledger
+from dynatrain.elastic.line import Line
+from dynatrain.elastic.part import Part
+from dynatrain.layout import Layout
+
+SECRET, TIMEOUT_S = b"of this job, and of no other one", 5.0
+
+
+class FullDisk(Ledger):
+    """A ledger that takes no record any more."""
+
+    def append(self, line):
+        raise TransportError("the disk is full", retryable=False)
+
+
+class Serving(threading.Thread):
+    """A coordinator that serves in a thread, until it fails or is told to end."""
+
+    def __init__(self, ledger):
+        super().__init__(daemon=True)
+        settings = Settings("127.0.0.1", 0, (Layout(dp=2),), TIMEOUT_S, SECRET)
+        self.coordinator = Coordinator(settings, ledger)
+        self.address = "127.0.0.1", self.coordinator.port
+        self.loop = asyncio.new_event_loop()
+        self.serving = self.loop.create_task(self.coordinator.serve())
+        self.error = None
+        self.start()
+
+    def run(self):
+        try:
+            with suppress(asyncio.CancelledError):
+                self.loop.run_until_complete(self.serving)
+        except TransportError as error:
+            self.error = error
+
+    def end(self):
+        with suppress(RuntimeError):
+            self.loop.call_soon_threadsafe(self.serving.cancel)
+        self.join(10)
+
+
+@pytest.fixture
+def serve():
+    made = []
+    yield lambda ledger: made.append(Serving(ledger)) or made[-1]
+    for each in made:
+        each.end()
+
+
+def join_line():
+    """What a member says first."""
+    worker = _native.MembershipWorker(7, "a host", int(TIMEOUT_S * 1000), 0)
+    return next(
+        facts[0] for now in (0, 10_000) for kind, *facts in worker.tick(now) if kind == "tell"
+    )
+
+
+# Its machine knows what no disk does: whatever it told from then on would be forgotten by the next.
+def test_a_coordinator_that_cannot_write_its_ledger_ends(serve):
+    serving = serve(FullDisk(":memory:"))
+    line = Line(serving.address, SECRET)
+    assert line.connect()
+    line.say(MEMBER + join_line())
+    serving.join(10)
+
+    assert not serving.is_alive()
+    assert "the disk is full" in str(serving.error)
+
+
+# It connected again for ever, hundreds of times, and ended with words about a lost coordinator.
+def test_a_member_with_another_secret_is_told_of_it(serve):
+    serving = serve(Ledger(":memory:"))
+    part = Part(
+        Line(serving.address, b"of some other job, not this one"), TIMEOUT_S, lambda _: None
+    )
+    with pytest.raises(TransportError, match="secret of this job's coordinator"):
+        part.at_boundary(0)
+
+
+class Nonsense(Line):
+    """A line on which the coordinator says what is no word of the protocol."""
+
+    def connect(self):
+        return True
+
+    def say(self, line):
+        """Nobody listens."""
+
+    def hear(self, seconds):
+        time.sleep(seconds)
+        return f"{MEMBER}1 no such word"
+
+
+# The thread that drives the machine died of it, and the training thread waited for it for ever.
+def test_a_coordinator_that_talks_nonsense_is_an_error_of_the_training_thread():
+    part = Part(Nonsense(("127.0.0.1", 1), SECRET), TIMEOUT_S, lambda _: None)
+    with pytest.raises(LayoutError):
+        part.at_boundary(0)
