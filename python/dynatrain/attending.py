@@ -32,10 +32,13 @@ class Attendant:
         self._part = collective
         self._callbacks = callbacks
 
-    def announce(self, ended: str, step: int) -> None:
-        """Tells ranks that idle that the loop named ``ended`` is over after ``step`` steps."""
+    def leave(self, ended: str, step: int, num_ranks: int) -> None:
+        """Leaves the loop named ``ended`` after ``step`` steps, one of ``num_ranks`` that do.
+
+        Ranks that idle hear of it when all have.
+        """
         try:
-            self._part.generation.meeting.announce(ended, str(step))
+            self._part.generation.meeting.leave(ended, str(step), num_ranks)
         except TransportError as error:  # nobody is left to hear it
             _log.warning("ranks that idle were not told of the end of the loop: %s", error)
 
@@ -48,7 +51,7 @@ class Attendant:
         """
         while self._part.present.world is None:
             if not self._part.generation.meeting.wait_called(ended):
-                return int(self._part.generation.meeting.announced(ended))
+                return int(self._part.generation.meeting.left_with(ended))
             self._attend()
         return None
 

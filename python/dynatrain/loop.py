@@ -76,8 +76,10 @@ class Loop:
         if not self._progress.leave(loop) or failed or self._now.world is None or self.gate:
             return
         assert self._now.seats is not None
-        if self._now.seats.leaves_idle({each.id for each in self._part.generation.members.each}):
-            self._attendant.announce(f"ended/{loop}", self._progress.completed)
+        seats = self._now.seats
+        if seats.leaves_idle({each.id for each in self._part.generation.members.each}):
+            num_ranks = seats.layout.world_size
+            self._attendant.leave(f"ended/{loop}", self._progress.completed, num_ranks)
 
     def _goes_on(self, loop: int, total: int) -> bool:
         """Whether another step begins; blocks while this rank has no place, or may not train."""

@@ -81,6 +81,7 @@ class Rendezvous:
         self._last_met = -1
         self._failed_after = -2  #: what that was when a call failed on this rank after it
         self._forgotten = -1  #: attempts whose keys are deleted
+        self._left: tuple[str, str] | None = None  #: what this rank has left, until it calls
 
     def meet(self, payload: bytes, moment: str = "", *, is_dated: bool = True) -> Meeting:
         """Arrives with ``payload`` and waits for all others.
@@ -102,6 +103,7 @@ class Rendezvous:
                 call meets the next one of the others.
         """
         with _store_answers():
+            self._tell_left()
             while True:
                 name = str(self._attempt)
                 self._attempt += 1
@@ -171,32 +173,63 @@ class Rendezvous:
     def wait_called(self, ended: str) -> bool:
         """Blocks an idle rank until some rank calls a meeting (True) or ``ended`` is set (False).
 
-        A call that stands while ``ended`` is set was made after the loop: all ranks of the loop
-        have left it, and their calls in it were answered or given up before. This rank makes it
-        itself, where its own script says so.
+        A call that stands while ``ended`` is set was made after the loop: the first call behind it
+        sets it, and calls in it were answered or given up before. This rank makes it itself, where
+        its own script says so.
 
         Only for ranks that do not train: it asks the store every few milliseconds.
+
+        Raises:
+            TransportError: some ranks have left the loop, and the others have not followed.
         """
+        until = None
         with _store_answers():
             while True:
                 self._skip_decided()
                 # In this order: a call that is seen before the end was made before the end.
                 called = self._store.check([f"{self._attempt}/count"])
-                if self._store.check([ended]):
-                    return False
+                if self._store.check([f"{ended}/left"]):
+                    if self._store.check([ended]):
+                        return False
+                    until = until or time.monotonic() + self._timeout.total_seconds()
                 if called:
                     return True
+                if until is not None and time.monotonic() > until:
+                    raise self._not_followed(ended)
                 time.sleep(_IDLE_POLL_SECONDS)
 
-    def announce(self, key: str, value: str) -> None:
-        """Sets a key that idle ranks look for in :meth:`wait_called`."""
-        with _store_answers():
-            self._store.set(key, value)
+    def leave(self, ended: str, value: str, num_ranks: int) -> None:
+        """Leaves what idle ranks look for in :meth:`wait_called`, which is over with the last one.
 
-    def announced(self, key: str) -> str:
-        """What was announced under a key that is set."""
+        Or with the next call of one that has left. ``num_ranks`` are to leave; 2 messages.
+        """
         with _store_answers():
-            return self._store.get(key).decode()
+            self._left = (ended, value)
+            self._append(f"{ended}/left", Entry("", b"").of(self._rank))
+            if len(self._entries(f"{ended}/left")) >= num_ranks:
+                self._tell_left()
+
+    def _tell_left(self) -> None:
+        if self._left is not None:
+            (ended, value), self._left = self._left, None
+            self._store.set(ended, value)
+
+    def _not_followed(self, ended: str) -> TransportError:
+        left = sorted(self._entries(f"{ended}/left"))
+        which = f"rank {left[0]} has" if len(left) == 1 else f"ranks {left} have"
+        return TransportError(
+            f"session: {which} left the loop of steps, and the others have not\n"
+            f"  expected all ranks that train to leave it within {self._timeout.total_seconds():g} "
+            "s of each other, or to call something\n"
+            "  nothing was changed; this rank idled and holds no state\n"
+            "  look for an exception in the body of the loop there; end the job if they hang",
+            peer=left[0] if len(left) == 1 else -1,
+        )
+
+    def left_with(self, ended: str) -> str:
+        """The value with which what is over was left."""
+        with _store_answers():
+            return self._store.get(ended).decode()
 
     def _skip_decided(self) -> None:
         while self._store.check([f"{self._attempt}/decision"]):

@@ -41,7 +41,7 @@ class Trainer:
             self.member.meet(b"")
 
     def ends_its_loop(self):
-        self.member.announce("ended/1", "3")
+        self.member.leave("ended/1", "3", 1)
 
 
 #: More looks than one round of waiting takes.
@@ -87,3 +87,46 @@ def test_call_that_was_given_up_does_not_outlive_the_loop(before):
 @pytest.mark.parametrize("before", LOOKS)
 def test_call_after_one_that_was_given_up_is_attended(before):
     assert heard(before, Trainer.gives_up_a_call, Trainer.calls) is True
+
+
+def one_of_two_leaves(*happens):
+    """What an idle rank hears when one of two trainers has left its loop."""
+    store = HashStore()
+    trainer, idle = Rendezvous(store, 0, 3, SHORT), Rendezvous(store, 1, 3, SHORT)
+    trainer.leave("ended/1", "3", 2)
+    for act in happens:
+        act(trainer)
+    return idle.wait_called("ended/1")
+
+
+# An exception in the body of one rank ended the loop of all that idle, as if training were done:
+# their processes ended with 0 while the others trained on.
+def test_one_rank_that_leaves_does_not_end_the_loop_of_those_that_idle():
+    def other_calls(trainer):
+        trainer._store.add("0/count", 1)
+
+    assert one_of_two_leaves(other_calls) is True
+
+
+def test_rank_that_idles_does_not_wait_for_ever_for_the_others_to_leave():
+    with pytest.raises(TransportError, match=r"rank 0 has left the loop.*(?s:.)*others have not"):
+        one_of_two_leaves()
+
+
+def test_loop_is_over_when_all_have_left():
+    store = HashStore()
+    trainers = [Rendezvous(store, rank, 3, SHORT) for rank in (0, 2)]
+    for trainer in trainers:
+        trainer.leave("ended/1", "3", 2)
+
+    assert Rendezvous(store, 1, 3, SHORT).wait_called("ended/1") is False
+
+
+# The call is of a script that is behind its loop: the idle rank makes it there, too.
+def test_call_of_one_that_has_left_ends_the_loop():
+    def calls(trainer):
+        with pytest.raises(TransportError):
+            trainer.meet(b"")
+        trainer._store.add("1/count", 1)
+
+    assert one_of_two_leaves(calls) is False

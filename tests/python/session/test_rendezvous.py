@@ -145,7 +145,7 @@ def test_an_idle_rank_hears_a_call_and_the_end_of_the_loop():
         idle.meet(b"")
         called.result(10)
         heard = threads.submit(idle.wait_called, "ended")
-        trainer.announce("ended", "3")
+        trainer.leave("ended", "3", 1)
         assert heard.result(10) is False
 
 
@@ -154,6 +154,6 @@ def test_an_idle_rank_skips_meetings_that_were_given_up():
     trainer, idle = ranks(2, SHORT)
     with pytest.raises(TransportError):
         trainer.meet(b"")
-    trainer.announce("ended", "3")
+    trainer.leave("ended", "3", 1)
 
     assert idle.wait_called("ended") is False
