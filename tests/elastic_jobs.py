@@ -10,8 +10,12 @@ import threading
 import time
 from pathlib import Path
 
+import dynatrain
+import training_jobs as jobs
+
 HERE = Path(__file__).parent
 WORKER = HERE / "elastic_worker.py"
+TOTAL, TIMEOUT_S = 250, 30
 
 
 class Process:
@@ -57,7 +61,7 @@ class Process:
                 left = until - time.monotonic()
                 ended = self.child.poll() is not None and not self._reader.is_alive()
                 if left <= 0 or ended:
-                    raise AssertionError("\n".join(self.lines))
+                    raise AssertionError("\n".join(self.lines[-60:]))
                 self._changed.wait(min(left, 0.5))
 
     def end(self, seconds=30):
@@ -70,3 +74,55 @@ class Process:
         if self.child.poll() is None:
             self.child.kill()
         self.child.wait()
+
+
+class Job:
+    """A coordinator with its layouts, and the members that a test starts."""
+
+    def __init__(self, folder, layouts):
+        self.layouts = layouts
+        self.folder = folder
+        self.secret = folder / "secret"
+        self.hurry = folder / "hurry"
+        self.processes = []
+        self.coordinator = self.coordinate()
+        self.address = json.loads(self.coordinator.lines[0])["address"]
+
+    def coordinate(self, listen="127.0.0.1:0"):
+        layouts = [word for layout in self.layouts for word in ("--layout", layout)]
+        files = ["--ledger", self.folder / "ledger", "--secret-file", self.secret]
+        command = ["coordinator", *layouts, *files, "--timeout-s", TIMEOUT_S, "--json"]
+        process = self.started("-m", "dynatrain", *command, "--listen", listen)
+        process.wait_for(lambda: process.lines and process.lines[0].startswith("{"))
+        return process
+
+    def started(self, *command):
+        process = Process(*command)
+        self.processes.append(process)
+        return process
+
+    def member(self):
+        return self.started(WORKER, self.address, self.secret, TOTAL, self.hurry, TIMEOUT_S)
+
+    def ask(self, *question):
+        """What the coordinator answers to a command, as an operator gives it."""
+        where = ["--coordinator", self.address, "--secret-file", self.secret, "--json"]
+        command = [sys.executable, "-m", "dynatrain", *map(str, (*question, *where))]
+        environment = {"PYTHONPATH": "python", "PATH": "/usr/bin:/bin"}
+        found = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert found.returncode == 0, found.stderr
+        return json.loads(found.stdout)
+
+
+def trains_in(member, layout):
+    member.wait_for(lambda: member.told("step") and member.told("step")[-1]["layout"] == layout)
+
+
+def undisturbed():
+    """The loss of every step of the same job on one rank."""
+    session = dynatrain.init(jobs.build, "dp=1", initialize=jobs.initialize)
+    losses = [jobs.train_step(session.state, session.world, step) for step in range(TOTAL)]
+    session.close()
+    return losses

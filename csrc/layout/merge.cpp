@@ -28,7 +28,8 @@ struct Claim {
 
 class Merger {
  public:
-  explicit Merger(std::span<const Publication> publications) : publications_(publications) {
+  Merger(std::span<const Publication> publications, int num_present)
+      : publications_(publications), num_present_(num_present) {
     check_publishers();
     for (std::size_t source = 0; source < publications.size(); ++source) {
       blobs_.push_back(decode_blob(publications[source].blob));
@@ -72,9 +73,9 @@ class Merger {
     std::set<int> seen;
     for (const Publication& publication : publications_) {
       for (const int rank : publication.ranks) {
-        if (rank < 0 || !seen.insert(rank).second) {
+        if (rank < 0 || rank >= num_present_ || !seen.insert(rank).second) {
           refuse_map("cannot join published maps",
-                     "rank " + std::to_string(rank) + " is negative or published twice",
+                     "rank " + std::to_string(rank) + " is negative, has gone, or published twice",
                      "join one blob of every rank");
         }
       }
@@ -86,7 +87,8 @@ class Merger {
     if (found != cuts_.end()) {
       return found - cuts_.begin();
     }
-    SharedSharding sharding = make_compact_sharding(cut.mesh, cut.placements);
+    SharedSharding sharding =
+        make_present_sharding(make_compact_sharding(cut.mesh, cut.placements), num_present_);
     std::vector<int> ranks = sharding->ranks();
     cuts_.push_back({cut, std::move(sharding), std::move(ranks)});
     return std::ssize(cuts_) - 1;
@@ -155,7 +157,7 @@ class Merger {
     return make_union_sharding(std::move(parts));
   }
 
-  /// Every rank of a mesh must say of the tensor what the others of the mesh say.
+  /// Every rank of a mesh that is there must say of the tensor what the others of the mesh say.
   void check_complete(std::span<const Claim> claims,
                       const KnownCut& known,
                       const std::vector<int>& publishers) const {
@@ -188,6 +190,7 @@ class Merger {
   }
 
   std::span<const Publication> publications_;
+  int num_present_;
   std::vector<Blob> blobs_;
   std::vector<KnownCut> cuts_;
   std::vector<Claim> claims_;
@@ -196,8 +199,8 @@ class Merger {
 
 }  // namespace
 
-ShardMap merge_publications(std::span<const Publication> publications) {
-  return Merger(publications).merge();
+ShardMap merge_publications(std::span<const Publication> publications, int num_present) {
+  return Merger(publications, num_present).merge();
 }
 
 }  // namespace dynatrain

@@ -338,6 +338,10 @@ void bind_membership(py::module_& m) {
   m.def("membership_description", &read_description, py::arg("line"));
   m.def("membership_speaker", &speaker, py::arg("line"));
   m.def(
+      "membership_lost_after_ms",
+      [](std::int64_t timeout_ms) { return membership::make_deadlines(timeout_ms).lost_after_ms; },
+      py::arg("timeout_ms"));
+  m.def(
       "membership_tick_ms",
       [](std::int64_t timeout_ms) { return membership::make_deadlines(timeout_ms).tick_ms; },
       py::arg("timeout_ms"));

@@ -2,6 +2,7 @@
 
 #include "torch/bind.hpp"
 #include "torch/state_table.hpp"
+#include <limits>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -19,14 +20,15 @@ TensorId id_of(const ShardMap& map, const std::string& name) {
   return id;
 }
 
-SharedMap merge(const std::vector<std::pair<py::bytes, std::vector<int>>>& published) {
+SharedMap merge(const std::vector<std::pair<py::bytes, std::vector<int>>>& published,
+                int num_present) {
   std::vector<Publication> publications;
   publications.reserve(published.size());
   for (const auto& [blob, ranks] : published) {
     publications.push_back({std::string(blob), ranks});
   }
   const py::gil_scoped_release no_gil;
-  return std::make_shared<ShardMap>(merge_publications(publications));
+  return std::make_shared<ShardMap>(merge_publications(publications, num_present));
 }
 
 std::vector<std::string> names_of(const ShardMap& map) {
@@ -69,7 +71,7 @@ void prove_live_table(const ShardMap& map, int rank, const StateTable& table) {
 
 void bind_shard_map(py::module_& m) {
   py::class_<ShardMap, SharedMap>(m, "ShardMap")
-      .def_static("merge", &merge, py::arg("publications"))
+      .def_static("merge", &merge, py::arg("publications"), py::arg("num_present") = std::numeric_limits<int>::max())
       .def_property_readonly("num_tensors", &ShardMap::num_tensors)
       .def_property_readonly("num_ranks", &ShardMap::num_ranks)
       .def("hash", &ShardMap::hash, NoGil())

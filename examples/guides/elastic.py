@@ -50,8 +50,9 @@ def main() -> None:
     session = join(build, options.coordinator, secret_file=options.secret_file)
     signal.signal(signal.SIGTERM, lambda *_: session.leave(grace_s=30))
     for step in session.steps(options.steps):
-        loss = train_one_step(session.state, session.world, step)
-        logging.info("step %d in %s: loss %.4f", step, session.world, loss)
+        with session.recoverable():
+            loss = train_one_step(session.state, session.world, step)
+            logging.info("step %d in %s: loss %.4f", step, session.world, loss)
         time.sleep(options.pause_s)
     logging.info("ended: %s", session.ended[0])
     session.close()

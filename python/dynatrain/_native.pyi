@@ -271,8 +271,12 @@ class ShardMap:
     """Which rank holds which box of each logical tensor. Immutable."""
 
     @staticmethod
-    def merge(publications: Sequence[tuple[bytes, Sequence[int]]]) -> ShardMap:
+    def merge(
+        publications: Sequence[tuple[bytes, Sequence[int]]], num_present: int = ...
+    ) -> ShardMap:
         """Joins what all ranks published: ``StateTable.encode()`` and the ranks that said it.
+
+        Ranks of meshes from ``num_present`` on have gone, and own nothing.
 
         Raises LayoutError when two ranks disagree about a tensor.
         """
@@ -712,3 +716,6 @@ def membership_speaker(line: str) -> int:
 
 def membership_tick_ms(timeout_ms: int) -> int:
     """How often both machines are given a tick."""
+
+def membership_lost_after_ms(timeout_ms: int) -> int:
+    """How long a member may be silent before it is lost."""

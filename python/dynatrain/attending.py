@@ -8,6 +8,7 @@ from contextlib import ExitStack
 
 from dynatrain._errors import Error, TransportError, ends_job, of_family
 from dynatrain.collective import Collective, Done
+from dynatrain.generation.rendezvous import Rendezvous
 from dynatrain.layout import Layout
 from dynatrain.report import SwitchReport
 from dynatrain.switch.calls import Call
@@ -32,13 +33,19 @@ class Attendant:
         self._part = collective
         self._callbacks = callbacks
 
+    @property
+    def _meeting(self) -> Rendezvous:
+        meeting = self._part.generation.meeting
+        assert isinstance(meeting, Rendezvous)  # a member of an elastic job waits at its gate
+        return meeting
+
     def leave(self, ended: str, step: int, num_ranks: int) -> None:
         """Leaves the loop named ``ended`` after ``step`` steps, one of ``num_ranks`` that do.
 
         Ranks that idle hear of it when all have.
         """
         try:
-            self._part.generation.meeting.leave(ended, str(step), num_ranks)
+            self._meeting.leave(ended, str(step), num_ranks)
         except TransportError as error:  # nobody is left to hear it
             _log.warning("ranks that idle were not told of the end of the loop: %s", error)
 
@@ -50,8 +57,8 @@ class Attendant:
             named ``ended``, is over before that.
         """
         while self._part.present.world is None:
-            if not self._part.generation.meeting.wait_called(ended):
-                return int(self._part.generation.meeting.left_with(ended))
+            if not self._meeting.wait_called(ended):
+                return int(self._meeting.left_with(ended))
             self._attend()
         return None
 

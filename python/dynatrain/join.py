@@ -109,13 +109,13 @@ def _joined(given: Given, checked: Checked, device: torch.device, line: Line) ->
 
     def make(members: Members) -> Generation:
         _, placed = arguments.agree(members, checked)
-        generation = Generation(placed, checked.options, device)
+        generation = Generation(placed, checked.options, device, meets_in_store=False)
         generation.connect("start")
         return generation
 
     port = Joining(session._part, given.initialize, checked.keep, session._callbacks)
     driver = Driver(port, make, line.host, checked.options.timeout)
-    driver.part = Part(line, checked.options.timeout.total_seconds(), driver.prepare)
+    driver.part = Part(line, checked.options.timeout.total_seconds(), driver)
     checked.settings.apply(session.on_switch, 0)
     session.drive_by(driver)
     remember(session)

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from dynatrain.collective import Collective
 from dynatrain.generation.generation import Generation
 from dynatrain.generation.seats import Seats
+from dynatrain.generation.world import World
 from dynatrain.layout import Layout
 from dynatrain.report import SwitchReport
 from dynatrain.switch.beginning import Initialize
 from dynatrain.switch.decided import Vote
+from dynatrain.train_state import TrainState
+
+
+@dataclass(frozen=True)
+class _Stood:
+    """What a rank was when its world was halted."""
+
+    seats: Seats | None
+    world: World | None
+    state: TrainState | None
+    epoch: int
+    completed: int
 
 
 class Joining:
@@ -35,6 +49,7 @@ class Joining:
         self._initialize = initialize
         self._keep = keep
         self._callbacks = callbacks
+        self._stood: _Stood | None = None  #: while a recovery is tried
 
     def vote_by(self, vote: Vote) -> None:
         """Has every switch be decided by ``vote``."""
@@ -44,6 +59,11 @@ class Joining:
     def completed(self) -> int:
         """Completed steps."""
         return self._part.progress.completed
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the state is that of so many steps; not where one was cut short in the middle."""
+        return not self._part.progress.is_torn
 
     def begin(self, generation: Generation, layout: Layout) -> None:
         """Builds the first world and state; collective over the generation."""
@@ -71,14 +91,71 @@ class Joining:
         if errors:
             raise errors[0]
 
-    def go(self, generation: Generation, layout: Layout) -> None:
-        """Switches among the members of a generation; collective over it."""
+    def enter(self, generation: Generation) -> None:
+        """Makes the next calls among the members of a generation."""
         self._part.regroup(generation)
+
+    def go(self, layout: Layout) -> None:
+        """Switches; collective over the generation."""
+        idled = self._part.present.state is None
         self._part.switch(layout, None, self._callbacks)
+        self._part.progress.is_torn = False
+        stood, self._stood = self._stood, None
+        if stood is not None and idled:
+            self._end_unused(stood, layout)
+
+    def _end_unused(self, stood: _Stood, layout: Layout) -> None:
+        """Ends what a rank has that held another version than the one that all go on with."""
+        with self._part.adapter.undisturbed():
+            self._part.adapter.retire(stood.state, None, str(layout))
+        if stood.world is not None:
+            stood.world.retire(f"the switch to {layout} replaced")
 
     def back_to(self, generation: Generation | None) -> None:
         """Goes on with a former generation, or as before the first one."""
+        self._stand_again()
         if generation is None:
             self._part.present.leave()
         else:
             self._part.regroup(generation)
+
+    # ---- after the loss of members -------------------------------------------------------------
+
+    def abort(self, why: str) -> None:
+        """Ends what waits for a peer in the present world, from any thread."""
+        world = self._part.present.world
+        if world is not None:
+            world.abort(why)
+
+    def hold(self, generation: Generation, seats: Seats, epoch: int, step: int) -> None:
+        """Takes ``seats`` for what is left of a halted world, after ``step`` steps.
+
+        A rank that is not among them has nothing of that version, whatever its state is.
+        """
+        self._stand_again()
+        present, progress = self._part.present, self._part.progress
+        self._stood = _Stood(
+            present.seats, present.world, present.state, present.epoch, progress.completed
+        )
+        self._part.worlds.forget_ended()
+        if seats.place_of(generation.members.own.id) is None:
+            self.stand_by(generation, seats, epoch, step)
+        else:
+            self.enter(generation)
+            present.seats = seats
+            progress.completed = step
+
+    def prepare(self, layout: Layout) -> None:
+        """Prepares a switch; collective over the generation."""
+        self._part.prepare(layout, None)
+
+    def _stand_again(self) -> None:
+        """Is again what it was when its world was halted, if a recovery was tried since."""
+        stood, self._stood = self._stood, None
+        if stood is None or stood.seats is None:
+            return  # a rank that was in no world yet stands by once more
+        self._part.targets.drop()
+        present, self._part.progress.completed = self._part.present, stood.completed
+        if present.state is not stood.state:
+            present.install(stood.seats, stood.world, stood.state)
+        present.seats, present.epoch = stood.seats, stood.epoch

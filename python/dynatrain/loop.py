@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
-from dynatrain.adapters.port import Watched
+from dynatrain.adapters.port import StepGuard, Watched
 from dynatrain.attending import Attendant
 from dynatrain.collective import Collective
+from dynatrain.given import described
 from dynatrain.report import SwitchReport
 from dynatrain.requested import Requested
+from dynatrain.switch.calls import cursors_of, put_back
+from dynatrain.train_state import TrainState
+
+_log = logging.getLogger("dynatrain.session")
 
 
 class Gate(Protocol):
@@ -20,6 +27,9 @@ class Gate(Protocol):
 
     def finish(self) -> None:
         """All steps are done."""
+
+    def survives(self, error: Exception) -> bool:
+        """Whether a step has failed for what happened to another member; blocks until it knows."""
 
     def leave(self, grace_s: float) -> None:
         """Asks to be left out of the next world; the process ends after ``grace_s`` at most."""
@@ -51,6 +61,7 @@ class Loop:
         self._progress = part.progress
         self._callbacks = callbacks
         self._attendant = Attendant(part, callbacks)
+        self._guard: tuple[TrainState, StepGuard] | None = None
 
     def steps(self, total: int) -> Iterator[int]:
         """Yields the number of every step up to ``total``."""
@@ -70,6 +81,35 @@ class Loop:
             raise
         finally:
             self._leave(loop, failed=failed)
+
+    @contextmanager
+    def recoverable(self) -> Iterator[None]:
+        """See :meth:`dynatrain.Session.recoverable`."""
+        if self.gate is None:
+            yield
+            return
+        guard, keep = self._step_guard(), self._now.keep
+        guard.begin()
+        cursors = cursors_of(keep)
+        try:
+            yield
+        except Exception as error:
+            if not self.gate.survives(error):
+                raise
+            _log.warning("step %d was cut short: %s", self._progress.completed, described(error))
+            gained = guard.undo()
+            if not gained:
+                put_back(keep, cursors)
+            self._progress.fail(gained)
+        else:
+            guard.end()
+
+    def _step_guard(self) -> StepGuard:
+        state = self._now.state
+        assert state is not None  # a step is under way
+        if self._guard is None or self._guard[0] is not state:
+            self._guard = state, self._part.adapter.step_guard(state)
+        return self._guard[1]
 
     def _leave(self, loop: int, *, failed: bool = False) -> None:
         """Ends a loop once, and tells ranks that idle, unless it failed on this one."""

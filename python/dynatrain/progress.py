@@ -20,10 +20,12 @@ class Progress:
 
     Attributes:
         completed: steps; the one under way is not among them.
+        is_torn: the state is of no whole number of steps, as one was cut short.
     """
 
     def __init__(self) -> None:
         self.completed = 0
+        self.is_torn = False
         self._watched = Watched(sure=False)
         self._epoch = -1
         self._num_loops = 0
@@ -69,6 +71,15 @@ class Progress:
         if self._under_way:
             self._under_way = False
             self.completed += 1
+
+    def fail(self, gained: int | None) -> None:
+        """The step under way has failed for another rank.
+
+        ``gained`` steps are completed by it, 0 or 1; None where the state is torn by it.
+        """
+        self._under_way = False
+        self.is_torn = gained is None
+        self.completed += gained or 0
 
     def leave(self, loop: int) -> bool:
         """The loop is left, maybe in the middle of a step; False when that was known already."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from typing import Any
 
 from dynatrain._errors import LayoutError
@@ -53,6 +54,21 @@ class Session(Position):
             LayoutError: ``total`` is no whole number, or is negative.
         """
         return self._loop.steps(checked_count("steps", "total", total))
+
+    def recoverable(self) -> AbstractContextManager[None]:
+        """Lets the step in its body fail because another process has died or is cut off.
+
+        For the body of :meth:`steps` in a job of :func:`join`; elsewhere it does nothing. Where the
+        others are told that a member is lost, or a message between ranks fails, the error ends
+        here: the step does not count, and the loop goes on with it in the world that remains, whose
+        state is that of the last whole step. Any other error is raised, five seconds later by
+        default, as it may be the first sign of such a loss; the others go on without this process.
+
+        What a step changes beside the state of the session is not taken back; of kept objects,
+        loaders are. Costs a step a read of the random streams and a copy of the buffers that steps
+        write.
+        """
+        return self._loop.recoverable()
 
     # ---- switching -----------------------------------------------------------------------------
 

@@ -4,80 +4,25 @@ from __future__ import annotations
 
 import json
 import socket
-import subprocess
-import sys
 from contextlib import suppress
 
 import pytest
 
 import dynatrain
-import training_jobs as jobs
 from dynatrain.elastic.coordinator import OPERATOR
 from dynatrain.elastic.seal import Seal, greeting, new_nonce
 from dynatrain.tools.cli import parser
-from elastic_jobs import WORKER, Process
+from elastic_jobs import TOTAL, WORKER, Job, trains_in, undisturbed
 
-TOTAL, TIMEOUT_S = 250, 30
 LAYOUTS = ("dp=2,tp=2", "dp=2", "dp=1")
-
-
-class Job:
-    """A coordinator, and the members that a test starts."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        self.secret = folder / "secret"
-        self.hurry = folder / "hurry"
-        self.processes = []
-        self.coordinator = self.coordinate()
-        self.address = json.loads(self.coordinator.lines[0])["address"]
-
-    def coordinate(self, listen="127.0.0.1:0"):
-        layouts = [word for layout in LAYOUTS for word in ("--layout", layout)]
-        files = ["--ledger", self.folder / "ledger", "--secret-file", self.secret]
-        command = ["coordinator", *layouts, *files, "--timeout-s", TIMEOUT_S, "--json"]
-        process = self.started("-m", "dynatrain", *command, "--listen", listen)
-        process.wait_for(lambda: process.lines and process.lines[0].startswith("{"))
-        return process
-
-    def started(self, *command):
-        process = Process(*command)
-        self.processes.append(process)
-        return process
-
-    def member(self):
-        return self.started(WORKER, self.address, self.secret, TOTAL, self.hurry, TIMEOUT_S)
-
-    def ask(self, *question):
-        """What the coordinator answers to a command, as an operator gives it."""
-        where = ["--coordinator", self.address, "--secret-file", self.secret, "--json"]
-        command = [sys.executable, "-m", "dynatrain", *map(str, (*question, *where))]
-        environment = {"PYTHONPATH": "python", "PATH": "/usr/bin:/bin"}
-        found = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=60, check=False
-        )
-        assert found.returncode == 0, found.stderr
-        return json.loads(found.stdout)
 
 
 @pytest.fixture
 def job(tmp_path):
-    made = Job(tmp_path)
+    made = Job(tmp_path, LAYOUTS)
     yield made
     for process in made.processes:
         process.kill()
-
-
-def trains_in(member, layout):
-    member.wait_for(lambda: member.told("step") and member.told("step")[-1]["layout"] == layout)
-
-
-def undisturbed():
-    """The loss of every step of the same job on one rank."""
-    session = dynatrain.init(jobs.build, "dp=1", initialize=jobs.initialize)
-    losses = [jobs.train_step(session.state, session.world, step) for step in range(TOTAL)]
-    session.close()
-    return losses
 
 
 def losses_of(members):

@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <map>
 #include <memory>
 #include <optional>
@@ -84,6 +85,10 @@ class Sharding {
 [[nodiscard]] std::shared_ptr<const Sharding> make_union_sharding(
     std::vector<std::shared_ptr<const Sharding>> parts);
 
+/// The part of a sharding that ranks below `num_present` hold; the others have gone and hold nothing.
+[[nodiscard]] std::shared_ptr<const Sharding> make_present_sharding(
+    std::shared_ptr<const Sharding> whole, int num_present);
+
 /// A flat 1-D cut (ZeRO-1 buffers, FlatParameter): rank i of `ranks` holds elements
 /// [bounds[i], bounds[i+1]) of the row-major tensor, dense in its buffer from element
 /// `offsets_elems[i]` on. A table sharding with at most 2N-1 boxes per rank.
@@ -143,10 +148,12 @@ struct Publication {
   std::vector<int> ranks;
 };
 
-/// Joins what all ranks published into one map.
+/// Joins what all ranks published into one map. Ranks of meshes from `num_present` on are those of
+/// members that have gone: they publish nothing, and own nothing.
 /// Errors   LayoutError when a blob does not parse, or two ranks disagree about a tensor's shape,
 ///          dtype or placements (names tensor, ranks and both values).
-[[nodiscard]] ShardMap merge_publications(std::span<const Publication> publications);
+[[nodiscard]] ShardMap merge_publications(std::span<const Publication> publications,
+                                          int num_present = std::numeric_limits<int>::max());
 
 /// What a rank really holds in memory for one tensor, in elements.
 struct LiveTensor {

@@ -170,6 +170,18 @@ def default_group(group: ProcessGroup | None) -> Iterator[None]:
         take_as_default(former)
 
 
+def parts_of_group(group: ProcessGroup, name: str) -> tuple[str, list[Any]]:
+    """What a group that was made as ``name`` has for the host and for devices.
+
+    Returns:
+        What stands before the keys of its Gloo in the store that it was made in, and the backends
+        that can abort what hangs in them.
+    """
+    others = [each for each in group._device_types if each.type != "cpu"]
+    backends = [group._get_backend(each) for each in others]
+    return f"{name}//cpu//", [each for each in backends if each.name() != "gloo"]
+
+
 def end_group(group: ProcessGroup) -> None:
     """Takes a group from torch's list; its threads and sockets end with the last who holds it."""
     if group is distributed_c10d._world.default_pg:

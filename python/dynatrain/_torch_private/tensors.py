@@ -102,6 +102,18 @@ def fsdp_params_with_gradients(module: nn.Module) -> list[str]:
     ]
 
 
+def drop_unreduced(module: nn.Module) -> None:
+    """Has ``fully_shard`` drop what it has gathered, and gradients that it has not reduced."""
+    for fsdp_param in _fsdp_params(module):
+        if "unsharded_accumulated_grad" in vars(fsdp_param):  # up to torch 2.14
+            fsdp_param.unsharded_accumulated_grad = None
+        if getattr(fsdp_param, "_unsharded_param", None) is not None:
+            fsdp_param._unsharded_param.grad = None
+    for child in module.modules():
+        if isinstance(child, FSDPModule):
+            child.reshard()
+
+
 def release_memory(module: nn.Module, spared: Collection[int] = ()) -> None:
     """Lets go of the memory of parameters and buffers, whoever still holds the module.
 

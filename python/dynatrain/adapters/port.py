@@ -125,6 +125,25 @@ class Watched:
     sure: bool = True
 
 
+class StepGuard(ABC):
+    """Keeps what a step changes, so that one that failed for another rank can be taken back."""
+
+    @abstractmethod
+    def begin(self) -> None:
+        """A step begins."""
+
+    @abstractmethod
+    def end(self) -> None:
+        """The step has ended."""
+
+    @abstractmethod
+    def undo(self) -> int | None:
+        """The step has failed: lets go of what it holds, and says how far the state has come.
+
+        0 steps: it is as the step began with; 1: all had been done; None: it is neither.
+        """
+
+
 _Inventory = TypeVar("_Inventory", bound=Inventory)
 
 
@@ -148,8 +167,8 @@ class Adapter(ABC, Generic[_Inventory]):
     def undisturbed(self) -> AbstractContextManager[None]:
         """Leaves what the caller has set for its thread, and puts it back.
 
-        Such as modes of execution and defaults; inside, defaults are those that stood when this
-        object was made. Every call of a session runs inside, the user's callbacks with it.
+        Such as modes of execution and defaults; inside, defaults are those of when this object was
+        made. Every call of a session runs inside, the user's callbacks with it.
         """
 
     @abstractmethod
@@ -363,19 +382,19 @@ class Adapter(ABC, Generic[_Inventory]):
     def watch(self, state: TrainState) -> Watched:
         """Watches the optimizers of ``state`` from now on; asked for once in the life of a state.
 
-        A step of an optimizer pays an attribute for it, a step of the loop nothing: who asks reads
-        and writes the value alone. Nothing of it travels, nor counts as set by the script.
+        A step of an optimizer pays an attribute for it, a step of the loop nothing. Nothing of it
+        travels, nor counts as set by the script.
         """
+
+    @abstractmethod
+    def step_guard(self, state: TrainState) -> StepGuard:
+        """A guard of the steps of ``state``; asked for at most once in its life."""
 
     @abstractmethod
     def retire(self, state: TrainState | None, target: _Inventory | None, successor: str) -> None:
         """Drops the memory of a replaced state and makes its later use raise StaleStateError.
 
-        What ``target`` holds too lives on. ``state`` and ``target`` are None where the rank idled
-        or idles now; what the framework caches for a world is forgotten in any case.
-
-        Args:
-            state: the replaced state.
-            target: what stands in its place.
-            successor: text form of the new layout.
+        What ``target`` holds too lives on. ``state`` and ``target``, which stands in its place, are
+        None where the rank idled or idles now; what the framework caches for a world is forgotten
+        in any case. ``successor`` is the text form of the new layout.
         """

@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
-from dynatrain._errors import Error, InternalError, TransportError, ends_job
-from dynatrain.elastic.part import Asked, Part, described
+from dynatrain._errors import Error, InternalError, LayoutError, TransportError, ends_job
+from dynatrain.elastic.attempts import is_of_communication, members_of, seats_of
+from dynatrain.elastic.part import Asked, Part, UncoveredError, described
+from dynatrain.generation.connections import Connections
 from dynatrain.generation.generation import Generation
 from dynatrain.generation.members import Member, Members
 from dynatrain.generation.seats import Seats
@@ -20,6 +23,8 @@ from dynatrain.layout import Layout
 from dynatrain.switch.decided import Vote
 
 _log = logging.getLogger("dynatrain.elastic")
+#: How often one step may fail in its communication before it is the script's own error.
+_MOST_FAILURES = 3
 
 
 class Session(Protocol):
@@ -32,17 +37,33 @@ class Session(Protocol):
     def completed(self) -> int:
         """Completed steps."""
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the state is that of so many steps."""
+
     def begin(self, generation: Generation, layout: Layout) -> None:
         """Builds the first world and state; collective over the generation."""
 
     def stand_by(self, generation: Generation, seats: Seats, epoch: int, step: int) -> None:
         """Takes note of the world of others, in which this rank has no place."""
 
-    def go(self, generation: Generation, layout: Layout) -> None:
-        """Switches among the members of a generation; collective over it."""
+    def enter(self, generation: Generation) -> None:
+        """Makes the next calls among the members of a generation."""
+
+    def go(self, layout: Layout) -> None:
+        """Switches; collective over the generation."""
 
     def back_to(self, generation: Generation | None) -> None:
         """Goes on with a former generation, or as before the first one."""
+
+    def abort(self, why: str) -> None:
+        """Ends what waits for a peer in the present world, from any thread."""
+
+    def hold(self, generation: Generation, seats: Seats, epoch: int, step: int) -> None:
+        """Takes ``seats`` for what is left of a halted world, after ``step`` steps."""
+
+    def prepare(self, layout: Layout) -> None:
+        """Prepares a switch; collective over the generation."""
 
 
 @dataclass(frozen=True)
@@ -51,15 +72,19 @@ class Ready:
 
     Attributes:
         generation: of all who are in the source or the target; the target's ranks come first.
-        source: who trains now; None where nobody does.
+        source: who trains now, or what is left of them in a recovery; None where nobody does.
         target: the layout to go to.
         epoch: of the source, as sessions count.
+        version: of a recovery, the completed steps of what is left; else None.
+        held: of a recovery, done when the training thread has prepared the switch.
     """
 
     generation: Generation
     source: Seats | None
     target: Layout
     epoch: int
+    version: int | None
+    held: Future[None]
 
 
 class Driver:
@@ -86,28 +111,78 @@ class Driver:
         self._timeout = timeout
         self._lock = threading.Lock()
         self._ready: dict[int, Ready] = {}
+        self._connections: dict[int, Connections] = {}
         self._present: Generation | None = None
         session.vote_by(self._vote)
         self._attempt = 0
+        self._broken = (-1, 0)  #: the step that has failed last, and how often in this world
         self.ended = ("", "")  #: why this member ended, once it has
 
-    # ---- in a thread beside training -----------------------------------------------------------
+    # ---- in threads beside training ------------------------------------------------------------
 
     def prepare(self, attempt: int) -> None:
-        """Makes the generation of an attempt: its groups and lanes."""
+        """Makes the generation of an attempt: its groups and lanes.
+
+        In a recovery it has the training thread, which stands, prepare the switch as well.
+
+        Raises:
+            UncoveredError: the version cannot be put together from what is left.
+        """
+        connections = Connections()
+        with self._lock:
+            self._connections[attempt] = connections
         port, timeout = self.part.store_port, self._timeout
         store = TCPStore(self._host, port, is_master=False, timeout=timeout)
         description, hosts = described(store.get(f"attempt/{attempt}"))
-        source, target = description["source"], description["target"]
-        ids = [*target["members"], *(m for m in source["members"] if m not in target["members"])]
+        target = description["target"]
+        ids = members_of(description)
         name = f"{target['epoch']}.{attempt}"
         each = tuple(Member(str(member), hosts.get(member, "")) for member in ids)
-        members = Members(name, ids.index(self.part.id), each, PrefixStore(name, store))
-        generation = self._make(members)
-        seats = _seats(source)
-        ready = Ready(generation, seats, Layout.parse(target["layout"]), source["epoch"] - 1)
+        prefixed = PrefixStore(name, store)
+        members = Members(name, ids.index(self.part.id), each, prefixed, connections=connections)
+        ready = Ready(
+            self._make(members),
+            seats_of(description),
+            Layout.parse(target["layout"]),
+            description["source"]["epoch"] - 1,
+            target["version"] if description["is_recovery"] else None,
+            Future(),
+        )
         with self._lock:
-            self._ready[attempt] = ready
+            is_over = connections.are_cut
+            if not is_over:
+                self._ready[attempt] = ready
+        if is_over:
+            ready.generation.close(in_store=False)
+            connections.check()
+        if ready.version is not None:
+            self._await_held(attempt, ready)
+
+    def _await_held(self, attempt: int, ready: Ready) -> None:
+        self.part.ask(Asked("hold", attempt))
+        try:
+            ready.held.result(self._timeout.total_seconds())
+        except LayoutError as error:
+            raise UncoveredError(str(error)) from error
+
+    def interrupt(self, asked: Asked) -> None:
+        """Ends what the training thread may hang in: the present world, or an attempt."""
+        if asked.kind == "discard":
+            self._abort(asked.attempt, "the attempt was given up")
+            return
+        why = "a member is lost" if asked.kind == "stop" else "this member has ended"
+        self._session.abort(why)
+        if asked.kind == "end":
+            for attempt in [*self._connections]:
+                self._abort(attempt, why)
+
+    def _abort(self, attempt: int, why: str) -> None:
+        with self._lock:
+            ready, connections = self._ready.get(attempt), self._connections.get(attempt)
+        if connections is not None:
+            connections.cut(why)
+        if ready is not None:
+            ready.generation.abort(why)
 
     # ---- in the training thread ----------------------------------------------------------------
 
@@ -120,6 +195,24 @@ class Driver:
                 return False
             self._do(asked)
             asked = self.part.next()
+        return True
+
+    def survives(self, error: Exception) -> bool:
+        """Whether a step has failed for what happened to another member. Blocks until it knows.
+
+        Where the coordinator has not said so, an error of communication is told to it, and any
+        other is given the time in which a loss is noticed. The same step may fail so a few times.
+        """
+        if self.part.is_to_stop(0):
+            return True
+        if not is_of_communication(error):
+            return self.part.is_to_stop(self.part.lost_after_s)
+        step, times = self._broken
+        times = times + 1 if step == self._session.completed else 1
+        self._broken = (self._session.completed, times)
+        if times > _MOST_FAILURES:
+            return False
+        self.part.step_broke()
         return True
 
     def finish(self) -> None:
@@ -142,15 +235,36 @@ class Driver:
     def _do(self, asked: Asked) -> None:
         if asked.kind == "switch":
             self._switch(asked.attempt, asked.version)
+        elif asked.kind == "hold":
+            self._hold(asked.attempt)
         elif asked.kind == "discard":
             self._drop(asked.attempt)
         elif asked.kind == "stop":
-            self.part.stopped(self._session.completed, is_clean=True)
+            self.part.stopped(self._session.completed, is_clean=self._session.is_whole)
+
+    def _hold(self, attempt: int) -> None:
+        """Prepares a recovery, from what is left of the world."""
+        with self._lock:
+            ready = self._ready.get(attempt)
+        if ready is None:
+            return  # it was given up meanwhile
+        assert ready.source is not None
+        assert ready.version is not None
+        try:
+            self._session.hold(ready.generation, ready.source, ready.epoch, ready.version)
+            self._session.prepare(ready.target)
+        except Error as error:
+            if ends_job(error):
+                raise
+            self._session.back_to(self._present)
+            ready.held.set_exception(error)
+        else:
+            ready.held.set_result(None)
 
     def _switch(self, attempt: int, version: int) -> None:
         """Runs an attempt up to its decision; what fails is told, and all go on as before."""
         with self._lock:
-            ready = self._ready.pop(attempt)
+            ready = self._ready[attempt]  # where it is given up, it is aborted from elsewhere
         self._attempt = attempt
         try:
             self._run(ready, version)
@@ -159,9 +273,12 @@ class Driver:
                 raise
             self._session.back_to(self._present)
             self.part.broke(attempt, f"{type(error).__name__}: {error}")
-            ready.generation.close(in_store=False)
+            self._drop(attempt)
             _log.warning("attempt %d has failed here: %s", attempt, error)
             return
+        with self._lock:
+            self._ready.clear()
+            self._connections.clear()
         former, self._present = self._present, ready.generation
         if former is not None:
             former.close(in_store=False)  # its keys are the coordinator's to delete
@@ -170,13 +287,16 @@ class Driver:
         if ready.source is None:
             self._session.begin(ready.generation, ready.target)
             return
-        if self.part.id not in {int(each) for each in ready.source.ids}:
+        if ready.version is None and str(self.part.id) in ready.source.ids:
+            self._session.enter(ready.generation)
+        elif ready.version is None:
             self._session.stand_by(ready.generation, ready.source, ready.epoch, version)
-        self._session.go(ready.generation, ready.target)
+        self._session.go(ready.target)
 
     def _drop(self, attempt: int) -> None:
         with self._lock:
             ready = self._ready.pop(attempt, None)
+            self._connections.pop(attempt, None)
         if ready is not None:
             ready.generation.close(in_store=False)
 
@@ -200,9 +320,3 @@ class Driver:
             "  this member has switched nothing, but others may have; it trains in neither world\n"
             "  end this process; the others go on without it"
         )
-
-
-def _seats(world: dict[str, Any]) -> Seats | None:
-    if not world["members"]:
-        return None
-    return Seats(Layout.parse(world["layout"]), tuple(str(member) for member in world["members"]))

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from dynatrain import _native
 from dynatrain.elastic.line import Line
@@ -18,6 +18,8 @@ from dynatrain.generation.nodes import node_name
 
 _log = logging.getLogger("dynatrain.elastic")
 MEMBER = "m "
+#: What the training thread has to hear wherever it waits for other members.
+_ENDS_WAITS = ("stop", "discard", "end")
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class Asked:
     """What the training thread is to do.
 
     Attributes:
-        kind: ``train``, ``switch``, ``install``, ``discard``, ``retire``, ``stop`` or ``end``.
+        kind: ``train``, ``hold``, ``switch``, ``install``, ``discard``, ``retire``, ``stop`` or
+            ``end``.
         attempt: that it is about; 0 where it is about none.
         version: completed steps with which the world begins, or at which it is left.
         why: of an end, its kind and its reason.
@@ -37,22 +40,37 @@ class Asked:
     why: tuple[str, str] = ("", "")
 
 
+class UncoveredError(Exception):
+    """A version of the state cannot be put together from what members hold of it."""
+
+
+class Tasks(Protocol):
+    """What is done beside the training thread when the protocol asks for it."""
+
+    def prepare(self, attempt: int) -> None:
+        """Prepares an attempt, in a thread of its own; what it raises is told."""
+
+    def interrupt(self, asked: Asked) -> None:
+        """Ends what the training thread may hang in, so that it hears what is asked; in any."""
+
+
 class Part:
     """The protocol's machine of this process, driven by a thread of its own.
 
     Args:
         line: to the coordinator.
         timeout_s: as the coordinator has it.
-        prepare: called with the number of an attempt, in a thread of its own, when it is to be
-            prepared; what it raises is told.
+        tasks: of the driver.
     """
 
-    def __init__(self, line: Line, timeout_s: float, prepare: Callable[[int], None]) -> None:
+    def __init__(self, line: Line, timeout_s: float, tasks: Tasks) -> None:
         self.id = secrets.randbits(52) + 1
         self.store_port = 0
         timeout_ms = int(timeout_s * 1000)
         self._line = line
-        self._prepare = prepare
+        self._tasks = tasks
+        #: So long a member may be silent before it is lost.
+        self.lost_after_s = _native.membership_lost_after_ms(timeout_ms) / 1000
         self._tick_s = _native.membership_tick_ms(timeout_ms) / 1000
         self._changed = threading.Condition()
         self._asked: deque[Asked] = deque()
@@ -84,6 +102,19 @@ class Part:
                     raise self._refused
                 self._changed.wait(1.0)
             return self._asked.popleft()
+
+    def ask(self, asked: Asked) -> None:
+        """Has the training thread do something where it waits for what is asked."""
+        with self._changed:
+            self._asked.append(asked)
+            self._changed.notify_all()
+
+    def is_to_stop(self, seconds: float) -> bool:
+        """Whether the step is to end, or the process; waits until it is, ``seconds`` at most."""
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: any(asked.kind in ("stop", "end") for asked in self._asked), seconds
+            )
 
     def moved(self, attempt: int) -> None:
         """The state has moved: this member votes yes."""
@@ -159,7 +190,7 @@ class Part:
 
     def _feed(self, event: Callable[[int], list[tuple[Any, ...]]]) -> None:
         """Gives the machine an event and hands on what it asks for."""
-        to_prepare = []
+        to_prepare, to_interrupt = [], []
         with self._changed:
             for kind, *facts in event(_now_ms()):
                 if kind == "tell":
@@ -167,8 +198,13 @@ class Part:
                 elif kind == "prepare":
                     to_prepare.append(facts[0])
                 else:
-                    self._asked.append(_asked(kind, facts))
+                    asked = _asked(kind, facts)
+                    self._asked.append(asked)
+                    if kind in _ENDS_WAITS:
+                        to_interrupt.append(asked)
             self._changed.notify_all()
+        for asked in to_interrupt:
+            self._tasks.interrupt(asked)
         self._say_all()
         for attempt in to_prepare:
             name = f"dynatrain prepares {attempt}"
@@ -176,11 +212,12 @@ class Part:
 
     def _prepared(self, attempt: int) -> None:
         try:
-            self._prepare(attempt)
+            self._tasks.prepare(attempt)
         except Exception as error:  # noqa: BLE001 - the coordinator and all others learn of it
             why = f"{type(error).__name__}: {error}"[:900]
             _log.warning("attempt %d could not be prepared here: %s", attempt, why)
-            self._feed(lambda now: self._machine.prepare_broke(now, attempt, why, False))
+            uncovered = isinstance(error, UncoveredError)
+            self._feed(lambda now: self._machine.prepare_broke(now, attempt, why, uncovered))
         else:
             self._feed(lambda now: self._machine.prepare_done(now, attempt))
 

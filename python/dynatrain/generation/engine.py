@@ -179,7 +179,8 @@ class Engine:
         """What all ranks say of a side as one map, proved by this rank; for each of ``sides``."""
         maps = []
         for number, side in enumerate(sides):
-            shard_map = _native.ShardMap.merge(merge_plain(published[str(number)]))
+            publications = merge_plain(published[str(number)])
+            shard_map = _native.ShardMap.merge(publications, self.num_ranks)
             shard_map.prove_live(self.rank, side.table)
             maps.append(shard_map)
         return maps

@@ -9,6 +9,7 @@ import torch
 
 from dynatrain._errors import Error
 from dynatrain.generation.control import Control
+from dynatrain.generation.gathering import Gathering
 from dynatrain.generation.lanes import Lane, LaneMaker, unconnected
 from dynatrain.generation.members import Members
 from dynatrain.generation.options import Options
@@ -25,6 +26,8 @@ class Generation:
         members: who takes part; their name is that of no other generation of the job.
         options: of the session.
         device: where parameters live.
+        meets_in_store: whether members meet over the store, and so also when their groups are lost;
+            otherwise they meet over their groups alone.
 
     Attributes:
         members: as given.
@@ -33,10 +36,17 @@ class Generation:
         lanes: the ways of bytes, by kind of memory; empty while they are not connected.
     """
 
-    def __init__(self, members: Members, options: Options, device: torch.device) -> None:
+    def __init__(
+        self,
+        members: Members,
+        options: Options,
+        device: torch.device,
+        *,
+        meets_in_store: bool = True,
+    ) -> None:
         self.members = members
         self.options = options
-        self.meeting = Rendezvous(members.store, members.rank, members.num_ranks, options.timeout)
+        self.meeting = _meeting_of(members, options) if meets_in_store else Gathering(self._gather)
         self.control: Control
         self.lanes: dict[str, Lane] = {}
         self.maker = LaneMaker(
@@ -72,6 +82,19 @@ class Generation:
             for former in self._connections[:-1]:
                 self.meeting.leftovers.add(self.members.store, former)
         self._connections = self._connections[-1:]
+
+    def _gather(self, payload: bytes) -> list[bytes]:
+        return self.control.gather(payload, "the call")
+
+    def abort(self, reason: str) -> None:
+        """Ends all that waits for another member, from any thread; nothing is exchanged after it.
+
+        Of members whose connections are noted.
+        """
+        if self.members.connections is not None:
+            self.members.connections.cut(reason)
+        for lane in [*self.lanes.values()]:
+            lane.transport.abort(reason)
 
     def disconnect(self, reason: str) -> None:
         """Ends the lanes; they are made again before the next call."""
@@ -115,3 +138,7 @@ class Generation:
                 is_ahead = self.meeting.is_ahead(key)  # of a rank that calls behind its close
                 if not is_ahead and (with_worlds or not key.startswith("world/")):
                     store.delete_key(key)
+
+
+def _meeting_of(members: Members, options: Options) -> Rendezvous | Gathering:
+    return Rendezvous(members.store, members.rank, members.num_ranks, options.timeout)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import cached_property
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from torch._C._distributed_c10d import PrefixStore, Store
 
 from dynatrain._torch_private.groups import gloo_group, place_in_job, session_store
+from dynatrain.generation.connections import Connections
 from dynatrain.generation.nodes import numbered
 
 
@@ -42,12 +44,15 @@ class Members:
         rank: this member, ``0 <= rank < num_ranks``.
         each: the members, by rank.
         store: of the generation, under a prefix of its own.
+        connections: where those of its groups are noted, so that they can be ended from another
+            thread; None where nobody will.
     """
 
     name: str
     rank: int
     each: tuple[Member, ...]
     store: Store
+    connections: Connections | None = field(default=None, kw_only=True)
 
     @staticmethod
     def of_job() -> Members:
@@ -88,8 +93,12 @@ class Members:
         return {member.id: rank for rank, member in enumerate(self.each)}
 
     def ranks_of(self, ids: Sequence[str]) -> list[int]:
-        """The ranks of these members; KeyError where one is not among them."""
-        return [self._rank_of[each] for each in ids]
+        """The ranks of these members; KeyError where one is not among them.
+
+        A place that nobody has any more, with an empty id, gets a number that is no rank.
+        """
+        nobody = itertools.count(self.num_ranks)
+        return [self._rank_of[each] if each else next(nobody) for each in ids]
 
     def store_of(self, purpose: str) -> Store:
         """The part of the store for one purpose."""
@@ -108,8 +117,14 @@ class Members:
 
         Raises:
             RuntimeError: a member does not come.
+            TransportError: the connections of this generation were ended.
         """
+        if self.connections is not None:
+            self.connections.check()
         chosen = range(self.num_ranks) if ranks is None else ranks
         position = chosen.index(self.rank)
         store, address = self.store_of(purpose), self.own.address
-        return gloo_group(store, position, len(chosen), timeout, address)
+        group = gloo_group(store, position, len(chosen), timeout, address)
+        if self.connections is not None:
+            self.connections.note(store, "", (position, len(chosen)))
+        return group

@@ -16,7 +16,8 @@ class Seats:
 
     Attributes:
         layout: the layout.
-        ids: of the members, by rank in the layout; as many as it has ranks.
+        ids: of the members, by rank in the layout; as many as it has ranks. Empty where whoever
+            had the place is lost, or has nothing of the version that the others hold.
     """
 
     layout: Layout

@@ -229,6 +229,16 @@ class World:
         world.epoch = epoch
         return world
 
+    def abort(self, why: str) -> None:
+        """Ends what waits for a peer in a group of this world, from any thread; see Connections.
+
+        Nothing can be done over the groups any more. Of a job whose members come and go.
+        """
+        held = {**self.__dict__, **self.__dict__.get("_withheld", {})}
+        groups = held.get("_made")
+        if groups is not None and groups.connections is not None:
+            groups.connections.cut(why)
+
     def withhold(self, why: str) -> None:
         """Makes every use of a mesh or group raise LayoutError until :meth:`give_back`."""
         held = self.__dict__

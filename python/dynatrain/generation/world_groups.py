@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
+from torch._C._distributed_c10d import Store
 from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh
 
@@ -19,7 +20,9 @@ from dynatrain._torch_private.groups import (
     forget_groups,
     group_to_be_default,
     listed_group,
+    parts_of_group,
 )
+from dynatrain.generation.connections import Connections
 from dynatrain.generation.members import Members
 
 
@@ -43,6 +46,8 @@ class WorldGroups:
         self._until: float | None = None
         self._num_made: Counter[str] = Counter()
         self._groups: list[ProcessGroup] = []
+        #: Of these groups, where those of the generation are noted, too.
+        self.connections = None if members.connections is None else Connections()
         self._meshes: list[DeviceMesh] = []
 
     @contextmanager
@@ -70,7 +75,7 @@ class WorldGroups:
         store, deadline = self._members.store_of(self._name), self._deadline()
         with _told_of(f"ranks {ranks} for {purpose}", deadline):
             group = listed_group(store, name, ranks, self.rank, deadline)
-        self._groups.append(group)
+        self._took(group, store, name)
         return group
 
     def make_default(self, kind: GroupKind, num_ranks: int) -> ProcessGroup:
@@ -83,8 +88,16 @@ class WorldGroups:
         store, deadline = self._members.store_of(self._name), self._deadline()
         with _told_of(f"all {num_ranks} ranks of the world", deadline):
             group = group_to_be_default(kind, store, name, (self.rank, num_ranks), deadline)
-        self._groups.append(group)
+        self._took(group, store, name)
         return group
+
+    def _took(self, group: ProcessGroup, store: Store, name: str) -> None:
+        self._groups.append(group)
+        if self.connections is not None:
+            prefix, backends = parts_of_group(group, name)
+            self.connections.note(store, prefix, (group.rank(), group.size()))
+            for backend in backends:
+                self.connections.note_backend(backend)
 
     def _deadline(self) -> timedelta:
         if self._until is None:

@@ -108,6 +108,12 @@ class Worlds:
         """Takes note of the world that others train in, so that it counts as kept on this rank."""
         self._kept[seats] = None
 
+    def forget_ended(self) -> None:
+        """Forgets places whose connections were ended: their groups are of no use any more."""
+        for seats, groups in [*self._groups.items()]:
+            if groups.connections is not None and groups.connections.are_cut:
+                self._forget(seats)
+
     def end(self) -> None:
         """Ends the groups of all places; their meshes are of no use any more."""
         for seats in list(self._groups):

@@ -11,6 +11,7 @@ from dynatrain import words
 from dynatrain._errors import Error, InternalError, LayoutError, of_family
 from dynatrain.data import ElasticLoader, ElasticSampler
 from dynatrain.generation.control import Trouble, raise_alike, troubles_by_rank
+from dynatrain.generation.gathering import Gathering
 from dynatrain.generation.rendezvous import Rendezvous
 from dynatrain.given import described
 from dynatrain.layout import Layout
@@ -88,7 +89,7 @@ class Met:
 class Calls:
     """Meetings in which every rank learns what all others called."""
 
-    def __init__(self, meeting: Rendezvous) -> None:
+    def __init__(self, meeting: Rendezvous | Gathering) -> None:
         self._meeting = meeting
 
     def meet(self, own: Call, problem: Error | None = None, *, is_dated: bool = True) -> Met:
@@ -156,6 +157,12 @@ def cursors_of(keep: Mapping[str, Any]) -> dict[str, int]:
         for name, item in keep.items()
         if isinstance(item, ElasticLoader | ElasticSampler)
     }
+
+
+def put_back(keep: Mapping[str, Any], cursors: Mapping[str, int]) -> None:
+    """Has kept loaders and samplers go on from where they stood."""
+    for name, step in cursors.items():
+        keep[name].load_state_dict({**keep[name].state_dict(), "step": step})
 
 
 def _check_cursors(calls: Sequence[Call]) -> None:

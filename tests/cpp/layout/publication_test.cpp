@@ -43,6 +43,39 @@ std::string refusal_of(const std::vector<Publication>& publications) {
 
 const Mesh kPair{{2}, {0, 1}};
 
+// Member 2 of the mesh has died, and with it the only copy of the third quarter. If it still counted
+// as an owner, a recovery would wait for bytes that nobody sends.
+TEST(Publication, WhoHasGoneOwnsNothing) {
+  const Mesh four{{4}, {0, 1, 7, 2}};
+  const std::string blob = encode({cut("a|param", four, {shard(0)})});
+  const ShardMap map = merge_publications(std::vector<Publication>{{blob, {0, 1, 2}}}, 3);
+
+  const std::vector<OwnedBox> owned = map.owned_boxes(TensorId{0});
+  ASSERT_EQ(owned.size(), 3U);
+  EXPECT_EQ(owned[2], (OwnedBox{{{6, 0}, {8, 4}}, {2}}));
+  EXPECT_TRUE(map.fragments(TensorId{0}, 7).empty());
+  EXPECT_EQ(map.num_ranks(), 3);
+  EXPECT_THROW(prove_coverage(map), LayoutError);
+}
+
+TEST(Publication, ReplicaOfWhoHasGoneCovers) {
+  const Mesh grid{{2, 2}, {0, 1, 7, 2}};
+  const std::string blob = encode({cut("a|param", grid, {replicate(), shard(0)})});
+  const ShardMap map = merge_publications(std::vector<Publication>{{blob, {0, 1, 2}}}, 3);
+
+  EXPECT_NO_THROW(prove_coverage(map));
+  EXPECT_EQ(map.owned_boxes(TensorId{0}).front().ranks, std::vector<int>{0});
+}
+
+// A member that is there and says nothing has built something else.
+TEST(Publication, OnlyWhoHasGoneMayBeSilent) {
+  const Mesh four{{4}, {0, 1, 7, 2}};
+  const std::vector<Publication> published{{encode({cut("a|param", four, {shard(0)})}), {0, 1}}};
+
+  EXPECT_THROW(static_cast<void>(merge_publications(published, 3)), LayoutError);
+  EXPECT_THROW(static_cast<void>(merge_publications(published)), LayoutError);
+}
+
 // Ranks that say the same must publish the same bytes, however they walked their state: only then
 // are their blobs grouped, and a world of many ranks costs as much as a few.
 TEST(Publication, EqualStatesGiveEqualBytes) {

@@ -30,6 +30,7 @@
 | ``codec.py`` | values as bytes |
 | ``streams.py`` | random streams of the process |
 | ``stepping.py`` | whether an optimizer has stepped |
+| ``undoing.py`` | a step that failed for another rank, taken back |
 | ``boundary.py`` | whether a state is between two steps; the end of a replaced one |
 """
 
@@ -44,7 +45,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from dynatrain._torch_private.tensors import clear_sharding_cache, local_tensor
-from dynatrain.adapters.port import Adapter, Published, Slots, Values, Watched
+from dynatrain.adapters.port import Adapter, Published, Slots, StepGuard, Values, Watched
 from dynatrain.adapters.torch import (
     boundary,
     buffers,
@@ -63,6 +64,7 @@ from dynatrain.adapters.torch import (
 )
 from dynatrain.adapters.torch.inventory import Built, LiveTensors
 from dynatrain.adapters.torch.surroundings import Surroundings
+from dynatrain.adapters.torch.undoing import TorchStepGuard
 from dynatrain.train_state import TrainState
 
 _STREAM = "stream."
@@ -259,6 +261,10 @@ class TorchAdapter(Adapter[LiveTensors]):
     def watch(self, state: TrainState) -> Watched:
         """Registers hooks behind the steps of all optimizers."""
         return stepping.watch(state)
+
+    def step_guard(self, state: TrainState) -> StepGuard:
+        """Copies the buffers that steps write, and reads the random streams."""
+        return TorchStepGuard(state, self._device)
 
     def retire(self, state: TrainState | None, target: LiveTensors | None, successor: str) -> None:
         """Empties storages, hooks refusals in, and forgets DTensor's cache of meshes."""

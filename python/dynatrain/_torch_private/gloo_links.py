@@ -1,0 +1,94 @@
+"""The connections of a group of Gloo, found among those of the process, so that they can be cut.
+
+Nothing of torch ends an operation of Gloo that hangs, but for its deadline: ``abort()`` of such a
+group does nothing, and destroying it waits. A connection that is shut down ends all that waits for
+it, on both sides and at once. Each member of a group listens at a port of its own, and leaves the
+address in the group's store; every connection of the group has one of these at one end.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import struct
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from torch._C._distributed_c10d import Store
+
+#: Host and port.
+_Address = tuple[str, int]
+_SIZE, _FAMILY, _PORT = struct.Struct("=Q"), struct.Struct("=H"), struct.Struct("!H")
+_AT_PORT, _AT_IPV4, _AT_IPV6 = 2, 4, 8
+
+
+@dataclass(frozen=True)
+class Links:
+    """Where the members of one group listen.
+
+    Attributes:
+        own: this member's address.
+        others: those of the other members.
+    """
+
+    own: _Address
+    others: frozenset[_Address]
+
+
+def links_of(store: Store, prefix: str, rank: int, num_ranks: int) -> Links | None:
+    """Where the members of a group listen that was made in ``store``; None where it is not there.
+
+    One message to the store. Torch makes a group ``prefix`` of which the keys are ``0/<rank>``.
+    """
+    if num_ranks < 2:
+        return None
+    keys = [f"{prefix}0/{each}" for each in range(num_ranks)]
+    with suppress(RuntimeError, ValueError, struct.error):
+        if not store.check(keys):  # another version of Gloo: nothing can be cut
+            return None
+        found = [_address(bytes(each)) for each in store.multi_get(keys)]
+        return Links(found[rank], frozenset(found) - {found[rank]})
+    return None
+
+
+def cut(groups: Iterable[Links]) -> int:
+    """Shuts the connections of groups down, from any thread; returns how many there were."""
+    own: set[_Address] = set()
+    others: set[_Address] = set()
+    for links in groups:
+        own.add(links.own)
+        others |= links.others
+    return sum(_cut_one(int(each), own, others) for each in os.listdir("/proc/self/fd"))
+
+
+def _cut_one(descriptor: int, own: set[_Address], others: set[_Address]) -> bool:
+    with suppress(OSError):
+        if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+            return False
+        with socket.socket(fileno=os.dup(descriptor)) as found:
+            if found.family not in (socket.AF_INET, socket.AF_INET6):
+                return False
+            here, there = found.getsockname(), found.getpeername()
+            if _plain(here) in own or _plain(there) in others:
+                found.shutdown(socket.SHUT_RDWR)
+                return True
+    return False
+
+
+def _plain(address: Sequence[object]) -> _Address:
+    host, port = str(address[0]), address[1]
+    assert isinstance(port, int)
+    return host.removeprefix("::ffff:"), port
+
+
+def _address(told: bytes) -> _Address:
+    """The address in what a member left: its host's name, then a ``sockaddr``, each sized."""
+    (size_of_name,) = _SIZE.unpack_from(told)
+    begin = 2 * _SIZE.size + size_of_name
+    (family,) = _FAMILY.unpack_from(told, begin)
+    (port,) = _PORT.unpack_from(told, begin + _AT_PORT)
+    at, size = (_AT_IPV4, 4) if family == socket.AF_INET else (_AT_IPV6, 16)
+    host = socket.inet_ntop(family, told[begin + at : begin + at + size])
+    return host.removeprefix("::ffff:"), port

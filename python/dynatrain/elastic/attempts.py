@@ -1,0 +1,60 @@
+"""What a coordinator publishes of an attempt, read; and whether an error is of communication."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any
+
+from torch.distributed import DistError
+
+from dynatrain._errors import TransportError
+from dynatrain.generation.seats import Seats
+from dynatrain.layout import Layout
+
+#: How backends name themselves in errors of torch that have no class of their own.
+_BACKENDS = ("gloo", "nccl", "connection")
+
+
+class Holding(IntEnum):
+    """What a member has of the version with which a recovery begins."""
+
+    ABSENT = 0
+    NOTHING = 1
+    LIVE = 2
+    SNAPSHOT = 3
+
+
+def members_of(description: dict[str, Any]) -> list[int]:
+    """Who takes part in an attempt, by rank: the target's members, then others of the source."""
+    source, target = description["source"]["members"], description["target"]["members"]
+    there = _holdings(description)
+    others = [each for each in source if there.get(each, Holding.LIVE) != Holding.ABSENT]
+    return [*target, *(each for each in others if each not in target)]
+
+
+def seats_of(description: dict[str, Any]) -> Seats | None:
+    """Who has which part of the source; None where there is none.
+
+    In a recovery the places of members that are lost, or hold another version, are nobody's.
+    """
+    source, there = description["source"], _holdings(description)
+    if not source["members"]:
+        return None
+    hold = {each for each in source["members"] if there.get(each, Holding.LIVE) == Holding.LIVE}
+    ids = tuple(str(each) if each in hold else "" for each in source["members"])
+    return Seats(Layout.parse(source["layout"]), ids)
+
+
+def _holdings(description: dict[str, Any]) -> dict[int, Holding]:
+    """By member; empty for a planned change, in which each holds all that it should."""
+    source, target = description["source"]["members"], description["target"]["members"]
+    each = [*source, *(member for member in target if member not in source)]
+    return dict(zip(each, map(Holding, description["holdings"]), strict=False))
+
+
+def is_of_communication(error: BaseException) -> bool:
+    """Whether an error tells that a message between ranks has failed, as far as can be seen."""
+    if isinstance(error, DistError | TransportError | ConnectionError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(name in text for name in _BACKENDS)

@@ -1,0 +1,89 @@
+"""Elastic jobs that lose members while they train: the others go on, in the same processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+import dynatrain
+from elastic_jobs import Job, trains_in, undisturbed
+
+HSDP = "dp=2,dp_replicate=2"
+LAYOUTS = (HSDP, "dp=3", "dp=2", "dp=1")
+
+
+@pytest.fixture
+def job(tmp_path):
+    made = Job(tmp_path, LAYOUTS)
+    yield made
+    for process in made.processes:
+        process.kill()
+
+
+def losses_of(members):
+    """The loss of each step in the last world that did it, None where a rank said none of it."""
+    said = [each for member in members for each in member.told("step")]
+    losses = []
+    for step in range(max(each["step"] for each in said) + 1):
+        of_step = [each for each in said if each["step"] == step]
+        last = max((each["epoch"] for each in of_step), default=None)
+        shares = [each for each in of_step if each["epoch"] == last]
+        whole = shares and len(shares) == dynatrain.Layout.parse(shares[0]["layout"]).world_size
+        losses.append(sum(each["loss"] for each in shares) / len(shares) if whole else None)
+    return losses
+
+
+def started_in(job, layout, number):
+    members = [job.member() for _ in range(number)]
+    for member in members:
+        trains_in(member, layout)
+    return members
+
+
+def check_losses(members, num_cut):
+    """Those of an undisturbed run; all ranks have told them, but of ``num_cut`` steps."""
+    losses, expected = losses_of(members), undisturbed()
+    assert sum(loss is None for loss in losses) <= num_cut
+    for loss, of_step in zip(losses, expected, strict=True):
+        assert loss is None or loss == pytest.approx(of_step, rel=1e-4)
+
+
+def finish(job, members):
+    """The members train to the end."""
+    job.hurry.touch()
+    assert [member.end(120) for member in members] == [0] * len(members)
+    assert [member.told("end")[0]["why"][0] for member in members] == ["finished"] * len(members)
+
+
+# Nothing is lost: each part of the state has another owner.
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("rank", [0, 3])
+def test_members_go_on_when_one_is_killed(job, rank):
+    members = started_in(job, HSDP, 4)
+    at = [member.told("step")[-1]["place"][0] for member in members].index(rank)
+    members[at].child.kill()
+    living = [member for member in members if member is not members[at]]
+    trains_in(living[0], "dp=3")
+    members.append(job.member())
+    living.append(members[-1])
+    trains_in(living[0], HSDP)
+    finish(job, living)
+
+    check_losses(members, 1)  # some may have told of it before it was cut short
+
+
+# It is there and says nothing: nothing closes, and the others hang in a collective with it.
+@pytest.mark.timeout(240)
+def test_members_go_on_when_one_stops(job):
+    members = started_in(job, HSDP, 4)
+    stopped, *living = members
+    os.kill(stopped.child.pid, signal.SIGSTOP)
+    trains_in(living[0], "dp=3")
+    os.kill(stopped.child.pid, signal.SIGCONT)
+    assert stopped.end(60) == 0
+    finish(job, living)
+
+    assert stopped.told("end")[0]["why"][0] == "lost"
+    check_losses(members, 1)
