@@ -18,7 +18,7 @@ except ImportError:
     numpy = None  # type: ignore[assignment] # torch works without it, and so does this
 
 if TYPE_CHECKING:
-    from dynatrain.data import ElasticSampler
+    from dynatrain.sampler import ElasticSampler
 
 
 class EpochSample(NamedTuple):
