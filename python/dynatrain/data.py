@@ -12,7 +12,7 @@ from dynatrain._errors import LayoutError
 from dynatrain._torch_private.groups import place_in_job
 from dynatrain.given import kind, shown
 from dynatrain.layout import Layout, Place
-from dynatrain.noise import SeededCollate, SeededDataset, WithEpochs
+from dynatrain.noise import SeededCollate, SeededDataset
 from dynatrain.sampler import ElasticSampler
 
 
@@ -99,7 +99,7 @@ class ElasticLoader(Iterator[Any]):
         collate = options.pop("collate_fn", None) or default_collate
         return DataLoader(
             SeededDataset(self.dataset, sampler.seed),
-            batch_sampler=WithEpochs(sampler),
+            batch_sampler=sampler.batches(),
             collate_fn=SeededCollate(collate),
             # Else torch draws the workers' seed from its default stream.
             generator=torch.Generator(device="cpu"),

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import count
 from typing import Any
 
-import torch
 from torch.utils.data import Sampler
 
 from dynatrain._errors import LayoutError
 from dynatrain.given import kind, shown, whole
 from dynatrain.layout import Layout, Place
+from dynatrain.order import EpochSample, Order, Reader
 
-_ORDER_KEYS = ("num_samples", "global_batch_size", "seed", "shuffle")
+_ORDER_KEYS = ("num_samples", "global_batch_size", "seed", "shuffle", "drop_last")
+_FLAGS = ("shuffle", "drop_last")
 
 
 def _whole(name: str, value: Any) -> int:
@@ -26,23 +28,42 @@ def _whole(name: str, value: Any) -> int:
     return found
 
 
+def _flag(name: str, value: Any) -> bool:
+    """A bool; raises LayoutError for anything else."""
+    if type(value) is not bool:
+        raise LayoutError(
+            f"data: {name}={shown(value)}\n  expected True or False, got a {kind(value)}\n"
+            "  nothing was changed\n  give one of both"
+        )
+    return value
+
+
 class ElasticSampler(Sampler[list[int]]):
     """Batches of sample numbers for this data parallel rank, cut from one global order.
 
-    Step ``s`` of an epoch takes the samples ``[s * B, (s + 1) * B)`` of the epoch's order, ``B``
-    being ``global_batch_size``; of these the i-th of ``n`` data parallel ranks takes the i-th of
-    ``n`` equal runs. The order is a permutation by (seed, epoch), or 0, 1, 2, ... . A remainder
-    smaller than B at an epoch's end is left out.
+    The order is that of the epochs, one behind the other without end: permutations by (seed,
+    epoch), or 0, 1, 2, ... . Step ``s`` takes its places ``[s * B, (s + 1) * B)``, B being
+    ``global_batch_size``; of these the i-th of ``n`` data parallel ranks takes the i-th of ``n``
+    equal runs. So a step has B samples in every layout, and an epoch has every sample once: what
+    remains of one behind its last whole batch begins the batch with which the next one starts.
 
     Args:
         num_samples: length of the dataset.
         global_batch_size: samples of one step, all ranks together.
         seed: of the permutations.
         shuffle: permute, or keep the dataset's order.
+        drop_last: leave what remains of an epoch out, so that a step reads samples of one epoch
+            alone: other samples in every epoch where they are permuted, else always the same.
     """
 
     def __init__(
-        self, num_samples: int, global_batch_size: int, *, seed: int = 0, shuffle: bool = True
+        self,
+        num_samples: int,
+        global_batch_size: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = False,
     ) -> None:
         num_samples = _whole("num_samples", num_samples)
         global_batch_size = _whole("global_batch_size", global_batch_size)
@@ -53,21 +74,22 @@ class ElasticSampler(Sampler[list[int]]):
             )
         self.num_samples = num_samples
         self.global_batch_size = global_batch_size
-        if type(shuffle) is not bool:
-            raise LayoutError(
-                f"data: shuffle={shown(shuffle)}\n  expected True or False, got a {kind(shuffle)}\n"
-                "  nothing was changed\n  give one of both"
-            )
         self.seed = _whole("seed", seed)
-        self.shuffle = shuffle
+        self.shuffle = _flag("shuffle", shuffle)
+        self.drop_last = _flag("drop_last", drop_last)
+        dropped = num_samples % global_batch_size if self.drop_last else 0
+        self._order = Order(num_samples, num_samples - dropped, self.seed, self.shuffle)
         self.step = 0  #: global batches taken since the beginning
         self._dp_rank, self._dp_size = 0, 1
         self.has_world = False  #: whether a session has told it of one
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Global batches in one pass over the dataset."""
-        return self.num_samples // self.global_batch_size
+    def num_steps(self, num_epochs: int = 1) -> int:
+        """Steps from the beginning until every sample was read in each of ``num_epochs`` epochs.
+
+        The last of them may read the first samples of the epoch that follows.
+        """
+        num_places = _whole("num_epochs", num_epochs) * self._order.num_used
+        return -(-num_places // self.global_batch_size)
 
     def check_layout(self, layout: Layout) -> None:
         """Asked before a switch; raises LayoutError when the batch does not divide by its dp."""
@@ -93,30 +115,20 @@ class ElasticSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         """Batches from ``step`` on, without end."""
-        step = self.step
-        while True:
-            epoch, inside = divmod(step, self.steps_per_epoch)
-            order = self._order(epoch)
-            for index in range(inside, self.steps_per_epoch):
-                yield self._own_run(order, index)
-                step += 1
+        for batch in self.batches():
+            yield [sample.number for sample in batch]
+
+    def batches(self) -> Iterator[list[EpochSample]]:
+        """The same with the epoch of each sample, as a batch may have samples of two."""
+        reader = Reader(self._order)
+        run = self.global_batch_size // self._dp_size
+        for step in count(self.step):
+            begin = step * self.global_batch_size + self._dp_rank * run
+            yield reader.read(begin, begin + run)
 
     def epoch_of(self, step: int) -> int:
-        """The pass over the dataset that a global batch belongs to."""
-        return step // self.steps_per_epoch
-
-    def _order(self, epoch: int) -> torch.Tensor:
-        if not self.shuffle:
-            return torch.arange(self.num_samples, device="cpu")
-        generator = torch.Generator(device="cpu").manual_seed(
-            (self.seed * 1_000_003 + epoch) % 2**64
-        )
-        return torch.randperm(self.num_samples, generator=generator, device="cpu")
-
-    def _own_run(self, order: torch.Tensor, index: int) -> list[int]:
-        run = self.global_batch_size // self._dp_size
-        begin = index * self.global_batch_size + self._dp_rank * run
-        return [int(sample) for sample in order[begin : begin + run]]
+        """The epoch of the first sample of a global batch."""
+        return self._order.epoch_of(step * self.global_batch_size)
 
     def state_dict(self) -> dict[str, Any]:
         """The cursor and what the order depends on."""
@@ -126,8 +138,10 @@ class ElasticSampler(Sampler[list[int]]):
         """Goes on where the other sampler was; raises LayoutError when their orders differ."""
         own = self.state_dict()
         try:
-            given = {key: whole(state_dict[key]) for key in own if key != "shuffle"}
+            given = {key: whole(state_dict[key]) for key in own if key not in _FLAGS}
             given["shuffle"] = bool(state_dict["shuffle"])
+            # A state without drop_last is of a time when the remainder was always left out.
+            given["drop_last"] = bool(state_dict.get("drop_last", True))
         except Exception:  # noqa: BLE001 - whatever the caller has read from somewhere
             given = {"step": None}
         if None in given.values():
@@ -136,10 +150,13 @@ class ElasticSampler(Sampler[list[int]]):
                 f"  expected whole numbers under {sorted(own)}\n  nothing was changed\n"
                 "  give it what state_dict() of a sampler returned"
             )
+        if self.num_samples % self.global_batch_size == 0:
+            given["drop_last"] = own["drop_last"]  # nothing remains: both are one order
         for key in _ORDER_KEYS:
             if given[key] != own[key]:
                 raise LayoutError(
                     f"data: {key} is {own[key]} here and {given[key]} in the state\n"
-                    "  expected equal values, or the sample order changes\n  nothing was changed"
+                    "  expected equal values, or the sample order changes\n  nothing was changed\n"
+                    f"  make the sampler with {key}={given[key]}"
                 )
         self.step = int(given["step"] or 0)

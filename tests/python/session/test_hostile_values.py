@@ -19,6 +19,8 @@ VALUES: dict[str, Callable[[Any], object]] = {
     "global_batch_size": lambda value: ElasticSampler(8, value),
     "seed": lambda value: ElasticSampler(8, 2, seed=value),
     "shuffle": lambda value: ElasticSampler(8, 2, shuffle=value),
+    "drop_last": lambda value: ElasticSampler(8, 2, drop_last=value),
+    "num_epochs": lambda value: ElasticSampler(8, 2).num_steps(value),
     "state of a sampler": lambda value: ElasticSampler(8, 2).load_state_dict(value),
     "sampler": lambda value: ElasticLoader(SAMPLES, value),
     "model": TrainState,

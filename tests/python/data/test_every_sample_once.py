@@ -1,0 +1,87 @@
+"""Whatever the layouts and wherever a job switches, an epoch has every sample exactly once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import chain
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dynatrain import ElasticLoader, ElasticSampler, Layout, World
+from training_jobs import NoMeshes
+
+MAX_RANKS = 6
+
+
+class Numbers(torch.utils.data.Dataset):
+    """Sample i is i."""
+
+    def __init__(self, num_samples):
+        self.num_samples = num_samples
+
+    def __len__(self):
+        return self.num_samples
+
+    def __getitem__(self, index):
+        return index
+
+
+class Job:
+    """One loader for each rank that is alive, as sessions hold them."""
+
+    def __init__(self, make):
+        self.make = make
+        self.loaders = []
+        self.dp = 0
+
+    def switch(self, dp):
+        """To `dp` ranks: those beyond idle and forget nothing, those new catch up."""
+        layout = Layout(dp=dp)
+        while len(self.loaders) < dp:
+            self.loaders.append(self.make())
+        for rank, loader in enumerate(self.loaders):
+            if self.dp <= rank < dp:
+                loader.load_state_dict(self.loaders[0].state_dict())
+            loader.on_world(World(layout, rank, "cpu", NoMeshes()) if rank < dp else None)
+        self.dp = dp
+
+    def step(self):
+        """The samples of each rank."""
+        return [next(loader) for loader in self.loaders[: self.dp]]
+
+
+@st.composite
+def jobs(draw):
+    """Dataset, batch, and what is trained: (ranks, steps) between two switches."""
+    num_samples = draw(st.integers(1, 40))
+    batch = draw(st.integers(1, min(num_samples, 12)))
+    sizes = [dp for dp in range(1, MAX_RANKS + 1) if batch % dp == 0]
+    legs = draw(st.lists(st.tuples(st.sampled_from(sizes), st.integers(0, 8)), min_size=1))
+    return num_samples, batch, legs
+
+
+@given(job=jobs(), seed=st.integers(), shuffle=st.booleans())
+def test_an_epoch_has_every_sample_once_across_switches(job, seed, shuffle):
+    num_samples, batch, legs = job
+    dataset = Numbers(num_samples)
+
+    def make():
+        sampler = ElasticSampler(num_samples, batch, seed=seed, shuffle=shuffle)
+        return ElasticLoader(dataset, sampler, collate_fn=list)
+
+    ranks, read = Job(make), []
+    for dp, num_steps in legs:
+        ranks.switch(dp)
+        for _ in range(num_steps):
+            shares = ranks.step()
+            assert sum(map(len, shares)) == batch
+            read += chain(*shares)
+
+    whole = len(read) // num_samples
+    for epoch in range(whole):
+        samples = read[epoch * num_samples : (epoch + 1) * num_samples]
+        assert Counter(samples) == Counter(range(num_samples))
+    begun = Counter(read[whole * num_samples :])
+    assert set(begun.values()) <= {1}
