@@ -106,6 +106,10 @@ class ElasticLoader(Iterator[Any]):
             **options,
         )
 
+    def loss_weight(self, num_samples: int) -> float:
+        """The sampler's: what to multiply a mean over ``num_samples`` samples by."""
+        return self.sampler.loss_weight(num_samples)
+
     def check_layout(self, layout: Layout) -> None:
         """Asked before a switch; see ElasticSampler."""
         self.sampler.check_layout(layout)

@@ -12,6 +12,7 @@ from dynatrain._errors import LayoutError
 from dynatrain.given import kind, shown, whole
 from dynatrain.layout import Layout, Place
 from dynatrain.order import EpochSample, Order, Reader
+from dynatrain.shares import run
 
 _ORDER_KEYS = ("num_samples", "global_batch_size", "seed", "shuffle", "drop_last")
 _FLAGS = ("shuffle", "drop_last")
@@ -44,8 +45,8 @@ class ElasticSampler(Sampler[list[int]]):
     The order is that of the epochs, one behind the other without end: permutations by (seed,
     epoch), or 0, 1, 2, ... . Step ``s`` takes its places ``[s * B, (s + 1) * B)``, B being
     ``global_batch_size``; of these the i-th of ``n`` data parallel ranks takes the i-th of ``n``
-    equal runs. So a step has B samples in every layout, and an epoch has every sample once: what
-    remains of one behind its last whole batch begins the batch with which the next one starts.
+    runs, its share. So a step has B samples in every layout, and an epoch has every sample once:
+    what remains of one behind its last whole batch begins the batch with which the next one starts.
 
     Args:
         num_samples: length of the dataset.
@@ -54,9 +55,12 @@ class ElasticSampler(Sampler[list[int]]):
         shuffle: permute, or keep the dataset's order.
         drop_last: leave what remains of an epoch out, so that a step reads samples of one epoch
             alone: other samples in every epoch where they are permuted, else always the same.
+        uneven_shares: take layouts whose data parallel size does not divide the global batch, too:
+            the first ranks read one sample more than the others, and losses want their
+            :meth:`loss_weight`. Without it such a layout is refused.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what the order is, by name
         self,
         num_samples: int,
         global_batch_size: int,
@@ -64,6 +68,7 @@ class ElasticSampler(Sampler[list[int]]):
         seed: int = 0,
         shuffle: bool = True,
         drop_last: bool = False,
+        uneven_shares: bool = False,
     ) -> None:
         num_samples = _whole("num_samples", num_samples)
         global_batch_size = _whole("global_batch_size", global_batch_size)
@@ -77,6 +82,7 @@ class ElasticSampler(Sampler[list[int]]):
         self.seed = _whole("seed", seed)
         self.shuffle = _flag("shuffle", shuffle)
         self.drop_last = _flag("drop_last", drop_last)
+        self.uneven_shares = _flag("uneven_shares", uneven_shares)
         dropped = num_samples % global_batch_size if self.drop_last else 0
         self._order = Order(num_samples, num_samples - dropped, self.seed, self.shuffle)
         self.step = 0  #: global batches taken since the beginning
@@ -91,19 +97,51 @@ class ElasticSampler(Sampler[list[int]]):
         num_places = _whole("num_epochs", num_epochs) * self._order.num_used
         return -(-num_places // self.global_batch_size)
 
-    def check_layout(self, layout: Layout) -> None:
-        """Asked before a switch; raises LayoutError when the batch does not divide by its dp."""
-        size = layout.dp_replicate * layout.dp_shard
-        if self.global_batch_size % size:
+    def loss_weight(self, num_samples: int) -> float:
+        """What to multiply a loss by that is the mean over ``num_samples`` samples of this rank.
+
+        With it the gradient that data parallel ranks average, as ``fully_shard`` and
+        ``DistributedDataParallel`` do, is that of the mean over the global batch, however uneven
+        the shares and micro-batches are; so is the loss that they average. It is
+        ``num_samples * dp / global_batch_size``: 1 for a whole share where all are equal.
+
+        Raises:
+            LayoutError: that many samples are not in a global batch. Tokens are no samples.
+        """
+        found = _whole("num_samples", num_samples)
+        if not 0 < found <= self.global_batch_size:
             raise LayoutError(
-                f"data: a global batch of {self.global_batch_size} over {size} data parallel ranks"
-                f"\n  expected a multiple of {size}\n"
+                f"data: the weight of {found} samples of a global batch of "
+                f"{self.global_batch_size}\n"
+                f"  expected 1 <= num_samples <= {self.global_batch_size}\n"
+                "  nothing was changed\n"
+                "  give it how many samples the mean is over, not tokens or elements"
+            )
+        return found * self._dp_size / self.global_batch_size
+
+    def check_layout(self, layout: Layout) -> None:
+        """Asked before a switch; raises LayoutError where dp does not fit the global batch.
+
+        A dp above it never does; one that does not divide it does with ``uneven_shares``.
+        """
+        size = layout.dp_replicate * layout.dp_shard
+        asked = f"data: a global batch of {self.global_batch_size} over {size} data parallel ranks"
+        if size > self.global_batch_size:
+            raise LayoutError(
+                f"{asked}\n  expected at most {self.global_batch_size} ranks: each reads a sample\n"
                 "  nothing was moved; the source state is intact\n"
-                "  choose a global batch that every layout's dp divides"
+                "  choose a smaller dp, or a larger global batch"
+            )
+        if self.global_batch_size % size and not self.uneven_shares:
+            raise LayoutError(
+                f"{asked}\n  expected a multiple of {size}\n"
+                "  nothing was moved; the source state is intact\n"
+                "  choose a global batch that every layout's dp divides, or uneven_shares=True "
+                "and a loss times loss_weight()"
             )
 
     def on_world(self, world: Place | None) -> None:
-        """Takes this rank's run of every batch from ``world``."""
+        """Takes this rank's share of every batch from ``world``."""
         self.has_world = True
         if world is None:
             return
@@ -121,10 +159,10 @@ class ElasticSampler(Sampler[list[int]]):
     def batches(self) -> Iterator[list[EpochSample]]:
         """The same with the epoch of each sample, as a batch may have samples of two."""
         reader = Reader(self._order)
-        run = self.global_batch_size // self._dp_size
+        share = run(self.global_batch_size, self._dp_size, self._dp_rank)
         for step in count(self.step):
-            begin = step * self.global_batch_size + self._dp_rank * run
-            yield reader.read(begin, begin + run)
+            begin = step * self.global_batch_size
+            yield reader.read(begin + share.start, begin + share.stop)
 
     def epoch_of(self, step: int) -> int:
         """The epoch of the first sample of a global batch."""

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from dynatrain import ElasticLoader, ElasticSampler, Layout, LayoutError, World
-from training_jobs import NoMeshes
+from dynatrain import ElasticLoader, ElasticSampler, LayoutError
+from training_jobs import worlds
 
 NUM_SAMPLES, GLOBAL_BATCH = 53, 12
 
@@ -36,12 +36,6 @@ class Numbers(torch.utils.data.Dataset):
 
     def __getitem__(self, index):
         return index
-
-
-def worlds(layout):
-    """One world per rank of the layout, without groups."""
-    layout = Layout.parse(layout)
-    return [World(layout, rank, "cpu", NoMeshes()) for rank in range(layout.world_size)]
 
 
 def loaders(layout, **options):

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynatrain import ElasticLoader, ElasticSampler, Layout, World
-from training_jobs import NoMeshes
+from dynatrain import ElasticLoader, ElasticSampler
+from training_jobs import worlds
 
 MAX_RANKS = 6
 
@@ -38,13 +38,13 @@ class Job:
 
     def switch(self, dp):
         """To `dp` ranks: those beyond idle and forget nothing, those new catch up."""
-        layout = Layout(dp=dp)
+        ranks = worlds(f"dp={dp}")
         while len(self.loaders) < dp:
             self.loaders.append(self.make())
         for rank, loader in enumerate(self.loaders):
             if self.dp <= rank < dp:
                 loader.load_state_dict(self.loaders[0].state_dict())
-            loader.on_world(World(layout, rank, "cpu", NoMeshes()) if rank < dp else None)
+            loader.on_world(ranks[rank] if rank < dp else None)
         self.dp = dp
 
     def step(self):
@@ -57,18 +57,20 @@ def jobs(draw):
     """Dataset, batch, and what is trained: (ranks, steps) between two switches."""
     num_samples = draw(st.integers(1, 40))
     batch = draw(st.integers(1, min(num_samples, 12)))
-    sizes = [dp for dp in range(1, MAX_RANKS + 1) if batch % dp == 0]
+    uneven = draw(st.booleans())
+    sizes = [dp for dp in range(1, min(MAX_RANKS, batch) + 1) if uneven or batch % dp == 0]
     legs = draw(st.lists(st.tuples(st.sampled_from(sizes), st.integers(0, 8)), min_size=1))
-    return num_samples, batch, legs
+    return num_samples, batch, uneven, legs
 
 
 @given(job=jobs(), seed=st.integers(), shuffle=st.booleans())
 def test_an_epoch_has_every_sample_once_across_switches(job, seed, shuffle):
-    num_samples, batch, legs = job
+    num_samples, batch, uneven, legs = job
     dataset = Numbers(num_samples)
 
     def make():
-        sampler = ElasticSampler(num_samples, batch, seed=seed, shuffle=shuffle)
+        options = {"seed": seed, "shuffle": shuffle, "uneven_shares": uneven}
+        sampler = ElasticSampler(num_samples, batch, **options)
         return ElasticLoader(dataset, sampler, collate_fn=list)
 
     ranks, read = Job(make), []
@@ -76,7 +78,10 @@ def test_an_epoch_has_every_sample_once_across_switches(job, seed, shuffle):
         ranks.switch(dp)
         for _ in range(num_steps):
             shares = ranks.step()
-            assert sum(map(len, shares)) == batch
+            sizes = sorted(map(len, shares))
+            assert sum(sizes) == batch
+            assert sizes[0] > 0
+            assert sizes[-1] - sizes[0] <= uneven
             read += chain(*shares)
 
     whole = len(read) // num_samples

@@ -21,6 +21,8 @@ VALUES: dict[str, Callable[[Any], object]] = {
     "shuffle": lambda value: ElasticSampler(8, 2, shuffle=value),
     "drop_last": lambda value: ElasticSampler(8, 2, drop_last=value),
     "num_epochs": lambda value: ElasticSampler(8, 2).num_steps(value),
+    "uneven_shares": lambda value: ElasticSampler(8, 2, uneven_shares=value),
+    "weighed": lambda value: ElasticSampler(8, 2).loss_weight(value),
     "state of a sampler": lambda value: ElasticSampler(8, 2).load_state_dict(value),
     "sampler": lambda value: ElasticLoader(SAMPLES, value),
     "model": TrainState,

@@ -1,0 +1,10 @@
+"""How a batch is cut among ranks: into runs that are as even as can be."""
+
+from __future__ import annotations
+
+
+def run(num_items: int, num_runs: int, index: int) -> range:
+    """The ``index``-th of the runs; sizes differ by one at most, and the larger ones are first."""
+    size, num_larger = divmod(num_items, num_runs)
+    begin = index * size + min(index, num_larger)
+    return range(begin, begin + size + (index < num_larger))
