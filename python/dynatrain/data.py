@@ -86,11 +86,18 @@ class ElasticLoader(Iterator[Any]):
                 '  give it to the session, dynatrain.init(..., keep={"data": loader}), or call '
                 "loader.on_world(session.world)"
             )
-        if self._batches is None:
-            self._batches = iter(self._loader())
-        batch = next(self._batches)
+        try:
+            batch = self._taken()
+        except BaseException:
+            self._batches = None  # it has passed the batch: the next call asks for it again
+            raise
         self.sampler.step += 1
         return batch
+
+    def _taken(self) -> Any:
+        if self._batches is None:
+            self._batches = iter(self._loader())
+        return next(self._batches)
 
     def _loader(self) -> DataLoader[Any]:
         sampler, options = self.sampler, dict(self._options)

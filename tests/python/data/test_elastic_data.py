@@ -154,6 +154,32 @@ def test_loader_draws_nothing_from_torch_s_default_stream(num_workers):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+class Breaking(Numbers):
+    """Raises at one sample, while it is broken."""
+
+    broken = True
+
+    def __getitem__(self, index):
+        if self.broken and index == 15:
+            raise OSError("the disk is away for a moment")
+        return index
+
+
+# A script that tries again would have lost the batch and stood one step beside its neighbours.
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_batch_that_raised_is_asked_for_again(num_workers):
+    sampler = ElasticSampler(NUM_SAMPLES, GLOBAL_BATCH, shuffle=False)
+    loader = ElasticLoader(Breaking(), sampler, num_workers=num_workers)
+    take([loader], 1)
+    with pytest.raises(OSError, match="the disk is away"):
+        next(loader)
+    assert sampler.step == 1
+
+    loader.dataset.broken = False
+
+    assert take([loader], 2) == [list(range(12, 24)), list(range(24, 36))]
+
+
 # A rank that joins gets the cursor of the others and must go on with them.
 def test_state_moves_the_cursor_to_another_loader(expected):
     (first,) = loaders("dp=1")
