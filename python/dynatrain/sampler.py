@@ -39,6 +39,11 @@ def _flag(name: str, value: Any) -> bool:
     return value
 
 
+def dp_size(layout: Layout) -> int:
+    """Ranks among which a layout shares out each batch."""
+    return layout.dp_replicate * layout.dp_shard
+
+
 class ElasticSampler(Sampler[list[int]]):
     """Batches of sample numbers for this data parallel rank, cut from one global order.
 
@@ -89,6 +94,11 @@ class ElasticSampler(Sampler[list[int]]):
         self._dp_rank, self._dp_size = 0, 1
         self.has_world = False  #: whether a session has told it of one
 
+    @property
+    def dp_size(self) -> int:
+        """Data parallel ranks of the present world; 1 before there is one."""
+        return self._dp_size
+
     def num_steps(self, num_epochs: int = 1) -> int:
         """Steps from the beginning until every sample was read in each of ``num_epochs`` epochs.
 
@@ -124,7 +134,7 @@ class ElasticSampler(Sampler[list[int]]):
 
         A dp above it never does; one that does not divide it does with ``uneven_shares``.
         """
-        size = layout.dp_replicate * layout.dp_shard
+        size = dp_size(layout)
         asked = f"data: a global batch of {self.global_batch_size} over {size} data parallel ranks"
         if size > self.global_batch_size:
             raise LayoutError(
@@ -146,7 +156,7 @@ class ElasticSampler(Sampler[list[int]]):
         if world is None:
             return
         self.check_layout(world.layout)
-        self._dp_size = world.size("dp_replicate") * world.size("dp_shard")
+        self._dp_size = dp_size(world.layout)
         self._dp_rank = world.coordinate("dp_replicate") * world.size(
             "dp_shard"
         ) + world.coordinate("dp_shard")

@@ -54,10 +54,12 @@ def gradient_of_all(model, samples):
 def backward_of_share(session, loader):
     """Backward over this rank's share; returns what the ranks' losses have for a mean."""
     model = wrapped(session)  # it averages for as long as it is there
-    inputs, targets = next(loader)
-    loss = mse_loss(model(inputs), targets) * loader.loss_weight(len(inputs))
-    loss.backward()
-    return mean_over_ranks(loss.detach(), session.world)
+    batch, total = next(loader), 0.0
+    for inputs, targets in [batch] if loader.micro_batch_size is None else batch:
+        loss = mse_loss(model(inputs), targets) * loader.loss_weight(len(inputs))
+        loss.backward()
+        total += loss.detach()
+    return mean_over_ranks(total, session.world)
 
 
 def mean_over_ranks(loss, world):
@@ -67,11 +69,11 @@ def mean_over_ranks(loss, world):
     return loss / (world.size("dp_replicate") * world.size("dp_shard"))
 
 
-def train(rank, world_size, layouts):
+def train(rank, world_size, layouts, micro_batch_size):
     """The largest difference between own and whole gradients and losses, in each layout."""
     dataset = make_dataset()
     sampler = ElasticSampler(len(dataset), GLOBAL_BATCH, shuffle=False, uneven_shares=True)
-    loader = ElasticLoader(dataset, sampler)
+    loader = ElasticLoader(dataset, sampler, micro_batch_size=micro_batch_size)
     torch.manual_seed(0)
     session = dynatrain.init(build, layouts[0], keep={"data": loader}, timeout_s=600)
     found = {}
@@ -90,14 +92,16 @@ def train(rank, world_size, layouts):
     return found
 
 
+# With micro-batches of 2: 2 + 2, 2 + 1 and 2 + 1 in dp=3, 2 + 2 + 1 in dp=2, five in dp=1.
+@pytest.mark.parametrize("micro_batch_size", [None, 2])
 # With shares of 4, 3 and 3, the mean of the ranks' means is not the mean of the batch.
 @pytest.mark.parametrize(
     "layouts",
     [("dp=3", "dp=2", "dp=1"), ("dp_replicate=3", "dp_replicate=2", "dp_replicate=3")],
     ids=["fully_shard", "DistributedDataParallel"],
 )
-def test_gradient_of_uneven_shares_is_that_of_the_whole_batch(pool, layouts):
-    ranks = pool.run(train, layouts, world_size=3)
+def test_gradient_of_uneven_shares_is_that_of_the_whole_batch(pool, layouts, micro_batch_size):
+    ranks = pool.run(train, layouts, micro_batch_size, world_size=3)
 
     assert ranks[0].keys() == set(layouts)
     assert max(value for found in ranks for value in found.values()) < 1e-12

@@ -48,36 +48,50 @@ class Job:
         self.dp = dp
 
     def step(self):
-        """The samples of each rank."""
+        """The micro-batches of each rank."""
         return [next(loader) for loader in self.loaders[: self.dp]]
 
 
 @st.composite
 def jobs(draw):
     """Dataset, batch, and what is trained: (ranks, steps) between two switches."""
-    num_samples = draw(st.integers(1, 40))
+    num_samples = draw(st.integers(1, 25))
     batch = draw(st.integers(1, min(num_samples, 12)))
     uneven = draw(st.booleans())
+    micro = draw(st.integers(1 + uneven, 13))
     sizes = [dp for dp in range(1, min(MAX_RANKS, batch) + 1) if uneven or batch % dp == 0]
-    legs = draw(st.lists(st.tuples(st.sampled_from(sizes), st.integers(0, 8)), min_size=1))
-    return num_samples, batch, uneven, legs
+    legs = draw(
+        st.lists(st.tuples(st.sampled_from(sizes), st.integers(0, 6)), min_size=1, max_size=4)
+    )
+    return num_samples, batch, uneven, micro, legs
+
+
+def check_pieces(ranks, most):
+    """As many on every rank, which meet in each; none empty, none too large, none to spare."""
+    (count,) = {len(pieces) for pieces in ranks}
+    sizes = [len(piece) for pieces in ranks for piece in pieces]
+    assert min(sizes) > 0
+    assert max(sizes) <= most
+    assert max(sum(map(len, pieces)) for pieces in ranks) > (count - 1) * most
 
 
 @given(job=jobs(), seed=st.integers(), shuffle=st.booleans())
 def test_an_epoch_has_every_sample_once_across_switches(job, seed, shuffle):
-    num_samples, batch, uneven, legs = job
+    num_samples, batch, uneven, micro, legs = job
     dataset = Numbers(num_samples)
 
     def make():
         options = {"seed": seed, "shuffle": shuffle, "uneven_shares": uneven}
         sampler = ElasticSampler(num_samples, batch, **options)
-        return ElasticLoader(dataset, sampler, collate_fn=list)
+        return ElasticLoader(dataset, sampler, micro_batch_size=micro, collate_fn=list)
 
     ranks, read = Job(make), []
     for dp, num_steps in legs:
         ranks.switch(dp)
         for _ in range(num_steps):
-            shares = ranks.step()
+            pieces = ranks.step()
+            check_pieces(pieces, micro)
+            shares = [list(chain(*rank)) for rank in pieces]
             sizes = sorted(map(len, shares))
             assert sum(sizes) == batch
             assert sizes[0] > 0

@@ -25,6 +25,9 @@ VALUES: dict[str, Callable[[Any], object]] = {
     "weighed": lambda value: ElasticSampler(8, 2).loss_weight(value),
     "state of a sampler": lambda value: ElasticSampler(8, 2).load_state_dict(value),
     "sampler": lambda value: ElasticLoader(SAMPLES, value),
+    "micro_batch_size": lambda value: ElasticLoader(
+        SAMPLES, ElasticSampler(8, 2), micro_batch_size=value
+    ),
     "model": TrainState,
     "extra": lambda value: TrainState(nn.Linear(1, 1), extra=value),
     "scheduler": lambda value: TrainState(nn.Linear(1, 1), scheduler=value),
