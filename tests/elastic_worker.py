@@ -12,6 +12,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 import training_jobs as jobs
+from dynatrain import ElasticLoader, ElasticSampler
 from dynatrain.join import join
 
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
@@ -21,12 +22,20 @@ def say(kind, **facts):
     sys.stdout.write(json.dumps({"kind": kind, **facts}) + "\n")
 
 
+def make_loader():
+    """Batches of 11 of 53 samples: no size here divides them, nor does a batch divide an epoch."""
+    sampler = ElasticSampler(53, 11, shuffle=False, uneven_shares=True)
+    return ElasticLoader(range(53), sampler, micro_batch_size=4)
+
+
 def main(coordinator, secret_file, total, hurry, timeout_s):
+    loader = make_loader()
     session = join(
         jobs.build,
         coordinator,
         secret_file=secret_file,
         initialize=jobs.initialize,
+        keep={"data": loader},
         timeout_s=float(timeout_s),
         verify=("sums", "fingerprint"),
     )
@@ -35,13 +44,14 @@ def main(coordinator, secret_file, total, hurry, timeout_s):
     for step in session.steps(int(total)):
         world, loss = session.world, None
         with session.recoverable():
+            samples = [sample for piece in next(loader) for sample in piece.tolist()]
             loss = jobs.train_step(session.state, world, step)
         if loss is None:
             say("cut", step=step)
             continue
         place = [world.rank, dist.get_rank(), dist.get_world_size()]
-        facts = {"layout": str(world.layout), "place": place, "epoch": world.epoch}
-        say("step", step=step, loss=loss, **facts)
+        said = {"loss": loss, "layout": str(world.layout), "place": place, "samples": samples}
+        say("step", step=step, epoch=world.epoch, **said)
         if not Path(hurry).exists():
             time.sleep(0.15)  # until all has happened that a test wants to
     say("end", step=session.step, why=session.ended)

@@ -12,7 +12,7 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 
-from dynatrain import TrainState
+from dynatrain import Layout, TrainState, World
 
 WIDTH, HIDDEN, NUM_BLOCKS = 12, 24, 4
 
@@ -21,6 +21,12 @@ class NoMeshes:
     """What a world of one process has for meshes."""
 
     mesh = expert_mesh = groups = default = None
+
+
+def worlds(layout):
+    """One world per rank of the layout, without groups."""
+    layout = Layout.parse(layout)
+    return [World(layout, rank, "cpu", NoMeshes()) for rank in range(layout.world_size)]
 
 
 class Block(nn.Module):

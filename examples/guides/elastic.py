@@ -11,6 +11,7 @@ import time
 import torch
 from torch import nn
 from torch.distributed.fsdp import fully_shard
+from torch.utils.data import TensorDataset
 
 import dynatrain
 from dynatrain.join import join
@@ -26,15 +27,25 @@ def build(world: dynatrain.World) -> dynatrain.TrainState:
     return dynatrain.TrainState(model, torch.optim.AdamW(model.parameters(), lr=1e-2))
 
 
-def train_one_step(state: dynatrain.TrainState, world: dynatrain.World, step: int) -> float:
-    """Train on this rank's share of the step's batch; returns its loss."""
-    inputs = torch.randn(GLOBAL_BATCH, 8, generator=torch.Generator().manual_seed(step))
-    mine = inputs.chunk(world.size("dp_shard"))[world.coordinate("dp_shard")]
-    loss = (state.model(mine) - mine.sin().sum(dim=1, keepdim=True)).square().mean()
-    loss.backward()
+def make_loader() -> dynatrain.ElasticLoader:
+    """Return a loader over points of a smooth function, the same in every process."""
+    inputs = torch.randn(1000, 8, generator=torch.Generator().manual_seed(1))
+    dataset = TensorDataset(inputs, inputs.sin().sum(dim=1, keepdim=True))
+    sampler = dynatrain.ElasticSampler(len(dataset), GLOBAL_BATCH, uneven_shares=True)
+    return dynatrain.ElasticLoader(dataset, sampler, micro_batch_size=4)
+
+
+def train_one_step(state: dynatrain.TrainState, loader: dynatrain.ElasticLoader) -> float:
+    """Train on this rank's share of the step's batch; returns what it adds to the mean loss."""
+    total = 0.0
+    for inputs, targets in next(loader):
+        loss = nn.functional.mse_loss(state.model(inputs), targets)
+        loss = loss * loader.loss_weight(len(inputs))
+        loss.backward()
+        total += loss.item()
     state.optimizer.step()
     state.optimizer.zero_grad()
-    return float(loss)
+    return total
 
 
 def main() -> None:
@@ -47,11 +58,14 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.manual_seed(0)
-    session = join(build, options.coordinator, secret_file=options.secret_file)
+    loader = make_loader()
+    session = join(
+        build, options.coordinator, secret_file=options.secret_file, keep={"data": loader}
+    )
     signal.signal(signal.SIGTERM, lambda *_: session.leave(grace_s=30))
     for step in session.steps(options.steps):
         with session.recoverable():
-            loss = train_one_step(session.state, session.world, step)
+            loss = train_one_step(session.state, loader)
             logging.info("step %d in %s: loss %.4f", step, session.world, loss)
         time.sleep(options.pause_s)
     logging.info("ended: %s", session.ended[0])

@@ -14,12 +14,13 @@ from dynatrain._errors import (
 )
 from dynatrain._version import __version__
 from dynatrain.api import current_session, fingerprint, init, switch_parallelism
-from dynatrain.data import ElasticLoader, ElasticSampler
+from dynatrain.data import ElasticLoader
 from dynatrain.generation.lanes import Nccl
 from dynatrain.generation.world import World
 from dynatrain.layout import Layout
 from dynatrain.planning import PlanReport, RankPlan, TensorSpec, Topology, plan
 from dynatrain.report import Span, SwitchReport
+from dynatrain.sampler import ElasticSampler
 from dynatrain.session import Session
 from dynatrain.train_state import Stateful, TrainState
 

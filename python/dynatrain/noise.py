@@ -5,40 +5,18 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import torch
 from torch.utils.data import Dataset
 
 from dynatrain import _native
+from dynatrain.order import EpochSample
 
 try:
     import numpy
 except ImportError:
     numpy = None  # type: ignore[assignment] # torch works without it, and so does this
-
-if TYPE_CHECKING:
-    from dynatrain.data import ElasticSampler
-
-
-class EpochSample(NamedTuple):
-    """A sample's number, and the pass over the dataset in which it is read."""
-
-    epoch: int
-    number: int
-
-
-class WithEpochs:
-    """The batches of a sampler, each sample with its epoch."""
-
-    def __init__(self, sampler: ElasticSampler) -> None:
-        self._sampler = sampler
-
-    def __iter__(self) -> Iterator[list[EpochSample]]:
-        """Batches from the sampler's step on, without end."""
-        for step, batch in enumerate(self._sampler, start=self._sampler.step):
-            epoch = self._sampler.epoch_of(step)
-            yield [EpochSample(epoch, number) for number in batch]
 
 
 class SeededItems(list[Any]):

@@ -42,6 +42,19 @@ def losses_of(members):
     ]
 
 
+def samples_of(members):
+    """The samples that each step read; ranks of one tensor parallel group read the same ones."""
+    read = {}
+    for member in members:
+        for said in member.told("step"):
+            rank, _, _ = said["place"]
+            share = rank // 2 if "tp" in said["layout"] else rank
+            read.setdefault(said["step"], {}).setdefault(share, set()).add(tuple(said["samples"]))
+    return [
+        [one for _, (own,) in sorted(read[step].items()) for one in own] for step in sorted(read)
+    ]
+
+
 # Nobody stops the job: members come, one is told to leave, rank 0 is drained, an idle one returns.
 @pytest.mark.timeout(240)
 def test_members_join_leave_and_return_while_the_job_trains(job):
@@ -59,6 +72,9 @@ def test_members_join_leave_and_return_while_the_job_trains(job):
     ends = [member.told("end")[0]["why"][0] for member in (*first, *later)]
 
     assert losses_of([*first, *later]) == pytest.approx(undisturbed(), rel=1e-4)
+    # 53 samples in batches of 11, over two ranks and one: each once per epoch, none skipped.
+    read = [one for step in samples_of([*first, *later]) for one in step]
+    assert read == [place % 53 for place in range(11 * TOTAL)]
     assert sorted(ends) == ["finished", "finished", "released", "released"]
     assert later[1].told("end")[0]["why"][0] == "released"
 

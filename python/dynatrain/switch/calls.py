@@ -9,12 +9,13 @@ from typing import Any
 
 from dynatrain import words
 from dynatrain._errors import Error, InternalError, LayoutError, of_family
-from dynatrain.data import ElasticLoader, ElasticSampler
+from dynatrain.data import ElasticLoader
 from dynatrain.generation.control import Trouble, raise_alike, troubles_by_rank
 from dynatrain.generation.gathering import Gathering
 from dynatrain.generation.rendezvous import Rendezvous
 from dynatrain.given import described
 from dynatrain.layout import Layout
+from dynatrain.sampler import ElasticSampler
 
 _UNCHANGED = "nothing was moved; the source state is intact"
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from dynatrain import ElasticLoader, ElasticSampler, Layout, LayoutError, World
-from training_jobs import NoMeshes
+from dynatrain import ElasticLoader, ElasticSampler, LayoutError
+from training_jobs import worlds
 
 NUM_SAMPLES, GLOBAL_BATCH = 53, 12
 
@@ -38,12 +38,6 @@ class Numbers(torch.utils.data.Dataset):
         return index
 
 
-def worlds(layout):
-    """One world per rank of the layout, without groups."""
-    layout = Layout.parse(layout)
-    return [World(layout, rank, "cpu", NoMeshes()) for rank in range(layout.world_size)]
-
-
 def loaders(layout, **options):
     """One loader per rank of the layout."""
     made = []
@@ -61,7 +55,7 @@ def take(ranks, num_steps):
     return [[int(i) for loader in ranks for i in next(loader)] for _ in range(num_steps)]
 
 
-EXPECTED_STEPS = 9  # two epochs of four steps, and one step of the third
+EXPECTED_STEPS = 9  # two epochs of 53 samples, and two samples of the third
 
 
 @pytest.fixture(scope="module")
@@ -92,12 +86,12 @@ def test_ranks_inside_a_model_replica_read_the_same_samples(axis):
     assert by_dp[0][0] != by_dp[1][0]
 
 
-def test_an_epoch_repeats_no_sample_and_epochs_differ(expected):
-    first = list(chain(*expected[:4]))
-    second = list(chain(*expected[4:8]))
+# 53 samples in batches of 12: the fifth batch ends the first epoch and begins the second.
+def test_an_epoch_has_every_sample_once_and_epochs_differ(expected):
+    read = list(chain(*expected))
+    first, second = read[:NUM_SAMPLES], read[NUM_SAMPLES : 2 * NUM_SAMPLES]
 
-    assert len(set(first)) == len(first) == 4 * GLOBAL_BATCH
-    assert len(set(second)) == len(second)
+    assert sorted(first) == sorted(second) == list(range(NUM_SAMPLES))
     assert first != second
 
 
@@ -105,7 +99,30 @@ def test_without_shuffling_the_order_is_the_dataset_s():
     loader = ElasticLoader(Numbers(), ElasticSampler(NUM_SAMPLES, GLOBAL_BATCH, shuffle=False))
 
     assert list(chain(*take([loader], 4))) == list(range(48))
-    assert take([loader], 1) == [list(range(GLOBAL_BATCH))]
+    assert take([loader], 1) == [[48, 49, 50, 51, 52, 0, 1, 2, 3, 4, 5, 6]]
+
+
+# For scripts that need steps of one epoch alone, such as those that evaluate behind each.
+def test_with_drop_last_a_step_has_samples_of_one_epoch():
+    sampler = ElasticSampler(NUM_SAMPLES, GLOBAL_BATCH, shuffle=False, drop_last=True)
+
+    batches = take([ElasticLoader(Numbers(), sampler)], 5)
+
+    assert list(chain(*batches[:4])) == list(range(48))
+    assert batches[4] == list(range(GLOBAL_BATCH))
+
+
+# A schedule of the learning rate is as long as the run; one step less leaves a sample out.
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [({}, [0, 5, 9, 14, 53]), ({"drop_last": True}, [0, 4, 8, 12, 48])],
+    ids=str,
+)
+def test_steps_of_epochs_are_as_many_as_read_every_sample(options, expected):
+    sampler = ElasticSampler(NUM_SAMPLES, GLOBAL_BATCH, **options)
+
+    assert [sampler.num_steps(epochs) for epochs in (0, 1, 2, 3, 12)] == expected
+    assert sampler.num_steps() == expected[1]
 
 
 # Workers have fetched the old layout's batches ahead. Used, samples are repeated; skipped, lost.
@@ -135,6 +152,32 @@ def test_loader_draws_nothing_from_torch_s_default_stream(num_workers):
     take([loader], 1)
 
     assert torch.equal(torch.get_rng_state(), before)
+
+
+class Breaking(Numbers):
+    """Raises at one sample, while it is broken."""
+
+    broken = True
+
+    def __getitem__(self, index):
+        if self.broken and index == 15:
+            raise OSError("the disk is away for a moment")
+        return index
+
+
+# A script that tries again would have lost the batch and stood one step beside its neighbours.
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_batch_that_raised_is_asked_for_again(num_workers):
+    sampler = ElasticSampler(NUM_SAMPLES, GLOBAL_BATCH, shuffle=False)
+    loader = ElasticLoader(Breaking(), sampler, num_workers=num_workers)
+    take([loader], 1)
+    with pytest.raises(OSError, match="the disk is away"):
+        next(loader)
+    assert sampler.step == 1
+
+    loader.dataset.broken = False
+
+    assert take([loader], 2) == [list(range(12, 24)), list(range(24, 36))]
 
 
 # A rank that joins gets the cursor of the others and must go on with them.
@@ -173,6 +216,7 @@ def test_global_batch_that_dp_does_not_divide_is_refused_and_the_old_rule_stays(
         (ElasticSampler(NUM_SAMPLES, 6, seed=3), "global_batch_size"),
         (ElasticSampler(NUM_SAMPLES, GLOBAL_BATCH, seed=3, shuffle=False), "shuffle"),
         (ElasticSampler(NUM_SAMPLES - 1, GLOBAL_BATCH, seed=3), "num_samples"),
+        (ElasticSampler(NUM_SAMPLES, GLOBAL_BATCH, seed=3, drop_last=True), "drop_last"),
     ],
 )
 def test_state_of_another_order_is_refused(other, field):
@@ -185,6 +229,33 @@ def test_state_of_another_order_is_refused(other, field):
     assert sampler.step == 0
 
 
+def state_of_version_before(num_samples):
+    """What a sampler wrote that always left the remainder out."""
+    state = ElasticSampler(num_samples, GLOBAL_BATCH, seed=3).state_dict()
+    del state["drop_last"]
+    return {**state, "step": 7}
+
+
+# The states of running jobs: taken by the sampler with the same order, refused by the other one.
+def test_state_without_drop_last_is_one_that_left_the_remainder_out():
+    same = ElasticSampler(NUM_SAMPLES, GLOBAL_BATCH, seed=3, drop_last=True)
+    other = ElasticSampler(NUM_SAMPLES, GLOBAL_BATCH, seed=3)
+
+    same.load_state_dict(state_of_version_before(NUM_SAMPLES))
+    with pytest.raises(LayoutError, match="with drop_last=True"):
+        other.load_state_dict(state_of_version_before(NUM_SAMPLES))
+
+    assert same.step == 7
+
+
+def test_where_nothing_remains_drop_last_changes_no_state():
+    sampler = ElasticSampler(4 * GLOBAL_BATCH, GLOBAL_BATCH, seed=3)
+
+    sampler.load_state_dict(state_of_version_before(4 * GLOBAL_BATCH))
+
+    assert sampler.step == 7
+
+
 def draws(layout, num_steps, dataset=Noisy, seed=3, **options):
     """What every sample drew, by epoch and sample; one reading, whichever rank reads it."""
     seen = {}
@@ -194,8 +265,10 @@ def draws(layout, num_steps, dataset=Noisy, seed=3, **options):
         loader.on_world(world)
         for step in range(num_steps):
             index, *noise = next(loader)
+            place = step * GLOBAL_BATCH + world.coordinate("dp_shard") * len(index)
             for i, *values in zip(index.tolist(), *(x.tolist() for x in noise), strict=True):
-                seen.setdefault((sampler.epoch_of(step), i), set()).add(tuple(values))
+                seen.setdefault((place // NUM_SAMPLES, i), set()).add(tuple(values))
+                place += 1
     return seen
 
 

@@ -19,8 +19,15 @@ VALUES: dict[str, Callable[[Any], object]] = {
     "global_batch_size": lambda value: ElasticSampler(8, value),
     "seed": lambda value: ElasticSampler(8, 2, seed=value),
     "shuffle": lambda value: ElasticSampler(8, 2, shuffle=value),
+    "drop_last": lambda value: ElasticSampler(8, 2, drop_last=value),
+    "num_epochs": lambda value: ElasticSampler(8, 2).num_steps(value),
+    "uneven_shares": lambda value: ElasticSampler(8, 2, uneven_shares=value),
+    "weighed": lambda value: ElasticSampler(8, 2).loss_weight(value),
     "state of a sampler": lambda value: ElasticSampler(8, 2).load_state_dict(value),
     "sampler": lambda value: ElasticLoader(SAMPLES, value),
+    "micro_batch_size": lambda value: ElasticLoader(
+        SAMPLES, ElasticSampler(8, 2), micro_batch_size=value
+    ),
     "model": TrainState,
     "extra": lambda value: TrainState(nn.Linear(1, 1), extra=value),
     "scheduler": lambda value: TrainState(nn.Linear(1, 1), scheduler=value),
