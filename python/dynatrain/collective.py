@@ -175,16 +175,20 @@ class Collective:
 
     # ---- their parts ---------------------------------------------------------------------------
 
-    def refusal(self) -> LayoutError | None:
-        """Why the session makes no calls any more, or None."""
-        if not self.closed:
-            return None
-        return LayoutError(
-            "session: it was closed\n"
-            "  expected close() to be the last call of a session\n"
-            "  nothing was moved; session.state is intact\n"
-            "  call dynatrain.init again for another session"
-        )
+    def refusal(self) -> Error | None:
+        """Why this rank takes part in no call now, or None."""
+        if self.closed:
+            return LayoutError(
+                "session: it was closed\n"
+                "  expected close() to be the last call of a session\n"
+                "  nothing was moved; session.state is intact\n"
+                "  call dynatrain.init again for another session"
+            )
+        try:
+            self.generation.check_room()
+        except OSError as error:  # before the others wait for this rank in the making of groups
+            return of_family(error, "connecting the ranks")
+        return None
 
     def _met(
         self, op: str, layout: Layout, names: Mapping[str, str], problem: Error | None = None

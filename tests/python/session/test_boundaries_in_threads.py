@@ -108,7 +108,7 @@ def wait_at_most(part, seconds):
     """Gives every wait of a rank this deadline: only who is meant to be late is so."""
     timeout = timedelta(seconds=seconds)
     part.generation.options = replace(part.generation.options, timeout=timeout)
-    part.generation.meeting._timeout = part.engine.control._timeout = timeout
+    part.generation.meeting._timeout = part.engine.control.timeout = timeout
     if part.engine.control._tree is not None:
         part.engine.control._tree._timeout = timeout
 
