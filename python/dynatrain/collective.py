@@ -23,7 +23,7 @@ from dynatrain.generation.worlds import MakeGroups, Worlds
 from dynatrain.given import described
 from dynatrain.layout import Layout
 from dynatrain.progress import Progress
-from dynatrain.report import SwitchReport
+from dynatrain.report import PreparedSwitch, SwitchReport
 from dynatrain.switch.beginning import Initialize, begin
 from dynatrain.switch.called import Called
 from dynatrain.switch.calls import Call, Calls, Met, check_target, cursors_of
@@ -120,11 +120,12 @@ class Collective:
 
     # ---- the calls of a script -----------------------------------------------------------------
 
-    def prepare(self, layout: Layout | str, names: Mapping[str, str] | None) -> None:
+    def prepare(self, layout: Layout | str, names: Mapping[str, str] | None) -> PreparedSwitch:
         """See :meth:`dynatrain.Session.prepare`."""
         with self.public("prepare"):
             target, renamed = checked_layout("prepare", layout), checked_names("prepare", names)
-            self.targets.prepare(target, renamed, self._met("prepare", target, renamed))
+            met = self._met("prepare", target, renamed)
+            return self.targets.prepare(target, renamed, met).told()
 
     def check(self, layout: Layout | str, names: Mapping[str, str] | None) -> int:
         """See :meth:`dynatrain.Session.check`."""

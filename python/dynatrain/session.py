@@ -16,7 +16,7 @@ from dynatrain.door import (
 from dynatrain.layout import Layout
 from dynatrain.loop import Gate, Loop
 from dynatrain.position import Position
-from dynatrain.report import SwitchReport
+from dynatrain.report import PreparedSwitch, SwitchReport
 from dynatrain.requested import Requested
 from dynatrain.switch.beginning import Initialize
 from dynatrain.switch.calls import check_target
@@ -83,14 +83,19 @@ class Session(Position):
         checked_callable("on_switch", "callback", callback)
         self._callbacks.append(callback)
 
-    def prepare(self, layout: Layout | str, *, names: Mapping[str, str] | None = None) -> None:
+    def prepare(
+        self, layout: Layout | str, *, names: Mapping[str, str] | None = None
+    ) -> PreparedSwitch:
         """Builds and plans ``layout`` ahead, so that a switch to it only moves bytes. Collective.
 
         The target's memory is held from now on. One layout is prepared at a time; preparing
         another one drops the former.
+
+        Returns:
+            What the switch will move, and what is held for it.
         """
         self._check_not_driven("prepare()")
-        self._part.prepare(layout, names)
+        return self._part.prepare(layout, names)
 
     def check(self, layout: Layout | str, *, names: Mapping[str, str] | None = None) -> int:
         """Says whether a switch to ``layout`` would be refused, and moves nothing. Collective.

@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dynatrain import words
 from dynatrain.adapters.port import Adapter, Published
 from dynatrain.generation.engine import Engine
 from dynatrain.given import described
@@ -22,7 +21,6 @@ from dynatrain.switch.questions import check_replicas
 from dynatrain.switch.standing import Standing
 
 _log = logging.getLogger("dynatrain.session")
-words.record(RankStats)
 
 
 @dataclass(frozen=True)
