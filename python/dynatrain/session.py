@@ -59,10 +59,11 @@ class Session(Position):
     def request(self, layout: Layout | str) -> Future[SwitchReport]:
         """Asks for a switch at the next step boundary of :meth:`steps`.
 
-        Every active rank must ask in the same step. The future holds the report or the error;
-        training goes on, unless the error says to end the job. Cancelled by ``future.cancel()``
-        before the boundary on every active rank; were it cancelled on some, nothing is switched,
-        and the others' futures hold a LayoutError that names these ranks.
+        Every active rank must ask in the same step. The future holds the report or the error, which
+        is logged as a warning by ``dynatrain.session``, as nobody may ask the future. Training goes
+        on, unless the error says to end the job: the loop raises it then. Cancelled by
+        ``future.cancel()`` before the boundary on every active rank; were it cancelled on some,
+        nothing is switched, and the others' futures hold a LayoutError that names these ranks.
 
         Raises:
             LayoutError: ``layout`` is none or has more ranks than the job, or a switch is requested
