@@ -19,7 +19,7 @@ from dynatrain.generation.lanes import Nccl
 from dynatrain.generation.world import World
 from dynatrain.layout import Layout
 from dynatrain.planning import PlanReport, RankPlan, TensorSpec, Topology, plan
-from dynatrain.report import Span, SwitchReport
+from dynatrain.report import PreparedSwitch, Span, SwitchReport
 from dynatrain.sampler import ElasticSampler
 from dynatrain.session import Session
 from dynatrain.train_state import Stateful, TrainState
@@ -35,6 +35,7 @@ __all__ = [
     "LayoutError",
     "Nccl",
     "PlanReport",
+    "PreparedSwitch",
     "RankPlan",
     "Session",
     "Span",

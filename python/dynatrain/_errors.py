@@ -13,6 +13,7 @@ from typing import Any
 from torch import OutOfMemoryError
 from torch.distributed import DistError
 
+from dynatrain._limits import refusal
 from dynatrain.given import described, first_line, said
 
 
@@ -61,7 +62,7 @@ class TransportError(Error, DistError):
 
 
 class DeviceError(Error):
-    """A device call failed."""
+    """A device call failed, or the system refused a thread or a descriptor."""
 
 
 class InternalError(Error):
@@ -98,6 +99,11 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and any(words in text for words in _NO_MEMORY)
 
 
+def is_refused(error: Exception) -> bool:
+    """Whether the system has refused memory, a thread or a descriptor."""
+    return is_out_of_memory(error) or refusal(error) is not None
+
+
 def of_family(error: Exception, phase: str) -> Error:
     """What ``error``, raised in a phase that moves nothing, is to the caller; chained to it."""
     if isinstance(error, BudgetError | LayoutError | TransportError | InternalError):
@@ -112,6 +118,13 @@ def of_family(error: Exception, phase: str) -> Error:
         )
     elif isinstance(error, Error):
         return error
+    elif (found := refusal(error)) is not None:
+        what, limit, advice = found
+        made = DeviceError(
+            f"session: {phase} was refused {what}\n"
+            f"  expected the system to have it; {limit}\n  {_INTACT}\n"
+            f"  {advice}, and call again on all ranks"
+        )
     elif isinstance(error, DistError):
         made = TransportError(
             f"session: {phase} could not reach a peer or the store: {said(error)}\n"

@@ -15,7 +15,8 @@ import torch
 import torch.distributed as dist
 
 from dynatrain import arguments
-from dynatrain._errors import LayoutError, TransportError, of_family
+from dynatrain._errors import LayoutError, TransportError, is_refused, of_family
+from dynatrain._limits import check_descriptors
 from dynatrain._torch_private.groups import single_process_store
 from dynatrain.adapters.torch import TorchAdapter
 from dynatrain.arguments import Given
@@ -139,7 +140,7 @@ def _started(given: Given) -> Session:
     _join()
     members = Members.of_job()
     if not isinstance(found, Exception):
-        found = _placed(found, members.rank)
+        found = _placed(found, members)
     checked, members = arguments.agree(members, found)
     assert checked.device is not None
     adapter = TorchAdapter(checked.device)
@@ -176,11 +177,12 @@ def _let_go_of_closed() -> None:
         gc.collect()
 
 
-def _placed(checked: arguments.Checked, rank: int) -> arguments.Checked | Exception:
+def _placed(checked: arguments.Checked, members: Members) -> arguments.Checked | Exception:
     """The arguments with the rank's own device, or why they cannot be used on this rank."""
     try:
-        checked.settings.check_writable(rank)
-        device = take_device(_device(checked.device), rank)
+        checked.settings.check_writable(members.rank)
+        check_descriptors(members.num_ranks, members.num_ranks)  # for exchanges, and a lane
+        device = take_device(_device(checked.device), members.rank)
         check_transport(checked.options.transport, device)
         return replace(checked, device=device)
     except Exception as error:  # noqa: BLE001 - the other ranks must learn of it
@@ -215,6 +217,8 @@ def _join() -> None:
         try:
             dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         except (RuntimeError, ValueError, TypeError) as error:
+            if is_refused(error):
+                raise of_family(error, "init") from error
             raise TransportError(
                 f"session: torch.distributed could not be initialised: {error}\n"
                 "  expected the environment that torchrun makes: RANK, WORLD_SIZE, MASTER_ADDR and "

@@ -23,7 +23,7 @@ from dynatrain.generation.worlds import MakeGroups, Worlds
 from dynatrain.given import described
 from dynatrain.layout import Layout
 from dynatrain.progress import Progress
-from dynatrain.report import SwitchReport
+from dynatrain.report import PreparedSwitch, SwitchReport
 from dynatrain.switch.beginning import Initialize, begin
 from dynatrain.switch.called import Called
 from dynatrain.switch.calls import Call, Calls, Met, check_target, cursors_of
@@ -120,11 +120,12 @@ class Collective:
 
     # ---- the calls of a script -----------------------------------------------------------------
 
-    def prepare(self, layout: Layout | str, names: Mapping[str, str] | None) -> None:
+    def prepare(self, layout: Layout | str, names: Mapping[str, str] | None) -> PreparedSwitch:
         """See :meth:`dynatrain.Session.prepare`."""
         with self.public("prepare"):
             target, renamed = checked_layout("prepare", layout), checked_names("prepare", names)
-            self.targets.prepare(target, renamed, self._met("prepare", target, renamed))
+            met = self._met("prepare", target, renamed)
+            return self.targets.prepare(target, renamed, met).told()
 
     def check(self, layout: Layout | str, names: Mapping[str, str] | None) -> int:
         """See :meth:`dynatrain.Session.check`."""
@@ -175,16 +176,20 @@ class Collective:
 
     # ---- their parts ---------------------------------------------------------------------------
 
-    def refusal(self) -> LayoutError | None:
-        """Why the session makes no calls any more, or None."""
-        if not self.closed:
-            return None
-        return LayoutError(
-            "session: it was closed\n"
-            "  expected close() to be the last call of a session\n"
-            "  nothing was moved; session.state is intact\n"
-            "  call dynatrain.init again for another session"
-        )
+    def refusal(self) -> Error | None:
+        """Why this rank takes part in no call now, or None."""
+        if self.closed:
+            return LayoutError(
+                "session: it was closed\n"
+                "  expected close() to be the last call of a session\n"
+                "  nothing was moved; session.state is intact\n"
+                "  call dynatrain.init again for another session"
+            )
+        try:
+            self.generation.check_room()
+        except OSError as error:  # before the others wait for this rank in the making of groups
+            return of_family(error, "connecting the ranks")
+        return None
 
     def _met(
         self, op: str, layout: Layout, names: Mapping[str, str], problem: Error | None = None

@@ -19,7 +19,7 @@ from dynatrain._errors import (
     Error,
     InternalError,
     LayoutError,
-    is_out_of_memory,
+    is_refused,
     of_family,
 )
 from dynatrain.given import described, kind, shown, text, whole
@@ -49,7 +49,7 @@ def only_family(call: str, epoch: Callable[[], int] = lambda: 0) -> Iterator[Non
             raise _after_the_vote(call, error) from error
         if isinstance(error, Error):
             raise
-        if isinstance(error, DistError) or is_out_of_memory(error):
+        if isinstance(error, DistError) or is_refused(error):
             raise of_family(error, call) from error
         raise InternalError(
             f"session: {call} met what it did not expect, {described(error)}\n"

@@ -131,6 +131,43 @@ class SwitchReport:
         return text + "".join(f"; not continuous: {reason}" for reason in self.not_continuous)
 
 
+@dataclass(frozen=True)
+class PreparedSwitch:
+    """What ``session.prepare`` has made ready; all but ``held_bytes`` is equal on all ranks.
+
+    How long the switch will stop training is not known ahead.
+
+    Attributes:
+        source: text form of the present layout.
+        target: text form of the layout that is prepared.
+        bytes_moved: bytes that the switch will send between ranks, of all ranks together.
+        bytes_kept: bytes that will stay on their rank, of all ranks together.
+        lower_bound_bytes: what any switch between these layouts must move.
+        staging_peak_bytes: staging of the rank that uses most.
+        extra_peak_bytes: what the rank that holds most has beside its source: fresh target memory,
+            staging and tables of copies.
+        num_stages: stages of the transfer.
+        held_bytes: the same of this rank, which holds it until the switch or another ``prepare``.
+    """
+
+    source: str
+    target: str
+    bytes_moved: int
+    bytes_kept: int
+    lower_bound_bytes: int
+    staging_peak_bytes: int
+    extra_peak_bytes: int
+    num_stages: int
+    held_bytes: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.source} -> {self.target} prepared: will move {_mebi(self.bytes_moved)} "
+            f"(bound {_mebi(self.lower_bound_bytes)}), keep {_mebi(self.bytes_kept)}; "
+            f"extra peak {_mebi(self.extra_peak_bytes)}, held here {_mebi(self.held_bytes)}"
+        )
+
+
 #: The phases of one rank's spans, one on each line, and the numbers of each span.
 PackedSpans = tuple[str, bytes]
 _SPAN = struct.Struct("<qqddqq")
@@ -161,18 +198,18 @@ class RankStats:
         timeline: the spans of each rank.
     """
 
-    stop_seconds: float
-    transfer_seconds: float
-    build_seconds: float
-    prepare_seconds: float
-    plan_seconds: float
-    received_bytes: int
-    kept_bytes: int
-    lower_bound_bytes: int
-    staging_peak_bytes: int
-    extra_peak_bytes: int
-    traffic: bytes
-    timeline: list[PackedSpans]
+    stop_seconds: float = 0.0
+    transfer_seconds: float = 0.0
+    build_seconds: float = 0.0
+    prepare_seconds: float = 0.0
+    plan_seconds: float = 0.0
+    received_bytes: int = 0
+    kept_bytes: int = 0
+    lower_bound_bytes: int = 0
+    staging_peak_bytes: int = 0
+    extra_peak_bytes: int = 0
+    traffic: bytes = b""
+    timeline: list[PackedSpans] = field(default_factory=list)
     not_continuous: list[str] = field(default_factory=list)
 
 

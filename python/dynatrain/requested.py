@@ -47,11 +47,13 @@ class Requested:
         try:
             report = switch(cancelled)
         except BaseException as error:
+            is_raised = not isinstance(error, Exception) or ends_job(error)
             if cancelled is None:
                 self.future.set_exception(error)
-            elif error is not cancelled:
-                _log.warning("a switch that was requested and cancelled here failed: %s", error)
-            if not isinstance(error, Exception) or ends_job(error):
+            if not is_raised and error is not cancelled:
+                # Nobody may ever ask the future, and the loop goes on as if nothing had happened.
+                _log.warning("the requested switch to %s failed: %s", self.layout, error)
+            if is_raised:
                 raise
         else:
             self.future.set_result(report)

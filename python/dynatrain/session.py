@@ -17,7 +17,7 @@ from dynatrain.door import (
 from dynatrain.layout import Layout
 from dynatrain.loop import Gate, Loop
 from dynatrain.position import Position
-from dynatrain.report import SwitchReport
+from dynatrain.report import PreparedSwitch, SwitchReport
 from dynatrain.requested import Requested
 from dynatrain.switch.beginning import Initialize
 from dynatrain.switch.calls import check_target
@@ -75,10 +75,11 @@ class Session(Position):
     def request(self, layout: Layout | str) -> Future[SwitchReport]:
         """Asks for a switch at the next step boundary of :meth:`steps`.
 
-        Every active rank must ask in the same step. The future holds the report or the error;
-        training goes on, unless the error says to end the job. Cancelled by ``future.cancel()``
-        before the boundary on every active rank; were it cancelled on some, nothing is switched,
-        and the others' futures hold a LayoutError that names these ranks.
+        Every active rank must ask in the same step. The future holds the report or the error, which
+        is logged as a warning by ``dynatrain.session``, as nobody may ask the future. Training goes
+        on, unless the error says to end the job: the loop raises it then. Cancelled by
+        ``future.cancel()`` before the boundary on every active rank; were it cancelled on some,
+        nothing is switched, and the others' futures hold a LayoutError that names these ranks.
 
         Raises:
             LayoutError: ``layout`` is none or has more ranks than the job, or a switch is requested
@@ -99,14 +100,19 @@ class Session(Position):
         checked_callable("on_switch", "callback", callback)
         self._callbacks.append(callback)
 
-    def prepare(self, layout: Layout | str, *, names: Mapping[str, str] | None = None) -> None:
+    def prepare(
+        self, layout: Layout | str, *, names: Mapping[str, str] | None = None
+    ) -> PreparedSwitch:
         """Builds and plans ``layout`` ahead, so that a switch to it only moves bytes. Collective.
 
         The target's memory is held from now on. One layout is prepared at a time; preparing
         another one drops the former.
+
+        Returns:
+            What the switch will move, and what is held for it.
         """
         self._check_not_driven("prepare()")
-        self._part.prepare(layout, names)
+        return self._part.prepare(layout, names)
 
     def check(self, layout: Layout | str, *, names: Mapping[str, str] | None = None) -> int:
         """Says whether a switch to ``layout`` would be refused, and moves nothing. Collective.

@@ -49,7 +49,7 @@ GROUPS = (
     Group(
         "What a switch says of itself",
         f"[The report]({_GUIDE}#the-report), [its JSON](json.md#switch-report)",
-        ("SwitchReport", "Span"),
+        ("SwitchReport", "PreparedSwitch", "Span"),
     ),
     Group(
         "Planning on paper",
@@ -67,7 +67,15 @@ GROUPS = (
     ),
 )
 #: Nobody but the library makes these: no constructor is promised.
-MADE_BY_THE_LIBRARY = ("Session", "World", "SwitchReport", "Span", "PlanReport", "RankPlan")
+MADE_BY_THE_LIBRARY = (
+    "Session",
+    "World",
+    "SwitchReport",
+    "PreparedSwitch",
+    "Span",
+    "PlanReport",
+    "RankPlan",
+)
 #: What one part of the library calls of another, by class.
 INNER = {
     "Session": {"start", "place_kept"},

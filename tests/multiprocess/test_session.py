@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -100,6 +101,39 @@ def build_counter():
         return jobs.build(world)
 
     return build, calls
+
+
+def prepare_and_tell(rank, world_size, source, target):
+    session = start(source)
+    return session.prepare(target), session.switch(target)
+
+
+# It was None: nobody saw what a prepared switch would move, or what it held until then.
+@pytest.mark.parametrize("target", ["dp=2,tp=2", "tp=2", "dp=4"])
+def test_prepare_tells_what_the_switch_then_reports(pool, target):
+    told = pool.run(prepare_and_tell, "dp=4", target)
+
+    for prepared, report in told:
+        for name in (
+            "source",
+            "target",
+            "bytes_moved",
+            "bytes_kept",
+            "lower_bound_bytes",
+            "staging_peak_bytes",
+            "extra_peak_bytes",
+            "num_stages",
+        ):
+            assert getattr(prepared, name) == getattr(report, name), name
+        assert prepared.bytes_moved == sum(size for *_, size in report.traffic)
+    assert max(prepared.held_bytes for prepared, _ in told) == told[0][0].extra_peak_bytes
+
+
+def test_prepared_switches_are_equal_on_all_ranks_but_for_what_each_holds(pool):
+    told = [prepared for prepared, _ in pool.run(prepare_and_tell, "dp=4", "dp=2")]
+
+    assert len({replace(each, held_bytes=0) for each in told}) == 1
+    assert told[3].held_bytes < told[0].held_bytes  # it idles in the target
 
 
 def prepare_and_change_ones_mind(rank, world_size):

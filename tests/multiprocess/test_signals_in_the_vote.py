@@ -41,6 +41,21 @@ def interrupt_in_the_vote(session, number):
     session._part.generation.meeting.meet = interrupted
 
 
+def interrupt_after_the_last_exchange(session, number):
+    """Sends a signal when all have heard that the state has arrived, before this rank votes."""
+    control = session._part.engine.control
+    agree = control.agree
+
+    def interrupted(phase, *brought):
+        answer = agree(phase, *brought)
+        if phase == "moving the state":
+            os.kill(os.getpid(), number)
+            time.sleep(0.05)  # the handler runs here
+        return answer
+
+    control.agree = interrupted
+
+
 def leave(number, frame):
     raise SystemExit("of the script's handler")
 
@@ -52,7 +67,7 @@ class Follows:
         self.place = world.coordinate("dp_shard"), world.size("dp_shard")
 
 
-def switch_under_signals(rank, world_size, number, interrupted):
+def switch_under_signals(rank, world_size, number, interrupted, interrupt):
     follows = Follows()
     session = start("dp=4", timeout_s=20, keep={"follows": follows})
     streams = []
@@ -60,7 +75,7 @@ def switch_under_signals(rank, world_size, number, interrupted):
     session._part.adapter.continue_streams = lambda *args: streams.append(1) or continued(*args)
     former = signal.signal(signal.SIGTERM, leave)
     if rank == interrupted:
-        interrupt_in_the_vote(session, number)
+        interrupt(session, number)
     if rank == 3 - interrupted:
         vote_late(session, 1.5)
     told = None
@@ -76,15 +91,17 @@ def switch_under_signals(rank, world_size, number, interrupted):
     return told, whole, str(session.layout), session.fingerprint()
 
 
-# Of four ranks one stayed in dp=4 and three trained on in dp=2,tp=2: nobody was told.
+# Of four ranks one stayed in dp=4 and three trained on in dp=2,tp=2: nobody was told. Before the
+# vote, the others waited there for the deadline.
+@pytest.mark.parametrize("interrupt", [interrupt_in_the_vote, interrupt_after_the_last_exchange])
 @pytest.mark.parametrize("interrupted", [0, 3])
 @pytest.mark.parametrize(
     ("number", "raised"), [(signal.SIGINT, "KeyboardInterrupt"), (signal.SIGTERM, "SystemExit")]
 )
 def test_a_rank_that_is_interrupted_in_the_vote_goes_with_the_others(
-    pool, number, raised, interrupted
+    pool, number, raised, interrupted, interrupt
 ):
-    answers = pool.run(switch_under_signals, number, interrupted, timeout_s=90)
+    answers = pool.run(switch_under_signals, number, interrupted, interrupt, timeout_s=90)
 
     assert [told for told, *_ in answers] == [
         raised if rank == interrupted else None for rank in range(4)

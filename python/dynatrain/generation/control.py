@@ -101,7 +101,7 @@ class Control:
         self.rank = members.rank
         self.num_ranks = members.num_ranks
         self.lost = False  #: an exchange has failed; the groups are of no further use
-        self._timeout = timeout
+        self.timeout = timeout
         self._number = 0
         self._tree: Tree | None = Tree(members, timeout, f"{connection}/control")
 
@@ -247,9 +247,9 @@ class Control:
         self._tree = None
 
     def _lost(self, error: RuntimeError, phase: str) -> TransportError:
-        seconds = self._timeout.total_seconds()
+        seconds = self.timeout.total_seconds()
         return TransportError(
-            f"session: the ranks could not finish {phase}: {_in_words(error, seconds)}\n"
+            f"session: the ranks could not finish {phase}: {in_words(error, seconds)}\n"
             f"  expected all {self.num_ranks} ranks to answer within {seconds:g} s (timeout_s)\n"
             "  a switch that was not voted on yet is given up, its source state is intact\n"
             "  a rank has died, is stuck, or left the call; see the output of the other ranks.\n"
@@ -262,7 +262,7 @@ _ADDRESS = re.compile(r"\[([0-9a-fA-F.:]+)\]:(\d+)")
 _TOO_LATE, _CLOSED = ("timed out", "timeout"), ("closed by peer", "connection reset", "broken pipe")
 
 
-def _in_words(error: RuntimeError, seconds: float) -> str:
+def in_words(error: RuntimeError, seconds: float) -> str:
     """What Gloo met, in the library's words where they are known, with the address of the peer."""
     found = said(error)
     address = _ADDRESS.search(found)

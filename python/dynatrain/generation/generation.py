@@ -60,6 +60,11 @@ class Generation:
         """Whether the control groups and the lanes stand."""
         return bool(self.lanes) and not self.control.lost
 
+    def check_room(self) -> None:
+        """Raises OSError where groups are to be made that the system has no room for here."""
+        if not self.connected:
+            self.maker.check_room(connected=False)
+
     def connect(self, connection: str) -> None:
         """Makes the control groups and the lanes. Collective.
 
@@ -68,7 +73,8 @@ class Generation:
 
         Raises:
             TransportError: a rank does not come, or the groups cannot be made.
-            DeviceError: the transport that was asked for cannot be had.
+            DeviceError: the transport that was asked for cannot be had, or the system refuses this
+                rank a descriptor or a thread.
         """
         self._connections.append(connection)
         try:
@@ -77,7 +83,7 @@ class Generation:
         except Error:
             raise
         except RuntimeError as error:  # what Gloo raises has no class of its own
-            raise unconnected(error, self.members.num_ranks) from error
+            raise unconnected(error, self.members.num_ranks, self.options.timeout) from error
         if self.members.rank == 0:  # all ranks are past what they have talked over before
             for former in self._connections[:-1]:
                 self.meeting.leftovers.add(self.members.store, former)

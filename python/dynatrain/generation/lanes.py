@@ -12,8 +12,9 @@ from typing import TypeVar
 import torch
 
 from dynatrain import _native
-from dynatrain._errors import DeviceError, Error, TransportError, is_out_of_memory
-from dynatrain.generation.control import Control, attempt
+from dynatrain._errors import DeviceError, Error, TransportError, is_refused, of_family
+from dynatrain._limits import check_descriptors
+from dynatrain.generation.control import Control, attempt, in_words
 from dynatrain.generation.members import Members
 
 HOST, DEVICE = "host", "device"
@@ -115,17 +116,20 @@ def check_transport(transport: str | Nccl, device: torch.device) -> None:
 def _made(control: Control, make: Callable[[], _T]) -> _T:
     """What ``make`` returned; when it fails on one rank, every rank raises. Collective."""
     made, error = attempt(make)
-    if isinstance(error, RuntimeError) and not is_out_of_memory(error):
-        error = error if isinstance(error, Error) else unconnected(error, control.num_ranks)
+    if isinstance(error, RuntimeError) and not isinstance(error, Error):
+        error = unconnected(error, control.num_ranks, control.timeout)
     control.agree("connecting the ranks", error, None)
     return made  # type: ignore[return-value]
 
 
-def unconnected(error: RuntimeError, num_ranks: int) -> TransportError:
+def unconnected(error: RuntimeError, num_ranks: int, timeout: timedelta) -> Error:
     """What an error in the making of groups is to the caller: Gloo's have no class of their own."""
+    if is_refused(error):
+        return of_family(error, "connecting the ranks")
+    seconds = timeout.total_seconds()
     made = TransportError(
-        f"session: the groups of the library could not be made: {error}\n"
-        f"  expected all {num_ranks} ranks to come before the deadline\n"
+        f"session: the groups of the library could not be made: {in_words(error, seconds)}\n"
+        f"  expected all {num_ranks} ranks to come within {seconds:g} s (timeout_s)\n"
         "  nothing was moved; the source state is intact\n"
         "  see the output of the other ranks; if all are alive, call again"
     )
@@ -182,7 +186,16 @@ class LaneMaker:
             _log.info("device memory travels over %s", lanes[DEVICE].name)
         return lanes
 
+    def check_room(self, *, connected: bool) -> None:
+        """Raises OSError where the system does not let this process open what is to be made.
+
+        ``connected`` is whether the control groups stand already.
+        """
+        groups = 2 if self._device.type == "cuda" else 1
+        check_descriptors(*[self._members.num_ranks] * (groups + (not connected)))
+
     def _make_copiers(self) -> None:
+        self.check_room(connected=True)  # the others would wait in the making of a group
         if self.host_copier is None:
             self.host_copier = _native.CpuCopier(self._num_threads)
         if self.device_copier is None and self._device.type == "cuda":

@@ -37,7 +37,9 @@ class World:
     dp_shard, cp, tp and never beside them. Any other name is refused with a LayoutError.
 
     Made by the session only. Axes of size 1 are not part of ``mesh`` (when every size is 1 it has
-    the one dimension ``dp_shard`` of size 1). Using a world after a switch has replaced it raises
+    the one dimension ``dp_shard`` of size 1): ask :meth:`enabled` first, or take :meth:`submesh`,
+    which knows ``dp``, too; of ``mesh["dp"]`` torch says that there is none, unless both of its
+    axes are enabled. Using a world after a switch has replaced it raises
     StaleStateError.
 
     Attributes:

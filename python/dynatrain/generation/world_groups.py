@@ -13,7 +13,8 @@ from torch._C._distributed_c10d import Store
 from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh
 
-from dynatrain._errors import TransportError, is_out_of_memory
+from dynatrain._errors import TransportError, is_refused
+from dynatrain._limits import check_descriptors
 from dynatrain._torch_private.groups import (
     GroupKind,
     end_group,
@@ -73,6 +74,7 @@ class WorldGroups:
         self._num_made[kind] += 1
         name = f"dynatrain/{self._members.name}/{self._name}/{kind}/{self._num_made[kind]}"
         store, deadline = self._members.store_of(self._name), self._deadline()
+        check_descriptors(len(ranks))
         with _told_of(f"ranks {ranks} for {purpose}", deadline):
             group = listed_group(store, name, ranks, self.rank, deadline)
         self._took(group, store, name)
@@ -86,6 +88,7 @@ class WorldGroups:
         """
         name = f"dynatrain/{self._members.name}/{self._name}"
         store, deadline = self._members.store_of(self._name), self._deadline()
+        check_descriptors(num_ranks)
         with _told_of(f"all {num_ranks} ranks of the world", deadline):
             group = group_to_be_default(kind, store, name, (self.rank, num_ranks), deadline)
         self._took(group, store, name)
@@ -123,7 +126,7 @@ def _told_of(who: str, deadline: timedelta) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if is_out_of_memory(error):
+        if is_refused(error):
             raise
         raise TransportError(
             f"world: the group of {who} could not be made: {error}\n"

@@ -10,7 +10,7 @@ import torch
 from torch._C._distributed_c10d import Store
 from torch.distributed import DistError, distributed_c10d
 
-from dynatrain._errors import Error, is_out_of_memory
+from dynatrain._errors import Error, is_refused
 from dynatrain._torch_private.groups import (
     GroupKind,
     default_group,
@@ -216,7 +216,7 @@ def _origin(error: BaseException) -> int:
     """
     if isinstance(error, DistError):
         return _WAITED
-    if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+    if isinstance(error, RuntimeError) and not is_refused(error):
         files = [frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__)]
         if files[-1:] == [distributed_c10d.__file__]:
             return _OUT_OF_TORCH

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from dynatrain import _native
@@ -11,6 +12,7 @@ from dynatrain._errors import Error, TransportError, of_family
 from dynatrain.adapters.port import Published, Values
 from dynatrain.generation.control import attempt
 from dynatrain.generation.engine import Engine
+from dynatrain.interruptions import signals_held_off
 from dynatrain.profiling import native_ranges, profiler_range
 from dynatrain.report import Span
 from dynatrain.switch.clock import Clock
@@ -49,17 +51,19 @@ class Moved:
         return None if self.shares is None else fingerprint_text(self.shares[0])
 
 
-def move(engine: Engine, standing: Standing, kept: Kept, clock: Clock) -> Moved:
+def move(engine: Engine, standing: Standing, kept: Kept, clock: Clock, after: ExitStack) -> Moved:
     """Moves the state into the target; the source is only read. Collective.
 
     What ``kept()`` returns is published beside the state, for ranks that join. The ranks agree
-    three times: on what was read, on what the targets take, and on what has arrived.
+    three times: on what was read, on what the targets take, and on what has arrived. From the last
+    one on signals wait until ``after`` is closed: the others go on to the vote with its answer, and
+    would wait there for a rank that a handler has taken out of the call.
 
     Raises:
         TransportError: a peer failed and the union communicator is gone, or what has arrived has
             another fingerprint; the source is intact.
     """
-    moved = _moved(engine, standing, kept, clock)
+    moved = _moved(engine, standing, kept, clock, after)
     if moved.shares is not None:
         _check_same(*moved.shares)
     return moved
@@ -84,7 +88,7 @@ def _check_same(before: Share, after: Share) -> None:
     )
 
 
-def _moved(engine: Engine, standing: Standing, kept: Kept, clock: Clock) -> Moved:
+def _moved(engine: Engine, standing: Standing, kept: Kept, clock: Clock, after: ExitStack) -> Moved:
     """Moves the state; fingerprints are told with what the ranks tell each other anyway."""
     counted = standing.blueprint.counted
 
@@ -113,6 +117,7 @@ def _moved(engine: Engine, standing: Standing, kept: Kept, clock: Clock) -> Move
                 return counted[1].share(engine, found)
 
     arrival, error = attempt(arrive)
+    after.enter_context(signals_held_off())
     try:
         with clock.phase("arrival"):
             arrived = engine.control.agree("moving the state", error, arrival, all_of)

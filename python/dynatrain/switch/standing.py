@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 
-from dynatrain import _native
+from dynatrain import _native, words
 from dynatrain._errors import DeviceError, is_out_of_memory
 from dynatrain.generation.engine import Engine, Side
-from dynatrain.report import Span
+from dynatrain.report import PreparedSwitch, RankStats, Span, of_all_ranks
 from dynatrain.switch.blueprint import Blueprint, Part, draw
 from dynatrain.switch.budget import check_budget, no_memory
 from dynatrain.switch.called import Called
@@ -21,6 +21,7 @@ from dynatrain.train_state import TrainState
 _log = logging.getLogger("dynatrain.session")
 #: how CUDA names it in the text of a DeviceError
 _OUT_OF_MEMORY = "cudaErrorMemoryAllocation"
+words.record(RankStats)
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Standing:
         target: its tensors in the target.
         routes: one for each lane.
         fresh_bytes: memory that was taken for the target.
+        of_all: bytes and peaks of all ranks.
         build_seconds: the user's build, the target's memory and its runs.
         plan_seconds: maps and plan.
         prepare_seconds: all of the preparation.
@@ -61,6 +63,7 @@ class Standing:
     target: Side
     routes: Sequence[Route]
     fresh_bytes: int
+    of_all: RankStats = field(default_factory=RankStats)
     build_seconds: float = 0.0
     plan_seconds: float = 0.0
     prepare_seconds: float = 0.0
@@ -75,6 +78,32 @@ class Standing:
     def table_bytes(self) -> int:
         """Device memory of the descriptions of copies."""
         return sum(route.run.table_bytes for route in self.routes if route.run is not None)
+
+    @property
+    def taken_staging_bytes(self) -> int:
+        """Staging that was taken: what is read in place needs none."""
+        staged = [route.schedule for route in self.routes if not route.one_sided]
+        return sum(schedule.staging_peak_bytes for schedule in staged)
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory that this rank holds for the target, until it is switched to or dropped."""
+        return self.fresh_bytes + self.taken_staging_bytes + self.table_bytes
+
+    def told(self) -> PreparedSwitch:
+        """What the script is told of it."""
+        called, of_all = self.blueprint.called, self.of_all
+        return PreparedSwitch(
+            str(called.source.layout),
+            str(called.layout),
+            of_all.received_bytes,
+            of_all.kept_bytes,
+            of_all.lower_bound_bytes,
+            of_all.staging_peak_bytes,
+            of_all.extra_peak_bytes,
+            sum(route.schedule.num_stages for route in self.routes),
+            self.held_bytes,
+        )
 
     def refreshed(self, engine: Engine, state: TrainState | None) -> Standing | None:
         """The same with the source read again; None when its tensors are not those of the runs."""
@@ -114,16 +143,35 @@ def _stand(engine: Engine, blueprint: Blueprint) -> Standing:
     and runs go with the last who names them; the lanes stand, but where the exchange of plan hashes
     failed or peers' memory is mapped: then this rank makes them anew before the next call.
     """
-    standing = engine.together("taking memory", lambda: _with_memory(engine, blueprint))
+    standing = _agreed(engine, "taking memory", lambda: _with_memory(engine, blueprint))
     if all(route.run is not None for route in standing.routes):
         return standing
     try:
         routes = [_with_sources(engine, standing, route) for route in standing.routes]
         mapped = replace(standing, routes=routes)
-        return engine.together("taking staging memory", lambda: _with_runs(engine, mapped))
+        return _agreed(engine, "taking staging memory", lambda: _with_runs(engine, mapped))
     except Exception:
         engine.generation.disconnect("peers' memory could not be mapped")
         raise
+
+
+def _agreed(engine: Engine, phase: str, work: Callable[[], Standing]) -> Standing:
+    """What ``work`` makes, with the bytes and peaks of all ranks. Collective."""
+    made: list[Standing] = []
+
+    def stats() -> RankStats:
+        made.append(work())
+        plan = made[0].blueprint.plan
+        return RankStats(
+            received_bytes=plan.received_bytes,
+            kept_bytes=plan.kept_bytes,
+            lower_bound_bytes=plan.lower_bound_bytes,
+            staging_peak_bytes=made[0].taken_staging_bytes,
+            extra_peak_bytes=made[0].held_bytes,
+        )
+
+    of_all = engine.joined(phase, stats, of_all_ranks)
+    return replace(made[0], of_all=of_all)
 
 
 def _with_memory(engine: Engine, blueprint: Blueprint) -> Standing:

@@ -8,11 +8,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dynatrain import words
 from dynatrain.adapters.port import Adapter, Published
 from dynatrain.generation.engine import Engine
 from dynatrain.given import described
-from dynatrain.interruptions import signals_held_off
 from dynatrain.report import PAIR, RankStats, SwitchReport, fill, of_all_ranks, pack_spans
 from dynatrain.switch.clock import Clock
 from dynatrain.switch.decided import Vote, decide
@@ -22,7 +20,6 @@ from dynatrain.switch.questions import check_replicas
 from dynatrain.switch.standing import Standing
 
 _log = logging.getLogger("dynatrain.session")
-words.record(RankStats)
 
 
 @dataclass(frozen=True)
@@ -47,8 +44,9 @@ def run(
 ) -> list[BaseException]:
     """Moves the state into the prepared target and installs it. Collective.
 
-    Signals wait from the vote to the end of the call, for the session's deadline and what the
-    script's own code takes: what a handler raises would leave this rank between two worlds.
+    Signals wait from the exchange before the vote to the end of the call, for twice the session's
+    deadline and what the script's own code takes: what a handler raises would leave this rank
+    between two worlds, or the others in the vote.
 
     Returns:
         What kept objects raised after the vote, when the switch had happened already.
@@ -63,11 +61,10 @@ def run(
         with clock.phase("replicas"):
             check_replicas(engine, standing.blueprint.source_map, standing.source)
     target = standing.blueprint.called.seats
-    moved = move(engine, standing, lambda: present.kept_states(target), clock)
+    moved = move(engine, standing, lambda: present.kept_states(target), clock, telling.after)
     report.fingerprint_before = report.fingerprint_after = moved.fingerprint
     with clock.phase("commit"):
         joined = present.world is None
-        telling.after.enter_context(signals_held_off())
         decide(engine.adapter, vote, present, standing)
         errors = _follow(engine.adapter, present, moved.published, report.step, joined=joined)
     reasons = [f"a kept object raised {described(error)}" for error in errors]

@@ -153,3 +153,13 @@ def test_wrong_value_is_told_as_the_value_that_it_is(start_alone, words):
     options, says = WRONG_VALUES[words]
 
     assert says in refusal(lambda world: of(net()), **options)
+
+
+# torch names the dimensions that there are, and no way from the layout's `dp` to them.
+def test_mesh_asked_for_a_dimension_that_it_lacks_is_told_the_names_there_are(start_alone):
+    told = refusal(lambda world: world.mesh["dp"])
+
+    assert "KeyError" in told
+    assert "dp_shard, cp and tp, each only where world.enabled(name)" in told
+    assert "dp is Layout's shorthand for dp_shard" in told
+    assert "world.submesh('dp')" in told

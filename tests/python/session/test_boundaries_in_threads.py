@@ -25,7 +25,7 @@ from dynatrain.generation.generation import Generation
 from dynatrain.generation.options import Options
 from dynatrain.layout import Layout
 from dynatrain.progress import Progress
-from dynatrain.switch import story
+from dynatrain.switch import moved
 from dynatrain.switch.present import Present
 from ranks_in_threads import SIGNALS, STUCK_S, Outside, ThreadMembers, run_ranks
 from toy_state import COLUMNS, ROWS, Places, Toy, ToyAdapter
@@ -108,7 +108,7 @@ def wait_at_most(part, seconds):
     """Gives every wait of a rank this deadline: only who is meant to be late is so."""
     timeout = timedelta(seconds=seconds)
     part.generation.options = replace(part.generation.options, timeout=timeout)
-    part.generation.meeting._timeout = part.engine.control._timeout = timeout
+    part.generation.meeting._timeout = part.engine.control.timeout = timeout
     if part.engine.control._tree is not None:
         part.engine.control._tree._timeout = timeout
 
@@ -166,7 +166,7 @@ def go_on(part):
 @pytest.fixture
 def outside(monkeypatch):
     """What ranks that are threads talk over."""
-    monkeypatch.setattr(story, "signals_held_off", SIGNALS.held_off)
+    monkeypatch.setattr(moved, "signals_held_off", SIGNALS.held_off)
     return Outside(NUM_RANKS)
 
 
@@ -178,7 +178,9 @@ def possible_layouts(case):
     vote = EXCHANGES[case.prepared] - 1
     if case.number > vote or (case.number == vote and case.side == "after"):
         return {TARGET}
-    if case.kind == "late" or (case.kind == "interrupted" and case.number == vote):
+    if case.kind == "interrupted" and case.number >= vote - 1:  # signals wait from there on
+        return {TARGET}
+    if case.kind == "late":
         return {SOURCE, TARGET}
     return {SOURCE}
 

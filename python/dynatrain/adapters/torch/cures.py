@@ -31,12 +31,20 @@ _CURES = (
         "make the model inside build, in every call: build is called more often than there are "
         "layouts, and a model that it has sharded cannot be sharded again",
     ),
+    (
+        ("invalid mesh_dim_name",),
+        "name a dimension that the layout has: pp, dp_replicate, dp_shard, cp and tp, each only "
+        "where world.enabled(name), as axes of one rank are none; dp is Layout's shorthand for "
+        "dp_shard\n"
+        "  world.submesh('dp') is the mesh over those of dp_replicate and dp_shard that there are, "
+        "or None",
+    ),
 )
 
 
 def cure(error: Exception) -> str | None:
     """What to do about ``error``; None where it is none of those that are known."""
-    if not isinstance(error, RuntimeError | TypeError | AssertionError):
+    if not isinstance(error, RuntimeError | TypeError | AssertionError | KeyError):
         return None
     try:
         said = str(error).lower()

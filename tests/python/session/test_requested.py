@@ -1,0 +1,88 @@
+"""A requested switch that failed is heard of once: in the log, or as what the loop raises."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+import training_jobs as jobs
+from dynatrain import InternalError, Layout, LayoutError, TransportError
+from dynatrain.requested import Requested
+
+REFUSED = LayoutError("session: a reason\n  what to do")
+LOST = TransportError("session: the store is gone", retryable=False)
+
+
+def warnings_of(caplog):
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if (record.name, record.levelno) == ("dynatrain.session", logging.WARNING)
+    ]
+
+
+def run_to(error, request):
+    def switch(problem):
+        raise problem or error
+
+    request.run(switch)
+
+
+# Training went on in the former layout, and a script that never asks its future heard nothing.
+def test_requested_switch_that_is_refused_is_logged_once(start, caplog):
+    session = start()
+    future = None
+    for step in session.steps(3):
+        jobs.train_step(session.state, session.world, step)
+        if step == 0:
+            future = session.request("dp=1")
+            for param in session.state.model.parameters():
+                param.grad = torch.zeros_like(param)
+
+    assert future is not None
+    assert len(warnings_of(caplog)) == 1
+    assert f"the requested switch to dp=1 failed: {future.exception(0)}" in warnings_of(caplog)[0]
+
+
+def test_requested_switch_that_succeeds_logs_no_warning(start, caplog):
+    session = start()
+    for step in session.steps(2):
+        jobs.train_step(session.state, session.world, step)
+        if step == 0:
+            session.request("dp=1")
+
+    assert warnings_of(caplog) == []
+
+
+# Nothing is both raised and logged.
+@pytest.mark.parametrize("error", [LOST, InternalError("a bug"), KeyboardInterrupt()], ids=repr)
+def test_what_the_loop_raises_is_not_logged_too(caplog, error):
+    request = Requested(Layout.parse("tp=4"))
+    with pytest.raises(type(error)):
+        run_to(error, request)
+
+    assert request.future.exception(0) is error
+    assert warnings_of(caplog) == []
+
+
+# Who cancelled knows of it.
+def test_a_request_that_was_cancelled_here_is_not_logged(caplog):
+    request = Requested(Layout.parse("tp=4"))
+    request.future.cancel()
+    run_to(REFUSED, request)
+
+    assert warnings_of(caplog) == []
+
+
+def test_a_request_that_was_cancelled_here_and_failed_by_something_else_is_logged(caplog):
+    request = Requested(Layout.parse("tp=4"))
+    request.future.cancel()
+
+    def switch(_problem):
+        raise REFUSED
+
+    request.run(switch)
+
+    assert warnings_of(caplog) == [f"the requested switch to tp=4 failed: {REFUSED}"]
