@@ -70,5 +70,6 @@ void bind_transport(py::module_& m);
 void bind_execution(py::module_& m);
 void bind_fingerprint(py::module_& m);
 void bind_membership(py::module_& m);
+void bind_words(py::module_& m);
 
 }  // namespace dynatrain::binding

@@ -15,4 +15,5 @@ PYBIND11_MODULE(_native, m) {
   bind_execution(m);
   bind_fingerprint(m);
   bind_membership(m);
+  bind_words(m);
 }

@@ -708,6 +708,23 @@ class MembershipWorker:
     def tick(self, now_ms: int) -> list[tuple[Any, ...]]:
         """Time has passed."""
 
+class Words:
+    """What ranks tell each other in small exchanges, as bytes; see dynatrain/words.py."""
+
+    def __init__(self) -> None: ...
+    def add(self, kind: type, name: str, fields: tuple[str, ...]) -> None:
+        """Lets values of ``kind`` be told, by ``name``; ``fields`` make it in this order."""
+
+    def encode(self, value: object) -> bytes:
+        """The bytes of a value; TypeError with the class of what no word is for."""
+
+    def decode(self, blob: bytes) -> Any:
+        """The value of ``blob``.
+
+        ValueError, TypeError or KeyError for bytes that ``encode`` does not write; no size in them
+        is believed before it is held against the bytes that are there.
+        """
+
 def membership_description(line: str) -> dict[str, Any]:
     """An attempt as it is published: attempt, is_recovery, source, target, holdings."""
 

@@ -22,9 +22,10 @@ struct ScheduleOptions {
   int max_direct_per_pair = 8;
   /// Stages to aim for where memory would allow fewer, so that pack, wire and unpack overlap.
   int num_stages_to_overlap = 4;
-  /// No stage is made for overlap whose mean message would be smaller than this. (Stages that the
-  /// budget asks for are made all the same: memory is a law, message size is not.)
-  std::int64_t min_message_bytes = 64LL << 10U;
+  /// No stage is made for overlap whose mean message would be smaller than this: what wakes threads
+  /// for a message takes as long as the wire needs for some 100 KiB. (Stages that the budget asks
+  /// for are made all the same: memory is a law, message size is not.)
+  std::int64_t min_message_bytes = 1LL << 20U;
   /// Messages with ordinal 0 carry a sum per part, the sender's (see StageMessage).
   bool with_sums = true;
 };

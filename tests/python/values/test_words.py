@@ -36,6 +36,28 @@ def test_a_value_comes_back_with_its_classes(value):
     assert words.encode(back) == words.encode(value)
 
 
+# The sizes at which a number takes one more byte, or another way through the codec.
+@pytest.mark.parametrize("bits", [0, 7, 8, 15, 31, 62, 63, 64, 65, 200])
+@pytest.mark.parametrize("by", [-1, 0, 1])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_whole_numbers_of_any_size_come_back(bits, by, sign):
+    number = sign * (2**bits + by)
+
+    told = words.encode(number)
+
+    assert words.decode(told) == number
+    assert told[5:] == number.to_bytes(number.bit_length() // 8 + 1, "little", signed=True)
+
+
+# A walk without an end would end the process: the codec's frames are the C stack's.
+def test_a_value_that_holds_itself_is_no_message():
+    value: list[object] = []
+    value.append(value)
+
+    with pytest.raises(RecursionError):
+        words.encode(value)
+
+
 # A set has no order of its own: two ranks that tell the same one would seem to differ.
 def test_equal_sets_have_equal_bytes():
     numbers = [f"name {number}" for number in range(50)]
@@ -79,6 +101,8 @@ class Runs:
         b"s\x01\x00\x00\x00" + words.encode([]),
         b"r" + words.encode((0, 1, 0)),
         b"r" + words.encode("0"),
+        b"r" + words.encode([0, 1, 1]),
+        b"d\x01\x00\x00\x00" + words.encode(b"kv"),
     ],
     ids=[
         "pickle",
@@ -90,6 +114,8 @@ class Runs:
         "unhashable",
         "range without step",
         "range of text",
+        "range of a list",
+        "pair of bytes",
     ],
 )
 def test_what_this_version_does_not_write_is_refused(blob):
