@@ -111,13 +111,15 @@ class Coordinator:
         """Serves until it is cancelled.
 
         Raises:
-            TransportError: a record cannot be written; what is on disk is what was told.
+            TransportError: a record cannot be written, or another coordinator may write them; what
+                the ledger has is what was told.
         """
         server = await asyncio.start_server(self._attend, sock=self._socket, limit=MAX_LINE_BYTES)
         async with server:
             while True:
                 if self._broken is not None:
                     raise self._broken
+                self._ledger.check()
                 self._carry_out(self._machine.tick(_now_ms()))
                 await asyncio.sleep(self._tick_s)
 

@@ -69,8 +69,8 @@ def started(options: argparse.Namespace) -> Coordinator:
     """The coordinator, listening."""
     from dynatrain import Layout
     from dynatrain.elastic.coordinator import Coordinator, Settings
-    from dynatrain.elastic.ledger import Ledger
     from dynatrain.elastic.secret import made_secret
+    from dynatrain.elastic.sqlite_ledger import SqliteLedger
 
     host, _, port = options.listen.rpartition(":")
     settings = Settings(
@@ -80,7 +80,7 @@ def started(options: argparse.Namespace) -> Coordinator:
         timeout_s=options.timeout_s,
         secret=made_secret(options.secret_file),
     )
-    return Coordinator(settings, Ledger(options.ledger))
+    return Coordinator(settings, SqliteLedger(options.ledger))
 
 
 async def until_ended(coordinator: Coordinator) -> None:

@@ -11,19 +11,26 @@ import pytest
 
 from dynatrain import LayoutError, TransportError, _native
 from dynatrain.elastic.coordinator import MEMBER, Coordinator, Settings
-from dynatrain.elastic.ledger import Ledger
 from dynatrain.elastic.line import Line
 from dynatrain.elastic.part import Part
+from dynatrain.elastic.sqlite_ledger import SqliteLedger
 from dynatrain.layout import Layout
 
 SECRET, TIMEOUT_S = b"of this job, and of no other one", 5.0
 
 
-class FullDisk(Ledger):
+class FullDisk(SqliteLedger):
     """A ledger that takes no record any more."""
 
     def append(self, line):
         raise TransportError("the disk is full", retryable=False)
+
+
+class Lost(SqliteLedger):
+    """A ledger that another coordinator may write now."""
+
+    def check(self):
+        raise TransportError("another one is in office", retryable=False)
 
 
 class Serving(threading.Thread):
@@ -80,9 +87,18 @@ def test_a_coordinator_that_cannot_write_its_ledger_ends(serve):
     assert "the disk is full" in str(serving.error)
 
 
+# It may have nothing to write for hours, and answers all that ask who trains.
+def test_a_coordinator_whose_ledger_is_another_ones_ends_without_a_record(serve):
+    serving = serve(Lost(":memory:"))
+    serving.join(10)
+
+    assert not serving.is_alive()
+    assert "another one is in office" in str(serving.error)
+
+
 # It connected again for ever, hundreds of times, and ended with words about a lost coordinator.
 def test_a_member_with_another_secret_is_told_of_it(serve):
-    serving = serve(Ledger(":memory:"))
+    serving = serve(SqliteLedger(":memory:"))
     part = Part(
         Line(serving.address, b"of some other job, not this one"), TIMEOUT_S, lambda _: None
     )
