@@ -49,7 +49,7 @@ class Part:
 
     def __init__(self, line: Line, timeout_s: float, prepare: Callable[[int], None]) -> None:
         self.id = secrets.randbits(52) + 1
-        self.store_port = 0
+        self.store_at = ("", 0)
         timeout_ms = int(timeout_s * 1000)
         self._line = line
         self._prepare = prepare
@@ -144,7 +144,7 @@ class Part:
 
     def _hear(self, line: str) -> None:
         if line.startswith("store "):
-            self.store_port = int(line.removeprefix("store "))
+            self.store_at = (self._line.host, int(line.removeprefix("store ")))
         else:
             message = line.removeprefix(MEMBER)
             self._feed(lambda now: self._machine.heard(now, message))

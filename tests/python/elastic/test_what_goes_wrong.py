@@ -40,7 +40,7 @@ class Serving(threading.Thread):
         super().__init__(daemon=True)
         settings = Settings("127.0.0.1", 0, (Layout(dp=2),), TIMEOUT_S, SECRET)
         self.coordinator = Coordinator(settings, ledger)
-        self.address = "127.0.0.1", self.coordinator.port
+        self.addresses = [("127.0.0.1", self.coordinator.port)]
         self.loop = asyncio.new_event_loop()
         self.serving = self.loop.create_task(self.coordinator.serve())
         self.error = None
@@ -52,6 +52,7 @@ class Serving(threading.Thread):
                 self.loop.run_until_complete(self.serving)
         except TransportError as error:
             self.error = error
+        self.loop.close()
 
     def end(self):
         with suppress(RuntimeError):
@@ -78,7 +79,7 @@ def join_line():
 # Its machine knows what no disk does: whatever it told from then on would be forgotten by the next.
 def test_a_coordinator_that_cannot_write_its_ledger_ends(serve):
     serving = serve(FullDisk(":memory:"))
-    line = Line(serving.address, SECRET)
+    line = Line(serving.addresses, SECRET)
     assert line.connect()
     line.say(MEMBER + join_line())
     serving.join(10)
@@ -100,7 +101,7 @@ def test_a_coordinator_whose_ledger_is_another_ones_ends_without_a_record(serve)
 def test_a_member_with_another_secret_is_told_of_it(serve):
     serving = serve(SqliteLedger(":memory:"))
     part = Part(
-        Line(serving.address, b"of some other job, not this one"), TIMEOUT_S, lambda _: None
+        Line(serving.addresses, b"of some other job, not this one"), TIMEOUT_S, lambda _: None
     )
     with pytest.raises(TransportError, match="secret of this job's coordinator"):
         part.at_boundary(0)
@@ -122,6 +123,6 @@ class Nonsense(Line):
 
 # The thread that drives the machine died of it, and the training thread waited for it for ever.
 def test_a_coordinator_that_talks_nonsense_is_an_error_of_the_training_thread():
-    part = Part(Nonsense(("127.0.0.1", 1), SECRET), TIMEOUT_S, lambda _: None)
+    part = Part(Nonsense([("127.0.0.1", 1)], SECRET), TIMEOUT_S, lambda _: None)
     with pytest.raises(LayoutError):
         part.at_boundary(0)
