@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import json
 import socket
-import subprocess
-import sys
 from contextlib import suppress
 
 import pytest
 
-import dynatrain
-import training_jobs as jobs
 from dynatrain.elastic.coordinator import OPERATOR
 from dynatrain.elastic.seal import Seal, greeting, new_nonce
 from dynatrain.tools.cli import parser
-from elastic_jobs import WORKER, Process
+from elastic_jobs import WORKER, Process, asked, losses_of, trains_in, undisturbed
 
 TOTAL, TIMEOUT_S = 250, 30
 LAYOUTS = ("dp=2,tp=2", "dp=2", "dp=1")
@@ -50,12 +46,7 @@ class Job:
 
     def ask(self, *question):
         """What the coordinator answers to a command, as an operator gives it."""
-        where = ["--coordinator", self.address, "--secret-file", self.secret, "--json"]
-        command = [sys.executable, "-m", "dynatrain", *map(str, (*question, *where))]
-        environment = {"PYTHONPATH": "python", "PATH": "/usr/bin:/bin"}
-        found = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=60, check=False
-        )
+        found = asked(self.address, self.secret, *question)
         assert found.returncode == 0, found.stderr
         return json.loads(found.stdout)
 
@@ -66,35 +57,6 @@ def job(tmp_path):
     yield made
     for process in made.processes:
         process.kill()
-
-
-def trains_in(member, layout):
-    member.wait_for(lambda: member.told("step") and member.told("step")[-1]["layout"] == layout)
-
-
-def undisturbed():
-    """The loss of every step of the same job on one rank."""
-    session = dynatrain.init(jobs.build, "dp=1", initialize=jobs.initialize)
-    losses = [jobs.train_step(session.state, session.world, step) for step in range(TOTAL)]
-    session.close()
-    return losses
-
-
-def losses_of(members):
-    """The loss of each step, joined over the ranks that trained it; every rank, once."""
-    shares = {}
-    for member in members:
-        for said in member.told("step"):
-            shares.setdefault((said["step"], said["layout"]), []).append(said)
-    assert sorted(step for step, _ in shares) == list(range(TOTAL))  # no step in two worlds
-    for (_, layout), each in shares.items():
-        num_ranks = dynatrain.Layout.parse(layout).world_size
-        assert sorted(said["place"] for said in each) == [
-            [rank, rank, num_ranks] for rank in range(num_ranks)
-        ]
-    return [
-        sum(said["loss"] for said in each) / len(each) for (_, _), each in sorted(shares.items())
-    ]
 
 
 # Nobody stops the job: members come, one is told to leave, rank 0 is drained, an idle one returns.
@@ -113,7 +75,7 @@ def test_members_join_leave_and_return_while_the_job_trains(job):
     assert [member.end(120) for member in (*first, *later)] == [0, 0, 0, 0]
     ends = [member.told("end")[0]["why"][0] for member in (*first, *later)]
 
-    assert losses_of([*first, *later]) == pytest.approx(undisturbed(), rel=1e-4)
+    assert losses_of([*first, *later], TOTAL) == pytest.approx(undisturbed(TOTAL), rel=1e-4)
     assert sorted(ends) == ["finished", "finished", "released", "released"]
     assert later[1].told("end")[0]["why"][0] == "released"
 
@@ -134,7 +96,7 @@ def test_a_coordinator_that_is_killed_and_started_again_goes_on(job):
     assert [member.end(120) for member in members] == [0, 0, 0, 0]
 
     assert status["world"]["layout"] == "dp=2,tp=2"  # as the second coordinator tells
-    assert losses_of(members) == pytest.approx(undisturbed(), rel=1e-4)
+    assert losses_of(members, TOTAL) == pytest.approx(undisturbed(TOTAL), rel=1e-4)
 
 
 def say_to(address, *lines):

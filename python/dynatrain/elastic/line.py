@@ -149,7 +149,7 @@ class Line:
                 return None
             said = connection.seal.open(line)
         except OSError as error:
-            _log.debug("the connection to the coordinator has ended: %s", error)
+            _log.info("the coordinator is lost; training goes on, changes wait: %s", error)
             self._end(connection)
             self._count_unheard()
             return None
