@@ -76,6 +76,19 @@ class Process:
         self.child.wait()
 
 
+def asked(where, secret, *question):
+    """How the command ends by which an operator asks the coordinators at ``where``."""
+    options = ["--coordinator", where, "--secret-file", secret, "--json"]
+    return subprocess.run(
+        [sys.executable, "-m", "dynatrain", *map(str, (*question, *options))],
+        env={"PYTHONPATH": str(HERE.parent / "python"), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
 class Job:
     """A coordinator with its layouts, and the members that a test starts."""
 
@@ -106,12 +119,7 @@ class Job:
 
     def ask(self, *question):
         """What the coordinator answers to a command, as an operator gives it."""
-        where = ["--coordinator", self.address, "--secret-file", self.secret, "--json"]
-        command = [sys.executable, "-m", "dynatrain", *map(str, (*question, *where))]
-        environment = {"PYTHONPATH": "python", "PATH": "/usr/bin:/bin"}
-        found = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=60, check=False
-        )
+        found = asked(self.address, self.secret, *question)
         assert found.returncode == 0, found.stderr
         return json.loads(found.stdout)
 
@@ -120,9 +128,26 @@ def trains_in(member, layout):
     member.wait_for(lambda: member.told("step") and member.told("step")[-1]["layout"] == layout)
 
 
-def undisturbed():
+def undisturbed(total):
     """The loss of every step of the same job on one rank."""
     session = dynatrain.init(jobs.build, "dp=1", initialize=jobs.initialize)
-    losses = [jobs.train_step(session.state, session.world, step) for step in range(TOTAL)]
+    losses = [jobs.train_step(session.state, session.world, step) for step in range(total)]
     session.close()
     return losses
+
+
+def losses_of(members, total):
+    """The loss of each step, joined over the ranks that trained it; every rank, once."""
+    shares = {}
+    for member in members:
+        for said in member.told("step"):
+            shares.setdefault((said["step"], said["layout"]), []).append(said)
+    assert sorted(step for step, _ in shares) == list(range(total))  # no step in two worlds
+    for (_, layout), each in shares.items():
+        num_ranks = dynatrain.Layout.parse(layout).world_size
+        assert sorted(said["place"] for said in each) == [
+            [rank, rank, num_ranks] for rank in range(num_ranks)
+        ]
+    return [
+        sum(said["loss"] for said in each) / len(each) for (_, _), each in sorted(shares.items())
+    ]

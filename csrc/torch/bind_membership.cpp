@@ -170,6 +170,16 @@ std::uint64_t speaker(const std::string& line) {
                     membership::decode<FromWorker>(line));
 }
 
+/// The deadlines that others must fit between: those of a coordinator's lease, and of its silence.
+py::dict deadlines(std::int64_t timeout_ms) {
+  const membership::Deadlines all = membership::make_deadlines(timeout_ms);
+  py::dict out;
+  out["heartbeat_ms"] = all.heartbeat_ms;
+  out["lost_after_ms"] = all.lost_after_ms;
+  out["decision_ms"] = all.decision_ms;
+  return out;
+}
+
 std::vector<MemberId> ids_of(const std::vector<std::uint64_t>& values) {
   std::vector<MemberId> out(values.size());
   std::ranges::transform(values, out.begin(), [](std::uint64_t value) { return MemberId{value}; });
@@ -338,13 +348,10 @@ void bind_membership(py::module_& m) {
   m.def("membership_description", &read_description, py::arg("line"));
   m.def("membership_speaker", &speaker, py::arg("line"));
   m.def(
-      "membership_lost_after_ms",
-      [](std::int64_t timeout_ms) { return membership::make_deadlines(timeout_ms).lost_after_ms; },
-      py::arg("timeout_ms"));
-  m.def(
       "membership_tick_ms",
       [](std::int64_t timeout_ms) { return membership::make_deadlines(timeout_ms).tick_ms; },
       py::arg("timeout_ms"));
+  m.def("membership_deadlines", &deadlines, py::arg("timeout_ms"));
 }
 
 }  // namespace dynatrain::binding

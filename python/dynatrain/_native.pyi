@@ -734,5 +734,5 @@ def membership_speaker(line: str) -> int:
 def membership_tick_ms(timeout_ms: int) -> int:
     """How often both machines are given a tick."""
 
-def membership_lost_after_ms(timeout_ms: int) -> int:
-    """How long a member may be silent before it is lost."""
+def membership_deadlines(timeout_ms: int) -> dict[str, int]:
+    """Deadlines that others must fit between: heartbeat_ms, lost_after_ms, decision_ms."""

@@ -17,6 +17,8 @@ from dynatrain.api import remember
 from dynatrain.arguments import Checked, Given
 from dynatrain.collective import Settled
 from dynatrain.door import nothing_started, only_family
+from dynatrain.elastic.addresses import Address, addresses_of
+from dynatrain.elastic.deadlines import office_deadlines
 from dynatrain.elastic.driver import Driver
 from dynatrain.elastic.line import Line
 from dynatrain.elastic.part import Part
@@ -58,7 +60,7 @@ def join(  # noqa: PLR0913 - the settings of a session, all but two with default
 
     Args:
         build: as of :func:`dynatrain.init`.
-        coordinator: its address, ``host:port``.
+        coordinator: its address, ``host:port``; with standbys theirs too, ``host:port,host:port``.
         secret_file: with the job's secret, a copy of the coordinator's.
         initialize: as of :func:`dynatrain.init`; run by the members of the first world.
         keep: as of :func:`dynatrain.init`.
@@ -92,13 +94,14 @@ def join(  # noqa: PLR0913 - the settings of a session, all but two with default
         groups=None,
     )
     with only_family("join"), nothing_started():
-        line = Line(_address(coordinator), read_secret(secret_file))
+        addresses, secret = _addresses(coordinator), read_secret(secret_file)
         checked = arguments.check(given)
         checked.settings.check_writable(0)
         wanted = checked.device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         place = take_device(wanted, 0)
         check_transport(checked.options.transport, place)
-        return _joined(given, checked, place, line)
+        silent_s = office_deadlines(checked.options.timeout.total_seconds()).silent
+        return _joined(given, checked, place, Line(addresses, secret, silent_s))
 
 
 def _joined(given: Given, checked: Checked, device: torch.device, line: Line) -> Session:
@@ -114,7 +117,7 @@ def _joined(given: Given, checked: Checked, device: torch.device, line: Line) ->
         return generation
 
     port = Joining(session._part, given.initialize, checked.keep, session._callbacks)
-    driver = Driver(port, make, line.host, checked.options.timeout)
+    driver = Driver(port, make, checked.options.timeout)
     driver.part = Part(line, checked.options.timeout.total_seconds(), driver)
     checked.settings.apply(session.on_switch, 0)
     session.drive_by(driver)
@@ -122,12 +125,12 @@ def _joined(given: Given, checked: Checked, device: torch.device, line: Line) ->
     return session
 
 
-def _address(given: Any) -> tuple[str, int]:
-    host, _, port = (text(given) or "").rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+def _addresses(given: Any) -> tuple[Address, ...]:
+    try:
+        return addresses_of(text(given) or "")
+    except ValueError:
         raise LayoutError(
             f"session: join was given coordinator={shown(given)}\n"
-            "  expected 'host:port', as `dynatrain coordinator` prints it\n"
-            "  nothing was started\n  give the address of the job's coordinator"
-        )
-    return host.strip("[]"), int(port)
+            "  expected 'host:port', as `dynatrain coordinator` prints it, or several with commas\n"
+            "  nothing was started\n  give the addresses of the job's coordinators"
+        ) from None

@@ -8,11 +8,10 @@ from contextlib import suppress
 
 import pytest
 
-import dynatrain
 from dynatrain.elastic.coordinator import OPERATOR
 from dynatrain.elastic.seal import Seal, greeting, new_nonce
 from dynatrain.tools.cli import parser
-from elastic_jobs import TOTAL, WORKER, Job, trains_in, undisturbed
+from elastic_jobs import TOTAL, WORKER, Job, losses_of, trains_in, undisturbed
 
 LAYOUTS = ("dp=2,tp=2", "dp=2", "dp=1")
 
@@ -23,23 +22,6 @@ def job(tmp_path):
     yield made
     for process in made.processes:
         process.kill()
-
-
-def losses_of(members):
-    """The loss of each step, joined over the ranks that trained it; every rank, once."""
-    shares = {}
-    for member in members:
-        for said in member.told("step"):
-            shares.setdefault((said["step"], said["layout"]), []).append(said)
-    assert sorted(step for step, _ in shares) == list(range(TOTAL))  # no step in two worlds
-    for (_, layout), each in shares.items():
-        num_ranks = dynatrain.Layout.parse(layout).world_size
-        assert sorted(said["place"] for said in each) == [
-            [rank, rank, num_ranks] for rank in range(num_ranks)
-        ]
-    return [
-        sum(said["loss"] for said in each) / len(each) for (_, _), each in sorted(shares.items())
-    ]
 
 
 def samples_of(members):
@@ -71,7 +53,7 @@ def test_members_join_leave_and_return_while_the_job_trains(job):
     assert [member.end(120) for member in (*first, *later)] == [0, 0, 0, 0]
     ends = [member.told("end")[0]["why"][0] for member in (*first, *later)]
 
-    assert losses_of([*first, *later]) == pytest.approx(undisturbed(), rel=1e-4)
+    assert losses_of([*first, *later], TOTAL) == pytest.approx(undisturbed(TOTAL), rel=1e-4)
     # 53 samples in batches of 11, over two ranks and one: each once per epoch, none skipped.
     read = [one for step in samples_of([*first, *later]) for one in step]
     assert read == [place % 53 for place in range(11 * TOTAL)]
@@ -95,7 +77,7 @@ def test_a_coordinator_that_is_killed_and_started_again_goes_on(job):
     assert [member.end(120) for member in members] == [0, 0, 0, 0]
 
     assert status["world"]["layout"] == "dp=2,tp=2"  # as the second coordinator tells
-    assert losses_of(members) == pytest.approx(undisturbed(), rel=1e-4)
+    assert losses_of(members, TOTAL) == pytest.approx(undisturbed(TOTAL), rel=1e-4)
 
 
 def say_to(address, *lines):

@@ -8,7 +8,7 @@ import signal
 import pytest
 
 import dynatrain
-from elastic_jobs import Job, trains_in, undisturbed
+from elastic_jobs import TOTAL, Job, trains_in, undisturbed
 
 HSDP = "dp=2,dp_replicate=2"
 LAYOUTS = (HSDP, "dp=3", "dp=2", "dp=1")
@@ -44,7 +44,7 @@ def started_in(job, layout, number):
 
 def check_losses(members, num_cut):
     """Those of an undisturbed run; all ranks have told them, but of ``num_cut`` steps."""
-    losses, expected = losses_of(members), undisturbed()
+    losses, expected = losses_of(members), undisturbed(TOTAL)
     assert sum(loss is None for loss in losses) <= num_cut
     for loss, of_step in zip(losses, expected, strict=True):
         assert loss is None or loss == pytest.approx(of_step, rel=1e-4)

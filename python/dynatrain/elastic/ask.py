@@ -14,12 +14,14 @@ from dynatrain.elastic.line import Line
 def ask(line: Line, question: Mapping[str, Any], timeout_s: float = 5.0) -> dict[str, Any]:
     """The answer to a question; a resize and a drain are answered with the status, too.
 
+    Of several addresses the first one answers where a coordinator is in office.
+
     Raises:
         TransportError: nobody answers there, or not to this secret.
         LayoutError: the coordinator refuses.
     """
     try:
-        if not line.connect():
+        if not any(line.connect() for _ in range(line.num_addresses)):
             raise _silent(line, "nobody listens")
         line.say(OPERATOR + json.dumps(question))
         answer = line.hear(timeout_s)
@@ -35,8 +37,9 @@ def ask(line: Line, question: Mapping[str, Any], timeout_s: float = 5.0) -> dict
 
 def _silent(line: Line, why: str) -> TransportError:
     return TransportError(
-        f"elastic: no coordinator at {line.host}: {why}\n"
-        "  expected the address and the secret of a coordinator that runs\n"
-        "  nothing was changed\n  see the output of `dynatrain coordinator`",
+        f"elastic: no coordinator at {line.addresses}: {why}\n"
+        "  expected the address and the secret of a coordinator that runs and is in office\n"
+        "  nothing was changed, and training goes on; nobody joins or leaves without one\n"
+        "  see the output of `dynatrain coordinator`",
         retryable=True,
     )

@@ -27,6 +27,8 @@ from dynatrain.layout import Layout
 _log = logging.getLogger("dynatrain.elastic")
 #: What stands before a line of the protocol, and before one of an operator.
 MEMBER, OPERATOR = "m ", "o "
+#: Members that may come at the same time.
+_BACKLOG = 4096
 
 
 @dataclass(frozen=True)
@@ -74,13 +76,16 @@ class Coordinator:
     Args:
         settings: how it is run.
         ledger: of this job; what is in it is gone on from.
+        bound: to the address already, as a standby's is while it waits.
 
     Raises:
         LayoutError: no layouts, or two of one text.
         TransportError: the address cannot be listened on, or the ledger is none.
     """
 
-    def __init__(self, settings: Settings, ledger: Ledger) -> None:
+    def __init__(
+        self, settings: Settings, ledger: Ledger, bound: socket.socket | None = None
+    ) -> None:
         self._settings = settings
         self._ledger = ledger
         timeout_ms = int(settings.timeout_s * 1000)
@@ -91,8 +96,10 @@ class Coordinator:
         self._connections: dict[int, _Connection] = {}
         self._num_refused = 0
         self._broken: Error | None = None  #: the ledger cannot be written: nothing is told any more
-        self._socket = _listening(settings.address, settings.port)
-        store = _listening(settings.address, 0)
+        self._socket = bound or bound_to(settings.address, settings.port)
+        store = bound_to(settings.address, 0)
+        self._socket.listen(_BACKLOG)
+        store.listen(_BACKLOG)
         self._store_port = int(store.getsockname()[1])
         self._store = TCPStore(
             settings.address,
@@ -111,13 +118,15 @@ class Coordinator:
         """Serves until it is cancelled.
 
         Raises:
-            TransportError: a record cannot be written; what is on disk is what was told.
+            TransportError: a record cannot be written, or another coordinator may write them; what
+                the ledger has is what was told.
         """
         server = await asyncio.start_server(self._attend, sock=self._socket, limit=MAX_LINE_BYTES)
         async with server:
             while True:
                 if self._broken is not None:
                     raise self._broken
+                self._ledger.check()
                 self._carry_out(self._machine.tick(_now_ms()))
                 await asyncio.sleep(self._tick_s)
 
@@ -242,14 +251,17 @@ def _now_ms() -> int:
     return time.monotonic_ns() // 1_000_000
 
 
-def _listening(address: str, port: int) -> socket.socket:
-    """A socket that listens there."""
+def bound_to(address: str, port: int) -> socket.socket:
+    """A socket that has this port, and refuses whoever comes until it listens.
+
+    Raises:
+        TransportError: the port cannot be had.
+    """
     try:
         family = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0][0]
-        listening = socket.socket(family, socket.SOCK_STREAM)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((address, port))
-        listening.listen(4096)
+        bound = socket.socket(family, socket.SOCK_STREAM)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((address, port))
     except OSError as error:
         raise TransportError(
             f"elastic: the coordinator cannot listen on {address}:{port}: {error}\n"
@@ -257,4 +269,4 @@ def _listening(address: str, port: int) -> socket.socket:
             "  nothing was started\n  give it another --listen, or end what has this port",
             retryable=False,
         ) from error
-    return listening
+    return bound

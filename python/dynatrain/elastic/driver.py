@@ -93,21 +93,18 @@ class Driver:
     Args:
         session: that is driven.
         make: a connected generation of these members; called in a thread.
-        host: of the coordinator, and of the store beside it.
-        timeout: deadline of a request to that store.
+        timeout: deadline of a request to the coordinator's store.
     """
 
     def __init__(
         self,
         session: Session,
         make: Callable[[Members], Generation],
-        host: str,
         timeout: timedelta,
     ) -> None:
         self.part: Part  # given once it stands, as it calls prepare()
         self._session = session
         self._make = make
-        self._host = host
         self._timeout = timeout
         self._lock = threading.Lock()
         self._ready: dict[int, Ready] = {}
@@ -131,8 +128,8 @@ class Driver:
         connections = Connections()
         with self._lock:
             self._connections[attempt] = connections
-        port, timeout = self.part.store_port, self._timeout
-        store = TCPStore(self._host, port, is_master=False, timeout=timeout)
+        host, port = self.part.store_at
+        store = TCPStore(host, port, is_master=False, timeout=self._timeout)
         description, hosts = described(store.get(f"attempt/{attempt}"))
         target = description["target"]
         ids = members_of(description)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
 import select
 import socket
+import time
+from collections.abc import Sequence
 from contextlib import suppress
 
 from dynatrain._errors import TransportError
+from dynatrain.elastic.addresses import Address, text_of
 from dynatrain.elastic.seal import MAX_LINE_BYTES, Seal, greeting, new_nonce, nonce_of
 
 _log = logging.getLogger("dynatrain.elastic")
@@ -16,122 +20,42 @@ _CONNECT_S = 1.0
 _MOST_UNHEARD = 3
 
 
-class Line:
-    """The way to the coordinator; what cannot be said is lost, as any message may be.
+class _Connection:
+    """One that the coordinator at ``address`` has greeted.
 
-    One thread connects and hears; others may say lines meanwhile, one at a time.
-
-    Args:
-        address: host and port of the coordinator.
-        secret: of the job.
+    Raises:
+        OSError: nobody is there.
+        TransportError: who is there is no coordinator of this version.
     """
 
-    def __init__(self, address: tuple[str, int], secret: bytes) -> None:
-        self._address = address
-        self._secret = secret
-        self._socket: socket.socket | None = None
-        self._seal: Seal | None = None
+    def __init__(self, address: Address, secret: bytes) -> None:
+        self._socket = socket.create_connection(address, _CONNECT_S)
         self._read = b""
-        self._num_unheard = 0
-
-    @property
-    def host(self) -> str:
-        """Of the coordinator."""
-        return self._address[0]
-
-    @property
-    def connected(self) -> bool:
-        """Whether a connection stands, as far as is known."""
-        return self._socket is not None
-
-    def connect(self) -> bool:
-        """Connects where no connection stands; False where the coordinator is not there.
-
-        Raises:
-            TransportError: what is there is no coordinator of this version.
-        """
-        if self._socket is not None:
-            return True
         try:
-            made = socket.create_connection(self._address, _CONNECT_S)
-            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             own = new_nonce()
-            made.sendall(greeting(own) + b"\n")
-            self._socket, self._read = made, b""
-            theirs = nonce_of(self._next(_CONNECT_S) or b"")
-        except OSError as error:
-            _log.debug("no coordinator at %s: %s", self._address, error)
-            self.end()
-            return False
-        except TransportError:
-            self.end()
+            self._socket.sendall(greeting(own) + b"\n")
+            greeted = self.next(_CONNECT_S)
+            if greeted is None:
+                raise ConnectionError("it does not greet")  # as one that is stopped
+            theirs = nonce_of(greeted)
+        except (OSError, TransportError):
+            self.close()
             raise
-        self._seal = Seal(self._secret, (theirs, own), is_coordinator=False)
-        return True
+        self.seal = Seal(secret, (theirs, own), is_coordinator=False)
 
     def say(self, line: str) -> None:
-        """Sends a line where a connection stands."""
-        to, seal = self._socket, self._seal
-        if to is None or seal is None:
-            return
-        try:
-            to.sendall(seal.close(line))
-        except OSError as error:
-            _log.debug("the coordinator does not hear: %s", error)
-            self.end()
+        """Sends a line; OSError where that cannot be."""
+        self._socket.sendall(self.seal.close(line))
 
-    def hear(self, seconds: float) -> str | None:
-        """The next line, or None when none has come in time or the connection has ended.
-
-        Raises:
-            TransportError: a line does not carry the job's code.
-        """
-        if self._seal is None:
-            return None
-        try:
-            line = self._next(seconds)
-            if line is None:
-                return None
-            said = self._seal.open(line)
-            self._num_unheard = 0
-            return said
-        except OSError as error:
-            _log.debug("the connection to the coordinator has ended: %s", error)
-            self.end()
-            self._count_unheard()
-            return None
-        except TransportError:
-            self.end()
-            raise
-
-    def _count_unheard(self) -> None:
-        self._num_unheard += 1
-        if self._num_unheard > _MOST_UNHEARD:
-            raise TransportError(
-                f"elastic: the coordinator at {self._address[0]}:{self._address[1]} ends every "
-                "connection without a word\n"
-                "  expected it to answer lines with the code of its secret\n"
-                "  nothing was changed by this process\n"
-                "  give it the secret of this job's coordinator, and the same version of dynatrain",
-                retryable=False,
-            )
-
-    def end(self) -> None:
-        """Ends the connection."""
-        if self._socket is not None:
-            with suppress(OSError):
-                self._socket.close()
-        self._socket = self._seal = None
-
-    def _next(self, seconds: float) -> bytes | None:
+    def next(self, seconds: float) -> bytes | None:
         """The next line as it came, None when none has come in time; OSError at the end."""
-        came_from = self._socket
-        if came_from is None:
-            raise ConnectionError("ended by this side")
         while b"\n" not in self._read:
-            if not select.select([came_from], [], [], seconds)[0]:
+            if self._socket.fileno() < 0:
+                raise ConnectionError("ended by this side")
+            if not select.select([self._socket], [], [], seconds)[0]:
                 return None
-            came = came_from.recv(1 << 16)
+            came = self._socket.recv(1 << 16)
             if not came:
                 raise ConnectionError("closed by the coordinator")
             if len(self._read) > MAX_LINE_BYTES:
@@ -139,3 +63,143 @@ class Line:
             self._read += came
         line, _, self._read = self._read.partition(b"\n")
         return line
+
+    def close(self) -> None:
+        """Ends it."""
+        with suppress(OSError):
+            self._socket.close()
+
+
+class Line:
+    """The way to the coordinator; what cannot be said is lost, as any message may be.
+
+    One thread connects and hears; others may say lines meanwhile, one at a time.
+
+    Args:
+        addresses: of the coordinator, and of those that may take its place.
+        secret: of the job.
+        silent_s: a coordinator that is not heard this long is left for another one that is there.
+    """
+
+    def __init__(
+        self, addresses: Sequence[Address], secret: bytes, silent_s: float = math.inf
+    ) -> None:
+        self._addresses = tuple(addresses)
+        self._at = 0
+        self._secret = secret
+        self._silent_s = silent_s
+        self._connection: _Connection | None = None
+        self._heard_s = 0.0
+        self._num_unheard = 0
+
+    @property
+    def host(self) -> str:
+        """Of the coordinator that is connected, or tried next."""
+        return self._addresses[self._at][0]
+
+    @property
+    def addresses(self) -> str:
+        """All of them, as users write them."""
+        return ",".join(text_of(each) for each in self._addresses)
+
+    @property
+    def num_addresses(self) -> int:
+        """How many there are to try."""
+        return len(self._addresses)
+
+    @property
+    def connected(self) -> bool:
+        """Whether a connection stands, as far as is known."""
+        return self._connection is not None
+
+    def connect(self) -> bool:
+        """Connects where no connection stands; False where the coordinator is not there.
+
+        Every call tries one address, and the next one after that has failed.
+
+        Raises:
+            TransportError: what is there is no coordinator of this version.
+        """
+        return self._connection is not None or self._connected_to(self._at)
+
+    def say(self, line: str) -> None:
+        """Sends a line where a connection stands."""
+        connection = self._connection
+        if connection is None:
+            return
+        try:
+            connection.say(line)
+        except OSError as error:
+            _log.debug("the coordinator does not hear: %s", error)
+            self._end(connection)
+
+    def hear(self, seconds: float) -> str | None:
+        """The next line, or None when none has come in time or the connection has ended.
+
+        Raises:
+            TransportError: a line does not carry the job's code.
+        """
+        connection = self._connection
+        if connection is None:
+            return None
+        try:
+            line = connection.next(seconds)
+            if line is None:
+                self._leave_if_silent()
+                return None
+            said = connection.seal.open(line)
+        except OSError as error:
+            _log.info("the coordinator is lost; training goes on, changes wait: %s", error)
+            self._end(connection)
+            self._count_unheard()
+            return None
+        except TransportError:
+            self._end(connection)
+            raise
+        self._num_unheard, self._heard_s = 0, time.monotonic()
+        return said
+
+    def end(self) -> None:
+        """Ends the connection."""
+        if self._connection is not None:
+            self._end(self._connection)
+
+    def _end(self, connection: _Connection) -> None:
+        connection.close()
+        if self._connection is connection:
+            self._connection = None
+
+    def _connected_to(self, at: int) -> bool:
+        """Connects to another address than that of a connection that stands, and ends that one."""
+        try:
+            made = _Connection(self._addresses[at], self._secret)
+        except OSError as error:
+            _log.debug("no coordinator at %s: %s", self._addresses[at], error)
+            if self._connection is None:
+                self._at = (at + 1) % len(self._addresses)
+            return False
+        self.end()
+        self._at, self._connection, self._heard_s = at, made, time.monotonic()
+        return True
+
+    def _leave_if_silent(self) -> None:
+        """Leaves a coordinator that is stopped or cut off, once another one is in office.
+
+        Not before: it counts whoever hangs up as lost.
+        """
+        if time.monotonic() - self._heard_s > self._silent_s:
+            others = (each for each in range(len(self._addresses)) if each != self._at)
+            if any(self._connected_to(each) for each in others):
+                _log.info("the coordinator was silent; now at %s", self.host)
+
+    def _count_unheard(self) -> None:
+        self._num_unheard += 1
+        if self._num_unheard > _MOST_UNHEARD:
+            raise TransportError(
+                f"elastic: the coordinator at {text_of(self._addresses[self._at])} ends every "
+                "connection without a word\n"
+                "  expected it to answer lines with the code of its secret\n"
+                "  nothing was changed by this process\n"
+                "  give it the secret of this job's coordinator, and the same version of dynatrain",
+                retryable=False,
+            )

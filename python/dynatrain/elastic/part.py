@@ -65,12 +65,12 @@ class Part:
 
     def __init__(self, line: Line, timeout_s: float, tasks: Tasks) -> None:
         self.id = secrets.randbits(52) + 1
-        self.store_port = 0
+        self.store_at = ("", 0)
         timeout_ms = int(timeout_s * 1000)
         self._line = line
         self._tasks = tasks
         #: So long a member may be silent before it is lost.
-        self.lost_after_s = _native.membership_lost_after_ms(timeout_ms) / 1000
+        self.lost_after_s = _native.membership_deadlines(timeout_ms)["lost_after_ms"] / 1000
         self._tick_s = _native.membership_tick_ms(timeout_ms) / 1000
         self._changed = threading.Condition()
         self._asked: deque[Asked] = deque()
@@ -175,7 +175,7 @@ class Part:
 
     def _hear(self, line: str) -> None:
         if line.startswith("store "):
-            self.store_port = int(line.removeprefix("store "))
+            self.store_at = (self._line.host, int(line.removeprefix("store ")))
         else:
             message = line.removeprefix(MEMBER)
             self._feed(lambda now: self._machine.heard(now, message))

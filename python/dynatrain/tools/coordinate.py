@@ -6,17 +6,18 @@ import argparse
 import asyncio
 import json
 import logging
+import signal
 import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dynatrain.elastic.coordinator import Coordinator
+    from dynatrain.elastic.coordinator import Coordinator, Settings
 
 DEFAULT_SECRET = "dynatrain.secret"
 EXIT_STATUS = (
-    "exit status: 0 when it was ended by SIGTERM or Ctrl-C, 1 when it cannot start or its ledger "
-    "cannot be written, 2 when the command line is wrong"
+    "exit status: 0 when it was ended by SIGTERM or Ctrl-C, 1 when it cannot start, its ledger "
+    "cannot be written or another coordinator is in office, 2 when the command line is wrong"
 )
 
 
@@ -26,7 +27,8 @@ def add_command(commands: Any) -> None:
         "coordinator",
         help="decide who trains with whom in an elastic job",
         description="Runs the coordinator of one elastic job until it is ended. Started again with "
-        "the same ledger, it goes on.",
+        "the same ledger, it goes on. Where the ledger is in etcd and another coordinator is in "
+        "office, it is a standby, which takes the office when that one is lost.",
         epilog=EXIT_STATUS,
     )
     command.add_argument("--listen", default="127.0.0.1:0", metavar="HOST:PORT", help="%(default)s")
@@ -38,7 +40,14 @@ def add_command(commands: Any) -> None:
         help="such as dp=4,tp=2; several, from the one that is wanted most: the first is taken for "
         "which enough members are there",
     )
-    command.add_argument("--ledger", default="dynatrain.ledger", help="SQLite file; %(default)s")
+    command.add_argument(
+        "--ledger",
+        default="dynatrain.ledger",
+        help="SQLite file, or etcd://HOST:PORT,HOST:PORT/JOB; %(default)s",
+    )
+    command.add_argument("--etcd-ca", default="", metavar="FILE", help="speak TLS to etcd")
+    command.add_argument("--etcd-cert", default="", metavar="FILE", help="shown to etcd")
+    command.add_argument("--etcd-key", default="", metavar="FILE", help="of --etcd-cert")
     command.add_argument(
         "--secret-file", default=DEFAULT_SECRET, help="made if absent; %(default)s"
     )
@@ -53,55 +62,74 @@ def run(options: argparse.Namespace) -> int:
     """Serves until the process is told to end."""
     from dynatrain import Error
 
+    if (options.etcd_cert or options.etcd_key) and not (
+        options.etcd_ca and options.etcd_cert and options.etcd_key
+    ):
+        sys.stderr.write("--etcd-cert and --etcd-key go together, and need --etcd-ca\n")
+        return 2
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a standby waits in plain code
     try:
-        coordinator = started(options)
-        _say(options, coordinator.port)
         with suppress(KeyboardInterrupt):
-            asyncio.run(until_ended(coordinator))
+            serve(options)
     except Error as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return 1
     return 0
 
 
-def started(options: argparse.Namespace) -> Coordinator:
-    """The coordinator, listening."""
+def serve(options: argparse.Namespace) -> None:
+    """Takes the ledger, waiting for it where it is in etcd, and serves until SIGTERM."""
+    from dynatrain.elastic.coordinator import Coordinator, bound_to
+    from dynatrain.tools.office import opened
+
+    settings = settings_of(options)
+    bound = bound_to(settings.address, settings.port)
+    port = int(bound.getsockname()[1])
+    ledger = opened(options, settings, lambda holder: _say(options, port, holder))
+    try:
+        coordinator = Coordinator(settings, ledger, bound)
+        _say(options, port)
+        asyncio.run(until_ended(coordinator))
+    finally:
+        ledger.close()
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    """How the coordinator is to be run."""
     from dynatrain import Layout
-    from dynatrain.elastic.coordinator import Coordinator, Settings
-    from dynatrain.elastic.ledger import Ledger
+    from dynatrain.elastic.coordinator import Settings
     from dynatrain.elastic.secret import made_secret
 
     host, _, port = options.listen.rpartition(":")
-    settings = Settings(
+    return Settings(
         address=host.strip("[]") or "127.0.0.1",
         port=int(port) if port.isdecimal() else 0,
         layouts=tuple(Layout.parse(layout) for layout in options.layout),
         timeout_s=options.timeout_s,
         secret=made_secret(options.secret_file),
     )
-    return Coordinator(settings, Ledger(options.ledger))
 
 
 async def until_ended(coordinator: Coordinator) -> None:
     """Serves until SIGTERM."""
-    import signal
-
     serving = asyncio.ensure_future(coordinator.serve())
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, serving.cancel)
     with suppress(asyncio.CancelledError):
         await serving
 
 
-def _say(options: argparse.Namespace, port: int) -> None:
-    host = options.listen.rpartition(":")[0] or "127.0.0.1"
+def _say(options: argparse.Namespace, port: int, holder: str = "") -> None:
+    """Says where it listens, or will when ``holder`` is not in office any more."""
+    address = f"{options.listen.rpartition(':')[0] or '127.0.0.1'}:{port}"
     if options.json:
-        files = {"secret_file": str(options.secret_file)}
-        found = {"schema_version": 1, "address": f"{host}:{port}", **files}
-        sys.stdout.write(json.dumps(found) + "\n")
+        facts = {"address": address, "secret_file": str(options.secret_file), "holder": holder}
+        sys.stdout.write(json.dumps({"schema_version": 1, **facts}) + "\n")
+    elif holder:
+        sys.stdout.write(f"standby at {address}; the coordinator in office is {holder}\n")
     else:
         sys.stdout.write(
-            f"coordinator of {', '.join(options.layout)} at {host}:{port}; members join with "
-            f"dynatrain.join(build, '{host}:{port}', secret_file='{options.secret_file}')\n"
+            f"coordinator of {', '.join(options.layout)} at {address}; members join with "
+            f"dynatrain.join(build, '{address}', secret_file='{options.secret_file}')\n"
         )
     sys.stdout.flush()

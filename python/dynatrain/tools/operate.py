@@ -34,7 +34,7 @@ def add_commands(commands: Any) -> None:
 
 def _command(commands: Any, name: str, what: str) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(name, help=what, epilog=EXIT_STATUS)
-    command.add_argument("--coordinator", required=True, metavar="HOST:PORT")
+    command.add_argument("--coordinator", required=True, metavar="HOST:PORT,...")
     command.add_argument("--secret-file", default=DEFAULT_SECRET, help="%(default)s")
     command.add_argument("--json", action="store_true")
     return command
@@ -43,16 +43,18 @@ def _command(commands: Any, name: str, what: str) -> argparse.ArgumentParser:
 def run(options: argparse.Namespace) -> int:
     """Asks, and prints the coordinator's status."""
     from dynatrain import Error
+    from dynatrain.elastic.addresses import addresses_of
     from dynatrain.elastic.ask import ask
     from dynatrain.elastic.line import Line
     from dynatrain.elastic.secret import read_secret
 
-    host, _, port = options.coordinator.rpartition(":")
-    if not host or not port.isdecimal():
-        sys.stderr.write(f"--coordinator is HOST:PORT, not {options.coordinator!r}\n")
+    try:
+        addresses = addresses_of(options.coordinator)
+    except ValueError as error:
+        sys.stderr.write(f"--coordinator is HOST:PORT, or several with commas: {error}\n")
         return 2
     try:
-        line = Line((host.strip("[]"), int(port)), read_secret(options.secret_file))
+        line = Line(addresses, read_secret(options.secret_file))
         status = ask(line, options.question(options))
     except Error as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")

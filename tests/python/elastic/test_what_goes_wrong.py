@@ -11,19 +11,26 @@ import pytest
 
 from dynatrain import LayoutError, TransportError, _native
 from dynatrain.elastic.coordinator import MEMBER, Coordinator, Settings
-from dynatrain.elastic.ledger import Ledger
 from dynatrain.elastic.line import Line
 from dynatrain.elastic.part import Part
+from dynatrain.elastic.sqlite_ledger import SqliteLedger
 from dynatrain.layout import Layout
 
 SECRET, TIMEOUT_S = b"of this job, and of no other one", 5.0
 
 
-class FullDisk(Ledger):
+class FullDisk(SqliteLedger):
     """A ledger that takes no record any more."""
 
     def append(self, line):
         raise TransportError("the disk is full", retryable=False)
+
+
+class Lost(SqliteLedger):
+    """A ledger that another coordinator may write now."""
+
+    def check(self):
+        raise TransportError("another one is in office", retryable=False)
 
 
 class Serving(threading.Thread):
@@ -33,7 +40,7 @@ class Serving(threading.Thread):
         super().__init__(daemon=True)
         settings = Settings("127.0.0.1", 0, (Layout(dp=2),), TIMEOUT_S, SECRET)
         self.coordinator = Coordinator(settings, ledger)
-        self.address = "127.0.0.1", self.coordinator.port
+        self.addresses = [("127.0.0.1", self.coordinator.port)]
         self.loop = asyncio.new_event_loop()
         self.serving = self.loop.create_task(self.coordinator.serve())
         self.error = None
@@ -45,6 +52,7 @@ class Serving(threading.Thread):
                 self.loop.run_until_complete(self.serving)
         except TransportError as error:
             self.error = error
+        self.loop.close()
 
     def end(self):
         with suppress(RuntimeError):
@@ -71,7 +79,7 @@ def join_line():
 # Its machine knows what no disk does: whatever it told from then on would be forgotten by the next.
 def test_a_coordinator_that_cannot_write_its_ledger_ends(serve):
     serving = serve(FullDisk(":memory:"))
-    line = Line(serving.address, SECRET)
+    line = Line(serving.addresses, SECRET)
     assert line.connect()
     line.say(MEMBER + join_line())
     serving.join(10)
@@ -80,11 +88,20 @@ def test_a_coordinator_that_cannot_write_its_ledger_ends(serve):
     assert "the disk is full" in str(serving.error)
 
 
+# It may have nothing to write for hours, and answers all that ask who trains.
+def test_a_coordinator_whose_ledger_is_another_ones_ends_without_a_record(serve):
+    serving = serve(Lost(":memory:"))
+    serving.join(10)
+
+    assert not serving.is_alive()
+    assert "another one is in office" in str(serving.error)
+
+
 # It connected again for ever, hundreds of times, and ended with words about a lost coordinator.
 def test_a_member_with_another_secret_is_told_of_it(serve):
-    serving = serve(Ledger(":memory:"))
+    serving = serve(SqliteLedger(":memory:"))
     part = Part(
-        Line(serving.address, b"of some other job, not this one"), TIMEOUT_S, lambda _: None
+        Line(serving.addresses, b"of some other job, not this one"), TIMEOUT_S, lambda _: None
     )
     with pytest.raises(TransportError, match="secret of this job's coordinator"):
         part.at_boundary(0)
@@ -106,6 +123,6 @@ class Nonsense(Line):
 
 # The thread that drives the machine died of it, and the training thread waited for it for ever.
 def test_a_coordinator_that_talks_nonsense_is_an_error_of_the_training_thread():
-    part = Part(Nonsense(("127.0.0.1", 1), SECRET), TIMEOUT_S, lambda _: None)
+    part = Part(Nonsense([("127.0.0.1", 1)], SECRET), TIMEOUT_S, lambda _: None)
     with pytest.raises(LayoutError):
         part.at_boundary(0)
