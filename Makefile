@@ -24,7 +24,7 @@ GPU_PYTHON ?= python3
 GPU_OUT ?= out/gpu-check
 
 .PHONY: help setup build build-tests demo test test-cpp test-python test-bare test-long lint bench \
-  gpu-check gpu-bundle wheel what-travels api lock clean clean-all
+  gpu-check gpu-bundle wheel chaos what-travels api lock clean clean-all
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -81,6 +81,9 @@ $(OLDEST_VENV)/.locked: requirements-oldest.txt
 
 test-bare: ## demo, tests and pip's install where CUDA, GoogleTest, CMake, Ninja and ccache are hidden
 	@$(TIMED) "make test-bare" scripts/bare.py
+
+chaos: build ## disturb elastic jobs a thousand times: kills, stops, a coordinator that goes and comes
+	@$(TIMED) "chaos" $(PYTEST) -m long --timeout=7200 tests/multiprocess/test_chaos.py
 
 what-travels: build ## try what travels over a switch and write docs/reference/what-travels.md
 	@env OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m what_travels

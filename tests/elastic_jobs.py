@@ -109,13 +109,14 @@ class Job:
         process.wait_for(lambda: process.lines and process.lines[0].startswith("{"))
         return process
 
-    def started(self, *command):
-        process = Process(*command)
+    def started(self, *command, **environment):
+        process = Process(*command, **environment)
         self.processes.append(process)
         return process
 
-    def member(self):
-        return self.started(WORKER, self.address, self.secret, TOTAL, self.hurry, TIMEOUT_S)
+    def member(self, **environment):
+        command = (WORKER, self.address, self.secret, TOTAL, self.hurry, TIMEOUT_S)
+        return self.started(*command, **environment)
 
     def ask(self, *question):
         """What the coordinator answers to a command, as an operator gives it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import sys
 import time
@@ -20,6 +21,12 @@ logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s
 
 def say(kind, **facts):
     sys.stdout.write(json.dumps({"kind": kind, **facts}) + "\n")
+
+
+def tell_of_request(future):
+    error = future.exception()
+    target = None if error else future.result().target
+    say("request", target=target, error=error and str(error))
 
 
 def make_loader():
@@ -41,7 +48,11 @@ def main(coordinator, secret_file, total, hurry, timeout_s):
     )
     signal.signal(signal.SIGTERM, lambda *_: session.leave(grace_s=60))
     session.on_switch(lambda report: say("switch", target=report.target, stop=report.stop_seconds))
+    session.on_event(lambda event: say("event", what=event.kind, text=event.text))
+    wanted = os.environ.get("REQUESTS", "").split()
     for step in session.steps(int(total)):
+        if wanted and step % 5 == 0:
+            session.request(wanted.pop(0)).add_done_callback(tell_of_request)
         world, loss = session.world, None
         with session.recoverable():
             samples = [sample for piece in next(loader) for sample in piece.tolist()]

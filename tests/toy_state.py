@@ -220,7 +220,7 @@ class ToyAdapter(Adapter):
     def watch(self, state):
         return Watched(sure=False)
 
-    def step_guard(self, state):
+    def step_guard(self, state, *, keeps_previous):
         raise NotImplementedError("no job of these tests loses members")
 
     def retire(self, state, target, successor):

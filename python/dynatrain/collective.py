@@ -21,6 +21,7 @@ from dynatrain.generation.seats import Seats
 from dynatrain.generation.world import Build
 from dynatrain.generation.worlds import MakeGroups, Worlds
 from dynatrain.given import described
+from dynatrain.keeper import StepKeeper
 from dynatrain.layout import Layout
 from dynatrain.progress import Progress
 from dynatrain.report import PreparedSwitch, SwitchReport
@@ -71,6 +72,7 @@ class Collective:
 
     Attributes:
         vote: decides a switch once its state has moved; a meeting of all ranks.
+        keeper: of its steps, in a job whose members come and go.
         in_trouble: a call has ended on this rank alone.
         closed: the session makes no calls any more.
     """
@@ -87,6 +89,7 @@ class Collective:
         self.targets = Preparations(self.engine, self.worlds, present, settled.build)
         self.in_trouble = False
         self.closed = False
+        self.keeper = StepKeeper(settled.adapter, present, progress)
         self._build = settled.build
         self._caller = Caller()
 

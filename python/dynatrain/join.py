@@ -18,11 +18,13 @@ from dynatrain.arguments import Checked, Given
 from dynatrain.collective import Settled
 from dynatrain.door import nothing_started, only_family
 from dynatrain.elastic.addresses import Address, addresses_of
+from dynatrain.elastic.ask import ask
 from dynatrain.elastic.deadlines import office_deadlines
 from dynatrain.elastic.driver import Driver
 from dynatrain.elastic.line import Line
 from dynatrain.elastic.part import Part
 from dynatrain.elastic.secret import read_secret
+from dynatrain.elastic.wishes import Wishes
 from dynatrain.generation.generation import Generation
 from dynatrain.generation.lanes import Nccl, check_transport, take_device
 from dynatrain.generation.members import Members
@@ -101,11 +103,15 @@ def join(  # noqa: PLR0913 - the settings of a session, all but two with default
         place = take_device(wanted, 0)
         check_transport(checked.options.transport, place)
         silent_s = office_deadlines(checked.options.timeout.total_seconds()).silent
-        return _joined(given, checked, place, Line(addresses, secret, silent_s))
+        wishes = Wishes(lambda question: ask(Line(addresses, secret, silent_s), question))
+        return _joined(given, checked, place, (Line(addresses, secret, silent_s), wishes))
 
 
-def _joined(given: Given, checked: Checked, device: torch.device, line: Line) -> Session:
-    """The session, with its driver at the gate of its loop."""
+def _joined(
+    given: Given, checked: Checked, device: torch.device, ways: tuple[Line, Wishes]
+) -> Session:
+    """The session, with its driver at the gate of its loop; ``ways`` lead to the coordinator."""
+    line, wishes = ways
     alone = Generation(Members.of_ranks("alone", 0, 1, HashStore()), checked.options, device)
     kind = GroupKind("gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl")
     session = Session(Settled(given.build, alone, device, TorchAdapter(device), None, kind))
@@ -117,7 +123,7 @@ def _joined(given: Given, checked: Checked, device: torch.device, line: Line) ->
         return generation
 
     port = Joining(session._part, given.initialize, checked.keep, session._callbacks)
-    driver = Driver(port, make, checked.options.timeout)
+    driver = Driver(port, make, checked.options.timeout, wishes)
     driver.part = Part(line, checked.options.timeout.total_seconds(), driver)
     checked.settings.apply(session.on_switch, 0)
     session.drive_by(driver)

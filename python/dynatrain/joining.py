@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dynatrain._errors import LayoutError
 from dynatrain.collective import Collective
 from dynatrain.generation.generation import Generation
 from dynatrain.generation.seats import Seats
@@ -65,6 +66,12 @@ class Joining:
         """Whether the state is that of so many steps; not where one was cut short in the middle."""
         return not self._part.progress.is_torn
 
+    @property
+    def previous(self) -> list[int]:
+        """Earlier versions that can be gone back to."""
+        version = self._part.keeper.previous
+        return [] if version is None else [version]
+
     def begin(self, generation: Generation, layout: Layout) -> None:
         """Builds the first world and state; collective over the generation."""
         self._part.regroup(generation)
@@ -95,14 +102,15 @@ class Joining:
         """Makes the next calls among the members of a generation."""
         self._part.regroup(generation)
 
-    def go(self, layout: Layout) -> None:
+    def go(self, layout: Layout) -> SwitchReport:
         """Switches; collective over the generation."""
         idled = self._part.present.state is None
-        self._part.switch(layout, None, self._callbacks)
+        report = self._part.switch(layout, None, self._callbacks)
         self._part.progress.is_torn = False
         stood, self._stood = self._stood, None
         if stood is not None and idled:
             self._end_unused(stood, layout)
+        return report
 
     def _end_unused(self, stood: _Stood, layout: Layout) -> None:
         """Ends what a rank has that held another version than the one that all go on with."""
@@ -131,19 +139,35 @@ class Joining:
         """Takes ``seats`` for what is left of a halted world, after ``step`` steps.
 
         A rank that is not among them has nothing of that version, whatever its state is.
+
+        Raises:
+            LayoutError: this rank is among them, and has that version no more.
         """
         self._stand_again()
+        is_holder = seats.place_of(generation.members.own.id) is not None
+        if is_holder:
+            self._come_to(step)
         present, progress = self._part.present, self._part.progress
         self._stood = _Stood(
             present.seats, present.world, present.state, present.epoch, progress.completed
         )
         self._part.worlds.forget_ended()
-        if seats.place_of(generation.members.own.id) is None:
-            self.stand_by(generation, seats, epoch, step)
-        else:
+        if is_holder:
             self.enter(generation)
             present.seats = seats
-            progress.completed = step
+        else:
+            self.stand_by(generation, seats, epoch, step)
+
+    def _come_to(self, step: int) -> None:
+        """Has the state be that of ``step`` completed steps."""
+        if self._part.keeper.previous == step:
+            self._part.keeper.go_back()
+        if self._part.progress.completed != step:
+            raise LayoutError(
+                f"elastic: this member holds the state of {self._part.progress.completed} steps\n"
+                f"  expected that of {step}, which it had when its world was halted\n"
+                "  nothing was moved\n  another version follows"
+            )
 
     def prepare(self, layout: Layout) -> None:
         """Prepares a switch; collective over the generation."""

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Protocol
 
-from dynatrain.adapters.port import StepGuard, Watched
+from dynatrain.adapters.port import Watched
 from dynatrain.attending import Attendant
 from dynatrain.collective import Collective
+from dynatrain.elastic.events import Events
 from dynatrain.given import described
+from dynatrain.layout import Layout
 from dynatrain.report import SwitchReport
 from dynatrain.requested import Requested
-from dynatrain.switch.calls import cursors_of, put_back
-from dynatrain.train_state import TrainState
 
 _log = logging.getLogger("dynatrain.session")
 
@@ -30,6 +31,11 @@ class Gate(Protocol):
 
     def survives(self, error: Exception) -> bool:
         """Whether a step has failed for what happened to another member; blocks until it knows."""
+
+    def request(self, layout: Layout) -> Future[SwitchReport]:
+        """Asks whoever decides for a layout."""
+
+    events: Events  #: of this member
 
     def leave(self, grace_s: float) -> None:
         """Asks to be left out of the next world; the process ends after ``grace_s`` at most."""
@@ -61,7 +67,7 @@ class Loop:
         self._progress = part.progress
         self._callbacks = callbacks
         self._attendant = Attendant(part, callbacks)
-        self._guard: tuple[TrainState, StepGuard] | None = None
+        self._keeper = part.keeper
 
     def steps(self, total: int) -> Iterator[int]:
         """Yields the number of every step up to ``total``."""
@@ -88,28 +94,16 @@ class Loop:
         if self.gate is None:
             yield
             return
-        guard, keep = self._step_guard(), self._now.keep
-        guard.begin()
-        cursors = cursors_of(keep)
+        self._keeper.begin()
         try:
             yield
         except Exception as error:
             if not self.gate.survives(error):
                 raise
             _log.warning("step %d was cut short: %s", self._progress.completed, described(error))
-            gained = guard.undo()
-            if not gained:
-                put_back(keep, cursors)
-            self._progress.fail(gained)
+            self._keeper.fail()
         else:
-            guard.end()
-
-    def _step_guard(self) -> StepGuard:
-        state = self._now.state
-        assert state is not None  # a step is under way
-        if self._guard is None or self._guard[0] is not state:
-            self._guard = state, self._part.adapter.step_guard(state)
-        return self._guard[1]
+            self._keeper.end()
 
     def _leave(self, loop: int, *, failed: bool = False) -> None:
         """Ends a loop once, and tells ranks that idle, unless it failed on this one."""

@@ -14,6 +14,7 @@ from dynatrain.door import (
     checked_count,
     checked_layout,
 )
+from dynatrain.elastic.events import Event
 from dynatrain.layout import Layout
 from dynatrain.loop import Gate, Loop
 from dynatrain.position import Position
@@ -75,7 +76,9 @@ class Session(Position):
     def request(self, layout: Layout | str) -> Future[SwitchReport]:
         """Asks for a switch at the next step boundary of :meth:`steps`.
 
-        Every active rank must ask in the same step. The future holds the report or the error, which
+        In a job of :func:`join` one member is enough: the coordinator is asked, and the future
+        holds the report of the next switch to ``layout``, or why it was refused. Elsewhere every
+        active rank must ask in the same step. The future holds the report or the error, which
         is logged as a warning by ``dynatrain.session``, as nobody may ask the future. Training goes
         on, unless the error says to end the job: the loop raises it then. Cancelled by
         ``future.cancel()`` before the boundary on every active rank; were it cancelled on some,
@@ -85,9 +88,10 @@ class Session(Position):
             LayoutError: ``layout`` is none or has more ranks than the job, or a switch is requested
                 already.
         """
-        self._check_not_driven("request()")
         self._progress.check_not_over("session.request()")
         target = checked_layout("request", layout)
+        if self._loop.gate is not None:
+            return self._loop.gate.request(target)
         # Without the kept objects: one that refuses on some ranks would keep these from the others.
         check_target(target, self._part.generation.members.num_ranks, {})
         if self._loop.request is not None:
@@ -177,12 +181,23 @@ class Session(Position):
             LayoutError: the process has not joined an elastic job.
         """
         if self._loop.gate is None:
-            raise LayoutError(
-                "session: leave() of a job whose ranks do not change\n"
-                "  expected a session of dynatrain.join\n  nothing was changed\n"
-                "  switch to a layout with fewer ranks; the others idle"
-            )
+            raise _not_joined("leave()", "switch to a layout with fewer ranks; the others idle")
         self._loop.gate.leave(grace_s)
+
+    def on_event(self, callback: Callable[[Event], None]) -> None:
+        """Calls ``callback(event)`` between two steps for what has happened in an elastic job.
+
+        Each has a ``kind`` (``preparing``, ``given-up``, ``switched``, ``halted``,
+        ``coordinator-lost``, ``coordinator-found``, ``ended``) and a ``text``. What it raises is
+        logged.
+
+        Raises:
+            LayoutError: the process has not joined an elastic job.
+        """
+        checked_callable("on_event", "callback", callback)
+        if self._loop.gate is None:
+            raise _not_joined("on_event()", "use session.on_switch")
+        self._loop.gate.events.call(callback)
 
     @property
     def ended(self) -> tuple[str, str]:
@@ -246,3 +261,11 @@ class Session(Position):
     def in_trouble(self) -> bool:
         """Whether a call has ended on this rank alone."""
         return self._part.in_trouble
+
+
+def _not_joined(call: str, advice: str) -> LayoutError:
+    return LayoutError(
+        f"session: {call} of a job whose ranks do not change\n"
+        "  expected a session of dynatrain.join\n  nothing was changed\n"
+        f"  {advice}"
+    )

@@ -20,8 +20,8 @@ BINDING = "torch"
 # Rooms 10 to 17; folders, or files of the package where they are named.
 PYTHON_ROOMS = ["values", "adapters", "generation", "switch", "elastic", "planning", "api", "tools"]
 API_FILES = {
-    "api", "arguments", "attending", "caller", "collective", "join", "joining", "loop", "position",
-    "progress", "requested", "session",
+    "api", "arguments", "attending", "caller", "collective", "join", "joining", "keeper", "loop",
+    "position", "progress", "requested", "session",
 }  # fmt: skip
 ADAPTERS = "dynatrain.adapters"
 #: The one place that chooses a framework.

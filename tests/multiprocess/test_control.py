@@ -10,7 +10,7 @@ from torch.distributed import HashStore
 
 from dynatrain import LayoutError, TransportError, words
 from dynatrain._errors import of_family
-from dynatrain.generation.control import Control, Trouble, _in_words, holders, listing, raise_alike
+from dynatrain.generation.control import Control, Trouble, holders, in_words, listing, raise_alike
 from dynatrain.generation.members import Members
 from sessions import TIMEOUT_S
 from worker_pool import WorkerPool
@@ -141,7 +141,7 @@ GLOO = {
 # What is not known must be told as it came, not be lost.
 @pytest.mark.parametrize("said", GLOO)
 def test_what_gloo_says_is_told_in_the_library_s_words(said):
-    assert _in_words(RuntimeError(said), 3.0) == GLOO[said]
+    assert in_words(RuntimeError(said), 3.0) == GLOO[said]
 
 
 # Of four ranks each said that nothing was moved, and the error that told of them once more.

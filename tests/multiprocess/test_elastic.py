@@ -80,6 +80,23 @@ def test_a_coordinator_that_is_killed_and_started_again_goes_on(job):
     assert losses_of(members, TOTAL) == pytest.approx(undisturbed(TOTAL), rel=1e-4)
 
 
+# Not every rank has to ask, and whoever asks hears how it went.
+@pytest.mark.timeout(240)
+def test_one_member_asks_for_a_layout_and_hears_of_it(job):
+    members = [job.member(), job.member(REQUESTS="tp=7 dp=1")]
+    asking = members[1]
+    asking.wait_for(lambda: len(asking.told("request")) == 2)
+    job.hurry.touch()
+    assert [member.end(120) for member in members] == [0, 0]
+    answers = {said["target"]: said["error"] for said in asking.told("request")}
+    heard = [said["what"] for said in members[0].told("event")]
+
+    assert answers["dp=1"] is None
+    assert "tp=7" in answers[None]
+    assert heard.count("switched") >= 1
+    assert heard[-1] == "ended"
+
+
 def say_to(address, *lines):
     """What a coordinator answers to a greeting and lines that an intruder sends, to the end."""
     host, _, port = address.rpartition(":")

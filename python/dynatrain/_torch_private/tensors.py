@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import _weights_only_unpickler, nn
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp._fully_shard import _fsdp_param_group
 from torch.distributed.tensor import DTensor, _redistribute, debug
 from torch.distributed.tensor._collective_utils import MeshTopoInfo
 from torch.nn.utils import parametrizations
@@ -21,6 +22,7 @@ _NEEDED = (
     (torch._C, "_current_graph_task_id"),
     (torch._C._autograd, "_profiler_enabled"),
     (FSDPModule, "_get_fsdp_state"),
+    (_fsdp_param_group.FSDPParamGroup, "_to_sharded"),
     (debug, "_clear_sharding_prop_cache"),
     (_weights_only_unpickler, "_get_allowed_globals"),
     (_weights_only_unpickler, "_get_user_allowed_globals"),
@@ -48,15 +50,19 @@ def profiler_enabled() -> bool:
     return bool(torch._C._autograd._profiler_enabled())
 
 
-def _fsdp_params(module: nn.Module) -> Iterator[Any]:
+def _fsdp_groups(module: nn.Module) -> Iterator[Any]:
     for child in module.modules():
         if isinstance(child, FSDPModule):
             state = child._get_fsdp_state()
             groups = getattr(state, "_fsdp_param_groups", None)
             if groups is None:
                 groups = [state._fsdp_param_group] if state._fsdp_param_group else []
-            for group in groups:
-                yield from group.fsdp_params
+            yield from groups
+
+
+def _fsdp_params(module: nn.Module) -> Iterator[Any]:
+    for group in _fsdp_groups(module):
+        yield from group.fsdp_params
 
 
 def padded_bytes(module: nn.Module) -> dict[int, int]:
@@ -109,9 +115,8 @@ def drop_unreduced(module: nn.Module) -> None:
             fsdp_param.unsharded_accumulated_grad = None
         if getattr(fsdp_param, "_unsharded_param", None) is not None:
             fsdp_param._unsharded_param.grad = None
-    for child in module.modules():
-        if isinstance(child, FSDPModule):
-            child.reshard()
+    for group in _fsdp_groups(module):
+        group._to_sharded()  # reshard() leaves the root as it is behind its forward
 
 
 def release_memory(module: nn.Module, spared: Collection[int] = ()) -> None:

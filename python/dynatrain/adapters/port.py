@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from dynatrain import _native
+from dynatrain.adapters.steps import StepGuard as StepGuard
+from dynatrain.adapters.steps import Watched as Watched
 from dynatrain.train_state import TrainState
 
 #: A fact about optimizer slots, in the adapter's own words: ``("on host", "step")``. It is told to
@@ -110,38 +112,6 @@ class Published:
 
     shared: Mapping[str, Sequence[Part]] = field(default_factory=dict)
     per_rank: Mapping[str, Sequence[Part]] = field(default_factory=dict)
-
-
-@dataclass
-class Watched:
-    """What an adapter sees of the optimizers of a state while it trains.
-
-    Attributes:
-        stepped: whether one of them has stepped since this was last set to False.
-        sure: False where one may step without being seen, and where there is none.
-    """
-
-    stepped: bool = False
-    sure: bool = True
-
-
-class StepGuard(ABC):
-    """Keeps what a step changes, so that one that failed for another rank can be taken back."""
-
-    @abstractmethod
-    def begin(self) -> None:
-        """A step begins."""
-
-    @abstractmethod
-    def end(self) -> None:
-        """The step has ended."""
-
-    @abstractmethod
-    def undo(self) -> int | None:
-        """The step has failed: lets go of what it holds, and says how far the state has come.
-
-        0 steps: it is as the step began with; 1: all had been done; None: it is neither.
-        """
 
 
 _Inventory = TypeVar("_Inventory", bound=Inventory)
@@ -387,8 +357,8 @@ class Adapter(ABC, Generic[_Inventory]):
         """
 
     @abstractmethod
-    def step_guard(self, state: TrainState) -> StepGuard:
-        """A guard of the steps of ``state``; asked for at most once in its life."""
+    def step_guard(self, state: TrainState, *, keeps_previous: bool) -> StepGuard:
+        """A guard of the steps of ``state``; asked for once, perhaps able to take back one done."""
 
     @abstractmethod
     def retire(self, state: TrainState | None, target: _Inventory | None, successor: str) -> None:

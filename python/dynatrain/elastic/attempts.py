@@ -21,7 +21,7 @@ class Holding(IntEnum):
     ABSENT = 0
     NOTHING = 1
     LIVE = 2
-    SNAPSHOT = 3
+    SNAPSHOT = 3  #: it can go back to it
 
 
 def members_of(description: dict[str, Any]) -> list[int]:
@@ -40,9 +40,16 @@ def seats_of(description: dict[str, Any]) -> Seats | None:
     source, there = description["source"], _holdings(description)
     if not source["members"]:
         return None
-    hold = {each for each in source["members"] if there.get(each, Holding.LIVE) == Holding.LIVE}
+    hold = {each for each in source["members"] if there.get(each, Holding.LIVE) >= Holding.LIVE}
     ids = tuple(str(each) if each in hold else "" for each in source["members"])
     return Seats(Layout.parse(source["layout"]), ids)
+
+
+def in_words(attempt: int, description: dict[str, Any]) -> str:
+    """What an attempt is to do."""
+    source, target = (description[side]["layout"] or "nothing" for side in ("source", "target"))
+    version = f" of step {description['target']['version']}" if description["is_recovery"] else ""
+    return f"attempt {attempt}: {source}{version} -> {target}"
 
 
 def _holdings(description: dict[str, Any]) -> dict[int, Holding]:

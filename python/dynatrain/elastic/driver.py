@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,13 +13,16 @@ from typing import Protocol
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from dynatrain._errors import Error, InternalError, LayoutError, TransportError, ends_job
-from dynatrain.elastic.attempts import is_of_communication, members_of, seats_of
+from dynatrain.elastic.attempts import in_words, is_of_communication, members_of, seats_of
+from dynatrain.elastic.events import Events
 from dynatrain.elastic.part import Asked, Part, UncoveredError, described
+from dynatrain.elastic.wishes import Wishes
 from dynatrain.generation.connections import Connections
 from dynatrain.generation.generation import Generation
 from dynatrain.generation.members import Member, Members
 from dynatrain.generation.seats import Seats
 from dynatrain.layout import Layout
+from dynatrain.report import SwitchReport
 from dynatrain.switch.decided import Vote
 
 _log = logging.getLogger("dynatrain.elastic")
@@ -41,6 +44,10 @@ class Session(Protocol):
     def is_whole(self) -> bool:
         """Whether the state is that of so many steps."""
 
+    @property
+    def previous(self) -> Sequence[int]:
+        """Earlier versions that can be gone back to."""
+
     def begin(self, generation: Generation, layout: Layout) -> None:
         """Builds the first world and state; collective over the generation."""
 
@@ -50,7 +57,7 @@ class Session(Protocol):
     def enter(self, generation: Generation) -> None:
         """Makes the next calls among the members of a generation."""
 
-    def go(self, layout: Layout) -> None:
+    def go(self, layout: Layout) -> SwitchReport:
         """Switches; collective over the generation."""
 
     def back_to(self, generation: Generation | None) -> None:
@@ -94,6 +101,11 @@ class Driver:
         session: that is driven.
         make: a connected generation of these members; called in a thread.
         timeout: deadline of a request to the coordinator's store.
+        wishes: of the script.
+
+    Attributes:
+        events: of this member.
+        ended: why it ended, kind and reason, once it has.
     """
 
     def __init__(
@@ -101,11 +113,13 @@ class Driver:
         session: Session,
         make: Callable[[Members], Generation],
         timeout: timedelta,
+        wishes: Wishes,
     ) -> None:
         self.part: Part  # given once it stands, as it calls prepare()
         self._session = session
         self._make = make
         self._timeout = timeout
+        self._wishes = wishes
         self._lock = threading.Lock()
         self._ready: dict[int, Ready] = {}
         self._connections: dict[int, Connections] = {}
@@ -113,7 +127,8 @@ class Driver:
         session.vote_by(self._vote)
         self._attempt = 0
         self._broken = (-1, 0)  #: the step that has failed last, and how often in this world
-        self.ended = ("", "")  #: why this member ended, once it has
+        self.events = Events()
+        self.ended = ("", "")
 
     # ---- in threads beside training ------------------------------------------------------------
 
@@ -132,6 +147,7 @@ class Driver:
         store = TCPStore(host, port, is_master=False, timeout=self._timeout)
         description, hosts = described(store.get(f"attempt/{attempt}"))
         target = description["target"]
+        self.events.note("preparing", in_words(attempt, description))
         ids = members_of(description)
         name = f"{target['epoch']}.{attempt}"
         each = tuple(Member(str(member), hosts.get(member, "")) for member in ids)
@@ -162,11 +178,18 @@ class Driver:
         except LayoutError as error:
             raise UncoveredError(str(error)) from error
 
+    def notice(self, kind: str, text: str) -> None:
+        """Takes note of what the script may want to hear."""
+        self.events.note(kind, text)
+
     def interrupt(self, asked: Asked) -> None:
         """Ends what the training thread may hang in: the present world, or an attempt."""
         if asked.kind == "discard":
+            self.events.note("given-up", f"attempt {asked.attempt}")
             self._abort(asked.attempt, "the attempt was given up")
             return
+        if asked.kind == "stop":
+            self.events.note("halted", "a member is lost, or its step has failed")
         why = "a member is lost" if asked.kind == "stop" else "this member has ended"
         self._session.abort(why)
         if asked.kind == "end":
@@ -185,12 +208,14 @@ class Driver:
 
     def may_train(self) -> bool:
         """Blocks until a step may begin; False when this member has ended."""
+        self.events.tell()
         asked = self.part.at_boundary(self._session.completed)
         while asked.kind != "train":
             if asked.kind == "end":
                 self._end(asked)
                 return False
             self._do(asked)
+            self.events.tell()
             asked = self.part.next()
         return True
 
@@ -223,10 +248,17 @@ class Driver:
         """Asks to be left out of the next world; may be called by a handler of a signal."""
         threading.Thread(target=self.part.leave, args=(grace_s,), daemon=True).start()
 
+    def request(self, layout: Layout) -> Future[SwitchReport]:
+        """Asks the coordinator for a layout."""
+        return self._wishes.wish(layout)
+
     def _end(self, asked: Asked) -> None:
         self.ended = asked.why
         self.part.end()
+        self._wishes.end()
         kind, why = asked.why
+        self.events.note("ended", " ".join(asked.why).strip())
+        self.events.tell()
         _log.info("this member has ended: %s %s", kind, why)
 
     def _do(self, asked: Asked) -> None:
@@ -237,7 +269,8 @@ class Driver:
         elif asked.kind == "discard":
             self._drop(asked.attempt)
         elif asked.kind == "stop":
-            self.part.stopped(self._session.completed, is_clean=self._session.is_whole)
+            session = self._session
+            self.part.stopped(session.completed, session.previous, is_clean=session.is_whole)
 
     def _hold(self, attempt: int) -> None:
         """Prepares a recovery, from what is left of the world."""
@@ -288,7 +321,9 @@ class Driver:
             self._session.enter(ready.generation)
         elif ready.version is None:
             self._session.stand_by(ready.generation, ready.source, ready.epoch, version)
-        self._session.go(ready.target)
+        report = self._session.go(ready.target)
+        self._wishes.fulfilled(report)
+        self.events.note("switched", str(report))
 
     def _drop(self, attempt: int) -> None:
         with self._lock:

@@ -50,6 +50,9 @@ class Tasks(Protocol):
     def prepare(self, attempt: int) -> None:
         """Prepares an attempt, in a thread of its own; what it raises is told."""
 
+    def notice(self, kind: str, text: str) -> None:
+        """Takes note of what the script may want to hear, in any thread."""
+
     def interrupt(self, asked: Asked) -> None:
         """Ends what the training thread may hang in, so that it hears what is asked; in any."""
 
@@ -136,9 +139,9 @@ class Part:
         """The step that was allowed has failed."""
         self._feed(lambda now: self._machine.step_broke(now, list(suspects)))
 
-    def stopped(self, version: int, *, is_clean: bool) -> None:
-        """Answers ``stop``: nothing runs any more, and this is what the state is."""
-        self._feed(lambda now: self._machine.stopped(now, version, is_clean, []))
+    def stopped(self, version: int, earlier: Sequence[int], *, is_clean: bool) -> None:
+        """Answers ``stop``: nothing runs any more, and this is what the state is, or can be."""
+        self._feed(lambda now: self._machine.stopped(now, version, is_clean, list(earlier)))
 
     def end(self) -> None:
         """Ends the thread and the connection."""
@@ -151,9 +154,14 @@ class Part:
     # ---- of its own thread ---------------------------------------------------------------------
 
     def _run(self) -> None:
+        was_connected = False
         while not self._ended:
             try:
-                if self._line.connect():
+                if self._line.connect() is not was_connected:
+                    was_connected = not was_connected
+                    kind = "coordinator-found" if was_connected else "coordinator-lost"
+                    self._tasks.notice(kind, "changes wait for it, training does not")
+                if was_connected:
                     line = self._line.hear(self._tick_s)
                     if line is not None:
                         self._hear(line)

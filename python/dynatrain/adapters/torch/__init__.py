@@ -262,9 +262,9 @@ class TorchAdapter(Adapter[LiveTensors]):
         """Registers hooks behind the steps of all optimizers."""
         return stepping.watch(state)
 
-    def step_guard(self, state: TrainState) -> StepGuard:
+    def step_guard(self, state: TrainState, *, keeps_previous: bool) -> StepGuard:
         """Copies the buffers that steps write, and reads the random streams."""
-        return TorchStepGuard(state, self._device)
+        return TorchStepGuard(state, self._device, keeps_previous=keeps_previous)
 
     def retire(self, state: TrainState | None, target: LiveTensors | None, successor: str) -> None:
         """Empties storages, hooks refusals in, and forgets DTensor's cache of meshes."""
