@@ -57,6 +57,8 @@ def main(coordinator, secret_file, total, hurry, timeout_s):
         with session.recoverable():
             samples = [sample for piece in next(loader) for sample in piece.tolist()]
             loss = jobs.train_step(session.state, world, step)
+        if step == int(os.environ.get("BREAKS_AT", -1)):
+            break
         if loss is None:
             say("cut", step=step)
             continue

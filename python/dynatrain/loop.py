@@ -29,6 +29,9 @@ class Gate(Protocol):
     def finish(self) -> None:
         """All steps are done."""
 
+    def quit(self) -> None:
+        """The script has left its loop before its end: the others go on without this process."""
+
     def survives(self, error: Exception) -> bool:
         """Whether a step has failed for what happened to another member; blocks until it knows."""
 
@@ -80,8 +83,10 @@ class Loop:
                 yield self._progress.completed
                 self._progress.end(loop)
                 self._run_request()
-        except GeneratorExit:
-            raise  # the script has left its loop
+        except GeneratorExit:  # the script has left its loop
+            if self.gate is not None:
+                self.gate.quit()
+            raise
         except BaseException:
             failed = True  # on this rank alone: ranks that idle wait for the others
             raise

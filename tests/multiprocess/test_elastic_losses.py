@@ -87,3 +87,18 @@ def test_members_go_on_when_one_stops(job):
 
     assert stopped.told("end")[0]["why"][0] == "lost"
     check_losses(members, 1)
+
+
+# Its process lives on, say for an evaluation, and its heart beat: the others waited for it in a
+# collective for ever.
+@pytest.mark.timeout(240)
+def test_members_go_on_when_the_script_of_one_leaves_its_loop(job):
+    members = [job.member() for _ in range(3)] + [job.member(BREAKS_AT="25")]
+    *living, breaks = members
+    breaks.wait_for(lambda: breaks.told("end"))
+    trains_in(living[0], "dp=3")
+    finish(job, living)
+
+    assert breaks.end(60) == 0
+    assert breaks.told("end")[0]["why"][0] in ("grace-over", "left")
+    check_losses(members, 1)

@@ -26,6 +26,8 @@ from dynatrain.report import SwitchReport
 from dynatrain.switch.decided import Vote
 
 _log = logging.getLogger("dynatrain.elastic")
+#: How long a script that leaves its loop waits until that is told.
+_QUIT_S = 2.0
 #: How often one step may fail in its communication before it is the script's own error.
 _MOST_FAILURES = 3
 
@@ -243,6 +245,18 @@ class Driver:
         while (asked := self.part.next()).kind != "end":
             self._do(asked)
         self._end(asked)
+
+    def quit(self) -> None:
+        """Leaves at once, as a process that dies; waits a moment for the coordinator to hear it."""
+        if self.ended != ("", ""):
+            return
+        self.part.leave(0)
+        if self.part.is_to_stop(_QUIT_S):
+            while (asked := self.part.next()).kind != "end":
+                pass
+            self._end(asked)
+        else:
+            self._end(Asked("end", why=("left", "the script has left its loop")))
 
     def leave(self, grace_s: float) -> None:
         """Asks to be left out of the next world; may be called by a handler of a signal."""
