@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from array import array
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -91,6 +93,24 @@ def random_streams(device: torch.device) -> dict[str, tuple[_Getter, _Setter, _S
         **_numpy_streams(),
         **_device_streams(device),
     }
+
+
+def plain_streams(device: torch.device) -> list[tuple[Callable[[], Any], Callable[[Any], None]]]:
+    """Getter and setter of every random stream, of states that stay in this process."""
+    found: list[tuple[Callable[[], Any], Callable[[Any], None]]] = [
+        (random.getstate, random.setstate),
+        (torch.get_rng_state, torch.set_rng_state),
+    ]
+    with suppress(ImportError):
+        import numpy as np
+
+        found.append((np.random.get_state, np.random.set_state))
+    if device.type != "cpu":
+        module = torch.get_device_module(device.type)
+        found.append(
+            (partial(module.get_rng_state, device), lambda it: module.set_rng_state(it, device))
+        )
+    return found
 
 
 def read_streams(device: torch.device) -> dict[str, bytes]:

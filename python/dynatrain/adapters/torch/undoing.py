@@ -23,7 +23,7 @@ from dynatrain._torch_private.tensors import (
 )
 from dynatrain.adapters.port import StepGuard
 from dynatrain.adapters.torch.optimizers import OF_PARAMETERS, holders
-from dynatrain.adapters.torch.streams import random_streams
+from dynatrain.adapters.torch.streams import plain_streams
 from dynatrain.train_state import TrainState
 
 
@@ -39,7 +39,7 @@ class _Begun:
         beside: state of schedulers, and options of groups; None where nothing is kept of it.
     """
 
-    streams: dict[str, bytes] = field(default_factory=dict)
+    streams: list[Any] = field(default_factory=list)
     versions: dict[str, int] = field(default_factory=dict)
     copies: dict[str, torch.Tensor] = field(default_factory=dict)
     turns: list[int] = field(default_factory=list)
@@ -62,8 +62,15 @@ class TorchStepGuard(StepGuard):
         self, state: TrainState, device: torch.device, *, keeps_previous: bool = False
     ) -> None:
         self._state = state
-        self._streams = random_streams(device)
+        self._streams = plain_streams(device)
         self._now, self._last = _Begun(), _Begun()
+        #: Where buffers hang: a step may put another tensor there, but makes no modules.
+        self._places = {
+            f"{lead}{path}.{key}": (module._buffers, key)
+            for lead, whole in state.named_modules()
+            for path, module in whole.named_modules()
+            for key in module._buffers
+        }
         self._written: set[str] | None = None  #: names of buffers that steps write; None at first
         self._begun: set[int] = set()
         self._stepped: set[int] = set()
@@ -85,7 +92,7 @@ class TorchStepGuard(StepGuard):
         self._begun.clear()
         self._stepped.clear()
         self._last, self._now = self._now, _Begun(turns=self._turns())
-        self._now.streams = {name: get() for name, (get, _, _) in self._streams.items()}
+        self._now.streams = [get() for get, _ in self._streams]
         for name, buffer in self._buffers():
             self._now.versions[name] = buffer._version
             if self._written is None or name in self._written:
@@ -178,8 +185,8 @@ class TorchStepGuard(StepGuard):
                 buffer.copy_(begun.copies[name])
             elif buffer._version != begun.versions.get(name):
                 return False
-        for name, (_, put, _) in self._streams.items():
-            put(begun.streams[name])
+        for (_, put), state in zip(self._streams, begun.streams, strict=True):
+            put(state)
         return self._turns() == begun.turns
 
     def _drop_what_hangs(self) -> None:
@@ -197,9 +204,10 @@ class TorchStepGuard(StepGuard):
                 yield from (each for each in slots.values() if isinstance(each, torch.Tensor))
 
     def _buffers(self) -> Iterator[tuple[str, torch.Tensor]]:
-        for lead, module in self._state.named_modules():
-            for name, buffer in module.named_buffers():
-                yield lead + name, buffer
+        for name, (held, key) in self._places.items():
+            buffer = held.get(key)
+            if buffer is not None:
+                yield name, buffer
 
     def _schedulers(self) -> list[Any]:
         given = self._state.scheduler
