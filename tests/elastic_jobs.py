@@ -92,7 +92,8 @@ def asked(where, secret, *question):
 class Job:
     """A coordinator with its layouts, and the members that a test starts."""
 
-    def __init__(self, folder, layouts):
+    def __init__(self, folder, layouts, traces=None):
+        self.traces = traces  # folder for what the machines of the protocol do
         self.layouts = layouts
         self.folder = folder
         self.secret = folder / "secret"
@@ -105,11 +106,15 @@ class Job:
         layouts = [word for layout in self.layouts for word in ("--layout", layout)]
         files = ["--ledger", self.folder / "ledger", "--secret-file", self.secret]
         command = ["coordinator", *layouts, *files, "--timeout-s", TIMEOUT_S, "--json"]
+        if self.traces is not None:
+            command += ["--trace", self.traces / "coordinator.trace"]
         process = self.started("-m", "dynatrain", *command, "--listen", listen)
         process.wait_for(lambda: process.lines and process.lines[0].startswith("{"))
         return process
 
     def started(self, *command, **environment):
+        if self.traces is not None:
+            environment["DYNATRAIN_TRACE"] = str(self.traces)
         process = Process(*command, **environment)
         self.processes.append(process)
         return process

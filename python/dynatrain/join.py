@@ -124,7 +124,8 @@ def _joined(
 
     port = Joining(session._part, given.initialize, checked.keep, session._callbacks)
     driver = Driver(port, make, checked.options.timeout, wishes)
-    driver.part = Part(line, checked.options.timeout.total_seconds(), driver)
+    traces = checked.settings.trace_folder
+    driver.part = Part(line, checked.options.timeout.total_seconds(), driver, traces)
     checked.settings.apply(session.on_switch, 0)
     session.drive_by(driver)
     remember(session)
