@@ -7,6 +7,7 @@ records go to the ledger before anybody is told.
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import socket
@@ -29,6 +30,8 @@ from dynatrain.layout import Layout
 _log = logging.getLogger("dynatrain.elastic")
 #: What stands before a line of the protocol, and before one of an operator.
 MEMBER, OPERATOR = "m ", "o "
+#: What the kernel says of a connection whose other side is not reached any more: nobody's end.
+_NO_ANSWER = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)
 #: Members that may come at the same time.
 _BACKLOG = 4096
 
@@ -144,7 +147,7 @@ class Coordinator:
 
     async def _attend(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, from its greeting to its end."""
-        connection = None
+        connection, is_told = None, True
         try:
             connection = await self._greeted(reader, writer)
             while line := await reader.readline():
@@ -155,9 +158,10 @@ class Coordinator:
             _log.warning("a connection was refused: %s", error)
         except OSError as error:
             _log.debug("a connection has ended: %s", error)
+            is_told = error.errno not in _NO_ANSWER
         finally:
             if connection is not None:
-                self._forget(connection)
+                self._forget(connection, is_told=is_told)
             writer.close()
 
     async def _greeted(
@@ -188,12 +192,13 @@ class Coordinator:
             )
         self._carry_out(self._machine.heard(_now_ms(), said))
 
-    def _forget(self, connection: _Connection) -> None:
-        """A member whose connection has ended may come back by another one."""
+    def _forget(self, connection: _Connection, *, is_told: bool) -> None:
+        """A connection has ended: by the member's side, or nothing is heard of that side."""
         member = connection.member
         if member and self._connections.get(member) is connection:
             del self._connections[member]
-            self._carry_out(self._machine.connection_closed(_now_ms(), member))
+            if is_told:
+                self._carry_out(self._machine.connection_closed(_now_ms(), member))
 
     def _answer(self, asked: Any) -> dict[str, Any]:
         """What an operator is told; an answer with ``error`` refuses."""
