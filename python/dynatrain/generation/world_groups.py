@@ -50,7 +50,8 @@ class WorldGroups:
         self._num_made: Counter[str] = Counter()
         self._groups: list[ProcessGroup] = []
         #: Of these groups, where those of the generation are noted, too.
-        self.connections = None if members.connections is None else Connections()
+        noted = members.connections
+        self.connections = None if noted is None else Connections(noted.patience)
         self._meshes: list[DeviceMesh] = []
 
     @contextmanager
