@@ -20,7 +20,7 @@ def traces(tmp_path_factory):
     """Those of a job that grows, loses a member, is resized, and whose coordinator is killed."""
     folder = tmp_path_factory.mktemp("job")
     (folder / "traces").mkdir()
-    job = Job(folder, (HSDP, "dp=3", "dp=2"), folder / "traces")
+    job = Job(folder, (HSDP, "dp=3", "dp=2"), traces=folder / "traces")
     try:
         _live(job)
     finally:
