@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <ctime>
+#include <exception>
 #include <fstream>
 #include <string>
 #include <utility>
@@ -134,9 +135,7 @@ void print_size(int size, int spare, const char* end) {
   std::printf("  }%s\n", end);
 }
 
-}  // namespace
-
-int main() {
+void print_all() {
   std::printf("{\n  \"processor\": \"%s\",\n  \"compiler\": \"%s\",\n  \"runs\": %d,\n",
               processor().c_str(),
               __VERSION__,
@@ -144,5 +143,16 @@ int main() {
   print_size(64, 8, ",");
   print_size(1024, 24, "");
   std::printf("}\n");
+}
+
+}  // namespace
+
+int main() {
+  try {
+    print_all();
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "membership: %s\n", error.what());
+    return 1;
+  }
   return 0;
 }

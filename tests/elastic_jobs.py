@@ -25,12 +25,12 @@ class Process:
         lines: what it has written so far.
     """
 
-    def __init__(self, *command, **environment):
+    def __init__(self, *command, within=(), **environment):
         self.lines = []
         self._changed = threading.Condition()
         paths = os.pathsep.join([str(HERE.parent / "python"), str(HERE)])
         self.child = subprocess.Popen(
-            [sys.executable, "-u", *map(str, command)],
+            [*within, sys.executable, "-u", *map(str, command)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -47,11 +47,14 @@ class Process:
         with self._changed:
             self._changed.notify_all()
 
+    def said(self):
+        """What it has said as lines of JSON."""
+        with self._changed:
+            return [json.loads(line) for line in self.lines if line.startswith("{")]
+
     def told(self, kind):
         """What it has said of a kind, as JSON lines with a ``kind``."""
-        with self._changed:
-            said = [json.loads(line) for line in self.lines if line.startswith("{")]
-        return [each for each in said if each.get("kind") == kind]
+        return [each for each in self.said() if each.get("kind") == kind]
 
     def wait_for(self, is_there, seconds=60):
         """Waits until ``is_there()``, asked whenever a line has come; fails with all lines."""
@@ -76,12 +79,12 @@ class Process:
         self.child.wait()
 
 
-def asked(where, secret, *question):
+def asked(where, secret, *question, within=()):
     """How the command ends by which an operator asks the coordinators at ``where``."""
     options = ["--coordinator", where, "--secret-file", secret, "--json"]
     return subprocess.run(
-        [sys.executable, "-m", "dynatrain", *map(str, (*question, *options))],
-        env={"PYTHONPATH": str(HERE.parent / "python"), "PATH": "/usr/bin:/bin"},
+        [*within, sys.executable, "-m", "dynatrain", *map(str, (*question, *options))],
+        env={"PYTHONPATH": str(HERE.parent / "python"), "PATH": "/usr/sbin:/usr/bin:/bin"},
         capture_output=True,
         text=True,
         timeout=60,
@@ -92,35 +95,44 @@ def asked(where, secret, *question):
 class Job:
     """A coordinator with its layouts, and the members that a test starts."""
 
-    def __init__(self, folder, layouts):
+    def __init__(
+        self, folder, layouts, *, traces=None, office=("127.0.0.1", ()), timeout_s=TIMEOUT_S
+    ):
+        self.timeout_s = timeout_s
+        self.traces = traces  # folder for what the machines of the protocol do
+        address, self.within = office  # before commands of coordinator and operators
         self.layouts = layouts
         self.folder = folder
         self.secret = folder / "secret"
         self.hurry = folder / "hurry"
         self.processes = []
-        self.coordinator = self.coordinate()
-        self.address = json.loads(self.coordinator.lines[0])["address"]
+        self.coordinator = self.coordinate(f"{address}:0")
+        self.address = self.coordinator.said()[0]["address"]
 
     def coordinate(self, listen="127.0.0.1:0"):
         layouts = [word for layout in self.layouts for word in ("--layout", layout)]
         files = ["--ledger", self.folder / "ledger", "--secret-file", self.secret]
-        command = ["coordinator", *layouts, *files, "--timeout-s", TIMEOUT_S, "--json"]
-        process = self.started("-m", "dynatrain", *command, "--listen", listen)
-        process.wait_for(lambda: process.lines and process.lines[0].startswith("{"))
+        command = ["coordinator", *layouts, *files, "--timeout-s", self.timeout_s, "--json"]
+        if self.traces is not None:
+            command += ["--trace", self.traces / "coordinator.trace"]
+        process = self.started("-m", "dynatrain", *command, "--listen", listen, within=self.within)
+        process.wait_for(process.said)
         return process
 
-    def started(self, *command, **environment):
-        process = Process(*command, **environment)
+    def started(self, *command, within=(), **environment):
+        if self.traces is not None:
+            environment["DYNATRAIN_TRACE"] = str(self.traces)
+        process = Process(*command, within=within, **environment)
         self.processes.append(process)
         return process
 
-    def member(self, **environment):
-        command = (WORKER, self.address, self.secret, TOTAL, self.hurry, TIMEOUT_S)
-        return self.started(*command, **environment)
+    def member(self, within=(), **environment):
+        command = (WORKER, self.address, self.secret, TOTAL, self.hurry, self.timeout_s)
+        return self.started(*command, within=within, **environment)
 
     def ask(self, *question):
         """What the coordinator answers to a command, as an operator gives it."""
-        found = asked(self.address, self.secret, *question)
+        found = asked(self.address, self.secret, *question, within=self.within)
         assert found.returncode == 0, found.stderr
         return json.loads(found.stdout)
 

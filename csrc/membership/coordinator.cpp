@@ -32,6 +32,7 @@ void check_options(const CoordinatorOptions& options) {
 
 void dispatch(CoordinatorState& state, const FromWorker& message) {
   const MemberId id = std::visit([](const auto& one) { return one.id; }, message);
+  note_heard(state);
   if (const auto* join = std::get_if<Join>(&message)) {
     on_join(state, *join);
     return;
@@ -138,6 +139,7 @@ Coordinator::Coordinator(CoordinatorOptions options, DurableState durable, std::
   note_world(*state_);
   state_->quiet_until_ms = now_ms + state_->options.deadlines.settle_ms;
   state_->first_change_ms = now_ms;
+  state_->last_heard_ms = now_ms;
 }
 
 Coordinator::Coordinator(const Coordinator& other)

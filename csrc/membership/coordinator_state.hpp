@@ -74,6 +74,9 @@ struct CoordinatorState {
   std::string waits_for;               ///< why no attempt was begun when it was last considered
   std::string last_failure;
   std::int64_t num_stale = 0;
+
+  std::int64_t last_heard_ms = 0;     ///< of anybody
+  std::int64_t patient_until_ms = 0;  ///< nobody is lost for his silence before
 };
 
 // ---- records and messages (coordinator.cpp) ----------------------------------------------------
@@ -89,7 +92,12 @@ void on_leave(CoordinatorState& state, MemberId id);
 void on_gone(CoordinatorState& state, const Gone& message);
 void on_resize(CoordinatorState& state, const Resize& event);
 void lose(CoordinatorState& state, MemberId id, const std::string& why);
+/// Loses those that are not heard while others are.
 void lose_silent_members(CoordinatorState& state);
+/// Whether nobody is heard: it is the coordinator then that is cut off, and it loses nobody.
+[[nodiscard]] bool is_cut_off(const CoordinatorState& state);
+/// Somebody is heard, at this moment.
+void note_heard(CoordinatorState& state);
 /// Answers a member that cannot take part any more; false when it can.
 [[nodiscard]] bool turn_away(CoordinatorState& state, MemberId id);
 void release_those_who_leave(CoordinatorState& state);

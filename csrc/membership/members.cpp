@@ -2,6 +2,13 @@
 #include <algorithm>
 
 namespace dynatrain::membership {
+namespace {
+
+/// When a link is back, TCP says again what was lost after as long as the link was away, and after
+/// two minutes at most.
+constexpr std::int64_t kLongestRetransmissionMs = 120'000;
+
+}  // namespace
 
 void note_change(CoordinatorState& state) {
   const Deadlines& deadlines = state.options.deadlines;
@@ -136,11 +143,32 @@ void lose(CoordinatorState& state, MemberId id, const std::string& why) {
   }
 }
 
+bool is_cut_off(const CoordinatorState& state) {
+  return state.last_heard_ms + state.options.deadlines.lost_after_ms <= state.now_ms;
+}
+
+void note_heard(CoordinatorState& state) {
+  if (is_cut_off(state) && !state.live.empty()) {
+    const std::int64_t silence_ms = state.now_ms - state.last_heard_ms;
+    state.patient_until_ms = state.now_ms + std::min(silence_ms, kLongestRetransmissionMs) +
+                             state.options.deadlines.lost_after_ms;
+    if (state.recovery) {
+      state.recovery->report_deadline_ms =
+          state.patient_until_ms + state.options.deadlines.report_ms;
+    }
+  }
+  state.last_heard_ms = state.now_ms;
+}
+
 void lose_silent_members(CoordinatorState& state) {
+  if (state.now_ms < state.patient_until_ms) {
+    return;
+  }
   const std::int64_t lost_after_ms = state.options.deadlines.lost_after_ms;
   std::vector<MemberId> silent;
   for (const auto& [id, live] : state.live) {
-    if (live.last_heard_ms + lost_after_ms <= state.now_ms) {
+    // Up to the last word of anybody: where nobody is heard, nobody's silence tells anything.
+    if (live.last_heard_ms + lost_after_ms <= state.last_heard_ms) {
       silent.push_back(id);
     }
   }

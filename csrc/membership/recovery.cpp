@@ -152,7 +152,7 @@ void consider_recovery(CoordinatorState& state) {
     return;
   }
   if (!state.recovery->has_reports()) {
-    if (state.now_ms < state.recovery->report_deadline_ms) {
+    if (state.now_ms < state.recovery->report_deadline_ms || is_cut_off(state)) {
       return;
     }
     lose_late_members(state);

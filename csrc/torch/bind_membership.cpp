@@ -3,6 +3,7 @@
 #include "dynatrain/membership/worker.hpp"
 
 #include "torch/bind.hpp"
+#include "torch/traced.hpp"
 #include <algorithm>
 #include <cstdint>
 #include <optional>
@@ -125,10 +126,13 @@ py::dict read_description(const std::string& line) {
   return out;
 }
 
-Coordinator make_coordinator(const std::vector<std::pair<std::string, int>>& layouts,
-                             std::int64_t timeout_ms,
-                             const std::vector<std::string>& records,
-                             std::int64_t now_ms) {
+using TracedCoordinator = Traced<Coordinator>;
+using TracedWorker = Traced<Worker>;
+
+TracedCoordinator make_coordinator(const std::vector<std::pair<std::string, int>>& layouts,
+                                   std::int64_t timeout_ms,
+                                   const std::vector<std::string>& records,
+                                   std::int64_t now_ms) {
   std::vector<membership::LayoutChoice> choices;
   choices.reserve(layouts.size());
   for (const auto& [layout, world_size] : layouts) {
@@ -142,25 +146,26 @@ Coordinator make_coordinator(const std::vector<std::pair<std::string, int>>& lay
   membership::CoordinatorOptions options;
   options.policy = membership::first_that_fits(std::move(choices));
   options.deadlines = membership::make_deadlines(timeout_ms);
-  return {std::move(options), membership::replay_ledger(read), now_ms};
+  return TracedCoordinator(
+      Coordinator(std::move(options), membership::replay_ledger(read), now_ms));
 }
 
-Worker make_worker(std::uint64_t id,
-                   std::string host,
-                   std::int64_t timeout_ms,
-                   std::int64_t now_ms) {
+TracedWorker make_worker(std::uint64_t id,
+                         std::string host,
+                         std::int64_t timeout_ms,
+                         std::int64_t now_ms) {
   membership::WorkerOptions options;
   options.id = MemberId{id};
   options.host = std::move(host);
   options.deadlines = membership::make_deadlines(timeout_ms);
-  return {std::move(options), now_ms};
+  return TracedWorker(Worker(std::move(options), now_ms));
 }
 
-py::list handle(Worker& self, std::int64_t now_ms, const WorkerEvent& event) {
+py::list handle(TracedWorker& self, std::int64_t now_ms, const WorkerEvent& event) {
   return actions(self.handle(now_ms, event));
 }
 
-py::list handle(Coordinator& self, std::int64_t now_ms, const CoordinatorEvent& event) {
+py::list handle(TracedCoordinator& self, std::int64_t now_ms, const CoordinatorEvent& event) {
   return actions(self.handle(now_ms, event));
 }
 
@@ -187,7 +192,9 @@ std::vector<MemberId> ids_of(const std::vector<std::uint64_t>& values) {
 }
 
 void bind_coordinator(py::module_& m) {
-  py::class_<Coordinator>(m, "MembershipCoordinator")
+  auto bound = py::class_<TracedCoordinator>(m, "MembershipCoordinator");
+  bind_trace(bound);
+  bound
       .def(py::init(&make_coordinator),
            py::arg("layouts"),
            py::arg("timeout_ms"),
@@ -195,48 +202,52 @@ void bind_coordinator(py::module_& m) {
            py::arg("now_ms"))
       .def(
           "heard",
-          [](Coordinator& self, std::int64_t now_ms, const std::string& line) {
+          [](TracedCoordinator& self, std::int64_t now_ms, const std::string& line) {
             return handle(self, now_ms, membership::decode<FromWorker>(line));
           },
           py::arg("now_ms"),
           py::arg("line"))
       .def(
           "resize",
-          [](Coordinator& self, std::int64_t now_ms, const std::string& layout) {
+          [](TracedCoordinator& self, std::int64_t now_ms, const std::string& layout) {
             return handle(self, now_ms, membership::Resize{layout});
           },
           py::arg("now_ms"),
           py::arg("layout"))
       .def(
           "drain",
-          [](Coordinator& self, std::int64_t now_ms, std::uint64_t id) {
+          [](TracedCoordinator& self, std::int64_t now_ms, std::uint64_t id) {
             return handle(self, now_ms, membership::Drain{MemberId{id}});
           },
           py::arg("now_ms"),
           py::arg("member"))
       .def(
           "connection_closed",
-          [](Coordinator& self, std::int64_t now_ms, std::uint64_t id) {
+          [](TracedCoordinator& self, std::int64_t now_ms, std::uint64_t id) {
             return handle(self, now_ms, membership::ConnectionClosed{MemberId{id}});
           },
           py::arg("now_ms"),
           py::arg("member"))
       .def(
           "tick",
-          [](Coordinator& self, std::int64_t now_ms) {
+          [](TracedCoordinator& self, std::int64_t now_ms) {
             return handle(self, now_ms, membership::Tick{});
           },
           py::arg("now_ms"))
       .def(
           "status",
-          [](const Coordinator& self, std::int64_t now_ms) { return as_dict(self.status(now_ms)); },
+          [](const TracedCoordinator& self, std::int64_t now_ms) {
+            return as_dict(self.machine.status(now_ms));
+          },
           py::arg("now_ms"));
 }
 
 // The lambdas spell out what Python passes; they build the events that the machine takes.
 // NOLINTBEGIN(readability-function-size)
 void bind_worker(py::module_& m) {
-  py::class_<Worker>(m, "MembershipWorker")
+  auto bound = py::class_<TracedWorker>(m, "MembershipWorker");
+  bind_trace(bound);
+  bound
       .def(py::init(&make_worker),
            py::arg("id"),
            py::arg("host"),
@@ -244,7 +255,7 @@ void bind_worker(py::module_& m) {
            py::arg("now_ms"))
       .def(
           "heard",
-          [](Worker& self, std::int64_t now_ms, const std::string& line) {
+          [](TracedWorker& self, std::int64_t now_ms, const std::string& line) {
             const auto message = membership::decode<membership::FromCoordinator>(line);
             return handle(self, now_ms, message);
           },
@@ -252,28 +263,28 @@ void bind_worker(py::module_& m) {
           py::arg("line"))
       .def(
           "at_boundary",
-          [](Worker& self, std::int64_t now_ms, std::int64_t version) {
+          [](TracedWorker& self, std::int64_t now_ms, std::int64_t version) {
             return handle(self, now_ms, membership::AtBoundary{version});
           },
           py::arg("now_ms"),
           py::arg("version"))
       .def(
           "step_broke",
-          [](Worker& self, std::int64_t now_ms, const std::vector<std::uint64_t>& suspects) {
+          [](TracedWorker& self, std::int64_t now_ms, const std::vector<std::uint64_t>& suspects) {
             return handle(self, now_ms, membership::StepBroke{ids_of(suspects)});
           },
           py::arg("now_ms"),
           py::arg("suspects"))
       .def(
           "prepare_done",
-          [](Worker& self, std::int64_t now_ms, std::int64_t attempt) {
+          [](TracedWorker& self, std::int64_t now_ms, std::int64_t attempt) {
             return handle(self, now_ms, membership::PrepareDone{attempt});
           },
           py::arg("now_ms"),
           py::arg("attempt"))
       .def(
           "prepare_broke",
-          [](Worker& self,
+          [](TracedWorker& self,
              std::int64_t now_ms,
              std::int64_t attempt,
              std::string why,
@@ -287,14 +298,14 @@ void bind_worker(py::module_& m) {
           py::arg("is_uncovered"))
       .def(
           "switch_moved",
-          [](Worker& self, std::int64_t now_ms, std::int64_t attempt) {
+          [](TracedWorker& self, std::int64_t now_ms, std::int64_t attempt) {
             return handle(self, now_ms, membership::SwitchMoved{attempt});
           },
           py::arg("now_ms"),
           py::arg("attempt"))
       .def(
           "switch_broke",
-          [](Worker& self, std::int64_t now_ms, std::int64_t attempt, std::string why) {
+          [](TracedWorker& self, std::int64_t now_ms, std::int64_t attempt, std::string why) {
             return handle(self, now_ms, membership::SwitchBroke{attempt, std::move(why)});
           },
           py::arg("now_ms"),
@@ -302,7 +313,7 @@ void bind_worker(py::module_& m) {
           py::arg("why"))
       .def(
           "stopped",
-          [](Worker& self,
+          [](TracedWorker& self,
              std::int64_t now_ms,
              std::int64_t version,
              bool is_clean,
@@ -316,27 +327,29 @@ void bind_worker(py::module_& m) {
           py::arg("snapshots"))
       .def(
           "leave_wanted",
-          [](Worker& self, std::int64_t now_ms, std::int64_t grace_ms) {
+          [](TracedWorker& self, std::int64_t now_ms, std::int64_t grace_ms) {
             return handle(self, now_ms, membership::LeaveWanted{grace_ms});
           },
           py::arg("now_ms"),
           py::arg("grace_ms"))
       .def(
           "script_finished",
-          [](Worker& self, std::int64_t now_ms) {
+          [](TracedWorker& self, std::int64_t now_ms) {
             return handle(self, now_ms, membership::ScriptFinished{});
           },
           py::arg("now_ms"))
       .def(
           "tick",
-          [](Worker& self, std::int64_t now_ms) {
+          [](TracedWorker& self, std::int64_t now_ms) {
             return handle(self, now_ms, membership::Tick{});
           },
           py::arg("now_ms"))
-      .def_property_readonly("epoch", &Worker::epoch)
-      .def_property_readonly("version", &Worker::version)
-      .def_property_readonly("has_ended", &Worker::has_ended)
-      .def("holds_because", &Worker::holds_because);
+      .def_property_readonly("epoch", [](const TracedWorker& self) { return self.machine.epoch(); })
+      .def_property_readonly("version",
+                             [](const TracedWorker& self) { return self.machine.version(); })
+      .def_property_readonly("has_ended",
+                             [](const TracedWorker& self) { return self.machine.has_ended(); })
+      .def("holds_because", [](const TracedWorker& self) { return self.machine.holds_because(); });
 }
 // NOLINTEND(readability-function-size)
 

@@ -649,6 +649,19 @@ class MembershipCoordinator:
     def tick(self, now_ms: int) -> list[tuple[Any, ...]]:
         """Time has passed."""
 
+    def trace(self, is_on: bool) -> None:
+        """Keeps the lines of a trace from now on, or no more; see ``membership/trace.hpp``."""
+
+    def take_trace(self) -> str:
+        """The lines since the last call, of whole events."""
+
+    def replay(self, trace: str) -> tuple[int, str, str] | None:
+        """Gives the events of a trace to this machine, which has to be as the traced one began.
+
+        Returns the first line at which it does something else, what stands there, and what it did;
+        None where it did the same. LayoutError names a line that cannot be read.
+        """
+
     def status(self, now_ms: int) -> dict[str, Any]:
         """Who is there, in which world, and why the next change has not come yet."""
 
@@ -662,6 +675,19 @@ class MembershipWorker:
     """
 
     def __init__(self, id: int, host: str, timeout_ms: int, now_ms: int) -> None: ...
+    def trace(self, is_on: bool) -> None:
+        """Keeps the lines of a trace from now on, or no more; see ``membership/trace.hpp``."""
+
+    def take_trace(self) -> str:
+        """The lines since the last call, of whole events."""
+
+    def replay(self, trace: str) -> tuple[int, str, str] | None:
+        """Gives the events of a trace to this machine, which has to be as the traced one began.
+
+        Returns the first line at which it does something else, what stands there, and what it did;
+        None where it did the same. LayoutError names a line that cannot be read.
+        """
+
     @property
     def epoch(self) -> int: ...
     @property

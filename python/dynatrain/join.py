@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 from torch._C._distributed_c10d import HashStore
 
 from dynatrain import arguments
-from dynatrain._errors import LayoutError
+from dynatrain._errors import LayoutError, TransportError
 from dynatrain._torch_private.groups import GroupKind
 from dynatrain.adapters.torch import TorchAdapter
 from dynatrain.api import remember
@@ -19,6 +21,7 @@ from dynatrain.collective import Settled
 from dynatrain.door import nothing_started, only_family
 from dynatrain.elastic.addresses import Address, addresses_of
 from dynatrain.elastic.ask import ask
+from dynatrain.elastic.coordinator import bound_to
 from dynatrain.elastic.deadlines import office_deadlines
 from dynatrain.elastic.driver import Driver
 from dynatrain.elastic.line import Line
@@ -44,6 +47,7 @@ def join(  # noqa: PLR0913 - the settings of a session, all but two with default
     initialize: Initialize | None = None,
     keep: Mapping[str, Any] | None = None,
     device: torch.device | str | None = None,
+    address: str | None = None,
     timeout_s: float = 60.0,
     staging_budget_bytes: int = 256 << 20,
     memory_budget_bytes: int | None = None,
@@ -67,6 +71,8 @@ def join(  # noqa: PLR0913 - the settings of a session, all but two with default
         initialize: as of :func:`dynatrain.init`; run by the members of the first world.
         keep: as of :func:`dynatrain.init`.
         device: where parameters live; without it ``"cuda"`` where torch finds a GPU, else the CPU.
+        address: of this machine, on which this process's groups of Gloo listen. Without it the one
+            from which the coordinator is reached, unless ``GLOO_SOCKET_IFNAME`` names an interface.
         timeout_s: deadline of every wait; the coordinator's.
         staging_budget_bytes: as of :func:`dynatrain.init`; so all that follow.
         memory_budget_bytes: see there.
@@ -97,6 +103,7 @@ def join(  # noqa: PLR0913 - the settings of a session, all but two with default
     )
     with only_family("join"), nothing_started():
         addresses, secret = _addresses(coordinator), read_secret(secret_file)
+        own = None if address is None else _own_address(address)
         checked = arguments.check(given)
         checked.settings.check_writable(0)
         wanted = checked.device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -104,31 +111,57 @@ def join(  # noqa: PLR0913 - the settings of a session, all but two with default
         check_transport(checked.options.transport, place)
         silent_s = office_deadlines(checked.options.timeout.total_seconds()).silent
         wishes = Wishes(lambda question: ask(Line(addresses, secret, silent_s), question))
-        return _joined(given, checked, place, (Line(addresses, secret, silent_s), wishes))
+        return _joined(given, checked, place, (Line(addresses, secret, silent_s), wishes), own)
 
 
 def _joined(
-    given: Given, checked: Checked, device: torch.device, ways: tuple[Line, Wishes]
+    given: Given,
+    checked: Checked,
+    device: torch.device,
+    ways: tuple[Line, Wishes],
+    own: str | None,
 ) -> Session:
     """The session, with its driver at the gate of its loop; ``ways`` lead to the coordinator."""
     line, wishes = ways
+    torch_chooses = own is None and bool(os.environ.get("GLOO_SOCKET_IFNAME"))
     alone = Generation(Members.of_ranks("alone", 0, 1, HashStore()), checked.options, device)
     kind = GroupKind("gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl")
     session = Session(Settled(given.build, alone, device, TorchAdapter(device), None, kind))
 
     def make(members: Members) -> Generation:
         _, placed = arguments.agree(members, checked)
-        generation = Generation(placed, checked.options, device, meets_in_store=False)
+        address = "" if torch_chooses else own or line.own_host
+        generation = Generation(
+            placed.listening_on(address), checked.options, device, meets_in_store=False
+        )
         generation.connect("start")
         return generation
 
     port = Joining(session._part, given.initialize, checked.keep, session._callbacks)
     driver = Driver(port, make, checked.options.timeout, wishes)
-    driver.part = Part(line, checked.options.timeout.total_seconds(), driver)
+    traces = checked.settings.trace_folder
+    driver.part = Part(line, checked.options.timeout.total_seconds(), driver, traces)
     checked.settings.apply(session.on_switch, 0)
     session.drive_by(driver)
     remember(session)
     return session
+
+
+def _own_address(given: Any) -> str:
+    """An address that a socket of this process can have."""
+    address = text(given) or ""
+    try:
+        with bound_to(address, 0) as bound:
+            if ip_address(bound.getsockname()[0]).is_unspecified:
+                raise ValueError("nobody can be reached there")
+    except (TransportError, ValueError):
+        raise LayoutError(
+            f"session: join was given address={shown(given)}\n"
+            "  expected an address of this machine, such as '10.0.0.7'\n"
+            "  nothing was started\n  `ip -brief address` lists them; leave it out for the one "
+            "from which the coordinator is reached"
+        ) from None
+    return address
 
 
 def _addresses(given: Any) -> tuple[Address, ...]:

@@ -12,7 +12,7 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -21,6 +21,8 @@ from torch._C._distributed_c10d import Store
 #: Host and port.
 _Address = tuple[str, int]
 _SIZE, _FAMILY, _PORT = struct.Struct("=Q"), struct.Struct("=H"), struct.Struct("!H")
+#: What the kernel takes for idle times is less than this.
+_MOST_S = 32_000
 _AT_PORT, _AT_IPV4, _AT_IPV6 = 2, 4, 8
 
 
@@ -55,15 +57,46 @@ def links_of(store: Store, prefix: str, rank: int, num_ranks: int) -> Links | No
 
 def cut(groups: Iterable[Links]) -> int:
     """Shuts the connections of groups down, from any thread; returns how many there were."""
+    return _done_to(groups, lambda found: found.shutdown(socket.SHUT_RDWR))
+
+
+def give_up_after(groups: Iterable[Links], seconds: float) -> int:
+    """Has the kernel end a connection whose other side has not answered for so long.
+
+    A link that is down closes nothing: who waits there would wait for ever. Hosts that are there
+    answer by their kernel, however long their process says nothing. Returns how many there are.
+    """
+    seconds = min(seconds, _MOST_S)
+
+    def watch(found: socket.socket) -> None:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in (
+            (socket.TCP_KEEPIDLE, max(1, int(seconds / 2))),
+            (socket.TCP_KEEPINTVL, max(1, int(seconds / 8))),
+            (socket.TCP_KEEPCNT, 4),
+            (socket.TCP_USER_TIMEOUT, int(seconds * 1000)),
+        ):
+            found.setsockopt(socket.IPPROTO_TCP, option, value)
+
+    return _done_to(groups, watch)
+
+
+def _done_to(groups: Iterable[Links], do: Callable[[socket.socket], None]) -> int:
+    """Does something to the connections of groups; returns to how many."""
     own: set[_Address] = set()
     others: set[_Address] = set()
     for links in groups:
         own.add(links.own)
         others |= links.others
-    return sum(_cut_one(int(each), own, others) for each in os.listdir("/proc/self/fd"))
+    return sum(_done_to_one(int(each), own, others, do) for each in os.listdir("/proc/self/fd"))
 
 
-def _cut_one(descriptor: int, own: set[_Address], others: set[_Address]) -> bool:
+def _done_to_one(
+    descriptor: int,
+    own: set[_Address],
+    others: set[_Address],
+    do: Callable[[socket.socket], None],
+) -> bool:
     with suppress(OSError):
         if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
             return False
@@ -72,7 +105,7 @@ def _cut_one(descriptor: int, own: set[_Address], others: set[_Address]) -> bool
                 return False
             here, there = found.getsockname(), found.getpeername()
             if _plain(here) in own or _plain(there) in others:
-                found.shutdown(socket.SHUT_RDWR)
+                do(found)
                 return True
     return False
 

@@ -26,6 +26,7 @@ check_has(
         (distributed_c10d, "_get_split_source"),
         (distributed_c10d, "_get_default_timeout"),
         (distributed_c10d, "_update_default_pg"),
+        (distributed_c10d, "ProcessGroupGloo"),
         (distributed_c10d._World, "group_count"),
         (distributed_c10d._World, "pg_map"),
         (distributed_c10d._World, "pg_group_ranks"),
@@ -87,6 +88,34 @@ def gloo_group(
     options._timeout = timeout
     options._devices = [gloo.create_device(hostname=address)]
     return gloo(store, rank, num_ranks, options)
+
+
+class _IsGloo(type):
+    """What stands in for torch's class is asked by other threads whether a group is one of Gloo."""
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        return isinstance(instance, dist.ProcessGroupGloo)
+
+
+@contextmanager
+def gloo_at(address: str) -> Iterator[None]:
+    """Has the groups that torch makes in this thread listen as those of :func:`gloo_group` do."""
+    if not address:
+        yield
+        return
+    original, thread = distributed_c10d.ProcessGroupGloo, threading.get_ident()
+
+    class Listening(metaclass=_IsGloo):
+        def __new__(cls, store: Store, *place: Any, timeout: timedelta, **rest: Any) -> Any:
+            if threading.get_ident() != thread:
+                return original(store, place[0], place[1], timeout=timeout, **rest)
+            return gloo_group(store, place[0], place[1], timeout, address)
+
+    distributed_c10d.ProcessGroupGloo = Listening  # type: ignore[assignment, misc]
+    try:
+        yield
+    finally:
+        distributed_c10d.ProcessGroupGloo = original  # type: ignore[misc]
 
 
 def listed_group(

@@ -7,6 +7,7 @@ records go to the ledger before anybody is told.
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import socket
@@ -14,6 +15,7 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch._C._distributed_c10d import TCPStore
@@ -22,11 +24,14 @@ from dynatrain import _native
 from dynatrain._errors import Error, LayoutError, TransportError
 from dynatrain.elastic.ledger import Ledger
 from dynatrain.elastic.seal import MAX_LINE_BYTES, Seal, greeting, new_nonce, nonce_of
+from dynatrain.elastic.trace import traced
 from dynatrain.layout import Layout
 
 _log = logging.getLogger("dynatrain.elastic")
 #: What stands before a line of the protocol, and before one of an operator.
 MEMBER, OPERATOR = "m ", "o "
+#: What the kernel says of a connection whose other side is not reached any more: nobody's end.
+_NO_ANSWER = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)
 #: Members that may come at the same time.
 _BACKLOG = 4096
 
@@ -41,6 +46,7 @@ class Settings:
         layouts: from the one that is wanted most; the first is taken for which members are there.
         timeout_s: the one number that all deadlines follow from; the same for all members.
         secret: of the job.
+        trace: file for a trace of the protocol's machine, or None.
     """
 
     address: str
@@ -48,6 +54,7 @@ class Settings:
     layouts: tuple[Layout, ...]
     timeout_s: float
     secret: bytes
+    trace: Path | None = None
 
 
 @dataclass
@@ -79,7 +86,7 @@ class Coordinator:
         bound: to the address already, as a standby's is while it waits.
 
     Raises:
-        LayoutError: no layouts, or two of one text.
+        LayoutError: no layouts, or two of one text, or the trace cannot be written.
         TransportError: the address cannot be listened on, or the ledger is none.
     """
 
@@ -89,9 +96,13 @@ class Coordinator:
         self._settings = settings
         self._ledger = ledger
         timeout_ms = int(settings.timeout_s * 1000)
-        layouts = [(str(layout), layout.world_size) for layout in settings.layouts]
-        records = ledger.lines()
-        self._machine = _native.MembershipCoordinator(layouts, timeout_ms, records, _now_ms())
+        begins = {
+            "layouts": [(str(layout), layout.world_size) for layout in settings.layouts],
+            "timeout_ms": timeout_ms,
+            "records": list(ledger.lines()),
+            "now_ms": _now_ms(),
+        }
+        self._machine, self._trace = traced(settings.trace, "coordinator", **begins)
         self._tick_s = _native.membership_tick_ms(timeout_ms) / 1000
         self._connections: dict[int, _Connection] = {}
         self._num_refused = 0
@@ -123,16 +134,20 @@ class Coordinator:
         """
         server = await asyncio.start_server(self._attend, sock=self._socket, limit=MAX_LINE_BYTES)
         async with server:
-            while True:
-                if self._broken is not None:
-                    raise self._broken
-                self._ledger.check()
-                self._carry_out(self._machine.tick(_now_ms()))
-                await asyncio.sleep(self._tick_s)
+            try:
+                while True:
+                    if self._broken is not None:
+                        raise self._broken
+                    self._ledger.check()
+                    self._carry_out(self._machine.tick(_now_ms()))
+                    self._trace.write()
+                    await asyncio.sleep(self._tick_s)
+            finally:
+                self._trace.write()
 
     async def _attend(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, from its greeting to its end."""
-        connection = None
+        connection, is_told = None, True
         try:
             connection = await self._greeted(reader, writer)
             while line := await reader.readline():
@@ -143,9 +158,10 @@ class Coordinator:
             _log.warning("a connection was refused: %s", error)
         except OSError as error:
             _log.debug("a connection has ended: %s", error)
+            is_told = error.errno not in _NO_ANSWER
         finally:
             if connection is not None:
-                self._forget(connection)
+                self._forget(connection, is_told=is_told)
             writer.close()
 
     async def _greeted(
@@ -176,12 +192,13 @@ class Coordinator:
             )
         self._carry_out(self._machine.heard(_now_ms(), said))
 
-    def _forget(self, connection: _Connection) -> None:
-        """A member whose connection has ended may come back by another one."""
+    def _forget(self, connection: _Connection, *, is_told: bool) -> None:
+        """A connection has ended: by the member's side, or nothing is heard of that side."""
         member = connection.member
         if member and self._connections.get(member) is connection:
             del self._connections[member]
-            self._carry_out(self._machine.connection_closed(_now_ms(), member))
+            if is_told:
+                self._carry_out(self._machine.connection_closed(_now_ms(), member))
 
     def _answer(self, asked: Any) -> dict[str, Any]:
         """What an operator is told; an answer with ``error`` refuses."""

@@ -142,7 +142,7 @@ class Driver:
         Raises:
             UncoveredError: the version cannot be put together from what is left.
         """
-        connections = Connections()
+        connections = Connections(self._timeout)
         with self._lock:
             self._connections[attempt] = connections
         host, port = self.part.store_at

@@ -43,6 +43,7 @@ class _Connection:
             self.close()
             raise
         self.seal = Seal(secret, (theirs, own), is_coordinator=False)
+        self.own_host = str(self._socket.getsockname()[0]).removeprefix("::ffff:")
 
     def say(self, line: str) -> None:
         """Sends a line; OSError where that cannot be."""
@@ -91,6 +92,7 @@ class Line:
         self._connection: _Connection | None = None
         self._heard_s = 0.0
         self._num_unheard = 0
+        self.own_host = ""  #: from which the coordinator was reached last
 
     @property
     def host(self) -> str:
@@ -180,6 +182,7 @@ class Line:
             return False
         self.end()
         self._at, self._connection, self._heard_s = at, made, time.monotonic()
+        self.own_host = made.own_host
         return True
 
     def _leave_if_silent(self) -> None:

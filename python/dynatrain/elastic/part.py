@@ -10,10 +10,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from dynatrain import _native
 from dynatrain.elastic.line import Line
+from dynatrain.elastic.trace import traced
 from dynatrain.generation.nodes import node_name
 
 _log = logging.getLogger("dynatrain.elastic")
@@ -64,9 +66,15 @@ class Part:
         line: to the coordinator.
         timeout_s: as the coordinator has it.
         tasks: of the driver.
+        traces: folder for the trace of this machine, or None.
+
+    Raises:
+        LayoutError: the trace cannot be written.
     """
 
-    def __init__(self, line: Line, timeout_s: float, tasks: Tasks) -> None:
+    def __init__(
+        self, line: Line, timeout_s: float, tasks: Tasks, traces: Path | None = None
+    ) -> None:
         self.id = secrets.randbits(52) + 1
         self.store_at = ("", 0)
         timeout_ms = int(timeout_s * 1000)
@@ -81,7 +89,9 @@ class Part:
         self._saying = threading.Lock()
         self._ended = False
         self._refused: Exception | None = None
-        self._machine = _native.MembershipWorker(self.id, node_name(), timeout_ms, _now_ms())
+        path = None if traces is None else traces / f"member-{self.id}.trace"
+        begins = {"id": self.id, "host": node_name(), "timeout_ms": timeout_ms, "now_ms": _now_ms()}
+        self._machine, self._trace = traced(path, "worker", **begins)
         self._thread = threading.Thread(target=self._run, name="dynatrain membership", daemon=True)
         self._thread.start()
 
@@ -168,16 +178,23 @@ class Part:
                 if not self._line.connected:
                     time.sleep(self._tick_s)
                 self._feed(self._machine.tick)
+                self._write_trace()
             except Exception as error:  # noqa: BLE001 - the training thread waits for this one
                 self._refuse(error)
                 return
         self._say_all()
         self._line.end()
+        self._write_trace()
+
+    def _write_trace(self) -> None:
+        with self._changed:
+            self._trace.write()
 
     def _refuse(self, error: Exception) -> None:
         """Ends this side; the training thread raises ``error`` at its next boundary."""
         self._line.end()
         with self._changed:
+            self._trace.write()
             self._refused = error
             self._changed.notify_all()
 

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 from torch._C._distributed_c10d import Store
 
 from dynatrain._errors import TransportError
-from dynatrain._torch_private.gloo_links import Links, cut, links_of
+from dynatrain._torch_private.gloo_links import Links, cut, give_up_after, links_of
 
 
 class Connections:
-    """Those of the groups that were noted; once they are cut, no further group is made."""
+    """Those of the groups that were noted; once they are cut, no further group is made.
 
-    def __init__(self) -> None:
+    Args:
+        patience: a connection ends when the host on its other side has not answered for so long.
+    """
+
+    def __init__(self, patience: timedelta) -> None:
+        self.patience = patience
         self._lock = threading.Lock()
         self._links: list[Links] = []
         self._backends: list[Any] = []
@@ -46,6 +52,7 @@ class Connections:
         with self._lock:
             if links is not None:
                 self._links.append(links)
+                give_up_after([links], self.patience.total_seconds())
             if self._why:
                 cut(self._links)
         self.check()

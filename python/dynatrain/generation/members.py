@@ -23,8 +23,8 @@ class Member:
     Attributes:
         id: tells it from all other processes that are or were in the job.
         host: the same for all processes of one machine; empty where nobody has asked yet.
-        address: of the interface that the library's own groups listen on; torch chooses one where
-            it is empty, and for the groups of worlds.
+        address: that its groups of Gloo listen on, the library's and those of worlds; torch chooses
+            one where it is empty. Of this member alone, the others find it in the store.
     """
 
     id: str
@@ -72,6 +72,12 @@ class Members:
         """The same members, of which is known where they run."""
         placed = (replace(m, host=host) for m, host in zip(self.each, hosts, strict=True))
         return replace(self, each=tuple(placed))
+
+    def listening_on(self, address: str) -> Members:
+        """The same members, of which this one listens on another address."""
+        each = list(self.each)
+        each[self.rank] = replace(self.own, address=address)
+        return replace(self, each=tuple(each))
 
     @property
     def num_ranks(self) -> int:

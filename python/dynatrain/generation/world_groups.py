@@ -19,6 +19,7 @@ from dynatrain._torch_private.groups import (
     GroupKind,
     end_group,
     forget_groups,
+    gloo_at,
     group_to_be_default,
     listed_group,
     parts_of_group,
@@ -43,12 +44,14 @@ class WorldGroups:
         self._name = name
         self.rank = rank
         self._members = members
+        self._address = members.own.address
         self._timeout = timeout
         self._until: float | None = None
         self._num_made: Counter[str] = Counter()
         self._groups: list[ProcessGroup] = []
         #: Of these groups, where those of the generation are noted, too.
-        self.connections = None if members.connections is None else Connections()
+        noted = members.connections
+        self.connections = None if noted is None else Connections(noted.patience)
         self._meshes: list[DeviceMesh] = []
 
     @contextmanager
@@ -75,7 +78,7 @@ class WorldGroups:
         name = f"dynatrain/{self._members.name}/{self._name}/{kind}/{self._num_made[kind]}"
         store, deadline = self._members.store_of(self._name), self._deadline()
         check_descriptors(len(ranks))
-        with _told_of(f"ranks {ranks} for {purpose}", deadline):
+        with _told_of(f"ranks {ranks} for {purpose}", deadline), gloo_at(self._address):
             group = listed_group(store, name, ranks, self.rank, deadline)
         self._took(group, store, name)
         return group
@@ -89,7 +92,7 @@ class WorldGroups:
         name = f"dynatrain/{self._members.name}/{self._name}"
         store, deadline = self._members.store_of(self._name), self._deadline()
         check_descriptors(num_ranks)
-        with _told_of(f"all {num_ranks} ranks of the world", deadline):
+        with _told_of(f"all {num_ranks} ranks of the world", deadline), gloo_at(self._address):
             group = group_to_be_default(kind, store, name, (self.rank, num_ranks), deadline)
         self._took(group, store, name)
         return group

@@ -9,6 +9,7 @@ import logging
 import signal
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -53,6 +54,9 @@ def add_command(commands: Any) -> None:
     )
     command.add_argument(
         "--timeout-s", type=float, default=60.0, help="of all members; %(default)s"
+    )
+    command.add_argument(
+        "--trace", default="", metavar="FILE", help="write what the protocol does, to run it again"
     )
     command.add_argument("--json", action="store_true", help="say where it listens as JSON")
     command.set_defaults(run=run)
@@ -108,6 +112,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
         layouts=tuple(Layout.parse(layout) for layout in options.layout),
         timeout_s=options.timeout_s,
         secret=made_secret(options.secret_file),
+        trace=Path(options.trace) if options.trace else None,
     )
 
 

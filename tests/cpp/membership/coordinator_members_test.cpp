@@ -91,6 +91,31 @@ TEST(CoordinatorMembers, SilenceOfLostAfterIsALoss) {
   EXPECT_EQ(lost[0].id, MemberId{3});
 }
 
+// It is cut off itself: the members train on, and would all end when they hear that they are lost.
+TEST(CoordinatorMembers, WhoHearsNobodyLosesNobody) {
+  CoordinatorDesk desk = with_a_third();
+
+  for (int i = 0; i < 20; ++i) {
+    EXPECT_TRUE(persisted<MemberLost>(desk.wait(desk.deadlines().lost_after_ms)).empty());
+  }
+}
+
+// TCP says again what was lost after as long as the link was away, for each member at another time.
+TEST(CoordinatorMembers, BehindASilenceOfAllEachHasAsMuchTimeToBeHeard) {
+  CoordinatorDesk desk = with_a_third();
+  const std::int64_t lost_after_ms = desk.deadlines().lost_after_ms;
+  (void)desk.wait(5 * lost_after_ms);
+
+  EXPECT_TRUE(persisted<MemberLost>(desk.wait_with({1}, 0)).empty());
+  for (int i = 0; i < 11; ++i) {
+    EXPECT_TRUE(persisted<MemberLost>(desk.wait_with({1, 2}, lost_after_ms / 2)).empty());
+  }
+  (void)desk.wait_with({1, 2}, lost_after_ms / 2);
+  (void)desk.wait_with({1, 2}, lost_after_ms / 2);
+
+  EXPECT_EQ(sent<Lost>(desk.give(beat(3, 0, Stage::kNone))).size(), 1U);  // not heard meanwhile
+}
+
 TEST(CoordinatorMembers, ASpareThatIsLostHaltsNobody) {
   CoordinatorDesk desk(two_or_one());
   desk.make_world({1, 2});

@@ -87,10 +87,21 @@ TEST(CoordinatorRecovery, OneThatDoesNotReportInTimeIsLost) {
   CoordinatorDesk desk = halted();
   (void)desk.give(clean(1, 5));
 
-  const auto actions = desk.wait_with({1, 2}, desk.deadlines().report_ms);
+  (void)desk.wait_with({1, 2}, desk.deadlines().lost_after_ms - 1);
+  (void)desk.wait_with({1, 2}, desk.deadlines().lost_after_ms - 1);
+  const auto actions = desk.wait_with({1, 2}, desk.deadlines().lost_after_ms - 1);
 
   ASSERT_EQ(persisted<MemberLost>(actions).size(), 1U);
   EXPECT_EQ(persisted<MemberLost>(actions)[0].id, MemberId{2});
+}
+
+// A coordinator that is cut off hears no reports; those who halt would learn that they are lost.
+TEST(CoordinatorRecovery, WhoHearsNobodyLosesNobodyForALateReport) {
+  CoordinatorDesk desk = halted();
+
+  EXPECT_TRUE(persisted<MemberLost>(desk.wait(3 * desk.deadlines().report_ms)).empty());
+  EXPECT_TRUE(persisted<MemberLost>(desk.give(clean(1, 5))).empty());
+  EXPECT_EQ(sent<Prepare>(desk.give(clean(2, 5))).size(), 2U);
 }
 
 TEST(CoordinatorRecovery, GoesOnFromTheNewestWholeVersion) {

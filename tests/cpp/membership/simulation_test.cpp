@@ -65,6 +65,9 @@ TEST(Simulation, KeepsItsPromisesWhateverHappens) {
     return;
   }
   const Sum sum = run_seeds(0, kNumSeeds);
+  if (HasFailure()) {
+    return;  // the sums of a part of the runs say nothing
+  }
 
   // Runs in which little happens would prove little.
   EXPECT_GE(sum.num_worlds, 2 * static_cast<std::int64_t>(kNumSeeds));

@@ -97,25 +97,24 @@ def test_a_coordinator_whose_ledger_is_another_ones_ends_without_a_record(serve)
     assert "another one is in office" in str(serving.error)
 
 
-class Tasks:
-    """A driver that does nothing of what it is asked for."""
+class Idle:
+    """What is done beside a training thread: nothing."""
 
     def prepare(self, attempt):
-        pass
+        """Nobody asks for it."""
 
     def interrupt(self, asked):
-        pass
+        """Nobody hangs."""
 
     def notice(self, kind, text):
-        pass
+        """Nobody listens."""
 
 
 # It connected again for ever, hundreds of times, and ended with words about a lost coordinator.
 def test_a_member_with_another_secret_is_told_of_it(serve):
     serving = serve(SqliteLedger(":memory:"))
-    part = Part(
-        Line(serving.addresses, b"of some other job, not this one"), TIMEOUT_S, Tasks()
-    )
+    line = Line(serving.addresses, b"of some other job, not this one")
+    part = Part(line, TIMEOUT_S, Idle())
     with pytest.raises(TransportError, match="secret of this job's coordinator"):
         part.at_boundary(0)
 
@@ -136,6 +135,6 @@ class Nonsense(Line):
 
 # The thread that drives the machine died of it, and the training thread waited for it for ever.
 def test_a_coordinator_that_talks_nonsense_is_an_error_of_the_training_thread():
-    part = Part(Nonsense([("127.0.0.1", 1)], SECRET), TIMEOUT_S, Tasks())
+    part = Part(Nonsense([("127.0.0.1", 1)], SECRET), TIMEOUT_S, Idle())
     with pytest.raises(LayoutError):
         part.at_boundary(0)

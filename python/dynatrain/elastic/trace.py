@@ -1,0 +1,120 @@
+"""Traces: what went into a machine of the protocol and what it did, to be looked at and run again.
+
+A file begins with a line of JSON that tells how the machine began; the others are those of
+membership/trace.hpp. A process that is started again with the same file writes behind it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dynatrain import _native
+from dynatrain._errors import LayoutError
+
+_log = logging.getLogger("dynatrain.elastic")
+Machine = _native.MembershipCoordinator | _native.MembershipWorker
+_COORDINATOR, _WORKER = "coordinator", "worker"
+
+
+def traced(path: Path | None, kind: str, **begins: Any) -> tuple[Any, Trace]:
+    """A machine that begins so, ``coordinator`` or ``worker``, and its trace.
+
+    Nothing is traced where there is no ``path``.
+
+    Raises:
+        LayoutError: the file cannot be written, or the machine refuses how it is to begin.
+    """
+    machine = _machine(kind, begins)
+    return machine, Trace(machine, path, json.dumps({"machine": kind, **begins}))
+
+
+class Trace:
+    """Writes what a machine does, whole events at a time: a process may be killed at any moment.
+
+    Not thread-safe, as the machine is not.
+
+    Args:
+        machine: to which nothing has happened yet.
+        path: None where nothing is to be written.
+        begins: the first line.
+    """
+
+    def __init__(self, machine: Machine, path: Path | None, begins: str) -> None:
+        self._machine = machine
+        self._path = path
+        if path is not None:
+            try:
+                self._append(path, begins + "\n")
+            except OSError as error:
+                raise LayoutError(
+                    f"elastic: cannot write a trace to {path}: {error.strerror}\n"
+                    "  expected a file that can be made or written\n  nothing was started\n"
+                    "  name another file, or leave it out"
+                ) from error
+            machine.trace(is_on=True)
+
+    def write(self) -> None:
+        """Writes what has happened since the last call; the job goes on where that fails."""
+        if self._path is None:
+            return
+        try:
+            self._append(self._path, self._machine.take_trace())
+        except OSError as error:
+            _log.warning("the trace ends, as %s cannot be written: %s", self._path, error)
+            self._machine.trace(is_on=False)
+            self._path = None
+
+    @staticmethod
+    def _append(path: Path, text: str) -> None:
+        with path.open("ab", buffering=0) as file:
+            file.write(text.encode())
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where a machine does something else than its trace says.
+
+    Attributes:
+        line: of the file, from 1 on.
+        expected: what stands there; empty where the trace has no further action.
+        got: what the machine does; empty where it does nothing more.
+    """
+
+    line: int
+    expected: str
+    got: str
+
+
+def replay(path: Path) -> Difference | None:
+    """Gives what a file tells to fresh machines; None where they do what it says.
+
+    Raises:
+        LayoutError: the file is no trace; names the line, counted from that with which the machine
+            begins.
+    """
+    for begin, begins, lines in _parts(path.read_text()):
+        found = _machine(begins.pop("machine"), begins).replay(lines)
+        if found is not None:
+            line, expected, got = found
+            return Difference(begin + line, expected, got)
+    return None
+
+
+def _parts(text: str) -> Iterator[tuple[int, dict[str, Any], str]]:
+    """Each machine of a file: the number of its first line, how it began, and what happened."""
+    lines = text.splitlines(keepends=True)
+    begins = [at for at, line in enumerate(lines) if line.startswith("{")]
+    for begin, end in zip(begins, [*begins[1:], len(lines)], strict=True):
+        yield begin + 1, json.loads(lines[begin]), "".join(lines[begin + 1 : end])
+
+
+def _machine(kind: str, begins: dict[str, Any]) -> Machine:
+    if kind == _COORDINATOR:
+        layouts = [(str(layout), int(ranks)) for layout, ranks in begins["layouts"]]
+        return _native.MembershipCoordinator(**{**begins, "layouts": layouts})
+    return _native.MembershipWorker(**begins)

@@ -1,0 +1,78 @@
+"""Networks of this machine's own, with a link between them that a test cuts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+
+import pytest
+
+
+def ip(*words):
+    found = subprocess.run(
+        ["ip", *map(str, words)], capture_output=True, text=True, timeout=20, check=False
+    )
+    if found.returncode:
+        raise OSError(f"ip {' '.join(map(str, words))}: {found.stderr.strip()}")
+
+
+class Networks:
+    """Two or more network namespaces, each with one address, joined by a bridge in another one.
+
+    Attributes:
+        addresses: of each of them.
+    """
+
+    def __init__(self, *names):
+        self._name = f"dt{os.getpid()}"
+        self._made = []
+        self.addresses = {name: f"10.213.7.{1 + at}" for at, name in enumerate(names)}
+        try:
+            self._add("hub")
+            ip("-n", self._of("hub"), "link", "add", "bridge", "type", "bridge")
+            ip("-n", self._of("hub"), "link", "set", "bridge", "up")
+            for name in names:
+                self._join(name)
+        except OSError as error:
+            self.remove()
+            pytest.skip(f"network namespaces cannot be made here: {error}")
+
+    def _of(self, name):
+        return f"{self._name}-{name}"
+
+    def _add(self, name):
+        ip("netns", "add", self._of(name))
+        self._made.append(self._of(name))
+        ip("-n", self._of(name), "link", "set", "lo", "up")
+
+    def _join(self, name):
+        self._add(name)
+        ends = ["link", "add", "wire", "type", "veth", "peer", "name", name]
+        ip("-n", self._of(name), *ends, "netns", self._of("hub"))
+        ip("-n", self._of(name), "address", "add", f"{self.addresses[name]}/24", "dev", "wire")
+        ip("-n", self._of(name), "link", "set", "wire", "up")
+        ip("-n", self._of("hub"), "link", "set", name, "master", "bridge", "up")
+
+    def within(self, name):
+        """What stands before a command that is to run in a network."""
+        return ("ip", "netns", "exec", self._of(name))
+
+    def cut(self, name):
+        """Nothing passes between a network and the others: packets vanish without a word."""
+        ip("-n", self._of("hub"), "link", "set", name, "down")
+
+    def mend(self, name):
+        """Packets pass again."""
+        ip("-n", self._of("hub"), "link", "set", name, "up")
+
+    def remove(self):
+        while self._made:
+            ip("netns", "delete", self._made.pop())
+
+
+def networks(*names):
+    """Such networks; skips the test where this process may not make them."""
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        pytest.skip("network namespaces take root and the command ip")
+    return Networks(*names)
