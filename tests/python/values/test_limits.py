@@ -62,16 +62,20 @@ def test_the_limit_on_descriptors_is_told_as_it_stands():
 
 
 def test_descriptors_that_are_lacking_are_found_before_they_are_taken():
-    lowest_free = os.dup(1)
-    os.close(lowest_free)
+    highest = max(int(each) for each in os.listdir("/proc/self/fd"))
+    held = [os.dup(1)]
+    while held[-1] < highest:  # else there are free ones between those that are open
+        held.append(os.dup(1))
     former = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free + 10, former[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (held[-1] + 11, former[1]))
     try:
         with pytest.raises(OSError, match="connecting takes up to 12 more") as caught:
             check_descriptors(4)
         check_descriptors(2)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, former)
+        for each in held:
+            os.close(each)
 
     assert caught.value.errno == errno.EMFILE
 
