@@ -23,8 +23,8 @@ WITH_TESTS := $(BUILD)/.with-tests
 GPU_PYTHON ?= python3
 GPU_OUT ?= out/gpu-check
 
-.PHONY: help setup build build-tests demo test test-cpp test-python test-bare test-long lint bench \
-  gpu-check gpu-bundle wheel chaos what-travels api lock clean clean-all
+.PHONY: help setup build build-tests demo demo-elastic test test-cpp test-python test-bare test-long \
+  lint bench gpu-check gpu-bundle wheel chaos what-travels api lock clean clean-all
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ build-tests: build $(WITH_TESTS) ## build the C++ tests as well
 
 demo: build ## the main job: train a small GPT on 4 processes and switch its layout while it trains
 	@$(TIMED) "demo" $(BIN)/torchrun --standalone --nproc-per-node=4 examples/train_gpt.py --demo
+
+demo-elastic: build ## processes join, leave, die and idle while a small GPT trains, beside a restart each time
+	@$(TIMED) "demo-elastic" $(BIN)/python examples/train_elastic.py
 
 test: ## build and pass every test that takes seconds
 	@$(TIMED) "make test" $(MAKE) test-cpp test-python

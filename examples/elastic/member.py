@@ -1,0 +1,54 @@
+"""One process of the elastic demo: trains the demo's GPT for as long as it has a place.
+
+python -m elastic.member HOST:PORT --secret-file FILE --steps 1000, with examples/ in PYTHONPATH.
+What makes the job elastic are `join`, `recoverable` and the handler of SIGTERM.
+"""
+
+import argparse
+import json
+import signal
+import sys
+import time
+from typing import Any
+
+from dynatrain.join import join
+from gpt.job import Job, JobConfig
+
+
+def say(kind: str, **facts: Any) -> None:
+    """Write one JSON line that the demo reads."""
+    sys.stdout.write(json.dumps({"kind": kind, **facts}) + "\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """Take part until all steps are done, or until the others go on without this process."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("coordinator", metavar="HOST:PORT")
+    parser.add_argument("--secret-file", required=True)
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--pace-s", type=float, default=0.0, help="least time of a step")
+    options = parser.parse_args()
+    job = Job(JobConfig(total_steps=options.steps))
+    session = join(
+        job.build,
+        options.coordinator,
+        secret_file=options.secret_file,
+        initialize=job.initialize,
+        keep={"data": job.loader},
+        device="cpu",
+    )
+    signal.signal(signal.SIGTERM, lambda *_: session.leave(grace_s=30))
+    for step in session.steps(options.steps):
+        begin, world = time.monotonic(), session.world
+        with session.recoverable():
+            loss = job.train_step(session.state, world).loss
+            time.sleep(max(0.0, begin + options.pace_s - time.monotonic()))
+            where = {"rank": world.rank, "layout": str(world.layout), "epoch": world.epoch}
+            say("step", step=step, loss=loss, begin=begin, end=time.monotonic(), **where)
+    say("end", why=session.ended)
+    session.close()
+
+
+if __name__ == "__main__":
+    main()
