@@ -88,11 +88,14 @@ class ElasticSampler(Sampler[list[int]]):
         self.shuffle = _flag("shuffle", shuffle)
         self.drop_last = _flag("drop_last", drop_last)
         self.uneven_shares = _flag("uneven_shares", uneven_shares)
-        dropped = num_samples % global_batch_size if self.drop_last else 0
-        self._order = Order(num_samples, num_samples - dropped, self.seed, self.shuffle)
         self.step = 0  #: global batches taken since the beginning
         self._dp_rank, self._dp_size = 0, 1
         self.has_world = False  #: whether a session has told it of one
+
+    @property
+    def _order(self) -> Order:
+        dropped = self.num_samples % self.global_batch_size if self.drop_last else 0
+        return Order(self.num_samples, self.num_samples - dropped, self.seed, self.shuffle)
 
     @property
     def dp_size(self) -> int:

@@ -104,3 +104,11 @@ def test_an_epoch_has_every_sample_once_across_switches(job, seed, shuffle):
         assert Counter(samples) == Counter(range(num_samples))
     begun = Counter(read[whole * num_samples :])
     assert set(begun.values()) <= {1}
+
+
+# A script that goes on from elsewhere sets it by hand; it was read once, when the sampler was made.
+def test_order_follows_a_seed_that_is_set_later():
+    changed, made = ElasticSampler(20, 5, seed=1), ElasticSampler(20, 5, seed=2)
+    changed.seed = 2
+
+    assert next(iter(changed)) == next(iter(made))
