@@ -137,6 +137,7 @@ def test_a_coordinator_that_wakes_behind_its_lease_ends_and_writes_nothing(tmp_p
 
 
 # A minority of etcd may be lost, its leader too: that is why it is there.
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_a_coordinator_goes_on_when_one_of_three_members_of_etcd_is_lost(tmp_path):
     with job_of(tmp_path, num_etcd=3, timeout_s=60) as job:
@@ -153,6 +154,7 @@ def test_a_coordinator_goes_on_when_one_of_three_members_of_etcd_is_lost(tmp_pat
 
 
 # Nobody can decide then: it must be told, and it must not cost a step.
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_an_etcd_that_is_lost_ends_elasticity_and_no_training(tmp_path):
     with job_of(tmp_path) as job:
