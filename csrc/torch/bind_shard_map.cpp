@@ -71,7 +71,10 @@ void prove_live_table(const ShardMap& map, int rank, const StateTable& table) {
 
 void bind_shard_map(py::module_& m) {
   py::class_<ShardMap, SharedMap>(m, "ShardMap")
-      .def_static("merge", &merge, py::arg("publications"), py::arg("num_present") = std::numeric_limits<int>::max())
+      .def_static("merge",
+                  &merge,
+                  py::arg("publications"),
+                  py::arg("num_present") = std::numeric_limits<int>::max())
       .def_property_readonly("num_tensors", &ShardMap::num_tensors)
       .def_property_readonly("num_ranks", &ShardMap::num_ranks)
       .def("hash", &ShardMap::hash, NoGil())
