@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -68,8 +69,13 @@ class Process:
                 self._changed.wait(min(left, 0.5))
 
     def end(self, seconds=30):
-        """Its exit status once it has ended by itself."""
-        status = self.child.wait(seconds)
+        """Its exit status once it has ended by itself; fails with what its threads do."""
+        try:
+            status = self.child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.child.send_signal(signal.SIGUSR1)  # a member says then where its threads stand
+            self._reader.join(3)
+            raise AssertionError("\n".join(self.lines[-120:])) from None
         self._reader.join(5)
         return status
 

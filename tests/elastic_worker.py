@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ import training_jobs as jobs
 from dynatrain import ElasticLoader, ElasticSampler
 from dynatrain.join import join
 
+faulthandler.register(signal.SIGUSR1)
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
 
 
