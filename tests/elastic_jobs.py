@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import dynatrain
@@ -170,3 +171,14 @@ def losses_of(members, total):
     return [
         sum(said["loss"] for said in each) / len(each) for (_, _), each in sorted(shares.items())
     ]
+
+
+@contextmanager
+def running(folder, layouts):
+    """A job whose processes end with the test."""
+    made = Job(folder, layouts)
+    try:
+        yield made
+    finally:
+        for process in made.processes:
+            process.kill()

@@ -11,17 +11,15 @@ import pytest
 from dynatrain.elastic.coordinator import OPERATOR
 from dynatrain.elastic.seal import Seal, greeting, new_nonce
 from dynatrain.tools.cli import parser
-from elastic_jobs import TOTAL, WORKER, Job, losses_of, trains_in, undisturbed
+from elastic_jobs import TOTAL, WORKER, losses_of, running, trains_in, undisturbed
 
 LAYOUTS = ("dp=2,tp=2", "dp=2", "dp=1")
 
 
 @pytest.fixture
 def job(tmp_path):
-    made = Job(tmp_path, LAYOUTS)
-    yield made
-    for process in made.processes:
-        process.kill()
+    with running(tmp_path, LAYOUTS) as made:
+        yield made
 
 
 def samples_of(members):

@@ -8,7 +8,7 @@ import signal
 import pytest
 
 import dynatrain
-from elastic_jobs import TOTAL, Job, trains_in, undisturbed
+from elastic_jobs import TOTAL, running, trains_in, undisturbed
 
 HSDP = "dp=2,dp_replicate=2"
 LAYOUTS = (HSDP, "dp=3", "dp=2", "dp=1")
@@ -16,10 +16,8 @@ LAYOUTS = (HSDP, "dp=3", "dp=2", "dp=1")
 
 @pytest.fixture
 def job(tmp_path):
-    made = Job(tmp_path, LAYOUTS)
-    yield made
-    for process in made.processes:
-        process.kill()
+    with running(tmp_path, LAYOUTS) as made:
+        yield made
 
 
 def losses_of(members):
