@@ -107,6 +107,7 @@ class Joining:
         idled = self._part.present.state is None
         report = self._part.switch(layout, None, self._callbacks)
         self._part.progress.is_torn = False
+        self._part.keeper.forget()
         stood, self._stood = self._stood, None
         if stood is not None and idled:
             self._end_unused(stood, layout)

@@ -60,6 +60,11 @@ class StepKeeper:
             put_back(self._now.keep, self._cursors[step])
         self._progress.fail(gained)
 
+    def forget(self) -> None:
+        """Lets go of what it keeps, with the memory of copies: the state was replaced."""
+        self._of = self._guard = None
+        self._cursors = {}
+
     @property
     def previous(self) -> int | None:
         """The version before the present one where that can be gone back to, else None."""
