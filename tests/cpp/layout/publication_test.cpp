@@ -43,8 +43,8 @@ std::string refusal_of(const std::vector<Publication>& publications) {
 
 const Mesh kPair{{2}, {0, 1}};
 
-// Member 2 of the mesh has died, and with it the only copy of the third quarter. If it still counted
-// as an owner, a recovery would wait for bytes that nobody sends.
+// Member 2 of the mesh has died, and with it the only copy of the third quarter. If it still
+// counted as an owner, a recovery would wait for bytes that nobody sends.
 TEST(Publication, WhoHasGoneOwnsNothing) {
   const Mesh four{{4}, {0, 1, 7, 2}};
   const std::string blob = encode({cut("a|param", four, {shard(0)})});
