@@ -10,7 +10,7 @@ connect    the control groups are made; once
 gather     one exchange of small values over them, all of which every rank reads
 agree      the same with an outcome of each rank and no answer, as phases of a switch end
 publish    1 MiB that one rank holds, to all others
-switch     what a prepared switch says: 2 meetings, and 4 exchanges with nothing to publish
+switch     what a prepared switch says: 2 meetings, and 3 exchanges with nothing to publish
 
 Members of one process share an interpreter, which lets one of them run at a time, and all of them
 share the processors; ranks of a job do not. Processor times tell them apart: of the store's thread,
@@ -133,7 +133,6 @@ def switch(member: Member) -> None:
     member.meet_as_a_session()
     held_by = control.agree("values", None, listing(parts), holders)
     control.publish(parts, held_by, "values")
-    agree(member)
     agree(member)
     member.meet_as_a_session()
     control.agree("the report", None, STATS, of_all_ranks)

@@ -22,7 +22,7 @@ class Error(RuntimeError):
 
 
 class LayoutError(Error, ValueError):
-    """The caller's layouts, model or tensors do not fit; nothing was moved."""
+    """The caller's layouts, model or tensors do not fit; nothing was switched."""
 
 
 class StaleStateError(LayoutError):
@@ -77,7 +77,7 @@ _NO_MEMORY = (
     "out of memory",
     "bad_alloc",
 )
-_INTACT = "nothing was moved; the source state is intact, training may go on"
+_INTACT = "nothing was switched; the source state is intact, training may go on"
 #: How refusals of a call say what remains.
 REMAINS = (
     r"nothing was (moved|switched)(; the source state is intact( on all ranks)?(,| and)?"

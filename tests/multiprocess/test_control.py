@@ -144,15 +144,15 @@ def test_what_gloo_says_is_told_in_the_library_s_words(said):
     assert in_words(RuntimeError(said), 3.0) == GLOO[said]
 
 
-# Of four ranks each said that nothing was moved, and the error that told of them once more.
+# Of four ranks each said that nothing was switched, and the error that told of them once more.
 def test_error_of_other_ranks_says_once_what_remains():
     error = of_family(KeyError("a mistake"), "build")
-    assert str(error).count("nothing was moved") == 1
+    assert str(error).count("nothing was switched") == 1
     with pytest.raises(LayoutError) as nested:
         raise_alike("build", None, dict.fromkeys(range(2), Trouble.of(error)))
 
     with pytest.raises(LayoutError) as raised:
         raise_alike("the call", None, {1: Trouble.of(nested.value), 2: Trouble.of(error)})
     text = str(raised.value)
-    assert text.count("nothing was moved") == text.count("intact") == 1
+    assert text.count("nothing was switched") == text.count("intact") == 1
     assert text.count("mend what the error above this one shows") == 3

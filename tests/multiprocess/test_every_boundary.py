@@ -32,12 +32,11 @@ COLD = (
     "plan",
     "memory",
     "values",
-    "taken",
     "arrival",
     "vote",
     "report",
 )
-PREPARED = ("call", "values", "taken", "arrival", "vote", "report")
+PREPARED = ("call", "values", "arrival", "vote", "report")
 TROUBLES = ("killed", "stopped", "interrupted", "out of memory")
 
 

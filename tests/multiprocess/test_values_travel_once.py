@@ -8,7 +8,6 @@ import torch
 import dynatrain
 import training_jobs as jobs
 from dynatrain import LayoutError, TrainState, words
-from dynatrain.switch import moved
 
 #: Far above all else that a switch publishes of values, random streams of four ranks included.
 LARGE_BYTES = 4 << 20
@@ -90,21 +89,23 @@ def refuse_a_target_without_its_source(rank, world_size):
             return build_with_large_extra(world)
         return jobs.build(world)
 
-    moves, move = [], moved._run
-    moved._run = lambda *args: moves.append(1) or move(*args)
     session = dynatrain.init(build, "dp=4", initialize=jobs.initialize, timeout_s=20)
+    before = jobs.local_bits(session.state)
     with pytest.raises(LayoutError, match=r"extra\.large") as caught:
         session.switch("tp=4")
+    was_intact = jobs.same_bits(before, jobs.local_bits(session.state))
+    control = session._part.generation.control
     report = session.switch("dp=2")
-    return len(moves), "nothing was moved" in str(caught.value), report.epoch
+    is_as_before = session._part.generation.control is control
+    return "nothing was switched" in str(caught.value), was_intact, is_as_before, report.epoch
 
 
-# "Nothing was moved" was said after everything had been.
-def test_values_that_do_not_fit_are_refused_before_a_byte_moves(pool):
+# Peers wait for the bytes of a rank that refuses: it moves them, and the groups of all live on.
+def test_values_that_do_not_fit_are_refused_and_the_next_switch_finds_its_groups(pool):
     results = pool.run(refuse_a_target_without_its_source)
     pool.close()
 
-    assert results == [(1, True, 1)] * 4
+    assert results == [(True, True, True, 1)] * 4
 
 
 def build_with_own_extra(world):
@@ -149,11 +150,11 @@ def count_agreements(rank, world_size, prepared):
     return found
 
 
-# Each costs a round over all ranks while training stands still: what was read, what the targets
-# take, what has arrived, and the report. Before them, where nothing is prepared: the world, unless
-# it was made before, what is built and read, slots, the plan, memory. All ranks hear every value:
-# no rank may tell the others of each of its tensors.
-@pytest.mark.parametrize(("prepared", "numbers"), [(True, [4, 4]), (False, [9, 8])])
+# Each costs a round over all ranks while training stands still: what was read, what has
+# arrived, and the report. Before them, where nothing is prepared: the world, unless it was made
+# before, what is built and read, slots, the plan, memory. All ranks hear every value: no rank may
+# tell the others of each of its tensors.
+@pytest.mark.parametrize(("prepared", "numbers"), [(True, [3, 3]), (False, [8, 7])])
 def test_a_switch_agrees_a_few_times_over_small_values(pool, prepared, numbers):
     for found in pool.run(count_agreements, prepared):
         assert [number for number, _ in found] == numbers

@@ -361,7 +361,7 @@ def raise_alike(phase: str, own: Error | None, failed: Mapping[int, Trouble]) ->
     )
     message = (
         f"session: {phase} was refused by {len(failed)} of the ranks\n{lines}\n"
-        "  nothing was moved; the source state is intact on all ranks, training may go on\n"
+        "  nothing was switched; the source state is intact on all ranks, training may go on\n"
         "  mend what these ranks say, and call again on all ranks"
     )
     raise like(example, message) from own

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 from dynatrain import _native
-from dynatrain._errors import Error, TransportError, of_family
+from dynatrain._errors import Error, LayoutError, TransportError, of_family
 from dynatrain.adapters.port import Published, Values
 from dynatrain.generation.control import attempt
 from dynatrain.generation.engine import Engine
@@ -18,12 +18,14 @@ from dynatrain.report import Span
 from dynatrain.switch.clock import Clock
 from dynatrain.switch.fingerprints import Share, all_of, fingerprint_text
 from dynatrain.switch.standing import Standing
-from dynatrain.switch.values import check_values, publish_values
+from dynatrain.switch.values import Handed, publish_values, read_values, taken_by_any
 
 #: Asks for the state of kept objects, by name.
 Kept = Callable[[], Mapping[str, object]]
 #: When a lane began, in seconds after the first one, and what it says of its run.
 _Runs = list[tuple[float, _native.RunResult]]
+#: What of the values a rank's target takes, and its share of the target's fingerprint.
+_Arrival = tuple[int, Share | None]
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,13 @@ def move(engine: Engine, standing: Standing, kept: Kept, clock: Clock, after: Ex
     """Moves the state into the target; the source is only read. Collective.
 
     What ``kept()`` returns is published beside the state, for ranks that join. The ranks agree
-    three times: on what was read, on what the targets take, and on what has arrived. From the last
-    one on signals wait until ``after`` is closed: the others go on to the vote with its answer, and
-    would wait there for a rank that a handler has taken out of the call.
+    twice: on what was read, and on what has arrived and is taken. A rank whose target refuses
+    values moves its bytes all the same, as its peers wait for them, and says so with the arrival.
+    From that on signals wait until ``after`` is closed: the others go on to the vote with its
+    answer, and would wait there for a rank that a handler has taken out of the call.
 
     Raises:
+        LayoutError: a target does not take what is no tensor; the source is intact.
         TransportError: a peer failed and the union communicator is gone, or what has arrived has
             another fingerprint; the source is intact.
     """
@@ -99,31 +103,25 @@ def _moved(engine: Engine, standing: Standing, kept: Kept, clock: Clock, after: 
 
     with clock.phase("values"):
         handed = publish_values(engine, standing.source, kept, share if counted else None)
-        published = check_values(engine, standing.target, handed)
+        read, refusal = attempt(lambda: _checked(engine, standing, handed))
     begin = clock.now()
     runs: _Runs = []
 
-    def arrive() -> Share | None:
+    def arrive() -> _Arrival:
         failed = "this rank failed while the state was moving"
         with profiler_range("dynatrain::transfer"), engine.lanes_end_with_an_error(failed):
             runs.extend(_run(engine, standing))
-        with standing.blueprint.called.entered():
-            with clock.phase("values"):
-                _hand_over(engine, standing, published)
-            if counted is None:
-                return None
-            with clock.phase("fingerprint"):  # read as a script will find it
-                found = engine.read(standing.target.state, None, standing.blueprint.apart)
-                return counted[1].share(engine, found)
+        if read is None:
+            assert refusal is not None
+            raise of_family(refusal, "comparing the values") from refusal
+        return read[1], _taken(engine, standing, read[0], clock)
 
     arrival, error = attempt(arrive)
     after.enter_context(signals_held_off())
-    try:
-        with clock.phase("arrival"):
-            arrived = engine.control.agree("moving the state", error, arrival, all_of)
-    except Exception:
-        engine.generation.disconnect("a rank failed while the state was moving")
-        raise
+    taken, arrived = _agreed(engine, arrival, error, clock)
+    assert read is not None  # else all ranks have raised
+    published = read[0]
+    engine.adapter.check_left(published, taken)  # the same outcome on every rank
     return Moved(
         max(start + result.seconds for start, result in runs),
         sum(result.staging_peak_bytes for _, result in runs),
@@ -131,6 +129,43 @@ def _moved(engine: Engine, standing: Standing, kept: Kept, clock: Clock, after: 
         published,
         None if handed.share is None or arrived is None else (handed.share, arrived),
     )
+
+
+def _agreed(
+    engine: Engine, arrival: _Arrival | None, error: Exception | None, clock: Clock
+) -> _Arrival:
+    try:
+        with clock.phase("arrival"):
+            return engine.control.agree("moving the state", error, arrival, _all_arrived)
+    except LayoutError:
+        raise  # a refusal: the lanes of all have come to their end, or have said that they did not
+    except Exception:
+        engine.generation.disconnect("a rank failed while the state was moving")
+        raise
+
+
+def _all_arrived(answers: Sequence[_Arrival]) -> _Arrival:
+    """What some rank takes, and the shares of all."""
+    return taken_by_any(taken for taken, _ in answers), all_of(share for _, share in answers)
+
+
+def _checked(engine: Engine, standing: Standing, handed: Handed) -> tuple[Published, int]:
+    """What was published, and which of it this rank's target takes."""
+    published = read_values(engine, handed)
+    return published, engine.adapter.check_values(standing.target.inventory, published, engine.rank)
+
+
+def _taken(engine: Engine, standing: Standing, published: Published, clock: Clock) -> Share | None:
+    """Hands the target its values; returns its share of the fingerprint, if one is asked for."""
+    with standing.blueprint.called.entered():
+        with clock.phase("values"):
+            _hand_over(engine, standing, published)
+        counted = standing.blueprint.counted
+        if counted is None:
+            return None
+        with clock.phase("fingerprint"):  # read as a script will find it
+            found = engine.read(standing.target.state, None, standing.blueprint.apart)
+            return counted[1].share(engine, found)
 
 
 def _run(engine: Engine, standing: Standing) -> _Runs:

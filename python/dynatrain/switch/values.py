@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import reduce
 from operator import or_
 from typing import Any
 
@@ -95,22 +95,28 @@ def _exchanged(
     return {**sent, **{name: [own.get(name, others), others] for name in at_home}}
 
 
-def check_values(engine: Engine, target: Side, handed: Handed) -> Published:
-    """Reads what was published and holds it against the target; nothing has moved. Collective."""
+def read_values(engine: Engine, handed: Handed) -> Published:
+    """What was published, decoded."""
+    return Published(
+        _decoded(engine, handed.contents, _SHARED), _decoded(engine, handed.contents, _PER_RANK)
+    )
+
+
+def check_values(engine: Engine, target: Side, handed: Handed) -> None:
+    """Reads what was published and holds it against the target. Collective."""
     read: list[Published] = []
 
     def check() -> int:
-        read.append(
-            Published(
-                _decoded(engine, handed.contents, _SHARED),
-                _decoded(engine, handed.contents, _PER_RANK),
-            )
-        )
+        read.append(read_values(engine, handed))
         return engine.adapter.check_values(target.inventory, read[0], engine.rank)
 
-    taken = engine.joined("comparing the values", check, partial(reduce, or_))
+    taken = engine.joined("comparing the values", check, taken_by_any)
     engine.adapter.check_left(read[0], taken)  # the same outcome on every rank
-    return read[0]
+
+
+def taken_by_any(answers: Iterable[int]) -> int:
+    """The values that some rank takes, of what each says that it takes."""
+    return reduce(or_, answers)
 
 
 def _encoded(engine: Engine, values: Values, kept: Mapping[str, object]) -> dict[str, bytes]:

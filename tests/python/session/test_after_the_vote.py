@@ -13,7 +13,7 @@ ERRORS = [
     BudgetError("no room"),
     KeyError(),
 ]
-CLAIMS = ("nothing was moved", "state is intact", "training may go on")
+CLAIMS = ("nothing was moved", "nothing was switched", "state is intact", "training may go on")
 
 
 def fails_with(error):

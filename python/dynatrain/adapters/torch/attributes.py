@@ -97,7 +97,7 @@ def kinds_of_source(notes: Collection[SlotNote]) -> dict[str, Kind]:
                 f"materialize: {where} is a plain tensor on some ranks of the source and a "
                 "DTensor on others\n"
                 "  expected one of them for all parameters that are DTensors\n"
-                "  nothing was moved; the source state is intact\n"
+                "  nothing was switched; the source state is intact\n"
                 f"  make {where} alike on all ranks"
                 f"{', or make it in build' if is_attribute(slot) else ''}"
             )
@@ -149,7 +149,7 @@ def check_unmapped(
                 "build does not make\n"
                 f"  expected the parameter's shape {list(param.shape)}, or a scalar: such "
                 "attributes move with the parameter\n"
-                "  nothing was moved; the source state is intact\n"
+                "  nothing was switched; the source state is intact\n"
                 f"  delete it before the switch (del param{slot}), keep it as a buffer, or leave "
                 "it as build makes it"
             )

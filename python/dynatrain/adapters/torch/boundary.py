@@ -18,7 +18,7 @@ from dynatrain.adapters.torch.inventory import LiveTensors
 from dynatrain.adapters.torch.optimizers import holders
 from dynatrain.train_state import TrainState
 
-_UNCHANGED = "nothing was moved; the source state is intact"
+_UNCHANGED = "nothing was switched; the source state is intact"
 
 
 def why_not_now(state: TrainState | None) -> str | None:

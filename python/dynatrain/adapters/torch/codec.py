@@ -165,7 +165,7 @@ def encode(name: str, value: Any) -> bytes:
         raise LayoutError(
             f"adapters: the state of {name} cannot be sent: {error}\n"
             "  expected tensors and plain values: other ranks read it without running code\n"
-            "  nothing was moved; the source state is intact\n"
+            "  nothing was switched; the source state is intact\n"
             "  return plain data from its state_dict(), or call "
             "torch.serialization.add_safe_globals([...]) with its class on every rank"
         ) from error
@@ -179,6 +179,6 @@ def decode(blob: bytes, device: torch.device = _HOST) -> Any:
     except Exception as error:  # whatever the user's objects raise
         raise LayoutError(
             f"adapters: a value cannot be read back: {type(error).__name__}: {error}\n"
-            "  nothing was moved; the source state is intact\n"
+            "  nothing was switched; the source state is intact\n"
             "  return plain data from state_dict()"
         ) from error

@@ -75,7 +75,7 @@ def check_device(name: str, found: torch.device, device: torch.device) -> None:
         raise DeviceError(
             f"adapters: {name!r} lives on {found}\n"
             f"  expected the host or the session's device, {device}\n"
-            "  nothing was moved; the source state is intact and training may go on\n"
+            "  nothing was switched; the source state is intact and training may go on\n"
             "  build on world.device, or give dynatrain.init the device of this rank"
         )
 
@@ -95,7 +95,7 @@ def check_bytes(name: str, local: torch.Tensor) -> None:
         raise LayoutError(
             f"adapters: {name!r} has {found}\n"
             "  expected a dense tensor, whose elements are bytes in one memory\n"
-            "  nothing was moved; the source state is intact\n"
+            "  nothing was switched; the source state is intact\n"
             "  keep what it is made of as plain tensors: indices and values of a sparse tensor, "
             "codes and scales of a quantized one; optimizers with 32-bit states have them"
         )
@@ -133,7 +133,7 @@ def describe(
         raise LayoutError(
             f"adapters: the local shard of {name!r} is not dense\n"
             f"  shape {tuple(local.shape)}, strides {local.stride()}\n"
-            "  nothing was moved; the source state is intact\n"
+            "  nothing was switched; the source state is intact\n"
             "  make the parameter contiguous before it is sharded"
         )
     mesh = tensor.device_mesh
@@ -164,7 +164,7 @@ def _placements(name: str, tensor: DTensor, mesh: DeviceMesh) -> list[tuple[int,
             raise LayoutError(
                 f"adapters: {name!r} has placement {placement} on mesh {mesh}\n"
                 "  expected Shard, _StridedShard or Replicate\n"
-                "  nothing was moved; the source state is intact\n"
+                "  nothing was switched; the source state is intact\n"
                 "  reduce partial tensors before a switch"
             )
     return out

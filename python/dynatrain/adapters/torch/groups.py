@@ -18,7 +18,7 @@ from dynatrain.adapters.torch.inventory import LiveTensors
 from dynatrain.adapters.torch.meaning import difference
 from dynatrain.adapters.torch.optimizers import OF_PARAMETERS, Holder, Role, beside_slots
 
-_INTACT = "nothing was moved; the source state is intact"
+_INTACT = "nothing was switched; the source state is intact"
 
 
 #: Role and number of an optimizer, number of a group of it, and key of an option.

@@ -33,7 +33,7 @@ class _NoCollectives(TorchDispatchMode):  # type: ignore[no-untyped-call]
             raise LayoutError(
                 f"session: build ran the collective {func}\n"
                 "  expected build to communicate with nobody: other ranks are training\n"
-                "  nothing was moved; the source state is intact\n"
+                "  nothing was switched; the source state is intact\n"
                 "  move it behind dynatrain.init(..., initialize=), or take the group from world; "
                 "make the model inside build, as weights with memory are sent when they are cut"
             )
@@ -46,7 +46,7 @@ def _made_a_group(ranks: list[int]) -> LayoutError:
             f"session: build made a mesh, or a process group, of all ranks of the job, {ranks}\n"
             "  expected meshes of the world alone, which has fewer ranks in another layout: "
             "fully_shard(model) without mesh= takes one of all ranks\n"
-            "  nothing was moved; the source state is intact\n"
+            "  nothing was switched; the source state is intact\n"
             '  give it the world\'s, as fully_shard(model, mesh=world.mesh["dp_shard"]) or '
             "mesh=world.submesh(...); or make it in dynatrain.init(..., groups=) and read "
             "world.groups"
@@ -55,7 +55,7 @@ def _made_a_group(ranks: list[int]) -> LayoutError:
         f"session: build made a process group, or a mesh with one, of the ranks {ranks}\n"
         "  expected build to make none: a rank that idles in the layout runs no build, and the "
         "others would wait for it\n"
-        "  nothing was moved; the source state is intact\n"
+        "  nothing was switched; the source state is intact\n"
         "  make it in dynatrain.init(..., groups=), which all ranks call before build, and read "
         "world.groups; or take it from world.group(...) or world.mesh_over(...)"
     )
@@ -85,7 +85,7 @@ def build_for_real(make: Callable[[], object], device: torch.device) -> TrainSta
             raise LayoutError(
                 f"session: the first build raised {type(error).__name__}: {error}\n"
                 f"  on the device {device}; it had run under the meta device before, on trial\n"
-                "  nothing was moved; the source state is intact\n"
+                "  nothing was switched; the source state is intact\n"
                 f"  {_advice(error)}the traceback above this error says where"
             ) from error
         return checked_state(made)
@@ -106,7 +106,7 @@ def _wrapped_by_ddp(error: Exception) -> LayoutError:
         f"session: build wraps a model in DistributedDataParallel: {first}\n"
         "  expected the plain model: the wrapper talks to all replicas when it is made, and others "
         "are training\n"
-        "  nothing was moved; the source state is intact\n"
+        "  nothing was switched; the source state is intact\n"
         "  return the plain model, and wrap session.state.model in on_world() of a kept object, "
         "as docs/guide/ddp.md does"
     )
@@ -140,7 +140,7 @@ def build_on_meta(make: Callable[[], object], place: str, device: torch.device) 
         raise LayoutError(
             f"session: build raised {type(error).__name__}: {error}\n"
             f"  in {place}, under the meta device\n"
-            "  nothing was moved; the source state is intact\n"
+            "  nothing was switched; the source state is intact\n"
             f"  {_advice(error)}the traceback above this error says where"
         ) from error
     finally:
@@ -151,7 +151,7 @@ def build_on_meta(make: Callable[[], object], place: str, device: torch.device) 
         raise LayoutError(
             f"session: build seeded or drew random numbers, of {', '.join(disturbed)}\n"
             "  expected build to do neither: the streams of a run must not depend on its switches\n"
-            "  nothing was moved; the streams were put back and the source state is intact\n"
+            "  nothing was switched; the streams were put back and the source state is intact\n"
             "  take torch.manual_seed() and its like out of build and call them before "
             "dynatrain.init; draw in initialize=, which runs once"
         )
@@ -175,7 +175,7 @@ def checked_state(state: object) -> TrainState:
         raise LayoutError(
             f"session: build returned a {type(state).__name__}\n"
             "  expected a dynatrain.TrainState\n"
-            "  nothing was moved; the source state is intact\n"
+            "  nothing was switched; the source state is intact\n"
             "  end build with: return TrainState(model=..., optimizer=...)"
         )
     return state
@@ -194,7 +194,7 @@ def check_apart(built: TrainState, present: TrainState) -> None:
         raise LayoutError(
             f"session: build returned {what} again\n"
             "  expected a state made anew: the present one is the source of the switch\n"
-            "  nothing was moved; the source state is intact\n"
+            "  nothing was switched; the source state is intact\n"
             "  make model, optimizer and TrainState inside build, in every call"
         )
     options = (v for each in holders(present) for group in each.groups for v in group.values())

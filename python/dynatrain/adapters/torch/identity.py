@@ -114,7 +114,7 @@ def check_not_split(
                 f"adapters: {words} keeps one {type(item).__name__} for {together!r} and "
                 f"{apart[0]!r}, which are on different ranks of the target\n"
                 "  expected them on one rank: what is written to it for one is read for the other\n"
-                "  nothing was moved; the source state is intact\n"
+                "  nothing was switched; the source state is intact\n"
                 "  keep an object for each parameter, or choose a layout that does not stage the "
                 "model"
             )

@@ -118,7 +118,7 @@ class LiveTensors(Inventory):
                 f"adapters: an optimizer holds a parameter of shape {tuple(param.shape)} "
                 "that the model does not have\n"
                 "  expected only parameters of TrainState.model\n"
-                "  nothing was moved; the source state is intact\n"
+                "  nothing was switched; the source state is intact\n"
                 "  make the optimizer after fully_shard() and parallelize_module(), which replace "
                 "parameters, and pass every module whose parameters are optimized as "
                 "TrainState(model=[...])"
@@ -245,7 +245,7 @@ class LiveTensors(Inventory):
             raise LayoutError(
                 f"adapters: two live tensors are named {name!r} on this rank{self._renamed(name)}\n"
                 "  expected FQNs that are unique across the pipeline stages of one rank\n"
-                "  nothing was moved; the source state is intact\n"
+                "  nothing was switched; the source state is intact\n"
                 f"  {self._apart(name)}"
             )
         self.tensors[name] = tensor

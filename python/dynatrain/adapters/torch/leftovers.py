@@ -137,7 +137,7 @@ def check_begun(state: TrainState) -> None:
             f"session: {where!r} has no memory after initialize\n"
             "  expected initialize= to make what no name of a parameter leads to: build runs under "
             "the meta device\n"
-            "  nothing was moved; the source state is intact\n"
+            "  nothing was switched; the source state is intact\n"
             "  set it in initialize(state, world), or hand it over in a dict by the names of "
             "parameters: it is given memory then"
         )
@@ -187,7 +187,7 @@ def _left_on_meta(where: str) -> LayoutError:
         "  expected every tensor that the state reaches to be a parameter, a buffer, optimizer "
         "state, or an attribute of a parameter that has its shape: build runs under the meta "
         "device\n"
-        "  nothing was moved; the source state is intact\n"
+        "  nothing was switched; the source state is intact\n"
         "  use register_buffer(), persistent=False if it is not saved; make a constant from plain "
         "numbers with device=world.device; or let load_state_dict() of an extra set it"
     )

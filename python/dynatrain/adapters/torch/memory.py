@@ -94,7 +94,7 @@ def _check_same_shape(slots: Slots, fqn: str, param: torch.Tensor) -> None:
         raise LayoutError(
             f"materialize: parameter {fqn!r} has shape {list(in_source)} in the source\n"
             f"  build makes it of shape {list(param.shape)} for the target\n"
-            "  nothing was moved; the source state is intact\n"
+            "  nothing was switched; the source state is intact\n"
             "  build the same model for every layout; names= of the call, if it has them, have to "
             "lead to a parameter of the same shape"
         )
@@ -111,7 +111,7 @@ def _slot_like(
     raise LayoutError(
         f"materialize: optimizer slot {name!r} has shape {list(shape)}\n"
         f"  expected the parameter's shape {list(param.shape)}, or a scalar\n"
-        "  nothing was moved; the source state is intact\n"
+        "  nothing was switched; the source state is intact\n"
         "  hand such an optimizer's state over as extra= instead"
     )
 

@@ -26,7 +26,7 @@ def check_slot(fqn: str, slot: str) -> None:
         f"adapters: an optimizer's state for {fqn!r} has a slot named {slot!r}\n"
         f"  expected none of {PARAM!r} and {BUFFER!r}, no '.' at the head and no '|': such names "
         "tell other tensors\n"
-        "  nothing was moved; the source state is intact\n"
+        "  nothing was switched; the source state is intact\n"
         '  rename the slot: optimizer.state[param]["..."] under another name'
     )
 
@@ -48,7 +48,7 @@ def dtype_named(text: str, name: str) -> torch.dtype:
     raise LayoutError(
         f"materialize: {name!r} is a tensor of {text} that build does not make\n"
         "  expected a dtype of torch: a conjugate or negative view is read by a rule of its own\n"
-        "  nothing was moved; the source state is intact\n"
+        "  nothing was switched; the source state is intact\n"
         "  keep it as resolve_conj() and resolve_neg() give it, or make it in build"
     )
 

@@ -24,7 +24,7 @@ from dynatrain.adapters.torch.optimizers import asked
 from dynatrain.adapters.torch.placing import wrap_like
 from dynatrain.train_state import Stateful, TrainState
 
-_INTACT = "nothing was moved; the source state is intact"
+_INTACT = "nothing was switched; the source state is intact"
 #: First words of the names of objects; other shared values have other names.
 _FIRST = ("scheduler", "scaler", "extra")
 

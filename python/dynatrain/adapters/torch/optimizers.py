@@ -112,7 +112,7 @@ def _check_optimizer(item: Any) -> None:
     raise LayoutError(
         f"adapters: TrainState.optimizer has a {kind_of(item)}\n"
         "  expected a torch.optim.Optimizer, with state by parameter and param_groups, or several\n"
-        "  nothing was moved; the source state is intact\n"
+        "  nothing was switched; the source state is intact\n"
         "  give the optimizer that it wraps, and what it keeps itself as extra="
     )
 
@@ -157,7 +157,7 @@ def beside_slots(holder: Holder) -> dict[str, Any]:
                 f"adapters: the state_dict() of {holder.words}, a {type(whole).__name__}, has "
                 f"{has[:6]}\n"
                 f"  expected {_STATE!r}, {_GROUPS!r} and what it keeps beside them\n"
-                "  nothing was moved; the source state is intact\n"
+                "  nothing was switched; the source state is intact\n"
                 "  give TrainState the optimizers that it holds, and its own counters as extra="
             )
         written = {key: item for key, item in whole.items() if key not in (_STATE, _GROUPS)}

@@ -185,7 +185,7 @@ def _lost_frozen(fqn: str, value: int, by_build: int) -> LayoutError:
         f"adapters: parameter {fqn!r} has requires_grad={bool(value)}, which the script has set; "
         f"build makes it with requires_grad={bool(by_build)}\n"
         "  expected the same in both: a switch makes parameters anew, as build says\n"
-        "  nothing was moved; the source state is intact\n"
+        "  nothing was switched; the source state is intact\n"
         "  set it in build, which may ask the script what is frozen by now"
     )
 
@@ -198,6 +198,6 @@ def _lost_hooks(what: str, fqn: str, value: int, by_build: int) -> LayoutError:
         f"adapters: hooks of {owner} by {what}(): {value} as the script has left them, {by_build} "
         "as build makes them\n"
         "  expected as many in both: a switch makes modules, parameters and optimizers anew\n"
-        "  nothing was moved; the source state is intact\n"
+        "  nothing was switched; the source state is intact\n"
         "  register it in build, or in on_world() of a kept object, which is called in every world"
     )

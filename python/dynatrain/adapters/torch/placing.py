@@ -36,7 +36,7 @@ def check_held(name: str, tensor: torch.Tensor) -> None:
             f"materialize: autograd holds {name!r} in {held} places after build\n"
             "  expected parameters that no graph, view or AccumulateGrad node of build refers to: "
             "it would go on without memory, and its hooks would never run\n"
-            "  nothing was moved; the source state is intact\n"
+            "  nothing was switched; the source state is intact\n"
             "  compute on parameters under torch.no_grad() in build, and hook them by "
             "param.register_hook() or param.register_post_accumulate_grad_hook()"
         )
@@ -56,7 +56,7 @@ def place(name: str, tensor: torch.Tensor, local: torch.Tensor) -> None:
         raise LayoutError(
             f"materialize: no memory can be put under {name!r}: {error}\n"
             "  expected a tensor of build that no C++ code refers to\n"
-            "  nothing was moved; the source state is intact\n"
+            "  nothing was switched; the source state is intact\n"
             "  drop what build made of it, or make it after the switch"
         ) from error
 

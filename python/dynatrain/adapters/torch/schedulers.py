@@ -20,7 +20,7 @@ from dynatrain.adapters.torch.optimizers import Holder
 
 #: Lists of torch's schedulers with one entry for each param group.
 _BY_GROUP = ("base_lrs", "_last_lr", "min_lrs", "max_lrs", "lr_lambdas")
-_INTACT = "nothing was moved; the source state is intact"
+_INTACT = "nothing was switched; the source state is intact"
 
 
 @readable

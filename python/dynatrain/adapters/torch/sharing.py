@@ -98,7 +98,7 @@ def check_kept(target: Mapping[str, torch.Tensor], said: Collection[SlotNote]) -
             raise LayoutError(
                 f"materialize: {names} lie in one memory in the source, not after build\n"
                 "  expected the same sharing in both: what is written to one reaches the other\n"
-                "  nothing was moved; the source state is intact\n"
+                "  nothing was switched; the source state is intact\n"
                 "  keep a copy, such as param.detach().clone(), or make them share in build"
             )
 
@@ -119,7 +119,7 @@ def check_alike(source: Mapping[str, torch.Tensor], said: Collection[SlotNote]) 
                 f"materialize: {names} lie in one memory on other ranks of the source, and apart "
                 "on this one\n"
                 "  expected the same sharing on all ranks: one content could not serve both\n"
-                "  nothing was moved; the source state is intact\n"
+                "  nothing was switched; the source state is intact\n"
                 "  keep a copy, such as param.detach().clone(), on all ranks or on none"
             )
 
@@ -134,7 +134,7 @@ def check_shared_in_source(
             raise LayoutError(
                 f"materialize: {sorted(group)} lie in one memory after build, not in the source\n"
                 "  expected the same sharing in both: only one of the contents could arrive\n"
-                "  nothing was moved; the source state is intact\n"
+                "  nothing was switched; the source state is intact\n"
                 "  make them separate tensors in build, or one tensor under both names"
             )
 
@@ -159,7 +159,7 @@ def check_still_shared(together: Iterable[Group], tensors: Mapping[str, torch.Te
                 f"materialize: {sorted(group)} lie in one memory after build, and fully_shard "
                 "has copied one of them out of it\n"
                 "  expected it to read its shards where they lie\n"
-                "  nothing was moved; the source state is intact\n"
+                "  nothing was switched; the source state is intact\n"
                 "  lay nothing over parameters of which fully_shard keeps a copy, such as a "
                 "pinned one"
             )

@@ -22,7 +22,7 @@ from dynatrain.adapters.torch import trees
 #: First words of notes: a slot, a tensor of an object or all that it has of the map lie on the host
 #: while the session's device is another; an object has tensors of the map elsewhere.
 ON_HOST, ELSEWHERE = "on host", "elsewhere"
-_INTACT = "nothing was moved; the source state is intact"
+_INTACT = "nothing was switched; the source state is intact"
 
 
 def told_apart(fqn: str, param: torch.Tensor, held: Any) -> tuple[dict[str, torch.Tensor], Any]:
@@ -117,7 +117,7 @@ def names_in(
                 f"adapters: {extra} holds a shard of {key!r} as a plain tensor at "
                 f"{trees.text(path)!r}\n"
                 f"  expected shape {list(param.shape)} or a DTensor, got {list(tensor.shape)}\n"
-                "  nothing was moved; the source state is intact\n"
+                "  nothing was switched; the source state is intact\n"
                 "  keep DTensors: param.detach().clone() is one"
             )
     return _once(names, tree, params, named)

@@ -33,7 +33,7 @@ from dynatrain.adapters.torch.outside import OUTSIDE
 #: Names of shared values beside those of the Stateful objects.
 GROUPS, OPTIMIZER_VALUES, MODULES = "param_groups", "optimizer.state", "modules"
 _KEYED = (OPTIMIZER_VALUES, MODULES)
-_INTACT = "nothing was moved; the source state is intact"
+_INTACT = "nothing was switched; the source state is intact"
 
 
 def read_shared(live: LiveTensors) -> dict[str, Any]:
