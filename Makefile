@@ -11,6 +11,9 @@ JOBS := $(shell nproc)
 BIN := $(VENV)/bin
 TIMED := scripts/timed
 PYTEST := env OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+# Files of short tests are spread over so many processes; each has workers of its own.
+TEST_PROCESSES ?= 2
+SPREAD := -n $(TEST_PROCESSES) --dist loadfile
 PYTEST_FOLDERS = $(wildcard tests/python tests/multiprocess tests/gpu tests/regression tests/lint)
 
 # CMake and Ninja of the environment come before the system's.
@@ -76,7 +79,7 @@ test-cpp: build-tests ## the C++ tests
 	  --no-tests=error
 
 test-python: build ## the Python tests, multi-process ones too
-	@$(TIMED) "Python tests" $(PYTEST) -m "not long" $(PYTEST_FOLDERS)
+	@$(TIMED) "Python tests" $(PYTEST) -m "not long" $(SPREAD) $(PYTEST_FOLDERS)
 
 $(OLDEST_VENV)/.locked: requirements-oldest.txt
 	@$(TIMED) "set-up of the oldest torch" scripts/make_venv "$(OLDEST_VENV)" requirements-oldest.txt
@@ -98,7 +101,7 @@ test-long: build-tests $(OLDEST_VENV)/.locked ## the tests that take minutes
 	@$(TIMED) "long C++ tests" ctest --test-dir $(BUILD) -L long --output-on-failure
 	@DYNATRAIN_OLDEST_VENV="$(OLDEST_VENV)" $(TIMED) "long Python tests" $(PYTEST) -m long --timeout=1800 $(PYTEST_FOLDERS)
 	@$(TIMED) "Python tests under the oldest torch" env OMP_NUM_THREADS=1 PYTHONPATH=python \
-	  $(OLDEST_VENV)/bin/python -m pytest -m "not long" tests/python tests/multiprocess \
+	  $(OLDEST_VENV)/bin/python -m pytest -m "not long" $(SPREAD) tests/python tests/multiprocess \
 	  --ignore=tests/python/package
 	@$(TIMED) "bare machine" scripts/bare.py --skip-where-impossible
 
