@@ -159,6 +159,8 @@ class Coordinator:
         except OSError as error:
             _log.debug("a connection has ended: %s", error)
             is_told = error.errno not in _NO_ANSWER
+        except asyncio.CancelledError:
+            is_told = False  # this side ends: nobody is lost by that
         finally:
             if connection is not None:
                 self._forget(connection, is_told=is_told)

@@ -97,6 +97,34 @@ def test_a_coordinator_whose_ledger_is_another_ones_ends_without_a_record(serve)
     assert "another one is in office" in str(serving.error)
 
 
+# A coordinator that is moved to another host is ended so; the next one found all members lost, and
+# they ended with their job.
+def test_a_coordinator_that_is_told_to_end_loses_nobody(caplog):
+    ledger = SqliteLedger(":memory:")
+    settings = Settings("127.0.0.1", 0, (Layout(dp=2),), TIMEOUT_S, SECRET)
+    coordinator = Coordinator(settings, ledger)
+    line = Line([("127.0.0.1", coordinator.port)], SECRET)
+
+    def join():
+        assert line.connect()
+        line.say(MEMBER + join_line())
+        while "welcome" not in str(line.hear(TIMEOUT_S)):
+            pass
+
+    async def serve():
+        serving = asyncio.ensure_future(coordinator.serve())
+        await asyncio.to_thread(join)
+        serving.cancel()
+        with suppress(asyncio.CancelledError):
+            await serving
+
+    asyncio.run(serve())  # which ends what still listens to members
+    line.end()
+
+    assert [record.split()[1] for record in ledger.lines()] == ["member-joined"]
+    assert caplog.text == ""
+
+
 class Idle:
     """What is done beside a training thread: nothing."""
 
