@@ -47,8 +47,49 @@ std::int64_t due_ms(const CoordinatorState& state) {
 
 }  // namespace
 
+void on_advises(CoordinatorState& state, MemberId id) {
+  const auto found = state.live.find(id);
+  if (found == state.live.end()) {
+    ++state.num_stale;
+  } else if (!std::exchange(found->second.has_policy, true)) {
+    note_change(state);
+  }
+}
+
+void on_advice(CoordinatorState& state, const Advice& event) {
+  if (!state.consultation || state.consultation->number != event.number ||
+      state.consultation->advice) {
+    ++state.num_stale;
+    return;
+  }
+  state.consultation->advice = event;
+  // It may be late: what was chosen without it is looked at again. An attempt goes on to its end,
+  // and who is there then is asked about anew.
+  state.is_undecided = state.is_undecided || !state.attempt;
+}
+
+bool is_advised(CoordinatorState& state) {
+  if (!state.consultation) {
+    const std::vector<MemberId> available = available_members(state);
+    const auto asked =
+        std::ranges::find_if(available, [&](MemberId id) { return state.live.at(id).has_policy; });
+    if (asked == available.end()) {
+      return true;
+    }
+    state.consultation = Consultation{
+        .number = ++state.last_question,
+        .deadline_ms = state.now_ms + state.options.deadlines.advice_ms,
+    };
+    state.out.emplace_back(Consult{state.last_question, *asked});
+  }
+  return state.consultation->advice || state.now_ms >= state.consultation->deadline_ms;
+}
+
 PolicyChoice choose_world(const CoordinatorState& state) {
   PolicyInput input{available_members(state), state.durable.world, state.durable.wish};
+  if (state.consultation) {
+    input.advice = state.consultation->advice;
+  }
   PolicyChoice choice = state.options.policy(input);
   std::string fault = fault_of(choice, input.available);
   if (!fault.empty()) {
@@ -60,7 +101,7 @@ PolicyChoice choose_world(const CoordinatorState& state) {
 
 void consider_change(CoordinatorState& state) {
   if (!state.is_undecided || state.attempt || state.recovery || state.durable.is_finished ||
-      state.now_ms < due_ms(state)) {
+      state.now_ms < due_ms(state) || !is_advised(state)) {
     return;
   }
   PolicyChoice choice = choose_world(state);

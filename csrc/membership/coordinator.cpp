@@ -70,6 +70,8 @@ void dispatch(CoordinatorState& state, const CoordinatorEvent& event) {
                      lose(state, closed.id, "its connection was closed");
                    }
                  },
+                 [&](const Advises& one) { on_advises(state, one.id); },
+                 [&](const Advice& advice) { on_advice(state, advice); },
                  [&](const Tick&) {
                    lose_silent_members(state);
                    check_attempt_deadline(state);

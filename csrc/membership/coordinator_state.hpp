@@ -19,6 +19,14 @@ struct Live {
   std::int64_t epoch = 0;
   std::int64_t version = 0;
   std::optional<Report> report = std::nullopt;  ///< on the halt of the present world
+  bool has_policy = false;                      ///< its script has one
+};
+
+/// A script's policy was asked about those who are there now.
+struct Consultation {
+  std::int64_t number = 0;
+  std::int64_t deadline_ms = 0;
+  std::optional<Advice> advice = std::nullopt;
 };
 
 struct Participant {
@@ -73,6 +81,8 @@ struct CoordinatorState {
   std::int64_t back_off_ms = 0;        ///< the next one
   std::string waits_for;               ///< why no attempt was begun when it was last considered
   std::string last_failure;
+  std::optional<Consultation> consultation;  ///< void when somebody comes or goes
+  std::int64_t last_question = 0;
   std::int64_t num_stale = 0;
 
   std::int64_t last_heard_ms = 0;     ///< of anybody
@@ -111,6 +121,10 @@ void note_change(CoordinatorState& state);
 
 // ---- the next world (choice.cpp) ---------------------------------------------------------------
 
+void on_advises(CoordinatorState& state, MemberId id);
+void on_advice(CoordinatorState& state, const Advice& event);
+/// Whether a world may be chosen: where a script has a policy, asks it first, for a while.
+[[nodiscard]] bool is_advised(CoordinatorState& state);
 /// The policy's choice, or one without members that says what is wrong with it.
 [[nodiscard]] PolicyChoice choose_world(const CoordinatorState& state);
 /// Begins the planned change that is due, if one is.

@@ -34,6 +34,12 @@ constexpr std::array kRules{
               "lost_after_ms",
               &Deadlines::lost_after_ms,
               "two heartbeats may go astray before a member is lost"},
+    OrderRule{"advice_ms",
+              &Deadlines::advice_ms,
+              1,
+              "abandon_ms",
+              &Deadlines::abandon_ms,
+              "a halted member outlasts the policy of a script"},
     OrderRule{"lost_after_ms",
               &Deadlines::lost_after_ms,
               1,
@@ -105,6 +111,7 @@ Deadlines make_deadlines(std::int64_t timeout_ms) {
       .heartbeat_ms = timeout_ms / 60,
       .lost_after_ms = timeout_ms / 12,
       .settle_ms = timeout_ms / 120,
+      .advice_ms = timeout_ms / 12,
       .promise_ms = timeout_ms / 6,
       .hold_ms = timeout_ms / 3,
       .report_ms = timeout_ms / 6,
@@ -120,6 +127,7 @@ Deadlines make_deadlines(std::int64_t timeout_ms) {
 void check_deadlines(const Deadlines& deadlines) {
   check_sign("tick_ms", deadlines.tick_ms);
   check_sign("settle_ms", deadlines.settle_ms);
+  check_sign("advice_ms", deadlines.advice_ms);
   check_sign("back_off_ms", deadlines.back_off_ms);
   for (const OrderRule& rule : kRules) {
     const std::int64_t first_ms = deadlines.*rule.first;

@@ -216,6 +216,19 @@ constexpr auto form(Of<Drain> /*type*/) {
 constexpr auto form(Of<ConnectionClosed> /*type*/) {
   return named("connection-closed", field("id", &ConnectionClosed::id));
 }
+constexpr auto form(Of<Advises> /*type*/) {
+  return named("advises", field("id", &Advises::id));
+}
+constexpr auto form(Of<Advice> /*type*/) {
+  return named("advice",
+               field("number", &Advice::number),
+               field("layout", &Advice::layout, kMaxLayoutBytes),
+               field("world_size", &Advice::world_size),
+               field("why", &Advice::why, kMaxWhyBytes));
+}
+constexpr auto form(Of<Consult> /*type*/) {
+  return named("consult", field("number", &Consult::number), field("to", &Consult::to));
+}
 constexpr auto form(Of<Tick> /*type*/) {
   return named("tick");
 }

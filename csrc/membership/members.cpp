@@ -21,6 +21,7 @@ void note_change(CoordinatorState& state) {
       std::min(state.now_ms + deadlines.settle_ms, state.first_change_ms + 4 * deadlines.settle_ms);
   state.back_off_ms = deadlines.back_off_ms;
   state.back_off_until_ms = state.now_ms;
+  state.consultation.reset();
   if (state.recovery) {
     state.recovery->candidate = 0;
   }

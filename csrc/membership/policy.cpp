@@ -3,7 +3,10 @@
 #include "dynatrain/base/error.hpp"
 
 #include <algorithm>
+#include <array>
+#include <optional>
 #include <set>
+#include <string>
 #include <utility>
 
 namespace dynatrain::membership {
@@ -42,29 +45,76 @@ std::vector<MemberId> members_for(const PolicyInput& input, std::size_t world_si
   return members;
 }
 
-PolicyChoice choose(const std::vector<LayoutChoice>& layouts, const PolicyInput& input) {
-  const auto fits = [&](const LayoutChoice& choice) {
-    return static_cast<std::size_t>(choice.world_size) <= input.available.size();
-  };
-  const auto wished = std::ranges::find(layouts, input.wish, &LayoutChoice::layout);
-  const auto found =
-      wished != layouts.end() && fits(*wished) ? wished : std::ranges::find_if(layouts, fits);
-  PolicyChoice choice;
+bool fits(const LayoutChoice& choice, const PolicyInput& input) {
+  return static_cast<std::size_t>(choice.world_size) <= input.available.size();
+}
+
+/// The layout that somebody wants, or why it cannot be taken; neither where nobody wants any.
+struct Preference {
+  std::optional<LayoutChoice> choice = std::nullopt;
+  std::string why;
+};
+
+Preference taken_if_it_fits(const std::string& whose,
+                            const LayoutChoice& choice,
+                            const PolicyInput& input) {
+  if (fits(choice, input)) {
+    return {choice, {}};
+  }
+  return {std::nullopt,
+          whose + " layout '" + choice.layout + "' needs " + std::to_string(choice.world_size) +
+              " members, " + std::to_string(input.available.size()) + " are available"};
+}
+
+Preference of_operator(const std::vector<LayoutChoice>& layouts, const PolicyInput& input) {
+  if (input.wish.empty()) {
+    return {};
+  }
+  const auto found = std::ranges::find(layouts, input.wish, &LayoutChoice::layout);
   if (found == layouts.end()) {
-    const int least = std::ranges::min(layouts, {}, &LayoutChoice::world_size).world_size;
-    choice.why = std::to_string(input.available.size()) +
-                 " members are available, the smallest layout needs " + std::to_string(least);
+    return {std::nullopt, "the wished layout '" + input.wish + "' is not in the list of layouts"};
+  }
+  return taken_if_it_fits("the wished", *found, input);
+}
+
+Preference of_script(const PolicyInput& input) {
+  if (!input.advice) {
+    return {};
+  }
+  if (!input.advice->why.empty()) {
+    return {std::nullopt, "the script's policy failed: " + input.advice->why};
+  }
+  return taken_if_it_fits("the script's", {input.advice->layout, input.advice->world_size}, input);
+}
+
+Preference first_of(const std::vector<LayoutChoice>& layouts, const PolicyInput& input) {
+  const auto first =
+      std::ranges::find_if(layouts, [&](const auto& each) { return fits(each, input); });
+  if (first != layouts.end()) {
+    return {*first, {}};
+  }
+  const int least = std::ranges::min(layouts, {}, &LayoutChoice::world_size).world_size;
+  return {std::nullopt,
+          std::to_string(input.available.size()) +
+              " members are available, the smallest layout needs " + std::to_string(least)};
+}
+
+PolicyChoice choose(const std::vector<LayoutChoice>& layouts, const PolicyInput& input) {
+  PolicyChoice choice;
+  const std::array preferences{
+      of_operator(layouts, input), of_script(input), first_of(layouts, input)};
+  for (const Preference& each : preferences) {
+    if (!each.choice) {
+      choice.why = each.why.empty() ? choice.why : each.why;
+      continue;
+    }
+    if (each.choice->layout.empty()) {
+      return PolicyChoice{{}, {}, "the script's policy waits for others to come or go"};
+    }
+    choice.layout = each.choice->layout;
+    choice.members = members_for(input, static_cast<std::size_t>(each.choice->world_size));
     return choice;
   }
-  if (!input.wish.empty() && found != wished) {
-    choice.why = wished == layouts.end()
-                     ? "the wished layout '" + input.wish + "' is not in the list of layouts"
-                     : "the wished layout '" + input.wish + "' needs " +
-                           std::to_string(wished->world_size) + " members, " +
-                           std::to_string(input.available.size()) + " are available";
-  }
-  choice.layout = found->layout;
-  choice.members = members_for(input, static_cast<std::size_t>(found->world_size));
   return choice;
 }
 

@@ -157,7 +157,7 @@ void consider_recovery(CoordinatorState& state) {
     }
     lose_late_members(state);
   }
-  if (!state.is_undecided || state.now_ms < state.back_off_until_ms) {
+  if (!state.is_undecided || state.now_ms < state.back_off_until_ms || !is_advised(state)) {
     return;
   }
   state.is_undecided = false;

@@ -68,6 +68,9 @@ Wait wait_of(const CoordinatorState& state) {
   if (state.is_undecided && state.back_off_until_ms > state.now_ms) {
     return {"pause after a failed attempt", state.back_off_until_ms};
   }
+  if (state.is_undecided && state.consultation && !state.consultation->advice) {
+    return {"the policy of a script is asked", state.consultation->deadline_ms};
+  }
   if (state.is_undecided && !state.recovery) {
     return {"more members may join or leave", state.quiet_until_ms};
   }

@@ -34,6 +34,9 @@ py::tuple action(const membership::Publish& each) {
 py::tuple action(const membership::Send& each) {
   return py::make_tuple("send", each.to.value, membership::encode(each.message));
 }
+py::tuple action(const membership::Consult& each) {
+  return py::make_tuple("consult", each.number, each.to.value);
+}
 py::tuple action(const membership::Tell& each) {
   return py::make_tuple("tell", membership::encode(each.message));
 }
@@ -228,6 +231,31 @@ void bind_coordinator(py::module_& m) {
           },
           py::arg("now_ms"),
           py::arg("member"))
+      .def(
+          "advises",
+          [](TracedCoordinator& self, std::int64_t now_ms, std::uint64_t id) {
+            return handle(self, now_ms, membership::Advises{MemberId{id}});
+          },
+          py::arg("now_ms"),
+          py::arg("member"))
+      .def(
+          "advice",
+          [](TracedCoordinator& self,
+             std::int64_t now_ms,
+             std::int64_t number,
+             std::string layout,
+             int world_size,
+             std::string why) {
+            return handle(
+                self,
+                now_ms,
+                membership::Advice{number, std::move(layout), world_size, std::move(why)});
+          },
+          py::arg("now_ms"),
+          py::arg("number"),
+          py::arg("layout"),
+          py::arg("world_size"),
+          py::arg("why"))
       .def(
           "tick",
           [](TracedCoordinator& self, std::int64_t now_ms) {

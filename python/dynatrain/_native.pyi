@@ -646,6 +646,14 @@ class MembershipCoordinator:
     def connection_closed(self, now_ms: int, member: int) -> list[tuple[Any, ...]]:
         """The connection of a member has ended."""
 
+    def advises(self, now_ms: int, member: int) -> list[tuple[Any, ...]]:
+        """The script of a member has a policy."""
+
+    def advice(
+        self, now_ms: int, number: int, layout: str, world_size: int, why: str
+    ) -> list[tuple[Any, ...]]:
+        """A policy has answered a question; ``why`` says what went wrong where it has not."""
+
     def tick(self, now_ms: int) -> list[tuple[Any, ...]]:
         """Time has passed."""
 

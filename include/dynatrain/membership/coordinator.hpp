@@ -25,9 +25,14 @@ struct Drain {
 struct ConnectionClosed {
   MemberId id;
 };
+/// The member's script has a policy: it is asked before a world is chosen.
+struct Advises {
+  MemberId id;
+};
 struct Tick {};
 
-using CoordinatorEvent = std::variant<FromWorker, Resize, Drain, ConnectionClosed, Tick>;
+using CoordinatorEvent =
+    std::variant<FromWorker, Resize, Drain, ConnectionClosed, Advises, Advice, Tick>;
 
 /// To be on disk before any later action of the same list is carried out.
 struct Persist {
@@ -42,7 +47,14 @@ struct Send {
   FromCoordinator message;
 };
 
-using CoordinatorAction = std::variant<Persist, Publish, Send>;
+/// A world is to be chosen: the policy of this member's script is to be asked, with who is there
+/// now. The answer comes as Advice of this number; any may be late, or missing.
+struct Consult {
+  std::int64_t number = 0;
+  MemberId to;
+};
+
+using CoordinatorAction = std::variant<Persist, Publish, Send, Consult>;
 
 struct CoordinatorOptions {
   Policy policy;

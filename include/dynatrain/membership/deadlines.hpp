@@ -11,6 +11,7 @@ struct Deadlines {
   std::int64_t heartbeat_ms = 0;   ///< between two heartbeats of a member
   std::int64_t lost_after_ms = 0;  ///< without a heartbeat, a member is lost
   std::int64_t settle_ms = 0;      ///< membership is quiet this long before a change begins
+  std::int64_t advice_ms = 0;      ///< for a script's policy; then it is chosen without
   std::int64_t promise_ms = 0;     ///< for all answers to one proposal
   std::int64_t hold_ms = 0;        ///< a member that has promised stands at the step, then gives up
   std::int64_t report_ms = 0;      ///< for all answers to Halt

@@ -2,17 +2,30 @@
 
 #include "dynatrain/membership/world.hpp"
 
+#include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
 namespace dynatrain::membership {
+
+/// What the script of a member says to a Consult: the layout that it wants for those who are there.
+struct Advice {
+  std::int64_t number = 0;  ///< of the Consult
+  std::string layout;       ///< empty: to wait until others are there
+  int world_size = 0;       ///< of `layout`
+  std::string why;          ///< where it could not say: what went wrong
+
+  friend bool operator==(const Advice&, const Advice&) = default;
+};
 
 /// What a policy chooses from.
 struct PolicyInput {
   std::vector<MemberId> available;  ///< in the order in which they joined; nobody who leaves
   World present;                    ///< may name members that are not available
   std::string wish;                 ///< the layout that the operator asked for, or empty
+  std::optional<Advice> advice = std::nullopt;  ///< of the script, on these members and this world
 };
 
 /// The world to go to; no members means that none can stand, and `why` says what is missing.
@@ -32,8 +45,9 @@ struct LayoutChoice {
   int world_size = 0;
 };
 
-/// Takes the wished layout when enough members are available, else the first of `layouts` for which
-/// there are. Members of the present world stay, in their order; others fill up as they joined.
+/// Takes the wished layout when enough members are available, else the one that the script advises,
+/// which need not be among `layouts`, else the first of `layouts` for which there are. Members of
+/// the present world stay, in their order; others fill up as they joined.
 /// Errors   LayoutError when the list is empty, names a layout twice, or a world size is below 1.
 [[nodiscard]] Policy first_that_fits(std::vector<LayoutChoice> layouts);
 

@@ -107,6 +107,33 @@ TEST(Policy, SaysWhyTheWishIsNotFollowed) {
             "the wished layout 'dp=9' is not in the list of layouts");
 }
 
+// The script may know layouts that whoever started the coordinator did not think of.
+TEST(Policy, TakesWhatTheScriptAdvisesBehindTheWish) {
+  const Advice advice{1, "dp=3", 3, {}};
+
+  EXPECT_EQ(choose({{{1}, {2}, {3}, {4}}, {}, {}, advice}).layout, "dp=3");
+  EXPECT_EQ(choose({{{1}, {2}, {3}, {4}}, {}, "dp=4", advice}).layout, "dp=4");
+  EXPECT_EQ(choose({{{1}, {2}, {3}}, {}, "dp=4", advice}).layout, "dp=3");
+}
+
+TEST(Policy, WaitsWhereTheScriptDoes) {
+  const PolicyChoice choice = choose({{{1}, {2}}, {}, {}, Advice{1, {}, 0, {}}});
+
+  EXPECT_TRUE(choice.members.empty());
+  EXPECT_EQ(choice.why, "the script's policy waits for others to come or go");
+}
+
+// A mistake in it must not stop the job, nor stay unknown.
+TEST(Policy, GoesOnWithoutAScriptThatFailedOrAsksForTooMuch) {
+  const PolicyChoice failed = choose({{{1}, {2}}, {}, {}, Advice{1, {}, 0, "KeyError"}});
+  const PolicyChoice large = choose({{{1}, {2}}, {}, {}, Advice{1, "dp=3", 3, {}}});
+
+  EXPECT_EQ(failed.layout, "tp=2");
+  EXPECT_EQ(failed.why, "the script's policy failed: KeyError");
+  EXPECT_EQ(large.layout, "tp=2");
+  EXPECT_EQ(large.why, "the script's layout 'dp=3' needs 3 members, 2 are available");
+}
+
 TEST(Policy, ChoosesNobodyWhereNoLayoutFits) {
   const PolicyChoice choice = choose({{{1}}, {}, {}});
 

@@ -78,6 +78,13 @@ TEST(Text, EveryMessageOfTheCoordinatorTravels) {
   }
 }
 
+TEST(Text, QuestionsToScriptsAndTheirAnswersTravel) {
+  EXPECT_TRUE(travels(CoordinatorEvent{Advises{{7}}}));
+  EXPECT_TRUE(travels(CoordinatorEvent{Advice{3, "dp=2", 2, {}}}));
+  EXPECT_TRUE(travels(CoordinatorEvent{Advice{3, {}, 0, "KeyError: 'a host'"}}));
+  EXPECT_TRUE(travels(CoordinatorAction{Consult{3, {7}}}));
+}
+
 TEST(Text, EveryRecordTravels) {
   const std::vector<Record> records{MemberJoined{{1}, "host"},
                                     MemberLeaves{{1}},

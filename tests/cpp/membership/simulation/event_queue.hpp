@@ -18,6 +18,7 @@ enum class What : std::uint8_t {
   kCoordinatorTick,
   kRestartCoordinator,
   kConnectionClosed,
+  kAdvice,  ///< `process` is the coordinator's number, `token` the question's
   kStepRetry,
   kStepEnds,
   kStepTimesOut,

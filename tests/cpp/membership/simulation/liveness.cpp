@@ -25,6 +25,19 @@ const LayoutChoice* Simulation::wanted_layout(std::int64_t num_available) const 
   return first;
 }
 
+bool Simulation::is_wanted(const std::string& layout, std::int64_t num_available) const {
+  const LayoutChoice* const wanted = wanted_layout(num_available);
+  if (wanted != nullptr && wanted->layout == layout) {
+    return true;
+  }
+  if (wanted == nullptr || wanted->layout == oracle_.wish()) {
+    return false;
+  }
+  // What policies want in the end, if the first member that is available has one.
+  const LayoutChoice& last = scenario_.layouts.back();
+  return scenario_.policy_percent > 0 && last.layout == layout && last.world_size <= num_available;
+}
+
 bool Simulation::is_resting(const Process& process) const {
   const bool is_member =
       std::ranges::find(oracle_.world().members, process.id) != oracle_.world().members.end();
@@ -87,13 +100,11 @@ bool Simulation::is_well() {
       version = version < 0 ? process->data.version : std::min(version, process->data.version);
     }
   }
-  const LayoutChoice* const wanted = wanted_layout(num_available);
   const World& world = oracle_.world();
-  const bool is_wanted = wanted == nullptr ? false : world.layout == wanted->layout;
   const bool is_alive = std::ranges::all_of(world.members, [&](MemberId id) {
     return process_of(id).is_alive && !oracle_.is_leaving(id);
   });
-  if (!is_wanted || !is_alive) {
+  if (!is_wanted(world.layout, num_available) || !is_alive) {
     well_since_.reset();
     return false;
   }

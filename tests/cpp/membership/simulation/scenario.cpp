@@ -77,6 +77,7 @@ Scenario draw_scenario(std::uint64_t seed) {
     scenario.incidents.push_back(draw_incident(random, scenario.quiet_at_ms, kind));
   }
   std::ranges::sort(scenario.incidents, {}, &Incident::at_ms);
+  scenario.policy_percent = random.percent(30) ? 50 : 0;
   return scenario;
 }
 
@@ -86,6 +87,7 @@ Scenario draw_calm_scenario(std::uint64_t seed) {
   scenario.double_percent = 0;
   scenario.late_percent = 0;
   scenario.finish_at = 0;
+  scenario.policy_percent = 0;
   std::erase_if(scenario.incidents, [](const Incident& incident) {
     return incident.kind != IncidentKind::kJoin && incident.kind != IncidentKind::kResize &&
            incident.kind != IncidentKind::kDrain;
@@ -102,7 +104,8 @@ std::string to_text(const Scenario& scenario) {
   text << ", loss " << scenario.loss_percent << " %, doubled " << scenario.double_percent
        << " %, late " << scenario.late_percent << " %, "
        << (scenario.is_replicated ? "replicated" : "sharded")
-       << (scenario.encodes ? ", as text" : "");
+       << (scenario.encodes ? ", as text" : "")
+       << (scenario.policy_percent > 0 ? ", scripts with policies" : "");
   if (scenario.finish_at > 0) {
     text << ", finishes at version " << scenario.finish_at;
   }
@@ -121,6 +124,7 @@ Deadlines simulated_deadlines() {
   deadlines.heartbeat_ms = 180;
   deadlines.lost_after_ms = 700;
   deadlines.settle_ms = 60;
+  deadlines.advice_ms = 300;
   deadlines.promise_ms = 800;
   deadlines.hold_ms = 1100;
   deadlines.report_ms = 900;

@@ -45,6 +45,7 @@ struct Scenario {
   int late_percent = 0;
   bool is_replicated = true;   ///< one holder of a version holds all of it
   bool encodes = false;        ///< messages travel as text
+  int policy_percent = 0;      ///< of the processes, whose scripts have a policy
   std::int64_t finish_at = 0;  ///< the job's last version, 0 for none
   std::vector<Incident> incidents;
   std::int64_t quiet_at_ms = 0;  ///< nothing goes wrong from here on

@@ -71,9 +71,12 @@ void Simulation::happen(const Happening& happening) {
   switch (happening.what) {
     case What::kToCoordinator: {
       const Payload payload = queue_.take_payload(happening);
-      feed_coordinator(std::get<FromWorker>(payload));
+      hear(std::get<FromWorker>(payload));
       break;
     }
+    case What::kAdvice:
+      answer(happening);
+      break;
     case What::kConnectionClosed:
       feed_coordinator(ConnectionClosed{processes_.at(happening.process)->id});
       break;
@@ -154,6 +157,7 @@ void Simulation::start_process() {
   options.deadlines = simulated_deadlines();
   processes_.push_back(std::make_unique<Process>(Worker(options, now_ms_)));
   processes_.back()->id = id;
+  processes_.back()->has_policy = random_.percent(scenario_.policy_percent);
   queue_.put(now_ms_, What::kWorkerTick, processes_.size() - 1);
 }
 
@@ -162,6 +166,12 @@ void Simulation::start_coordinator() {
   options.policy = first_that_fits(scenario_.layouts);
   options.deadlines = simulated_deadlines();
   coordinator_.emplace(std::move(options), replay_ledger(disk_), now_ms_);
+  ++num_coordinators_;
+}
+
+void Simulation::hear(const FromWorker& message) {
+  feed_coordinator(message);
+  tell_of_policy(process_of(std::visit([](const auto& one) { return one.id; }, message)));
 }
 
 void Simulation::feed_coordinator(const CoordinatorEvent& event) {
@@ -186,6 +196,8 @@ void Simulation::feed_coordinator(const CoordinatorEvent& event) {
       disk_.push_back(persisted->record);
     } else if (const auto* published = std::get_if<Publish>(&action)) {
       oracle_.on_publish(published->description);
+    } else if (const auto* consulted = std::get_if<Consult>(&action)) {
+      consult(*consulted);
     } else {
       const Send& send = std::get<Send>(action);
       oracle_.on_coordinator_sends(send);

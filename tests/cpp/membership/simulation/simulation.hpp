@@ -42,6 +42,8 @@ struct Process {
   std::int64_t paused_until_ms = 0;
   std::int64_t pause_felt_until_ms = 0;  ///< what it has put off comes by then
   bool is_beyond = false;                ///< on the other side of a partition
+  bool has_policy = false;               ///< in its script
+  std::size_t told_policy_to = 0;        ///< the last coordinator that knows of it
   Data data;
   std::optional<Data> target;  ///< what a transfer has brought
   std::optional<Meeting> step;
@@ -82,12 +84,17 @@ class Simulation {
   void feed(Process& process, const WorkerEvent& event);
   void carry_out(Process& process, const WorkerAction& action);
   void feed_coordinator(const CoordinatorEvent& event);
+  void hear(const FromWorker& message);
   void start_coordinator();
   void put_local(const Process& process, std::int64_t delay_ms, WorkerEvent event);
   void end_process(Process& process);
   [[nodiscard]] Process& process_of(MemberId id) { return *processes_.at(id.value - 1); }
   [[nodiscard]] bool is_quiet() const { return now_ms_ >= scenario_.quiet_at_ms; }
   void note(const std::string& who, const std::string& lines) const;
+  // scripts.cpp
+  void tell_of_policy(Process& process);
+  void consult(const Consult& consult);
+  void answer(const Happening& happening);
   // network.cpp
   void transmit(const Process& process, What what, Payload payload);
   // incidents.cpp
@@ -118,6 +125,7 @@ class Simulation {
   [[nodiscard]] bool is_stuck_rightly();
   [[nodiscard]] bool is_resting(const Process& process) const;
   [[nodiscard]] const LayoutChoice* wanted_layout(std::int64_t num_available) const;
+  [[nodiscard]] bool is_wanted(const std::string& layout, std::int64_t num_available) const;
   void begin_quiet();
   [[nodiscard]] std::string describe_end();
 
@@ -131,6 +139,7 @@ class Simulation {
   std::optional<Coordinator> coordinator_;    ///< empty while it is down
   std::optional<std::int64_t> crash_behind_;  ///< so many more actions
   std::int64_t down_for_ms_ = 0;
+  std::size_t num_coordinators_ = 0;
   std::vector<std::unique_ptr<Process>> processes_;
   std::int64_t next_token_ = 1;
   bool is_partitioned_ = false;
