@@ -14,7 +14,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 import training_jobs as jobs
-from dynatrain import ElasticLoader, ElasticSampler
+from dynatrain import ElasticLoader, ElasticSampler, Layout
 from dynatrain.join import join
 
 faulthandler.register(signal.SIGUSR1)
@@ -37,6 +37,14 @@ def make_loader():
     return ElasticLoader(range(53), sampler, micro_batch_size=4)
 
 
+def policy_of(layout):
+    """Wants one layout, and waits until there are members for it."""
+    if layout is None:
+        return None
+    size = Layout.parse(layout).world_size
+    return lambda roster: layout if len(roster.available) >= size else None
+
+
 def main(coordinator, secret_file, total, hurry, timeout_s):
     loader = make_loader()
     session = join(
@@ -45,6 +53,7 @@ def main(coordinator, secret_file, total, hurry, timeout_s):
         secret_file=secret_file,
         initialize=jobs.initialize,
         keep={"data": loader},
+        policy=policy_of(os.environ.get("POLICY")),
         timeout_s=float(timeout_s),
         verify=("sums", "fingerprint"),
     )

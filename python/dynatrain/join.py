@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,9 @@ from dynatrain.adapters.torch import TorchAdapter
 from dynatrain.api import remember
 from dynatrain.arguments import Checked, Given
 from dynatrain.collective import Settled
-from dynatrain.door import nothing_started, only_family
+from dynatrain.door import checked_callable, nothing_started, only_family
 from dynatrain.elastic.addresses import Address, addresses_of
+from dynatrain.elastic.advice import Policy
 from dynatrain.elastic.ask import ask
 from dynatrain.elastic.coordinator import bound_to
 from dynatrain.elastic.deadlines import office_deadlines
@@ -46,6 +49,7 @@ def join(  # noqa: PLR0913 - the settings of a session, all but two with default
     secret_file: Path | str,
     initialize: Initialize | None = None,
     keep: Mapping[str, Any] | None = None,
+    policy: Policy | None = None,
     device: torch.device | str | None = None,
     address: str | None = None,
     timeout_s: float = 60.0,
@@ -70,6 +74,12 @@ def join(  # noqa: PLR0913 - the settings of a session, all but two with default
         secret_file: with the job's secret, a copy of the coordinator's.
         initialize: as of :func:`dynatrain.init`; run by the members of the first world.
         keep: as of :func:`dynatrain.init`.
+        policy: ``policy(roster)`` says which layout is wanted for those who are there, None to wait
+            until somebody comes or goes; see :class:`dynatrain.elastic.advice.Roster`. The
+            coordinator asks one member, of those that have a policy the one that joined first. It
+            runs in a thread beside training. Where it raises, asks for more ranks than are there or
+            takes longer than a twelfth of ``timeout_s``, the coordinator goes by its own list; a
+            layout that the operator asks for goes before it.
         device: where parameters live; without it ``"cuda"`` where torch finds a GPU, else the CPU.
         address: of this machine, on which this process's groups of Gloo listen. Without it the one
             from which the coordinator is reached, unless ``GLOO_SOCKET_IFNAME`` names an interface.
@@ -102,6 +112,8 @@ def join(  # noqa: PLR0913 - the settings of a session, all but two with default
         groups=None,
     )
     with only_family("join"), nothing_started():
+        if policy is not None:
+            checked_callable("join", "policy", policy)
         addresses, secret = _addresses(coordinator), read_secret(secret_file)
         own = None if address is None else _own_address(address)
         checked = arguments.check(given)
@@ -109,20 +121,29 @@ def join(  # noqa: PLR0913 - the settings of a session, all but two with default
         wanted = checked.device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         place = take_device(wanted, 0)
         check_transport(checked.options.transport, place)
-        silent_s = office_deadlines(checked.options.timeout.total_seconds()).silent
-        wishes = Wishes(lambda question: ask(Line(addresses, secret, silent_s), question))
-        return _joined(given, checked, place, (Line(addresses, secret, silent_s), wishes), own)
+        deadlines = office_deadlines(checked.options.timeout.total_seconds())
+        line = partial(Line, addresses, secret, deadlines.silent)
+        ways = _Ways(line(), Wishes(lambda question: ask(line(), question)), policy)
+        return _joined(given, checked, place, ways, own)
+
+
+@dataclass(frozen=True)
+class _Ways:
+    """Those of a member to its coordinator, and what the script wants of it."""
+
+    line: Line
+    wishes: Wishes
+    policy: Policy | None
 
 
 def _joined(
     given: Given,
     checked: Checked,
     device: torch.device,
-    ways: tuple[Line, Wishes],
+    ways: _Ways,
     own: str | None,
 ) -> Session:
-    """The session, with its driver at the gate of its loop; ``ways`` lead to the coordinator."""
-    line, wishes = ways
+    """The session, with its driver at the gate of its loop."""
     torch_chooses = own is None and bool(os.environ.get("GLOO_SOCKET_IFNAME"))
     alone = Generation(Members.of_ranks("alone", 0, 1, HashStore()), checked.options, device)
     kind = GroupKind("gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl")
@@ -130,7 +151,7 @@ def _joined(
 
     def make(members: Members) -> Generation:
         _, placed = arguments.agree(members, checked)
-        address = "" if torch_chooses else own or line.own_host
+        address = "" if torch_chooses else own or ways.line.own_host
         generation = Generation(
             placed.listening_on(address), checked.options, device, meets_in_store=False
         )
@@ -138,9 +159,10 @@ def _joined(
         return generation
 
     port = Joining(session._part, given.initialize, checked.keep, session._callbacks)
-    driver = Driver(port, make, checked.options.timeout, wishes)
+    driver = Driver(port, make, checked.options.timeout, ways.wishes)
     traces = checked.settings.trace_folder
-    driver.part = Part(line, checked.options.timeout.total_seconds(), driver, traces)
+    timeout_s = checked.options.timeout.total_seconds()
+    driver.part = Part(ways.line, timeout_s, driver, traces, ways.policy)
     checked.settings.apply(session.on_switch, 0)
     session.drive_by(driver)
     remember(session)

@@ -10,6 +10,7 @@ import asyncio
 import errno
 import json
 import logging
+import secrets
 import socket
 import time
 from collections.abc import Iterable
@@ -22,14 +23,15 @@ from torch._C._distributed_c10d import TCPStore
 
 from dynatrain import _native
 from dynatrain._errors import Error, LayoutError, TransportError
+from dynatrain.elastic.advice import Answer, written
 from dynatrain.elastic.ledger import Ledger
 from dynatrain.elastic.seal import MAX_LINE_BYTES, Seal, greeting, new_nonce, nonce_of
 from dynatrain.elastic.trace import traced
 from dynatrain.layout import Layout
 
 _log = logging.getLogger("dynatrain.elastic")
-#: What stands before a line of the protocol, and before one of an operator.
-MEMBER, OPERATOR = "m ", "o "
+#: What stands before a line of the protocol, of an operator, and of a script's policy.
+MEMBER, OPERATOR, POLICY = "m ", "o ", "p "
 #: What the kernel says of a connection whose other side is not reached any more: nobody's end.
 _NO_ANSWER = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)
 #: Members that may come at the same time.
@@ -106,6 +108,7 @@ class Coordinator:
         self._tick_s = _native.membership_tick_ms(timeout_ms) / 1000
         self._connections: dict[int, _Connection] = {}
         self._num_refused = 0
+        self._office = secrets.token_hex(8)  #: in questions: former coordinators asked some, too
         self._broken: Error | None = None  #: the ledger cannot be written: nothing is told any more
         self._socket = bound or bound_to(settings.address, settings.port)
         store = bound_to(settings.address, 0)
@@ -179,6 +182,9 @@ class Coordinator:
         if line.startswith(OPERATOR):
             connection.say(json.dumps(self._answer(json.loads(line.removeprefix(OPERATOR)))))
             return
+        if line.startswith(POLICY) and connection.member:
+            self._hear_policy(connection.member, Answer.of_line(line.removeprefix(POLICY)))
+            return
         said = line.removeprefix(MEMBER)
         member = _native.membership_speaker(said)
         if not connection.member:
@@ -193,6 +199,24 @@ class Coordinator:
                 retryable=False,
             )
         self._carry_out(self._machine.heard(_now_ms(), said))
+
+    def _hear_policy(self, member: int, answer: Answer) -> None:
+        office, _, number = answer.question.partition(".")
+        if not answer.question:
+            self._carry_out(self._machine.advises(_now_ms(), member))
+        elif office == self._office:
+            layout, size, why = answer.taken()
+            if why:
+                _log.warning("the policy of member %d failed: %s", member, why)
+            self._carry_out(self._machine.advice(_now_ms(), int(number), layout, size, why))
+
+    def _consult(self, number: int, member: int) -> None:
+        """Asks a member for what its script's policy says of who is there."""
+        question = f"{self._office}.{number}"
+        status = self._machine.status(_now_ms())
+        self._store.set("consult", written(question, status, self._settings.layouts))
+        if member in self._connections:
+            self._connections[member].say(f"consult {question}")
 
     def _forget(self, connection: _Connection, *, is_told: bool) -> None:
         """A connection has ended: by the member's side, or nothing is heard of that side."""
@@ -234,6 +258,8 @@ class Coordinator:
                 self._persist(facts[0])
             elif kind == "publish":
                 self._publish(*facts)
+            elif kind == "consult":
+                self._consult(*facts)
             else:
                 member, line = facts
                 if member in self._connections:

@@ -10,16 +10,20 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
+from torch._C._distributed_c10d import TCPStore
+
 from dynatrain import _native
+from dynatrain.elastic.advice import Adviser, Answer, Policy, Roster, read
 from dynatrain.elastic.line import Line
 from dynatrain.elastic.trace import traced
 from dynatrain.generation.nodes import node_name
 
 _log = logging.getLogger("dynatrain.elastic")
-MEMBER = "m "
+MEMBER, POLICY = "m ", "p "
 #: What the training thread has to hear wherever it waits for other members.
 _ENDS_WAITS = ("stop", "discard", "end")
 
@@ -67,19 +71,27 @@ class Part:
         timeout_s: as the coordinator has it.
         tasks: of the driver.
         traces: folder for the trace of this machine, or None.
+        policy: of the script, or None.
 
     Raises:
         LayoutError: the trace cannot be written.
     """
 
     def __init__(
-        self, line: Line, timeout_s: float, tasks: Tasks, traces: Path | None = None
+        self,
+        line: Line,
+        timeout_s: float,
+        tasks: Tasks,
+        traces: Path | None = None,
+        policy: Policy | None = None,
     ) -> None:
         self.id = secrets.randbits(52) + 1
         self.store_at = ("", 0)
         timeout_ms = int(timeout_s * 1000)
         self._line = line
         self._tasks = tasks
+        self._timeout = timedelta(seconds=timeout_s)
+        self._adviser = None if policy is None else Adviser(policy, self._roster, self._advise)
         #: So long a member may be silent before it is lost.
         self.lost_after_s = _native.membership_deadlines(timeout_ms)["lost_after_ms"] / 1000
         self._tick_s = _native.membership_tick_ms(timeout_ms) / 1000
@@ -201,6 +213,11 @@ class Part:
     def _hear(self, line: str) -> None:
         if line.startswith("store "):
             self.store_at = (self._line.host, int(line.removeprefix("store ")))
+            if self._adviser is not None:
+                self._advise(Answer(""))
+        elif line.startswith("consult "):
+            if self._adviser is not None:
+                self._adviser.asked(line.removeprefix("consult "))
         else:
             message = line.removeprefix(MEMBER)
             self._feed(lambda now: self._machine.heard(now, message))
@@ -210,6 +227,17 @@ class Part:
             while self._to_say:
                 line = self._to_say.popleft()
                 self._line.say(MEMBER + line)  # heartbeats say again what is lost
+
+    # ---- of the thread of a policy -------------------------------------------------------------
+
+    def _roster(self) -> tuple[str, Roster]:
+        """What the coordinator has published for policies."""
+        host, port = self.store_at
+        return read(TCPStore(host, port, is_master=False, timeout=self._timeout).get("consult"))
+
+    def _advise(self, answer: Answer) -> None:
+        with self._saying:
+            self._line.say(POLICY + answer.to_line())
 
     # ---- of either -----------------------------------------------------------------------------
 
