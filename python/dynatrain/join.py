@@ -122,7 +122,7 @@ def join(  # noqa: PLR0913 - the settings of a session, all but two with default
         place = take_device(wanted, 0)
         check_transport(checked.options.transport, place)
         deadlines = office_deadlines(checked.options.timeout.total_seconds())
-        line = partial(Line, addresses, secret, deadlines.silent)
+        line = partial(Line, addresses, secret, deadlines.silent, deadlines.connect)
         ways = _Ways(line(), Wishes(lambda question: ask(line(), question)), policy)
         return _joined(given, checked, place, ways, own)
 

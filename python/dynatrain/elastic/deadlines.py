@@ -23,6 +23,7 @@ class OfficeDeadlines:
         heartbeat: between two words of a member, each of which is answered.
         request: one request to one member of etcd.
         write: one record, tried at one member of etcd after another.
+        connect: to one address of a coordinator, and as long again for its greeting.
         silent: a member that hears nothing this long looks for another coordinator.
         lost_after: a coordinator takes a member that it has not heard this long for lost.
         renew: between two renewals of the lease.
@@ -34,6 +35,7 @@ class OfficeDeadlines:
     heartbeat: float
     request: float
     write: float
+    connect: float
     silent: float
     lost_after: float
     renew: float
@@ -47,6 +49,11 @@ _RULES: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("request", "request"), "write", "one member of etcd may be silent"),
     (("heartbeat", "heartbeat", "heartbeat"), "silent", "two answers may go astray"),
     (("write", "heartbeat"), "silent", "a coordinator that writes a record is not silent"),
+    (
+        ("connect", "connect", "heartbeat"),
+        "lost_after",
+        "who tries an address that does not answer is heard in time by a coordinator that does",
+    ),
     (("silent",), "lost_after", "who turns to another coordinator is heard before it is lost"),
     (("renew", "write", "renew"), "lease", "one renewal may fail"),
     (("poll",), "lease", "a standby looks at the office before it can be free again"),
@@ -70,6 +77,7 @@ def office_deadlines(timeout_s: float) -> OfficeDeadlines:
         heartbeat=of_protocol["heartbeat_ms"] / 1000,
         request=timeout_s / 60,
         write=timeout_s / 24,
+        connect=timeout_s / 40,
         silent=timeout_s / 15,
         lost_after=of_protocol["lost_after_ms"] / 1000,
         renew=lease_s / 5,

@@ -12,10 +12,12 @@ from contextlib import suppress
 
 from dynatrain._errors import TransportError
 from dynatrain.elastic.addresses import Address, text_of
+from dynatrain.elastic.deadlines import office_deadlines
 from dynatrain.elastic.seal import MAX_LINE_BYTES, Seal, greeting, new_nonce, nonce_of
 
 _log = logging.getLogger("dynatrain.elastic")
-_CONNECT_S = 1.0
+#: Of a job with the default timeout_s, for those who do not know its own.
+_CONNECT_S = office_deadlines(60.0).connect
 #: Connections in a row that may end before the coordinator has said a line, as when it is killed.
 _MOST_UNHEARD = 3
 
@@ -28,14 +30,14 @@ class _Connection:
         TransportError: who is there is no coordinator of this version.
     """
 
-    def __init__(self, address: Address, secret: bytes) -> None:
-        self._socket = socket.create_connection(address, _CONNECT_S)
+    def __init__(self, address: Address, secret: bytes, connect_s: float) -> None:
+        self._socket = socket.create_connection(address, connect_s)
         self._read = b""
         try:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             own = new_nonce()
             self._socket.sendall(greeting(own) + b"\n")
-            greeted = self.next(_CONNECT_S)
+            greeted = self.next(connect_s)
             if greeted is None:
                 raise ConnectionError("it does not greet")  # as one that is stopped
             theirs = nonce_of(greeted)
@@ -80,15 +82,21 @@ class Line:
         addresses: of the coordinator, and of those that may take its place.
         secret: of the job.
         silent_s: a coordinator that is not heard this long is left for another one that is there.
+        connect_s: for a connection to one address, and as long again for its greeting.
     """
 
     def __init__(
-        self, addresses: Sequence[Address], secret: bytes, silent_s: float = math.inf
+        self,
+        addresses: Sequence[Address],
+        secret: bytes,
+        silent_s: float = math.inf,
+        connect_s: float = _CONNECT_S,
     ) -> None:
         self._addresses = tuple(addresses)
         self._at = 0
         self._secret = secret
         self._silent_s = silent_s
+        self._connect_s = connect_s
         self._connection: _Connection | None = None
         self._heard_s = 0.0
         self._num_unheard = 0
@@ -174,7 +182,7 @@ class Line:
     def _connected_to(self, at: int) -> bool:
         """Connects to another address than that of a connection that stands, and ends that one."""
         try:
-            made = _Connection(self._addresses[at], self._secret)
+            made = _Connection(self._addresses[at], self._secret, self._connect_s)
         except OSError as error:
             _log.debug("no coordinator at %s: %s", self._addresses[at], error)
             if self._connection is None:

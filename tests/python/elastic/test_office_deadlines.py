@@ -21,3 +21,10 @@ def test_a_lease_beyond_the_patience_of_a_member_is_refused():
     deadlines = office_deadlines(60.0)
     with pytest.raises(LayoutError, match=r"lease \+ poll \+ lost_after must be less than decisi"):
         check_office_deadlines(replace(deadlines, lease=deadlines.decision))
+
+
+# It hears nobody meanwhile, nor is heard: a coordinator that lives would take it for lost.
+def test_a_connection_that_is_waited_for_too_long_is_refused():
+    deadlines = office_deadlines(60.0)
+    with pytest.raises(LayoutError, match=r"connect \+ heartbeat must be less than lost_after"):
+        check_office_deadlines(replace(deadlines, connect=deadlines.lost_after / 2))

@@ -88,6 +88,20 @@ def test_the_next_address_is_tried_where_nobody_greets(coordinators):
         assert heard_from(line, "127.0.0.2")
 
 
+# The one second for all jobs was longer than short ones wait for a member.
+def test_an_address_is_tried_for_as_long_as_the_job_allows(monkeypatch):
+    tried = []
+
+    def connect(address, seconds):
+        tried.append(seconds)
+        raise TimeoutError
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    assert not Line([("127.0.0.1", 1)], SECRET, connect_s=0.25).connect()
+
+    assert tried == [0.25]
+
+
 # A host that is lost ends no connection.
 def test_a_silent_coordinator_is_left_for_one_that_is_there(coordinators):
     line = Line([each.address for each in coordinators], SECRET, silent_s=0.3)
