@@ -45,6 +45,19 @@ def policy_of(layout):
     return lambda roster: layout if len(roster.available) >= size else None
 
 
+def run_out_once(session, target):
+    """Has memory run out where the state has arrived in ``target``, before this member votes."""
+    vote = session._part.vote
+
+    def fails_once(layout, epoch):
+        if layout == target:
+            session._part.vote = vote
+            raise MemoryError("no memory here")
+        vote(layout, epoch)
+
+    session._part.vote = fails_once
+
+
 def main(coordinator, secret_file, total, hurry, timeout_s):
     loader = make_loader()
     session = join(
@@ -60,6 +73,7 @@ def main(coordinator, secret_file, total, hurry, timeout_s):
     signal.signal(signal.SIGTERM, lambda *_: session.leave(grace_s=60))
     session.on_switch(lambda report: say("switch", target=report.target, stop=report.stop_seconds))
     session.on_event(lambda event: say("event", what=event.kind, text=event.text))
+    run_out_once(session, os.environ.get("RUNS_OUT"))
     wanted = os.environ.get("REQUESTS", "").split()
     for step in session.steps(int(total)):
         if wanted and step % 5 == 0:

@@ -73,10 +73,15 @@ class Joining:
         return [] if version is None else [version]
 
     def begin(self, generation: Generation, layout: Layout) -> None:
-        """Builds the first world and state; collective over the generation."""
+        """Builds the first world and state, and votes; collective over the generation.
+
+        What a kept object raises is raised behind the vote: the world has begun on all members.
+        """
         self._part.regroup(generation)
-        self._begun(lambda: self._part.start(layout, self._initialize, self._keep))
-        self._part.vote(str(layout), 0)
+        self._begun(
+            lambda: self._part.start(layout, self._initialize, self._keep),
+            lambda: self._part.vote(str(layout), 0),
+        )
 
     def stand_by(self, generation: Generation, seats: Seats, epoch: int, step: int) -> None:
         """Takes note of the world of others, in which this rank has no place."""
@@ -87,12 +92,14 @@ class Joining:
         else:
             self._part.stand_by(seats, epoch, self._keep)
 
-    def _begun(self, begin: Callable[[], None]) -> None:
+    def _begun(self, begin: Callable[[], None], decide: Callable[[], None] | None = None) -> None:
         """What ``init`` does around the first state of a session."""
         adapter, present = self._part.adapter, self._part.present
         adapter.begin_anew()
         with adapter.undisturbed():
             begin()
+        if decide is not None:
+            decide()
         with adapter.undisturbed():
             errors = present.move_kept()
         if errors:
@@ -121,8 +128,12 @@ class Joining:
             stood.world.retire(f"the switch to {layout} replaced")
 
     def back_to(self, generation: Generation | None) -> None:
-        """Goes on with a former generation, or as before the first one."""
+        """Goes on with a former generation, or as before the first one.
+
+        Of a switch that is known to be given up, whatever has ended it here.
+        """
         self._stand_again()
+        self._part.present.undecided = ""
         if generation is None:
             self._part.present.leave()
         else:

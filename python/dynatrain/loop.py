@@ -89,6 +89,8 @@ class Loop:
             raise
         except BaseException:
             failed = True  # on this rank alone: ranks that idle wait for the others
+            if self.gate is not None:
+                self.gate.quit()
             raise
         finally:
             self._leave(loop, failed=failed)
@@ -124,6 +126,8 @@ class Loop:
         """Whether another step begins; blocks while this rank has no place, or may not train."""
         if self.gate is None:
             return self._await_activity(loop) and self._progress.completed < total
+        if self.gate.ended != ("", ""):  # the script has left an earlier loop
+            return False
         if self._progress.completed < total:
             return self.gate.may_train()
         self.gate.finish()

@@ -100,3 +100,18 @@ def test_members_go_on_when_the_script_of_one_leaves_its_loop(job):
     assert breaks.end(60) == 0
     assert breaks.told("end")[0]["why"][0] in ("grace-over", "left")
     check_losses(members, 1)
+
+
+# It has not voted, so that all know how it ended. It was taken for one that nobody knows of, and
+# ended with its state.
+@pytest.mark.long
+@pytest.mark.timeout(240)
+def test_a_member_without_memory_before_its_vote_trains_on(job):
+    first = job.member(RUNS_OUT="dp=2")
+    trains_in(first, "dp=1")
+    members = [first, job.member()]
+    trains_in(first, "dp=2")
+    finish(job, members)
+
+    assert "given-up" in [said["what"] for said in first.told("event")]
+    check_losses(members, 0)

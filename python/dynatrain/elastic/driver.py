@@ -12,6 +12,7 @@ from typing import Protocol
 
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
+from dynatrain import given
 from dynatrain._errors import Error, InternalError, LayoutError, TransportError, ends_job
 from dynatrain.elastic.attempts import in_words, is_of_communication, members_of, seats_of
 from dynatrain.elastic.events import Events
@@ -28,6 +29,8 @@ from dynatrain.switch.decided import Vote
 _log = logging.getLogger("dynatrain.elastic")
 #: How long a script that leaves its loop waits until that is told.
 _QUIT_S = 2.0
+#: A vote that is not given yet, or whose attempt is given up; is given; has led to a new world.
+_OPEN, _GIVEN, _DECIDED = range(3)
 #: How often one step may fail in its communication before it is the script's own error.
 _MOST_FAILURES = 3
 
@@ -128,6 +131,7 @@ class Driver:
         self._present: Generation | None = None
         session.vote_by(self._vote)
         self._attempt = 0
+        self._vote_is = _OPEN  #: this member's in the attempt
         self._broken = (-1, 0)  #: the step that has failed last, and how often in this world
         self.events = Events()
         self.ended = ("", "")
@@ -231,12 +235,15 @@ class Driver:
             return True
         if not is_of_communication(error):
             return self.part.is_to_stop(self.part.lost_after_s)
-        step, times = self._broken
-        times = times + 1 if step == self._session.completed else 1
-        self._broken = (self._session.completed, times)
+        step, times = self._session.completed, 1
+        times += self._broken[1] if self._broken[0] == step else 0
+        self._broken = (step, times)
         if times > _MOST_FAILURES:
             return False
         self.part.step_broke()
+        _log.info(
+            "step %d has failed in its communication, the coordinator is told: %s", step, error
+        )
         return True
 
     def finish(self) -> None:
@@ -309,17 +316,28 @@ class Driver:
         """Runs an attempt up to its decision; what fails is told, and all go on as before."""
         with self._lock:
             ready = self._ready[attempt]  # where it is given up, it is aborted from elsewhere
-        self._attempt = attempt
+        self._attempt, self._vote_is = attempt, _OPEN
         try:
             self._run(ready, version)
-        except Error as error:
-            if ends_job(error):
+        except BaseException as error:
+            if self._vote_is == _DECIDED:  # a callback's or a kept object's
+                self._hand_over(ready)
                 raise
-            self._session.back_to(self._present)
-            self.part.broke(attempt, f"{type(error).__name__}: {error}")
+            is_open = self._vote_is == _OPEN
+            goes_on = is_open and isinstance(error, Error) and not ends_job(error)
+            if goes_on:
+                self._session.back_to(self._present)
+            if is_open:
+                self.part.broke(attempt, given.described(error))
+            if not goes_on:
+                raise
             self._drop(attempt)
             _log.warning("attempt %d has failed here: %s", attempt, error)
-            return
+        else:
+            self._hand_over(ready)
+
+    def _hand_over(self, ready: Ready) -> None:
+        """Goes on with the generation of an attempt that is decided."""
         with self._lock:
             self._ready.clear()
             self._connections.clear()
@@ -348,11 +366,14 @@ class Driver:
 
     def _vote(self, target: str, epoch: int) -> None:
         """Votes yes, and waits for the decision of the coordinator."""
+        self._vote_is = _GIVEN
         self.part.moved(self._attempt)
         asked = self.part.next()
         if asked.kind in ("install", "retire"):
+            self._vote_is = _DECIDED
             return
         if asked.kind == "discard":
+            self._vote_is = _OPEN
             raise TransportError(
                 f"elastic: the switch to {target} after epoch {epoch} was given up\n"
                 "  expected all members to have moved their part of the state\n"

@@ -1,0 +1,178 @@
+"""The training thread of a member in its attempts: what fails is told, and what stands is known."""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import Future
+from datetime import timedelta
+
+import pytest
+from torch.distributed import DistNetworkError
+
+from dynatrain import BudgetError, LayoutError
+from dynatrain.elastic.driver import Driver, Ready
+from dynatrain.elastic.part import Asked
+from dynatrain.elastic.wishes import Wishes
+from dynatrain.generation.seats import Seats
+from dynatrain.layout import Layout
+
+LAYOUT, WAIT = Layout(dp=2), timedelta(seconds=5)
+
+
+class FakePart:
+    """A machine that asks for what a test says, one thing after another.
+
+    Attributes:
+        told: what the driver has told it.
+    """
+
+    id, lost_after_s = 7, 0.0
+
+    def __init__(self, *asked):
+        self.asked, self.told = list(asked), []
+
+    def next(self):
+        return self.asked.pop(0)
+
+    def at_boundary(self, version):
+        return self.next()
+
+    def is_to_stop(self, seconds):
+        return bool(self.asked) and self.asked[0].kind in ("stop", "end")
+
+    def moved(self, attempt):
+        self.told.append("yes")
+
+    def broke(self, attempt, why):
+        self.told.append(f"no: {why}")
+
+    def step_broke(self):
+        self.told.append("step broke")
+
+
+class FakeSession:
+    """A session whose switch does what a test says.
+
+    Attributes:
+        went_back: how often it went on with a former generation.
+    """
+
+    completed = 3
+
+    def __init__(self, go):
+        self.went_back, self._go = 0, go
+
+    def vote_by(self, vote):
+        self.vote = vote
+
+    def enter(self, generation):
+        """The calls that follow are made among others."""
+
+    def stand_by(self, *place):
+        """It has no place yet."""
+
+    def go(self, layout):
+        return self._go(self.vote)
+
+    def back_to(self, generation):
+        self.went_back += 1
+
+
+class FakeGeneration:
+    def __init__(self):
+        self.closed = False
+
+    def close(self, *, in_store):
+        self.closed = True
+
+
+def driven(go, *asked):
+    """A driver that stands before an attempt, its session and its part."""
+    session, part = FakeSession(go), FakePart(Asked("switch", 1, 3), *asked)
+    driver = Driver(session, None, WAIT, Wishes(lambda question: None))
+    driver.part, driver._present = part, FakeGeneration()
+    source = Seats(LAYOUT, ("7", "8"))
+    driver._ready[1] = Ready(FakeGeneration(), source, LAYOUT, 0, None, Future())
+    return driver, session, part
+
+
+def voting(error=None):
+    """A switch that votes, and raises afterwards."""
+
+    def go(vote):
+        vote("dp=2", 0)
+        if error is not None:
+            raise error
+        return "a report"
+
+    return go
+
+
+def raising(error):
+    def go(vote):
+        raise error
+
+    return go
+
+
+# The others wait for its vote until their deadline otherwise; its state is whole.
+def test_a_member_that_fails_before_its_vote_says_no_and_trains_on():
+    driver, session, part = driven(raising(BudgetError("no room", 1, 0)), Asked("train"))
+
+    assert driver.may_train()
+    assert part.told == ["no: BudgetError: no room"]
+    assert session.went_back == 1
+
+
+# Of the library's errors a switch goes back; what is none ends the script, and the others hear it.
+def test_what_is_no_error_of_the_family_is_told_before_it_ends_the_script():
+    driver, _, part = driven(raising(KeyError("mine")))
+
+    with pytest.raises(KeyError):
+        driver.may_train()
+    assert part.told == ["no: KeyError: 'mine'"]
+
+
+# It has said yes: others may stand in the new world, and nobody may say that it goes on as before.
+def test_a_member_that_fails_behind_its_vote_does_not_train_on():
+    driver, session, part = driven(voting())
+    part.moved = lambda attempt: (_ for _ in ()).throw(BudgetError("no room", 1, 0))
+
+    with pytest.raises(BudgetError):
+        driver.may_train()
+    assert part.told == []
+    assert session.went_back == 0
+
+
+# The world has changed on all members. It was taken for a failed switch: the member went on with
+# the groups of the former world, and voted again.
+@pytest.mark.parametrize("error", [LayoutError("of a callback"), ValueError("of a callback")])
+def test_what_a_callback_raises_behind_the_decision_undoes_nothing(error):
+    driver, session, part = driven(voting(error), Asked("install", 1))
+    former, ready = driver._present, driver._ready[1]
+
+    with pytest.raises(type(error), match="of a callback"):
+        driver.may_train()
+    assert (part.told, session.went_back) == (["yes"], 0)
+    assert driver._present is ready.generation
+    assert (former.closed, ready.generation.closed) == (True, False)
+
+
+# Who reads the output of one member alone could not tell why it stood still.
+def test_a_break_that_is_handled_is_logged(caplog):
+    driver, _, part = driven(voting())
+    part.asked = []
+
+    with caplog.at_level(logging.INFO, "dynatrain.elastic"):
+        assert driver.survives(DistNetworkError("peer is gone"))
+    assert part.told == ["step broke"]
+    assert "step 3 has failed in its communication" in caplog.text
+    assert "peer is gone" in caplog.text
+
+
+# A step that fails again and again is the script's own mistake.
+def test_a_step_that_keeps_failing_is_the_scripts_error():
+    driver, _, part = driven(voting())
+    part.asked = []
+
+    assert [driver.survives(DistNetworkError("again")) for _ in range(4)] == [True] * 3 + [False]
