@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
 
 import training_jobs as jobs
@@ -37,6 +38,16 @@ def make_loader():
     return ElasticLoader(range(53), sampler, micro_batch_size=4)
 
 
+class OwnGroup:
+    """A group of torch's that the script makes for itself in every world, and meets in."""
+
+    def on_world(self, world):
+        self.group = None if world is None else dist.new_group()
+
+    def meet(self):
+        dist.all_reduce(torch.ones(1), group=self.group)
+
+
 def policy_of(layout):
     """Wants one layout, and waits until there are members for it."""
     if layout is None:
@@ -60,12 +71,13 @@ def run_out_once(session, target):
 
 def main(coordinator, secret_file, total, hurry, timeout_s):
     loader = make_loader()
+    own = OwnGroup() if "OWN_GROUP" in os.environ else None
     session = join(
         jobs.build,
         coordinator,
         secret_file=secret_file,
         initialize=jobs.initialize,
-        keep={"data": loader},
+        keep={"data": loader, **({} if own is None else {"own": own})},
         policy=policy_of(os.environ.get("POLICY")),
         timeout_s=float(timeout_s),
         verify=("sums", "fingerprint"),
@@ -80,6 +92,8 @@ def main(coordinator, secret_file, total, hurry, timeout_s):
             session.request(wanted.pop(0)).add_done_callback(tell_of_request)
         world, loss = session.world, None
         with session.recoverable():
+            if own is not None:
+                own.meet()
             samples = [sample for piece in next(loader) for sample in piece.tolist()]
             loss = jobs.train_step(session.state, world, step)
         if step == int(os.environ.get("BREAKS_AT", -1)):

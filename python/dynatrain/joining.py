@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from dynatrain._errors import LayoutError
+from dynatrain._errors import LayoutError, TransportError
 from dynatrain.collective import Collective
 from dynatrain.generation.generation import Generation
 from dynatrain.generation.seats import Seats
@@ -138,6 +139,13 @@ class Joining:
             self._part.present.leave()
         else:
             self._part.regroup(generation)
+
+    def note_groups(self) -> None:
+        """Has groups that the script has made since be ended with the present world's."""
+        world = self._part.present.world
+        if world is not None:
+            with suppress(TransportError):  # they are cut already: the step that begins will fail
+                world.note_groups()
 
     # ---- after the loss of members -------------------------------------------------------------
 

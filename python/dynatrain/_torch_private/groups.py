@@ -29,6 +29,7 @@ check_has(
         (distributed_c10d, "ProcessGroupGloo"),
         (distributed_c10d._World, "group_count"),
         (distributed_c10d._World, "pg_map"),
+        (distributed_c10d._World, "pg_names"),
         (distributed_c10d._World, "pg_group_ranks"),
         (device_mesh, "new_group"),
         (device_mesh, "split_group"),
@@ -36,6 +37,8 @@ check_has(
         (dist, "ProcessGroupGloo"),
     )
 )
+#: What stands before the keys of a group's Gloo in the store that torch has of the group.
+GLOO_KEYS = "cpu//"
 #: Its names, which torch's stubs do not tell of.
 _meshes: Any = device_mesh
 
@@ -206,9 +209,27 @@ def parts_of_group(group: ProcessGroup, name: str) -> tuple[str, list[Any]]:
         What stands before the keys of its Gloo in the store that it was made in, and the backends
         that can abort what hangs in them.
     """
+    return f"{name}//{GLOO_KEYS}", backends_that_abort(group)
+
+
+def backends_that_abort(group: ProcessGroup) -> list[Any]:
+    """The backends of a group that can end what hangs in them by themselves; Gloo cannot."""
     others = [each for each in group._device_types if each.type != "cpu"]
     backends = [group._get_backend(each) for each in others]
-    return f"{name}//cpu//", [each for each in backends if each.name() != "gloo"]
+    return [each for each in backends if each.name() != "gloo"]
+
+
+def groups_of_others(own_names: str) -> dict[str, tuple[ProcessGroup, Store]]:
+    """Groups that torch lists and of which the names do not begin so, with their stores, by name.
+
+    Keys of a group's Gloo begin with :data:`GLOO_KEYS` there.
+    """
+    world = distributed_c10d._world
+    return {
+        name: (group, world.pg_map[group][1])
+        for group, name in [*world.pg_names.items()]
+        if not name.startswith(own_names) and group in world.pg_map
+    }
 
 
 def end_group(group: ProcessGroup) -> None:

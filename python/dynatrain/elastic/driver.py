@@ -68,6 +68,9 @@ class Session(Protocol):
     def back_to(self, generation: Generation | None) -> None:
         """Goes on with a former generation, or as before the first one."""
 
+    def note_groups(self) -> None:
+        """Has groups that the script has made since be ended with the present world's."""
+
     def abort(self, why: str) -> None:
         """Ends what waits for a peer in the present world, from any thread."""
 
@@ -223,6 +226,7 @@ class Driver:
             self._do(asked)
             self.events.tell()
             asked = self.part.next()
+        self._session.note_groups()
         return True
 
     def survives(self, error: Exception) -> bool:

@@ -15,7 +15,13 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from dynatrain import axes as axes_of
 from dynatrain._errors import InternalError, LayoutError, StaleStateError
-from dynatrain._torch_private.groups import default_group, groups_of_meshes, take_as_default
+from dynatrain._torch_private.groups import (
+    default_group,
+    groups_of_meshes,
+    name_groups_from,
+    num_groups_named,
+    take_as_default,
+)
 from dynatrain.axes import Axes
 from dynatrain.generation.world_groups import WorldGroups
 from dynatrain.given import text
@@ -23,6 +29,9 @@ from dynatrain.layout import MESH_AXES, Layout
 from dynatrain.train_state import TrainState
 
 _FLATTENED = {"dp_shard_cp": ("dp_shard", "cp"), "dp": ("dp_replicate", "dp_shard")}
+
+#: Bits of the number of names that torch can give groups in one world.
+_NAMES_OF_A_WORLD = 20
 
 #: Attributes of a world by which a script meets other ranks.
 _TALKS_TO_OTHERS = ("mesh", "expert_mesh", "groups", "_made", "_groups", "_meshes", "_default")
@@ -216,9 +225,14 @@ class World:
         return default_group(self._default)
 
     def become_default(self) -> None:
-        """Makes the group of this world torch's default one, where it has one of its own."""
+        """Makes the group of this world torch's default one, where it has one of its own.
+
+        Torch names groups by how many a process has made: members that have come at other times
+        have made others, and would not meet in the next one.
+        """
         if self._default is not None:
             take_as_default(self._default)
+            name_groups_from(max(num_groups_named(), (1 + self.epoch) << _NAMES_OF_A_WORLD))
 
     def cease_as_default(self) -> None:
         """Leaves torch without a default group, where this world has one of its own."""
@@ -230,6 +244,12 @@ class World:
         world = copy.copy(self)
         world.epoch = epoch
         return world
+
+    def note_groups(self) -> None:
+        """Has groups that the script has made since be cut by :meth:`abort`, too."""
+        groups = self.__dict__.get("_made")
+        if groups is not None:
+            groups.note_those_of_script()
 
     def abort(self, why: str) -> None:
         """Ends what waits for a peer in a group of this world, from any thread; see Connections.

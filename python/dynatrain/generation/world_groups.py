@@ -16,16 +16,22 @@ from torch.distributed.device_mesh import DeviceMesh
 from dynatrain._errors import TransportError, is_refused
 from dynatrain._limits import check_descriptors
 from dynatrain._torch_private.groups import (
+    GLOO_KEYS,
     GroupKind,
+    backends_that_abort,
     end_group,
     forget_groups,
     gloo_at,
     group_to_be_default,
+    groups_of_others,
     listed_group,
     parts_of_group,
 )
 from dynatrain.generation.connections import Connections
 from dynatrain.generation.members import Members
+
+#: What names of the library's own groups begin with.
+_NAMES = "dynatrain/"
 
 
 class WorldGroups:
@@ -53,6 +59,7 @@ class WorldGroups:
         noted = members.connections
         self.connections = None if noted is None else Connections(noted.patience)
         self._meshes: list[DeviceMesh] = []
+        self._noted: set[str] = set()  #: groups of the script
 
     @contextmanager
     def all_within(self, deadline: timedelta) -> Iterator[None]:
@@ -75,7 +82,7 @@ class WorldGroups:
         """
         kind = f"{purpose}/{hashlib.sha256(repr(ranks).encode()).hexdigest()[:16]}"
         self._num_made[kind] += 1
-        name = f"dynatrain/{self._members.name}/{self._name}/{kind}/{self._num_made[kind]}"
+        name = f"{_NAMES}{self._members.name}/{self._name}/{kind}/{self._num_made[kind]}"
         store, deadline = self._members.store_of(self._name), self._deadline()
         check_descriptors(len(ranks))
         with _told_of(f"ranks {ranks} for {purpose}", deadline), gloo_at(self._address):
@@ -89,13 +96,30 @@ class WorldGroups:
         Raises:
             TransportError: as of :meth:`make`.
         """
-        name = f"dynatrain/{self._members.name}/{self._name}"
+        name = f"{_NAMES}{self._members.name}/{self._name}"
         store, deadline = self._members.store_of(self._name), self._deadline()
         check_descriptors(num_ranks)
         with _told_of(f"all {num_ranks} ranks of the world", deadline), gloo_at(self._address):
             group = group_to_be_default(kind, store, name, (self.rank, num_ranks), deadline)
         self._took(group, store, name)
         return group
+
+    def note_those_of_script(self) -> None:
+        """Notes groups that the script has made by torch itself, so that they are cut with these.
+
+        A message to the store for each that is new.
+
+        Raises:
+            TransportError: the connections of this world have been cut.
+        """
+        if self.connections is None:
+            return
+        for name, (group, store) in groups_of_others(_NAMES).items():
+            if name not in self._noted:
+                self._noted.add(name)
+                self.connections.note(store, GLOO_KEYS, (group.rank(), group.size()))
+                for backend in backends_that_abort(group):
+                    self.connections.note_backend(backend)
 
     def _took(self, group: ProcessGroup, store: Store, name: str) -> None:
         self._groups.append(group)

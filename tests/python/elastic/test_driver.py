@@ -77,6 +77,9 @@ class FakeSession:
     def back_to(self, generation):
         self.went_back += 1
 
+    def note_groups(self):
+        """The script has made none."""
+
 
 class FakeGeneration:
     def __init__(self):
