@@ -6,6 +6,7 @@ python examples/guides/elastic.py HOST:PORT, once for each process, while the co
 import argparse
 import logging
 import signal
+import sys
 import time
 
 import torch
@@ -23,7 +24,7 @@ def build(world: dynatrain.World) -> dynatrain.TrainState:
     """Build the model and its optimizer; called for every world."""
     model = nn.Sequential(nn.Linear(8, 64), nn.GELU(), nn.Linear(64, 1))
     if world.enabled("dp_shard"):
-        fully_shard(model, mesh=world.mesh["dp_shard"])
+        fully_shard(model, mesh=world.submesh("dp"))
     return dynatrain.TrainState(model, torch.optim.AdamW(model.parameters(), lr=1e-2))
 
 
@@ -55,6 +56,7 @@ def main() -> None:
     parser.add_argument("--secret-file", default="dynatrain.secret")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--pause-s", type=float, default=0.1, help="so that there is time to look")
+    parser.add_argument("--status-if-left", type=int, default=0, help="exit status, of a launcher")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.manual_seed(0)
@@ -70,6 +72,7 @@ def main() -> None:
         time.sleep(options.pause_s)
     logging.info("ended: %s", session.ended[0])
     session.close()
+    sys.exit(0 if session.ended[0] == "finished" else options.status_if_left)
 
 
 if __name__ == "__main__":
