@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 
+import dynatrain
 import training_jobs as jobs
 from dynatrain import BudgetError, InternalError, LayoutError, TrainState, TransportError
 from dynatrain.generation.control import Control
@@ -238,10 +239,19 @@ class Raising:
         raise ValueError("mine")
 
 
-# The session has started then, and the error is the script's own.
+# The session has started then on all ranks, and the error is the script's own: a script may go on
+# with the session, or end it.
 def test_what_a_kept_object_raises_in_init_is_not_swallowed(start):
     with pytest.raises(ValueError, match="mine"):
         start(keep={"odd": Raising()})
+    begun = dynatrain.current_session()
+
+    assert (str(begun.layout), begun.keep.keys()) == ("dp=1", {"odd"})
+    with pytest.raises(ValueError, match="mine"):
+        begun.switch("dp=1")
+    assert begun.world.epoch == 1
+    begun.close()
+    assert start().world.epoch == 0
 
 
 # A run is used up when a target refuses its values after the bytes have moved.
