@@ -45,7 +45,8 @@ def demonstrate(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     undisturbed = records.losses(records.joined(restarts.run(launcher, [], say)))
     say("The same events, each with a checkpoint and a restart of all processes:")
     launcher = restarts.Launcher(made(folder / "restarted"), training, until, options.every)
-    restarted = records.joined(restarts.run(launcher, history, say))
+    due = [restarts.Due(each.event, each.step) for each in history]
+    restarted = records.joined(restarts.run(launcher, due, say))
     usual = restarted_history(history, restarted)
     summary = summarize(options, elastic, undisturbed, history)
     summary |= costs(elastic, restarted, history, usual)

@@ -11,6 +11,7 @@ import sys
 import time
 from typing import Any
 
+import dynatrain
 from dynatrain.join import join
 from gpt.job import Job, JobConfig
 
@@ -39,13 +40,22 @@ def main() -> None:
         device="cpu",
     )
     signal.signal(signal.SIGTERM, lambda *_: session.leave(grace_s=30))
+    session.on_event(lambda event: say("event", what=event.kind, at=time.monotonic()))
+    reports: list[dynatrain.SwitchReport] = []
+    session.on_switch(reports.append)
     for step in session.steps(options.steps):
         begin, world = time.monotonic(), session.world
         with session.recoverable():
             loss = job.train_step(session.state, world).loss
-            time.sleep(max(0.0, begin + options.pace_s - time.monotonic()))
+            busy = time.monotonic() - begin
+            time.sleep(max(0.0, options.pace_s - busy))
             where = {"rank": world.rank, "layout": str(world.layout), "epoch": world.epoch}
-            say("step", step=step, loss=loss, begin=begin, end=time.monotonic(), **where)
+            times = {"begin": begin, "end": time.monotonic(), "busy": busy}
+            say("step", step=step, loss=loss, **times, **where)
+        while reports:  # told when the step is done: nobody waits for it
+            report = reports.pop()
+            if session.world.rank == 0:
+                say("switch", **report.to_json())
     say("end", why=session.ended)
     session.close()
 

@@ -50,7 +50,7 @@ class Stop:
 def joined(said: Iterable[dict[str, Any]]) -> list[Step]:
     """One step for each number and epoch of which all ranks have said it, in order of time."""
     shares: dict[tuple[int, int], list[dict[str, Any]]] = {}
-    for each in said:
+    for each in (one for one in said if one["kind"] == "step"):
         shares.setdefault((each["epoch"], each["step"]), []).append(each)
     steps = []
     for (epoch, number), each in sorted(shares.items()):

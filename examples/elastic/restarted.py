@@ -6,6 +6,7 @@ first and its last line dynatrain cuts the model for its layout, and does nothin
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import time
@@ -83,7 +84,7 @@ def main() -> None:
     parser.add_argument("--pace-s", type=float, default=0.0, help="least time of a step")
     parser.add_argument("--folder", type=Path, required=True, help="with checkpoints, and `stop`")
     parser.add_argument("--every", type=int, required=True, help="steps between two checkpoints")
-    parser.add_argument("--start", type=int, default=0, help="number of this start")
+    parser.add_argument("--world", type=int, default=0, help="number of this start")
     options = parser.parse_args()
     dist.init_process_group("gloo")
     job = Job(JobConfig(total_steps=options.steps))
@@ -92,7 +93,7 @@ def main() -> None:
     session = dynatrain.init(job.build, layout, initialize=initialize, keep=keep, device="cpu")
     state, world = session.state, session.world
     checkpoints = Checkpoints(options.folder, state, job)
-    where = {"rank": world.rank, "layout": layout, "epoch": options.start}
+    where = {"rank": world.rank, "layout": layout, "epoch": options.world, "pid": os.getpid()}
     for step in range(checkpoints.load(), options.until):
         begin = time.monotonic()
         loss = job.train_step(state, world).loss
@@ -100,7 +101,9 @@ def main() -> None:
         say("step", step=step, loss=loss, begin=begin, end=time.monotonic(), **where)
         is_last = is_told_to_stop(options.folder / "stop")
         if is_last or (step + 1) % options.every == 0:
+            begin = time.monotonic()
             checkpoints.save(step + 1)
+            say("save", begin=begin, end=time.monotonic())
         if is_last:
             break
     session.close()

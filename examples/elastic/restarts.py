@@ -3,12 +3,20 @@
 import socket
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .processes import Process, wait_until
-from .records import Happened
-from .story import LAYOUTS, Training
+from .story import LAYOUTS, Event, Training
+
+
+@dataclass(frozen=True)
+class Due:
+    """An event that comes after a step."""
+
+    event: Event
+    step: int
 
 
 class Launcher:
@@ -29,9 +37,7 @@ class Launcher:
         """Start the processes of one world."""
         (self.folder / "stop").unlink(missing_ok=True)
         number = len(self.starts)
-        command = ["-m", "elastic.restarted", *self.training.options(), f"--until={self.until}"]
-        command += [f"--layout={layout}", f"--every={self.every}", f"--start={number}"]
-        command += ["--folder", str(self.folder)]
+        command = ["-m", "elastic.restarted", *self.options(layout, number)]
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
         self.starts.append(
             [
@@ -45,6 +51,12 @@ class Launcher:
                 for rank in range(size)
             ]
         )
+
+    def options(self, layout: str, number: int) -> list[str]:
+        """Of each process of a start."""
+        where = ["--folder", str(self.folder), f"--layout={layout}", f"--world={number}"]
+        until = [f"--until={self.until}", f"--every={self.every}"]
+        return [*self.training.options(), *where, *until]
 
     def await_step(self, number: int) -> None:
         """Wait until the present processes have done a step."""
@@ -87,8 +99,8 @@ class Launcher:
             process.kill()
 
     def said(self) -> list[dict[str, Any]]:
-        """All steps of all processes."""
-        return [step for ranks in self.starts for process in ranks for step in process.steps()]
+        """All that all processes have said."""
+        return [said for ranks in self.starts for process in ranks for said in process.hear()]
 
 
 def free_port() -> int:
@@ -99,13 +111,14 @@ def free_port() -> int:
 
 
 def run(
-    launcher: Launcher, history: Sequence[Happened], tell: Callable[[str], None]
+    launcher: Launcher, events: Sequence[Due], tell: Callable[[str], None]
 ) -> list[dict[str, Any]]:
-    """Train while the same happens at the same steps; returns all steps said."""
+    """Train while all happens at its step; returns all that was said."""
     sizes = {layout: size for size, layout in LAYOUTS.items()}
     try:
-        launcher.start(LAYOUTS[2], 2)
-        for each in history:
+        size = launcher.training.size
+        launcher.start(LAYOUTS[size], size)
+        for each in events:
             launcher.await_step(each.step)
             begin = time.monotonic()
             if each.event.kind.is_loss:

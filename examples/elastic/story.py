@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,10 +54,12 @@ class Training:
     Attributes:
         num_steps: for which the learning rate is planned; the demo ends before.
         pace_s: the least time of a step, so that processes start while it trains.
+        size: of the first world.
     """
 
     num_steps: int
     pace_s: float
+    size: int = 2
 
     def options(self) -> tuple[str, ...]:
         """As the scripts of the processes take it."""
@@ -80,16 +82,30 @@ class Event:
 
 
 class Job:
-    """A coordinator and the members that were started so far."""
+    """A coordinator and the members that were started so far.
 
-    def __init__(self, folder: Path, training: Training, tell: Callable[[str], None]) -> None:
+    Args:
+        folder: for what they say and write.
+        training: that members take part in.
+        tell: is told each command.
+        layouts: by number of processes, from the one that is wanted most.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        training: Training,
+        tell: Callable[[str], None],
+        layouts: Mapping[int, str] = LAYOUTS,
+    ) -> None:
         self.folder, self.training, self.tell = folder, training, tell
+        self.layouts = layouts
         self.members: list[Process] = []
         self.secret = str(folder / "secret")
-        layouts = [word for layout in LAYOUTS.values() for word in ("--layout", layout)]
+        wanted = [word for layout in layouts.values() for word in ("--layout", layout)]
         files = ("--ledger", str(folder / "ledger"), "--secret-file", self.secret)
-        self.tell(f"$ dynatrain coordinator {' '.join(layouts)}")
-        command = ("-m", "dynatrain", "coordinator", *layouts, *files, "--json")
+        self.tell(f"$ dynatrain coordinator {' '.join(wanted)}")
+        command = ("-m", "dynatrain", "coordinator", *wanted, *files, "--json")
         self.coordinator = Process(folder / "coordinator.jsonl", *command)
         wait_until(lambda: bool(self.coordinator.hear()), "the coordinator")
         self.address = str(self.coordinator.said[0]["address"])
@@ -101,7 +117,8 @@ class Job:
             output = self.folder / f"member-{len(self.members)}.jsonl"
             secret = ("--secret-file", self.secret)
             self.members.append(Process(output, "-m", *command, *secret))
-        self.tell(f"$ python -m {' '.join(command)}" + ("   # twice" if number > 1 else ""))
+        times = f"   # {number} times" if number > 1 else ""
+        self.tell(f"$ python -m {' '.join(command)}{times}")
 
     def ask(self, *question: str) -> None:
         """Give the coordinator a command."""
@@ -114,13 +131,17 @@ class Job:
     def signal(self, rank: int, number: signal.Signals) -> None:
         """Send a signal to the member that has a rank in the present world."""
         self.tell(f"$ kill -{number.name.removeprefix('SIG')} (the process of rank {rank})")
-        epoch = self.now()["epoch"]
+        self.ranks()[rank].child.send_signal(number)
+
+    def ranks(self) -> dict[int, Process]:
+        """Who has done a step in the world of the last step, by rank."""
+        epoch = self.now().get("epoch")
         latest = [(member, member.steps()[-1:]) for member in self.members]
-        for member, steps in latest:
-            if steps and (steps[0]["epoch"], steps[0]["rank"]) == (epoch, rank):
-                member.child.send_signal(number)
-                return
-        raise RuntimeError(f"nobody has rank {rank} in epoch {epoch}")
+        return {
+            steps[0]["rank"]: member
+            for member, steps in latest
+            if steps and steps[0]["epoch"] == epoch
+        }
 
     def now(self) -> dict[str, Any]:
         """The last step that was done."""
@@ -151,8 +172,8 @@ class Job:
 
     def do(self, kind: Kind) -> Event:
         """Let something happen."""
-        size = {layout: number for number, layout in LAYOUTS.items()}[self.now()["layout"]]
-        layout = LAYOUTS[size + kind.more]
+        size = {layout: number for number, layout in self.layouts.items()}[self.now()["layout"]]
+        layout = self.layouts[size + kind.more]
         asked = time.monotonic()
         if kind.name.startswith("join"):
             self.start(kind.more)
@@ -173,20 +194,24 @@ class Job:
 
 
 def run(
-    folder: Path, training: Training, kinds: Sequence[Kind], apart: int, tell: Callable[[str], None]
+    folder: Path,
+    training: Training,
+    kinds: Sequence[Kind],
+    apart: int,
+    tell: Callable[[str], None],
 ) -> tuple[list[Event], list[dict[str, Any]]]:
     """Train on processes to which all `kinds` happen, then end them.
 
-    Returns the events and all steps said.
+    Returns the events and all that was said.
     """
     job = Job(folder, training, tell)
     try:
-        job.start(2)
-        job.await_steps(LAYOUTS[2], apart)
+        job.start(training.size)
+        job.await_steps(LAYOUTS[training.size], apart)
         events = []
         for kind in kinds:
             events.append(job.do(kind))
             job.await_steps(events[-1].layout, apart)
     finally:
         job.kill()
-    return events, [step for member in job.members for step in member.steps()]
+    return events, [said for member in job.members for said in member.hear()]
