@@ -27,7 +27,7 @@ GPU_PYTHON ?= python3
 GPU_OUT ?= out/gpu-check
 
 .PHONY: help setup build build-tests demo demo-elastic test test-cpp test-python test-bare test-long \
-  lint bench gpu-check gpu-bundle wheel chaos what-travels api lock clean clean-all
+  lint bench bench-elastic gpu-check gpu-bundle wheel chaos what-travels api lock clean clean-all
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -110,6 +110,9 @@ lint: build ## every formatter, linter and type checker
 
 bench: build ## time a switch beside torch's checkpoint and a measured ceiling
 	@$(TIMED) "bench" $(BIN)/python benchmarks/switch.py --json
+
+bench-elastic: build ## time joins, leaves, deaths and resizes beside restarts, and replay a trace of preemptions
+	@$(TIMED) "bench-elastic" $(BIN)/python benchmarks/elastic.py $(if $(TRACE),--trace "$(TRACE)")
 
 gpu-check: ## build, test and measure everything that needs a GPU, with the torch of GPU_PYTHON, offline
 	@$(TIMED) "gpu-check" $(GPU_PYTHON) benchmarks/gpu_check.py --out "$(GPU_OUT)"
