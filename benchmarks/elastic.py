@@ -64,7 +64,9 @@ def events(options: argparse.Namespace, folder: Path) -> Rows:
     for number in range(options.runs):
         say(f"events, run {number + 1} of {options.runs}")
         measured.run()
-    return [asdict(row) for row in measured.rows()]
+        rows = [asdict(row) for row in measured.rows()]
+        (options.out / "events.json").write_text(json.dumps(rows, indent=1) + "\n")
+    return rows
 
 
 def costs_of(rows: Rows) -> Costs:
@@ -147,65 +149,78 @@ def replay_rows(courses: Mapping[str, Course], options: argparse.Namespace, way:
 
 
 def show_events(rows: Rows) -> None:
-    """Prints what single events have cost."""
-    from rich.console import Console
+    """Prints what single events have cost; of the restart what is held against."""
     from rich.table import Table
 
-    table = Table(title="seconds that training stands still, median; first run apart")
-    names = ("event", "from", "to", "contender", "stop", "min", "first", "steps lost")
-    for column in (*names, "restart/stop", "stop/plain", "prepared outside", "slowed"):
+    table = Table(title="training stands still, median seconds (min; first run)")
+    columns = ("event", DYNATRAIN, RESTART, "times", "plain", "prepared outside", "slowed", "lost")
+    for column in columns:
         table.add_column(column)
     for row in rows:
-        names = [str(row[name]) for name in ("event", "source", "target", "contender")]
-        times = [f"{row[f'stop_seconds{name}']:.2f}" for name in ("", "_min", "_first")]
-        table.add_row(*names, *times, f"{row['steps_lost']:.0f}", *beside(row, rows))
-    Console().print(table)
+        if row["contender"] == DYNATRAIN:
+            table.add_row(*event_cells(row, beside(row, rows)))
+    print_wide(table)
 
 
-def beside(row: Mapping[str, Any], rows: Rows) -> list[str]:
-    """What is held against others; of dynatrain alone."""
-    if row["contender"] != DYNATRAIN:
-        return []
+def beside(row: Mapping[str, Any], rows: Rows) -> Mapping[str, Any]:
+    """The restart for the same event."""
     same = ("event", "source", "target")
-    usual = next(
-        each["stop_seconds"]
+    return next(
+        each
         for each in rows
         if each["contender"] == RESTART and all(each[name] == row[name] for name in same)
     )
-    ratio = f"{usual / row['stop_seconds']:.0f}"
+
+
+def event_cells(row: Mapping[str, Any], usual: Mapping[str, Any]) -> list[str]:
+    """One event: both stops, how often ours fits into the other, and ours against the goals."""
+    stops = [
+        f"{each['stop_seconds']:.2f} ({each['stop_seconds_min']:.2f}; "
+        f"{each['stop_seconds_first']:.2f})"
+        for each in (row, usual)
+    ]
+    cells = [f"{row['event']}\n{row['source']}\n{row['target']}", *stops]
+    cells.append(f"{usual['stop_seconds'] / row['stop_seconds']:.0f}")
     if row["event"] == "kill":
-        return [ratio, f"goes on after {row['goes_on_seconds']:.2f}", "", ""]
-    outside = 1 - row["prepare_inside_seconds"] / row["prepare_seconds"]
-    plain = f"{row['stop_seconds'] / row['plain_switch_seconds']:.1f}"
-    return [ratio, plain, f"{outside:.0%}", f"{row['prepare_slowdown']:.2f}"]
+        after, deadline = row["goes_on_seconds"], row["deadline_seconds"]
+        cells += [f"{after:.2f} after it, deadline {deadline:.0f}", "", ""]
+    else:
+        outside = 1 - row["prepare_inside_seconds"] / row["prepare_seconds"]
+        cells += [f"{row['plain_switch_seconds']:.2f}", f"{outside:.0%}"]
+        cells.append(f"{row['prepare_slowdown']:.2f}")
+    return [*cells, f"{row['steps_lost']:.0f} / {usual['steps_lost']:.0f}"]
 
 
 def show_replay(rows: Rows) -> None:
     """Prints what the trace has cost."""
-    from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"trace {rows[0]['trace']}, notice {rows[0]['notice_seconds']:.0f} s")
-    down = ("down median", "p95", "max")
-    for column in ("way", "contender", "N", "seconds to N", "ETTR", "changes", *down):
-        table.add_column(column)
-    for column in ("steps lost", "GPU-h", "lost", "not in use"):
+    name, notice = rows[0]["trace"], rows[0]["notice_seconds"]
+    table = Table(title=f"trace {name}, notice {notice:.0f} s")
+    columns = ("way", "contender", "seconds to N", "ETTR", "changes", "down median, p95, max")
+    for column in (*columns, "steps lost", "GPU-hours lost", "idle", "all"):
         table.add_column(column)
     for row in rows:
-        seconds = [f"{row[f'downtime_seconds_{name}']:.2f}" for name in ("median", "p95", "max")]
-        hours = [f"{row[f'gpu_hours{name}']:.2f}" for name in ("", "_lost", "_idle")]
+        down = [f"{row[f'downtime_seconds_{name}']:.1f}" for name in ("median", "p95", "max")]
+        hours = [f"{row[f'gpu_hours{name}']:.2f}" for name in ("_lost", "_idle", "")]
         table.add_row(
-            str(row["way"]),
-            str(row["contender"]),
-            f"{row['goal_steps']:.0f}",
-            f"{row['seconds_to_goal']:.0f}",
-            f"{row['ettr']:.2%}",
+            row["way"],
+            row["contender"],
+            f"{row['seconds_to_goal']:.0f} to {row['goal_steps']:.0f}",
+            f"{row['ettr']:.1%}",
             str(row["num_changes"]),
-            *seconds,
+            ", ".join(down),
             f"{row['steps_lost']:.1f}",
             *hours,
         )
-    Console().print(table)
+    print_wide(table)
+
+
+def print_wide(table: Any) -> None:
+    """Prints a table; where nobody looks, as wide as it is."""
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
 
 
 def parse() -> argparse.Namespace:

@@ -8,6 +8,7 @@ from pathlib import Path
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from elastic.pictures import BLUE, ORANGE, RED
 from elastic_course import AGAIN, HOUR, SAVE, STOP, TRAIN, Course, Piece, gpu_hours
@@ -37,8 +38,7 @@ def draw(
             axes = parts[0].subplots(len(real), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
             for one, (name, course) in zip(axes, real.items(), strict=True):
                 draw_course(one, course, 1.0)
-                lost = gpu_hours_of(course, STOP, AGAIN, SAVE) * HOUR
-                one.set_title(f"{name}: {lost:.0f} process-seconds lost", fontsize=10)
+                draw_title(one, name, course)
                 one.set_ylabel("processes")
             axes[-1].set_xlabel("seconds")
         whole = parts[1] if parts is not None else figure
@@ -64,6 +64,15 @@ def draw_course(axes: Axes, course: Course, unit: float) -> None:
             axes.broken_barh(place, size, color=COLORS[IDLE], linewidth=0)
     most = max(piece.present for piece in course.pieces)
     axes.set(xlim=(0, (course.pieces[-1].end - zero) / unit), ylim=(0, 1.05 * most))
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def draw_title(axes: Axes, name: str, course: Course) -> None:
+    """Names a job, and says what it has come to."""
+    first, last = course.pieces[0], course.pieces[-1]
+    share = course.seconds_of(TRAIN) / (last.end - first.begin)
+    steps = last.done - first.done_before
+    axes.set_title(f"{name}: {steps:.0f} new steps, {share:.0%} of the time in them", fontsize=10)
 
 
 def draw_nodes(axes: Axes, virtual: Mapping[str, Course]) -> None:

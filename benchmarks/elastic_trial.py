@@ -202,7 +202,7 @@ class Restarted:
 def course_of(said: Sequence[dict[str, Any]], script: Script, zero: float) -> Course:
     """What a job did, from what its processes have said; from its first step to the end."""
     end = zero + script.end
-    steps = [step for step in records.joined(said) if step.end <= end]
+    steps = [step for step in records.joined(said) if zero <= step.end <= end]
     stops = records.stops(steps)
     saves = sorted(each["begin"] for each in said if each["kind"] == "save")
     begin = steps[0].begin
