@@ -231,7 +231,7 @@ def parse() -> argparse.Namespace:
     add("--runs", type=int, default=5, help="runs of all events; %(default)s")
     add("--costs", type=Path, help="events.json of before, instead of runs")
     add("--apart", type=int, default=20, help="steps between two events; %(default)s")
-    add("--every", type=int, default=20, help="steps between checkpoints, events; %(default)s")
+    add("--every", type=int, default=30, help="steps between checkpoints, events; %(default)s")
     add("--pace-s", type=float, default=0.1, help="least time of a step; %(default)s")
     add("--trace", type=Path, help="milliseconds,add|remove,node lines; else one is made")
     add("--seed", type=int, default=0, help="of the trace that is made, and of who is killed")

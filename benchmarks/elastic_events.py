@@ -17,7 +17,7 @@ from elastic.processes import Process, wait_until
 from elastic.records import Happened, Step
 from elastic.restarts import Due
 from elastic.story import KINDS, LAYOUTS, Training
-from elastic_restarts import Torchrun
+from elastic_restarts import Torchrun, end
 
 CYCLE = ("join", "kill", "join", "leave", "idle", "return")
 EVENTS = {"idle": "resize", "return": "resize"}
@@ -157,7 +157,7 @@ class Events:
         try:
             wait_until(lambda: not process.is_running(), "the plain switches")
         finally:
-            process.kill()
+            end(process)
         if process.child.returncode:
             raise RuntimeError(process.errors())
         for stop in records.stops(records.joined(process.hear())):

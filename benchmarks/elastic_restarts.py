@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from contextlib import suppress
 from pathlib import Path
 
-from elastic.processes import Process, wait_until
+from elastic.processes import DEADLINE_S, Process, wait_until
 from elastic.restarts import Launcher, free_port
 from elastic.story import Training
 
@@ -38,20 +39,19 @@ class Torchrun(Launcher):
     def lose_one(self) -> None:
         """Kill one process, of which torchrun hears and ends the others, and itself."""
         torchrun = self.starts[-1][0]
-        signalled(torchrun.steps()[-1]["pid"], signal.SIGKILL)
+        os.kill(torchrun.steps()[-1]["pid"], signal.SIGKILL)
         wait_until(lambda: not torchrun.is_running(), "torchrun's end")
 
     def kill(self) -> None:
-        """End all that still runs; torchrun would leave its children."""
-        if self.starts and self.starts[-1][0].is_running():
-            torchrun = self.starts[-1][0]
-            torchrun.child.send_signal(signal.SIGSTOP)
-            for pid in {step["pid"] for step in torchrun.steps()}:
-                signalled(pid, signal.SIGKILL)
-            torchrun.kill()
+        """End all that still runs."""
+        if self.starts:
+            end(self.starts[-1][0])
 
 
-def signalled(pid: int, number: signal.Signals) -> None:
-    """Sends a signal to a process, where it is there."""
-    with suppress(ProcessLookupError):
-        os.kill(pid, number)
+def end(torchrun: Process) -> None:
+    """Ends a torchrun by SIGTERM, which it passes on; killed, it would leave its children."""
+    if torchrun.is_running():
+        torchrun.child.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            torchrun.child.wait(DEADLINE_S)
+    torchrun.kill()
