@@ -132,7 +132,7 @@ def for_real(
 
 def replay_rows(courses: Mapping[str, Course], options: argparse.Namespace, way: str) -> Rows:
     """What the courses come to; the goal is what all of them have done in the end."""
-    goal = min(course.done for course in courses.values())
+    goal = min((course.done for course in courses.values()), default=0.0)
     return [
         {
             "schema_version": SCHEMA_VERSION,
