@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -16,6 +16,7 @@ from torch._C._distributed_c10d import HashStore, PrefixStore, Store
 from torch.distributed import ProcessGroup, device_mesh, distributed_c10d
 from torch.distributed.device_mesh import DeviceMesh
 
+from dynatrain._torch_private.per_thread import PerThread
 from dynatrain._torch_private.present import check_has
 
 check_has(
@@ -100,43 +101,58 @@ class _IsGloo(type):
         return isinstance(instance, dist.ProcessGroupGloo)
 
 
+def _gloo_at_address(original: Any, address: Callable[[], str | None]) -> type:
+    class Listening(metaclass=_IsGloo):
+        def __new__(cls, store: Store, *place: Any, timeout: timedelta, **rest: Any) -> Any:
+            own = address()
+            if not own:
+                return original(store, place[0], place[1], timeout=timeout, **rest)
+            return gloo_group(store, place[0], place[1], timeout, own)
+
+    return Listening
+
+
+_gloo = PerThread(distributed_c10d, "ProcessGroupGloo", _gloo_at_address)
+_default = PerThread(
+    distributed_c10d, "_get_default_group", lambda original, own: lambda: own() or original()
+)
+_no_split = PerThread(
+    distributed_c10d,
+    "_get_split_source",
+    lambda original, own: lambda *args: None if own() else original(*args),
+)
+
+
 @contextmanager
 def gloo_at(address: str) -> Iterator[None]:
     """Has the groups that torch makes in this thread listen as those of :func:`gloo_group` do."""
-    if not address:
+    with _gloo.wanting(address) if address else nullcontext():
         yield
-        return
-    original, thread = distributed_c10d.ProcessGroupGloo, threading.get_ident()
-
-    class Listening(metaclass=_IsGloo):
-        def __new__(cls, store: Store, *place: Any, timeout: timedelta, **rest: Any) -> Any:
-            if threading.get_ident() != thread:
-                return original(store, place[0], place[1], timeout=timeout, **rest)
-            return gloo_group(store, place[0], place[1], timeout, address)
-
-    distributed_c10d.ProcessGroupGloo = Listening  # type: ignore[assignment, misc]
-    try:
-        yield
-    finally:
-        distributed_c10d.ProcessGroupGloo = original  # type: ignore[misc]
 
 
-def listed_group(
-    store: Store, name: str, ranks: list[int], rank: int, deadline: timedelta
+def listed_group(  # noqa: PLR0913 - what the group is, and how it is made
+    store: Store,
+    name: str,
+    ranks: list[int],
+    rank: int,
+    deadline: timedelta,
+    default: ProcessGroup | None = None,
 ) -> ProcessGroup:
-    """A group that its members alone make, ``rank`` among them, of the kind of torch's default one.
+    """A group that its members alone make, ``rank`` among them, of the kind of a default one.
 
     torch lists it by ``name``, as functional collectives ask, but does not count it. ``deadline``
-    is for the making; what is done over the group has torch's default.
+    is for the making; what is done over the group has torch's default. ``default`` is the group
+    that numbers the ranks, torch's default one where it is None; other threads see nothing of it.
 
     Raises:
         RuntimeError: a member did not come in time.
     """
-    default = distributed_c10d._get_default_group()
-    backend, _ = distributed_c10d._world.pg_map[default]
-    original = distributed_c10d._get_split_source
-    distributed_c10d._get_split_source = lambda *_: None  # a split takes all ranks of the job
-    try:
+    numbers = default or distributed_c10d._get_default_group()
+    backend, _ = distributed_c10d._world.pg_map[numbers]
+    with (
+        _no_split.wanting(True),  # a split takes all ranks of the job
+        nullcontext() if default is None else _default.wanting(default),
+    ):
         group, _ = distributed_c10d._new_process_group_helper(
             len(ranks),
             ranks.index(rank),
@@ -145,10 +161,8 @@ def listed_group(
             store,
             name,  # type: ignore[arg-type]
             timeout=deadline,
-            device_id=default.bound_device_id,
+            device_id=numbers.bound_device_id,
         )
-    finally:
-        distributed_c10d._get_split_source = original
     assert isinstance(group, ProcessGroup)
     distributed_c10d._world.pg_group_ranks[group] = {each: at for at, each in enumerate(ranks)}
     _wait_as_usual(group, deadline)
