@@ -125,7 +125,8 @@ class Adapter(ABC, Generic[_Inventory]):
     ranks stopped, ``values`` and ``encode``, ``decode``, ``check_values`` and ``check_left``, the
     bytes move, ``take_values``; and after the vote ``retire`` and ``continue_streams``.
 
-    Threads   the training thread.
+    Threads   the training thread, between two steps. What looks at inventories alone, or at
+              values, may be called from another one that prepares a switch.
     Errors    of the library's family. Up to the vote a method that raises leaves the source, and
               what belongs to the process, as they were; the target is thrown away. After the vote
               no method may raise.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 
@@ -57,6 +57,18 @@ class Side:
         return None if self.inventory is None else self.inventory.state
 
 
+class AtBoundary(Protocol):
+    """Runs in the training thread, between two of its steps, what touches its state or torch."""
+
+    def __call__(self, work: Callable[[], _T], /) -> _T:
+        """What ``work`` returns; what it raises is raised."""
+
+
+def at_once(work: Callable[[], _T], /) -> _T:
+    """Runs ``work`` where it is called: the training thread stands in a call anyway."""
+    return work()
+
+
 class Engine:
     """What a switch asks of a generation and of the native core, for one rank.
 
@@ -64,16 +76,30 @@ class Engine:
         generation: the ranks, and what they talk over.
         device: where parameters live.
         adapter: of the state's framework.
+        at_boundary: where the adapter, and what makes meshes, are called; see the adapter's port.
+            No exchange is made there.
 
     Attributes:
         generation: as given, or the one that has taken its place.
         adapter: as given.
+        at_boundary: as given.
     """
 
-    def __init__(self, generation: Generation, device: torch.device, adapter: Adapter[Any]) -> None:
+    def __init__(
+        self,
+        generation: Generation,
+        device: torch.device,
+        adapter: Adapter[Any],
+        at_boundary: AtBoundary = at_once,
+    ) -> None:
         self.generation = generation
         self.adapter = adapter
+        self.at_boundary = at_boundary
         self._device = device
+
+    def over(self, generation: Generation, at_boundary: AtBoundary) -> Engine:
+        """One for another generation, which is used in another thread than the training one."""
+        return Engine(generation, self._device, self.adapter, at_boundary)
 
     @property
     def options(self) -> Options:

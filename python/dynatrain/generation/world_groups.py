@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -32,6 +33,29 @@ from dynatrain.generation.members import Members
 
 #: What names of the library's own groups begin with.
 _NAMES = "dynatrain/"
+_beside_training = threading.local()
+
+
+class GroupWanted(BaseException):
+    """A group that does not stand is asked for where nobody may wait for its other members.
+
+    No error: whoever has the other members do the same calls ``make()`` in a thread, and has done
+    again what asked for it.
+    """
+
+    def __init__(self, make: Callable[[], None]) -> None:
+        super().__init__("a group that is to be made first")
+        self.make = make
+
+
+@contextmanager
+def only_groups_that_stand() -> Iterator[None]:
+    """Has this thread raise GroupWanted inside rather than make a group of a world."""
+    _beside_training.here = True
+    try:
+        yield
+    finally:
+        _beside_training.here = False
 
 
 class WorldGroups:
@@ -54,6 +78,9 @@ class WorldGroups:
         self._timeout = timeout
         self._until: float | None = None
         self._num_made: Counter[str] = Counter()
+        self._ahead: dict[str, ProcessGroup] = {}
+        #: That the world brings with it, once it is made; None where the job has one for all.
+        self.default: ProcessGroup | None = None
         self._groups: list[ProcessGroup] = []
         #: Of these groups, where those of the generation are noted, too.
         noted = members.connections
@@ -73,20 +100,35 @@ class WorldGroups:
     def make(self, purpose: str, ranks: list[int]) -> ProcessGroup:
         """A group of ``ranks`` of the world, this one among them. Collective over them.
 
+        One that was made ahead is taken, once.
+
         Args:
             purpose: tells groups of equal ranks apart.
             ranks: ascending.
 
         Raises:
             TransportError: a rank did not come, or the group cannot be made here.
+            GroupWanted: inside of :func:`only_groups_that_stand`, and it does not.
         """
-        kind = f"{purpose}/{hashlib.sha256(repr(ranks).encode()).hexdigest()[:16]}"
+        kind = _kind(purpose, ranks)
+        if kind in self._ahead:
+            return self._ahead.pop(kind)
+        if getattr(_beside_training, "here", False):
+            raise GroupWanted(lambda: self.make_ahead(purpose, ranks))
+        return self._made(kind, purpose, ranks)
+
+    def make_ahead(self, purpose: str, ranks: list[int]) -> None:
+        """Makes what :meth:`make` is to return for these ranks, in any thread. Collective."""
+        kind = _kind(purpose, ranks)
+        self._ahead[kind] = self._made(kind, purpose, ranks)
+
+    def _made(self, kind: str, purpose: str, ranks: list[int]) -> ProcessGroup:
         self._num_made[kind] += 1
         name = f"{_NAMES}{self._members.name}/{self._name}/{kind}/{self._num_made[kind]}"
         store, deadline = self._members.store_of(self._name), self._deadline()
         check_descriptors(len(ranks))
         with _told_of(f"ranks {ranks} for {purpose}", deadline), gloo_at(self._address):
-            group = listed_group(store, name, ranks, self.rank, deadline)
+            group = listed_group(store, name, ranks, self.rank, deadline, self.default)
         self._took(group, store, name)
         return group
 
@@ -102,6 +144,7 @@ class WorldGroups:
         with _told_of(f"all {num_ranks} ranks of the world", deadline), gloo_at(self._address):
             group = group_to_be_default(kind, store, name, (self.rank, num_ranks), deadline)
         self._took(group, store, name)
+        self.default = group
         return group
 
     def note_those_of_script(self) -> None:
@@ -143,8 +186,14 @@ class WorldGroups:
         """Takes the groups from torch and meshes; their threads end with the last who holds one."""
         while self._meshes:
             forget_groups(self._meshes.pop())
+        self._ahead.clear()
+        self.default = None
         while self._groups:
             end_group(self._groups.pop())
+
+
+def _kind(purpose: str, ranks: list[int]) -> str:
+    return f"{purpose}/{hashlib.sha256(repr(ranks).encode()).hexdigest()[:16]}"
 
 
 @contextmanager

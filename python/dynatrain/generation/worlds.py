@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection
 from traceback import walk_tb
 from typing import Any
@@ -22,7 +23,7 @@ from dynatrain._torch_private.tensors import clear_sharding_cache
 from dynatrain.generation.control import attempt
 from dynatrain.generation.engine import Engine
 from dynatrain.generation.seats import Seats
-from dynatrain.generation.world import Meshes, World
+from dynatrain.generation.world import Meshes, World, make_groups_ahead
 from dynatrain.generation.world_groups import WorldGroups
 from dynatrain.layout import Layout
 
@@ -61,10 +62,16 @@ class Worlds:
         #: The store that each world has its keys in, and their purpose there.
         self._keys: dict[Seats, tuple[Store, str]] = {}
 
+    def over(self, engine: Engine) -> Worlds:
+        """The same worlds, made over what another engine has; what is made is kept for both."""
+        same = copy.copy(self)
+        same._engine = engine
+        return same
+
     @property
     def kept(self) -> tuple[str, ...]:
         """Keys of the seats that this rank has its place in, or idles."""
-        return tuple(seats.key for seats in self._kept)
+        return tuple(seats.key for seats in tuple(self._kept))  # threads make some, too
 
     def at(
         self,
@@ -99,7 +106,7 @@ class Worlds:
         return None if place is None else place.at_epoch(epoch)
 
     def _let_go_of_oldest(self, in_use: Collection[Seats]) -> None:
-        unused = [seats for seats in self._kept if seats not in in_use]
+        unused = [seats for seats in tuple(self._kept) if seats not in in_use]
         if self._make_groups is None:
             for seats in unused[:-_MOST_UNUSED]:
                 self._forget(seats)
@@ -141,7 +148,10 @@ class Worlds:
                 self._keys[seats] = members.store, name
             # A rank that fails tells the others when they have given up on it.
             with groups.all_within(timeout / 2):
-                return self._world(seats.layout, groups, from_hook)
+                if self._default is not None:
+                    groups.make_default(self._default, seats.layout.world_size)
+                make_groups_ahead(seats.layout, groups)
+            return self._engine.at_boundary(lambda: self._world(seats.layout, groups, from_hook))
 
         try:
             world, error = attempt(place)
@@ -187,13 +197,10 @@ class Worlds:
             control.agree(phase, error if place == first else None, None)
 
     def _world(self, layout: Layout, groups: WorldGroups, from_hook: Any) -> World:
-        default = None
-        if self._default is not None:
-            default = groups.make_default(self._default, layout.world_size)
-        with default_group(default):
-            meshes = Meshes(layout, self._device.type, groups, default)
+        with default_group(groups.default):
+            meshes = Meshes(layout, self._device.type, groups, groups.default)
             world = World(layout, groups.rank, self._device, meshes, from_hook)
-            world.group(*layout.order)  # what most scripts reduce over; made before it is needed
+            world.group(*layout.order)  # what most scripts reduce over
         return world
 
 
