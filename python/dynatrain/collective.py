@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 
@@ -15,10 +16,11 @@ from dynatrain.adapters.port import Adapter
 from dynatrain.caller import Caller
 from dynatrain.collector import collector_held_off
 from dynatrain.door import checked_layout, checked_names, only_family
-from dynatrain.generation.engine import Engine
+from dynatrain.generation.engine import AtBoundary, Engine
 from dynatrain.generation.generation import Generation
 from dynatrain.generation.seats import Seats
 from dynatrain.generation.world import Build
+from dynatrain.generation.world_groups import GroupWanted, only_groups_that_stand
 from dynatrain.generation.worlds import MakeGroups, Worlds
 from dynatrain.given import described
 from dynatrain.keeper import StepKeeper
@@ -30,11 +32,13 @@ from dynatrain.switch.called import Called
 from dynatrain.switch.calls import Call, Calls, Met, check_target, cursors_of
 from dynatrain.switch.clock import Clock
 from dynatrain.switch.decided import Vote
-from dynatrain.switch.preparations import Preparations
+from dynatrain.switch.preparations import Preparations, Wanted
 from dynatrain.switch.present import Present
 from dynatrain.switch.questions import QUESTIONS
+from dynatrain.switch.standing import Standing
 from dynatrain.switch.story import Telling, run, tell_script
 
+_T = TypeVar("_T")
 #: What a switch returns: its report, and what kept objects raised when it was done.
 Done = tuple[SwitchReport, list[BaseException]]
 #: The clock of a call, and what is closed when the call has ended on this rank.
@@ -203,7 +207,7 @@ class Collective:
         try:
             if problem is not None:
                 raise problem
-            self._check_now(layout, self.present.keep)
+            self.check_now(layout, self.present.keep)
             ready = self.targets.is_ready(layout, names)
             cursors = cursors_of(self.present.keep) if self.present.world is not None else {}
         except Exception as error:  # noqa: BLE001 - the others must learn of it, not wait
@@ -215,9 +219,11 @@ class Collective:
         self.reconnect(met)
         return met
 
-    def _check_now(self, layout: Layout, keep: Mapping[str, Any]) -> None:
-        """Raises when this rank cannot go to ``layout`` now."""
-        check_target(layout, self.engine.num_ranks, keep)
+    def check_now(
+        self, layout: Layout, keep: Mapping[str, Any], num_ranks: int | None = None
+    ) -> None:
+        """Raises when this rank cannot go to ``layout`` now; of the present ranks, if not told."""
+        check_target(layout, num_ranks or self.engine.num_ranks, keep)
         why_not = self.adapter.why_not_now(self.present.state)
         if why_not is not None:
             raise LayoutError(why_not)
@@ -228,6 +234,41 @@ class Collective:
             self.targets.drop()  # its runs are bound to the connection that was lost
             self.generation.disconnect("a rank has lost its groups")
             self.generation.connect(met.name)
+
+    def prepare_ahead(self, generation: Generation, wanted: Wanted, slices: AtBoundary) -> Standing:
+        """Prepares a switch over a generation that is to come, while training goes on.
+
+        In a thread; ``slices`` has the training thread do what is its own between two steps. The
+        target is to be given to ``targets.adopt`` once :meth:`regroup` has had that generation.
+        Collective over it.
+        """
+        taken = [0.0]
+
+        def here(work: Callable[[], _T]) -> _T:
+            began = time.perf_counter()
+            try:
+                with (
+                    self._caller.alone("prepare"),
+                    self.adapter.undisturbed(),
+                    only_groups_that_stand(),
+                ):
+                    return work()
+            finally:
+                taken[0] += time.perf_counter() - began
+
+        def beside(clock: Clock) -> AtBoundary:
+            def at_boundary(work: Callable[[], _T], /) -> _T:
+                with clock.phase("boundary"):
+                    while True:
+                        try:
+                            return slices(lambda: here(work))
+                        except GroupWanted as missing:
+                            missing.make()
+
+            return at_boundary
+
+        standing = self.targets.prepare_ahead(generation, wanted, beside)
+        return replace(standing, boundary_seconds=taken[0])
 
     def switched(
         self, layout: Layout, names: Mapping[str, str], met: Met, within: Within, step: int
@@ -258,7 +299,7 @@ class Collective:
         engine = self.engine
         if not self.generation.connected:
             self.generation.connect("start")
-        engine.together("the first layout", lambda: self._check_now(layout, keep))
+        engine.together("the first layout", lambda: self.check_now(layout, keep))
         seats = Seats.first_of(self.generation.members, layout)
         world = self.worlds.at(seats, 0, "world/start", kept=False)
         state = begin(engine, Called(seats, seats, world, self._build), initialize)

@@ -9,6 +9,7 @@ from typing import Any
 
 from dynatrain._errors import LayoutError, TransportError
 from dynatrain.collective import Collective
+from dynatrain.generation.engine import AtBoundary
 from dynatrain.generation.generation import Generation
 from dynatrain.generation.seats import Seats
 from dynatrain.generation.world import World
@@ -16,6 +17,8 @@ from dynatrain.layout import Layout
 from dynatrain.report import SwitchReport
 from dynatrain.switch.beginning import Initialize
 from dynatrain.switch.decided import Vote
+from dynatrain.switch.preparations import Wanted
+from dynatrain.switch.standing import Standing
 from dynatrain.train_state import TrainState
 
 
@@ -31,7 +34,7 @@ class _Stood:
 
 
 class Joining:
-    """The port of a driver, over the calls of one rank; see ``elastic.driver.Session``.
+    """The port of a driver, over the calls of one rank; see ``elastic.driven.Session``.
 
     Args:
         part: the calls of all ranks.
@@ -109,6 +112,27 @@ class Joining:
     def enter(self, generation: Generation) -> None:
         """Makes the next calls among the members of a generation."""
         self._part.regroup(generation)
+
+    def prepare_ahead(
+        self, generation: Generation, source: tuple[Seats, int], layout: Layout, run: AtBoundary
+    ) -> Standing:
+        """Prepares a switch over a generation that is to come; in a thread, collective over it.
+
+        ``source`` is who trains now, and the epoch of that.
+        """
+        seats, epoch = source
+        num_ranks = generation.members.num_ranks
+        wanted = Wanted(
+            layout,
+            seats,
+            epoch,
+            check=lambda: self._part.check_now(layout, self._keep, num_ranks),
+        )
+        return self._part.prepare_ahead(generation, wanted, run)
+
+    def adopt(self, standing: Standing) -> None:
+        """Has the next switch take what was prepared ahead over the present generation."""
+        self._part.targets.adopt(standing)
 
     def go(self, layout: Layout) -> SwitchReport:
         """Switches; collective over the generation."""

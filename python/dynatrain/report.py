@@ -55,9 +55,12 @@ class SwitchReport:
         stop_seconds: from the call until the slowest rank has installed the new state; only the
             exchange of these numbers comes after.
         transfer_seconds: from the first pack to the last unpack.
-        build_seconds: building and materialising the target, wherever it happened.
-        prepare_seconds: all of the preparation, ahead of the call when ``prepared``.
+        build_seconds: building and materialising the target, but for what boundary_seconds has.
+        prepare_seconds: all of the preparation, ahead of the call when ``prepared``; beside
+            training (of an elastic job) it waits for the ends of steps as well.
         plan_seconds: maps, plan and schedule, a part of prepare_seconds.
+        boundary_seconds: what a preparation beside training took of the training thread between
+            two steps, a part of prepare_seconds; training has lost it ahead of the stop.
         bytes_moved: bytes that crossed between ranks.
         bytes_kept: bytes that stayed on their rank (adopted or copied).
         lower_bound_bytes: what any switch between these layouts must move.
@@ -82,6 +85,7 @@ class SwitchReport:
     build_seconds: float = 0.0
     prepare_seconds: float = 0.0
     plan_seconds: float = 0.0
+    boundary_seconds: float = 0.0
     bytes_moved: int = 0
     bytes_kept: int = 0
     lower_bound_bytes: int = 0
@@ -203,6 +207,7 @@ class RankStats:
     build_seconds: float = 0.0
     prepare_seconds: float = 0.0
     plan_seconds: float = 0.0
+    boundary_seconds: float = 0.0
     received_bytes: int = 0
     kept_bytes: int = 0
     lower_bound_bytes: int = 0
@@ -222,6 +227,7 @@ def of_all_ranks(ranks: Sequence[RankStats]) -> RankStats:
         max(stats.build_seconds for stats in ranks),
         max(stats.prepare_seconds for stats in ranks),
         max(stats.plan_seconds for stats in ranks),
+        max(stats.boundary_seconds for stats in ranks),
         sum(stats.received_bytes for stats in ranks),
         sum(stats.kept_bytes for stats in ranks),
         sum(stats.lower_bound_bytes for stats in ranks),
@@ -235,7 +241,7 @@ def of_all_ranks(ranks: Sequence[RankStats]) -> RankStats:
 
 def fill(report: SwitchReport, of_all: RankStats) -> None:
     """Puts the numbers of all ranks into a report."""
-    for name in ("stop", "transfer", "build", "prepare", "plan"):
+    for name in ("stop", "transfer", "build", "prepare", "plan", "boundary"):
         key = f"{name}_seconds"
         setattr(report, key, getattr(of_all, key))
     report.bytes_moved = of_all.received_bytes

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Protocol
 
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from dynatrain import given
 from dynatrain._errors import Error, InternalError, LayoutError, TransportError, ends_job
 from dynatrain.elastic.attempts import in_words, is_of_communication, members_of, seats_of
+from dynatrain.elastic.driven import Session
 from dynatrain.elastic.events import Events
 from dynatrain.elastic.part import Asked, Part, UncoveredError, described
+from dynatrain.elastic.slices import Slices
 from dynatrain.elastic.wishes import Wishes
 from dynatrain.generation.connections import Connections
 from dynatrain.generation.generation import Generation
@@ -24,7 +25,7 @@ from dynatrain.generation.members import Member, Members
 from dynatrain.generation.seats import Seats
 from dynatrain.layout import Layout
 from dynatrain.report import SwitchReport
-from dynatrain.switch.decided import Vote
+from dynatrain.switch.standing import Standing
 
 _log = logging.getLogger("dynatrain.elastic")
 #: How long a script that leaves its loop waits until that is told.
@@ -33,52 +34,6 @@ _QUIT_S = 2.0
 _OPEN, _GIVEN, _DECIDED = range(3)
 #: How often one step may fail in its communication before it is the script's own error.
 _MOST_FAILURES = 3
-
-
-class Session(Protocol):
-    """What a driver needs of the session that it drives."""
-
-    def vote_by(self, vote: Vote) -> None:
-        """Has every switch be decided by ``vote``."""
-
-    @property
-    def completed(self) -> int:
-        """Completed steps."""
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether the state is that of so many steps."""
-
-    @property
-    def previous(self) -> Sequence[int]:
-        """Earlier versions that can be gone back to."""
-
-    def begin(self, generation: Generation, layout: Layout) -> None:
-        """Builds the first world and state; collective over the generation."""
-
-    def stand_by(self, generation: Generation, seats: Seats, epoch: int, step: int) -> None:
-        """Takes note of the world of others, in which this rank has no place."""
-
-    def enter(self, generation: Generation) -> None:
-        """Makes the next calls among the members of a generation."""
-
-    def go(self, layout: Layout) -> SwitchReport:
-        """Switches; collective over the generation."""
-
-    def back_to(self, generation: Generation | None) -> None:
-        """Goes on with a former generation, or as before the first one."""
-
-    def note_groups(self) -> None:
-        """Has groups that the script has made since be ended with the present world's."""
-
-    def abort(self, why: str) -> None:
-        """Ends what waits for a peer in the present world, from any thread."""
-
-    def hold(self, generation: Generation, seats: Seats, epoch: int, step: int) -> None:
-        """Takes ``seats`` for what is left of a halted world, after ``step`` steps."""
-
-    def prepare(self, layout: Layout) -> None:
-        """Prepares a switch; collective over the generation."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +47,8 @@ class Ready:
         epoch: of the source, as sessions count.
         version: of a recovery, the completed steps of what is left; else None.
         held: of a recovery, done when the training thread has prepared the switch.
+        ahead: of a planned change, what its thread prepares beside training.
+        slices: what that has the training thread do.
     """
 
     generation: Generation
@@ -100,6 +57,8 @@ class Ready:
     epoch: int
     version: int | None
     held: Future[None]
+    ahead: Future[Standing]
+    slices: Slices
 
 
 class Driver:
@@ -142,9 +101,9 @@ class Driver:
     # ---- in threads beside training ------------------------------------------------------------
 
     def prepare(self, attempt: int) -> None:
-        """Makes the generation of an attempt: its groups and lanes.
+        """Makes the generation of an attempt, its groups and lanes, and prepares the switch.
 
-        In a recovery it has the training thread, which stands, prepare the switch as well.
+        In a recovery the training thread, which stands, does the latter; the first world has none.
 
         Raises:
             UncoveredError: the version cannot be put together from what is left.
@@ -169,6 +128,8 @@ class Driver:
             description["source"]["epoch"] - 1,
             target["version"] if description["is_recovery"] else None,
             Future(),
+            Future(),
+            Slices(lambda: self.part.ask(Asked("slice", attempt)), self._timeout),
         )
         with self._lock:
             is_over = connections.are_cut
@@ -179,6 +140,24 @@ class Driver:
             connections.check()
         if ready.version is not None:
             self._await_held(attempt, ready)
+        elif ready.source is not None:
+            self._prepare_ahead(attempt, ready, (ready.source, ready.epoch))
+
+    def _prepare_ahead(self, attempt: int, ready: Ready, source: tuple[Seats, int]) -> None:
+        ready.ahead.set_running_or_notify_cancel()
+        try:
+            run = ready.slices.run
+            ready.ahead.set_result(
+                self._session.prepare_ahead(ready.generation, source, ready.target, run)
+            )
+        except BaseException as error:
+            ready.ahead.set_exception(error)
+            raise
+        finally:
+            with self._lock:
+                is_dropped = attempt not in self._ready
+            if is_dropped:
+                ready.generation.close(in_store=False)
 
     def _await_held(self, attempt: int, ready: Ready) -> None:
         self.part.ask(Asked("hold", attempt))
@@ -211,6 +190,7 @@ class Driver:
         if connections is not None:
             connections.cut(why)
         if ready is not None:
+            ready.slices.end(why)
             ready.generation.abort(why)
 
     # ---- in the training thread ----------------------------------------------------------------
@@ -291,11 +271,20 @@ class Driver:
             self._switch(asked.attempt, asked.version)
         elif asked.kind == "hold":
             self._hold(asked.attempt)
+        elif asked.kind == "slice":
+            self._serve(asked.attempt)
         elif asked.kind == "discard":
             self._drop(asked.attempt)
         elif asked.kind == "stop":
             session = self._session
             self.part.stopped(session.completed, session.previous, is_clean=session.is_whole)
+
+    def _serve(self, attempt: int) -> None:
+        """Does a piece of a preparation, unless that was given up meanwhile."""
+        with self._lock:
+            ready = self._ready.get(attempt)
+        if ready is not None:
+            ready.slices.serve()
 
     def _hold(self, attempt: int) -> None:
         """Prepares a recovery, from what is left of the world."""
@@ -357,6 +346,8 @@ class Driver:
             self._session.enter(ready.generation)
         elif ready.version is None:
             self._session.stand_by(ready.generation, ready.source, ready.epoch, version)
+        if ready.ahead.done():
+            self._session.adopt(ready.ahead.result())
         report = self._session.go(ready.target)
         self._wishes.fulfilled(report)
         self.events.note("switched", str(report))
@@ -365,7 +356,8 @@ class Driver:
         with self._lock:
             ready = self._ready.pop(attempt, None)
             self._connections.pop(attempt, None)
-        if ready is not None:
+            is_used = ready is not None and ready.ahead.running()  # its thread closes it then
+        if ready is not None and not is_used:
             ready.generation.close(in_store=False)
 
     def _vote(self, target: str, epoch: int) -> None:
@@ -373,6 +365,8 @@ class Driver:
         self._vote_is = _GIVEN
         self.part.moved(self._attempt)
         asked = self.part.next()
+        while asked.kind == "slice":  # of a preparation that was given up before
+            asked = self.part.next()
         if asked.kind in ("install", "retire"):
             self._vote_is = _DECIDED
             return

@@ -33,8 +33,8 @@ class Asked:
     """What the training thread is to do.
 
     Attributes:
-        kind: ``train``, ``hold``, ``switch``, ``install``, ``discard``, ``retire``, ``stop`` or
-            ``end``.
+        kind: ``train``, ``hold``, ``slice``, ``switch``, ``install``, ``discard``, ``retire``,
+            ``stop`` or ``end``.
         attempt: that it is about; 0 where it is about none.
         version: completed steps with which the world begins, or at which it is left.
         why: of an end, its kind and its reason.

@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
-from dynatrain.generation.engine import Engine
+from dynatrain._errors import of_family
+from dynatrain.generation.control import attempt
+from dynatrain.generation.engine import AtBoundary, Engine
+from dynatrain.generation.generation import Generation
 from dynatrain.generation.seats import Seats
 from dynatrain.generation.world import Build
 from dynatrain.generation.worlds import Worlds
 from dynatrain.layout import Layout
 from dynatrain.switch.called import Called
-from dynatrain.switch.calls import Met
+from dynatrain.switch.calls import Call, Calls, Met
 from dynatrain.switch.clock import Clock
 from dynatrain.switch.present import Present
 from dynatrain.switch.rehearsal import Trial, leaving_nothing, rehearse
 from dynatrain.switch.standing import Standing, prepare
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a preparation is for.
+
+    Attributes:
+        layout: the target.
+        source: who sits where now; None before the first world.
+        epoch: of the source.
+        names: new names of source tensors, by FQN.
+        check: raises where this rank cannot go there; asked ahead of a switch, at a boundary.
+    """
+
+    layout: Layout
+    source: Seats | None
+    epoch: int
+    names: Mapping[str, str] = field(default_factory=dict)
+    check: Callable[[], None] = lambda: None
 
 
 class Preparations:
@@ -57,9 +80,31 @@ class Preparations:
         self.drop()
         clock = Clock(self._engine.rank)
         with clock.phase("world"):
-            called = self._called(layout, names, met)
+            called = self._called(self._engine, self._now_to(layout, names), met)
         self.standing = prepare(self._engine, self._now.state, called, clock)
         return self.standing
+
+    def prepare_ahead(
+        self, generation: Generation, wanted: Wanted, beside: Callable[[Clock], AtBoundary]
+    ) -> Standing:
+        """Prepares a target over a generation that is not the present one, while training goes on.
+
+        In any thread. Collective over that generation. What was made goes with the last who holds
+        it; the target is not taken for prepared before :meth:`adopt`.
+        """
+        clock = Clock(generation.members.rank)
+        engine = self._engine.over(generation, beside(clock))
+        own = Call("prepare", str(wanted.layout), 0, False, True, places=self._worlds.kept)
+        with clock.phase("world"):
+            _, error = attempt(lambda: engine.at_boundary(wanted.check))
+            problem = None if error is None else of_family(error, "the call of prepare")
+            met = Calls(generation.meeting).meet(own, problem)
+            called = self._called(engine, wanted, met)
+        return prepare(engine, self._now.state, called, clock)
+
+    def adopt(self, standing: Standing) -> None:
+        """Takes what was prepared ahead for the target that stands ready."""
+        self.standing = standing
 
     def taken(self, layout: Layout, names: Mapping[str, str], met: Met, clock: Clock) -> Standing:
         """The target of a switch, prepared now where it was not; used up by it. Collective."""
@@ -73,18 +118,26 @@ class Preparations:
 
     def rehearse(self, layout: Layout, names: Mapping[str, str], met: Met) -> int:
         """Tries a switch; returns the bytes that it takes where most are needed. Collective."""
-        called = self._called(layout, names, met)
+        called = self._called(self._engine, self._now_to(layout, names), met)
         trial = Trial(lambda: self._now.kept_states(called.seats), self._engine.options.verify)
         with leaving_nothing():
             return rehearse(self._engine, self._now.state, called, trial)
 
-    def _called(self, layout: Layout, names: Mapping[str, str], met: Met) -> Called:
+    def _called(self, engine: Engine, wanted: Wanted, met: Met) -> Called:
         """What is asked for, with this rank's place in it. Collective."""
-        seats = Seats.first_of(self._engine.generation.members, layout)
-        kept, name = met.has_places(seats.key), f"world/{met.name}"
-        standing = self.standing
-        in_use = [] if standing is None else [standing.blueprint.called.seats]
-        if self._now.seats is not None:
-            in_use.append(self._now.seats)
-        world = self._worlds.at(seats, self._now.epoch + 1, name, kept=kept, in_use=in_use)
-        return Called(self._now.seats or seats, seats, world, self._build, dict(names))
+        seats = Seats.first_of(engine.generation.members, wanted.layout)
+        source, standing = wanted.source or seats, self.standing
+        in_use = [source]
+        if standing is not None:
+            in_use.append(standing.blueprint.called.seats)
+        world = self._worlds.over(engine).at(
+            seats,
+            wanted.epoch + 1,
+            f"world/{met.name}",
+            kept=met.has_places(seats.key),
+            in_use=in_use,
+        )
+        return Called(source, seats, world, self._build, dict(wanted.names))
+
+    def _now_to(self, layout: Layout, names: Mapping[str, str]) -> Wanted:
+        return Wanted(layout, self._now.seats, self._now.epoch, names)

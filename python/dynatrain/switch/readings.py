@@ -130,33 +130,44 @@ def read_sources(
     parts: dict[str, bytes] = {}
     counted, beside = "fingerprint" in engine.options.verify, DEVICE in engine.lanes
 
-    def read_under(naming: Naming) -> Listing:
+    def read_under(naming: Naming) -> None:
         each = naming.each(counted=counted)
         side = engine.read(state, called.names, each[0])
         read[:] = [side, *(side.under(apart) for apart in each[1:])]
+
+    def listed() -> Listing:
+        parts.clear()
         parts.update(engine.encoded(read, called.source))
         return listing(parts)
 
-    def tell() -> _Told:
-        made.append(built or in_phase("build", lambda: build_on_meta(engine, called)))
+    def look() -> tuple[frozenset[str], frozenset[str], frozenset[SlotNote]]:
+        made[:] = [built or in_phase("build", lambda: build_on_meta(engine, called))]
         ties = engine.adapter.ties
-        source = frozenset() if state is None else ties(state, called.names)
-        target = frozenset() if made[0] is None else ties(made[0])
-        listed = in_phase("reading the state", lambda: read_under(Naming.of(source, target)))
+        source = frozenset[str]() if state is None else ties(state, called.names)
+        target = frozenset[str]() if made[0] is None else ties(made[0])
+        in_phase("reading the state", lambda: read_under(Naming.of(source, target)))
+        inventory = read[0].inventory
+        return source, target, frozenset() if inventory is None else inventory.slot_notes()
+
+    def tell() -> _Told:
+        source, target, notes = engine.at_boundary(look)
         inventory = read[0].inventory
         return _Told(
             source,
             target,
-            listed,
-            frozenset() if inventory is None else inventory.slot_notes(),
+            in_phase("reading the state", listed),
+            notes,
             frozenset(inventory.host_names()) if inventory is not None and beside else frozenset(),
         )
+
+    def read_again() -> Listing:
+        engine.at_boundary(lambda: read_under(naming))
+        return listed()
 
     told = engine.joined("build", tell, _all_told)
     naming, held_by = Naming.of(told.source_ties, told.target_ties), told.held_by
     if held_by is None:
-        parts.clear()
-        held_by = engine.joined("reading the state", lambda: read_under(naming), holders)
+        held_by = engine.joined("reading the state", read_again, holders)
     return Sources(made[0], naming, read, parts, held_by, told.notes, told.on_host)
 
 
@@ -183,7 +194,8 @@ def read_targets(engine: Engine, sources: Sources, called: Called) -> Targets:
 
     def tell() -> Listing:
         maps[:] = in_phase(phase, lambda: engine.merged(published, sources.sides))
-        sides[:] = _with_slots(engine, sources, Slots(maps[0], sources.notes), called)
+        slots = Slots(maps[0], sources.notes)
+        sides[:] = engine.at_boundary(lambda: _with_slots(engine, sources, slots, called))
         parts.update(engine.encoded(sides, called.seats))
         return listing(parts)
 

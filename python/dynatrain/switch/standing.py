@@ -11,6 +11,7 @@ import torch
 from dynatrain import _native, words
 from dynatrain._errors import DeviceError, is_out_of_memory
 from dynatrain.generation.engine import Engine, Side
+from dynatrain.generation.lanes import DEVICE
 from dynatrain.report import PreparedSwitch, RankStats, Span, of_all_ranks
 from dynatrain.switch.blueprint import Blueprint, Part, draw
 from dynatrain.switch.budget import check_budget, no_memory
@@ -55,6 +56,7 @@ class Standing:
         build_seconds: the user's build, the target's memory and its runs.
         plan_seconds: maps and plan.
         prepare_seconds: all of the preparation.
+        boundary_seconds: what it took of the training thread, of one that was prepared beside it.
         spans: of the preparation.
     """
 
@@ -67,6 +69,7 @@ class Standing:
     build_seconds: float = 0.0
     plan_seconds: float = 0.0
     prepare_seconds: float = 0.0
+    boundary_seconds: float = 0.0
     spans: Sequence[Span] = ()
 
     @property
@@ -183,7 +186,9 @@ def _with_memory(engine: Engine, blueprint: Blueprint) -> Standing:
     ]
     staging = sum(route.schedule.staging_peak_bytes for route in routes)
     fresh = blueprint.missing_bytes(engine, staging)
-    target = _materialized(engine, blueprint, fresh, staging)
+    if fresh:
+        _native.trim_heap()  # here and not when a state is freed: a prepared switch waits for none
+    target = engine.at_boundary(lambda: _materialized(engine, blueprint, fresh, staging))
     standing = Standing(blueprint, blueprint.source, target, routes, fresh)
     if any(engine.lanes[route.part.lane].transport.is_one_sided for route in routes):
         return standing
@@ -201,8 +206,6 @@ def _materialized(engine: Engine, blueprint: Blueprint, fresh: int, staging: int
     inventory, source = blueprint.target.inventory, blueprint.source.inventory
     if inventory is None:
         return blueprint.target
-    if fresh:
-        _native.trim_heap()  # here and not when a state is freed: a prepared switch waits for none
     try:
         adopted = blueprint.adopted(engine)
         with blueprint.called.entered():
@@ -221,7 +224,16 @@ def _with_runs(engine: Engine, standing: Standing) -> Standing:
 
 
 def _with_run(engine: Engine, standing: Standing, route: Route) -> Route:
-    """Makes the run of a lane, bound to the tensors that stand now."""
+    """Makes the run of a lane, bound to the tensors that stand now.
+
+    A GPU gives memory at a boundary alone: beside training it would wait for what runs there.
+    """
+    if route.part.lane == DEVICE:
+        return engine.at_boundary(lambda: _bound(engine, standing, route))
+    return _bound(engine, standing, route)
+
+
+def _bound(engine: Engine, standing: Standing, route: Route) -> Route:
     try:
         return replace(route, run=_prepared_run(engine, standing, route))
     except DeviceError as error:

@@ -96,6 +96,7 @@ def _tell(engine: Engine, standing: Standing, moved: Moved, telling: Telling) ->
         build_seconds=standing.build_seconds,
         prepare_seconds=standing.prepare_seconds,
         plan_seconds=standing.plan_seconds,
+        boundary_seconds=standing.boundary_seconds,
         received_bytes=plan.received_bytes,
         kept_bytes=plan.kept_bytes,
         lower_bound_bytes=plan.lower_bound_bytes,
