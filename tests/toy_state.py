@@ -6,6 +6,7 @@ number of steps is a value beside them.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from contextlib import nullcontext
 
@@ -57,6 +58,11 @@ class Places:
     def __init__(self, engine):
         self._engine = engine
         self._known = set()
+
+    def over(self, engine):
+        same = copy.copy(self)
+        same._engine = engine
+        return same
 
     @property
     def kept(self):
