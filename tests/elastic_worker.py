@@ -83,7 +83,7 @@ def main(coordinator, secret_file, total, hurry, timeout_s):
         verify=("sums", "fingerprint"),
     )
     signal.signal(signal.SIGTERM, lambda *_: session.leave(grace_s=60))
-    session.on_switch(lambda report: say("switch", target=report.target, stop=report.stop_seconds))
+    session.on_switch(lambda report: say("switch", target=report.target, prepared=report.prepared))
     session.on_event(lambda event: say("event", what=event.kind, text=event.text))
     run_out_once(session, os.environ.get("RUNS_OUT"))
     wanted = os.environ.get("REQUESTS", "").split()

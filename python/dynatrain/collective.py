@@ -158,6 +158,8 @@ class Collective:
                 clock = Clock(self.engine.rank)
                 with clock.phase("meet"):
                     met = self._met("switch", target, renamed, problem)
+                if self.present.world is None:
+                    clock = Clock(self.engine.rank)  # who idles has stopped nothing until now
                 before = self.present.seats
                 steps = self.progress.told
                 report, errors = self.switched(target, renamed, met, (clock, after), steps)

@@ -51,6 +51,8 @@ def test_members_join_leave_and_return_while_the_job_trains(job):
     assert [member.end(120) for member in (*first, *later)] == [0, 0, 0, 0]
     ends = [member.told("end")[0]["why"][0] for member in (*first, *later)]
 
+    # Nobody stood still while a target was built.
+    assert all(said["prepared"] for member in (*first, *later) for said in member.told("switch"))
     assert losses_of([*first, *later], TOTAL) == pytest.approx(undisturbed(TOTAL), rel=1e-4)
     # 53 samples in batches of 11, over two ranks and one: each once per epoch, none skipped.
     read = [one for step in samples_of([*first, *later]) for one in step]

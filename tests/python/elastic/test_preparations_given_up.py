@@ -1,0 +1,218 @@
+"""What the training thread and the preparing one leave of an attempt, whichever of them is last."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
+from types import SimpleNamespace
+
+import pytest
+
+from dynatrain import TransportError
+from dynatrain.elastic.driver import Driver, Ready
+from dynatrain.elastic.part import Asked
+from dynatrain.elastic.slices import Slices
+from dynatrain.generation.seats import Seats
+from dynatrain.layout import Layout
+
+SECONDS = timedelta(seconds=20)
+SEATS = Seats(Layout(dp=2), ("1", "2"))
+
+
+def serving(slices, asked):
+    """Serves one piece once it is asked for."""
+    assert asked.wait(SECONDS.total_seconds())
+    slices.serve()
+
+
+@pytest.fixture
+def threads():
+    with ThreadPoolExecutor(2) as made:
+        yield made
+
+
+def test_a_piece_runs_in_the_thread_that_serves(threads):
+    asked = threading.Event()
+    slices = Slices(asked.set, SECONDS)
+    piece = threads.submit(slices.run, threading.current_thread)
+    serving(slices, asked)
+
+    assert piece.result() is threading.current_thread()
+
+
+# The preparation fails of it; training did not ask for it and goes on.
+def test_what_a_piece_raises_is_the_preparing_threads(threads):
+    asked = threading.Event()
+    slices = Slices(asked.set, SECONDS)
+    piece = threads.submit(slices.run, lambda: [].pop())
+    serving(slices, asked)
+
+    with pytest.raises(IndexError):
+        piece.result()
+
+
+# Ctrl-C in the middle of a piece is meant for the script, and the other thread must not wait on.
+def test_an_interruption_of_a_piece_ends_training_and_the_preparation(threads):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    asked = threading.Event()
+    slices = Slices(asked.set, SECONDS)
+    piece = threads.submit(slices.run, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        serving(slices, asked)
+
+    with pytest.raises(TransportError, match="KeyboardInterrupt"):
+        piece.result()
+
+
+# It would build a target that nobody goes to, in the middle of another attempt.
+def test_no_piece_of_an_attempt_runs_once_it_is_given_up(threads):
+    asked, ran = threading.Event(), []
+    slices = Slices(asked.set, SECONDS)
+    piece = threads.submit(slices.run, lambda: ran.append("before"))
+    assert asked.wait(SECONDS.total_seconds())
+    slices.end("a member is lost")
+    slices.serve()
+
+    with pytest.raises(TransportError, match="a member is lost"):
+        piece.result()
+    with pytest.raises(TransportError, match="a member is lost"):
+        slices.run(lambda: ran.append("after"))
+    assert ran == []
+
+
+# A step that hangs, or one that is longer than the deadline: the others do not wait for it.
+def test_a_piece_that_is_not_served_in_time_never_runs():
+    slices, ran = Slices(lambda: None, timedelta(milliseconds=1)), []
+    with pytest.raises(TransportError, match="a step has not ended"):
+        slices.run(lambda: ran.append("late"))
+    slices.serve()
+
+    assert ran == []
+
+
+class Closable:
+    """In place of a generation."""
+
+    def __init__(self):
+        self.events = []
+
+    def abort(self, why):
+        self.events.append("aborted")
+
+    def close(self, *, in_store):
+        self.events.append("closed")
+
+
+class Preparing:
+    """In place of a session, which has one piece for the training thread."""
+
+    def __init__(self):
+        self.began, self.go_on = threading.Event(), threading.Event()
+
+    def vote_by(self, vote):
+        self.vote = vote
+
+    def prepare_ahead(self, generation, source, layout, run):
+        run(self.began.set)
+        assert self.go_on.wait(SECONDS.total_seconds())
+        return "the target"
+
+
+class Given:
+    """In place of a part: what is asked of the training thread, in order."""
+
+    id = 1
+
+    def __init__(self, *asked):
+        self.asked = [*asked]
+
+    def ask(self, asked):
+        self.asked.append(asked)
+
+    def next(self):
+        return self.asked.pop(0)
+
+    def moved(self, attempt):
+        """Nobody hears the vote."""
+
+
+@pytest.fixture
+def attempt():
+    """A driver with an attempt, its session and its generation."""
+    session, generation = Preparing(), Closable()
+    driver = Driver(session, lambda members: generation, SECONDS, wishes=None)
+    driver.part = Given()
+    ask = driver.part.ask
+    slices = Slices(lambda: ask(Asked("slice", 7)), SECONDS)
+    target = Layout(tp=2)
+    ready = Ready(generation, SEATS, target, 0, None, Future(), Future(), slices)
+    driver._ready[7] = ready
+    return SimpleNamespace(driver=driver, session=session, generation=generation, ready=ready)
+
+
+def prepare(attempt):
+    attempt.driver._prepare_ahead(7, attempt.ready, (SEATS, 0))
+
+
+def serve_one(attempt):
+    while not attempt.driver.part.asked:
+        threading.Event().wait(0.005)
+    attempt.driver._do(attempt.driver.part.next())
+
+
+def test_a_target_is_kept_for_the_switch(attempt, threads):
+    preparing = threads.submit(prepare, attempt)
+    serve_one(attempt)
+    attempt.session.go_on.set()
+    preparing.result()
+
+    assert attempt.ready.ahead.result() == "the target"
+    assert attempt.generation.events == []
+
+
+# Were its groups closed under it, the thread would fail of something that nobody has done wrong.
+def test_a_generation_is_closed_by_the_thread_that_still_uses_it(attempt, threads):
+    preparing = threads.submit(prepare, attempt)
+    serve_one(attempt)
+    assert attempt.session.began.wait(SECONDS.total_seconds())
+    attempt.driver._do(Asked("discard", 7))
+    before = [*attempt.generation.events]
+    attempt.session.go_on.set()
+    preparing.result()
+
+    assert before == []
+    assert attempt.generation.events == ["closed"]
+
+
+def test_a_generation_is_closed_at_once_where_its_thread_has_ended(attempt, threads):
+    preparing = threads.submit(prepare, attempt)
+    serve_one(attempt)
+    attempt.session.go_on.set()
+    preparing.result()
+    attempt.driver._do(Asked("discard", 7))
+
+    assert attempt.generation.events == ["closed"]
+
+
+# The coordinator gives it up while the thread waits for a step to end, which may take long.
+def test_a_thread_that_waits_for_a_step_ends_when_its_attempt_is_given_up(attempt, threads):
+    preparing = threads.submit(prepare, attempt)
+    while not attempt.driver.part.asked:
+        threading.Event().wait(0.005)
+    attempt.driver.interrupt(Asked("discard", 7))
+    with pytest.raises(TransportError, match="given up"):
+        preparing.result()
+    attempt.driver._do(attempt.driver.part.next())  # the piece, which is none any more
+
+    assert not attempt.session.began.is_set()
+
+
+# It was asked for by a thread that had not heard yet that its attempt was over.
+def test_a_late_piece_is_no_answer_to_a_vote(attempt):
+    attempt.driver.part = Given(Asked("slice", 6), Asked("install", 7))
+    attempt.session.vote("tp=2", 0)
+
+    assert attempt.driver.part.asked == []
