@@ -203,7 +203,7 @@ def test_a_thread_that_waits_for_a_step_ends_when_its_attempt_is_given_up(attemp
     while not attempt.driver.part.asked:
         threading.Event().wait(0.005)
     attempt.driver.interrupt(Asked("discard", 7))
-    with pytest.raises(TransportError, match="given up"):
+    with pytest.raises(TransportError, match="the attempt was given up"):
         preparing.result()
     attempt.driver._do(attempt.driver.part.next())  # the piece, which is none any more
 
