@@ -270,7 +270,8 @@ class Collective:
             return at_boundary
 
         standing = self.targets.prepare_ahead(generation, wanted, beside)
-        return replace(standing, boundary_seconds=taken[0])
+        has_trained = self.present.world is not None
+        return replace(standing, boundary_seconds=taken[0] if has_trained else 0.0)
 
     def switched(
         self, layout: Layout, names: Mapping[str, str], met: Met, within: Within, step: int
