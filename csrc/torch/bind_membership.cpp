@@ -194,6 +194,8 @@ std::vector<MemberId> ids_of(const std::vector<std::uint64_t>& values) {
   return out;
 }
 
+// The lambdas spell out what Python passes; they build the events that the machine takes.
+// NOLINTBEGIN(readability-function-size)
 void bind_coordinator(py::module_& m) {
   auto bound = py::class_<TracedCoordinator>(m, "MembershipCoordinator");
   bind_trace(bound);
@@ -270,8 +272,6 @@ void bind_coordinator(py::module_& m) {
           py::arg("now_ms"));
 }
 
-// The lambdas spell out what Python passes; they build the events that the machine takes.
-// NOLINTBEGIN(readability-function-size)
 void bind_worker(py::module_& m) {
   auto bound = py::class_<TracedWorker>(m, "MembershipWorker");
   bind_trace(bound);

@@ -85,7 +85,8 @@ class Sharding {
 [[nodiscard]] std::shared_ptr<const Sharding> make_union_sharding(
     std::vector<std::shared_ptr<const Sharding>> parts);
 
-/// The part of a sharding that ranks below `num_present` hold; the others have gone and hold nothing.
+/// The part of a sharding that ranks below `num_present` hold; the others have gone and hold
+/// nothing.
 [[nodiscard]] std::shared_ptr<const Sharding> make_present_sharding(
     std::shared_ptr<const Sharding> whole, int num_present);
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynatrain import Layout, LayoutError, World
-from dynatrain.generation.world import _make_expert_mesh
+from dynatrain.generation.world import _expert_sizes
 from dynatrain.layout import MESH_AXES
 from training_jobs import NoMeshes
 
@@ -192,27 +192,20 @@ def test_ranks_outside_the_layout_are_refused():
         (Layout(dp_replicate=2, dp=2, ep=2), {"dp_replicate": 2, "ep": 2}),
     ],
 )
-def test_expert_mesh_has_the_sizes_of_the_layout(monkeypatch, layout, sizes):
-    made = []
-    monkeypatch.setattr(
-        "dynatrain.generation.world._make_mesh", lambda device, axes, *_: made.append(axes)
-    )
-
-    _make_expert_mesh(layout, "cpu", None)
-
-    assert made == [sizes]
+def test_expert_mesh_has_the_sizes_of_the_layout(layout, sizes):
+    assert _expert_sizes(layout) == sizes
 
 
 def test_layout_without_experts_has_no_expert_mesh():
-    assert _make_expert_mesh(Layout(dp=4, tp=2), "cpu", None) is None
-    assert _make_expert_mesh(Layout(dp=4, tp=2, etp=2), "cpu", None) is None
+    assert _expert_sizes(Layout(dp=4, tp=2)) == {}
+    assert _expert_sizes(Layout(dp=4, tp=2, etp=2)) == {}
 
 
 def test_expert_mesh_refuses_an_order_it_does_not_know():
     layout = Layout(dp=4, ep=2, order=("tp", "cp", "pp", "dp_shard", "dp_replicate"))
 
     with pytest.raises(LayoutError, match="default order"):
-        _make_expert_mesh(layout, "cpu", None)
+        _expert_sizes(layout)
 
 
 def test_world_says_its_layout_rank_and_epoch():

@@ -79,7 +79,7 @@ def test_modes_and_defaults_of_the_caller_do_not_reach_the_state(start, name, ca
 
 
 # A first state made of inference tensors would never train.
-@pytest.mark.parametrize("name", SURROUNDINGS.keys() - {"dtype"})
+@pytest.mark.parametrize("name", sorted(SURROUNDINGS.keys() - {"dtype"}))
 @pytest.mark.parametrize("initialize", [None, jobs.initialize])
 def test_modes_around_init_do_not_reach_the_state(start, name, initialize):
     torch.manual_seed(3)
