@@ -64,6 +64,7 @@ void bind_base(py::module_& m);
 void bind_layout(py::module_& m);
 void bind_state_table(py::module_& m);
 void bind_shard_map(py::module_& m);
+void bind_packing(py::module_& m);
 void bind_plan(py::module_& m);
 void bind_schedule(py::module_& m);
 void bind_transport(py::module_& m);

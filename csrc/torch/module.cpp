@@ -9,6 +9,7 @@ PYBIND11_MODULE(_native, m) {
   bind_layout(m);
   bind_state_table(m);
   bind_shard_map(m);
+  bind_packing(m);
   bind_plan(m);
   bind_schedule(m);
   bind_transport(m);

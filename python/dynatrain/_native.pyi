@@ -6,7 +6,7 @@ are two lists, ``begin`` and ``end``, with one entry per dimension; ranges are h
 are plain integers (``Tensor.data_ptr()``); whoever passes one keeps the memory alive.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 __version__: str
@@ -266,6 +266,57 @@ class StateTable:
         """The address of every tensor; for tests."""
 
     def __len__(self) -> int: ...
+
+class HostRun:
+    """Host memory whose pages are there, as a buffer of bytes. Raises MemoryError."""
+
+    def __init__(self, size_bytes: int) -> None: ...
+    @property
+    def size_bytes(self) -> int: ...
+    def sum(self, begin: int, end: int) -> int:
+        """The sum of the bytes ``[begin, end)``, which depends on their order.
+
+        Raises LayoutError where these are no multiples of 8 inside of the run.
+        """
+
+    def __buffer__(self, flags: int) -> memoryview: ...
+
+class PackedState:
+    """The live tensors of a table as one run of bytes. The tensors outlive every copy."""
+
+    def __init__(self, table: StateTable, rank: int) -> None:
+        """``rank`` is this rank in the meshes of the table.
+
+        Raises LayoutError for a shard that is not dense, and for elements that cannot be aligned.
+        """
+
+    @property
+    def size_bytes(self) -> int: ...
+    def blob(self) -> bytes:
+        """What the run holds, for packed_table()."""
+
+    def copy(self, copier: Copier, run: HostRun, after: Sequence[Token], timeout_s: float) -> None:
+        """Copies all tensors to the begin of ``run`` once ``after`` are done, and waits for it.
+
+        Raises LayoutError where the run is too short, TransportError at the deadline.
+        """
+
+def packed_table(
+    shares: Sequence[tuple[bytes, int]],
+    run: HostRun,
+    on_device: int = ...,
+    on_host: Collection[str] = ...,
+) -> StateTable:
+    """What lies in a run that has the states of several ranks: each blob, and where it begins.
+
+    Args:
+        shares: what several of them hold is told of the first one alone.
+        run: not owned.
+        on_device: address of a copy of it on the device, 0 for none.
+        on_host: names of tensors that are told where they lie in ``run`` all the same.
+
+    Raises LayoutError where a blob cannot be read, or two disagree about a tensor.
+    """
 
 class ShardMap:
     """Which rank holds which box of each logical tensor. Immutable."""
