@@ -1,5 +1,7 @@
 #include "membership/simulation/simulation.hpp"
 #include <algorithm>
+#include <set>
+#include <utility>
 
 /// Steps and transfers: collectives that all members have to meet in, after which each ends alone.
 namespace dynatrain::membership::simulation {
@@ -93,7 +95,7 @@ void Simulation::end_step(Process& process) {
   process.data.version = step.version + 1;
   process.data.digest = next_digest(process.data.digest, step.number, step.version);
   if (process.data.version % 3 == 0) {
-    process.data.snapshots[process.data.version] = process.data.digest;
+    process.data.snapshots[process.data.version] = {process.data.digest, step.number};
     if (process.data.snapshots.size() > 2) {
       process.data.snapshots.erase(process.data.snapshots.begin());
     }
@@ -122,19 +124,42 @@ void Simulation::prepare(Process& process, const RunPrepare& action) {
 }
 
 bool Simulation::is_covered(const std::vector<MemberId>& members, std::int64_t version) {
-  const auto has_live = [&](const Process& process) {
-    return process.is_alive && !oracle_.is_gone(process.id) && process.data.is_clean &&
-           process.data.version == version;
+  std::set<std::int64_t> epochs{oracle_.world().epoch};
+  for (const MemberId id : members) {
+    const Data& data = process_of(id).data;
+    if (const auto found = data.snapshots.find(version); found != data.snapshots.end()) {
+      epochs.insert(found->second.epoch);
+    }
+  }
+  return std::ranges::any_of(epochs, [&](std::int64_t epoch) {
+    return is_covered_in(oracle_.members_in(epoch), members, {epoch, version});
+  });
+}
+
+/// Whether `holders` hold each shard of a world, which are as many as its `members`.
+bool Simulation::is_covered_in(const std::vector<MemberId>& members,
+                               const std::vector<MemberId>& holders,
+                               std::pair<std::int64_t, std::int64_t> epoch_and_version) {
+  const auto [epoch, version] = epoch_and_version;
+  const auto is_there = [&](MemberId id) {
+    return std::ranges::find(holders, id) != holders.end() && process_of(id).is_alive &&
+           !oracle_.is_gone(id);
   };
-  const auto has_snapshot = [&](const Process& process) {
-    return process.is_alive && !oracle_.is_gone(process.id) &&
-           process.data.snapshots.contains(version);
+  const auto has_live = [&](MemberId id) {
+    const Data& data = process_of(id).data;
+    return epoch == oracle_.world().epoch && is_there(id) && data.is_clean &&
+           data.version == version;
+  };
+  const auto has_snapshot = [&](MemberId id) {
+    const Data& data = process_of(id).data;
+    const auto found = data.snapshots.find(version);
+    return is_there(id) && found != data.snapshots.end() && found->second.epoch == epoch;
   };
   std::size_t num_covered = 0;
   for (std::size_t rank = 0; rank < members.size(); ++rank) {
     // A snapshot of a member keeps a copy of its left neighbour's shard, too.
-    const Process& own = process_of(members[rank]);
-    const Process& right = process_of(members[(rank + 1) % members.size()]);
+    const MemberId own = members[rank];
+    const MemberId right = members[(rank + 1) % members.size()];
     num_covered += has_live(own) || has_snapshot(own) || has_snapshot(right) ? 1U : 0U;
   }
   return scenario_.is_replicated ? num_covered > 0 : num_covered == members.size();
@@ -149,7 +174,7 @@ std::optional<std::uint64_t> Simulation::digest_of(const Description& descriptio
     if (description.holdings[i] == Holding::kLive) {
       held = data.digest;
     } else if (description.holdings[i] == Holding::kSnapshot) {
-      held = data.snapshots.at(version);
+      held = data.snapshots.at(version).digest;
     }
     if (held && digest && *held != *digest) {
       throw Violation("two members hold different states under version " + std::to_string(version));
@@ -241,7 +266,12 @@ void Simulation::install(Process& process, const Install& action) {
     throw Violation("member " + std::to_string(process.id.value) +
                     " has skipped or repeated a step");
   }
+  // What does not lead to the new state is forgotten: its versions come again, as other states.
+  std::map<std::int64_t, Snapshot> snapshots = std::move(process.data.snapshots);
+  std::erase_if(snapshots,
+                [&](const auto& each) { return !is_source || each.first > action.version; });
   process.data = *std::exchange(process.target, std::nullopt);
+  process.data.snapshots = std::move(snapshots);
   process.step.reset();
 }
 
@@ -259,7 +289,7 @@ void Simulation::stop(Process& process) {
   process.transfer.reset();
   process.drains = 0;
   Stopped stopped{process.data.version, process.data.is_clean, {}};
-  for (const auto& [version, digest] : process.data.snapshots) {
+  for (const auto& [version, snapshot] : process.data.snapshots) {
     stopped.snapshot_versions.push_back(version);
   }
   put_local(process, random_.between(1, 60), std::move(stopped));

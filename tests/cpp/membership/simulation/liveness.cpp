@@ -62,7 +62,7 @@ bool Simulation::is_stuck_rightly() {
     if (data.is_clean && is_covered(members, data.version)) {
       return false;
     }
-    for (const auto& [version, digest] : data.snapshots) {
+    for (const auto& [version, snapshot] : data.snapshots) {
       if (is_covered(members, version)) {
         return false;
       }

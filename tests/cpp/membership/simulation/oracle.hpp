@@ -36,6 +36,10 @@ class Oracle {
 
   [[nodiscard]] const World& world() const { return world_; }
   [[nodiscard]] const std::map<std::int64_t, Description>& published() const { return published_; }
+  /// Those of a world that was committed.
+  [[nodiscard]] const std::vector<MemberId>& members_in(std::int64_t epoch) const {
+    return committed_by_epoch_.at(epoch).world.members;
+  }
   [[nodiscard]] bool is_gone(MemberId id) const {
     return lost_.contains(id) || released_.contains(id);
   }

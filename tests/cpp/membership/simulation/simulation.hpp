@@ -17,12 +17,18 @@
 
 namespace dynatrain::membership::simulation {
 
+/// A copy of a member's shard and of its left neighbour's, in the world in which it was made.
+struct Snapshot {
+  std::uint64_t digest = 0;
+  std::int64_t epoch = 0;
+};
+
 /// What a member holds of the job: a version, and a digest of all steps that led there.
 struct Data {
   std::int64_t version = 0;
   std::uint64_t digest = 0;
   bool is_clean = false;
-  std::map<std::int64_t, std::uint64_t> snapshots = {};  ///< digests by version
+  std::map<std::int64_t, Snapshot> snapshots = {};  ///< by version
 };
 
 /// A step or a transfer that a process is in. Others meet it there.
@@ -119,6 +125,9 @@ class Simulation {
   [[nodiscard]] std::vector<Process*> participants(std::int64_t attempt);
   [[nodiscard]] std::optional<std::uint64_t> digest_of(const Description& description);
   [[nodiscard]] bool is_covered(const std::vector<MemberId>& members, std::int64_t version);
+  [[nodiscard]] bool is_covered_in(const std::vector<MemberId>& members,
+                                   const std::vector<MemberId>& holders,
+                                   std::pair<std::int64_t, std::int64_t> epoch_and_version);
   // liveness.cpp
   [[nodiscard]] bool is_well();
   [[nodiscard]] bool is_finished_well();
