@@ -217,6 +217,7 @@ class Collective:
         connected, places = self.generation.connected, self.worlds.kept
         renamed = tuple(sorted(names.items()))
         own = Call(op, str(layout), self.progress.told, ready, connected, cursors, renamed, places)
+        own = replace(own, is_held=self.present.held is not None)
         met = self.calls.meet(own, problem, is_dated=self.progress.running > 0)
         self.reconnect(met)
         return met

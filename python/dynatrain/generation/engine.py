@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from dynatrain import _native
-from dynatrain.adapters.port import Adapter, Inventory
+from dynatrain.adapters.port import Adapter, Inventory, SlotNote
 from dynatrain.generation.control import (
     Control,
     Publication,
@@ -23,6 +23,7 @@ from dynatrain.generation.control import (
     merge_plain,
 )
 from dynatrain.generation.generation import Generation
+from dynatrain.generation.held import Held, Source
 from dynatrain.generation.lanes import Lane
 from dynatrain.generation.options import Options
 from dynatrain.generation.seats import Seats
@@ -34,22 +35,48 @@ _R = TypeVar("_R")
 
 @dataclass(frozen=True)
 class Side:
-    """A state as the planner sees it: its inventory, None on an idle rank, and the table of it."""
+    """A state as the planner sees it.
+
+    Attributes:
+        inventory: of a live state; None on an idle rank.
+        table: its tensors.
+        held: what a rank without a live state holds of one; then there is no inventory.
+    """
 
     inventory: Inventory | None
     table: _native.StateTable
+    held: Held | None = None
 
     @staticmethod
     def of(inventory: Inventory | None) -> Side:
         """The side that was read; an idle rank has no tensors."""
         return Side(inventory, _native.StateTable() if inventory is None else inventory.table())
 
+    @staticmethod
+    def of_held(held: Held) -> Side:
+        """The side of a rank that has no live state, but holds some of one."""
+        return Side(None, held.table, held)
+
     def under(self, apart: Collection[str]) -> Side:
         """The same with every name that ``apart`` makes of what it ties; nothing is read anew."""
+        if self.held is not None:
+            return Side.of_held(self.held.under(apart))
         if self.inventory is None:
             return self
         inventory, names = self.inventory.under(apart)
         return Side(inventory, self.table.with_names(names)) if names else self
+
+    def slot_notes(self) -> frozenset[SlotNote]:
+        """What a rank that makes the slots must know of them; none of an idle rank."""
+        if self.held is not None:
+            return self.held.notes
+        return frozenset() if self.inventory is None else self.inventory.slot_notes()
+
+    def host_names(self) -> frozenset[str]:
+        """Names of tensors that lie in host memory, or lay there."""
+        if self.held is not None:
+            return self.held.on_host
+        return frozenset() if self.inventory is None else frozenset(self.inventory.host_names())
 
     @property
     def state(self) -> TrainState | None:
@@ -128,11 +155,13 @@ class Engine:
 
     def read(
         self,
-        state: TrainState | None,
+        state: Source,
         names: Mapping[str, str] | None = None,
         apart: Collection[str] = (),
     ) -> Side:
         """Reads the present tensors of ``state``; raises DeviceError when a lane lacks for one."""
+        if isinstance(state, Held):
+            return Side.of_held(state.under(apart))
         return Side.of(None if state is None else self.adapter.inventory(state, names, apart))
 
     def after_training(self) -> list[_native.Token]:

@@ -40,6 +40,10 @@ class Seats:
         """Whether some of these members have no place here."""
         return not set(ids) <= set(self.ids)
 
+    def without(self, ids: Collection[str]) -> Seats:
+        """The same, in which these members have no place."""
+        return Seats(self.layout, tuple("" if each in ids else each for each in self.ids))
+
     @property
     def key(self) -> str:
         """Text that tells these seats from others, the same on all ranks."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from dynatrain import _native
 from dynatrain._errors import LayoutError
 from dynatrain.generation.engine import Engine, Side
+from dynatrain.generation.held import Source
 from dynatrain.generation.lanes import DEVICE, HOST
 from dynatrain.switch.budget import check_budget
 from dynatrain.switch.called import Called
@@ -92,7 +93,7 @@ class Blueprint:
 
 def draw(
     engine: Engine,
-    state: TrainState | None,
+    state: Source,
     called: Called,
     clock: Clock,
     built: TrainState | None = None,
@@ -103,7 +104,7 @@ def draw(
 
     Args:
         engine: of the job.
-        state: the present state of this rank, None when it idles.
+        state: what this rank brings, None when it idles.
         called: what all ranks called for.
         clock: started with the preparation.
         built: what build has made on meta before, if it has.

@@ -36,6 +36,7 @@ class Call:
         names: new names of tensors that it was given, by their names, sorted.
         places: keys of the seats that it has its place in.
         problem: what it refuses with, or None.
+        is_held: whether it brings what it holds of a state, which no mesh tells of.
     """
 
     operation: str
@@ -47,6 +48,7 @@ class Call:
     names: tuple[tuple[str, str], ...] = ()
     places: tuple[str, ...] = ()
     problem: Trouble | None = None
+    is_held: bool = False
 
     @property
     def moment(self) -> str:
@@ -81,6 +83,11 @@ class Met:
     def ready(self) -> bool:
         """Whether every rank holds the target prepared, over links that stand."""
         return self.connected and all(call.ready for call in self.calls)
+
+    @property
+    def holders(self) -> list[int]:
+        """Ranks that bring what they hold of a state, and have no live one."""
+        return [rank for rank, call in enumerate(self.calls) if call.is_held]
 
     def has_places(self, key: str) -> bool:
         """Whether every rank has its place in the seats with this key, or idles there."""

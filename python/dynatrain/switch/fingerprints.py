@@ -13,6 +13,7 @@ from typing import Any
 from dynatrain import _native
 from dynatrain.generation.engine import Engine, Side
 from dynatrain.generation.seats import Seats
+from dynatrain.switch.encoded import shared_in
 from dynatrain.train_state import TrainState
 
 #: What one rank adds to a fingerprint: a sum over its elements, and hashes of its values.
@@ -64,6 +65,10 @@ class Counted:
             shared: the shared values of ``side``, where they were read already.
         """
         counted = side.under(self.apart)
+        if counted.held is not None:
+            each = shared_in(engine.adapter, counted.held.parts)
+            hashes = frozenset[int]().union(*map(engine.adapter.value_hashes, each))
+            return engine.sum_of_elements(self.shard_map, counted.table), hashes
         if shared is None or counted is not side:
             held = counted.inventory
             shared = {} if held is None else engine.adapter.shared_values(held)

@@ -68,7 +68,7 @@ class Preparations:
     def is_still_ready(self) -> bool:
         """Whether what is prepared, if anything, is so for the tensors that there are now."""
         if self.standing is not None:
-            self.standing = self.standing.refreshed(self._engine, self._now.state)
+            self.standing = self.standing.refreshed(self._engine, self._now.source)
         return self.standing is not None
 
     def drop(self) -> None:
@@ -81,7 +81,7 @@ class Preparations:
         clock = Clock(self._engine.rank)
         with clock.phase("world"):
             called = self._called(self._engine, self._now_to(layout, names), met)
-        self.standing = prepare(self._engine, self._now.state, called, clock)
+        self.standing = prepare(self._engine, self._now.source, called, clock)
         return self.standing
 
     def prepare_ahead(
@@ -125,7 +125,8 @@ class Preparations:
 
     def _called(self, engine: Engine, wanted: Wanted, met: Met) -> Called:
         """What is asked for, with this rank's place in it. Collective."""
-        seats = Seats.first_of(engine.generation.members, wanted.layout)
+        members = engine.generation.members
+        seats = Seats.first_of(members, wanted.layout)
         source, standing = wanted.source or seats, self.standing
         in_use = [source]
         if standing is not None:
@@ -137,7 +138,8 @@ class Preparations:
             kept=met.has_places(seats.key),
             in_use=in_use,
         )
-        return Called(source, seats, world, self._build, dict(wanted.names))
+        live = source.without({members.each[rank].id for rank in met.holders})
+        return Called(live, seats, world, self._build, dict(wanted.names))
 
     def _now_to(self, layout: Layout, names: Mapping[str, str]) -> Wanted:
         return Wanted(layout, self._now.seats, self._now.epoch, names)

@@ -7,6 +7,7 @@ from typing import Any
 
 from dynatrain._errors import InternalError, LayoutError
 from dynatrain.adapters.port import Published
+from dynatrain.generation.held import Held, Source
 from dynatrain.generation.seats import Seats
 from dynatrain.generation.world import World
 from dynatrain.given import described
@@ -32,6 +33,13 @@ class Present:
     epoch: int = 0
     keep: dict[str, Any] = field(default_factory=dict)
     undecided: str = ""
+    held: Held | None = None
+    own_kept: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def source(self) -> Source:
+        """What this rank brings to a switch."""
+        return self.state if self.held is None else self.held
 
     @property
     def layout(self) -> Layout | None:
@@ -76,10 +84,14 @@ class Present:
         assert self.seats is not None
         if self.world is None or not target.takes_in(self.seats):
             return {}
+        return self.states_of_kept(per_rank=False)
+
+    def states_of_kept(self, *, per_rank: bool) -> dict[str, Any]:
+        """State of kept objects that belong to their rank, or of the others; by ``keep.name``."""
         return {
             f"keep.{name}": _asked_of(name, item)
             for name, item in self.keep.items()
-            if isinstance(item, Stateful) and getattr(item, "per_rank", None) is not True
+            if isinstance(item, Stateful) and (getattr(item, "per_rank", None) is True) is per_rank
         }
 
     def move_kept(self, published: Published | None = None) -> list[BaseException]:
@@ -93,6 +105,8 @@ class Present:
             try:
                 if states:
                     item.load_state_dict(states[0].value)
+                elif f"keep.{name}" in self.own_kept:
+                    item.load_state_dict(self.own_kept[f"keep.{name}"])
                 if hasattr(item, "on_world"):
                     item.on_world(self.world)
             except BaseException as error:  # noqa: BLE001 - the user's code, after the vote

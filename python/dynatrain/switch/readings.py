@@ -15,6 +15,7 @@ from dynatrain._errors import Error, of_family
 from dynatrain.adapters.port import SlotNote, Slots
 from dynatrain.generation.control import Holders, Listing, holders, listing
 from dynatrain.generation.engine import Engine, Side
+from dynatrain.generation.held import Held, Source
 from dynatrain.generation.lanes import DEVICE
 from dynatrain.switch.called import Called, build_on_meta
 from dynatrain.train_state import TrainState
@@ -119,7 +120,7 @@ class Sources:
 
 
 def read_sources(
-    engine: Engine, state: TrainState | None, called: Called, built: TrainState | None
+    engine: Engine, state: Source, called: Called, built: TrainState | None
 ) -> Sources:
     """Builds the target on meta and reads the source. Collective.
 
@@ -142,23 +143,15 @@ def read_sources(
 
     def look() -> tuple[frozenset[str], frozenset[str], frozenset[SlotNote]]:
         made[:] = [built or in_phase("build", lambda: build_on_meta(engine, called))]
-        ties = engine.adapter.ties
-        source = frozenset[str]() if state is None else ties(state, called.names)
-        target = frozenset[str]() if made[0] is None else ties(made[0])
+        source, target = _ties(engine, state, called.names), _ties(engine, made[0])
         in_phase("reading the state", lambda: read_under(Naming.of(source, target)))
-        inventory = read[0].inventory
-        return source, target, frozenset() if inventory is None else inventory.slot_notes()
+        return source, target, read[0].slot_notes()
 
     def tell() -> _Told:
         source, target, notes = engine.at_boundary(look)
-        inventory = read[0].inventory
-        return _Told(
-            source,
-            target,
-            in_phase("reading the state", listed),
-            notes,
-            frozenset(inventory.host_names()) if inventory is not None and beside else frozenset(),
-        )
+        told = in_phase("reading the state", listed)
+        on_host = read[0].host_names() if beside else frozenset[str]()
+        return _Told(source, target, told, notes, on_host)
 
     def read_again() -> Listing:
         engine.at_boundary(lambda: read_under(naming))
@@ -169,6 +162,12 @@ def read_sources(
     if held_by is None:
         held_by = engine.joined("reading the state", read_again, holders)
     return Sources(made[0], naming, read, parts, held_by, told.notes, told.on_host)
+
+
+def _ties(engine: Engine, state: Source, names: Mapping[str, str] | None = None) -> frozenset[str]:
+    if isinstance(state, Held):
+        return state.ties
+    return frozenset() if state is None else engine.adapter.ties(state, names)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from collections.abc import Collection, Mapping
 from dynatrain import _native
 from dynatrain._errors import LayoutError
 from dynatrain.generation.engine import Engine
+from dynatrain.generation.held import Source
 from dynatrain.switch.called import Called
-from dynatrain.train_state import TrainState
 
 _REST = (
     "  nothing was moved; the source state is intact\n"
@@ -17,7 +17,7 @@ _REST = (
 )
 
 
-def check_old_names(engine: Engine, state: TrainState | None, called: Called) -> None:
+def check_old_names(engine: Engine, state: Source, called: Called) -> None:
     """Refuses names of tensors that no rank of the source has. Collective where there are names."""
     names = called.names
     if not names:

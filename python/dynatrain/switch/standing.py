@@ -11,13 +11,13 @@ import torch
 from dynatrain import _native, words
 from dynatrain._errors import DeviceError, is_out_of_memory
 from dynatrain.generation.engine import Engine, Side
+from dynatrain.generation.held import Source
 from dynatrain.generation.lanes import DEVICE
 from dynatrain.report import PreparedSwitch, RankStats, Span, of_all_ranks
 from dynatrain.switch.blueprint import Blueprint, Part, draw
 from dynatrain.switch.budget import check_budget, no_memory
 from dynatrain.switch.called import Called
 from dynatrain.switch.clock import Clock
-from dynatrain.train_state import TrainState
 
 _log = logging.getLogger("dynatrain.session")
 #: how CUDA names it in the text of a DeviceError
@@ -108,7 +108,7 @@ class Standing:
             self.held_bytes,
         )
 
-    def refreshed(self, engine: Engine, state: TrainState | None) -> Standing | None:
+    def refreshed(self, engine: Engine, state: Source) -> Standing | None:
         """The same with the source read again; None when its tensors are not those of the runs."""
         names, apart = self.blueprint.called.names, self.blueprint.apart
         source = engine.read(state, names, apart)
@@ -118,12 +118,12 @@ class Standing:
         return replace(self, source=source)
 
 
-def prepare(engine: Engine, state: TrainState | None, called: Called, clock: Clock) -> Standing:
+def prepare(engine: Engine, state: Source, called: Called, clock: Clock) -> Standing:
     """Builds the target, plans the way to it and takes its memory. Collective: four exchanges.
 
     Args:
         engine: of the job.
-        state: the present state of this rank, None when it idles.
+        state: what this rank brings, None when it idles.
         called: what all ranks called for.
         clock: started with the preparation.
     """

@@ -12,9 +12,8 @@ from typing import Any
 from dynatrain.adapters.port import Part, Published, Values
 from dynatrain.generation.control import Holders, Listing, holders, listing
 from dynatrain.generation.engine import Engine, Side
+from dynatrain.switch.encoded import ANOTHER, PER_RANK, SHARED, encoded
 from dynatrain.switch.fingerprints import Share, all_of
-
-_SHARED, _PER_RANK = "shared/", "per_rank/"
 
 
 @dataclass(frozen=True)
@@ -62,9 +61,11 @@ def publish_values(
 
     def read() -> tuple[Listing, Share | None]:
         values = Values()
-        if source.inventory is not None:
+        if source.held is not None:
+            parts.update(source.held.parts)
+        elif source.inventory is not None:
             values = engine.adapter.values(source.inventory)
-            parts.update(_encoded(engine, values, kept()))
+            parts.update(encoded(engine.adapter, values, kept()))
         return listing(parts), None if share is None else share(values)
 
     held_by, own_kind, shares = engine.joined("reading the state", read, _all_read)
@@ -79,7 +80,7 @@ def _all_read(
     What stays on its rank is named, and nothing else is told of it: it differs on every rank.
     """
     held_by = holders([listed for listed, _ in answers])
-    times = Counter(name for name, _, _ in held_by if name.startswith(_PER_RANK))
+    times = Counter(name for name, _, _ in held_by if name.startswith(PER_RANK))
     at_home = {name for name, count in times.items() if count > 1}
     travel = {key: ranks for key, ranks in held_by.items() if key[0] not in at_home}
     return travel, sorted(at_home), all_of(share for _, share in answers)
@@ -92,13 +93,24 @@ def _exchanged(
     sent = {name: [Content(p.blob, p.ranks) for p in items] for name, items in published.items()}
     others = Content(None, ())
     own = {name: Content(parts[name], (engine.rank,)) for name in at_home if name in parts}
-    return {**sent, **{name: [own.get(name, others), others] for name in at_home}}
+    return {**_joined(sent), **{name: [own.get(name, others), others] for name in at_home}}
+
+
+def _joined(sent: Mapping[str, list[Content]]) -> dict[str, list[Content]]:
+    """What ranks have of others, beside what these would have told themselves."""
+    found = {name: [*items] for name, items in sent.items() if not name.startswith(ANOTHER)}
+    for name, items in sent.items():
+        if name.startswith(ANOTHER):
+            known = found.setdefault(name.removeprefix(ANOTHER), [])
+            blobs = {each.blob for each in known}
+            known += [each for each in items if each.blob not in blobs]
+    return found
 
 
 def read_values(engine: Engine, handed: Handed) -> Published:
     """What was published, decoded."""
     return Published(
-        _decoded(engine, handed.contents, _SHARED), _decoded(engine, handed.contents, _PER_RANK)
+        _decoded(engine, handed.contents, SHARED), _decoded(engine, handed.contents, PER_RANK)
     )
 
 
@@ -117,15 +129,6 @@ def check_values(engine: Engine, target: Side, handed: Handed) -> None:
 def taken_by_any(answers: Iterable[int]) -> int:
     """The values that some rank takes, of what each says that it takes."""
     return reduce(or_, answers)
-
-
-def _encoded(engine: Engine, values: Values, kept: Mapping[str, object]) -> dict[str, bytes]:
-    encode = engine.adapter.encode
-    shared = {**values.shared, **kept}
-    return {
-        **{f"{_SHARED}{name}": encode(name, item) for name, item in shared.items()},
-        **{f"{_PER_RANK}{name}": encode(name, item) for name, item in values.per_rank.items()},
-    }
 
 
 def _decoded(
