@@ -81,6 +81,7 @@ def main(coordinator, secret_file, total, hurry, timeout_s):
         policy=policy_of(os.environ.get("POLICY")),
         timeout_s=float(timeout_s),
         verify=("sums", "fingerprint"),
+        snapshot_every=int(os.environ.get("SNAPSHOT_EVERY", 0)) or None,
     )
     signal.signal(signal.SIGTERM, lambda *_: session.leave(grace_s=60))
     session.on_switch(lambda report: say("switch", target=report.target, prepared=report.prepared))

@@ -34,7 +34,7 @@ from dynatrain.layout import Layout
 
 #: Deadlines are counted in milliseconds; beyond a year the clocks of C++ libraries overflow.
 _MIN_SECONDS, _MAX_SECONDS = 1e-3, 365 * 86400.0
-_MAX_BYTES, _MAX_THREADS = 1 << 60, 4096
+_MAX_BYTES, _MAX_THREADS, _MAX_STEPS = 1 << 60, 4096, 1 << 60
 _DEFAULT_TIMEOUT = timedelta(seconds=60)
 
 
@@ -55,6 +55,7 @@ class Given:
     verify: Any
     seed: Any
     groups: Any
+    snapshot_every: Any = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class Checked:
             "transport": repr(options.transport),
             "verify": str(sorted(options.verify)),
             "seed": str(options.seed),
+            "snapshot_every": str(options.snapshot_every),
             "device": "left out" if self.device is None else self.device.type,
             "initialize and groups": self.hooks,
             "keep": str(sorted(self.keep)),
@@ -110,6 +112,9 @@ def check(given: Given) -> Checked:
         transport=_transport(given.transport),
         verify=_verify(given.verify),
         seed=_whole("seed", given, -(1 << 63), (1 << 64) - 1),
+        snapshot_every=None
+        if given.snapshot_every is None
+        else _whole("snapshot_every", given, 1, _MAX_STEPS),
     )
     return Checked(
         checked_layout("init", given.layout),

@@ -29,11 +29,14 @@ from dynatrain.elastic.deadlines import office_deadlines
 from dynatrain.elastic.driver import Driver
 from dynatrain.elastic.line import Line
 from dynatrain.elastic.part import Part
+from dynatrain.elastic.rounds import Means, Note
 from dynatrain.elastic.secret import read_secret
+from dynatrain.elastic.snapshots import Snapshots
 from dynatrain.elastic.wishes import Wishes
 from dynatrain.generation.generation import Generation
 from dynatrain.generation.lanes import Nccl, check_transport, take_device
 from dynatrain.generation.members import Members
+from dynatrain.generation.options import Options
 from dynatrain.generation.world import Build
 from dynatrain.given import shown, text
 from dynatrain.joining import Joining
@@ -59,6 +62,7 @@ def join(  # noqa: PLR0913 - the settings of a session, all but two with default
     transport: str | Nccl = "auto",
     verify: Collection[str] = ("sums",),
     seed: int = 0,
+    snapshot_every: int | None = None,
 ) -> Session:
     """Takes part in the job of a coordinator, from its beginning or while it trains.
 
@@ -90,6 +94,10 @@ def join(  # noqa: PLR0913 - the settings of a session, all but two with default
         transport: see there.
         verify: see there.
         seed: see there.
+        snapshot_every: steps after which each member copies its state to host memory and, beside
+            training, to a member on another host: what dies with a member comes from there, and all
+            go back to that step. Without it, what has no other owner is lost. Takes host memory for
+            two versions of the state of this member and of another one.
 
     Raises:
         LayoutError: an argument cannot be used.
@@ -110,6 +118,7 @@ def join(  # noqa: PLR0913 - the settings of a session, all but two with default
         verify=verify,
         seed=seed,
         groups=None,
+        snapshot_every=snapshot_every,
     )
     with only_family("join"), nothing_started():
         if policy is not None:
@@ -158,8 +167,12 @@ def _joined(
         generation.connect("start")
         return generation
 
-    port = Joining(session._part, given.initialize, checked.keep, session._callbacks)
-    driver = Driver(port, make, checked.options.timeout, ways.wishes)
+    def note(kind: str, what: str) -> None:
+        driver.events.note(kind, what)
+
+    snapshots = _snapshots(session, checked.options, device, note)
+    port = Joining(session._part, given.initialize, checked.keep, session._callbacks, snapshots)
+    driver = Driver(port, make, checked.options.timeout, ways.wishes, snapshots)
     traces = checked.settings.trace_folder
     timeout_s = checked.options.timeout.total_seconds()
     driver.part = Part(ways.line, timeout_s, driver, traces, ways.policy)
@@ -167,6 +180,18 @@ def _joined(
     session.drive_by(driver)
     remember(session)
     return session
+
+
+def _snapshots(
+    session: Session, options: Options, device: torch.device, note: Note
+) -> Snapshots | None:
+    """Those of a member; None where none are wanted."""
+    if options.snapshot_every is None:
+        return None
+    part = session._part
+    after = part.engine.after_training
+    means = Means(device, options.num_threads, options.timeout, after, note)
+    return Snapshots(options.snapshot_every, part.adapter, part.present, means)
 
 
 def _own_address(given: Any) -> str:

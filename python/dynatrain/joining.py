@@ -9,8 +9,10 @@ from typing import Any
 
 from dynatrain._errors import LayoutError, TransportError
 from dynatrain.collective import Collective
+from dynatrain.elastic.snapshots import Snapshots
 from dynatrain.generation.engine import AtBoundary
 from dynatrain.generation.generation import Generation
+from dynatrain.generation.held import Held
 from dynatrain.generation.seats import Seats
 from dynatrain.generation.world import World
 from dynatrain.layout import Layout
@@ -31,6 +33,7 @@ class _Stood:
     state: TrainState | None
     epoch: int
     completed: int
+    reached: int  #: steps that it had completed, before it went back
 
 
 class Joining:
@@ -41,6 +44,11 @@ class Joining:
         initialize: fills the first state, or None.
         keep: the kept objects.
         callbacks: of the script, told of switches that are done.
+        snapshots: of this member; None where it makes none.
+
+    Attributes:
+        steps_lost: by the last switch, a recovery from a snapshot or an earlier version: so many
+            are done once more.
     """
 
     def __init__(
@@ -49,7 +57,10 @@ class Joining:
         initialize: Initialize | None,
         keep: Mapping[str, Any],
         callbacks: Sequence[Callable[[SwitchReport], None]],
+        snapshots: Snapshots | None,
     ) -> None:
+        self.steps_lost = 0
+        self._snapshots = snapshots
         self._part = part
         self._initialize = initialize
         self._keep = keep
@@ -74,7 +85,8 @@ class Joining:
     def previous(self) -> list[int]:
         """Earlier versions that can be gone back to."""
         version = self._part.keeper.previous
-        return [] if version is None else [version]
+        copied = [] if self._snapshots is None else self._snapshots.versions
+        return [*([] if version is None else [version]), *copied]
 
     def begin(self, generation: Generation, layout: Layout) -> None:
         """Builds the first world and state, and votes; collective over the generation.
@@ -141,9 +153,16 @@ class Joining:
         self._part.progress.is_torn = False
         self._part.keeper.forget()
         stood, self._stood = self._stood, None
+        self._let_go_of_held()
+        self.steps_lost = 0
+        if stood is not None:
+            self.steps_lost = stood.reached - self._part.progress.completed
         if stood is not None and idled:
             self._end_unused(stood, layout)
         return report
+
+    def _let_go_of_held(self) -> None:
+        self._part.present.held, self._part.present.own_kept = None, {}
 
     def _end_unused(self, stood: _Stood, layout: Layout) -> None:
         """Ends what a rank has that held another version than the one that all go on with."""
@@ -188,19 +207,38 @@ class Joining:
             LayoutError: this rank is among them, and has that version no more.
         """
         self._stand_again()
-        is_holder = seats.place_of(generation.members.own.id) is not None
-        if is_holder:
-            self._come_to(step)
         present, progress = self._part.present, self._part.progress
+        is_holder = seats.place_of(generation.members.own.id) is not None
+        reached = progress.completed
+        found = self._copied(step, seats) if is_holder else None
+        if is_holder and found is None:
+            self._come_to(step)
         self._stood = _Stood(
-            present.seats, present.world, present.state, present.epoch, progress.completed
+            present.seats, present.world, present.state, present.epoch, progress.completed, reached
         )
         self._part.worlds.forget_ended()
-        if is_holder:
+        if is_holder and found is None:
             self.enter(generation)
             present.seats = seats
         else:
             self.stand_by(generation, seats, epoch, step)
+        if found is not None:
+            present.held, present.own_kept = found
+
+    def _copied(self, step: int, seats: Seats) -> tuple[Held, dict[str, Any]] | None:
+        """What this rank brings of a version that it has copied; None where its state is better.
+
+        The state itself is, unless it is of another version or the copies have a part of somebody
+        who has nothing any more.
+        """
+        snapshots, progress = self._snapshots, self._part.progress
+        if snapshots is None:
+            return None
+        is_live = progress.completed == step and not progress.is_torn
+        is_near = is_live or self._part.keeper.previous == step
+        if is_near and not snapshots.keeps_for_another(step, seats.ids):
+            return None
+        return snapshots.held(step, seats.ids)
 
     def _come_to(self, step: int) -> None:
         """Has the state be that of ``step`` completed steps."""
@@ -220,6 +258,7 @@ class Joining:
     def _stand_again(self) -> None:
         """Is again what it was when its world was halted, if a recovery was tried since."""
         stood, self._stood = self._stood, None
+        self._let_go_of_held()
         if stood is None or stood.seats is None:
             return  # a rank that was in no world yet stands by once more
         self._part.targets.drop()

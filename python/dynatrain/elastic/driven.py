@@ -70,3 +70,5 @@ class Session(Protocol):
 
     def prepare(self, layout: Layout) -> None:
         """Prepares a switch; collective over the generation."""
+
+    steps_lost: int  #: by the last switch

@@ -18,6 +18,7 @@ from dynatrain.elastic.driven import Session
 from dynatrain.elastic.events import Events
 from dynatrain.elastic.part import Asked, Part, UncoveredError, described
 from dynatrain.elastic.slices import Slices
+from dynatrain.elastic.snapshots import Snapshots
 from dynatrain.elastic.wishes import Wishes
 from dynatrain.generation.connections import Connections
 from dynatrain.generation.generation import Generation
@@ -69,6 +70,7 @@ class Driver:
         make: a connected generation of these members; called in a thread.
         timeout: deadline of a request to the coordinator's store.
         wishes: of the script.
+        snapshots: of this member; None where it makes none.
 
     Attributes:
         events: of this member.
@@ -81,12 +83,14 @@ class Driver:
         make: Callable[[Members], Generation],
         timeout: timedelta,
         wishes: Wishes,
+        snapshots: Snapshots | None = None,
     ) -> None:
         self.part: Part  # given once it stands, as it calls prepare()
         self._session = session
         self._make = make
         self._timeout = timeout
         self._wishes = wishes
+        self._snapshots = snapshots
         self._lock = threading.Lock()
         self._ready: dict[int, Ready] = {}
         self._connections: dict[int, Connections] = {}
@@ -111,8 +115,7 @@ class Driver:
         connections = Connections(self._timeout)
         with self._lock:
             self._connections[attempt] = connections
-        host, port = self.part.store_at
-        store = TCPStore(host, port, is_master=False, timeout=self._timeout)
+        store = self._store()
         description, hosts = described(store.get(f"attempt/{attempt}"))
         target = description["target"]
         self.events.note("preparing", in_words(attempt, description))
@@ -159,12 +162,17 @@ class Driver:
             if is_dropped:
                 ready.generation.close(in_store=False)
 
+    def _store(self) -> TCPStore:
+        """A connection of its own to the coordinator's store."""
+        host, port = self.part.store_at
+        return TCPStore(host, port, is_master=False, timeout=self._timeout)
+
     def _await_held(self, attempt: int, ready: Ready) -> None:
         self.part.ask(Asked("hold", attempt))
         try:
             ready.held.result(self._timeout.total_seconds())
         except LayoutError as error:
-            raise UncoveredError(str(error)) from error
+            raise UncoveredError(f"the state of {ready.version} steps: {error}") from error
 
     def notice(self, kind: str, text: str) -> None:
         """Takes note of what the script may want to hear."""
@@ -206,6 +214,8 @@ class Driver:
             self._do(asked)
             self.events.tell()
             asked = self.part.next()
+        if self._snapshots is not None:
+            self._snapshots.at_boundary(self._session.completed)
         self._session.note_groups()
         return True
 
@@ -259,6 +269,8 @@ class Driver:
 
     def _end(self, asked: Asked) -> None:
         self.ended = asked.why
+        if self._snapshots is not None:
+            self._snapshots.halt()
         self.part.end()
         self._wishes.end()
         kind, why = asked.why
@@ -277,6 +289,8 @@ class Driver:
             self._drop(asked.attempt)
         elif asked.kind == "stop":
             session = self._session
+            if self._snapshots is not None:
+                self._snapshots.halt()
             self.part.stopped(session.completed, session.previous, is_clean=session.is_whole)
 
     def _serve(self, attempt: int) -> None:
@@ -337,6 +351,10 @@ class Driver:
         former, self._present = self._present, ready.generation
         if former is not None:
             former.close(in_store=False)  # its keys are the coordinator's to delete
+        if self._snapshots is not None:
+            completed, num_trainers = self._session.completed, ready.target.world_size
+            members = ready.generation.members
+            self._snapshots.go_on(completed, members, num_trainers, self._store)
 
     def _run(self, ready: Ready, version: int) -> None:
         if ready.source is None:
@@ -351,6 +369,8 @@ class Driver:
         report = self._session.go(ready.target)
         self._wishes.fulfilled(report)
         self.events.note("switched", str(report))
+        if lost := self._session.steps_lost:
+            self.events.note("went-back", f"to step {self._session.completed}: steps_lost={lost}")
 
     def _drop(self, attempt: int) -> None:
         with self._lock:

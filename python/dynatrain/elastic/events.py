@@ -17,8 +17,8 @@ class Event:
     """One thing that has happened.
 
     Attributes:
-        kind: ``preparing``, ``given-up``, ``switched``, ``halted``, ``coordinator-lost``,
-            ``coordinator-found`` or ``ended``.
+        kind: ``preparing``, ``given-up``, ``switched``, ``went-back``, ``halted``, ``snapshot``,
+            ``coordinator-lost``, ``coordinator-found`` or ``ended``.
         text: what it was, in words.
     """
 

@@ -12,7 +12,7 @@ VERIFY = ("sums", "fingerprint", "replicas")
 
 @dataclass(frozen=True)
 class Options:
-    """Settings of a session; see ``dynatrain.init`` for what each means."""
+    """Settings of a session; see ``init`` and ``join`` for what each means."""
 
     timeout: timedelta
     staging_budget_bytes: int
@@ -21,3 +21,4 @@ class Options:
     transport: str | Nccl
     verify: frozenset[str]
     seed: int
+    snapshot_every: int | None = None

@@ -1,0 +1,192 @@
+"""Who keeps a copy of whose state, and the way on which copies go there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import groupby
+from typing import Any
+
+import torch
+
+from dynatrain import words
+from dynatrain._limits import check_descriptors
+from dynatrain.elastic.copies import CopiedState
+from dynatrain.generation.members import Members
+from dynatrain.generation.tree import Tree
+
+#: Bytes of one message: what a partner has not taken yet holds up no more than this.
+_PIECE_BYTES = 64 << 20
+
+
+@words.record
+@dataclass(frozen=True)
+class Brought:
+    """What a member brings to a round.
+
+    Attributes:
+        state: what it has copied; None where it has not, for the reason in ``why``.
+        sum: of the run.
+        size_bytes: that the next copy will have, as far as it is known.
+        why: it has copied nothing.
+    """
+
+    state: CopiedState | None
+    sum: int
+    size_bytes: int
+    why: str = ""
+
+
+@words.record
+@dataclass(frozen=True)
+class Said:
+    """What a member says at the end of a round.
+
+    Attributes:
+        at: the boundary that it has come to, in completed steps.
+        why: what it keeps for its partner, or has copied itself, is not whole; empty where all is.
+        soon: whether the next round may work at once.
+    """
+
+    at: int
+    why: str = ""
+    soon: bool = False
+
+
+@words.record
+@dataclass(frozen=True)
+class Agreed:
+    """What all have said together.
+
+    Attributes:
+        at: the furthest boundary that one of them has come to.
+        why: the reasons of those that failed, by rank; empty where all went well.
+        soon: whether all that failed say so.
+    """
+
+    at: int
+    why: tuple[tuple[int, str], ...]
+    soon: bool
+
+
+def partners_of(rank: int, nodes: Sequence[int]) -> tuple[int, int]:
+    """The rank that keeps what ``rank`` has copied, and the one that it keeps the copies of.
+
+    Half the way round all ranks, ordered by machine: on another one, unless most ranks share one.
+
+    Args:
+        rank: one of them.
+        nodes: the machine of each.
+    """
+    order = sorted(range(len(nodes)), key=lambda each: (nodes[each], each))
+    half, at = len(nodes) // 2, order.index(rank)
+    return order[(at + half) % len(nodes)], order[(at - half) % len(nodes)]
+
+
+class Channel:
+    """The groups over which copies go, of their own; used by one thread. Made collectively.
+
+    Args:
+        members: of a world, two or more, under a name of its own.
+        timeout: deadline of the connecting and of every message.
+
+    Raises:
+        RuntimeError, TransportError: a member does not come; so from every method.
+        OSError: the system has no room for the groups.
+    """
+
+    def __init__(self, members: Members, timeout: timedelta) -> None:
+        self._rank = members.rank
+        self.keeper, self.kept = partners_of(members.rank, members.node_of_rank)
+        pairs = {tuple(sorted((self._rank, each))) for each in (self.keeper, self.kept)}
+        check_descriptors(members.num_ranks, *[2] * len(pairs))
+        self._timeout = timeout
+        # In one order everywhere, so that both ranks of the first pair that lacks are there.
+        self._groups = {
+            pair: members.group(f"pair/{pair[0]}-{pair[1]}", timeout, pair)
+            for pair in sorted(pairs)
+        }
+        self._tree = Tree(members, timeout, "round")
+
+    def swap(
+        self,
+        brought: Brought,
+        own: torch.Tensor | None,
+        room_for: Callable[[Brought], torch.Tensor | None],
+    ) -> Brought:
+        """Brings a copy to the keeper, and takes that of the other. Collective over the members.
+
+        Args:
+            brought: what this rank brings.
+            own: the bytes of its run; None where it has copied nothing.
+            room_for: where the other's bytes are to go; None where there is no room, or none of
+                them are wanted.
+
+        Returns:
+            What the other has brought.
+        """
+        told = words.encode(brought)
+        size = torch.tensor([len(told)])
+        other_size = torch.zeros(1, dtype=torch.int64)
+        self._both(size, other_size)
+        other_told = torch.empty(int(other_size), dtype=torch.uint8)
+        self._both(torch.frombuffer(bytearray(told), dtype=torch.uint8), other_told)
+        other: Brought = words.decode(other_told.numpy().tobytes())
+        room = None if other.state is None else room_for(other)
+        takes = torch.tensor([room is not None])
+        taken = torch.zeros(1, dtype=torch.bool)
+        self._both(takes, taken, back=True)
+        sent = own if bool(taken) else None
+        self._pieces(sent, room)
+        return other
+
+    def agree(self, said: Said) -> Agreed:
+        """What all say at the end of a round. Collective."""
+        told: Agreed = words.decode(self._tree.exchange(words.encode(said), _agreed))
+        return told
+
+    def _pieces(self, own: torch.Tensor | None, room: torch.Tensor | None) -> None:
+        """Sends ``own`` and fills ``room``, piece by piece, whichever there are."""
+        ends = [0 if each is None else each.numel() for each in (own, room)]
+        for begin in range(0, max(ends), _PIECE_BYTES):
+            piece = slice(begin, begin + _PIECE_BYTES)
+            send = own[piece] if own is not None and begin < ends[0] else None
+            receive = room[piece] if room is not None and begin < ends[1] else None
+            self._both(send, receive)
+
+    def _both(
+        self, sent: torch.Tensor | None, received: torch.Tensor | None, *, back: bool = False
+    ) -> None:
+        """Sends to the keeper what is received of the other one, or ``back``, the other way."""
+        to, of = (self.kept, self.keeper) if back else (self.keeper, self.kept)
+        works = []
+        if received is not None and received.numel():
+            group, position = self._with(of)
+            works.append(group.recv([received], position, 0))
+        if sent is not None and sent.numel():
+            group, position = self._with(to)
+            works.append(group.send([sent], position, 0))
+        for work in works:
+            work.wait(self._timeout)
+
+    def _with(self, peer: int) -> tuple[Any, int]:
+        pair = tuple(sorted((self._rank, peer)))
+        return self._groups[pair], pair.index(peer)
+
+
+def _agreed(parts: list[bytes]) -> bytes:
+    said: list[Said] = [words.decode(each) for each in parts]
+    failed = [(rank, each) for rank, each in enumerate(said) if each.why]
+    why = tuple((rank, each.why) for rank, each in failed)
+    agreed = Agreed(max(each.at for each in said), why, all(each.soon for _, each in failed))
+    return words.encode(agreed)
+
+
+def in_words(why: Sequence[tuple[int, str]]) -> str:
+    """Why a round was given up, one line for each reason."""
+    by_reason = groupby(sorted(why, key=lambda each: each[1]), key=lambda each: each[1])
+    return "\n".join(
+        f"  rank {', '.join(str(rank) for rank, _ in ranks)}: {reason}"
+        for reason, ranks in by_reason
+    )

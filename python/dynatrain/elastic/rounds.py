@@ -1,0 +1,255 @@
+"""The rounds in which copies of all members go to their keepers, in a thread beside training."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+import torch
+
+from dynatrain import _native
+from dynatrain._errors import BudgetError
+from dynatrain.elastic.copies import Copies, Slots, bytes_of
+from dynatrain.elastic.partners import Agreed, Brought, Channel, Said, in_words
+from dynatrain.generation.connections import Connections
+from dynatrain.generation.members import Members
+from dynatrain.given import described
+
+_log = logging.getLogger("dynatrain.elastic")
+#: How long the thread of a world that has ended may take to let go of its buffers.
+_ENDING_S = 60.0
+#: How far ahead the next copy is at most set, in steps, where boundaries were missed.
+_MOST_AHEAD = 64
+#: Why a member has copied nothing, where the next round may do better at once.
+GROWN = "the state has grown since there was room made for it"
+LATE = "its training was beyond that boundary when it came to know of it"
+#: Takes note of an event, by its kind and in words, in any thread.
+Note = Callable[[str, str], None]
+
+
+@dataclass(frozen=True)
+class Means:
+    """What snapshots are made with.
+
+    Attributes:
+        device: where parameters live.
+        num_threads: that copy host memory.
+        timeout: deadline of every wait for another member.
+        after: what the script has put on its stream so far; empty on the CPU.
+        note: of events.
+    """
+
+    device: torch.device
+    num_threads: int
+    timeout: timedelta
+    after: Callable[[], Sequence[_native.Token]]
+    note: Note
+
+
+class Rounds(threading.Thread):
+    """The thread beside training in one world: a round takes copies to their keepers.
+
+    All members do the same rounds. When one ends, all agree at which boundary the next copies are
+    made: one that none of them had come to when it spoke. A member that has passed it all the same
+    says so, and the round is given up.
+
+    Args:
+        every: steps between two copies.
+        slots: where they are.
+        means: see there.
+        members: of the world, two or more; called in the thread.
+    """
+
+    def __init__(
+        self,
+        every: int,
+        slots: Slots,
+        means: Means,
+        members: Callable[[Connections], Members],
+    ) -> None:
+        super().__init__(name="dynatrain snapshots", daemon=True)
+        self._every = every
+        self._slots = slots
+        self._means = means
+        self._members = members
+        self._connections = Connections(means.timeout)
+        self._changed = threading.Condition()
+        self._size: int | None = None
+        self._at = 0
+        self._due: int | None = None
+        self._brought: Brought | None = None
+        self._blocked_s = 0.0
+        self._ended = False
+        self._margin = 1
+        self._no_room = ""  #: why the next copy has none
+        self._is_told = False
+
+    # ---- of the training thread ----------------------------------------------------------------
+
+    def wanted_at(self, version: int) -> str:
+        """What is wanted at a boundary: ``size``, ``copy`` or nothing."""
+        with self._changed:
+            self._at = version
+            if self._size is None:
+                return "size"
+            if self._due == version:
+                self._due = None
+                return "copy"
+            return ""
+
+    def measured(self, size_bytes: int) -> None:
+        """So long is the state."""
+        with self._changed:
+            self._size = size_bytes
+            self._changed.notify_all()
+
+    def bring(self, brought: Brought, seconds: float) -> None:
+        """The state is copied, or is not; that has blocked the training for so long."""
+        with self._changed:
+            self._brought, self._blocked_s = brought, seconds
+            self._changed.notify_all()
+
+    def end(self) -> None:
+        """Ends the thread; waits until it has let go of the buffers."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+        self._connections.cut("the snapshots of this world have ended")
+        self.join(_ENDING_S)
+
+    # ---- of its own ----------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Does rounds until the world ends, or a member does not answer."""
+        try:
+            self._do_rounds(Channel(self._members(self._connections), self._means.timeout))
+        except _EndedError:
+            pass
+        except Exception as error:  # noqa: BLE001 - training goes on without snapshots
+            if not self._ended:
+                _log.warning(
+                    "no further snapshots in this world; the older one stands: %s",
+                    described(error),
+                )
+
+    def _do_rounds(self, channel: Channel) -> None:
+        self._await(lambda: self._size is not None)
+        assert self._size is not None
+        slot, size = self._slots.spare, self._size
+        other = channel.swap(Brought(None, 0, size, "begins"), None, lambda _: None)
+        self._room(slot, size + other.size_bytes)
+        agreed = channel.agree(Said(self._at))
+        due = agreed.at + self._margin
+        while True:
+            slot, began = self._slots.spare, time.perf_counter()
+            brought = self._brought_at(due)
+            agreed, other = self._round(channel, slot, brought)
+            if agreed.why:
+                self._tell_of_failure(due, agreed)
+                due = agreed.at + (self._margin if agreed.soon else self._every)
+            else:
+                self._slots.is_whole()
+                self._tell_of_success(slot, time.perf_counter() - began)
+                due = max(due + self._every, agreed.at + self._margin)
+            self._room(self._slots.spare, brought.size_bytes + other.size_bytes)
+
+    def _round(self, channel: Channel, slot: Copies, brought: Brought) -> tuple[Agreed, Brought]:
+        """Swaps copies; what all say of it, and what the other has brought."""
+        problem, own = brought.why, None
+        if problem == GROWN:
+            problem = self._no_room or problem
+        if brought.state is not None:
+            assert slot.run is not None
+            size = brought.state.size_bytes
+            slot.sums[0] = slot.run.sum(0, size)
+            brought = replace(brought, sum=slot.sums[0])
+
+        def room_for(other: Brought) -> torch.Tensor | None:
+            nonlocal problem
+            if brought.state is None or other.state is None:
+                return None
+            begin, size = brought.state.size_bytes, other.state.size_bytes
+            problem = problem or self._room(slot, begin + size)
+            if problem:
+                return None
+            assert slot.run is not None
+            return bytes_of(slot.run)[begin : begin + size]
+
+        if brought.state is not None:
+            assert slot.run is not None
+            own = bytes_of(slot.run)[: brought.state.size_bytes]
+        other = channel.swap(brought, own, room_for)
+        if brought.state is not None and other.state is not None and not problem:
+            problem = _took(slot, other)
+        at = self._at
+        is_soon = problem in (GROWN, LATE)
+        if problem == LATE:
+            self._margin = min(self._margin * 2, _MOST_AHEAD)
+        return channel.agree(Said(at, problem, is_soon)), other
+
+    def _brought_at(self, due: int) -> Brought:
+        """What the training thread has copied at a boundary; nothing where it has passed it."""
+        with self._changed:
+            if self._at >= due:
+                return Brought(None, 0, self._size or 0, LATE)
+            self._due = due
+        self._await(lambda: self._brought is not None)
+        brought, self._brought = self._brought, None
+        assert brought is not None
+        self._size = brought.size_bytes or self._size
+        return brought
+
+    def _await(self, is_there: Callable[[], bool]) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: is_there() or self._ended)
+            if self._ended:
+                raise _EndedError
+
+    def _room(self, slot: Copies, size_bytes: int) -> str:
+        """Makes room; why there is none, or nothing."""
+        try:
+            slot.make_room(size_bytes, self._means.device)
+        except BudgetError as error:
+            self._no_room = str(error)
+        else:
+            self._no_room = ""
+        return self._no_room
+
+    def _tell_of_failure(self, due: int, agreed: Agreed) -> None:
+        lines = in_words(agreed.why)
+        if agreed.soon or self._is_told:
+            _log.debug("the snapshot after %d steps is given up\n%s", due, lines)
+            return
+        self._is_told = True
+        _log.warning("the snapshot after %d steps is given up, an older one stands\n%s", due, lines)
+
+    def _tell_of_success(self, slot: Copies, seconds: float) -> None:
+        assert slot.own is not None
+        size = slot.own.size_bytes
+        blocked_ms = self._blocked_s * 1e3
+        self._means.note(
+            "snapshot",
+            f"after {slot.own.version} steps: {size} bytes, {blocked_ms:.1f} ms of the training "
+            f"thread, whole after {seconds:.2f} s",
+        )
+
+
+class _EndedError(Exception):
+    """The world of the rounds has ended."""
+
+
+def _took(slot: Copies, other: Brought) -> str:
+    """Holds what has come against its sum; what is wrong with it, or nothing."""
+    assert other.state is not None
+    assert slot.own is not None
+    assert slot.run is not None
+    begin = slot.own.size_bytes
+    found = slot.run.sum(begin, begin + other.state.size_bytes)
+    if found != other.sum:
+        return f"what has come of member {other.state.member} has another sum than it had there"
+    slot.sums[1], slot.other = other.sum, other.state
+    return ""

@@ -1,0 +1,169 @@
+"""Snapshots of a member's state: copied every few steps, kept by a partner, taken after a loss."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection
+from typing import Any
+
+from torch._C._distributed_c10d import PrefixStore, Store
+
+from dynatrain import _native
+from dynatrain.adapters.port import Adapter
+from dynatrain.elastic.copies import Reader, Slots
+from dynatrain.elastic.partners import Brought
+from dynatrain.elastic.rounds import GROWN, Means, Rounds
+from dynatrain.generation.connections import Connections
+from dynatrain.generation.held import Held
+from dynatrain.generation.members import Members
+from dynatrain.given import described
+from dynatrain.switch.present import Present
+
+_log = logging.getLogger("dynatrain.elastic")
+
+
+class Snapshots:
+    """The copies of one member, and when they are made; belongs to the training thread.
+
+    Two versions have room. The last one that all members and partners have whole stays until a
+    newer one is: a copy that is given up, for whatever reason, costs the older one nothing.
+
+    What lies here is of the steps that led to the present state: :meth:`go_on` forgets all else. So
+    one number tells a version on all members, however often the job goes back.
+
+    Args:
+        every: steps between two copies.
+        adapter: of the state's framework.
+        present: what the rank is now.
+        means: see there.
+    """
+
+    def __init__(self, every: int, adapter: Adapter[Any], present: Present, means: Means) -> None:
+        self._every = every
+        self._adapter = adapter
+        self._now = present
+        self._means = means
+        self._reader = Reader(adapter, present)
+        self._copier: _native.Copier | None = None
+        self._slots = Slots()
+        self._rounds: Rounds | None = None
+        self._member = ""  #: id of this one in the present world; empty where it has no place there
+
+    # ---- while the world trains ----------------------------------------------------------------
+
+    def go_on(
+        self, version: int, members: Members, num_trainers: int, store: Callable[[], Store]
+    ) -> None:
+        """A new world begins; forgets what does not lead to its state.
+
+        Args:
+            version: its completed steps.
+            members: of its generation, those that train first.
+            num_trainers: how many these are.
+            store: makes a connection to the job's store; called in a thread.
+        """
+        self.halt()
+        self._reader.forget()
+        self._slots.follow(version if self._member else -1)
+        trains = members.rank < num_trainers
+        self._member = members.own.id if trains else ""
+
+        def trainers(connections: Connections) -> Members:
+            own = PrefixStore(f"{members.name}/snapshots", store())
+            each = members.each[:num_trainers]
+            return Members(members.name, members.rank, each, own, connections=connections)
+
+        if trains and num_trainers > 1:
+            self._begin(trainers)
+
+    def _begin(self, members: Callable[[Connections], Members]) -> None:
+        self._rounds = Rounds(self._every, self._slots, self._means, members)
+        self._rounds.start()
+
+    def at_boundary(self, version: int) -> None:
+        """A step may begin, after ``version`` completed ones: copies the state where that is due.
+
+        Blocks for that copy alone. Raises nothing: a copy that fails is given up.
+        """
+        rounds = self._rounds
+        if rounds is None:
+            return
+        wanted = rounds.wanted_at(version)
+        if wanted == "size":
+            rounds.measured(self._size())
+        elif wanted == "copy":
+            begin = time.perf_counter()
+            brought = self._copied(version)
+            rounds.bring(brought, time.perf_counter() - begin)
+
+    def _size(self) -> int:
+        try:
+            with self._adapter.undisturbed():
+                return self._reader.packed()[1].size_bytes
+        except Exception as error:  # noqa: BLE001 - whatever it is, it recurs at the first copy
+            _log.debug("the state cannot be measured: %s", described(error))
+            return 0
+
+    def _copied(self, version: int) -> Brought:
+        """Copies the state into the buffer that is free."""
+        slot, size = self._slots.spare, 0
+        slot.forget()
+        try:
+            with self._adapter.undisturbed():
+                why = self._adapter.why_not_now(self._now.state)
+                if why is not None:
+                    return Brought(None, 0, 0, why)
+                inventory, packed = self._reader.packed()
+                size = packed.size_bytes
+                if slot.run is None or slot.run.size_bytes < size:
+                    return Brought(None, 0, size, GROWN)
+                state = self._reader.told(inventory, packed, version, self._member)
+                slot.own_kept = self._reader.own_kept()
+                seconds = self._means.timeout.total_seconds()
+                packed.copy(self._made_copier(), slot.run, [*self._means.after()], seconds)
+        except Exception as error:  # noqa: BLE001 - nothing of it may reach the training
+            return Brought(None, 0, size, described(error))
+        slot.own = state
+        return Brought(state, 0, size)
+
+    def _made_copier(self) -> _native.Copier:
+        if self._copier is None:
+            device = self._means.device
+            self._copier = (
+                _native.CpuCopier(self._means.num_threads)
+                if device.type == "cpu"
+                else _native.CudaCopier(device.index)
+            )
+        return self._copier
+
+    # ---- after a loss --------------------------------------------------------------------------
+
+    def halt(self) -> None:
+        """Ends what is under way; what has been copied stays."""
+        rounds, self._rounds = self._rounds, None
+        if rounds is not None:
+            rounds.end()
+
+    @property
+    def versions(self) -> list[int]:
+        """What this member has copies of, its own at least; newest first."""
+        return self._slots.versions
+
+    def keeps_for_another(self, version: int, holders: Collection[str]) -> bool:
+        """Whether the copies of a version are also of a member that is not among ``holders``."""
+        slot = self._slots.of(version)
+        return slot is not None and slot.other is not None and slot.other.member not in holders
+
+    def held(self, version: int, holders: Collection[str]) -> tuple[Held, dict[str, Any]] | None:
+        """What this member brings to a recovery, and what kept objects of its rank were.
+
+        Args:
+            version: that all go back to.
+            holders: ids of the members that bring something themselves.
+
+        Raises:
+            TransportError: the copies are not what they were.
+        """
+        slot = self._slots.of(version)
+        return None if slot is None else (slot.held(self._means.device, holders), slot.own_kept)

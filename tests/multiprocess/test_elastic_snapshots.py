@@ -1,0 +1,103 @@
+"""Elastic jobs that lose a part of the state with a member: it comes back from a snapshot."""
+
+from __future__ import annotations
+
+import pytest
+
+from elastic_jobs import TOTAL, running, trains_in, undisturbed
+
+LAYOUTS = ("dp=2,tp=2", "dp=3", "dp=2", "dp=1")
+
+
+@pytest.fixture
+def job(tmp_path):
+    with running(tmp_path, LAYOUTS) as made:
+        yield made
+
+
+def whole_snapshots(member):
+    return [each for each in member.told("event") if each["what"] == "snapshot"]
+
+
+def num_with_snapshots(members):
+    return sum(1 for member in members if whole_snapshots(member))
+
+
+def started(job, layout, number):
+    members = [job.member(SNAPSHOT_EVERY="5") for _ in range(number)]
+    for member in members:
+        trains_in(member, layout)
+        member.wait_for(lambda member=member: len(whole_snapshots(member)) > 1)
+    return members
+
+
+def shares_by_step(members):
+    """What each rank has told of each step, by step and then by the epoch that did it."""
+    shares = {}
+    for said in (each for member in members for each in member.told("step")):
+        shares.setdefault(said["step"], {}).setdefault(said["epoch"], []).append(said)
+    return shares
+
+
+def check_losses(members):
+    """Each step has the loss of an undisturbed run, in the last world that did it."""
+    shares = shares_by_step(members)
+    for step, expected in enumerate(undisturbed(TOTAL)):
+        last = shares[step][max(shares[step])]
+        loss = sum(each["loss"] for each in last) / len(last)
+        assert loss == pytest.approx(expected, rel=1e-4), f"step {step} in {last[0]['layout']}"
+
+
+def went_back(members):
+    """Where each member went back to, in its own words."""
+    events = [each for member in members for each in member.told("event")]
+    return [each["text"] for each in events if each["what"] == "went-back"]
+
+
+# Every shard has one owner, and one of them is killed. Its partner has a copy; the steps since then
+# are done once more, on the same batches.
+@pytest.mark.timeout(240)
+def test_a_lost_shard_comes_from_its_partner(job):
+    members = started(job, "dp=2,tp=2", 4)
+    members[2].child.kill()
+    living = [member for member in members if member is not members[2]]
+    for member in living:
+        trains_in(member, "dp=3")
+    job.hurry.touch()
+
+    assert [member.end(120) for member in living] == [0, 0, 0]
+    assert len(went_back(living)) == 3
+    assert len(set(went_back(living))) == 1, "all go back to one step"
+    check_losses(members)
+
+
+# In the layout in which the snapshot was made nothing may differ by a bit: a step that is repeated
+# tells whether streams, moments, batches and the count of steps went back with the weights. Then
+# another one is lost, in a world that began from a snapshot.
+@pytest.mark.long
+@pytest.mark.timeout(480)
+def test_steps_are_repeated_bit_for_bit_by_a_spare(job):
+    members = [job.member(SNAPSHOT_EVERY="7") for _ in range(5)]
+    training = "dp=2,tp=2"
+    for number in (4, 3):
+        members[-1].wait_for(lambda least=number: num_with_snapshots(members) >= least)
+        victim = next(m for m in members if m.child.poll() is None and len(whole_snapshots(m)) > 2)
+        victim.child.kill()
+        victim.child.wait()
+        alive = [member for member in members if member.child.poll() is None]
+        training = "dp=2,tp=2" if number == 4 else "dp=3"
+        for member in alive:
+            trains_in(member, training)
+    job.hurry.touch()
+    assert [member.end(120) for member in alive] == [0, 0, 0]
+
+    check_losses(members)
+    repeated = 0
+    for step, epochs in shares_by_step(members).items():
+        same = [each for each in epochs.values() if each[0]["layout"] == "dp=2,tp=2"]
+        if len(same) > 1:
+            repeated += 1
+            losses = [{each["place"][0]: each["loss"] for each in shares} for shares in same]
+            common = losses[0].keys() & losses[1].keys()
+            assert [losses[0][r] for r in common] == [losses[1][r] for r in common], step
+    assert repeated, "nothing was repeated, and so nothing was compared"

@@ -1,0 +1,330 @@
+"""Snapshots of members that are threads: who keeps what, and what of it can be gone back to."""
+
+from __future__ import annotations
+
+import threading
+from datetime import timedelta
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from dynatrain import Layout, TransportError, _native
+from dynatrain.elastic import copies, rounds
+from dynatrain.elastic.partners import Brought, Channel, Said, partners_of
+from dynatrain.elastic.rounds import Means
+from dynatrain.elastic.snapshots import Snapshots
+from dynatrain.switch.present import Present
+from ranks_in_threads import STUCK_S, Outside, ThreadMembers, run_ranks
+from toy_state import Place, Toy, ToyAdapter
+
+WAIT = timedelta(seconds=STUCK_S)
+
+
+def members_of(outside, rank, _=None):
+    return ThreadMembers("world", rank, outside.members, outside.store, outside)
+
+
+# ---- who keeps whose copies ----------------------------------------------------------------------
+
+
+# Each is kept by one other, and keeps those of one: a member that keeps two would need more memory.
+@pytest.mark.parametrize("num_ranks", range(2, 18))
+def test_each_has_one_keeper_and_keeps_one(num_ranks):
+    pairs = [partners_of(rank, [0] * num_ranks) for rank in range(num_ranks)]
+    assert sorted(keeper for keeper, _ in pairs) == [*range(num_ranks)]
+    for rank, (keeper, _) in enumerate(pairs):
+        assert keeper != rank
+        assert pairs[keeper][1] == rank
+
+
+# A host takes all of its members with it. Where none has more than half of them, no copy is lost.
+@pytest.mark.parametrize(
+    "nodes",
+    [[0, 0, 1, 1], [0, 1, 0, 1], [0, 0, 0, 1, 1, 2], [0, 1, 2], [2, 0, 1, 1, 0, 2, 2], [0, 1] * 9],
+)
+def test_the_keeper_is_on_another_host(nodes):
+    for rank, node in enumerate(nodes):
+        assert nodes[partners_of(rank, nodes)[0]] != node
+
+
+# ---- the way there -------------------------------------------------------------------------------
+
+
+def state_of(rank):
+    size = 64 * (rank + 1)
+    blob, nothing = b"blob", frozenset()
+    return copies.CopiedState(1, 5, f"member {rank}", size, blob, {}, None, {}, nothing, nothing)
+
+
+# With three there is no pair that keeps each other's: what is sent to one is received of another.
+@pytest.mark.parametrize("num_ranks", [2, 3, 4, 5])
+def test_bytes_arrive_at_the_keeper(num_ranks, monkeypatch):
+    monkeypatch.setattr("dynatrain.elastic.partners._PIECE_BYTES", 100)
+    outside = Outside(num_ranks)
+
+    def work(rank):
+        channel = Channel(members_of(outside, rank), WAIT)
+        state = state_of(rank)
+        own = torch.full((state.size_bytes,), rank + 1, dtype=torch.uint8)
+        rooms = []
+
+        def room_for(other):
+            rooms.append(torch.zeros(other.state.size_bytes, dtype=torch.uint8))
+            return rooms[0]
+
+        other = channel.swap(Brought(state, 7, state.size_bytes), own, room_for)
+        agreed = channel.agree(Said(rank, "full" if rank == 1 else ""))
+        return channel.kept, other, rooms[0], agreed
+
+    for kept, other, room, agreed in run_ranks(outside, work):
+        assert other.state == state_of(kept)
+        assert room.tolist() == [kept + 1] * state_of(kept).size_bytes
+        assert (agreed.at, agreed.why) == (num_ranks - 1, ((1, "full"),))
+
+
+# Its memory is full, or it has copied nothing: nobody waits for bytes that do not come.
+def test_a_rank_without_room_holds_up_nobody():
+    outside = Outside(2)
+
+    def work(rank):
+        channel = Channel(members_of(outside, rank), WAIT)
+        state = state_of(rank) if rank else None
+        own = None if state is None else torch.ones(state.size_bytes, dtype=torch.uint8)
+        for _ in range(2):
+            channel.swap(Brought(state, 0, 0, "no copy"), own, lambda _: None)
+        return channel.agree(Said(3, "", soon=True)).at
+
+    assert run_ranks(outside, work) == [3, 3]
+
+
+# ---- rounds --------------------------------------------------------------------------------------
+
+
+def fill(state):
+    for number, (name, array) in enumerate(sorted(state.arrays.items())):
+        begin = state.boxes()[name][0]
+        array[...] = number + np.arange(array.size).reshape(array.shape) + 1000 * sum(begin)
+        if name == "bias|param":
+            array[...] = np.arange(array.size)
+
+
+class Job(Outside):
+    """Ranks that go step by step."""
+
+    def together(self, rank, value=None):
+        """What all ranks bring; again and again."""
+        found = self.gathered(rank, value)
+        self.gathered(rank, value)  # none of them brings another value before all have read
+        return found
+
+
+class Trains:
+    """One rank that trains a toy and makes snapshots."""
+
+    def __init__(self, outside, rank, every=4, layout="dp=4"):
+        self.outside, self.rank = outside, rank
+        self.layout = Layout.parse(layout)
+        adapter = ToyAdapter(fill)
+        place = Place(self.layout, rank, epoch=1)
+        self.state = adapter.build(lambda: Toy(place))
+        self.present = Present(0, None, place, self.state, 1)
+        self.told, self.changed = [], threading.Condition()
+        means = Means(torch.device("cpu"), 1, WAIT, lambda: [], self.note)
+        self.snapshots = Snapshots(every, adapter, self.present, means)
+        self.snapshots._member = f"member {rank}"
+        self.snapshots._begin(partial(members_of, outside, rank))
+
+    def note(self, kind, text):
+        with self.changed:
+            self.told.append((kind, text))
+            self.changed.notify_all()
+
+    def step(self):
+        self.state.steps += 1
+        for array in self.state.arrays.values():
+            array += 1
+        self.snapshots.at_boundary(self.state.steps)
+
+    def to(self, version):
+        while self.state.steps < version:
+            self.step()
+            self.outside.together(self.rank, None)
+
+    def until_whole(self, number):
+        """Trains until so many snapshots are whole."""
+        while True:
+            self.step()
+            with self.changed:
+                self.changed.wait_for(lambda: len(self.told) >= number, 0.02)
+            if min(self.outside.together(self.rank, len(self.told))) >= number:
+                return
+
+    def joins(self, version, num_trainers):
+        """Another world begins, in which so many of the first ranks have a place."""
+        members = members_of(self.outside, self.rank)
+        self.snapshots.go_on(version, members, num_trainers, lambda: self.outside.store)
+
+    def held(self, version, holders):
+        self.snapshots.halt()
+        return self.snapshots.held(version, holders)[0]
+
+
+def fingerprint(tables):
+    """Of what the tables of all ranks say together; they must cover it."""
+    blobs = [(table.encode(), [rank]) for rank, table in enumerate(tables)]
+    whole = _native.ShardMap.merge(blobs)
+    whole.prove_coverage()
+    for rank, table in enumerate(tables):
+        whole.prove_live(rank, table)
+    shares = [_native.fingerprint_share(whole, rank, table) for rank, table in enumerate(tables)]
+    return sum(shares) % 2**64
+
+
+def states_after(steps, num_ranks, layout):
+    """The tables of the toys of all ranks after so many steps, and what holds their memory."""
+    states = [Toy(Place(Layout.parse(layout), rank)) for rank in range(num_ranks)]
+    for state in states:
+        state.give_memory()
+        fill(state)
+        for array in state.arrays.values():
+            array += steps
+    inventories = [ToyAdapter(fill).inventory(state) for state in states]
+    return [each.table() for each in inventories], states
+
+
+# The one sentence of it all: with a member gone, the others have every element of the version.
+@pytest.mark.parametrize("layout", ["dp=4", "dp=2,tp=2"])
+@pytest.mark.parametrize("lost", range(4))
+def test_what_a_member_held_is_there_without_it(lost, layout):
+    outside = Job(4)
+
+    def work(rank):
+        trains = Trains(outside, rank, layout=layout)
+        trains.until_whole(2)
+        version = max(
+            set.intersection(*map(set, outside.together(rank, trains.snapshots.versions)))
+        )
+        holders = {f"member {other}" for other in range(4) if other != lost}
+        return version, None if rank == lost else trains.held(version, holders)
+
+    found = run_ranks(outside, work)
+    version = found[0][0]
+    tables = [held.table for _, held in found if held is not None]
+    expected, _states = states_after(version, 4, layout)
+    assert fingerprint(tables) == fingerprint(expected)
+
+
+# The step after a copy writes where the copy was taken from, and the next copy goes elsewhere.
+def test_a_copy_is_not_written_by_later_steps():
+    outside = Job(2)
+
+    def work(rank):
+        trains = Trains(outside, rank, layout="dp=2")
+        trains.until_whole(3)
+        newest, older = trains.snapshots.versions
+        holders = {"member 0", "member 1"}
+        return older, trains.held(older, holders), newest, trains.held(newest, holders)
+
+    found = run_ranks(outside, work)
+    for at in (0, 2):
+        expected, _states = states_after(found[0][at], 2, "dp=2")
+        assert fingerprint([each[at + 1].table for each in found]) == fingerprint(expected)
+
+
+# A bit that has turned in the copy of one rank must be told, not trained on.
+def test_a_copy_that_has_changed_is_refused():
+    outside = Job(2)
+
+    def work(rank):
+        trains = Trains(outside, rank, layout="dp=2")
+        trains.until_whole(1)
+        trains.snapshots.halt()
+        slot = trains.snapshots._slots.of(trains.snapshots.versions[-1])
+        copies.bytes_of(slot.run)[-1] ^= 1  # of the other's part
+        version = slot.version
+        with pytest.raises(TransportError, match=f"member {1 - rank} after {version} steps"):
+            trains.snapshots.held(version, [])
+        return trains.snapshots.held(version, ["member 0", "member 1"]) is not None
+
+    assert run_ranks(outside, work) == [True, True]
+
+
+# What has come is another thing than what was sent. The one before it must still be there.
+def test_a_copy_that_arrives_changed_costs_the_older_one_nothing(monkeypatch):
+    outside = Job(2)
+    wrong = threading.Event()
+    taken = rounds._took
+
+    def took(slot, other):
+        if wrong.is_set():
+            copies.bytes_of(slot.run)[-8:] ^= 255
+        return taken(slot, other)
+
+    monkeypatch.setattr(rounds, "_took", took)
+
+    def work(rank):
+        trains = Trains(outside, rank, every=2, layout="dp=2")
+        trains.until_whole(1)
+        outside.together(rank, None)
+        wrong.set()
+        whole = int(trains.told[-1][1].split()[1])
+        trains.to(trains.state.steps + 40)
+        trains.snapshots.halt()
+        return whole in trains.snapshots.versions and trains.snapshots.keeps_for_another(whole, [])
+
+    assert run_ranks(outside, work) == [True, True]
+
+
+# One host is full. Nobody's training stops, and nobody's copies are used.
+def test_without_memory_there_is_no_snapshot_and_training_goes_on(monkeypatch):
+    monkeypatch.setattr(copies, "available_bytes", lambda: 300)
+    outside = Job(2)
+
+    def work(rank):
+        trains = Trains(outside, rank, layout="dp=2")
+        trains.to(30)
+        trains.snapshots.halt()
+        return trains.told, trains.snapshots.versions
+
+    assert run_ranks(outside, work) == [([], []), ([], [])]
+
+
+# ---- what may be gone back to --------------------------------------------------------------------
+
+
+# The job went back to step 10 and does step 11 anew, in another layout, with other bits: a copy of
+# step 20 that one member still had would be joined with one of the new step 20.
+def test_what_was_undone_is_forgotten():
+    outside = Job(2)
+
+    def work(rank):
+        trains = Trains(outside, rank, layout="dp=2")
+        trains.until_whole(2)
+        trains.snapshots.halt()
+        newest, older = trains.snapshots.versions
+        trains.joins(older, num_trainers=0)
+        stays = trains.snapshots.versions == [older]
+        trains.joins(newest + 5, num_trainers=0)
+        return stays, trains.snapshots.versions
+
+    assert run_ranks(outside, work) == [(True, []), (True, [])]
+
+
+# A member dies while its copies are on their way: the thread of the others ends, and what they have
+# copied themselves stays.
+def test_a_partner_that_dies_ends_nothing_but_the_snapshots():
+    outside = Job(2)
+
+    def work(rank):
+        trains = Trains(outside, rank, layout="dp=2")
+        trains.until_whole(1)
+        if rank:
+            outside.kill(rank)
+        for _ in range(20):
+            trains.step()
+        trains.snapshots.halt()
+        return bool(trains.snapshots.versions)
+
+    assert run_ranks(outside, work) == [True, None]
