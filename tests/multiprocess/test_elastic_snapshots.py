@@ -20,7 +20,9 @@ def whole_snapshots(member):
 
 
 def num_with_snapshots(members):
-    return sum(1 for member in members if whole_snapshots(member))
+    """How many of them live and have told of two whole snapshots."""
+    living = [member for member in members if member.child.poll() is None]
+    return sum(1 for member in living if len(whole_snapshots(member)) > 1)
 
 
 def started(job, layout, number):
@@ -81,7 +83,7 @@ def test_steps_are_repeated_bit_for_bit_by_a_spare(job):
     training = "dp=2,tp=2"
     for number in (4, 3):
         members[-1].wait_for(lambda least=number: num_with_snapshots(members) >= least)
-        victim = next(m for m in members if m.child.poll() is None and len(whole_snapshots(m)) > 2)
+        victim = next(member for member in members if num_with_snapshots([member]))
         victim.child.kill()
         victim.child.wait()
         alive = [member for member in members if member.child.poll() is None]
