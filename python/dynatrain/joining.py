@@ -148,14 +148,17 @@ class Joining:
 
     def go(self, layout: Layout) -> SwitchReport:
         """Switches; collective over the generation."""
-        idled = self._part.present.state is None
-        report = self._part.switch(layout, None, self._callbacks)
+        idled, epoch = self._part.present.state is None, self._part.present.epoch
+        try:
+            report = self._part.switch(layout, None, self._callbacks)
+        finally:
+            if self._part.present.epoch != epoch:  # also where the script's own code has raised
+                self._let_go_of_held()
         self._part.progress.is_torn = False
         self._part.keeper.forget()
         stood, self._stood = self._stood, None
-        self._let_go_of_held()
         self.steps_lost = 0
-        if stood is not None:
+        if stood is not None and stood.world is not None:
             self.steps_lost = stood.reached - self._part.progress.completed
         if stood is not None and idled:
             self._end_unused(stood, layout)
