@@ -6,7 +6,7 @@ import pytest
 
 from elastic_jobs import TOTAL, running, trains_in, undisturbed
 
-LAYOUTS = ("dp=2,tp=2", "dp=3", "dp=2", "dp=1")
+LAYOUTS = ("dp=4", "dp=3", "dp=2", "dp=1")
 
 
 @pytest.fixture
@@ -58,9 +58,10 @@ def went_back(members):
 
 # Every shard has one owner, and one of them is killed. Its partner has a copy; the steps since then
 # are done once more, on the same batches.
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_a_lost_shard_comes_from_its_partner(job):
-    members = started(job, "dp=2,tp=2", 4)
+    members = started(job, "dp=4", 4)
     members[2].child.kill()
     living = [member for member in members if member is not members[2]]
     for member in living:
@@ -80,14 +81,14 @@ def test_a_lost_shard_comes_from_its_partner(job):
 @pytest.mark.timeout(480)
 def test_steps_are_repeated_bit_for_bit_by_a_spare(job):
     members = [job.member(SNAPSHOT_EVERY="7") for _ in range(5)]
-    training = "dp=2,tp=2"
+    training = "dp=4"
     for number in (4, 3):
         members[-1].wait_for(lambda least=number: num_with_snapshots(members) >= least)
         victim = next(member for member in members if num_with_snapshots([member]))
         victim.child.kill()
         victim.child.wait()
         alive = [member for member in members if member.child.poll() is None]
-        training = "dp=2,tp=2" if number == 4 else "dp=3"
+        training = "dp=4" if number == 4 else "dp=3"
         for member in alive:
             trains_in(member, training)
     job.hurry.touch()
@@ -96,7 +97,7 @@ def test_steps_are_repeated_bit_for_bit_by_a_spare(job):
     check_losses(members)
     repeated = 0
     for step, epochs in shares_by_step(members).items():
-        same = [each for each in epochs.values() if each[0]["layout"] == "dp=2,tp=2"]
+        same = [each for each in epochs.values() if each[0]["layout"] == "dp=4"]
         if len(same) > 1:
             repeated += 1
             losses = [{each["place"][0]: each["loss"] for each in shares} for shares in same]
