@@ -279,8 +279,6 @@ class HostRun:
         Raises LayoutError where these are no multiples of 8 inside of the run.
         """
 
-    def __buffer__(self, flags: int) -> memoryview: ...
-
 class PackedState:
     """The live tensors of a table as one run of bytes. The tensors outlive every copy."""
 
