@@ -19,10 +19,9 @@ def whole_snapshots(member):
     return [each for each in member.told("event") if each["what"] == "snapshot"]
 
 
-def num_with_snapshots(members):
-    """How many of them live and have told of two whole snapshots."""
-    living = [member for member in members if member.child.poll() is None]
-    return sum(1 for member in living if len(whole_snapshots(member)) > 1)
+def with_two_more(seen):
+    """Who has told of two whole snapshots since."""
+    return [member for member, num in seen.items() if len(whole_snapshots(member)) > num + 1]
 
 
 def started(job, layout, number):
@@ -81,14 +80,15 @@ def test_a_lost_shard_comes_from_its_partner(job):
 @pytest.mark.timeout(480)
 def test_steps_are_repeated_bit_for_bit_by_a_spare(job):
     members = [job.member(SNAPSHOT_EVERY="7") for _ in range(5)]
-    training = "dp=4"
-    for number in (4, 3):
-        members[-1].wait_for(lambda least=number: num_with_snapshots(members) >= least)
-        victim = next(member for member in members if num_with_snapshots([member]))
+    alive = members
+    for training in ("dp=4", "dp=3"):
+        # In this world: until its copies are whole it has those of the world before alone.
+        seen = {member: len(whole_snapshots(member)) for member in alive}
+        members[-1].wait_for(lambda seen=seen: len(with_two_more(seen)) == 4)
+        victim = with_two_more(seen)[0]
         victim.child.kill()
         victim.child.wait()
         alive = [member for member in members if member.child.poll() is None]
-        training = "dp=4" if number == 4 else "dp=3"
         for member in alive:
             trains_in(member, training)
     job.hurry.touch()
