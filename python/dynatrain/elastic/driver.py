@@ -6,7 +6,6 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from datetime import timedelta
 
 from torch._C._distributed_c10d import PrefixStore, TCPStore
@@ -17,6 +16,7 @@ from dynatrain.elastic.attempts import in_words, is_of_communication, members_of
 from dynatrain.elastic.driven import Session
 from dynatrain.elastic.events import Events
 from dynatrain.elastic.part import Asked, Part, UncoveredError, described
+from dynatrain.elastic.ready import Ready
 from dynatrain.elastic.slices import Slices
 from dynatrain.elastic.snapshots import Snapshots
 from dynatrain.elastic.wishes import Wishes
@@ -26,7 +26,6 @@ from dynatrain.generation.members import Member, Members
 from dynatrain.generation.seats import Seats
 from dynatrain.layout import Layout
 from dynatrain.report import SwitchReport
-from dynatrain.switch.standing import Standing
 
 _log = logging.getLogger("dynatrain.elastic")
 #: How long a script that leaves its loop waits until that is told.
@@ -35,31 +34,6 @@ _QUIT_S = 2.0
 _OPEN, _GIVEN, _DECIDED = range(3)
 #: How often one step may fail in its communication before it is the script's own error.
 _MOST_FAILURES = 3
-
-
-@dataclass(frozen=True)
-class Ready:
-    """An attempt whose generation stands.
-
-    Attributes:
-        generation: of all who are in the source or the target; the target's ranks come first.
-        source: who trains now, or what is left of them in a recovery; None where nobody does.
-        target: the layout to go to.
-        epoch: of the source, as sessions count.
-        version: of a recovery, the completed steps of what is left; else None.
-        held: of a recovery, done when the training thread has prepared the switch.
-        ahead: of a planned change, what its thread prepares beside training.
-        slices: what that has the training thread do.
-    """
-
-    generation: Generation
-    source: Seats | None
-    target: Layout
-    epoch: int
-    version: int | None
-    held: Future[None]
-    ahead: Future[Standing]
-    slices: Slices
 
 
 class Driver:

@@ -10,8 +10,9 @@ import pytest
 from torch.distributed import DistNetworkError
 
 from dynatrain import BudgetError, LayoutError
-from dynatrain.elastic.driver import Driver, Ready
+from dynatrain.elastic.driver import Driver
 from dynatrain.elastic.part import Asked
+from dynatrain.elastic.ready import Ready
 from dynatrain.elastic.wishes import Wishes
 from dynatrain.generation.seats import Seats
 from dynatrain.layout import Layout

@@ -10,8 +10,9 @@ from types import SimpleNamespace
 import pytest
 
 from dynatrain import TransportError
-from dynatrain.elastic.driver import Driver, Ready
+from dynatrain.elastic.driver import Driver
 from dynatrain.elastic.part import Asked
+from dynatrain.elastic.ready import Ready
 from dynatrain.elastic.slices import Slices
 from dynatrain.generation.seats import Seats
 from dynatrain.layout import Layout

@@ -1,0 +1,37 @@
+"""An attempt of the protocol as a member has it, before its switch."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from dynatrain.elastic.slices import Slices
+from dynatrain.generation.generation import Generation
+from dynatrain.generation.seats import Seats
+from dynatrain.layout import Layout
+from dynatrain.switch.standing import Standing
+
+
+@dataclass(frozen=True)
+class Ready:
+    """An attempt whose generation stands.
+
+    Attributes:
+        generation: of all who are in the source or the target; the target's ranks come first.
+        source: who trains now, or what is left of them in a recovery; None where nobody does.
+        target: the layout to go to.
+        epoch: of the source, as sessions count.
+        version: of a recovery, the completed steps of what is left; else None.
+        held: of a recovery, done when the training thread has prepared the switch.
+        ahead: of a planned change, what its thread prepares beside training.
+        slices: what that has the training thread do.
+    """
+
+    generation: Generation
+    source: Seats | None
+    target: Layout
+    epoch: int
+    version: int | None
+    held: Future[None]
+    ahead: Future[Standing]
+    slices: Slices
