@@ -13,6 +13,7 @@ from dynatrain import BudgetError, LayoutError
 from dynatrain.elastic.driver import Driver
 from dynatrain.elastic.part import Asked
 from dynatrain.elastic.ready import Ready
+from dynatrain.elastic.slices import Slices
 from dynatrain.elastic.wishes import Wishes
 from dynatrain.generation.seats import Seats
 from dynatrain.layout import Layout
@@ -58,7 +59,7 @@ class FakeSession:
         went_back: how often it went on with a former generation.
     """
 
-    completed = 3
+    completed, steps_lost = 3, 0
 
     def __init__(self, go):
         self.went_back, self._go = 0, go
@@ -96,7 +97,9 @@ def driven(go, *asked):
     driver = Driver(session, None, WAIT, Wishes(lambda question: None))
     driver.part, driver._present = part, FakeGeneration()
     source = Seats(LAYOUT, ("7", "8"))
-    driver._ready[1] = Ready(FakeGeneration(), source, LAYOUT, 0, None, Future())
+    slices = Slices(lambda: None, WAIT)  # nothing was prepared ahead
+    ready = Ready(FakeGeneration(), source, LAYOUT, 0, None, Future(), Future(), slices)
+    driver._ready[1] = ready
     return driver, session, part
 
 
