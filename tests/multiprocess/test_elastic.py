@@ -152,3 +152,15 @@ def test_commands_in_the_guide_are_commands():
     named = {parser().parse_args(command).command for command in commands}
 
     assert named == {"coordinator", "status", "resize", "drain"}
+
+
+# Meshes of which a rank's is a part ask torch for the rank, before that world is torch's default.
+@pytest.mark.long
+def test_a_job_begins_in_a_layout_of_several_axes(tmp_path):
+    guide = WORKER.parents[1] / "examples" / "guides" / "elastic.py"
+    with running(tmp_path, ["dp=2,tp=2"]) as job:
+        settings = ["--secret-file", job.secret, "--steps", 4, "--pause-s", 0]
+        members = [job.started(guide, job.address, *settings) for _ in range(4)]
+
+        assert [member.end(60) for member in members] == [0] * 4
+        assert all(member.lines[-1] == "ended: finished" for member in members)

@@ -41,7 +41,8 @@ def _begin(
     dry = engine.together("build", lambda: build_on_meta(engine, trial))
     state = engine.together("the first build", lambda: _first(engine, called, initialize))
     engine.together("build", lambda: check_again(dry, state))
-    rehearse(engine, state, trial, Trial(built=dry))
+    with trial.entered():  # the state to read is one of this world, which is not the default yet
+        rehearse(engine, state, trial, Trial(built=dry))
     return state
 
 
