@@ -77,6 +77,7 @@ class Joiner {
 
   [[nodiscard]] std::vector<Descriptor> joined() {
     std::vector<Descriptor> all;
+    all.reserve(by_name_.size());
     for (auto& [name, descriptor] : by_name_) {
       all.push_back(std::move(descriptor));
     }

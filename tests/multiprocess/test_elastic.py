@@ -132,11 +132,12 @@ def test_lines_without_the_jobs_code_are_refused_and_counted(job):
 
 
 # The guide's script, as a new user starts it.
-def test_the_guides_script_trains_under_its_coordinator(job):
+def test_the_guides_script_trains_under_its_coordinator(tmp_path):
     guide = WORKER.parents[1] / "examples" / "guides" / "elastic.py"
-    settings = ["--secret-file", job.secret, "--steps", 8, "--pause-s", 0]
-    members = [job.started(guide, job.address, *settings) for _ in range(2)]
-    assert [member.end(60) for member in members] == [0, 0]
+    with running(tmp_path, ["dp=2"]) as job:  # one alone would not wait for the other
+        settings = ["--secret-file", job.secret, "--steps", 8, "--pause-s", 0]
+        members = [job.started(guide, job.address, *settings) for _ in range(2)]
+        assert [member.end(60) for member in members] == [0, 0]
 
     for member in members:
         steps = [line for line in member.lines if line.startswith("step")]
