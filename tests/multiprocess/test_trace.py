@@ -15,7 +15,7 @@ import dynatrain
 from dynatrain.report import _OVERLAPPING
 from held_values import Face
 
-SLEEP_S = 0.3
+SLEEP_S = 0.5
 
 
 def build(world):
@@ -83,22 +83,34 @@ def test_switch_is_one_line_of_the_log_of_all_ranks_together(pool):
 
 
 class Slow:
-    """An extra that takes its time on rank 1, to be read and to take what came."""
+    """An extra that takes its time on rank 1, to be read and to take what came.
+
+    Rank 1 begins to be late when rank 0 has nothing left but to wait for it, which it tells by a
+    file of `folder`: on a loaded machine it is rank 0 that comes late.
+    """
+
+    def __init__(self, folder, rank):
+        self.folder, self.rank = folder, rank
 
     def state_dict(self):
-        self.wait()
+        self.wait("read")
         return {}
 
     def load_state_dict(self, state_dict):
-        self.wait()
+        self.wait("taken")
 
-    def wait(self):
-        if self.armed and torch.distributed.get_rank() == 1:
+    def wait(self, done):
+        told = self.folder / done
+        if self.rank == 0:
+            told.touch()
+        elif self.armed:
+            while not told.exists():
+                time.sleep(0.001)
             time.sleep(SLEEP_S)
 
 
-def slow_switch(rank, world_size):
-    slow = Slow()
+def slow_switch(rank, world_size, folder):
+    slow = Slow(folder, rank)
     slow.armed = False
 
     def with_extra(world):
@@ -107,6 +119,10 @@ def slow_switch(rank, world_size):
 
     session = dynatrain.init(with_extra, "dp=2", timeout_s=60, verify=["fingerprint", "replicas"])
     session.prepare("dp_replicate=2")
+    if rank == 0:
+        for told in folder.iterdir():
+            told.unlink()
+    torch.distributed.barrier()
     slow.armed = True
     report = session.switch("dp_replicate=2")
     session.close()
@@ -114,20 +130,22 @@ def slow_switch(rank, world_size):
 
 
 # What a stop waited for must be named: a white part of the timeline says nothing to mend.
-def test_waiting_for_a_slow_rank_is_named_in_the_timeline(pool):
-    timeline = pool.run(slow_switch, world_size=2)[0]
+def test_waiting_for_a_slow_rank_is_named_in_the_timeline(pool, tmp_path):
+    timeline = pool.run(slow_switch, tmp_path, world_size=2)[0]
     seconds = defaultdict(float)
     for rank in (0, 1):
-        steps = [s for s in timeline if s.rank == rank and s.phase not in _OVERLAPPING]
-        steps.sort(key=lambda span: span.begin_seconds)
+        mine = sorted((s for s in timeline if s.rank == rank), key=lambda span: span.begin_seconds)
+        steps = [span for span in mine if span.phase not in _OVERLAPPING]
         assert [span.phase for span in steps] == [
             *("meet", "replicas", "values", "fingerprint", "values"),
             *("values", "fingerprint", "arrival", "commit"),
         ]
-        for span in steps:
+        for span in mine:
             seconds[rank, span.phase] += span.end_seconds - span.begin_seconds
 
-    assert seconds[0, "values"] >= SLEEP_S / 2  # they need not begin to wait at one time
+    # Of SLEEP_S, what rank 0 needs from its sign to its waiting is left out.
+    assert seconds[1, "values"] >= SLEEP_S
+    assert seconds[0, "wire"] >= SLEEP_S / 2
     assert seconds[1, "fingerprint"] >= SLEEP_S
     assert seconds[0, "arrival"] >= SLEEP_S / 2
 
