@@ -57,6 +57,8 @@ from dynatrain import Layout, TrainState, World, _native
 from dynatrain.report import SCHEMA_VERSION
 from gpu_ranks import free_port
 
+#: How the state travels in the switches of dynatrain.
+WAYS = ("c10d", "shared_memory", "nccl", "cuda_ipc")
 PAIRS = (
     ("dp=4", "dp=2,tp=2"),
     ("tp=4", "dp=2,tp=2"),
@@ -321,7 +323,7 @@ def parse() -> argparse.Namespace:
         "--verify", nargs="*", default=["sums"], help="what a switch verifies: sums fingerprint"
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of the state")
-    parser.add_argument("--transport", choices=("c10d", "nccl", "cuda_ipc"), default="c10d")
+    parser.add_argument("--transport", choices=WAYS, default="c10d")
     parser.add_argument(
         "--register-staging", action="store_true", help="NCCL knows the staging; nccl only"
     )

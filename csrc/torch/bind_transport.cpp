@@ -2,6 +2,7 @@
 #include "dynatrain/transport/cuda_ipc.hpp"
 #include "dynatrain/transport/loopback.hpp"
 #include "dynatrain/transport/nccl.hpp"
+#include "dynatrain/transport/shared_memory.hpp"
 
 #include "torch/bind.hpp"
 #include "torch/c10d_transport.hpp"
@@ -138,33 +139,60 @@ void bind_nccl(py::module_& m) {
   m.def("nccl_report", &nccl_report, NoGil());
 }
 
-CudaIpcConnection connect_cuda_ipc(Transport& messages,
-                                   std::shared_ptr<Store> store,
-                                   int device,
-                                   double timeout_s) {
+PeerMemoryConnection connect_cuda_ipc(Transport& messages,
+                                      std::shared_ptr<Store> store,
+                                      int device,
+                                      double timeout_s) {
   return make_cuda_ipc_transport(
       messages, std::move(store), {.device = device}, deadline_in(to_ms(timeout_s)));
 }
 
-void bind_cuda_ipc(py::module_& m) {
-  py::class_<CudaIpcReport>(m, "CudaIpcReport")
-      .def_readonly("problem", &CudaIpcReport::problem)
-      .def_readonly("handle_problem", &CudaIpcReport::handle_problem)
-      .def_readonly("file_problem", &CudaIpcReport::file_problem);
-  py::class_<CudaIpcConnection>(m, "CudaIpcConnection")
-      .def(py::init(&connect_cuda_ipc),
-           py::arg("messages"),
-           py::arg("store"),
-           py::arg("device"),
-           py::arg("timeout_s"),
-           py::keep_alive<1, 2>(),
-           NoGil())
+PeerMemoryConnection connect_shared_memory(Transport& messages,
+                                           std::shared_ptr<Store> store,
+                                           double timeout_s) {
+  return make_shared_memory_transport(messages, std::move(store), deadline_in(to_ms(timeout_s)));
+}
+
+void bind_peer_memory(py::module_& m) {
+  py::class_<PeerMemoryReport>(m, "PeerMemoryReport")
+      .def_readonly("problem", &PeerMemoryReport::problem)
+      .def_readonly("handle_problem", &PeerMemoryReport::handle_problem)
+      .def_readonly("file_problem", &PeerMemoryReport::file_problem);
+  py::class_<PeerMemoryConnection>(m, "PeerMemoryConnection")
       .def_property_readonly(
           "transport",
-          [](const CudaIpcConnection& self) { return self.transport.get(); },
+          [](const PeerMemoryConnection& self) { return self.transport.get(); },
           py::return_value_policy::reference_internal)
-      .def_readonly("report", &CudaIpcConnection::report);
+      .def_readonly("report", &PeerMemoryConnection::report);
+  m.def("connect_cuda_ipc",
+        &connect_cuda_ipc,
+        py::arg("messages"),
+        py::arg("store"),
+        py::arg("device"),
+        py::arg("timeout_s"),
+        py::keep_alive<0, 1>(),
+        NoGil());
+  m.def("connect_shared_memory",
+        &connect_shared_memory,
+        py::arg("messages"),
+        py::arg("store"),
+        py::arg("timeout_s"),
+        py::keep_alive<0, 1>(),
+        NoGil());
   m.def("cuda_ipc_problem", &cuda_ipc_problem, NoGil());
+  py::class_<SharedBlock>(m, "SharedBlock", py::buffer_protocol())
+      .def(py::init<std::int64_t>(), py::arg("size_bytes"), NoGil())
+      .def_property_readonly("size_bytes", &SharedBlock::size_bytes)
+      .def_static(
+          "holds",
+          [](std::uintptr_t address) {
+            // NOLINTNEXTLINE(performance-no-int-to-ptr): how Python has addresses
+            return SharedBlock::holds(reinterpret_cast<const std::byte*>(address));
+          },
+          py::arg("address"))
+      .def_buffer([](SharedBlock& self) {
+        return py::buffer_info(reinterpret_cast<std::uint8_t*>(self.data()), self.size_bytes());
+      });
 }
 
 }  // namespace
@@ -191,7 +219,7 @@ void bind_transport(py::module_& m) {
   m.def("probe_c10d", &probe_c10d);
   bind_store(m);
   bind_nccl(m);
-  bind_cuda_ipc(m);
+  bind_peer_memory(m);
 }
 
 }  // namespace dynatrain::binding

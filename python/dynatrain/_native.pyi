@@ -55,7 +55,7 @@ def NcclTransport(  # noqa: N802 - named for what it returns
     does not come, DeviceError when NCCL or CUDA refuse; nothing is left behind.
     """
 
-class CudaIpcReport:
+class PeerMemoryReport:
     """What ranks found when they tried to read each other's memory; equal on all."""
 
     @property
@@ -68,23 +68,44 @@ class CudaIpcReport:
 
     @property
     def file_problem(self) -> str:
-        """The same for memory of ``cuMemCreate``, as expandable segments are."""
+        """The same for what is handed over as files: expandable segments, and host memory."""
 
-class CudaIpcConnection:
-    """A transport over ``messages`` whose ranks read each other's device memory in place."""
-
-    def __init__(self, messages: Transport, store: Store, device: int, timeout_s: float) -> None:
-        """Collective over the ranks of ``messages``; ``store`` was never used before.
-
-        Raises TransportError when a rank does not come; nothing is left behind.
-        """
+class PeerMemoryConnection:
+    """A transport over ``messages`` whose ranks read each other's memory in place."""
 
     @property
     def transport(self) -> Transport:
         """Forwards all messages; ``is_one_sided`` unless the report has a problem."""
 
     @property
-    def report(self) -> CudaIpcReport: ...
+    def report(self) -> PeerMemoryReport: ...
+
+def connect_cuda_ipc(
+    messages: Transport, store: Store, device: int, timeout_s: float
+) -> PeerMemoryConnection:
+    """For memory of devices. Collective over the ranks of ``messages``.
+
+    ``store`` was never used before. Raises TransportError when a rank does not come; nothing is
+    left behind.
+    """
+
+def connect_shared_memory(
+    messages: Transport, store: Store, timeout_s: float
+) -> PeerMemoryConnection:
+    """For host memory that lies in a :class:`SharedBlock`; else as :func:`connect_cuda_ipc`."""
+
+class SharedBlock:
+    """Zeroed host memory that other processes of the machine can map, as a buffer of bytes.
+
+    Its pages are there. Raises MemoryError, and DeviceError where there are no more files.
+    """
+
+    def __init__(self, size_bytes: int) -> None: ...
+    @property
+    def size_bytes(self) -> int: ...
+    @staticmethod
+    def holds(address: int) -> bool:
+        """Whether an address lies in a block of this process."""
 
 def cuda_ipc_problem() -> str:
     """Why this process alone cannot share device memory; empty when it may. No device is asked."""

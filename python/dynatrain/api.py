@@ -81,8 +81,10 @@ def init(  # noqa: PLR0913 - the settings of a session, all but two with default
             rank may use.
         transport: how device memory travels: ``cuda_ipc``, read in place by ranks of one host;
             ``nccl``; ``c10d``, through the host; or ``auto``, the first of these that all ranks can
-            use. Host memory always travels over Gloo. ``dynatrain.Nccl(...)`` is ``nccl`` with
-            settings of its own.
+            use. ``dynatrain.Nccl(...)`` is ``nccl`` with settings of its own. Host memory travels
+            over Gloo; with ``shared_memory``, for jobs on the CPUs of one machine, ranks read it in
+            place where a switch has made it: all but what the first state has not moved yet. Such
+            memory a forked child shares with its parent, writes too, and its storages cannot grow.
         verify: any of ``sums`` (receiver's sums of every move against the sender's),
             ``fingerprint`` (of the whole state before and after; a switch that would change it is
             refused), ``replicas`` (all owners of a cell hold the same before a switch).
@@ -143,7 +145,7 @@ def _started(given: Given) -> Session:
         found = _placed(found, members)
     checked, members = arguments.agree(members, found)
     assert checked.device is not None
-    adapter = TorchAdapter(checked.device)
+    adapter = TorchAdapter(checked.device, for_peers=checked.options.shares_memory)
     atexit.unregister(_leave)
     atexit.register(_leave)
     with adapter.undisturbed():

@@ -156,7 +156,8 @@ def _joined(
     torch_chooses = own is None and bool(os.environ.get("GLOO_SOCKET_IFNAME"))
     alone = Generation(Members.of_ranks("alone", 0, 1, HashStore()), checked.options, device)
     kind = GroupKind("gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl")
-    session = Session(Settled(given.build, alone, device, TorchAdapter(device), None, kind))
+    adapter = TorchAdapter(device, for_peers=checked.options.shares_memory)
+    session = Session(Settled(given.build, alone, device, adapter, None, kind))
 
     def make(members: Members) -> Generation:
         _, placed = arguments.agree(members, checked)

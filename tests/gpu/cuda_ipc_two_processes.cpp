@@ -193,7 +193,7 @@ int run_rank(int rank, const std::filesystem::path& folder) {
   const CudaMemory context = allocate_cuda_memory(CudaMemoryKind::kDevice, 1);
   NoMessages messages(rank);
   const auto store = std::make_shared<FolderStore>(folder);
-  const CudaIpcConnection connection = make_cuda_ipc_transport(messages, store, {}, late());
+  const PeerMemoryConnection connection = make_cuda_ipc_transport(messages, store, {}, late());
   expect(connection.report.handle_problem.empty(), connection.report.handle_problem);
   expect(connection.report.file_problem.empty(), connection.report.file_problem);
   OneSided& side = *connection.transport->one_sided();

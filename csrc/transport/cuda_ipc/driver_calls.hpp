@@ -2,7 +2,7 @@
 
 #include "dynatrain/base/error.hpp"
 
-#include "transport/cuda_ipc/ipc_api.hpp"
+#include "transport/peer_memory/ipc_api.hpp"
 #include <cstddef>
 #include <cstdint>
 #include <memory>

@@ -1,7 +1,7 @@
 #include "dynatrain/base/error.hpp"
 
 #include "transport/cuda_ipc/driver_calls.hpp"
-#include "transport/cuda_ipc/owned_file.hpp"
+#include "transport/peer_memory/owned_file.hpp"
 #include <bit>
 #include <cstring>
 #include <optional>

@@ -2,15 +2,15 @@
 #include "dynatrain/transport/cuda_ipc.hpp"
 
 #include "transport/cuda_ipc/driver_calls.hpp"
-#include "transport/cuda_ipc/transport.hpp"
+#include "transport/peer_memory/transport.hpp"
 #include <utility>
 
 namespace dynatrain {
 
-CudaIpcConnection make_cuda_ipc_transport(Transport& messages,
-                                          std::shared_ptr<Store> store,
-                                          const CudaIpcOptions& options,
-                                          Deadline deadline) {
+PeerMemoryConnection make_cuda_ipc_transport(Transport& messages,
+                                             std::shared_ptr<Store> store,
+                                             const CudaIpcOptions& options,
+                                             Deadline deadline) {
   IpcProbe probe{.rank = messages.rank(),
                  .size = messages.size(),
                  .api = nullptr,
@@ -21,7 +21,7 @@ CudaIpcConnection make_cuda_ipc_transport(Transport& messages,
   } catch (const DeviceError& error) {
     probe.api_problem = error.what();  // the others wait for this rank's word
   }
-  return connect_cuda_ipc(messages, std::move(store), probe, deadline);
+  return connect_peer_memory(messages, std::move(store), probe, deadline);
 }
 
 std::string cuda_ipc_problem() {

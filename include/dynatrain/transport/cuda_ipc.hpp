@@ -1,6 +1,6 @@
 #pragma once
 
-#include "dynatrain/execution/transport.hpp"
+#include "dynatrain/transport/peer_memory.hpp"
 #include "dynatrain/transport/store.hpp"
 
 #include <memory>
@@ -10,18 +10,6 @@ namespace dynatrain {
 
 struct CudaIpcOptions {
   int device = 0;  ///< CUDA device of this rank
-};
-
-/// What the ranks found when they tried to read each other's memory; equal on all ranks.
-struct CudaIpcReport {
-  std::string problem;         ///< why there is no one-sided part; empty when there is one
-  std::string handle_problem;  ///< why memory of cudaMalloc cannot be read; empty when it can
-  std::string file_problem;    ///< the same for memory of cuMemCreate
-};
-
-struct CudaIpcConnection {
-  std::unique_ptr<Transport> transport;
-  CudaIpcReport report;
 };
 
 /// Adds to `messages` a one-sided part through which ranks of one host read each other's device
@@ -40,10 +28,10 @@ struct CudaIpcConnection {
 ///            for each peer that is read. A socket, and a connection to each peer; once files are
 ///            published, a second socket and a thread that sleeps.
 /// Source     own; docs/design/transport.md, "cuda_ipc".
-[[nodiscard]] CudaIpcConnection make_cuda_ipc_transport(Transport& messages,
-                                                        std::shared_ptr<Store> store,
-                                                        const CudaIpcOptions& options,
-                                                        Deadline deadline);
+[[nodiscard]] PeerMemoryConnection make_cuda_ipc_transport(Transport& messages,
+                                                           std::shared_ptr<Store> store,
+                                                           const CudaIpcOptions& options,
+                                                           Deadline deadline);
 
 /// Why this process alone could not share device memory (no driver, not built); empty when it may.
 /// Looks at no device.

@@ -18,8 +18,8 @@ from dynatrain.generation.control import Control, attempt, in_words
 from dynatrain.generation.members import Members
 
 HOST, DEVICE = "host", "device"
-#: How device memory travels; "auto" takes the fastest that works on all ranks.
-TRANSPORTS = ("auto", "cuda_ipc", "nccl", "c10d")
+#: How memory travels; "auto" takes the fastest for device memory that works on all ranks.
+TRANSPORTS = ("auto", "cuda_ipc", "nccl", "c10d", "shared_memory")
 #: Messages of a pair and stage that may lie in tensors themselves, without staging.
 _DIRECT_MESSAGES = 8
 #: Either makes NCCL take several ranks on one GPU (the first one from 2.30 on).
@@ -45,7 +45,7 @@ class Lane:
     """The way of all tensors in one kind of memory: a transport and the executor over it.
 
     Attributes:
-        name: of the transport: ``cuda_ipc``, ``nccl`` or ``c10d``.
+        name: of the transport: ``cuda_ipc``, ``nccl``, ``c10d`` or ``shared_memory``.
         transport: the union communicator.
         executor: runs schedules over it.
         max_direct: messages per pair and stage that may lie in tensors themselves.
@@ -105,6 +105,13 @@ def _unusable(device: torch.device, problem: str) -> DeviceError:
 def check_transport(transport: str | Nccl, device: torch.device) -> None:
     """Raises DeviceError when a transport was asked for that carries no memory of the device."""
     wanted = transport if isinstance(transport, str) else "nccl"
+    if wanted == "shared_memory" and device.type != "cpu":
+        raise DeviceError(
+            f"session: transport={wanted!r} moves host memory, and the session's device "
+            f"is {device}\n"
+            "  nothing was started\n"
+            "  give dynatrain.init device='cpu', or leave transport out"
+        )
     if wanted in ("nccl", "cuda_ipc") and device.type != "cuda":
         raise DeviceError(
             f"session: transport={wanted!r} moves device memory, and the session's device "
@@ -179,7 +186,7 @@ class LaneMaker:
         self._connection = connection
         _, error = attempt(self._make_copiers)
         control.agree("making the copiers", error, None)
-        lanes = {HOST: _made(control, self._host_lane)}
+        lanes = {HOST: self._in_place(control, _made(control, self._host_lane))}
         if self.device_copier is not None:
             messages = self._nccl_lane(control) or _made(control, self._staged_lane)
             lanes[DEVICE] = self._shared_lane(control, messages) or messages
@@ -191,7 +198,7 @@ class LaneMaker:
 
         ``connected`` is whether the control groups stand already.
         """
-        groups = 2 if self._device.type == "cuda" else 1
+        groups = 2 if self._device.type == "cuda" or self._wanted == "shared_memory" else 1
         check_descriptors(*[self._members.num_ranks] * (groups + (not connected)))
 
     def _make_copiers(self) -> None:
@@ -207,6 +214,28 @@ class LaneMaker:
         transport = self._c10d(HOST)
         executor = _native.Executor(transport, self.host_copier)
         return Lane("c10d", transport, executor, _DIRECT_MESSAGES)
+
+    def _in_place(self, control: Control, messages: Lane) -> Lane:
+        """Host memory that ranks of one machine read where it lies, if they shall."""
+        if self._wanted != "shared_memory" or self._members.num_ranks == 1:
+            return messages
+        if len(set(self._members.node_of_rank)) > 1:
+            hosts = sorted({member.host for member in self._members.each})
+            raise _not_to_be_had(self._wanted, f"  the ranks run on several machines: {hosts}")
+        lane, problem = _made(control, lambda: self._shared_memory(messages))
+        if problem:
+            raise _not_to_be_had(self._wanted, problem)
+        return lane
+
+    def _shared_memory(self, messages: Lane) -> tuple[Lane, str]:
+        """The lane, and what keeps the ranks from taking it."""
+        assert self.host_copier is not None
+        store = self._fresh_store("shared_memory")
+        seconds = self._timeout.total_seconds()
+        connection = _native.connect_shared_memory(messages.transport, store, seconds)
+        executor = _native.Executor(connection.transport, self.host_copier)
+        lane = Lane("shared_memory", connection.transport, executor, messages.max_direct)
+        return lane, connection.report.problem
 
     def _staged_lane(self) -> Lane:
         """Device memory through pinned staging: Gloo reads no other."""
@@ -252,7 +281,7 @@ class LaneMaker:
     def _cuda_ipc(self, messages: Lane) -> tuple[Lane, str]:
         """The lane, and what keeps the ranks from taking it."""
         assert self.device_copier is not None
-        connection = _native.CudaIpcConnection(
+        connection = _native.connect_cuda_ipc(
             messages.transport,
             self._fresh_store("cuda_ipc"),
             self._device.index,

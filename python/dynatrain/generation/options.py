@@ -22,3 +22,8 @@ class Options:
     verify: frozenset[str]
     seed: int
     snapshot_every: int | None = None
+
+    @property
+    def shares_memory(self) -> bool:
+        """Whether ranks are to read each other's host memory in place."""
+        return self.transport == "shared_memory"

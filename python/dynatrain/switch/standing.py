@@ -12,7 +12,7 @@ from dynatrain import _native, words
 from dynatrain._errors import DeviceError, is_out_of_memory
 from dynatrain.generation.engine import Engine, Side
 from dynatrain.generation.held import Source
-from dynatrain.generation.lanes import DEVICE
+from dynatrain.generation.lanes import DEVICE, HOST
 from dynatrain.report import PreparedSwitch, RankStats, Span, of_all_ranks
 from dynatrain.switch.blueprint import Blueprint, Part, draw
 from dynatrain.switch.budget import check_budget, no_memory
@@ -278,5 +278,7 @@ def _with_sources(engine: Engine, standing: Standing, route: Route) -> Route:
         lambda problems: [f"  rank {rank}: {text}" for rank, text in enumerate(problems) if text],
     )
     if lines:
-        _log.warning("this switch goes by messages, not in place:\n%s", "\n".join(lines))
+        # Of host memory it is the rule for what build, or the first steps, have made.
+        level = logging.INFO if route.part.lane == HOST else logging.WARNING
+        _log.log(level, "this switch goes by messages, not in place:\n%s", "\n".join(lines))
     return replace(route, one_sided=not lines)

@@ -2,8 +2,8 @@
 
 #include "dynatrain/transport/cuda_ipc.hpp"
 
-#include "transport/cuda_ipc/peer_wait.hpp"
 #include "transport/ipc_world.hpp"
+#include "transport/peer_memory/peer_wait.hpp"
 #include "transport/transport_conformance.hpp"
 #include <array>
 #include <string>
@@ -222,10 +222,10 @@ TEST(CudaIpcRefusal, LostStoreIsAnErrorBeforeTheDeadline) {
     }
   };
   FakeIpcWorld world(2);
-  CudaIpcTransport lost(world.rank(0),
-                        std::make_shared<LostStore>(),
-                        std::make_shared<FakeIpc>(world.machine, 0),
-                        std::make_unique<Lifelines>());
+  PeerMemoryTransport lost(world.rank(0),
+                           std::make_shared<LostStore>(),
+                           std::make_shared<FakeIpc>(world.machine, 0),
+                           std::make_unique<Lifelines>());
   lost.publish({});
   const std::string error = error_of<TransportError>(
       [&] { static_cast<void>(lost.map(1, BufferId(0), Deadline::max())); });
@@ -344,10 +344,10 @@ TEST(CudaIpcProbe, MissingRankEndsAtTheDeadlineAndIsNamed) {
                        .api_problem = {},
                        .place = {}};
   try {
-    static_cast<void>(connect_cuda_ipc(*messages,
-                                       std::make_shared<ThreadStore>(),
-                                       probe,
-                                       deadline_in(std::chrono::milliseconds(20))));
+    static_cast<void>(connect_peer_memory(*messages,
+                                          std::make_shared<ThreadStore>(),
+                                          probe,
+                                          deadline_in(std::chrono::milliseconds(20))));
     FAIL() << "it connected alone";
   } catch (const TransportError& error) {
     EXPECT_EQ(error.peer, 1);
@@ -361,7 +361,7 @@ TEST(CudaIpcProbe, ProcessWithoutADriverStillHasItsMessages) {
   }
   LoopbackWorld loopback(1, {});
   const auto messages = loopback.transport(0);
-  const CudaIpcConnection alone =
+  const PeerMemoryConnection alone =
       make_cuda_ipc_transport(*messages, std::make_shared<ThreadStore>(), {}, late());
   EXPECT_EQ(alone.transport->one_sided(), nullptr);
   EXPECT_TRUE(holds(alone.report.problem, "rank 0 cannot share its memory"))

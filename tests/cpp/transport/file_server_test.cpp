@@ -1,14 +1,14 @@
 // Files that pass from process to process. Memory files stand for what the driver exports.
 
-#include "transport/cuda_ipc/file_server.hpp"
+#include "transport/peer_memory/file_server.hpp"
 
 #include "dynatrain/base/error.hpp"
 
 #include <gtest/gtest.h>
 
-#include "transport/cuda_ipc/file_fetcher.hpp"
 #include "transport/open_files.hpp"
 #include "transport/owner_process.hpp"
+#include "transport/peer_memory/file_fetcher.hpp"
 #include <array>
 #include <atomic>
 #include <cerrno>

@@ -8,9 +8,9 @@
 
 #include <gtest/gtest.h>
 
-#include "transport/cuda_ipc/ipc_api.hpp"
-#include "transport/cuda_ipc/owned_file.hpp"
 #include "transport/open_files.hpp"
+#include "transport/peer_memory/ipc_api.hpp"
+#include "transport/peer_memory/owned_file.hpp"
 #include <cstring>
 #include <map>
 #include <memory>

@@ -4,8 +4,8 @@
 
 #include "dynatrain/transport/loopback.hpp"
 
-#include "transport/cuda_ipc/transport.hpp"
 #include "transport/ipc_fake.hpp"
+#include "transport/peer_memory/transport.hpp"
 #include "transport/thread_store.hpp"
 #include <chrono>
 #include <functional>
@@ -36,7 +36,7 @@ struct FakeIpcWorld {
     for (int rank = 0; rank < num_ranks; ++rank) {
       threads.emplace_back([&, rank] {
         const auto index = static_cast<std::size_t>(rank);
-        connections[index] = connect_cuda_ipc(
+        connections[index] = connect_peer_memory(
             *messages[index], store, probes[index], deadline_in(std::chrono::seconds(20)));
       });
     }
@@ -51,7 +51,7 @@ struct FakeIpcWorld {
   }
   [[nodiscard]] int size() const { return static_cast<int>(connections.size()); }
   [[nodiscard]] OneSided& side(int of_rank) { return *rank(of_rank).one_sided(); }
-  [[nodiscard]] const CudaIpcReport& report(int rank) {
+  [[nodiscard]] const PeerMemoryReport& report(int rank) {
     return connections[static_cast<std::size_t>(rank)].report;
   }
 
@@ -59,7 +59,7 @@ struct FakeIpcWorld {
   std::shared_ptr<ThreadStore> store = std::make_shared<ThreadStore>();
   LoopbackWorld loopback;
   std::vector<std::unique_ptr<Transport>> messages;
-  std::vector<CudaIpcConnection> connections;
+  std::vector<PeerMemoryConnection> connections;
   int next_tag = 0;  ///< for the executors of the next switch
 };
 

@@ -1,15 +1,15 @@
 // Ranks that end while others wait for their word.
 
-#include "transport/cuda_ipc/lifelines.hpp"
+#include "transport/peer_memory/lifelines.hpp"
 
 #include "dynatrain/base/error.hpp"
 
 #include <gtest/gtest.h>
 
-#include "transport/cuda_ipc/local_socket.hpp"
-#include "transport/cuda_ipc/peer_wait.hpp"
 #include "transport/open_files.hpp"
 #include "transport/owner_process.hpp"
+#include "transport/peer_memory/local_socket.hpp"
+#include "transport/peer_memory/peer_wait.hpp"
 #include "transport/thread_store.hpp"
 #include <chrono>
 #include <string>

@@ -4,9 +4,9 @@
 
 #include <gtest/gtest.h>
 
-#include "transport/cuda_ipc/owned_file.hpp"
 #include "transport/driver_fake.hpp"
 #include "transport/open_files.hpp"
+#include "transport/peer_memory/owned_file.hpp"
 #include <array>
 #include <bit>
 #include <string>

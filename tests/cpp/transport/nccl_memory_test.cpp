@@ -2,8 +2,8 @@
 
 #include <gtest/gtest.h>
 
-#include "transport/cuda_ipc/transport.hpp"
 #include "transport/nccl_world.hpp"
+#include "transport/peer_memory/transport.hpp"
 #include <algorithm>
 #include <array>
 #include <chrono>
@@ -138,7 +138,7 @@ TEST_F(NcclMemory, IsNotFreedWhileAnAbortOfAnotherThreadRuns) {
 
 // cuda_ipc only forwards messages; without this its staged runs would lose what was asked for.
 TEST_F(NcclMemory, IsHandedOutThroughATransportThatForwardsMessages) {
-  CudaIpcTransport forwarding(world_.rank(0), std::make_shared<ThreadStore>(), nullptr, nullptr);
+  PeerMemoryTransport forwarding(world_.rank(0), std::make_shared<ThreadStore>(), nullptr, nullptr);
   EXPECT_NE(forwarding.allocate_messages(64), nullptr);
 }
 

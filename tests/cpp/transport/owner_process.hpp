@@ -4,7 +4,7 @@
 
 #include <gtest/gtest.h>
 
-#include "transport/cuda_ipc/owned_file.hpp"
+#include "transport/peer_memory/owned_file.hpp"
 #include <array>
 #include <csignal>
 #include <cstddef>

@@ -106,7 +106,7 @@ def share(job, problem):
         report = type("Report", (), {"problem": problem})
         return type("Connection", (), {"transport": world.transport(0), "report": report})
 
-    job.setattr(_native, "CudaIpcConnection", connection)
+    job.setattr(_native, "connect_cuda_ipc", connection)
     return laid_over
 
 
@@ -250,7 +250,7 @@ def test_cuda_ipc_that_was_asked_for_is_not_replaced(job):
 
 def test_messages_that_were_asked_for_are_not_replaced(job):
     connect(job)
-    job.setattr(_native, "CudaIpcConnection", pytest.fail)
+    job.setattr(_native, "connect_cuda_ipc", pytest.fail)
     made = only_host_groups(maker("nccl", num_ranks=2), job)
 
     assert made.make(alone(), "1")[DEVICE].name == "nccl"

@@ -11,6 +11,7 @@
 | ``buffers.py`` | buffers that are no longer as build made them |
 | ``memory.py`` | optimizer slots, and memory behind what was built on meta |
 | ``placing.py`` | memory under tensor objects, which keep what they carry |
+| ``blocks.py`` | host memory that ranks of one machine read in each other's processes |
 | ``attributes.py`` | tensors that hang on a parameter, as slots |
 | ``leftovers.py`` | what a state reaches that has no memory |
 | ``ties.py`` | one parameter under several names, and its copies in another layout |
@@ -75,10 +76,12 @@ class TorchAdapter(Adapter[LiveTensors]):
 
     Args:
         device: where parameters and buffers of this rank live, with its index.
+        for_peers: whether host memory of targets is such that ranks of the machine can read it.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, *, for_peers: bool = False) -> None:
         self._device = device
+        self._for_peers = for_peers
         self._surroundings = Surroundings(device)
         #: States as they were built: steps and scripts change what no map says.
         self._built: WeakKeyDictionary[TrainState, Built] = WeakKeyDictionary()
@@ -172,13 +175,13 @@ class TorchAdapter(Adapter[LiveTensors]):
         self, target: LiveTensors, source: LiveTensors, adoptable: Collection[str]
     ) -> Collection[str]:
         """Memory with room for what ``fully_shard`` pads."""
-        return memory.lendable(target, source, adoptable)
+        return memory.lendable(target, source, adoptable, for_peers=self._for_peers)
 
     def materialize(
         self, target: LiveTensors, source: LiveTensors | None, adopted: Collection[str]
     ) -> LiveTensors:
         """Puts memory under the objects that build made."""
-        return memory.materialize(target, source, self._device, adopted)
+        return memory.materialize(target, source, self._device, adopted, for_peers=self._for_peers)
 
     def check_begun(self, state: TrainState) -> None:
         """Looks for meta tensors in extras, schedulers and scaler; the rest has memory by now."""

@@ -11,6 +11,7 @@ from dynatrain._errors import LayoutError
 from dynatrain._torch_private.tensors import local_tensor, refresh_fsdp_memory
 from dynatrain.adapters.port import Slots
 from dynatrain.adapters.torch import attributes, derived, leftovers, sharing, ties
+from dynatrain.adapters.torch.blocks import Blocks, aligned, can_be_read
 from dynatrain.adapters.torch.inventory import (
     HELD,
     LiveTensors,
@@ -19,7 +20,7 @@ from dynatrain.adapters.torch.inventory import (
     slots_by_fqn,
 )
 from dynatrain.adapters.torch.names import PARAM, dtype_named
-from dynatrain.adapters.torch.placing import check_held, fresh, place, wrap_like
+from dynatrain.adapters.torch.placing import check_held, fresh, place, span_bytes, wrap_like
 from dynatrain.adapters.torch.slots import ON_HOST, on_host_in
 from dynatrain.train_state import TrainState
 
@@ -121,6 +122,8 @@ def materialize(
     source: LiveTensors | None,
     device: torch.device,
     adopted: Collection[str],
+    *,
+    for_peers: bool = False,
 ) -> LiveTensors:
     """Puts memory behind every meta tensor of the target: adopted where named, else fresh zeros.
 
@@ -131,6 +134,8 @@ def materialize(
         source: the state that lends memory.
         device: where parameters and buffers live.
         adopted: names of local tensors to share; dense, equal in shape and dtype on both sides.
+        for_peers: whether host memory of tensors of the map is such that other processes of the
+            machine can read it.
 
     Returns:
         The tensors of the target as they are now.
@@ -138,7 +143,7 @@ def materialize(
     lent = {} if source is None else _lent(target, source, adopted)
     derived.give_memory(target.state, device)
     _give_modules_memory(target.state, device)
-    groups = _place_missing(target, lent, device)
+    groups = _place_missing(target, lent, device, for_peers=for_peers)
     for _, module in target.state.named_modules():
         refresh_fsdp_memory(module)
     sharing.check_still_shared(groups, dict(target.live()))
@@ -173,16 +178,21 @@ def to_be_given(target: LiveTensors) -> set[int]:
 
 
 def _place_missing(
-    target: LiveTensors, lent: Mapping[str, torch.Tensor], device: torch.device
+    target: LiveTensors,
+    lent: Mapping[str, torch.Tensor],
+    device: torch.device,
+    *,
+    for_peers: bool,
 ) -> list[sharing.Group]:
     """Places what has no memory; returns what lies in one memory together."""
     missing = {n: t for n, t in target.live() if local_tensor(t).is_meta}
+    blocks = Blocks(_needed_bytes(target, missing, lent)) if for_peers else None
     together: dict[str, torch.Tensor] = {}
     groups = sharing.groups(missing.items())
     for group in groups:
         if not sharing.lent_together(group, lent):
             padded = {name: target.padded.get(id(missing[name]), 0) for name in group}
-            together |= sharing.fresh_together(group, device, padded)
+            together |= sharing.fresh_together(group, device, padded, blocks)
     check_placeable(target)
     placed: set[int] = set()
     for name, tensor in missing.items():
@@ -192,9 +202,19 @@ def _place_missing(
         local = together.get(name, lent.get(name))
         if local is None:
             room = target.padded.get(id(tensor), 0)
-            local = fresh(local_tensor(tensor), _device_of(tensor, device), room)
+            local = fresh(local_tensor(tensor), _device_of(tensor, device), room, blocks)
         place(name, tensor, local)
     return groups
+
+
+def _needed_bytes(
+    target: LiveTensors, missing: Mapping[str, torch.Tensor], lent: Mapping[str, torch.Tensor]
+) -> int:
+    """What blocks take for all that is not lent, tied tensors once."""
+    each = {id(tensor): local_tensor(tensor) for n, tensor in missing.items() if n not in lent}
+    rooms = target.padded
+    spans = (max(span_bytes(local)[1], rooms.get(key, 0)) for key, local in each.items())
+    return sum(map(aligned, spans))
 
 
 def _give_modules_memory(state: TrainState, device: torch.device) -> None:
@@ -215,16 +235,27 @@ def _device_of(tensor: torch.Tensor, device: torch.device) -> torch.device:
     return torch.device("cpu") if getattr(tensor, "dynatrain_on_host", False) else device
 
 
-def lendable(target: LiveTensors, source: LiveTensors, adoptable: Collection[str]) -> list[str]:
+def lendable(
+    target: LiveTensors,
+    source: LiveTensors,
+    adoptable: Collection[str],
+    *,
+    for_peers: bool = False,
+) -> list[str]:
     """Those of ``adoptable`` that have room for the padding of the target's shards.
 
-    Without it ``fully_shard`` would copy a shard away from what lies over it.
+    Without it ``fully_shard`` would copy a shard away from what lies over it. With ``for_peers``,
+    of host memory only what other processes can read.
     """
+
+    def lends(local: torch.Tensor, room_bytes: int) -> bool:
+        is_far = for_peers and local.device.type == "cpu" and not can_be_read(local)
+        return not is_far and _room_bytes(local) >= room_bytes
+
     return [
         name
         for name in adoptable
-        if _room_bytes(local_tensor(source.tensors[name]))
-        >= target.padded.get(id(target.tensors[name]), 0)
+        if lends(local_tensor(source.tensors[name]), target.padded.get(id(target.tensors[name]), 0))
     ]
 
 

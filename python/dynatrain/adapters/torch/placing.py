@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from dynatrain._errors import LayoutError
 from dynatrain._torch_private.tensors import holders_in_autograd, put_under
+from dynatrain.adapters.torch.blocks import Blocks
 
 
 def wrap_like(tensor: torch.Tensor, local: torch.Tensor) -> torch.Tensor:
@@ -61,20 +62,35 @@ def place(name: str, tensor: torch.Tensor, local: torch.Tensor) -> None:
         ) from error
 
 
-def fresh(local: torch.Tensor, device: torch.device, room_bytes: int = 0) -> torch.Tensor:
+def fresh(
+    local: torch.Tensor,
+    device: torch.device,
+    room_bytes: int = 0,
+    blocks: Blocks | None = None,
+) -> torch.Tensor:
     """Zeroed memory of the shape and strides of ``local``, read as ``local`` is read.
 
-    There are at least ``room_bytes`` of it.
+    There are at least ``room_bytes`` of it. Host memory comes from ``blocks`` where they are given.
     """
-    strided = torch.empty_strided(
-        tuple(local.shape), local.stride(), dtype=local.dtype, device=device
-    )
+    shape, strides = tuple(local.shape), local.stride()
+    if blocks is not None and device.type == "cpu" and local.numel():
+        storage = blocks.take(max(span_bytes(local)[1], room_bytes))
+        empty = torch.empty(0, dtype=local.dtype, device=device)
+        return read_as(empty.set_(storage, 0, shape, strides), local)
+    strided = torch.empty_strided(shape, strides, dtype=local.dtype, device=device)
     # By its storage: elements of an expanded tensor lie in one place, which zero_() refuses.
     storage = strided.untyped_storage()
     if storage.nbytes() < room_bytes:
         storage.resize_(room_bytes)
     torch.empty(0, dtype=torch.uint8, device=device).set_(storage).zero_()
     return read_as(strided, local)
+
+
+def span_bytes(local: torch.Tensor) -> tuple[int, int]:
+    """Where the elements begin and end in their storage; strides are not negative."""
+    last = sum((size - 1) * step for size, step in zip(local.shape, local.stride(), strict=True))
+    begin = int(local.storage_offset())
+    return begin * local.element_size(), (begin + last + 1) * local.element_size()
 
 
 def read_as(memory: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

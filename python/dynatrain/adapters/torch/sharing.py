@@ -12,7 +12,8 @@ import torch
 from dynatrain._errors import LayoutError
 from dynatrain._torch_private.tensors import local_tensor
 from dynatrain.adapters.port import SlotNote
-from dynatrain.adapters.torch.placing import read_as
+from dynatrain.adapters.torch.blocks import Blocks
+from dynatrain.adapters.torch.placing import read_as, span_bytes
 
 #: First words of notes: tensors lie in one memory; elements of them are the same. Names follow.
 SHARED, OVERLAP = "one memory", "same elements"
@@ -63,7 +64,7 @@ def notes(tensors: Iterable[tuple[str, torch.Tensor]], tied: Collection[str] = (
 
 def _overlapping(group: Group) -> Iterator[set[str]]:
     """The names in a group whose tensors reach over each other, together."""
-    spans = sorted((*_span_bytes(local), name) for name, local in group.items())
+    spans = sorted((*span_bytes(local), name) for name, local in group.items())
     names: set[str] = set()
     end = 0
     for begin, last, name in spans:
@@ -166,14 +167,17 @@ def check_still_shared(together: Iterable[Group], tensors: Mapping[str, torch.Te
 
 
 def fresh_together(
-    group: Group, device: torch.device, room_bytes: Mapping[str, int]
+    group: Group, device: torch.device, room_bytes: Mapping[str, int], blocks: Blocks | None
 ) -> dict[str, torch.Tensor]:
     """Zeroed memory for a group, one for all, each at its offset with ``room_bytes`` behind it."""
     num_bytes = max(
-        max(_span_bytes(local)[1], _span_bytes(local)[0] + room_bytes.get(name, 0))
+        max(span_bytes(local)[1], span_bytes(local)[0] + room_bytes.get(name, 0))
         for name, local in group.items()
     )
-    whole = torch.zeros(num_bytes, dtype=torch.uint8, device=device).untyped_storage()
+    if blocks is not None and device.type == "cpu":
+        whole = blocks.take(num_bytes)
+    else:
+        whole = torch.zeros(num_bytes, dtype=torch.uint8, device=device).untyped_storage()
     return {
         name: read_as(
             torch.empty(0, dtype=local.dtype, device=device).set_(
@@ -183,10 +187,3 @@ def fresh_together(
         )
         for name, local in group.items()
     }
-
-
-def _span_bytes(local: torch.Tensor) -> tuple[int, int]:
-    """Where the elements begin and end in their storage; strides are not negative."""
-    last = sum((size - 1) * step for size, step in zip(local.shape, local.stride(), strict=True))
-    begin = int(local.storage_offset())
-    return begin * local.element_size(), (begin + last + 1) * local.element_size()

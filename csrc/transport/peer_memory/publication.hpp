@@ -2,7 +2,7 @@
 
 #include "dynatrain/base/strong_id.hpp"
 
-#include "transport/cuda_ipc/ipc_api.hpp"
+#include "transport/peer_memory/ipc_api.hpp"
 #include <cstdint>
 #include <string>
 #include <vector>

@@ -2,8 +2,8 @@
 
 #include "dynatrain/base/token.hpp"
 
-#include "transport/cuda_ipc/file_words.hpp"
-#include "transport/cuda_ipc/local_socket.hpp"
+#include "transport/peer_memory/file_words.hpp"
+#include "transport/peer_memory/local_socket.hpp"
 #include <atomic>
 #include <chrono>
 #include <cstdint>

@@ -1,7 +1,7 @@
 #pragma once
 
-#include "transport/cuda_ipc/local_socket.hpp"
-#include "transport/cuda_ipc/peer_wait.hpp"
+#include "transport/peer_memory/local_socket.hpp"
+#include "transport/peer_memory/peer_wait.hpp"
 #include <cstdint>
 #include <string>
 

@@ -8,10 +8,10 @@
 
 namespace dynatrain {
 
-/// How a piece of device memory is handed to another process.
+/// How a piece of memory is handed to another process.
 enum class IpcKind : std::uint8_t {
   kHandle,  ///< a handle of CUDA IPC, for what cudaMalloc made
-  kFile     ///< a POSIX file descriptor, for what cuMemCreate made
+  kFile     ///< a POSIX file descriptor, for what cuMemCreate made, and for host memory
 };
 
 /// What holds an address: an allocation, or one physical handle of a mapped range.
@@ -24,7 +24,7 @@ struct IpcPiece {
 /// Opens the file of a range's i-th piece; whoever calls it closes the file.
 using OpenPiece = std::function<int(std::size_t piece)>;
 
-/// The few calls of the driver that the transport makes, on one device.
+/// The few calls of the system or of CUDA's driver that the transport makes.
 /// Threads  any; export_file also beside other calls.
 /// Errors   every call throws DeviceError that says what was refused.
 class IpcApi {

@@ -1,4 +1,4 @@
-#include "transport/cuda_ipc/peer_wait.hpp"
+#include "transport/peer_memory/peer_wait.hpp"
 
 #include "dynatrain/base/error.hpp"
 

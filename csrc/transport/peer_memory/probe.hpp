@@ -1,10 +1,10 @@
 #pragma once
 
-#include "dynatrain/transport/cuda_ipc.hpp"
+#include "dynatrain/transport/peer_memory.hpp"
 #include "dynatrain/transport/store.hpp"
 
-#include "transport/cuda_ipc/ipc_api.hpp"
-#include "transport/cuda_ipc/lifelines.hpp"
+#include "transport/peer_memory/ipc_api.hpp"
+#include "transport/peer_memory/lifelines.hpp"
 #include <memory>
 #include <string>
 
@@ -31,9 +31,9 @@ struct IpcProbe {
 /// Tries both kinds of memory between all ranks, and agrees on what works everywhere. Collective.
 /// Afterwards `lifelines` watches all peers that can be reached.
 /// Errors: TransportError when a rank does not come; the probe's memory is freed all the same.
-[[nodiscard]] CudaIpcReport run_probe(const IpcProbe& probe,
-                                      Lifelines& lifelines,
-                                      Store& store,
-                                      Deadline deadline);
+[[nodiscard]] PeerMemoryReport run_probe(const IpcProbe& probe,
+                                         Lifelines& lifelines,
+                                         Store& store,
+                                         Deadline deadline);
 
 }  // namespace dynatrain

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "transport/cuda_ipc/owned_file.hpp"
+#include "transport/peer_memory/owned_file.hpp"
 #include <map>
 #include <mutex>
 #include <string>

@@ -2,8 +2,8 @@
 
 #include "dynatrain/execution/transport.hpp"
 
-#include "transport/cuda_ipc/file_server.hpp"
-#include "transport/cuda_ipc/publication.hpp"
+#include "transport/peer_memory/file_server.hpp"
+#include "transport/peer_memory/publication.hpp"
 #include <map>
 #include <memory>
 #include <span>

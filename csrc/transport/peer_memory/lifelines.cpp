@@ -1,8 +1,8 @@
-#include "transport/cuda_ipc/lifelines.hpp"
+#include "transport/peer_memory/lifelines.hpp"
 
 #include "dynatrain/base/error.hpp"
 
-#include "transport/cuda_ipc/local_socket.hpp"
+#include "transport/peer_memory/local_socket.hpp"
 #include <poll.h>
 #include <utility>
 

@@ -1,8 +1,8 @@
-#include "transport/cuda_ipc/transport.hpp"
+#include "transport/peer_memory/transport.hpp"
 
 #include "dynatrain/base/error.hpp"
 
-#include "transport/cuda_ipc/peer_wait.hpp"
+#include "transport/peer_memory/peer_wait.hpp"
 #include <utility>
 
 namespace dynatrain {
@@ -14,10 +14,10 @@ std::string key_of(int rank, std::int64_t number) {
 
 }  // namespace
 
-CudaIpcTransport::CudaIpcTransport(Transport& messages,
-                                   std::shared_ptr<Store> store,
-                                   std::shared_ptr<IpcApi> api,
-                                   std::unique_ptr<Lifelines> lifelines)
+PeerMemoryTransport::PeerMemoryTransport(Transport& messages,
+                                         std::shared_ptr<Store> store,
+                                         std::shared_ptr<IpcApi> api,
+                                         std::unique_ptr<Lifelines> lifelines)
     : messages_(messages), store_(std::move(store)), lifelines_(std::move(lifelines)) {
   if (api != nullptr) {
     exporter_ = std::make_unique<Exporter>(api);
@@ -25,13 +25,13 @@ CudaIpcTransport::CudaIpcTransport(Transport& messages,
   }
 }
 
-void CudaIpcTransport::abort(const std::string& reason) noexcept {
+void PeerMemoryTransport::abort(const std::string& reason) noexcept {
   aborted_.raise(reason);
   lifelines_->let_go();
   messages_.abort(reason);
 }
 
-void CudaIpcTransport::publish(std::span<const ExposedBuffer> buffers) {
+void PeerMemoryTransport::publish(std::span<const ExposedBuffer> buffers) {
   // Counted first: the peers count this publication whether it comes to be or not.
   ++num_published_;
   aborted_.check();
@@ -45,7 +45,7 @@ void CudaIpcTransport::publish(std::span<const ExposedBuffer> buffers) {
   }
 }
 
-const std::byte* CudaIpcTransport::map(int peer, BufferId buffer, Deadline deadline) {
+const std::byte* PeerMemoryTransport::map(int peer, BufferId buffer, Deadline deadline) {
   aborted_.check();
   const PeerWait wait{.deadline = deadline, .aborted = aborted_, .lifelines = lifelines_.get()};
   if (!mappings_->has_met(peer, num_published_)) {
@@ -55,23 +55,23 @@ const std::byte* CudaIpcTransport::map(int peer, BufferId buffer, Deadline deadl
   return mappings_->map(peer, buffer, wait);
 }
 
-void CudaIpcTransport::release() {
+void PeerMemoryTransport::release() {
   mappings_->close_all();
 }
 
-void CudaIpcTransport::withdraw() {
+void PeerMemoryTransport::withdraw() {
   exporter_->close();
 }
 
-CudaIpcConnection connect_cuda_ipc(Transport& messages,
-                                   std::shared_ptr<Store> store,
-                                   const IpcProbe& probe,
-                                   Deadline deadline) {
-  CudaIpcConnection connection;
+PeerMemoryConnection connect_peer_memory(Transport& messages,
+                                         std::shared_ptr<Store> store,
+                                         const IpcProbe& probe,
+                                         Deadline deadline) {
+  PeerMemoryConnection connection;
   auto lifelines = std::make_unique<Lifelines>();
   connection.report = run_probe(probe, *lifelines, *store, deadline);
   const bool works = connection.report.problem.empty();
-  connection.transport = std::make_unique<CudaIpcTransport>(
+  connection.transport = std::make_unique<PeerMemoryTransport>(
       messages, std::move(store), works ? probe.api : nullptr, std::move(lifelines));
   return connection;
 }

@@ -1,4 +1,4 @@
-#include "transport/cuda_ipc/exporter.hpp"
+#include "transport/peer_memory/exporter.hpp"
 
 #include "dynatrain/base/error.hpp"
 

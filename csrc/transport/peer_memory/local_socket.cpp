@@ -1,4 +1,4 @@
-#include "transport/cuda_ipc/local_socket.hpp"
+#include "transport/peer_memory/local_socket.hpp"
 
 #include "dynatrain/base/error.hpp"
 

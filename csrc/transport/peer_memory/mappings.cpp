@@ -1,4 +1,4 @@
-#include "transport/cuda_ipc/mappings.hpp"
+#include "transport/peer_memory/mappings.hpp"
 
 #include "dynatrain/base/error.hpp"
 #include "dynatrain/base/log.hpp"

@@ -1,11 +1,12 @@
 #pragma once
 
-#include "dynatrain/transport/cuda_ipc.hpp"
+#include "dynatrain/transport/peer_memory.hpp"
+#include "dynatrain/transport/store.hpp"
 
-#include "transport/cuda_ipc/exporter.hpp"
-#include "transport/cuda_ipc/mappings.hpp"
-#include "transport/cuda_ipc/peer_wait.hpp"
-#include "transport/cuda_ipc/probe.hpp"
+#include "transport/peer_memory/exporter.hpp"
+#include "transport/peer_memory/mappings.hpp"
+#include "transport/peer_memory/peer_wait.hpp"
+#include "transport/peer_memory/probe.hpp"
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -14,13 +15,13 @@
 namespace dynatrain {
 
 /// One rank's port: messages as the other transport has them, and peers' memory where it lies.
-class CudaIpcTransport final : public Transport, public OneSided {
+class PeerMemoryTransport final : public Transport, public OneSided {
  public:
   /// `lifelines` watches the peers; `api` is null where there is no one-sided part.
-  CudaIpcTransport(Transport& messages,
-                   std::shared_ptr<Store> store,
-                   std::shared_ptr<IpcApi> api,
-                   std::unique_ptr<Lifelines> lifelines);
+  PeerMemoryTransport(Transport& messages,
+                      std::shared_ptr<Store> store,
+                      std::shared_ptr<IpcApi> api,
+                      std::unique_ptr<Lifelines> lifelines);
 
   [[nodiscard]] int rank() const override { return messages_.rank(); }
   [[nodiscard]] int size() const override { return messages_.size(); }
@@ -64,9 +65,9 @@ class CudaIpcTransport final : public Transport, public OneSided {
 };
 
 /// The probe, then a transport, over this `probe.api`. Collective.
-[[nodiscard]] CudaIpcConnection connect_cuda_ipc(Transport& messages,
-                                                 std::shared_ptr<Store> store,
-                                                 const IpcProbe& probe,
-                                                 Deadline deadline);
+[[nodiscard]] PeerMemoryConnection connect_peer_memory(Transport& messages,
+                                                       std::shared_ptr<Store> store,
+                                                       const IpcProbe& probe,
+                                                       Deadline deadline);
 
 }  // namespace dynatrain

@@ -3,7 +3,7 @@
 #include "dynatrain/base/token.hpp"
 #include "dynatrain/transport/store.hpp"
 
-#include "transport/cuda_ipc/lifelines.hpp"
+#include "transport/peer_memory/lifelines.hpp"
 #include <chrono>
 #include <mutex>
 #include <string>

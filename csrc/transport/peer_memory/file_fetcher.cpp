@@ -1,8 +1,8 @@
-#include "transport/cuda_ipc/file_fetcher.hpp"
+#include "transport/peer_memory/file_fetcher.hpp"
 
 #include "dynatrain/base/error.hpp"
 
-#include "transport/cuda_ipc/file_words.hpp"
+#include "transport/peer_memory/file_words.hpp"
 #include <algorithm>
 #include <cerrno>
 #include <chrono>

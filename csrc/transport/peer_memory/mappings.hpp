@@ -1,7 +1,7 @@
 #pragma once
 
-#include "transport/cuda_ipc/file_fetcher.hpp"
-#include "transport/cuda_ipc/publication.hpp"
+#include "transport/peer_memory/file_fetcher.hpp"
+#include "transport/peer_memory/publication.hpp"
 #include <cstddef>
 #include <cstdint>
 #include <map>

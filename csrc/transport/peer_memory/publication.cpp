@@ -1,6 +1,6 @@
-#include "transport/cuda_ipc/publication.hpp"
+#include "transport/peer_memory/publication.hpp"
 
-#include "transport/cuda_ipc/words.hpp"
+#include "transport/peer_memory/words.hpp"
 #include <limits>
 #include <utility>
 

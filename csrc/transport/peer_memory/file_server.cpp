@@ -1,4 +1,4 @@
-#include "transport/cuda_ipc/file_server.hpp"
+#include "transport/peer_memory/file_server.hpp"
 
 #include "dynatrain/base/error.hpp"
 #include "dynatrain/base/thread.hpp"

@@ -1,12 +1,12 @@
-#include "transport/cuda_ipc/probe.hpp"
+#include "transport/peer_memory/probe.hpp"
 
 #include "dynatrain/base/error.hpp"
 #include "dynatrain/base/log.hpp"
 
-#include "transport/cuda_ipc/exporter.hpp"
-#include "transport/cuda_ipc/mappings.hpp"
-#include "transport/cuda_ipc/peer_wait.hpp"
-#include "transport/cuda_ipc/words.hpp"
+#include "transport/peer_memory/exporter.hpp"
+#include "transport/peer_memory/mappings.hpp"
+#include "transport/peer_memory/peer_wait.hpp"
+#include "transport/peer_memory/words.hpp"
 #include <array>
 #include <exception>
 #include <fstream>
@@ -212,10 +212,10 @@ IpcPlace this_place() {
   return place;
 }
 
-CudaIpcReport run_probe(const IpcProbe& probe,
-                        Lifelines& lifelines,
-                        Store& store,
-                        Deadline deadline) {
+PeerMemoryReport run_probe(const IpcProbe& probe,
+                           Lifelines& lifelines,
+                           Store& store,
+                           Deadline deadline) {
   const AbortFlag never_aborted;
   const PeerWait wait{.deadline = deadline, .aborted = never_aborted, .lifelines = &lifelines};
   const ProbeMemory handle_memory(probe, IpcKind::kHandle);
@@ -233,7 +233,8 @@ CudaIpcReport run_probe(const IpcProbe& probe,
   }
   // Only after the verdicts of all has nobody this rank's memory open any more.
   problems = agree_on(probe, problems, store, wait);
-  CudaIpcReport report{.problem = {}, .handle_problem = problems[0], .file_problem = problems[1]};
+  PeerMemoryReport report{
+      .problem = {}, .handle_problem = problems[0], .file_problem = problems[1]};
   if (!problems[0].empty() && !problems[1].empty()) {
     report.problem = problems[0] == problems[1]
                          ? problems[0]

@@ -1,0 +1,155 @@
+#include "transport/shared_memory/blocks.hpp"
+
+#include "dynatrain/base/error.hpp"
+#include "dynatrain/transport/shared_memory.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <fcntl.h>
+#include <fstream>
+#include <iterator>
+#include <limits>
+#include <map>
+#include <mutex>
+#include <new>
+#include <string>
+#include <sys/mman.h>
+#include <system_error>
+#include <utility>
+
+namespace dynatrain {
+namespace {
+
+struct Block {
+  std::int64_t size_bytes = 0;
+  OwnedFile file;
+};
+
+/// The blocks of this process by their first byte: memory is known by its address alone.
+struct Blocks {
+  std::mutex mutex;
+  std::map<const std::byte*, Block> by_base;
+};
+
+Blocks& blocks() {
+  static auto* const kAll = new Blocks;  // never destroyed: tensors may outlive statics
+  return *kAll;
+}
+
+std::string reason(int error) {
+  return std::generic_category().message(error);
+}
+
+[[noreturn]] void throw_no_file(int error) {
+  throw DeviceError("transport: a block of shared memory cannot be made: " + reason(error) +
+                    "\n  nothing was taken; no state has changed\n"
+                    "  let this process open more files, or move the state by messages");
+}
+
+std::optional<std::int64_t> number_in(const std::string& path, const std::string& after) {
+  std::ifstream file(path);
+  std::string word;
+  std::int64_t number = 0;
+  while (!after.empty() && file >> word && word != after) {
+  }
+  return file >> number ? std::optional(number) : std::nullopt;
+}
+
+/// What this machine, and the group of processes around this one, can still give, as far as known.
+std::int64_t available_bytes() {
+  const std::string group = "/sys/fs/cgroup/memory.";
+  std::int64_t left = std::numeric_limits<std::int64_t>::max();
+  if (const auto free_kib = number_in("/proc/meminfo", "MemAvailable:")) {
+    left = *free_kib * 1024;
+  }
+  const auto most = number_in(group + "max", "");
+  const auto taken = number_in(group + "current", "");
+  if (most.has_value() && taken.has_value()) {
+    left = std::min(left, *most - *taken);
+  }
+  return left;
+}
+
+/// Has the system give all pages now: one that lacks later would end the process. It gives pages of
+/// files until it kills processes, so that more than is left is not asked for.
+void take_pages(const OwnedFile& file, std::int64_t size_bytes) {
+  if (size_bytes > available_bytes()) {
+    throw std::bad_alloc();
+  }
+  int error = EINTR;
+  while (error == EINTR) {
+    error = fallocate(file.get(), 0, 0, size_bytes) == 0 ? 0 : errno;
+  }
+  if (error != 0) {
+    throw std::bad_alloc();
+  }
+}
+
+}  // namespace
+
+SharedBlock::SharedBlock(std::int64_t size_bytes) : size_bytes_(size_bytes) {
+  DYNATRAIN_CHECK(size_bytes > 0, "transport: a block of shared memory needs a size");
+  OwnedFile file(memfd_create("dynatrain", MFD_CLOEXEC));
+  if (!file.is_open()) {
+    throw_no_file(errno);
+  }
+  take_pages(file, size_bytes);
+  const auto size = static_cast<std::size_t>(size_bytes);
+  void* const mapped =
+      mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, file.get(), 0);
+  if (mapped == MAP_FAILED) {  // NOLINT(performance-no-int-to-ptr): how mmap says it
+    throw std::bad_alloc();
+  }
+  data_ = static_cast<std::byte*>(mapped);
+  Blocks& all = blocks();
+  try {
+    const std::lock_guard lock(all.mutex);
+    all.by_base.emplace(data_, Block{.size_bytes = size_bytes, .file = std::move(file)});
+  } catch (...) {
+    munmap(mapped, size);
+    throw;
+  }
+}
+
+SharedBlock::~SharedBlock() {
+  Blocks& all = blocks();
+  {
+    const std::lock_guard lock(all.mutex);
+    all.by_base.erase(data_);
+  }
+  munmap(data_, static_cast<std::size_t>(size_bytes_));
+}
+
+bool SharedBlock::holds(const std::byte* address) {
+  return block_at(address).has_value();
+}
+
+std::optional<IpcPiece> block_at(const std::byte* address) {
+  Blocks& all = blocks();
+  const std::lock_guard lock(all.mutex);
+  const auto after = all.by_base.upper_bound(address);
+  if (after == all.by_base.begin()) {
+    return std::nullopt;
+  }
+  const auto& [base, block] = *std::prev(after);
+  if (address >= base + block.size_bytes) {
+    return std::nullopt;
+  }
+  return IpcPiece{.kind = IpcKind::kFile, .base = base, .size_bytes = block.size_bytes};
+}
+
+OwnedFile file_of_block(const std::byte* base) {
+  Blocks& all = blocks();
+  const std::lock_guard lock(all.mutex);
+  const auto found = all.by_base.find(base);
+  if (found == all.by_base.end()) {
+    return {};
+  }
+  OwnedFile copy(fcntl(found->second.file.get(), F_DUPFD_CLOEXEC, 0));
+  if (!copy.is_open()) {
+    throw_no_file(errno);
+  }
+  return copy;
+}
+
+}  // namespace dynatrain

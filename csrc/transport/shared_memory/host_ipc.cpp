@@ -1,0 +1,128 @@
+#include "transport/shared_memory/host_ipc.hpp"
+
+#include "dynatrain/base/error.hpp"
+#include "dynatrain/transport/shared_memory.hpp"
+
+#include "transport/peer_memory/owned_file.hpp"
+#include "transport/shared_memory/blocks.hpp"
+#include <cerrno>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <string>
+#include <sys/mman.h>
+#include <system_error>
+#include <utility>
+
+namespace dynatrain {
+namespace {
+
+constexpr std::int64_t kProbeBytes = 4096;
+
+[[noreturn]] void throw_no_handles() {
+  throw DeviceError("transport: host memory has no handles; it is handed over as files");
+}
+
+[[noreturn]] void throw_unmapped(int error) {
+  throw DeviceError("transport: memory of another process cannot be mapped: " +
+                    std::generic_category().message(error));
+}
+
+class HostIpc final : public IpcApi {
+ public:
+  IpcPiece piece_at(const std::byte* address) override {
+    const std::optional<IpcPiece> piece = block_at(address);
+    if (!piece.has_value()) {
+      throw DeviceError(
+          "transport: the memory is this process's alone: the library has not made it");
+    }
+    return *piece;
+  }
+
+  std::string export_handle(const IpcPiece& /*piece*/) override { throw_no_handles(); }
+  const std::byte* open_handle(const std::string& /*handle*/) override { throw_no_handles(); }
+  void close_handle(const std::byte* /*base*/) override { throw_no_handles(); }
+
+  int export_file(const IpcPiece& piece) override {
+    OwnedFile file = file_of_block(piece.base);
+    if (!file.is_open()) {
+      throw DeviceError("transport: the memory has been freed since it was published");
+    }
+    return file.release();
+  }
+
+  const std::byte* map_files(std::span<const std::int64_t> sizes_bytes,
+                             const OpenPiece& open) override {
+    std::size_t total = 0;
+    for (const std::int64_t size_bytes : sizes_bytes) {
+      total += static_cast<std::size_t>(size_bytes);
+    }
+    DYNATRAIN_CHECK(total > 0, "transport: there is no memory to map");
+    void* const reserved =
+        mmap(nullptr, total, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (reserved == MAP_FAILED) {  // NOLINT(performance-no-int-to-ptr): how mmap says it
+      throw_unmapped(errno);
+    }
+    auto* const base = static_cast<std::byte*>(reserved);
+    try {
+      std::byte* at = base;
+      for (std::size_t i = 0; i < sizes_bytes.size(); ++i) {
+        const auto size = static_cast<std::size_t>(sizes_bytes[i]);
+        const OwnedFile file(open(i));
+        // The pages are there: a fault for each of them would come in the middle of a run.
+        if (mmap(at, size, PROT_READ, MAP_SHARED | MAP_FIXED | MAP_POPULATE, file.get(), 0) != at) {
+          throw_unmapped(errno);
+        }
+        at += size;
+      }
+    } catch (...) {  // what `open` throws, too
+      munmap(reserved, total);
+      throw;
+    }
+    return base;
+  }
+
+  void unmap_files(const std::byte* base, std::int64_t size_bytes) override {
+    if (munmap(const_cast<std::byte*>(base), static_cast<std::size_t>(size_bytes)) != 0) {
+      throw_unmapped(errno);
+    }
+  }
+
+  IpcPiece allocate(IpcKind kind) override {
+    if (kind == IpcKind::kHandle) {
+      throw_no_handles();
+    }
+    auto block = std::make_unique<SharedBlock>(kProbeBytes);
+    const IpcPiece piece{.kind = kind, .base = block->data(), .size_bytes = block->size_bytes()};
+    const std::lock_guard lock(mutex_);
+    own_.emplace(piece.base, std::move(block));
+    return piece;
+  }
+
+  void free(const IpcPiece& piece) override {
+    const std::lock_guard lock(mutex_);
+    own_.erase(piece.base);
+  }
+
+  void write(const std::byte* dst, std::uint64_t word) override {
+    std::memcpy(const_cast<std::byte*>(dst), &word, sizeof(word));
+  }
+
+  std::uint64_t read(const std::byte* src) override {
+    std::uint64_t word = 0;
+    std::memcpy(&word, src, sizeof(word));
+    return word;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::map<const std::byte*, std::unique_ptr<SharedBlock>> own_;  ///< of probes
+};
+
+}  // namespace
+
+std::shared_ptr<IpcApi> make_host_ipc() {
+  return std::make_shared<HostIpc>();
+}
+
+}  // namespace dynatrain

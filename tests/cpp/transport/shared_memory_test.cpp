@@ -1,0 +1,224 @@
+// Reading peers' host memory: ranks are threads, their memory is mapped a second time for each.
+
+#include "dynatrain/transport/shared_memory.hpp"
+
+#include "dynatrain/transport/loopback.hpp"
+
+#include "transport/open_files.hpp"
+#include "transport/peer_memory/transport.hpp"
+#include "transport/shared_memory/blocks.hpp"
+#include "transport/shared_memory/host_ipc.hpp"
+#include "transport/thread_store.hpp"
+#include "transport/transport_conformance.hpp"
+#include <array>
+#include <csignal>
+#include <optional>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+namespace dynatrain {
+namespace {
+
+Deadline late() {
+  return deadline_in(std::chrono::seconds(20));
+}
+
+/// Ranks as threads, connected by make_shared_memory_transport().
+class SharedWorld final : public TransportWorld {
+ public:
+  explicit SharedWorld(int num_ranks)
+      : loopback_(num_ranks, {}), connections_(static_cast<std::size_t>(num_ranks)) {
+    auto store = std::make_shared<ThreadStore>();
+    std::vector<std::thread> threads;
+    messages_.reserve(connections_.size());
+    threads.reserve(connections_.size());
+    for (int rank = 0; rank < num_ranks; ++rank) {
+      messages_.push_back(loopback_.transport(rank));
+    }
+    for (std::size_t rank = 0; rank < connections_.size(); ++rank) {
+      threads.emplace_back([&, rank] {
+        connections_[rank] = make_shared_memory_transport(*messages_[rank], store, late());
+      });
+    }
+    for (std::thread& thread : threads) {
+      thread.join();
+    }
+  }
+
+  [[nodiscard]] Transport& rank(int rank) override {
+    return *connections_[static_cast<std::size_t>(rank)].transport;
+  }
+  void kill(int rank) override {
+    loopback_.kill(rank);
+    this->rank(rank).abort("it was killed");  // whose sockets close, as those of a dead process
+  }
+  [[nodiscard]] std::byte* memory(int /*rank*/, std::int64_t size_bytes) override {
+    blocks_.push_back(std::make_unique<SharedBlock>(size_bytes));
+    return blocks_.back()->data();
+  }
+  [[nodiscard]] OneSided& side(int of_rank) { return *rank(of_rank).one_sided(); }
+  [[nodiscard]] const PeerMemoryReport& report() const { return connections_.front().report; }
+
+ private:
+  LoopbackWorld loopback_;
+  std::vector<std::unique_ptr<Transport>> messages_;
+  std::vector<std::unique_ptr<SharedBlock>> blocks_;
+  std::vector<PeerMemoryConnection> connections_;
+};
+
+INSTANTIATE_TEST_SUITE_P(
+    SharedMemory,
+    TransportConformance,
+    ::testing::Values(TransportCase{
+        .name = "files",
+        .make = [](int num_ranks) { return std::make_unique<SharedWorld>(num_ranks); },
+        .compares_sizes = true}),
+    [](const auto& test) { return test.param.name; });
+
+std::int64_t begin_of_block_at(const std::byte* address, const SharedBlock& block) {
+  const std::optional<IpcPiece> found = block_at(address);
+  return found.has_value() ? found->base - block.data() : -1;
+}
+
+// An address inside of a block is all that a tensor has; one past its end is somebody else's.
+TEST(SharedBlocks, AreKnownByEveryAddressInThem) {
+  const SharedBlock first(100);
+  const SharedBlock second(5000);
+  EXPECT_EQ(begin_of_block_at(first.data(), first), 0);
+  EXPECT_EQ(begin_of_block_at(first.data() + 99, first), 0);
+  EXPECT_EQ(begin_of_block_at(first.data() + 100, first), -1);
+  EXPECT_EQ(begin_of_block_at(second.data() + 4999, second), 0);
+}
+
+// Memory that is made where a block was would pass for shared.
+TEST(SharedBlocks, AreForgottenWithTheirMemory) {
+  const std::byte* data = nullptr;
+  {
+    const SharedBlock block(5000);
+    data = block.data();
+    EXPECT_TRUE(SharedBlock::holds(data));
+    EXPECT_TRUE(std::all_of(data, data + 5000, [](std::byte b) { return b == std::byte{0}; }));
+  }
+  EXPECT_FALSE(SharedBlock::holds(data));
+  const std::vector<std::byte> own(100);
+  EXPECT_FALSE(SharedBlock::holds(own.data()));
+}
+
+// One file for each block, and none once it is freed: a job switches for a month.
+TEST(SharedBlocks, KeepOneFileEachAsLongAsTheyLive) {
+  const int before = count_open_files();
+  {
+    const SharedBlock first(1 << 20);
+    const SharedBlock second(1 << 20);
+    EXPECT_EQ(count_open_files(), before + 2);
+  }
+  EXPECT_EQ(count_open_files(), before);
+}
+
+// Pages that the system cannot give must be refused when they are asked for: touched later, they
+// end the process.
+TEST(SharedBlocks, MemoryThatTheSystemRefusesIsAnError) {
+  const int before = count_open_files();
+  EXPECT_THROW(SharedBlock(std::int64_t{1} << 60), std::bad_alloc);
+  EXPECT_EQ(count_open_files(), before);
+}
+
+TEST(SharedBlocks, FilesThatTheSystemRefusesAreAnError) {
+  rlimit former{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &former), 0);
+  const int next = dup(0);
+  close(next);
+  rlimit limit = former;
+  limit.rlim_cur = static_cast<rlim_t>(next);
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
+  std::string text;
+  try {
+    const SharedBlock block(4096);
+  } catch (const DeviceError& error) {
+    text = error.what();
+  }
+  setrlimit(RLIMIT_NOFILE, &former);
+  EXPECT_NE(text.find("Too many open files"), std::string::npos) << text;
+}
+
+TEST(SharedMemory, OfAllRanksIsFoundReadable) {
+  SharedWorld world(3);
+  EXPECT_EQ(world.report().problem, "");
+  EXPECT_EQ(world.report().file_problem, "");
+}
+
+/// A rank's memory as its peer has it mapped, until the end of the scope.
+class Read {
+ public:
+  Read(SharedWorld& world, const std::byte* memory, std::int64_t size_bytes) : world_(world) {
+    world_.side(1).publish(std::array{ExposedBuffer{BufferId(0), memory, size_bytes}});
+    world_.side(0).publish({});
+    mapped_ = world_.side(0).map(1, BufferId(0), late());
+  }
+  ~Read() {
+    world_.side(0).release();
+    world_.side(1).withdraw();
+  }
+  Read(const Read&) = delete;
+  Read& operator=(const Read&) = delete;
+  [[nodiscard]] const std::byte* data() const { return mapped_; }
+
+ private:
+  SharedWorld& world_;
+  const std::byte* mapped_ = nullptr;
+};
+
+// The owner goes on writing between publication and run: readers must see that memory, not a copy.
+TEST(SharedMemory, ReaderSeesWhatIsWrittenLater) {
+  SharedWorld world(2);
+  std::byte* const memory = world.memory(1, std::int64_t{3} * 4096);
+  const Read read(world, memory + 4097, 64);
+  EXPECT_NE(read.data(), memory + 4097) << "it is to be mapped a second time";
+  memory[4097] = std::byte{7};
+  EXPECT_EQ(*read.data(), std::byte{7});
+}
+
+// A reader's fault must not change the owner's state.
+TEST(SharedMemory, ReaderCannotWrite) {
+  SharedWorld world(2);
+  const Read read(world, world.memory(1, 64), 64);
+  const pid_t child = fork();
+  if (child == 0) {
+    signal(SIGSEGV, SIG_DFL);
+    const_cast<std::byte&>(*read.data()) = std::byte{9};
+    _exit(0);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFSIGNALED(status));
+}
+
+// What the first state lies in is malloc's: it is told to all, and the next publication is as good.
+TEST(SharedMemory, MemoryOfThisProcessAloneIsRefusedOnBothEnds) {
+  SharedWorld world(2);
+  std::vector<std::byte> own(64);
+  const ExposedBuffer buffer{BufferId(0), own.data(), 64};
+  EXPECT_THROW(world.side(1).publish(std::array{buffer}), DeviceError);
+  world.side(0).publish({});
+  EXPECT_THROW(static_cast<void>(world.side(0).map(1, BufferId(0), late())), DeviceError);
+
+  std::byte* const memory = world.memory(1, 64);
+  memory[0] = std::byte{5};
+  EXPECT_EQ(*Read(world, memory, 64).data(), std::byte{5});
+}
+
+// A file that is handed out after its block is freed would be that of other memory.
+TEST(SharedMemory, BlockThatIsFreedIsHandedToNobody) {
+  const auto ipc = make_host_ipc();
+  IpcPiece piece;
+  {
+    const SharedBlock block(4096);
+    piece = ipc->piece_at(block.data());
+  }
+  EXPECT_THROW(static_cast<void>(ipc->export_file(piece)), DeviceError);
+}
+
+}  // namespace
+}  // namespace dynatrain
