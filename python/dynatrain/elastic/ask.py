@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from typing import Any
 
 from dynatrain._errors import LayoutError, TransportError
+from dynatrain.elastic.answers import of_lines
 from dynatrain.elastic.coordinator import OPERATOR
 from dynatrain.elastic.line import Line
 
@@ -14,7 +16,8 @@ from dynatrain.elastic.line import Line
 def ask(line: Line, question: Mapping[str, Any], timeout_s: float = 5.0) -> dict[str, Any]:
     """The answer to a question; a resize and a drain are answered with the status, too.
 
-    Of several addresses the first one answers where a coordinator is in office.
+    Of several addresses the first one answers where a coordinator is in office. All of the answer
+    has ``timeout_s``.
 
     Raises:
         TransportError: nobody answers there, or not to this secret.
@@ -24,11 +27,14 @@ def ask(line: Line, question: Mapping[str, Any], timeout_s: float = 5.0) -> dict
         if not any(line.connect() for _ in range(line.num_addresses)):
             raise _silent(line, "nobody listens")
         line.say(OPERATOR + json.dumps(question))
-        answer = line.hear(timeout_s)
+        until = time.monotonic() + timeout_s
+        answer = of_lines(lambda: line.hear(max(0.0, until - time.monotonic())))
     finally:
         line.end()
     if answer is None:
-        raise _silent(line, f"no answer within {timeout_s:g} s; its secret may be another one")
+        raise _silent(
+            line, f"no whole answer within {timeout_s:g} s; its secret may be another one"
+        )
     found: dict[str, Any] = json.loads(answer)
     if "error" in found:
         raise LayoutError(found["error"])

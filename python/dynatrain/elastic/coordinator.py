@@ -24,6 +24,7 @@ from torch._C._distributed_c10d import TCPStore
 from dynatrain import _native
 from dynatrain._errors import Error, LayoutError, TransportError
 from dynatrain.elastic.advice import Answer, written
+from dynatrain.elastic.answers import in_lines
 from dynatrain.elastic.ledger import Ledger
 from dynatrain.elastic.seal import MAX_LINE_BYTES, Seal, greeting, new_nonce, nonce_of
 from dynatrain.elastic.trace import traced
@@ -180,7 +181,9 @@ class Coordinator:
 
     def _hear(self, connection: _Connection, line: str) -> None:
         if line.startswith(OPERATOR):
-            connection.say(json.dumps(self._answer(json.loads(line.removeprefix(OPERATOR)))))
+            answer = json.dumps(self._answer(json.loads(line.removeprefix(OPERATOR))))
+            for each in in_lines(answer):
+                connection.say(each)
             return
         if line.startswith(POLICY) and connection.member:
             self._hear_policy(connection.member, Answer.of_line(line.removeprefix(POLICY)))

@@ -13,10 +13,12 @@ import secrets
 
 from dynatrain._errors import TransportError
 
-#: Of a line without its code; a message of the protocol is shorter.
-MAX_LINE_BYTES = 1 << 16
 _GREETING = "dynatrain-membership 1"
 _CODE_DIGITS = 64
+#: Of a line with its code and its end; a message of the protocol is shorter.
+MAX_LINE_BYTES = 1 << 16
+#: What a code and an end of line add to a line.
+SEALED_BYTES = _CODE_DIGITS + len(" \n")
 
 
 def new_nonce() -> str:
