@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 import training_jobs as jobs
-from dynatrain import ElasticLoader, ElasticSampler, Layout
+from dynatrain import ElasticLoader, ElasticSampler, Layout, LayoutError
 from dynatrain.join import join
 
 faulthandler.register(signal.SIGUSR1)
@@ -69,6 +69,15 @@ def run_out_once(session, target):
     session._part.vote = fails_once
 
 
+def never_ahead(session):
+    """Has no preparation beside training succeed here."""
+
+    def refuse(*_):
+        raise LayoutError("its tensors are others at each step")
+
+    session._part.prepare_ahead = refuse
+
+
 def main(coordinator, secret_file, total, hurry, timeout_s):
     loader = make_loader()
     own = OwnGroup() if "OWN_GROUP" in os.environ else None
@@ -86,6 +95,8 @@ def main(coordinator, secret_file, total, hurry, timeout_s):
     signal.signal(signal.SIGTERM, lambda *_: session.leave(grace_s=60))
     session.on_switch(lambda report: say("switch", target=report.target, prepared=report.prepared))
     session.on_event(lambda event: say("event", what=event.kind, text=event.text))
+    if "NEVER_AHEAD" in os.environ:
+        never_ahead(session)
     run_out_once(session, os.environ.get("RUNS_OUT"))
     wanted = os.environ.get("REQUESTS", "").split()
     for step in session.steps(int(total)):

@@ -201,6 +201,9 @@ void on_vote(CoordinatorState& state, const Vote& message) {
   }
   // A no is heard in every phase: a member may give up at any time before it has voted yes.
   if (!message.is_yes) {
+    if (message.is_refusal && !open_attempt(state).is_recovery()) {
+      ++state.tried.num_refused;
+    }
     abort_attempt(state,
                   "member " + std::to_string(message.id.value) + " voted no: " + message.why);
     return;
@@ -219,6 +222,11 @@ void on_vote(CoordinatorState& state, const Vote& message) {
 void abort_attempt(CoordinatorState& state, const std::string& why) {
   const std::int64_t number = open_attempt(state).number();
   state.last_failure = clipped(why, kMaxWhyBytes);
+  state.tried.why = state.last_failure;
+  if (open_attempt(state).is_prepared_ahead() &&
+      open_attempt(state).phase == AttemptPhase::kPreparing) {
+    ++state.tried.num_unprepared;
+  }
   persist(state, AttemptAborted{number, state.last_failure});
   tell_all(state, Decision{.attempt = number, .is_commit = false, .why = state.last_failure});
   state.attempt.reset();

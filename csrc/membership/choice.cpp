@@ -41,6 +41,14 @@ std::string fault_of(const PolicyChoice& choice, const std::vector<MemberId>& av
   return {};
 }
 
+/// What has come of attempts at a choice so far.
+Tried& tried(CoordinatorState& state, const PolicyChoice& choice) {
+  if (state.tried.layout != choice.layout || state.tried.members != choice.members) {
+    state.tried = Tried{.layout = choice.layout, .members = choice.members, .why = {}};
+  }
+  return state.tried;
+}
+
 std::int64_t due_ms(const CoordinatorState& state) {
   return std::max(state.quiet_until_ms, state.back_off_until_ms);
 }
@@ -116,7 +124,17 @@ void consider_change(CoordinatorState& state) {
                                          : "the present world stays: " + choice.why;
     return;
   }
+  const Tried& so_far = tried(state, choice);
+  if (so_far.num_refused >= state.options.max_refused) {
+    state.waits_for = "the change to '" + choice.layout +
+                      "' is refused until members come or go, " +
+                      "or another layout is wished for: " + so_far.why;
+    return;
+  }
   Description description;
+  if (so_far.num_unprepared >= state.options.max_unprepared && !present.members.empty()) {
+    description.cold_because = so_far.why;
+  }
   description.source = present;
   description.target = World{present.epoch + 1, choice.layout, std::move(choice.members), 0};
   begin_attempt(state, std::move(description));

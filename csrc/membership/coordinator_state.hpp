@@ -50,6 +50,10 @@ struct Attempt {
 
   [[nodiscard]] std::int64_t number() const { return description.attempt; }
   [[nodiscard]] bool is_recovery() const { return description.kind == ChangeKind::kRecovery; }
+  [[nodiscard]] bool is_prepared_ahead() const {
+    return !is_recovery() && !description.source.members.empty() &&
+           description.cold_because.empty();
+  }
 };
 
 /// A halted world on its way to the next one.
@@ -59,6 +63,15 @@ struct Recovery {
   std::size_t candidate = 0;       ///< versions before this one could not be put together
 
   [[nodiscard]] bool has_reports() const { return num_unreported == 0; }
+};
+
+/// What has come of attempts at one planned change, since it was chosen.
+struct Tried {
+  std::string layout;
+  std::vector<MemberId> members;
+  int num_unprepared = 0;  ///< members could not prepare it beside training
+  int num_refused = 0;     ///< members stood at a step, and could not take it
+  std::string why;         ///< of the last one of either
 };
 
 struct CoordinatorState {
@@ -81,6 +94,7 @@ struct CoordinatorState {
   std::int64_t back_off_ms = 0;        ///< the next one
   std::string waits_for;               ///< why no attempt was begun when it was last considered
   std::string last_failure;
+  Tried tried;                               ///< void when membership or the wish has changed
   std::optional<Consultation> consultation;  ///< void when somebody comes or goes
   std::int64_t last_question = 0;
   std::int64_t num_stale = 0;

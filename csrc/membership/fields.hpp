@@ -82,7 +82,8 @@ constexpr auto form(Of<Description> /*type*/) {
                field("kind", &Description::kind),
                field("source", &Description::source),
                field("target", &Description::target),
-               field("holdings", &Description::holdings, 2 * kMaxWorldMembers));
+               field("holdings", &Description::holdings, 2 * kMaxWorldMembers),
+               field("cold", &Description::cold_because, kMaxWhyBytes));
 }
 
 // ---- from a member ----
@@ -131,7 +132,8 @@ constexpr auto form(Of<Vote> /*type*/) {
                field("id", &Vote::id),
                field("attempt", &Vote::attempt),
                field("yes", &Vote::is_yes),
-               field("why", &Vote::why, kMaxWhyBytes));
+               field("why", &Vote::why, kMaxWhyBytes),
+               field("refusal", &Vote::is_refusal));
 }
 constexpr auto form(Of<Installed> /*type*/) {
   return named("installed",
@@ -307,7 +309,8 @@ constexpr auto form(Of<SwitchMoved> /*type*/) {
 constexpr auto form(Of<SwitchBroke> /*type*/) {
   return named("switch-broke",
                field("attempt", &SwitchBroke::attempt),
-               field("why", &SwitchBroke::why, kMaxWorldMembers));
+               field("why", &SwitchBroke::why, kMaxWorldMembers),
+               field("refusal", &SwitchBroke::is_refusal));
 }
 constexpr auto form(Of<Stopped> /*type*/) {
   return named("stopped",

@@ -34,7 +34,7 @@ void take_answers(CoordinatorState& state, const Heartbeat& message) {
                        message.stage >= Stage::kPromised,
                        message.version});
   } else if (message.stage == Stage::kVoted && participant.heard < Stage::kVoted) {
-    on_vote(state, Vote{message.id, message.attempt, true, {}});
+    on_vote(state, Vote{message.id, message.attempt, true, {}, false});
   }
 }
 

@@ -22,6 +22,7 @@ void note_change(CoordinatorState& state) {
   state.back_off_ms = deadlines.back_off_ms;
   state.back_off_until_ms = state.now_ms;
   state.consultation.reset();
+  state.tried = {};
   if (state.recovery) {
     state.recovery->candidate = 0;
   }

@@ -88,7 +88,7 @@ void Worker::on(const StepBroke& event) {
   message.suspects.resize(std::min(message.suspects.size(), kMaxSuspects));
   tell(std::move(message));
   if (attempt_) {
-    give_up("a step failed");
+    give_up("a step failed", false);
   }
 }
 
@@ -201,7 +201,7 @@ void Worker::check_deadlines_passed() {
           "the decision on attempt " + std::to_string(attempt_->asked.attempt) +
               " could not be learnt; the state may be one of two, and is in neither world");
     } else {
-      give_up("the others have not promised in time");
+      give_up("the others have not promised in time", false);
     }
   } else if (activity_ != Activity::kTraining &&
              now_ms_ >= last_heard_ms_ + options_.deadlines.abandon_ms) {

@@ -162,7 +162,7 @@ void Worker::on(const SwitchMoved& event) {
   open().is_switching = false;
   open().stage = Stage::kVoted;
   open().deadline_ms = now_ms_ + options_.deadlines.decision_ms;
-  tell(Vote{options_.id, event.attempt, true, {}});
+  tell(Vote{options_.id, event.attempt, true, {}, false});
 }
 
 void Worker::on(const SwitchBroke& event) {
@@ -175,7 +175,7 @@ void Worker::on(const SwitchBroke& event) {
     return;
   }
   open().is_switching = false;
-  give_up(event.why);
+  give_up(event.why, event.is_refusal);
 }
 
 void Worker::on(const Decision& message) {
@@ -208,8 +208,8 @@ void Worker::install() {
   tell(Installed{options_.id, epoch_, version_});
 }
 
-void Worker::give_up(const std::string& why) {
-  tell(Vote{options_.id, open().asked.attempt, false, why.substr(0, kMaxWhyBytes)});
+void Worker::give_up(const std::string& why, bool is_refusal) {
+  tell(Vote{options_.id, open().asked.attempt, false, why.substr(0, kMaxWhyBytes), is_refusal});
   discard();
 }
 

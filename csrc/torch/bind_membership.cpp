@@ -81,12 +81,10 @@ std::vector<std::uint64_t> values_of(const std::vector<MemberId>& ids) {
 }
 
 py::dict as_dict(const membership::World& world) {
-  py::dict out;
-  out["epoch"] = world.epoch;
-  out["layout"] = world.layout;
-  out["members"] = values_of(world.members);
-  out["version"] = world.version;
-  return out;
+  return py::dict(py::arg("epoch") = world.epoch,
+                  py::arg("layout") = world.layout,
+                  py::arg("members") = values_of(world.members),
+                  py::arg("version") = world.version);
 }
 
 py::dict as_dict(const membership::Status& status) {
@@ -126,6 +124,7 @@ py::dict read_description(const std::string& line) {
   std::ranges::transform(
       read.holdings, holdings.begin(), [](auto each) { return static_cast<int>(each); });
   out["holdings"] = holdings;
+  out["cold_because"] = read.cold_because;
   return out;
 }
 
@@ -157,11 +156,8 @@ TracedWorker make_worker(std::uint64_t id,
                          std::string host,
                          std::int64_t timeout_ms,
                          std::int64_t now_ms) {
-  membership::WorkerOptions options;
-  options.id = MemberId{id};
-  options.host = std::move(host);
-  options.deadlines = membership::make_deadlines(timeout_ms);
-  return TracedWorker(Worker(std::move(options), now_ms));
+  const membership::Deadlines deadlines = membership::make_deadlines(timeout_ms);
+  return TracedWorker(Worker({MemberId{id}, std::move(host), deadlines}, now_ms));
 }
 
 py::list handle(TracedWorker& self, std::int64_t now_ms, const WorkerEvent& event) {
@@ -333,12 +329,18 @@ void bind_worker(py::module_& m) {
           py::arg("attempt"))
       .def(
           "switch_broke",
-          [](TracedWorker& self, std::int64_t now_ms, std::int64_t attempt, std::string why) {
-            return handle(self, now_ms, membership::SwitchBroke{attempt, std::move(why)});
+          [](TracedWorker& self,
+             std::int64_t now_ms,
+             std::int64_t attempt,
+             std::string why,
+             bool is_refusal) {
+            return handle(
+                self, now_ms, membership::SwitchBroke{attempt, std::move(why), is_refusal});
           },
           py::arg("now_ms"),
           py::arg("attempt"),
-          py::arg("why"))
+          py::arg("why"),
+          py::arg("is_refusal"))
       .def(
           "stopped",
           [](TracedWorker& self,

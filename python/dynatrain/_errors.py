@@ -22,7 +22,15 @@ class Error(RuntimeError):
 
 
 class LayoutError(Error, ValueError):
-    """The caller's layouts, model or tensors do not fit; nothing was switched."""
+    """The caller's layouts, model or tensors do not fit; nothing was switched.
+
+    Attributes:
+        is_momentary: the moment does not fit, and the next step boundary may.
+    """
+
+    def __init__(self, message: str = "", *, is_momentary: bool = False) -> None:
+        super().__init__(message)
+        self.is_momentary = is_momentary
 
 
 class StaleStateError(LayoutError):
@@ -160,18 +168,14 @@ def kind_and_facts(error: Error) -> tuple[str, tuple[int, ...]]:
     for kind in (DeviceError, InternalError):
         if isinstance(error, kind):
             return kind.__name__, ()
-    return "LayoutError", ()
+    return "LayoutError", (isinstance(error, LayoutError) and error.is_momentary,)
 
 
 def of_kind(kind: str, message: str, facts: tuple[int, ...]) -> Error:
     """The error that :func:`kind_and_facts` told of, with another message."""
-    kinds: tuple[Any, ...] = (
-        BudgetError,
-        TransportError,
-        DeviceError,
-        InternalError,
-        LayoutError,
-    )
+    if kind == "LayoutError":
+        return LayoutError(message, is_momentary=any(facts))
+    kinds: tuple[Any, ...] = (BudgetError, TransportError, DeviceError, InternalError)
     made: Error = {each.__name__: each for each in kinds}[kind](message, *facts)
     return made
 

@@ -795,8 +795,13 @@ class MembershipWorker:
     def switch_moved(self, now_ms: int, attempt: int) -> list[tuple[Any, ...]]:
         """The target is there, and the source still is."""
 
-    def switch_broke(self, now_ms: int, attempt: int, why: str) -> list[tuple[Any, ...]]:
-        """The transfer has ended, and the source is as it was."""
+    def switch_broke(
+        self, now_ms: int, attempt: int, why: str, is_refusal: bool
+    ) -> list[tuple[Any, ...]]:
+        """The transfer has ended, and the source is as it was.
+
+        ``is_refusal``: the target cannot be taken from the state as it is.
+        """
 
     def stopped(
         self, now_ms: int, version: int, is_clean: bool, snapshots: Sequence[int]
@@ -830,7 +835,10 @@ class Words:
         """
 
 def membership_description(line: str) -> dict[str, Any]:
-    """An attempt as it is published: attempt, is_recovery, source, target, holdings."""
+    """An attempt as it is published.
+
+    Keys: attempt, is_recovery, source, target, holdings, cold_because.
+    """
 
 def membership_speaker(line: str) -> int:
     """The member that says a message; LayoutError where it is none."""

@@ -229,7 +229,7 @@ class Collective:
         check_target(layout, num_ranks or self.engine.num_ranks, keep)
         why_not = self.adapter.why_not_now(self.present.state)
         if why_not is not None:
-            raise LayoutError(why_not)
+            raise LayoutError(why_not, is_momentary=True)
 
     def reconnect(self, met: Met) -> None:
         """Makes the groups of all ranks anew where a call says that some are lost. Collective."""

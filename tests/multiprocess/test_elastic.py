@@ -165,3 +165,23 @@ def test_a_job_begins_in_a_layout_of_several_axes(tmp_path):
 
         assert [member.end(60) for member in members] == [0] * 4
         assert all(member.lines[-1] == "ended: finished" for member in members)
+
+
+# The tensors of one member are others at each step, so that nothing fits that is prepared while it
+# trains: the change was tried for ever. In the stop it comes, and who listens hears why it is slow.
+@pytest.mark.long
+@pytest.mark.timeout(240)
+def test_a_change_that_cannot_be_prepared_ahead_is_prepared_in_the_stop(job):
+    members = [job.member(), job.member(NEVER_AHEAD="1")]
+    for member in members:
+        trains_in(member, "dp=2")
+    stays = next(member for member in members if member.told("step")[-1]["place"][0] == 0)
+    job.ask("resize", "--layout", "dp=1")
+    trains_in(stays, "dp=1")
+    job.hurry.touch()
+
+    assert [member.end(120) for member in members] == [0, 0]
+    assert [each["prepared"] for each in stays.told("switch")] == [False]
+    words = [each["text"] for each in stays.told("event") if each["what"] == "preparing"]
+    assert "dp=2 -> dp=1, in the stop" in words[-1]
+    losses_of(members, TOTAL)

@@ -62,6 +62,11 @@ struct CoordinatorOptions {
   std::int64_t first_version = 0;  ///< completed steps with which the first world begins
   std::int64_t step_margin = 2;    ///< steps between the newest version and a first proposal
   int max_proposals = 6;           ///< of one attempt; the margin doubles with each
+  /// Of one planned change: after so many attempts that members could not prepare beside training,
+  /// they prepare it in the stop; after so many that they refused there, it is tried no more until
+  /// membership or the wish changes.
+  int max_unprepared = 3;
+  int max_refused = 2;
 };
 
 struct CoordinatorState;

@@ -79,7 +79,8 @@ struct Vote {
   MemberId id;
   std::int64_t attempt = 0;
   bool is_yes = false;
-  std::string why;  ///< of a no
+  std::string why;          ///< of a no
+  bool is_refusal = false;  ///< of a no: the target cannot be taken from the state as it is
 };
 
 struct Installed {

@@ -38,6 +38,7 @@ struct SwitchMoved {
 struct SwitchBroke {
   std::int64_t attempt = 0;
   std::string why;
+  bool is_refusal = false;  ///< the target cannot be taken from the state as it is
 };
 /// The answer to StopStep: neither a step nor a transfer runs any more.
 struct Stopped {
@@ -188,7 +189,7 @@ class Worker {
   void go_on();
   void install();
   void discard();
-  void give_up(const std::string& why);
+  void give_up(const std::string& why, bool is_refusal);
   void report();
   void send_heartbeat();
   void check_deadlines_passed();

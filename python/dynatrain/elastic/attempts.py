@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.distributed import DistError
 
-from dynatrain._errors import TransportError
+from dynatrain._errors import BudgetError, LayoutError, TransportError
 from dynatrain.generation.seats import Seats
 from dynatrain.layout import Layout
 
@@ -49,7 +49,9 @@ def in_words(attempt: int, description: dict[str, Any]) -> str:
     """What an attempt is to do."""
     source, target = (description[side]["layout"] or "nothing" for side in ("source", "target"))
     version = f" of step {description['target']['version']}" if description["is_recovery"] else ""
-    return f"attempt {attempt}: {source}{version} -> {target}"
+    why = description["cold_because"].partition("\n")[0]
+    where = f", in the stop: it could not be prepared beside training ({why})" if why else ""
+    return f"attempt {attempt}: {source}{version} -> {target}{where}"
 
 
 def _holdings(description: dict[str, Any]) -> dict[int, Holding]:
@@ -57,6 +59,13 @@ def _holdings(description: dict[str, Any]) -> dict[int, Holding]:
     source, target = description["source"]["members"], description["target"]["members"]
     each = [*source, *(member for member in target if member not in source)]
     return dict(zip(each, map(Holding, description["holdings"]), strict=False))
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether an error in the stop tells that the target cannot be taken, at whichever step."""
+    if isinstance(error, LayoutError):
+        return not error.is_momentary
+    return isinstance(error, BudgetError)
 
 
 def is_of_communication(error: BaseException) -> bool:

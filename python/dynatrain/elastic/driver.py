@@ -12,7 +12,13 @@ from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from dynatrain import given
 from dynatrain._errors import Error, InternalError, LayoutError, TransportError, ends_job
-from dynatrain.elastic.attempts import in_words, is_of_communication, members_of, seats_of
+from dynatrain.elastic.attempts import (
+    in_words,
+    is_of_communication,
+    is_refusal,
+    members_of,
+    seats_of,
+)
 from dynatrain.elastic.driven import Session
 from dynatrain.elastic.events import Events
 from dynatrain.elastic.part import Asked, Part, UncoveredError, described
@@ -92,7 +98,10 @@ class Driver:
         store = self._store()
         description, hosts = described(store.get(f"attempt/{attempt}"))
         target = description["target"]
-        self.events.note("preparing", in_words(attempt, description))
+        words = in_words(attempt, description)
+        self.events.note("preparing", words)
+        if description["cold_because"]:
+            _log.info("%s", words)
         ids = members_of(description)
         name = f"{target['epoch']}.{attempt}"
         each = tuple(Member(str(member), hosts.get(member, "")) for member in ids)
@@ -117,16 +126,17 @@ class Driver:
             connections.check()
         if ready.version is not None:
             self._await_held(attempt, ready)
-        elif ready.source is not None:
+        elif ready.source is not None and not description["cold_because"]:
             self._prepare_ahead(attempt, ready, (ready.source, ready.epoch))
 
     def _prepare_ahead(self, attempt: int, ready: Ready, source: tuple[Seats, int]) -> None:
         ready.ahead.set_running_or_notify_cancel()
         try:
             run = ready.slices.run
-            ready.ahead.set_result(
+            ready.standing.append(
                 self._session.prepare_ahead(ready.generation, source, ready.target, run)
             )
+            ready.ahead.set_result(None)
         except BaseException as error:
             ready.ahead.set_exception(error)
             raise
@@ -309,7 +319,8 @@ class Driver:
             if goes_on:
                 self._session.back_to(self._present)
             if is_open:
-                self.part.broke(attempt, given.described(error))
+                why = given.described(error)
+                self.part.broke(attempt, why, is_refusal=is_refusal(error))
             if not goes_on:
                 raise
             self._drop(attempt)
@@ -338,8 +349,8 @@ class Driver:
             self._session.enter(ready.generation)
         elif ready.version is None:
             self._session.stand_by(ready.generation, ready.source, ready.epoch, version)
-        if ready.ahead.done():
-            self._session.adopt(ready.ahead.result())
+        if ready.standing:  # from here on it is the session's, which may have to prepare anew
+            self._session.adopt(ready.standing.pop())
         report = self._session.go(ready.target)
         self._wishes.fulfilled(report)
         self.events.note("switched", str(report))

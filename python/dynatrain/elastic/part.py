@@ -145,9 +145,12 @@ class Part:
         """The state has moved: this member votes yes."""
         self._feed(lambda now: self._machine.switch_moved(now, attempt))
 
-    def broke(self, attempt: int, why: str) -> None:
-        """The switch has failed here: this member votes no."""
-        self._feed(lambda now: self._machine.switch_broke(now, attempt, why[:900]))
+    def broke(self, attempt: int, why: str, *, is_refusal: bool) -> None:
+        """The switch has failed here: this member votes no.
+
+        ``is_refusal``: the target cannot be taken from the state as it is.
+        """
+        self._feed(lambda now: self._machine.switch_broke(now, attempt, why[:900], is_refusal))
 
     def leave(self, grace_s: float) -> None:
         """Asks to be left out of the next world."""

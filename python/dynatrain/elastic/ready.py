@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dynatrain.elastic.slices import Slices
 from dynatrain.generation.generation import Generation
@@ -23,8 +23,10 @@ class Ready:
         epoch: of the source, as sessions count.
         version: of a recovery, the completed steps of what is left; else None.
         held: of a recovery, done when the training thread has prepared the switch.
-        ahead: of a planned change, what its thread prepares beside training.
+        ahead: done when the thread of a planned change has prepared it beside training; never
+            where it is prepared in the stop.
         slices: what that has the training thread do.
+        standing: what it has prepared, until the switch takes it.
     """
 
     generation: Generation
@@ -33,5 +35,6 @@ class Ready:
     epoch: int
     version: int | None
     held: Future[None]
-    ahead: Future[Standing]
+    ahead: Future[None]
     slices: Slices
+    standing: list[Standing] = field(default_factory=list)

@@ -108,8 +108,10 @@ class Preparations:
 
     def taken(self, layout: Layout, names: Mapping[str, str], met: Met, clock: Clock) -> Standing:
         """The target of a switch, prepared now where it was not; used up by it. Collective."""
+        if not met.ready:  # on whichever rank: two targets would be held beside the source
+            self.drop()
         standing = self.standing
-        if not met.ready or standing is None:
+        if standing is None:
             began = clock.now()
             standing = self.prepare(layout, names, met)
             clock.adopt(standing.spans, began)

@@ -52,7 +52,7 @@ TEST(Text, EveryMessageOfAMemberTravels) {
       Prepared{{1}, 2, 3},
       PrepareFailed{{1}, 2, all_bytes(), true},
       Promise{{1}, 2, 3, true, 4},
-      Vote{{1}, 2, false, "why not: 100 %"},
+      Vote{{1}, 2, false, "why not: 100 %", true},
       Installed{{1}, 2, 3},
       StepFailed{{1}, 2, {{3}, {4}}},
       Report{{1}, 2, 3, true, {9, 6}},
@@ -106,7 +106,8 @@ TEST(Text, ADescriptionTravels) {
                                 ChangeKind::kRecovery,
                                 World{1, "dp=2", {{1}, {2}}, 0},
                                 World{2, "dp=1", {{1}}, 9},
-                                {Holding::kLive, Holding::kAbsent}};
+                                {Holding::kLive, Holding::kAbsent},
+                                "no two steps have the same tensors: 100 %"};
 
   EXPECT_EQ(decode<Description>(encode(description)), description);
 }

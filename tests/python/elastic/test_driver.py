@@ -10,6 +10,7 @@ import pytest
 from torch.distributed import DistNetworkError
 
 from dynatrain import BudgetError, LayoutError
+from dynatrain._errors import like
 from dynatrain.elastic.driver import Driver
 from dynatrain.elastic.part import Asked
 from dynatrain.elastic.ready import Ready
@@ -45,8 +46,8 @@ class FakePart:
     def moved(self, attempt):
         self.told.append("yes")
 
-    def broke(self, attempt, why):
-        self.told.append(f"no: {why}")
+    def broke(self, attempt, why, *, is_refusal):
+        self.told.append(f"{'refused' if is_refusal else 'no'}: {why}")
 
     def step_broke(self):
         self.told.append("step broke")
@@ -72,6 +73,9 @@ class FakeSession:
 
     def stand_by(self, *place):
         """It has no place yet."""
+
+    def adopt(self, standing):
+        self.adopted = standing
 
     def go(self, layout):
         return self._go(self.vote)
@@ -127,8 +131,34 @@ def test_a_member_that_fails_before_its_vote_says_no_and_trains_on():
     driver, session, part = driven(raising(BudgetError("no room", 1, 0)), Asked("train"))
 
     assert driver.may_train()
-    assert part.told == ["no: BudgetError: no room"]
+    assert part.told == ["refused: BudgetError: no room"]
     assert session.went_back == 1
+
+
+# Gradients that are there at this step are not at the next: nobody may call the target impossible.
+def test_what_only_the_moment_forbids_is_no_refusal_of_the_target():
+    error = like(LayoutError("gradients", is_momentary=True), "rank 1: gradients")
+    driver, _, part = driven(raising(error), Asked("train"))
+
+    assert driver.may_train()
+    assert part.told == ["no: LayoutError: rank 1: gradients"]
+
+
+# A session that has to prepare anew lets go of what was prepared; a second one who holds it would
+# have two targets beside the source.
+def test_nobody_but_the_session_holds_a_target_while_it_switches():
+    seen = []
+
+    def go(vote):
+        seen.extend(driver._ready[1].standing)
+        raise BudgetError("no room", 1, 0)
+
+    driver, session, _ = driven(go, Asked("train"))
+    driver._ready[1].standing.append("the target")
+    driver.may_train()
+
+    assert session.adopted == "the target"
+    assert seen == []
 
 
 # Of the library's errors a switch goes back; what is none ends the script, and the others hear it.

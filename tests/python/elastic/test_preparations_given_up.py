@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from types import SimpleNamespace
@@ -10,12 +11,15 @@ from types import SimpleNamespace
 import pytest
 
 from dynatrain import TransportError
+from dynatrain.elastic import driver
 from dynatrain.elastic.driver import Driver
 from dynatrain.elastic.part import Asked
 from dynatrain.elastic.ready import Ready
 from dynatrain.elastic.slices import Slices
 from dynatrain.generation.seats import Seats
 from dynatrain.layout import Layout
+from dynatrain.switch.clock import Clock
+from dynatrain.switch.preparations import Preparations
 
 SECONDS = timedelta(seconds=20)
 SEATS = Seats(Layout(dp=2), ("1", "2"))
@@ -170,8 +174,37 @@ def test_a_target_is_kept_for_the_switch(attempt, threads):
     attempt.session.go_on.set()
     preparing.result()
 
-    assert attempt.ready.ahead.result() == "the target"
+    assert attempt.ready.standing == ["the target"]
     assert attempt.generation.events == []
+
+
+def described(cold_because):
+    """A change from dp=2 to dp=1, as it is published."""
+    source = {"epoch": 1, "layout": "dp=2", "members": [1, 2], "version": 0}
+    target = {"epoch": 2, "layout": "dp=1", "members": [1], "version": 0}
+    facts = {"is_recovery": False, "holdings": [], "cold_because": cold_because}
+    return {"attempt": 8, "source": source, "target": target, **facts}, {}
+
+
+# No two boundaries fit together where the tensors of members differ at each step: the coordinator
+# says to all when they are not to try it any more, and they say why to whoever listens.
+@pytest.mark.parametrize("cold_because", ["", "member 2 cannot prepare: other tensors\n  so"])
+def test_a_change_is_prepared_ahead_unless_all_are_told_otherwise(
+    attempt, monkeypatch, cold_because
+):
+    monkeypatch.setattr(driver, "described", lambda published: described(cold_because))
+    monkeypatch.setattr(driver, "PrefixStore", lambda *of: None)
+    attempt.driver._store = lambda: {"attempt/8": b""}
+    attempt.session.prepare_ahead = lambda *given: "the target"
+    told = []
+    attempt.driver.events.call(told.append)
+    attempt.driver.prepare(8)
+    attempt.driver.events.tell()
+
+    assert attempt.driver._ready[8].standing == ([] if cold_because else ["the target"])
+    text = ", in the stop: it could not be prepared beside training ({})"
+    why = text.format("member 2 cannot prepare: other tensors") if cold_because else ""
+    assert [each.text for each in told] == [f"attempt 8: dp=2 -> dp=1{why}"]
 
 
 # Were its groups closed under it, the thread would fail of something that nobody has done wrong.
@@ -217,3 +250,28 @@ def test_a_late_piece_is_no_answer_to_a_vote(attempt):
     attempt.session.vote("tp=2", 0)
 
     assert attempt.driver.part.asked == []
+
+
+class Target:
+    """In place of one that stands."""
+
+    spans = ()
+
+
+# It was held until the new one stood, by a rank whose own tensors had not changed: two targets
+# beside the source, over the budget that the plan had been held against.
+def test_a_target_that_is_prepared_anew_is_let_go_of_first():
+    targets, held = Preparations(None, None, None, None), Target()
+    former = weakref.ref(held)
+    targets.adopt(held)
+    del held
+    was_held = []
+
+    def prepare(*wanted):
+        was_held.append(former() is not None)
+        return Target()
+
+    targets.prepare = prepare
+    targets.taken(Layout(), {}, SimpleNamespace(ready=False), Clock(0))
+
+    assert was_held == [False]
