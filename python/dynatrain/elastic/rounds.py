@@ -27,6 +27,7 @@ _MOST_AHEAD = 64
 #: Why a member has copied nothing, where the next round may do better at once.
 GROWN = "the state has grown since there was room made for it"
 LATE = "its training was beyond that boundary when it came to know of it"
+SLOW = "its training has not come to a boundary for a third of timeout_s"
 #: Takes note of an event, by its kind and in words, in any thread.
 Note = Callable[[str, str], None]
 
@@ -77,6 +78,8 @@ class Rounds(threading.Thread):
         self._means = means
         self._members = members
         self._connections = Connections(means.timeout)
+        #: For one step; it may be over twice before this member says so, and others outwait that.
+        self._patience_s = means.timeout.total_seconds() / 3
         self._changed = threading.Condition()
         self._size: int | None = None
         self._at = 0
@@ -137,9 +140,8 @@ class Rounds(threading.Thread):
                 )
 
     def _do_rounds(self, channel: Channel) -> None:
-        self._await(lambda: self._size is not None)
-        assert self._size is not None
-        slot, size = self._slots.spare, self._size
+        self._await(lambda: self._size is not None, self._patience_s)
+        slot, size = self._slots.spare, self._size or 0
         other = channel.swap(Brought(None, 0, size, "begins"), None, lambda _: None)
         self._room(slot, size + other.size_bytes)
         agreed = channel.agree(Said(self._at))
@@ -186,26 +188,49 @@ class Rounds(threading.Thread):
         if brought.state is not None and other.state is not None and not problem:
             problem = _took(slot, other)
         at = self._at
-        is_soon = problem in (GROWN, LATE)
+        is_soon = problem in (GROWN, LATE, SLOW)
         if problem == LATE:
             self._margin = min(self._margin * 2, _MOST_AHEAD)
         return channel.agree(Said(at, problem, is_soon)), other
 
     def _brought_at(self, due: int) -> Brought:
-        """What the training thread has copied at a boundary; nothing where it has passed it."""
+        """What the training thread has copied at a boundary; nothing where it has passed it.
+
+        Nor where one of its steps does not end. Once it has begun to copy, that is waited for: the
+        slot is being written. A copy has a deadline of its own.
+        """
         with self._changed:
             if self._at >= due:
                 return Brought(None, 0, self._size or 0, LATE)
             self._due = due
-        self._await(lambda: self._brought is not None)
+        at = -1
+        while self._lacks(due):
+            if self._is_given_up(due, at):
+                return Brought(None, 0, self._size or 0, SLOW)
+            at = self._at
+            self._await(lambda: not self._lacks(due), self._patience_s)
+        self._await(lambda: self._brought is not None, 2 * self._means.timeout.total_seconds())
         brought, self._brought = self._brought, None
-        assert brought is not None
+        if brought is None:
+            raise TimeoutError("a copy that was begun has not ended")
         self._size = brought.size_bytes or self._size
         return brought
 
-    def _await(self, is_there: Callable[[], bool]) -> None:
+    def _lacks(self, due: int) -> bool:
+        """Whether the copy at a boundary has not begun."""
+        return self._due == due
+
+    def _is_given_up(self, due: int, at: int) -> bool:
+        """Whether training still stands where it stood, or went by; then nothing is copied."""
         with self._changed:
-            self._changed.wait_for(lambda: is_there() or self._ended)
+            is_over = self._lacks(due) and (self._at == at or self._at > due)
+            if is_over:
+                self._due = None
+            return is_over
+
+    def _await(self, is_there: Callable[[], bool], seconds: float) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: is_there() or self._ended, seconds)
             if self._ended:
                 raise _EndedError
 
