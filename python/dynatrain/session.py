@@ -23,6 +23,16 @@ from dynatrain.requested import Requested
 from dynatrain.switch.beginning import Initialize
 from dynatrain.switch.calls import check_target
 
+_ASK = "ask for a layout by session.request(layout), or `dynatrain resize --layout ...`"
+#: What does in a job of :func:`dynatrain.join.join` what a call of all ranks does elsewhere.
+_INSTEAD = {
+    "switch()": _ASK,
+    "prepare()": f"{_ASK}; it is prepared while the job trains",
+    "check()": f"{_ASK}; what members refuse is named by `dynatrain status`, and training goes on",
+    "fingerprint()": "join(..., verify=('sums', 'fingerprint')) puts it in every report",
+    "verify_replicas()": "join(..., verify=('sums', 'replicas')) compares them before each switch",
+}
+
 
 class Session(Position):
     """One training job under dynatrain; made by :func:`dynatrain.init`.
@@ -210,7 +220,7 @@ class Session(Position):
                 f"session: {call} of a process that has joined a coordinator's job\n"
                 "  expected its coordinator alone to call all members together\n"
                 "  nothing was changed; training may go on\n"
-                "  ask the coordinator: `dynatrain resize --layout ...`"
+                f"  {_INSTEAD[call]}"
             )
 
     # ---- life ----------------------------------------------------------------------------------
