@@ -3,6 +3,7 @@
 
 #include "layout/describe.hpp"
 #include <algorithm>
+#include <map>
 #include <set>
 #include <utility>
 
@@ -114,15 +115,21 @@ std::map<int, std::vector<Box>> boxes_by_rank(const std::vector<OwnedBox>& owned
   return boxes;
 }
 
-void prove_coverage_of(const LogicalTensor& tensor, const std::vector<OwnedBox>& owned) {
+std::vector<Box> holes_in(const Shape& shape, const std::vector<OwnedBox>& owned) {
   std::vector<Box> boxes;
   boxes.reserve(owned.size());
-  std::int64_t held_elems = 0;
   for (const OwnedBox& item : owned) {
     boxes.push_back(item.box);
+  }
+  return uncovered(Box::whole(shape), boxes);
+}
+
+void prove_coverage_of(const LogicalTensor& tensor, const std::vector<OwnedBox>& owned) {
+  std::int64_t held_elems = 0;
+  for (const OwnedBox& item : owned) {
     held_elems = checked_add(held_elems, item.box.num_elements());
   }
-  if (const auto holes = uncovered(Box::whole(tensor.shape), boxes); !holes.empty()) {
+  if (const auto holes = holes_in(tensor.shape, owned); !holes.empty()) {
     refuse_map("no rank holds " + holes.front().to_string() + " of '" + tensor.name + "' (" +
                    describe(tensor) + ")",
                std::to_string(holes.size()) + " boxes of it have no owner",
@@ -172,6 +179,23 @@ void prove_coverage(const ShardMap& map) {
       prove_coverage_of(map.tensor(id), map.owned_boxes(id));
     }
   }
+}
+
+std::vector<Hole> holes_of(const ShardMap& map) {
+  std::vector<Hole> holes;
+  std::map<std::pair<Shape, const Sharding*>, std::vector<Box>> known;
+  for (std::size_t i = 0; i < map.num_tensors(); ++i) {
+    const TensorId id{static_cast<std::int64_t>(i)};
+    const Shape& shape = map.tensor(id).shape;
+    const auto [at, is_new] = known.try_emplace({shape, &map.sharding(id)});
+    if (is_new) {
+      at->second = holes_in(shape, map.owned_boxes(id));
+    }
+    if (!at->second.empty()) {
+      holes.push_back({id, at->second});
+    }
+  }
+  return holes;
 }
 
 }  // namespace dynatrain

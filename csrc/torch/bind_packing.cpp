@@ -2,6 +2,7 @@
 #include "torch/packed_state.hpp"
 #include <set>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -25,6 +26,29 @@ StateTable table_of(const std::vector<std::pair<py::bytes, std::int64_t>>& share
       reinterpret_cast<std::byte*>(on_device);  // NOLINT(performance-no-int-to-ptr)
   return packed_table(
       told, {.host = run.data(), .device = device, .size_bytes = run.size_bytes()}, on_host);
+}
+
+using PyPiece = std::tuple<PyDims, PyDims, std::int64_t>;
+using PyPacked = std::tuple<std::string, PyDims, std::string, std::int64_t, std::vector<PyPiece>>;
+
+std::vector<PyPacked> boxes_of(const std::string& blob) {
+  const PackedShare share{blob, 0};
+  std::vector<PyPacked> packed;
+  for (const Descriptor& held : join_packed({&share, 1})) {
+    const LogicalTensor& tensor = held.tensor;
+    std::vector<PyPiece> pieces;
+    for (const Fragment& fragment : held.fragments) {
+      pieces.emplace_back(to_list(fragment.box.begin),
+                          to_list(fragment.box.end),
+                          fragment.view.offset_elems * tensor.dtype.size_bytes);
+    }
+    packed.emplace_back(tensor.name,
+                        to_list(tensor.shape),
+                        tensor.dtype.name,
+                        tensor.dtype.size_bytes,
+                        std::move(pieces));
+  }
+  return packed;
 }
 
 }  // namespace
@@ -53,6 +77,7 @@ void bind_packing(py::module_& m) {
           py::arg("after"),
           py::arg("timeout_s"),
           NoGil());
+  m.def("packed_boxes", &boxes_of, py::arg("blob"));
   m.def("packed_table",
         &table_of,
         py::arg("shares"),

@@ -5,6 +5,7 @@
 #include <limits>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 namespace dynatrain::binding {
@@ -63,6 +64,18 @@ std::vector<std::tuple<PyDims, PyDims, std::vector<int>>> owners_of(const ShardM
   return owners;
 }
 
+std::vector<std::pair<std::string, std::vector<PyBox>>> holes_by_name(const ShardMap& map) {
+  std::vector<std::pair<std::string, std::vector<PyBox>>> holes;
+  for (const Hole& hole : holes_of(map)) {
+    std::vector<PyBox> boxes;
+    for (const Box& box : hole.boxes) {
+      boxes.push_back(to_pair(box));
+    }
+    holes.emplace_back(map.tensor(hole.id).name, std::move(boxes));
+  }
+  return holes;
+}
+
 void prove_live_table(const ShardMap& map, int rank, const StateTable& table) {
   prove_live(map, rank, table.live_in(map));
 }
@@ -84,6 +97,7 @@ void bind_shard_map(py::module_& m) {
       .def("owners", &owners_of, py::arg("name"))
       .def("bytes_of_rank", &ShardMap::bytes_of_rank, py::arg("rank"), NoGil())
       .def("prove_live", &prove_live_table, py::arg("rank"), py::arg("table"), NoGil())
+      .def("holes", &holes_by_name)
       .def("prove_coverage", &prove_coverage, NoGil());
 }
 

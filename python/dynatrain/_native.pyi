@@ -320,6 +320,15 @@ class PackedState:
         Raises LayoutError where the run is too short, TransportError at the deadline.
         """
 
+def packed_boxes(
+    blob: bytes,
+) -> list[tuple[str, list[int], str, int, list[tuple[list[int], list[int], int]]]]:
+    """What a run holds, by tensor: ``(name, shape, dtype name, bytes per element, pieces)``.
+
+    A piece is ``(begin, end, offset_bytes)``, dense in the run. Raises LayoutError where the blob
+    cannot be read.
+    """
+
 def packed_table(
     shares: Sequence[tuple[bytes, int]],
     run: HostRun,
@@ -380,6 +389,9 @@ class ShardMap:
 
     def prove_coverage(self) -> None:
         """Raises LayoutError naming a box that nobody holds."""
+
+    def holes(self) -> list[tuple[str, list[tuple[list[int], list[int]]]]]:
+        """The boxes that nobody holds, by tensor; disjoint, and none where all is held."""
 
 class Plan:
     """All moves of one rank for one switch."""

@@ -172,4 +172,16 @@ void prove_live(const ShardMap& map, int rank, std::span<const LiveTensor> live)
 /// disjoint. Errors: LayoutError naming the tensor and an uncovered box.
 void prove_coverage(const ShardMap& map);
 
+/// What of a tensor nobody holds.
+struct Hole {
+  TensorId id;
+  std::vector<Box> boxes;  ///< disjoint, sorted, never empty
+};
+
+/// Everything that no rank of `map` holds, by tensor; tensors that are whole are left out.
+///
+/// Cost     that of prove_coverage().
+/// Source   own; docs/design/layout.md, "Packed states".
+[[nodiscard]] std::vector<Hole> holes_of(const ShardMap& map);
+
 }  // namespace dynatrain

@@ -161,6 +161,19 @@ TEST(ProveCoverage, NamesTheBoxThatNobodyHolds) {
   EXPECT_NE(text.find("[2:3, 0:4]"), std::string::npos) << text;
 }
 
+// What is fetched from elsewhere is exactly what nobody has: all of it, and nothing twice.
+TEST(HolesOf, AreTheBoxesThatNobodyHolds) {
+  const auto with_holes = make_table_sharding(
+      {{0, {{{{1, 0}, {2, 4}}, {0, {4, 1}}}}}, {1, {{{{3, 0}, {4, 2}}, {0, {4, 1}}}}}});
+  const ShardMap map({entry("good", {4, 4}, halves()), entry("holed", {4, 4}, with_holes)});
+  const std::vector<Hole> holes = holes_of(map);
+
+  ASSERT_EQ(holes.size(), 1U);
+  EXPECT_EQ(map.tensor(holes[0].id).name, "holed");
+  EXPECT_EQ(holes[0].boxes,
+            (std::vector<Box>{{{0, 0}, {1, 4}}, {{2, 0}, {3, 4}}, {{3, 2}, {4, 4}}}));
+}
+
 // Replicas, empty tensors, scalars and shards that overlap between ranks are all covered.
 TEST(ProveCoverage, AcceptsMapsWithoutHoles) {
   const auto overlapping =
