@@ -10,6 +10,7 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -56,6 +57,8 @@ class Given:
     seed: Any
     groups: Any
     snapshot_every: Any = None
+    checkpoint_dir: Any = None
+    checkpoint_every: Any = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,8 @@ class Checked:
             "verify": str(sorted(options.verify)),
             "seed": str(options.seed),
             "snapshot_every": str(options.snapshot_every),
+            "checkpoint_dir": str(options.checkpoint_dir),
+            "checkpoint_every": str(options.checkpoint_every),
             "device": "left out" if self.device is None else self.device.type,
             "initialize and groups": self.hooks,
             "keep": str(sorted(self.keep)),
@@ -112,10 +117,11 @@ def check(given: Given) -> Checked:
         transport=_transport(given.transport),
         verify=_verify(given.verify),
         seed=_whole("seed", given, -(1 << 63), (1 << 64) - 1),
-        snapshot_every=None
-        if given.snapshot_every is None
-        else _whole("snapshot_every", given, 1, _MAX_STEPS),
+        snapshot_every=_steps("snapshot_every", given),
+        checkpoint_dir=_folder(given.checkpoint_dir),
+        checkpoint_every=_steps("checkpoint_every", given),
     )
+    _check_checkpoints(options)
     return Checked(
         checked_layout("init", given.layout),
         _keep(given.keep),
@@ -183,6 +189,34 @@ def _whole(name: str, given: Given, low: int, high: int) -> int:
     if found is None or not low <= found <= high:
         raise wrong_argument("init", name, value, f"a whole number from {low} to {high}")
     return found
+
+
+def _steps(name: str, given: Given) -> int | None:
+    return None if getattr(given, name) is None else _whole(name, given, 1, _MAX_STEPS)
+
+
+def _folder(value: Any) -> Path | None:
+    if value is None:
+        return None
+    expected = "the path of a folder, or of one that is to be made"
+    with looking("init", "checkpoint_dir", value, expected):
+        name = str(value) if isinstance(value, Path) else text(value)
+        if not name or "\0" in name or (os.path.lexists(name) and not Path(name).is_dir()):
+            raise wrong_argument("init", "checkpoint_dir", value, expected)
+        return Path(name).absolute()
+
+
+def _check_checkpoints(options: Options) -> None:
+    """Refuses what cannot be together."""
+    every, folder = options.checkpoint_every, options.checkpoint_dir
+    if (every is None) is not (folder is None):
+        lacks, value = ("every", every) if every is None else ("dir", folder)
+        expected = "both checkpoint_dir and checkpoint_every, or neither"
+        raise wrong_argument("init", f"checkpoint_{lacks}", value, expected)
+    snapshots = options.snapshot_every
+    if every is not None and snapshots is not None and every < snapshots:
+        expected = f"at least snapshot_every={snapshots}, as a checkpoint is of a snapshot's copy"
+        raise wrong_argument("init", "checkpoint_every", every, expected)
 
 
 def _transport(value: Any) -> str | Nccl:

@@ -24,12 +24,13 @@ from dynatrain.door import checked_callable, nothing_started, only_family
 from dynatrain.elastic.addresses import Address, addresses_of
 from dynatrain.elastic.advice import Policy
 from dynatrain.elastic.ask import ask
+from dynatrain.elastic.checkpoint_folder import CheckpointFolder
 from dynatrain.elastic.coordinator import bound_to
 from dynatrain.elastic.deadlines import office_deadlines
 from dynatrain.elastic.driver import Driver
 from dynatrain.elastic.line import Line
 from dynatrain.elastic.part import Part
-from dynatrain.elastic.rounds import Means, Note
+from dynatrain.elastic.rounds import Cadence, Means, Note
 from dynatrain.elastic.secret import read_secret
 from dynatrain.elastic.snapshots import Snapshots
 from dynatrain.elastic.wishes import Wishes
@@ -63,6 +64,8 @@ def join(  # noqa: PLR0913 - the settings of a session, all but two with default
     verify: Collection[str] = ("sums",),
     seed: int = 0,
     snapshot_every: int | None = None,
+    checkpoint_dir: Path | str | None = None,
+    checkpoint_every: int | None = None,
 ) -> Session:
     """Takes part in the job of a coordinator, from its beginning or while it trains.
 
@@ -98,6 +101,14 @@ def join(  # noqa: PLR0913 - the settings of a session, all but two with default
             training, to a member on another host: what dies with a member comes from there, and all
             go back to that step. Without it, what has no other owner is lost. Takes host memory for
             two versions of the state of this member and of another one.
+        checkpoint_dir: folder, on a file system that all members have, in which all write a
+            checkpoint every few steps, beside training: ``step-<version>``, of torch's distributed
+            checkpoint format, whole or absent; the last two stay. What neither a member nor a
+            snapshot has of a version comes from there. Takes host memory for two versions of the
+            state of this member, which are those of its snapshots where it makes some. Torch's
+            metadata is a pickle: whoever can write there can run code in the members.
+        checkpoint_every: steps between two checkpoints; with ``checkpoint_dir``, and at least
+            ``snapshot_every``.
 
     Raises:
         LayoutError: an argument cannot be used.
@@ -119,6 +130,8 @@ def join(  # noqa: PLR0913 - the settings of a session, all but two with default
         seed=seed,
         groups=None,
         snapshot_every=snapshot_every,
+        checkpoint_dir=checkpoint_dir,
+        checkpoint_every=checkpoint_every,
     )
     with only_family("join"), nothing_started():
         if policy is not None:
@@ -187,12 +200,15 @@ def _snapshots(
     session: Session, options: Options, device: torch.device, note: Note
 ) -> Snapshots | None:
     """Those of a member; None where none are wanted."""
-    if options.snapshot_every is None:
+    every, folder = options.checkpoint_every, options.checkpoint_dir
+    if options.snapshot_every is None and every is None:
         return None
+    checkpoints = None if folder is None else CheckpointFolder(folder)
+    cadence = Cadence(options.snapshot_every, every, checkpoints)
     part = session._part
     after = part.engine.after_training
     means = Means(device, options.num_threads, options.timeout, after, note)
-    return Snapshots(options.snapshot_every, part.adapter, part.present, means)
+    return Snapshots(cadence, part.adapter, part.present, means)
 
 
 def _own_address(given: Any) -> str:

@@ -60,14 +60,14 @@ class Copies:
         own: what lies at its begin; None while it is being written.
         other: what lies behind that; None where nothing of another member is whole here.
         sums: of the two, as they were copied and as they came.
-        own_kept: state of kept objects that belong to this rank.
+        own_kept: state of kept objects that belong to this rank, encoded.
     """
 
     run: _native.HostRun | None = None
     own: CopiedState | None = None
     other: CopiedState | None = None
     sums: list[int] = field(default_factory=lambda: [0, 0])
-    own_kept: dict[str, Any] = field(default_factory=dict)
+    own_kept: dict[str, bytes] = field(default_factory=dict)
 
     @property
     def version(self) -> int | None:
@@ -231,13 +231,11 @@ class Reader:
             frozenset(inventory.host_names()),
         )
 
-    def own_kept(self) -> dict[str, Any]:
-        """State of kept objects that belong to this rank, as objects of their own."""
-        adapter = self._adapter
+    def own_kept(self) -> dict[str, bytes]:
+        """State of kept objects that belong to this rank, encoded."""
         states = self._now.states_of_kept(per_rank=True)
         return {
-            name: adapter.decode(adapter.encode(f"{SHARED}{name}", state))
-            for name, state in states.items()
+            name: self._adapter.encode(f"{SHARED}{name}", state) for name, state in states.items()
         }
 
     def forget(self) -> None:

@@ -88,18 +88,22 @@ class Channel:
     """The groups over which copies go, of their own; used by one thread. Made collectively.
 
     Args:
-        members: of a world, two or more, under a name of its own.
+        members: of a world, under a name of its own.
         timeout: deadline of the connecting and of every message.
+        keeps: whether copies have a keeper; without one nothing is swapped. Needs two members.
 
     Raises:
         RuntimeError, TransportError: a member does not come; so from every method.
         OSError: the system has no room for the groups.
     """
 
-    def __init__(self, members: Members, timeout: timedelta) -> None:
+    def __init__(self, members: Members, timeout: timedelta, *, keeps: bool = True) -> None:
         self._rank = members.rank
-        self.keeper, self.kept = partners_of(members.rank, members.node_of_rank)
-        pairs = {tuple(sorted((self._rank, each))) for each in (self.keeper, self.kept)}
+        self._keeps = keeps
+        pairs = set[tuple[int, ...]]()
+        if keeps:
+            self.keeper, self.kept = partners_of(members.rank, members.node_of_rank)
+            pairs = {tuple(sorted((self._rank, each))) for each in (self.keeper, self.kept)}
         check_descriptors(members.num_ranks, *[2] * len(pairs))
         self._timeout = timeout
         # In one order everywhere, so that both ranks of the first pair that lacks are there.
@@ -107,7 +111,8 @@ class Channel:
             pair: members.group(f"pair/{pair[0]}-{pair[1]}", timeout, pair)
             for pair in sorted(pairs)
         }
-        self._tree = Tree(members, timeout, "round")
+        #: Over all members: what rank 0 makes of all parts, on all.
+        self.exchange = Tree(members, timeout, "round").exchange
 
     def swap(
         self,
@@ -124,8 +129,10 @@ class Channel:
                 them are wanted.
 
         Returns:
-            What the other has brought.
+            What the other has brought; nothing where no copy has a keeper.
         """
+        if not self._keeps:
+            return Brought(None, 0, 0, "nobody keeps the copies of another one")
         told = words.encode(brought)
         size = torch.tensor([len(told)])
         other_size = torch.zeros(1, dtype=torch.int64)
@@ -143,7 +150,7 @@ class Channel:
 
     def agree(self, said: Said) -> Agreed:
         """What all say at the end of a round. Collective."""
-        told: Agreed = words.decode(self._tree.exchange(words.encode(said), _agreed))
+        told: Agreed = words.decode(self.exchange(words.encode(said), _agreed))
         return told
 
     def _pieces(self, own: torch.Tensor | None, room: torch.Tensor | None) -> None:

@@ -1,4 +1,4 @@
-"""The rounds in which copies of all members go to their keepers, in a thread beside training."""
+"""The rounds in which copies go to their keepers, and to disk, in a thread beside training."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ import torch
 
 from dynatrain import _native
 from dynatrain._errors import BudgetError
+from dynatrain.elastic.checkpoint_folder import CheckpointFolder
 from dynatrain.elastic.copies import Copies, Slots, bytes_of
 from dynatrain.elastic.partners import Agreed, Brought, Channel, Said, in_words
+from dynatrain.elastic.saving import Saving, Together, why_of
 from dynatrain.generation.connections import Connections
 from dynatrain.generation.members import Members
 from dynatrain.given import described
@@ -51,29 +53,67 @@ class Means:
     note: Note
 
 
+@dataclass(frozen=True)
+class Cadence:
+    """How often what is made of copies.
+
+    Attributes:
+        snapshot_every: steps between two that go to a keeper; None where none do.
+        checkpoint_every: steps between two that go to disk; None where none do.
+        folder: of the checkpoints.
+    """
+
+    snapshot_every: int | None
+    checkpoint_every: int | None = None
+    folder: CheckpointFolder | None = None
+
+    @property
+    def every(self) -> int:
+        """Steps between two copies."""
+        found = self.snapshot_every or self.checkpoint_every
+        assert found is not None
+        return found
+
+    def is_checkpoint(self, version: int, last: int) -> bool:
+        """Whether the copy of a version goes to disk, after the last one that did."""
+        every = self.checkpoint_every
+        return every is not None and version // every > last // every
+
+    def not_before(self, version: int) -> int:
+        """The first boundary from a version on that a copy is due at."""
+        every = self.checkpoint_every
+        if self.snapshot_every is not None or every is None:
+            return version
+        return -(-version // every) * every
+
+
 class Rounds(threading.Thread):
-    """The thread beside training in one world: a round takes copies to their keepers.
+    """The thread beside training in one world: a round takes copies to their keepers, and to disk.
 
     All members do the same rounds. When one ends, all agree at which boundary the next copies are
     made: one that none of them had come to when it spoke. A member that has passed it all the same
     says so, and the round is given up.
 
     Args:
-        every: steps between two copies.
-        slots: where they are.
+        cadence: see there.
+        slots: where copies are.
         means: see there.
-        members: of the world, two or more; called in the thread.
+        members: of the world; called in the thread.
+        version: completed steps with which the world begins.
     """
 
     def __init__(
         self,
-        every: int,
+        cadence: Cadence,
         slots: Slots,
         means: Means,
         members: Callable[[Connections], Members],
+        version: int = 0,
     ) -> None:
         super().__init__(name="dynatrain snapshots", daemon=True)
-        self._every = every
+        self._cadence = cadence
+        self._begun = self._written = version
+        self.saved: list[int] = []  #: versions that have come to disk in this world
         self._slots = slots
         self._means = means
         self._members = members
@@ -129,7 +169,7 @@ class Rounds(threading.Thread):
     def run(self) -> None:
         """Does rounds until the world ends, or a member does not answer."""
         try:
-            self._do_rounds(Channel(self._members(self._connections), self._means.timeout))
+            self._do_rounds(self._members(self._connections))
         except _EndedError:
             pass
         except Exception as error:  # noqa: BLE001 - training goes on without snapshots
@@ -139,25 +179,61 @@ class Rounds(threading.Thread):
                     described(error),
                 )
 
-    def _do_rounds(self, channel: Channel) -> None:
+    def _do_rounds(self, members: Members) -> None:
+        folder = self._cadence.folder
+        if folder is not None and members.rank == 0:
+            folder.sweep(self._begun)
+        keeps = self._cadence.snapshot_every is not None and members.num_ranks > 1
+        channel = Channel(members, self._means.timeout, keeps=keeps)
         self._await(lambda: self._size is not None, self._patience_s)
         slot, size = self._slots.spare, self._size or 0
         other = channel.swap(Brought(None, 0, size, "begins"), None, lambda _: None)
         self._room(slot, size + other.size_bytes)
-        agreed = channel.agree(Said(self._at))
-        due = agreed.at + self._margin
+        at = channel.agree(Said(self._at)).at
+        due, every = self._cadence.not_before(at + self._margin), self._cadence.every
         while True:
             slot, began = self._slots.spare, time.perf_counter()
             brought = self._brought_at(due)
             agreed, other = self._round(channel, slot, brought)
+            at = agreed.at
             if agreed.why:
                 self._tell_of_failure(due, agreed)
-                due = agreed.at + (self._margin if agreed.soon else self._every)
+                due = at + self._margin if agreed.soon else self._cadence.not_before(at + every)
             else:
                 self._slots.is_whole()
-                self._tell_of_success(slot, time.perf_counter() - began)
-                due = max(due + self._every, agreed.at + self._margin)
+                if keeps:
+                    self._tell_of_success(slot, time.perf_counter() - began)
+                if self._cadence.is_checkpoint(due, self._written):
+                    at = max(at, self._save(channel, members, slot))
+                    self._written = due
+                due = self._cadence.not_before(max(due + every, at + self._margin))
             self._room(self._slots.spare, brought.size_bytes + other.size_bytes)
+
+    def _save(self, channel: Channel, members: Members, slot: Copies) -> int:
+        """Takes copies to disk; the furthest boundary that a member has come to meanwhile."""
+        folder, began = self._cadence.folder, time.perf_counter()
+        assert folder is not None
+        assert slot.own is not None
+        seconds = self._means.timeout.total_seconds()
+        name = members.name.replace("/", "-")
+        wait, at = (self._await, self._wake), lambda: self._at
+        means = Together(folder, members.rank, name, channel.exchange, *wait, at, seconds)
+        verdict = Saving(means).save(slot)
+        version = slot.own.version
+        if verdict.why:
+            _log.warning(
+                "the checkpoint after %d steps is given up, older ones stand\n%s",
+                version,
+                why_of(verdict),
+            )
+            return verdict.at
+        self.saved.append(version)
+        self._means.note(
+            "checkpoint",
+            f"after {version} steps: {folder.of(version)}, {slot.own.size_bytes} bytes of this "
+            f"member's, whole after {time.perf_counter() - began:.2f} s",
+        )
+        return verdict.at
 
     def _round(self, channel: Channel, slot: Copies, brought: Brought) -> tuple[Agreed, Brought]:
         """Swaps copies; what all say of it, and what the other has brought."""
@@ -233,6 +309,10 @@ class Rounds(threading.Thread):
             self._changed.wait_for(lambda: is_there() or self._ended, seconds)
             if self._ended:
                 raise _EndedError
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
 
     def _room(self, slot: Copies, size_bytes: int) -> str:
         """Makes room; why there is none, or nothing."""

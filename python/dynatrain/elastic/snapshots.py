@@ -13,7 +13,7 @@ from dynatrain import _native
 from dynatrain.adapters.port import Adapter
 from dynatrain.elastic.copies import Reader, Slots
 from dynatrain.elastic.partners import Brought
-from dynatrain.elastic.rounds import GROWN, Means, Rounds
+from dynatrain.elastic.rounds import GROWN, Cadence, Means, Rounds
 from dynatrain.generation.connections import Connections
 from dynatrain.generation.held import Held
 from dynatrain.generation.members import Members
@@ -33,14 +33,16 @@ class Snapshots:
     one number tells a version on all members, however often the job goes back.
 
     Args:
-        every: steps between two copies.
+        cadence: how often, and what is made of copies.
         adapter: of the state's framework.
         present: what the rank is now.
         means: see there.
     """
 
-    def __init__(self, every: int, adapter: Adapter[Any], present: Present, means: Means) -> None:
-        self._every = every
+    def __init__(
+        self, cadence: Cadence, adapter: Adapter[Any], present: Present, means: Means
+    ) -> None:
+        self._cadence = cadence
         self._adapter = adapter
         self._now = present
         self._means = means
@@ -74,11 +76,11 @@ class Snapshots:
             each = members.each[:num_trainers]
             return Members(members.name, members.rank, each, own, connections=connections)
 
-        if trains and num_trainers > 1:
-            self._begin(trainers)
+        if trains and (num_trainers > 1 or self._cadence.folder is not None):
+            self._begin(trainers, version)
 
-    def _begin(self, members: Callable[[Connections], Members]) -> None:
-        self._rounds = Rounds(self._every, self._slots, self._means, members)
+    def _begin(self, members: Callable[[Connections], Members], version: int = 0) -> None:
+        self._rounds = Rounds(self._cadence, self._slots, self._means, members, version)
         self._rounds.start()
 
     def at_boundary(self, version: int) -> None:
@@ -166,4 +168,7 @@ class Snapshots:
             TransportError: the copies are not what they were.
         """
         slot = self._slots.of(version)
-        return None if slot is None else (slot.held(self._means.device, holders), slot.own_kept)
+        if slot is None:
+            return None
+        own_kept = {name: self._adapter.decode(blob) for name, blob in slot.own_kept.items()}
+        return slot.held(self._means.device, holders), own_kept

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 from dynatrain.generation.lanes import Nccl
 
@@ -22,6 +23,8 @@ class Options:
     verify: frozenset[str]
     seed: int
     snapshot_every: int | None = None
+    checkpoint_dir: Path | None = None
+    checkpoint_every: int | None = None
 
     @property
     def shares_memory(self) -> bool:

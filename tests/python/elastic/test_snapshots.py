@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import threading
-from datetime import timedelta
-from functools import partial
 
-import numpy as np
 import pytest
 import torch
 
 from dynatrain import Layout, TransportError, _native
 from dynatrain.elastic import copies, rounds
 from dynatrain.elastic.partners import Brought, Channel, Said, partners_of
-from dynatrain.elastic.rounds import Means
-from dynatrain.elastic.snapshots import Snapshots
-from dynatrain.switch.present import Present
-from ranks_in_threads import STUCK_S, Outside, ThreadMembers, run_ranks
+from ranks_in_threads import Outside, run_ranks
 from toy_state import Place, Toy, ToyAdapter
-
-WAIT = timedelta(seconds=STUCK_S)
-
-
-def members_of(outside, rank, _=None):
-    return ThreadMembers("world", rank, outside.members, outside.store, outside)
-
+from trained_toys import WAIT, Job, Trains, fill, members_of
 
 # ---- who keeps whose copies ----------------------------------------------------------------------
 
@@ -100,75 +88,6 @@ def test_a_rank_without_room_holds_up_nobody():
 
 
 # ---- rounds --------------------------------------------------------------------------------------
-
-
-def fill(state):
-    for number, (name, array) in enumerate(sorted(state.arrays.items())):
-        begin = state.boxes()[name][0]
-        array[...] = number + np.arange(array.size).reshape(array.shape) + 1000 * sum(begin)
-        if name == "bias|param":
-            array[...] = np.arange(array.size)
-
-
-class Job(Outside):
-    """Ranks that go step by step."""
-
-    def together(self, rank, value=None):
-        """What all ranks bring; again and again."""
-        found = self.gathered(rank, value)
-        self.gathered(rank, value)  # none of them brings another value before all have read
-        return found
-
-
-class Trains:
-    """One rank that trains a toy and makes snapshots."""
-
-    def __init__(self, outside, rank, every=4, layout="dp=4"):
-        self.outside, self.rank = outside, rank
-        self.layout = Layout.parse(layout)
-        adapter = ToyAdapter(fill)
-        place = Place(self.layout, rank, epoch=1)
-        self.state = adapter.build(lambda: Toy(place))
-        self.present = Present(0, None, place, self.state, 1)
-        self.told, self.changed = [], threading.Condition()
-        means = Means(torch.device("cpu"), 1, WAIT, lambda: [], self.note)
-        self.snapshots = Snapshots(every, adapter, self.present, means)
-        self.snapshots._member = f"member {rank}"
-        self.snapshots._begin(partial(members_of, outside, rank))
-
-    def note(self, kind, text):
-        with self.changed:
-            self.told.append((kind, text))
-            self.changed.notify_all()
-
-    def step(self):
-        self.state.steps += 1
-        for array in self.state.arrays.values():
-            array += 1
-        self.snapshots.at_boundary(self.state.steps)
-
-    def to(self, version):
-        while self.state.steps < version:
-            self.step()
-            self.outside.together(self.rank, None)
-
-    def until_whole(self, number):
-        """Trains until so many snapshots are whole."""
-        while True:
-            self.step()
-            with self.changed:
-                self.changed.wait_for(lambda: len(self.told) >= number, 0.02)
-            if min(self.outside.together(self.rank, len(self.told))) >= number:
-                return
-
-    def joins(self, version, num_trainers):
-        """Another world begins, in which so many of the first ranks have a place."""
-        members = members_of(self.outside, self.rank)
-        self.snapshots.go_on(version, members, num_trainers, lambda: self.outside.store)
-
-    def held(self, version, holders):
-        self.snapshots.halt()
-        return self.snapshots.held(version, holders)[0]
 
 
 def fingerprint(tables):
