@@ -12,6 +12,8 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 import dynatrain
 import training_jobs as jobs
 
@@ -171,6 +173,42 @@ def losses_of(members, total):
     return [
         sum(said["loss"] for said in each) / len(each) for (_, _), each in sorted(shares.items())
     ]
+
+
+def shares_by_step(members):
+    """What each rank has told of each step, by step and then by the epoch that did it."""
+    shares = {}
+    for said in (each for member in members for each in member.told("step")):
+        shares.setdefault(said["step"], {}).setdefault(said["epoch"], []).append(said)
+    return shares
+
+
+def check_losses(members):
+    """Each step has the loss of an undisturbed run, in the last world that did it."""
+    shares = shares_by_step(members)
+    for step, expected in enumerate(undisturbed(TOTAL)):
+        last = shares[step][max(shares[step])]
+        loss = sum(each["loss"] for each in last) / len(last)
+        assert loss == pytest.approx(expected, rel=1e-4), f"step {step} in {last[0]['layout']}"
+
+
+def went_back(members):
+    """Where each member went back to, in its own words."""
+    events = [each for member in members for each in member.told("event")]
+    return [each["text"] for each in events if each["what"] == "went-back"]
+
+
+def check_repeated(members, layout):
+    """Steps that were done twice in a layout had the same losses both times, bit for bit."""
+    repeated = 0
+    for step, epochs in shares_by_step(members).items():
+        same = [each for each in epochs.values() if each[0]["layout"] == layout]
+        if len(same) > 1:
+            repeated += 1
+            losses = [{each["place"][0]: each["loss"] for each in shares} for shares in same]
+            common = losses[0].keys() & losses[1].keys()
+            assert [losses[0][r] for r in common] == [losses[1][r] for r in common], step
+    assert repeated, "nothing was repeated, and so nothing was compared"
 
 
 @contextmanager

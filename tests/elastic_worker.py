@@ -91,6 +91,8 @@ def main(coordinator, secret_file, total, hurry, timeout_s):
         timeout_s=float(timeout_s),
         verify=("sums", "fingerprint"),
         snapshot_every=int(os.environ.get("SNAPSHOT_EVERY", 0)) or None,
+        checkpoint_every=int(os.environ.get("CHECKPOINT_EVERY", 0)) or None,
+        checkpoint_dir=os.environ.get("CHECKPOINT_DIR"),
     )
     signal.signal(signal.SIGTERM, lambda *_: session.leave(grace_s=60))
     session.on_switch(lambda report: say("switch", target=report.target, prepared=report.prepared))

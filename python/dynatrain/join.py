@@ -106,7 +106,8 @@ def join(  # noqa: PLR0913 - the settings of a session, all but two with default
             checkpoint format, whole or absent; the last two stay. What neither a member nor a
             snapshot has of a version comes from there. Takes host memory for two versions of the
             state of this member, which are those of its snapshots where it makes some. Torch's
-            metadata is a pickle: whoever can write there can run code in the members.
+            metadata is a pickle: whoever can write there can run code in the members. A job begins
+            where there are none yet.
         checkpoint_every: steps between two checkpoints; with ``checkpoint_dir``, and at least
             ``snapshot_every``.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from dynatrain._errors import LayoutError, TransportError
 from dynatrain.collective import Collective
+from dynatrain.elastic.missing import Brings, Recovery, read_missing
 from dynatrain.elastic.snapshots import Snapshots
 from dynatrain.generation.engine import AtBoundary
 from dynatrain.generation.generation import Generation
@@ -85,8 +86,10 @@ class Joining:
     def previous(self) -> list[int]:
         """Earlier versions that can be gone back to."""
         version = self._part.keeper.previous
-        copied = [] if self._snapshots is None else self._snapshots.versions
-        return [*([] if version is None else [version]), *copied]
+        found = [] if version is None else [version]
+        if self._snapshots is not None:
+            found += self._snapshots.versions + self._snapshots.on_disk
+        return [*dict.fromkeys(found)]
 
     def begin(self, generation: Generation, layout: Layout) -> None:
         """Builds the first world and state, and votes; collective over the generation.
@@ -94,6 +97,9 @@ class Joining:
         What a kept object raises is raised behind the vote: the world has begun on all members.
         """
         self._part.regroup(generation)
+        folder = None if self._snapshots is None else self._snapshots.checkpoints
+        if folder is not None:
+            self._part.engine.together("the first layout", folder.check_unused)
         self._begun(
             lambda: self._part.start(layout, self._initialize, self._keep),
             lambda: self._part.vote(str(layout), 0),
@@ -211,8 +217,13 @@ class Joining:
         """
         self._stand_again()
         present, progress = self._part.present, self._part.progress
-        is_holder = seats.place_of(generation.members.own.id) is not None
         reached = progress.completed
+        has_checkpoints = self._snapshots is not None and self._snapshots.checkpoints is not None
+        if has_checkpoints:  # who reports a checkpoint need not hold anything
+            self.enter(generation)
+            seats = self._with_holders(seats, step)
+        own = generation.members.own.id
+        is_holder = seats.place_of(own) is not None
         found = self._copied(step, seats) if is_holder else None
         if is_holder and found is None:
             self._come_to(step)
@@ -227,6 +238,43 @@ class Joining:
             self.stand_by(generation, seats, epoch, step)
         if found is not None:
             present.held, present.own_kept = found
+        if has_checkpoints:
+            self._fill(generation, epoch, step)
+
+    def _with_holders(self, seats: Seats, step: int) -> Seats:
+        """Without the places of members that have neither a state nor copies of ``step`` steps."""
+        assert self._snapshots is not None
+        engine, near = self._part.engine, self._is_near(step)
+        has = near or bool(self._snapshots.copied_of(step, ()))
+        told = engine.control.gather(has, "what is left")
+        members = engine.generation.members.each
+        return seats.without(
+            {member.id for member, holds in zip(members, told, strict=True) if not holds}
+        )
+
+    def _fill(self, generation: Generation, epoch: int, step: int) -> None:
+        """Has members bring what nobody has of ``step`` steps, from a checkpoint. Collective."""
+        snapshots, present = self._snapshots, self._part.present
+        assert snapshots is not None
+        assert snapshots.checkpoints is not None
+        assert present.seats is not None
+        own, seats = generation.members.own.id, present.seats
+        is_live = present.held is None and seats.place_of(own) is not None
+        copied = snapshots.copied_of(step, seats.ids)
+        of = copied if present.held is not None else (own,) if is_live else ()
+        folder = snapshots.checkpoints
+        brings = Brings(of, is_live, bool(copied), step in folder.versions)
+        recovery = Recovery(step, seats, present.source, brings)
+        read = read_missing(self._part.engine, folder, recovery)
+        if read is None:
+            return
+        left = seats.without(read.not_live)
+        if is_live and own not in read.not_live:
+            present.seats = left
+            return
+        found = snapshots.held(step, seats.ids, read)
+        self.stand_by(generation, left, epoch, step)
+        present.held, present.own_kept = found or (None, {})
 
     def _copied(self, step: int, seats: Seats) -> tuple[Held, dict[str, Any]] | None:
         """What this rank brings of a version that it has copied; None where its state is better.
@@ -234,14 +282,18 @@ class Joining:
         The state itself is, unless it is of another version or the copies have a part of somebody
         who has nothing any more.
         """
-        snapshots, progress = self._snapshots, self._part.progress
+        snapshots = self._snapshots
         if snapshots is None:
             return None
-        is_live = progress.completed == step and not progress.is_torn
-        is_near = is_live or self._part.keeper.previous == step
-        if is_near and not snapshots.keeps_for_another(step, seats.ids):
+        if self._is_near(step) and not snapshots.keeps_for_another(step, seats.ids):
             return None
         return snapshots.held(step, seats.ids)
+
+    def _is_near(self, step: int) -> bool:
+        """Whether the state is that of ``step`` completed steps, or can be."""
+        progress = self._part.progress
+        is_live = progress.completed == step and not progress.is_torn
+        return is_live or self._part.keeper.previous == step
 
     def _come_to(self, step: int) -> None:
         """Has the state be that of ``step`` completed steps."""

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from elastic_jobs import TOTAL, running, trains_in, undisturbed
+from elastic_jobs import (
+    check_losses,
+    check_repeated,
+    running,
+    trains_in,
+    went_back,
+)
 
 LAYOUTS = ("dp=4", "dp=3", "dp=2", "dp=1")
 
@@ -30,29 +36,6 @@ def started(job, layout, number):
         trains_in(member, layout)
         member.wait_for(lambda member=member: len(whole_snapshots(member)) > 1)
     return members
-
-
-def shares_by_step(members):
-    """What each rank has told of each step, by step and then by the epoch that did it."""
-    shares = {}
-    for said in (each for member in members for each in member.told("step")):
-        shares.setdefault(said["step"], {}).setdefault(said["epoch"], []).append(said)
-    return shares
-
-
-def check_losses(members):
-    """Each step has the loss of an undisturbed run, in the last world that did it."""
-    shares = shares_by_step(members)
-    for step, expected in enumerate(undisturbed(TOTAL)):
-        last = shares[step][max(shares[step])]
-        loss = sum(each["loss"] for each in last) / len(last)
-        assert loss == pytest.approx(expected, rel=1e-4), f"step {step} in {last[0]['layout']}"
-
-
-def went_back(members):
-    """Where each member went back to, in its own words."""
-    events = [each for member in members for each in member.told("event")]
-    return [each["text"] for each in events if each["what"] == "went-back"]
 
 
 # Every shard has one owner, and one of them is killed. Its partner has a copy; the steps since then
@@ -95,12 +78,4 @@ def test_steps_are_repeated_bit_for_bit_by_a_spare(job):
     assert [member.end(120) for member in alive] == [0, 0, 0]
 
     check_losses(members)
-    repeated = 0
-    for step, epochs in shares_by_step(members).items():
-        same = [each for each in epochs.values() if each[0]["layout"] == "dp=4"]
-        if len(same) > 1:
-            repeated += 1
-            losses = [{each["place"][0]: each["loss"] for each in shares} for shares in same]
-            common = losses[0].keys() & losses[1].keys()
-            assert [losses[0][r] for r in common] == [losses[1][r] for r in common], step
-    assert repeated, "nothing was repeated, and so nothing was compared"
+    check_repeated(members, "dp=4")

@@ -21,7 +21,7 @@ class Holding(IntEnum):
     ABSENT = 0
     NOTHING = 1
     LIVE = 2
-    SNAPSHOT = 3  #: it can go back to it
+    SNAPSHOT = 3  #: it can go back to it, or has a checkpoint of it
 
 
 def members_of(description: dict[str, Any]) -> list[int]:

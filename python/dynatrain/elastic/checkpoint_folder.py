@@ -8,6 +8,7 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
+from dynatrain._errors import LayoutError
 from dynatrain.elastic.checkpoint_files import INDEX, METADATA
 
 _WHOLE = re.compile(r"step-([1-9][0-9]{0,17}|0)")
@@ -46,6 +47,18 @@ class CheckpointFolder:
             return []
         found = (int(match[1]) for name in names if (match := _WHOLE.fullmatch(name)))
         return sorted((each for each in found if self._is_own(self.of(each))), reverse=True)
+
+    def check_unused(self) -> None:
+        """Raises LayoutError where checkpoints are there, before the first world of a job."""
+        if found := self.versions:
+            raise LayoutError(
+                f"checkpoint: {self.path} has checkpoints of another job, the newest after "
+                f"{found[0]} steps\n"
+                "  expected none where a job begins: it would take them for its own\n"
+                "  nothing was started, and they are as they were\n"
+                "  give this job a checkpoint_dir of its own; to begin from one of them, load it "
+                "with torch.distributed.checkpoint in `initialize`"
+            )
 
     def begin(self, version: int, name: str) -> Path:
         """Makes room for one. Raises OSError."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,15 +102,24 @@ class Copies:
             bytes_of(run)[:size].copy_(bytes_of(before)[:size])
         self.run = run
 
-    def held(self, device: torch.device, is_alive: Collection[str]) -> Held:
+    def held(
+        self,
+        device: torch.device,
+        is_alive: Collection[str],
+        more: tuple[CopiedState, _native.HostRun] | None = None,
+    ) -> Held:
         """What this rank holds of the version, as the source of a switch.
 
-        Of another member that is in ``is_alive`` nothing is told: it brings its own.
+        Of another member that is in ``is_alive`` nothing is told: it brings its own. ``more`` is
+        what this rank has besides.
 
         Raises:
             TransportError: the own copy is not what it was.
+            BudgetError: this host has no memory for all of it together.
         """
-        assert self.own is not None
+        if self.own is None:
+            assert more is not None
+            return _held([(more[0], 0)], more[1], device)
         assert self.run is not None
         states, begin = [], 0
         for number, state in enumerate((self.own, self.other)):
@@ -120,7 +129,13 @@ class Copies:
                 raise _spoilt(state)
             states.append((state, begin))
             begin += state.size_bytes
-        return _held(states, self.run, device)
+        if more is None:
+            return _held(states, self.run, device)
+        joined = Copies(self.run, replace(self.own, size_bytes=begin))
+        joined.make_room(begin + more[0].size_bytes, device)
+        assert joined.run is not None
+        bytes_of(joined.run)[begin : begin + more[0].size_bytes].copy_(bytes_of(more[1]))
+        return _held([*states, (more[0], begin)], joined.run, device)
 
 
 class Slots:

@@ -11,7 +11,9 @@ from torch._C._distributed_c10d import PrefixStore, Store
 
 from dynatrain import _native
 from dynatrain.adapters.port import Adapter
-from dynatrain.elastic.copies import Reader, Slots
+from dynatrain.elastic.checkpoint_folder import CheckpointFolder
+from dynatrain.elastic.copies import Copies, Reader, Slots
+from dynatrain.elastic.missing import Read
 from dynatrain.elastic.partners import Brought
 from dynatrain.elastic.rounds import GROWN, Cadence, Means, Rounds
 from dynatrain.generation.connections import Connections
@@ -50,6 +52,8 @@ class Snapshots:
         self._copier: _native.Copier | None = None
         self._slots = Slots()
         self._rounds: Rounds | None = None
+        self._begun = -1  #: completed steps with which the present world began
+        self._saved: list[int] = []  #: versions that have come to disk in it, until it was halted
         self._member = ""  #: id of this one in the present world; empty where it has no place there
 
     # ---- while the world trains ----------------------------------------------------------------
@@ -70,6 +74,7 @@ class Snapshots:
         self._slots.follow(version if self._member else -1)
         trains = members.rank < num_trainers
         self._member = members.own.id if trains else ""
+        self._begun, self._saved = version, []
 
         def trainers(connections: Connections) -> Members:
             own = PrefixStore(f"{members.name}/snapshots", store())
@@ -146,29 +151,66 @@ class Snapshots:
         rounds, self._rounds = self._rounds, None
         if rounds is not None:
             rounds.end()
+            self._saved = rounds.saved
 
     @property
     def versions(self) -> list[int]:
         """What this member has copies of, its own at least; newest first."""
         return self._slots.versions
 
+    @property
+    def checkpoints(self) -> CheckpointFolder | None:
+        """The folder of the job's checkpoints; None where it makes none."""
+        return self._cadence.folder
+
+    @property
+    def on_disk(self) -> list[int]:
+        """Versions of which there is a checkpoint of the steps that led to the present state.
+
+        What was there when its world began is: it was swept then. Of what has come since, what this
+        member has heard of.
+        """
+        folder = self._cadence.folder
+        found = [] if folder is None else folder.versions
+        return [each for each in found if each <= self._begun or each in self._saved]
+
+    def copied_of(self, version: int, holders: Collection[str]) -> tuple[str, ...]:
+        """Of whom there are copies of a version, but for members that are among ``holders``."""
+        slot = self._slots.of(version)
+        if slot is None:
+            return ()
+        other = slot.other
+        return (
+            self._member,
+            *(() if other is None or other.member in holders else (other.member,)),
+        )
+
     def keeps_for_another(self, version: int, holders: Collection[str]) -> bool:
         """Whether the copies of a version are also of a member that is not among ``holders``."""
         slot = self._slots.of(version)
         return slot is not None and slot.other is not None and slot.other.member not in holders
 
-    def held(self, version: int, holders: Collection[str]) -> tuple[Held, dict[str, Any]] | None:
+    def held(
+        self, version: int, holders: Collection[str], read: Read | None = None
+    ) -> tuple[Held, dict[str, Any]] | None:
         """What this member brings to a recovery, and what kept objects of its rank were.
 
         Args:
             version: that all go back to.
             holders: ids of the members that bring something themselves.
+            read: what it has read of a checkpoint besides.
 
         Raises:
             TransportError: the copies are not what they were.
+            BudgetError: this host has no memory for both.
         """
         slot = self._slots.of(version)
-        if slot is None:
+        own_kept = {} if slot is None else slot.own_kept
+        more = None
+        if read is not None and read.state is not None and read.run is not None:
+            more = read.state, read.run
+            own_kept = {**read.own_kept, **own_kept}
+        if slot is None and more is None:
             return None
-        own_kept = {name: self._adapter.decode(blob) for name, blob in slot.own_kept.items()}
-        return slot.held(self._means.device, holders), own_kept
+        decoded = {name: self._adapter.decode(blob) for name, blob in own_kept.items()}
+        return (slot or Copies()).held(self._means.device, holders, more), decoded

@@ -23,18 +23,34 @@ def encoded(adapter: Adapter[Any], values: Values, kept: Mapping[str, object]) -
 
 def shared_in(adapter: Adapter[Any], parts: Mapping[str, bytes]) -> Iterator[dict[str, Any]]:
     """The shared values of a state in ``parts``, those of each rank that they are of."""
-    for prefix in (SHARED, ANOTHER + SHARED):
+    prefix = SHARED
+    while found := [name for name in parts if name.startswith(prefix)]:
         yield {
-            name.removeprefix(prefix): adapter.decode(blob)
-            for name, blob in parts.items()
-            if name.startswith(prefix) and not name.startswith(f"{prefix}keep.")
+            name.removeprefix(prefix): adapter.decode(parts[name])
+            for name in found
+            if not name.startswith(f"{prefix}keep.")
         }
+        prefix = ANOTHER + prefix
 
 
 def with_another(own: Mapping[str, bytes], other: Mapping[str, bytes]) -> dict[str, bytes]:
     """The parts of a rank, and what another one shared and ``own`` has not, or not the same."""
-    shared = {name: blob for name, blob in other.items() if name.startswith(SHARED)}
-    return {
-        **own,
-        **{ANOTHER + name: blob for name, blob in shared.items() if own.get(name) != blob},
-    }
+    found = dict(own)
+    for name, blob in other.items():
+        plain = without_another(name)
+        if plain.startswith(SHARED) and own.get(plain) != blob:
+            add_another(found, ANOTHER + plain, blob)
+    return found
+
+
+def add_another(parts: dict[str, bytes], name: str, blob: bytes) -> None:
+    """Adds a content of a name to those that ``parts`` has of it."""
+    while parts.setdefault(name, blob) != blob:
+        name = ANOTHER + name
+
+
+def without_another(name: str) -> str:
+    """The name under which a rank would have told it itself."""
+    while name.startswith(ANOTHER):
+        name = name.removeprefix(ANOTHER)
+    return name

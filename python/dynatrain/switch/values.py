@@ -12,7 +12,7 @@ from typing import Any
 from dynatrain.adapters.port import Part, Published, Values
 from dynatrain.generation.control import Holders, Listing, holders, listing
 from dynatrain.generation.engine import Engine, Side
-from dynatrain.switch.encoded import ANOTHER, PER_RANK, SHARED, encoded
+from dynatrain.switch.encoded import ANOTHER, PER_RANK, SHARED, encoded, without_another
 from dynatrain.switch.fingerprints import Share, all_of
 
 
@@ -97,11 +97,18 @@ def _exchanged(
 
 
 def _joined(sent: Mapping[str, list[Content]]) -> dict[str, list[Content]]:
-    """What ranks have of others, beside what these would have told themselves."""
+    """What ranks have of others, beside what these would have told themselves.
+
+    Of what belongs to a rank they tell that others had something else, not what: it is nobody's.
+    """
     found = {name: [*items] for name, items in sent.items() if not name.startswith(ANOTHER)}
     for name, items in sent.items():
         if name.startswith(ANOTHER):
-            known = found.setdefault(name.removeprefix(ANOTHER), [])
+            plain = without_another(name)
+            known = found.setdefault(plain, [])
+            if plain.startswith(PER_RANK):
+                known += [Content(None, ())] * max(1, 2 - len(known))
+                continue
             blobs = {each.blob for each in known}
             known += [each for each in items if each.blob not in blobs]
     return found

@@ -250,6 +250,14 @@ def test_the_last_two_are_kept(path):
     assert sorted(each.name for each in path.iterdir()) == ["step-16", "step-9"]
 
 
+# A job that begins anew would sweep what an earlier one has left, as steps that it has undone.
+def test_a_job_does_not_begin_over_checkpoints_of_another(path):
+    CheckpointFolder(path).check_unused()
+    saved(path)
+    with pytest.raises(LayoutError, match="has checkpoints of another job, the newest after 5"):
+        CheckpointFolder(path).check_unused()
+
+
 # Who dies in the middle leaves what is not taken for a checkpoint; the next world sweeps it. What
 # somebody else has put there is left alone, whatever its name.
 def test_what_is_half_or_undone_is_swept(path):
