@@ -11,7 +11,9 @@ import torch
 
 from dynatrain import Layout
 from dynatrain.elastic.rounds import Cadence, Means
+from dynatrain.elastic.saving import Together
 from dynatrain.elastic.snapshots import Snapshots
+from dynatrain.generation.tree import Tree
 from dynatrain.switch.present import Present
 from ranks_in_threads import STUCK_S, Outside, ThreadMembers
 from toy_state import Place, Toy, ToyAdapter
@@ -90,3 +92,19 @@ class Trains:
     def held(self, version, holders):
         self.snapshots.halt()
         return self.snapshots.held(version, holders)[0]
+
+
+def together_in(folder, members, at):
+    """What members write a checkpoint with, without a world's rounds; ``at`` is how far this is."""
+    changed = threading.Condition()
+
+    def wait(is_so, seconds):
+        with changed:
+            changed.wait_for(is_so, seconds)
+
+    def wake():
+        with changed:
+            changed.notify_all()
+
+    exchange = Tree(members, WAIT, "saving").exchange
+    return Together(folder, members.rank, "1.1", exchange, wait, wake, lambda: at, STUCK_S)

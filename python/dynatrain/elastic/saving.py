@@ -197,6 +197,7 @@ class Saving:
     def _finish(self, partial_at: Path, version: int) -> list[Stored]:
         assert self._index is not None
         write_index(partial_at, self._stored, self._index)
+        self._check()  # a world that has ended may have undone these steps
         self._means.folder.commit(partial_at, version)
         return []
 

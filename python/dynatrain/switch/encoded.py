@@ -40,6 +40,8 @@ def with_another(own: Mapping[str, bytes], other: Mapping[str, bytes]) -> dict[s
         plain = without_another(name)
         if plain.startswith(SHARED) and own.get(plain) != blob:
             add_another(found, ANOTHER + plain, blob)
+        elif name != plain:  # that a place had something else
+            found[name] = blob
     return found
 
 

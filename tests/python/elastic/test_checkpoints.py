@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 import numpy as np
 import pytest
 import torch
@@ -16,10 +14,10 @@ from dynatrain.elastic.checkpoint_files import INDEX, VALUE, pieces_of
 from dynatrain.elastic.checkpoint_folder import CheckpointFolder
 from dynatrain.elastic.checkpoint_reader import Checkpoint, shared_out
 from dynatrain.elastic.copies import CopiedState, Copies, bytes_of
-from dynatrain.elastic.saving import Saving, Together
-from dynatrain.generation.tree import Tree
+from dynatrain.elastic.saving import Saving
+from dynatrain.join import join
 from ranks_in_threads import STUCK_S, Outside, ThreadMembers, run_ranks
-from trained_toys import WAIT, Job, Trains
+from trained_toys import Job, Trains, together_in
 
 SHAPE = (7, 6)
 
@@ -76,20 +74,7 @@ def saved(path, cuts=ROWS, version=5, each=lambda rank, copies: None):
 
     def work(rank):
         members = ThreadMembers("world", rank, outside.members, outside.store, outside)
-        changed = threading.Condition()
-
-        def wait(is_so, seconds):
-            with changed:
-                changed.wait_for(is_so, seconds)
-
-        def wake():
-            with changed:
-                changed.notify_all()
-
-        means = Together(
-            CheckpointFolder(path), rank, "1.1", Tree(members, WAIT, "round").exchange, wait, wake,
-            lambda: version + rank, STUCK_S,
-        )  # fmt: skip
+        means = together_in(CheckpointFolder(path), members, version + rank)
         copies = copied(rank, cuts[rank], version)
         each(rank, copies)
         return Saving(means).save(copies)
@@ -274,6 +259,32 @@ def test_what_is_half_or_undone_is_swept(path):
     assert sorted(each.name for each in path.iterdir()) == ["step-12", "step-4"]
     assert "step-12" in saved(path, version=12)[0].why[0][1]
     assert folder.versions == [4]
+
+
+# ---- what join is given --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"checkpoint_every": 0, "checkpoint_dir": "x"}, "checkpoint_every=0"),
+        ({"checkpoint_every": 2.5, "checkpoint_dir": "x"}, r"checkpoint_every=2\.5"),
+        ({"checkpoint_every": 5}, "both checkpoint_dir and checkpoint_every"),
+        ({"checkpoint_dir": "x"}, "both checkpoint_dir and checkpoint_every"),
+        ({"checkpoint_every": 5, "checkpoint_dir": ""}, "the path of a folder"),
+        ({"checkpoint_every": 5, "checkpoint_dir": 7}, "the path of a folder"),
+        ({"checkpoint_every": 5, "checkpoint_dir": __file__}, "the path of a folder"),
+        (
+            {"checkpoint_every": 5, "checkpoint_dir": "x", "snapshot_every": 6},
+            "at least snapshot_every=6",
+        ),
+    ],
+)
+def test_wrong_arguments_are_refused_before_anything_starts(tmp_path, wrong, told):
+    secret = tmp_path / "secret"
+    secret.write_text("a secret of some bytes")
+    with pytest.raises(LayoutError, match=told):
+        join(lambda world: None, "127.0.0.1:1", secret_file=secret, **wrong)
 
 
 # ---- while a world trains ------------------------------------------------------------------------

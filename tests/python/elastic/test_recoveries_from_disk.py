@@ -8,19 +8,18 @@ import pytest
 import torch
 
 from dynatrain import Layout, LayoutError
-from dynatrain.elastic import checkpoint_files, checkpoint_reader
+from dynatrain.elastic import checkpoint_files, checkpoint_reader, missing
 from dynatrain.elastic.checkpoint_folder import CheckpointFolder
 from dynatrain.elastic.missing import Brings
 from dynatrain.elastic.rounds import Cadence, Means
-from dynatrain.elastic.saving import Saving, Together
+from dynatrain.elastic.saving import Saving
 from dynatrain.elastic.snapshots import Snapshots
 from dynatrain.generation.seats import Seats
-from dynatrain.generation.tree import Tree
 from dynatrain.joining import Joining
-from ranks_in_threads import STUCK_S, Outside, run_ranks
+from ranks_in_threads import Outside, run_ranks
 from toy_sessions import FOLLOWING, NUM_RANKS, SOURCE, holds_its_part, start
-from toy_state import Places
-from trained_toys import WAIT
+from toy_state import Places, ToyAdapter
+from trained_toys import WAIT, together_in
 
 
 @pytest.fixture
@@ -29,6 +28,36 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(Places, "forget_ended", lambda self: None, raising=False)
     monkeypatch.setattr(Places, "note_idle", lambda self, seats: None, raising=False)
     return CheckpointFolder(tmp_path)
+
+
+@pytest.fixture
+def streams(monkeypatch):
+    """What each rank hears of a stream that is another one in each place."""
+    heard = []
+    own = lambda self, inventory: {"stream": inventory.state.rank}  # noqa: E731
+
+    def continued(self, published, seed, rank, step):
+        heard.append([part.value for part in published.per_rank["stream"]])
+        return []
+
+    monkeypatch.setattr(ToyAdapter, "own_values", own)
+    monkeypatch.setattr(ToyAdapter, "continue_streams", continued)
+    return heard
+
+
+class OfItsRank:
+    """A kept object whose state is nobody else's."""
+
+    per_rank = True
+
+    def __init__(self, value):
+        self.value = value
+
+    def state_dict(self):
+        return {"value": self.value}
+
+    def load_state_dict(self, state_dict):
+        self.value = state_dict["value"]
 
 
 @pytest.fixture
@@ -53,7 +82,7 @@ def rows(*ranks):
 
 def saved(part, outside, folder):
     """The copies of a rank after five steps, which are on disk, too."""
-    rank, members = part.engine.rank, part.generation.members
+    members = part.generation.members
     means = Means(torch.device("cpu"), 1, WAIT, lambda: [], lambda kind, text: None)
     snapshots = Snapshots(Cadence(None, 5, folder), part.adapter, part.present, means)
     snapshots._member, snapshots._begun = members.own.id, 5
@@ -61,19 +90,7 @@ def saved(part, outside, folder):
     slot.make_room(snapshots._size(), torch.device("cpu"))
     assert not snapshots._copied(5).why
     slot.sums[0] = slot.run.sum(0, slot.own.size_bytes)
-    changed = threading.Condition()
-
-    def wait(is_so, seconds):
-        with changed:
-            changed.wait_for(is_so, seconds)
-
-    def wake():
-        with changed:
-            changed.notify_all()
-
-    exchange = Tree(members, WAIT, "saving").exchange
-    together = Together(folder, rank, "1.1", exchange, wait, wake, lambda: 5, STUCK_S)
-    assert not Saving(together).save(slot).why
+    assert not Saving(together_in(folder, members, 5)).save(slot).why
     return snapshots
 
 
@@ -91,6 +108,8 @@ def recovered(folder, lost, *, live=(), copied=(), spoil=None):
 
     def work(rank):
         part = start(outside, rank)
+        own = OfItsRank(rank)
+        part.present.keep = {"own": own}
         snapshots = saved(part, outside, folder)
         ids = [each.id for each in part.generation.members.each]
         part.progress.completed = 5 if rank in live else 7
@@ -101,20 +120,22 @@ def recovered(folder, lost, *, live=(), copied=(), spoil=None):
             part.present.state.arrays["weight|param"][:] = 0
         if spoil is not None and rank == 0:
             spoil(folder.of(5))
+        own.value = "of a later step"
         outside.gathered(rank, None)
-        joining = Joining(part, None, {}, [], snapshots)
+        joining = Joining(part, None, part.present.keep, [], snapshots)
         places = tuple("" if each in lost else member for each, member in enumerate(ids))
         joining.hold(part.generation, Seats(Layout.parse(SOURCE), places), 0, 5)
         joining.prepare(Layout.parse(FOLLOWING))
         joining.go(Layout.parse(FOLLOWING))
-        return holds_its_part(part), part.progress.completed
+        is_back = own.value == rank or (rank in live and rank not in copied) or rank in lost
+        return holds_its_part(part) and is_back, part.progress.completed
 
     return run_ranks(outside, work)
 
 
 # What is read is what neither memory has, by one member each; and the state is whole in any layout.
 @pytest.mark.parametrize(
-    ("left", "missing"),
+    ("left", "expected"),
     [
         (([1], [], [0, 2, 3]), [1]),
         (([1, 2], [], [0, 3]), [1, 2]),
@@ -125,12 +146,23 @@ def recovered(folder, lost, *, live=(), copied=(), spoil=None):
         (([0, 1, 2, 3], [], []), [0, 1, 2, 3]),
     ],
 )
-def test_only_what_nobody_has_is_read(folder, read, left, missing):
+def test_only_what_nobody_has_is_read(folder, read, left, expected):
     lost, live, copied = left
     assert recovered(folder, lost, live=live, copied=copied) == [(True, 5)] * NUM_RANKS
     weights = [each for each in read if each[0] == "weight|param"]
-    assert sorted(weights) == sorted(rows(*missing))
-    assert read.count(("bias|param", (0,))) == (1 if len(missing) == NUM_RANKS else 0)
+    assert sorted(weights) == sorted(rows(*expected))
+    assert read.count(("bias|param", (0,))) == (1 if len(expected) == NUM_RANKS else 0)
+
+
+# A stream that was another one in each place has to be so again, though one member is all that has
+# anything: what it publishes alone would pass for what all had. Members that come have other ids.
+@pytest.mark.parametrize("copied", [[0], [], [0, 1, 2, 3]])
+def test_streams_of_places_are_not_joined(folder, streams, monkeypatch, copied):
+    monkeypatch.setattr(missing._Share, "_own", lambda self, member: [])
+    lost = [rank for rank in range(NUM_RANKS) if rank not in copied]
+    outcomes = recovered(folder, lost, copied=copied)
+    assert outcomes == [(True, 5)] * NUM_RANKS
+    assert [len(each) for each in streams] == [2] * NUM_RANKS
 
 
 # All who are left live at that very step and have no copy: what one of them read would have no
