@@ -21,6 +21,7 @@ class Transport:
 #: Transport, what it does, and the probes that it stands on besides those of the host.
 _WAYS = (
     ("c10d", "host memory over Gloo; a GPU's memory through the host", ()),
+    ("shared_memory", "ranks of one host read each other's host memory, if they shall", ()),
     ("cuda_ipc", "ranks of one host read each other's GPU memory", (DEVICES, "CUDA IPC")),
     ("nccl", "GPU memory between hosts too", (DEVICES, "NCCL")),
 )

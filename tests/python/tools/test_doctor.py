@@ -149,15 +149,16 @@ def test_a_problem_of_nccl_beside_a_driver_is_one_line(monkeypatch):
 
 
 ALL_OK = {check.name: "ok" for check in doctor.CHECKS}
+HOST = ["c10d", "shared_memory"]
 
 
 # Which transport= a job may ask for is what somebody without a GPU wants to know.
 @pytest.mark.parametrize(
     ("changed", "usable"),
     [
-        ({}, ["c10d", "cuda_ipc", "nccl"]),
-        ({"CUDA devices": "absent", "NCCL": "absent", "CUDA IPC": "absent"}, ["c10d"]),
-        ({"NCCL": "absent"}, ["c10d", "cuda_ipc"]),
+        ({}, [*HOST, "cuda_ipc", "nccl"]),
+        ({"CUDA devices": "absent", "NCCL": "absent", "CUDA IPC": "absent"}, HOST),
+        ({"NCCL": "absent"}, [*HOST, "cuda_ipc"]),
         ({"native module": "failed"}, []),
     ],
 )
