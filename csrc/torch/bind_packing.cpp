@@ -37,6 +37,7 @@ std::vector<PyPacked> boxes_of(const std::string& blob) {
   for (const Descriptor& held : join_packed({&share, 1})) {
     const LogicalTensor& tensor = held.tensor;
     std::vector<PyPiece> pieces;
+    pieces.reserve(held.fragments.size());
     for (const Fragment& fragment : held.fragments) {
       pieces.emplace_back(to_list(fragment.box.begin),
                           to_list(fragment.box.end),

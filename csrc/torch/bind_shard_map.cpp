@@ -68,6 +68,7 @@ std::vector<std::pair<std::string, std::vector<PyBox>>> holes_by_name(const Shar
   std::vector<std::pair<std::string, std::vector<PyBox>>> holes;
   for (const Hole& hole : holes_of(map)) {
     std::vector<PyBox> boxes;
+    boxes.reserve(hole.boxes.size());
     for (const Box& box : hole.boxes) {
       boxes.push_back(to_pair(box));
     }
