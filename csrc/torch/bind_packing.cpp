@@ -1,3 +1,5 @@
+#include "dynatrain/base/host_memory.hpp"
+
 #include "torch/bind.hpp"
 #include "torch/packed_state.hpp"
 #include <set>
@@ -62,6 +64,7 @@ void bind_packing(py::module_& m) {
       .def_buffer([](HostRun& self) {
         return py::buffer_info(reinterpret_cast<std::uint8_t*>(self.data()), self.size_bytes());
       });
+  m.def("available_host_bytes", &available_host_bytes);
   py::class_<PackedState>(m, "PackedState")
       .def(py::init<const StateTable&, int>(), py::arg("table"), py::arg("rank"), NoGil())
       .def_property_readonly("size_bytes", &PackedState::size_bytes)

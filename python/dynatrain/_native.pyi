@@ -300,6 +300,9 @@ class HostRun:
         Raises LayoutError where these are no multiples of 8 inside of the run.
         """
 
+def available_host_bytes() -> int:
+    """What processes of this host, and the control group around this one, can still take."""
+
 class PackedState:
     """The live tensors of a table as one run of bytes. The tensors outlive every copy."""
 

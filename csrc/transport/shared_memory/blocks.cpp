@@ -1,14 +1,12 @@
 #include "transport/shared_memory/blocks.hpp"
 
 #include "dynatrain/base/error.hpp"
+#include "dynatrain/base/host_memory.hpp"
 #include "dynatrain/transport/shared_memory.hpp"
 
-#include <algorithm>
 #include <cerrno>
 #include <fcntl.h>
-#include <fstream>
 #include <iterator>
-#include <limits>
 #include <map>
 #include <mutex>
 #include <new>
@@ -46,34 +44,10 @@ std::string reason(int error) {
                     "  let this process open more files, or move the state by messages");
 }
 
-std::optional<std::int64_t> number_in(const std::string& path, const std::string& after) {
-  std::ifstream file(path);
-  std::string word;
-  std::int64_t number = 0;
-  while (!after.empty() && file >> word && word != after) {
-  }
-  return file >> number ? std::optional(number) : std::nullopt;
-}
-
-/// What this machine, and the group of processes around this one, can still give, as far as known.
-std::int64_t available_bytes() {
-  const std::string group = "/sys/fs/cgroup/memory.";
-  std::int64_t left = std::numeric_limits<std::int64_t>::max();
-  if (const auto free_kib = number_in("/proc/meminfo", "MemAvailable:")) {
-    left = *free_kib * 1024;
-  }
-  const auto most = number_in(group + "max", "");
-  const auto taken = number_in(group + "current", "");
-  if (most.has_value() && taken.has_value()) {
-    left = std::min(left, *most - *taken);
-  }
-  return left;
-}
-
 /// Has the system give all pages now: one that lacks later would end the process. It gives pages of
 /// files until it kills processes, so that more than is left is not asked for.
 void take_pages(const OwnedFile& file, std::int64_t size_bytes) {
-  if (size_bytes > available_bytes()) {
+  if (size_bytes > available_host_bytes()) {
     throw std::bad_alloc();
   }
   int error = EINTR;

@@ -29,7 +29,7 @@ from dynatrain.elastic.checkpoint_files import (
     sum_of,
     torch_dtype,
 )
-from dynatrain.elastic.copies import available_bytes, bytes_of
+from dynatrain.elastic.copies import bytes_of
 from dynatrain.given import described
 
 #: Of memory that is left, what reading may take: what is full ends processes.
@@ -182,7 +182,7 @@ class Checkpoint:
         return layout, offset
 
     def _room(self, size: int) -> _native.HostRun:
-        left = available_bytes()
+        left = _native.available_host_bytes()
         try:
             if size > left * _MOST_OF_LEFT:
                 raise MemoryError(f"{left} bytes are left on this host")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -88,7 +87,7 @@ class Copies:
         before = self.run
         if before is not None and before.size_bytes >= size_bytes:
             return
-        left = available_bytes()
+        left = _native.available_host_bytes()
         if size_bytes > left * _MOST_OF_LEFT:
             raise _no_room(size_bytes, f"{left} bytes are left on this host")
         try:
@@ -269,28 +268,6 @@ def pin(run: _native.HostRun) -> None:
     runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
     runtime.cudaHostRegister(address, run.size_bytes, 0)
     weakref.finalize(run, runtime.cudaHostUnregister, address)
-
-
-def available_bytes() -> int:
-    """What processes of this host can still take, also of the group of processes around this."""
-    found = [_of_meminfo(), _of_group()]
-    return min(each for each in found if each is not None)
-
-
-def _of_meminfo() -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) << 10
-    raise OSError("/proc/meminfo has no MemAvailable")
-
-
-def _of_group() -> int | None:
-    folder = Path("/sys/fs/cgroup")
-    try:
-        most = int((folder / "memory.max").read_text())
-        return most - int((folder / "memory.current").read_text())
-    except (OSError, ValueError):  # no such group, or one without a limit
-        return None
 
 
 def _no_room(size_bytes: int, why: str) -> BudgetError:

@@ -198,7 +198,7 @@ def test_a_copy_that_arrives_changed_costs_the_older_one_nothing(monkeypatch):
 
 # One host is full. Nobody's training stops, and nobody's copies are used.
 def test_without_memory_there_is_no_snapshot_and_training_goes_on(monkeypatch):
-    monkeypatch.setattr(copies, "available_bytes", lambda: 300)
+    monkeypatch.setattr(_native, "available_host_bytes", lambda: 300)
     outside = Job(2)
 
     def work(rank):
