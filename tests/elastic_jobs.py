@@ -198,16 +198,19 @@ def went_back(members):
     return [each["text"] for each in events if each["what"] == "went-back"]
 
 
-def check_repeated(members, layout):
+def check_repeated(members, layout, told=("loss",)):
     """Steps that were done twice in a layout had the same losses both times, bit for bit."""
     repeated = 0
     for step, epochs in shares_by_step(members).items():
         same = [each for each in epochs.values() if each[0]["layout"] == layout]
         if len(same) > 1:
             repeated += 1
-            losses = [{each["place"][0]: each["loss"] for each in shares} for shares in same]
-            common = losses[0].keys() & losses[1].keys()
-            assert [losses[0][r] for r in common] == [losses[1][r] for r in common], step
+            first, again = (
+                {each["place"][0]: [each[name] for name in told] for each in shares}
+                for shares in same[:2]
+            )
+            common = first.keys() & again.keys()
+            assert [first[r] for r in common] == [again[r] for r in common], step
     assert repeated, "nothing was repeated, and so nothing was compared"
 
 

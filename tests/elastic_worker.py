@@ -102,13 +102,16 @@ def main(coordinator, secret_file, total, hurry, timeout_s):
     run_out_once(session, os.environ.get("RUNS_OUT"))
     wanted = os.environ.get("REQUESTS", "").split()
     for step in session.steps(int(total)):
+        if step == 0 and "SEEDS" in os.environ:
+            torch.manual_seed(1000)
         if wanted and step % 5 == 0:
             session.request(wanted.pop(0)).add_done_callback(tell_of_request)
-        world, loss = session.world, None
+        world, loss, draw = session.world, None, None
         with session.recoverable():
             if own is not None:
                 own.meet()
             samples = [sample for piece in next(loader) for sample in piece.tolist()]
+            draw = torch.rand(1).item()
             loss = jobs.train_step(session.state, world, step)
         if step == int(os.environ.get("BREAKS_AT", -1)):
             break
@@ -116,7 +119,13 @@ def main(coordinator, secret_file, total, hurry, timeout_s):
             say("cut", step=step)
             continue
         place = [world.rank, dist.get_rank(), dist.get_world_size()]
-        said = {"loss": loss, "layout": str(world.layout), "place": place, "samples": samples}
+        said = {
+            "loss": loss,
+            "draw": draw,
+            "layout": str(world.layout),
+            "place": place,
+            "samples": samples,
+        }
         say("step", step=step, epoch=world.epoch, **said)
         if not Path(hurry).exists():
             time.sleep(0.15)  # until all has happened that a test wants to

@@ -92,6 +92,11 @@ void commit(CoordinatorState& state) {
   tell_all(state, Decision{.attempt = attempt.number(), .is_commit = true, .why = {}});
   state.attempt.reset();
   state.recovery.reset();
+  state.is_orphaned = false;
+  state.num_unreported = 0;
+  for (auto& [id, live] : state.live) {
+    live.report.reset();  // of the world before
+  }
   note_world(state);
   state.last_failure.clear();
   note_change(state);

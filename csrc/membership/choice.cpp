@@ -109,7 +109,12 @@ PolicyChoice choose_world(const CoordinatorState& state) {
 
 void consider_change(CoordinatorState& state) {
   if (!state.is_undecided || state.attempt || state.recovery || state.durable.is_finished ||
-      state.now_ms < due_ms(state) || !is_advised(state)) {
+      lacks_reports(state) || state.now_ms < due_ms(state) || !is_advised(state)) {
+    return;
+  }
+  if (state.is_orphaned && !candidates(state).empty()) {
+    state.recovery = Recovery{};  // the first world goes on from what is on disk
+    consider_recovery(state);
     return;
   }
   PolicyChoice choice = choose_world(state);

@@ -32,6 +32,11 @@ void check_options(const CoordinatorOptions& options) {
 
 void dispatch(CoordinatorState& state, const FromWorker& message) {
   const MemberId id = std::visit([](const auto& one) { return one.id; }, message);
+  if (std::string why = contradiction(state, message); !why.empty()) {
+    state.is_over = true;
+    state.out = {Abdicate{clipped(std::move(why), kMaxWhyBytes)}};
+    return;
+  }
   note_heard(state);
   if (const auto* join = std::get_if<Join>(&message)) {
     on_join(state, *join);
@@ -74,6 +79,8 @@ void dispatch(CoordinatorState& state, const CoordinatorEvent& event) {
                  [&](const Advice& advice) { on_advice(state, advice); },
                  [&](const Tick&) {
                    lose_silent_members(state);
+                   lose_late_searchers(state);
+                   search_again(state);
                    check_attempt_deadline(state);
                  },
              },
@@ -87,7 +94,11 @@ void take_up_the_past(CoordinatorState& state) {
     // Presumed abort: a commit would have been persisted before anybody heard of it.
     persist(state, AttemptAborted{durable.last_attempt, "the coordinator was started anew"});
   }
-  if (state.recovery || durable.is_finished || durable.world.epoch == 0) {
+  if (state.recovery || durable.is_finished) {
+    return;
+  }
+  if (durable.world.epoch == 0) {
+    begin_search(state);
     return;
   }
   // A member that is lost halts its world; both records might not have been written.
@@ -163,10 +174,16 @@ std::vector<CoordinatorAction> Coordinator::handle(std::int64_t now_ms,
   CoordinatorState& state = *state_;
   state.now_ms = now_ms;
   state.out.clear();
+  if (state.is_over) {
+    return {};
+  }
   if (std::exchange(state.is_new, false)) {
     take_up_the_past(state);
   }
   dispatch(state, event);
+  if (state.is_over) {
+    return std::exchange(state.out, {});
+  }
   release_those_who_leave(state);
   consider_recovery(state);
   consider_change(state);

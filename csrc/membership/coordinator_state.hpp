@@ -18,8 +18,10 @@ struct Live {
   std::int64_t last_heard_ms = 0;
   std::int64_t epoch = 0;
   std::int64_t version = 0;
-  std::optional<Report> report = std::nullopt;  ///< on the halt of the present world
-  bool has_policy = false;                      ///< its script has one
+  /// On the halt of the present world; where nobody has a state, on what it finds on disk.
+  std::optional<Report> report = std::nullopt;
+  std::int64_t search_deadline_ms = 0;  ///< of a report of the latter kind
+  bool has_policy = false;              ///< its script has one
 };
 
 /// A script's policy was asked about those who are there now.
@@ -59,10 +61,7 @@ struct Attempt {
 /// A halted world on its way to the next one.
 struct Recovery {
   std::int64_t report_deadline_ms = 0;
-  std::size_t num_unreported = 0;  ///< members that are alive and have not reported
-  std::size_t candidate = 0;       ///< versions before this one could not be put together
-
-  [[nodiscard]] bool has_reports() const { return num_unreported == 0; }
+  std::size_t candidate = 0;  ///< versions before this one could not be put together
 };
 
 /// What has come of attempts at one planned change, since it was chosen.
@@ -85,7 +84,12 @@ struct CoordinatorState {
   std::map<MemberId, int> ranks;  ///< of the present world
   std::optional<Attempt> attempt;
   std::optional<Recovery> recovery;
+  /// Nobody who is there has a state: all are asked what they find on disk.
+  bool is_orphaned = false;
+  std::int64_t search_again_ms = 0;  ///< where nothing was found that can be put together
+  std::size_t num_unreported = 0;    ///< members that are asked for a report, and are alive
 
+  bool is_over = false;      ///< it has abdicated
   bool is_new = true;        ///< nothing has been handled yet
   bool is_undecided = true;  ///< something has changed since the next world was last chosen
   std::int64_t first_change_ms = 0;
@@ -116,12 +120,16 @@ void on_leave(CoordinatorState& state, MemberId id);
 void on_gone(CoordinatorState& state, const Gone& message);
 void on_resize(CoordinatorState& state, const Resize& event);
 void lose(CoordinatorState& state, MemberId id, const std::string& why);
+/// The member is there no more.
+void forget(CoordinatorState& state, MemberId id);
 /// Loses those that are not heard while others are.
 void lose_silent_members(CoordinatorState& state);
 /// Whether nobody is heard: it is the coordinator then that is cut off, and it loses nobody.
 [[nodiscard]] bool is_cut_off(const CoordinatorState& state);
 /// Somebody is heard, at this moment.
 void note_heard(CoordinatorState& state);
+/// What a member says that the ledger would have to know, and does not; empty where all fits.
+[[nodiscard]] std::string contradiction(const CoordinatorState& state, const FromWorker& message);
 /// Answers a member that cannot take part any more; false when it can.
 [[nodiscard]] bool turn_away(CoordinatorState& state, MemberId id);
 void release_those_who_leave(CoordinatorState& state);
@@ -170,6 +178,22 @@ void on_report(CoordinatorState& state, const Report& message);
 void consider_recovery(CoordinatorState& state);
 /// Versions that could be gone on from, the best first.
 [[nodiscard]] std::vector<std::int64_t> candidates(const CoordinatorState& state);
+
+// ---- where nobody has a state (search.cpp)
+// -------------------------------------------------------
+
+/// Asks all who are there what they find on disk.
+void begin_search(CoordinatorState& state);
+/// As begin_search(), at times, where what was found did not do: a folder may be there later.
+void search_again(CoordinatorState& state);
+/// Asks one who came later, or has not heard.
+void ask_for_versions(CoordinatorState& state, MemberId id);
+/// Loses those that have not answered in time.
+void lose_late_searchers(CoordinatorState& state);
+/// Asked for and not there yet: reports of what is left, or of what is on disk.
+[[nodiscard]] inline bool lacks_reports(const CoordinatorState& state) {
+  return state.num_unreported > 0;
+}
 
 // ---- repair (heartbeat.cpp) --------------------------------------------------------------------
 

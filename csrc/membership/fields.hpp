@@ -200,6 +200,9 @@ constexpr auto form(Of<Decision> /*type*/) {
 constexpr auto form(Of<Halt> /*type*/) {
   return named("halt", field("epoch", &Halt::epoch));
 }
+constexpr auto form(Of<Search> /*type*/) {
+  return named("search", field("epoch", &Search::epoch));
+}
 constexpr auto form(Of<Released> /*type*/) {
   return named("released");
 }
@@ -227,6 +230,9 @@ constexpr auto form(Of<Advice> /*type*/) {
                field("layout", &Advice::layout, kMaxLayoutBytes),
                field("world_size", &Advice::world_size),
                field("why", &Advice::why, kMaxWhyBytes));
+}
+constexpr auto form(Of<Abdicate> /*type*/) {
+  return named("abdicate", field("why", &Abdicate::why, kMaxWhyBytes));
 }
 constexpr auto form(Of<Consult> /*type*/) {
   return named("consult", field("number", &Consult::number), field("to", &Consult::to));
@@ -318,6 +324,9 @@ constexpr auto form(Of<Stopped> /*type*/) {
                field("clean", &Stopped::is_clean),
                field("snapshots", &Stopped::snapshot_versions, kMaxWorldMembers));
 }
+constexpr auto form(Of<Found> /*type*/) {
+  return named("found", field("versions", &Found::versions, kMaxWorldMembers));
+}
 constexpr auto form(Of<LeaveWanted> /*type*/) {
   return named("leave-wanted", field("grace_ms", &LeaveWanted::grace_ms));
 }
@@ -351,6 +360,9 @@ constexpr auto form(Of<Retire> /*type*/) {
 }
 constexpr auto form(Of<StopStep> /*type*/) {
   return named("stop-step", field("epoch", &StopStep::epoch));
+}
+constexpr auto form(Of<FindVersions> /*type*/) {
+  return named("find-versions");
 }
 constexpr auto form(Of<End> /*type*/) {
   return named("end", field("reason", &End::reason), field("why", &End::why, kMaxWhyBytes));

@@ -78,6 +78,12 @@ void repair_attempt(CoordinatorState& state, const Heartbeat& message) {
 
 void repair_halt(CoordinatorState& state, const Heartbeat& message) {
   const std::int64_t epoch = state.durable.world.epoch;
+  if (state.is_orphaned) {
+    if (!state.live.at(message.id).report) {
+      ask_for_versions(state, message.id);
+    }
+    return;
+  }
   if (message.epoch != epoch || epoch == 0 || !is_in_world(state, message.id)) {
     return;
   }

@@ -47,6 +47,29 @@ std::vector<MemberId> alive_in_world(const CoordinatorState& state) {
   return alive;
 }
 
+std::string contradiction(const CoordinatorState& state, const FromWorker& message) {
+  const MemberId id = std::visit([](const auto& one) { return one.id; }, message);
+  const std::string name = "member " + std::to_string(id.value);
+  const bool is_known = state.durable.members.contains(id);
+  // Whoever was not welcome yet says nothing but these.
+  if (!is_known && !std::holds_alternative<Join>(message) &&
+      !std::holds_alternative<Gone>(message)) {
+    return name + " was welcome before, and is not in the ledger";
+  }
+  if (const auto* const beat = std::get_if<Heartbeat>(&message)) {
+    if (beat->epoch > state.durable.world.epoch) {
+      return name + " is in epoch " + std::to_string(beat->epoch) + ", and the ledger ends with " +
+             std::to_string(state.durable.world.epoch);
+    }
+    const std::int64_t attempt = std::max(beat->attempt, beat->closed_attempt);
+    if (attempt > state.durable.last_attempt) {
+      return name + " knows of attempt " + std::to_string(attempt) + ", and the ledger ends with " +
+             std::to_string(state.durable.last_attempt);
+    }
+  }
+  return {};
+}
+
 bool turn_away(CoordinatorState& state, MemberId id) {
   const auto found = state.durable.members.find(id);
   if (found == state.durable.members.end()) {
@@ -84,8 +107,14 @@ void on_join(CoordinatorState& state, const Join& message) {
     return;
   }
   persist(state, MemberJoined{message.id, message.host});
-  state.live.emplace(message.id, Live{.last_heard_ms = state.now_ms});
+  Live live{.last_heard_ms = state.now_ms};
+  live.search_deadline_ms = state.now_ms + state.options.deadlines.report_ms;
+  state.live.emplace(message.id, std::move(live));
   send(state, message.id, Welcome{});
+  if (state.is_orphaned) {
+    ++state.num_unreported;
+    ask_for_versions(state, message.id);
+  }
   note_change(state);
 }
 
@@ -118,8 +147,7 @@ void on_gone(CoordinatorState& state, const Gone& message) {
   if (state.durable.is_finished) {
     // Its peers do their last step or have done it: nobody is to be halted for its sake.
     persist(state, MemberReleased{message.id});
-    state.live.erase(message.id);
-    state.leaving.erase(message.id);
+    forget(state, message.id);
     send(state, message.id, Released{});
     return;
   }
@@ -130,11 +158,7 @@ void lose(CoordinatorState& state, MemberId id, const std::string& why) {
   const bool was_in_world = is_in_world(state, id);
   const bool took_part = state.attempt && state.attempt->participants.contains(id);
   persist(state, MemberLost{id, clipped(why, kMaxWhyBytes)});
-  if (state.recovery && was_in_world && !state.live.at(id).report) {
-    --state.recovery->num_unreported;
-  }
-  state.live.erase(id);
-  state.leaving.erase(id);
+  forget(state, id);
   send(state, id, Lost{clipped(why, kMaxWhyBytes)});
   if (took_part) {
     abort_attempt(state, "member " + std::to_string(id.value) + " was lost: " + why);
@@ -142,7 +166,18 @@ void lose(CoordinatorState& state, MemberId id, const std::string& why) {
   note_change(state);
   if (was_in_world && !state.durable.is_finished && !state.recovery) {
     halt_world(state, "member " + std::to_string(id.value) + " was lost: " + why);
+  } else if (was_in_world && !state.durable.is_finished && alive_in_world(state).empty()) {
+    begin_search(state);
   }
+}
+
+void forget(CoordinatorState& state, MemberId id) {
+  const bool is_asked = state.is_orphaned || (state.recovery && is_in_world(state, id));
+  if (is_asked && !state.live.at(id).report) {
+    --state.num_unreported;
+  }
+  state.live.erase(id);
+  state.leaving.erase(id);
 }
 
 bool is_cut_off(const CoordinatorState& state) {
@@ -194,8 +229,7 @@ void release_those_who_leave(CoordinatorState& state) {
   }
   for (const MemberId id : released) {
     persist(state, MemberReleased{id});
-    state.live.erase(id);
-    state.leaving.erase(id);
+    forget(state, id);
     send(state, id, Released{});
   }
 }

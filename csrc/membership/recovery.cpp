@@ -50,8 +50,14 @@ std::vector<Holding> holdings_of(const CoordinatorState& state, const Descriptio
 void begin_recovery_attempt(CoordinatorState& state) {
   const std::vector<std::int64_t> versions = candidates(state);
   if (open_recovery(state).candidate >= versions.size()) {
+    state.search_again_ms = state.now_ms + state.back_off_ms;
+    if (state.is_orphaned) {
+      state.back_off_ms = std::min(2 * state.back_off_ms, state.options.deadlines.back_off_cap_ms);
+    }
     state.waits_for =
-        versions.empty()
+        versions.empty() && state.is_orphaned
+            ? "all members of the halted world are lost, and nobody finds a checkpoint"
+        : versions.empty()
             ? "no member of the halted world holds a whole version; the job needs a checkpoint"
             : "none of the " + std::to_string(versions.size()) +
                   " reported versions can be put together; the job needs a checkpoint";
@@ -79,13 +85,14 @@ std::vector<std::int64_t> candidates(const CoordinatorState& state) {
   using NewestFirst = std::set<std::int64_t, std::greater<>>;
   NewestFirst clean;
   NewestFirst snapshots;
-  for (const MemberId id : alive_in_world(state)) {
-    const std::optional<Report>& report = state.live.at(id).report;
-    if (report) {
-      if (report->is_clean) {
-        clean.insert(report->version);
-      }
-      snapshots.insert(report->snapshot_versions.begin(), report->snapshot_versions.end());
+  for (const auto& [id, live] : state.live) {
+    const bool counts = live.report && (state.is_orphaned || is_in_world(state, id));
+    if (counts && live.report->is_clean) {
+      clean.insert(live.report->version);
+    }
+    if (counts) {
+      snapshots.insert(live.report->snapshot_versions.begin(),
+                       live.report->snapshot_versions.end());
     }
   }
   std::vector<std::int64_t> versions(clean.begin(), clean.end());
@@ -108,10 +115,15 @@ void halt_world(CoordinatorState& state, const std::string& why) {
   state.is_undecided = true;
   state.back_off_until_ms = state.now_ms;
   state.back_off_ms = state.options.deadlines.back_off_ms;
-  for (const MemberId id : alive_in_world(state)) {
+  state.num_unreported = 0;
+  const std::vector<MemberId> alive = alive_in_world(state);
+  for (const MemberId id : alive) {
     state.live.at(id).report.reset();
-    ++state.recovery->num_unreported;
+    ++state.num_unreported;
     send(state, id, Halt{epoch});
+  }
+  if (alive.empty()) {
+    begin_search(state);
   }
 }
 
@@ -137,13 +149,13 @@ void on_step_failed(CoordinatorState& state, const StepFailed& message) {
 
 void on_report(CoordinatorState& state, const Report& message) {
   Live& live = state.live.at(message.id);
-  if (!state.recovery || message.epoch != state.durable.world.epoch ||
-      !is_in_world(state, message.id) || live.report) {
+  const bool is_asked = state.is_orphaned || (state.recovery && is_in_world(state, message.id));
+  if (!is_asked || message.epoch != state.durable.world.epoch || live.report) {
     ++state.num_stale;
     return;
   }
   live.report = message;
-  --state.recovery->num_unreported;
+  --state.num_unreported;
   live.version = message.version;
 }
 
@@ -151,7 +163,16 @@ void consider_recovery(CoordinatorState& state) {
   if (!state.recovery || state.attempt || state.durable.is_finished) {
     return;
   }
-  if (!state.recovery->has_reports()) {
+  if (state.is_orphaned) {
+    // Nothing stands that could wait for less than all who come.
+    if (lacks_reports(state) || state.now_ms < state.quiet_until_ms) {
+      return;
+    }
+    if (state.durable.world.epoch == 0 && candidates(state).empty()) {
+      state.recovery.reset();  // who had found one is gone: nothing has begun yet
+      return;
+    }
+  } else if (lacks_reports(state)) {
     if (state.now_ms < state.recovery->report_deadline_ms || is_cut_off(state)) {
       return;
     }

@@ -27,7 +27,7 @@ Phase phase_of(const CoordinatorState& state) {
     }
   }
   if (state.recovery) {
-    return state.recovery->has_reports() ? Phase::kRecovering : Phase::kHalting;
+    return lacks_reports(state) ? Phase::kHalting : Phase::kRecovering;
   }
   return Phase::kSteady;
 }
@@ -61,7 +61,10 @@ Wait wait_of(const CoordinatorState& state) {
   if (state.attempt) {
     return {attempt_text(*state.attempt), state.attempt->deadline_ms};
   }
-  if (state.recovery && !state.recovery->has_reports()) {
+  if (state.is_orphaned && lacks_reports(state)) {
+    return {std::to_string(state.num_unreported) + " members look for checkpoints", 0};
+  }
+  if (state.recovery && lacks_reports(state)) {
     return {"members of the halted world have not reported yet",
             state.recovery->report_deadline_ms};
   }

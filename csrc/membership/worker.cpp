@@ -23,6 +23,13 @@ void check_options(const WorkerOptions& options) {
   }
 }
 
+/// As many as a report has room for.
+std::vector<std::int64_t> newest_first(std::vector<std::int64_t> versions) {
+  std::ranges::sort(versions, std::greater<>());
+  versions.resize(std::min(versions.size(), kMaxSnapshots));
+  return versions;
+}
+
 }  // namespace
 
 std::string_view end_reason_name(EndReason reason) {
@@ -122,11 +129,30 @@ void Worker::on(const Stopped& event) {
     return;
   }
   stopped_ = event;
-  auto& snapshots = stopped_->snapshot_versions;
-  std::ranges::sort(snapshots, std::greater<>());
-  snapshots.resize(std::min(snapshots.size(), kMaxSnapshots));
+  stopped_->snapshot_versions = newest_first(event.snapshot_versions);
   version_ = event.version;
   report();
+}
+
+void Worker::on(const Search& message) {
+  // Asked again while it looks, it answers once.
+  if (!is_welcome_ || epoch_ != 0 || attempt_ || std::exchange(searched_epoch_, message.epoch)) {
+    stale();
+    return;
+  }
+  out_.emplace_back(FindVersions{});
+}
+
+void Worker::on(const Found& event) {
+  if (!searched_epoch_) {
+    stale();
+    return;
+  }
+  tell(Report{options_.id,
+              *std::exchange(searched_epoch_, std::nullopt),
+              0,
+              false,
+              newest_first(event.versions)});
 }
 
 void Worker::report() {

@@ -34,6 +34,9 @@ py::tuple action(const membership::Publish& each) {
 py::tuple action(const membership::Send& each) {
   return py::make_tuple("send", each.to.value, membership::encode(each.message));
 }
+py::tuple action(const membership::Abdicate& each) {
+  return py::make_tuple("abdicate", each.why);
+}
 py::tuple action(const membership::Consult& each) {
   return py::make_tuple("consult", each.number, each.to.value);
 }
@@ -60,6 +63,9 @@ py::tuple action(const membership::Retire& each) {
 }
 py::tuple action(const membership::StopStep& each) {
   return py::make_tuple("stop", each.epoch);
+}
+py::tuple action(const membership::FindVersions& /*each*/) {
+  return py::make_tuple("search");
 }
 py::tuple action(const membership::End& each) {
   return py::make_tuple("end", std::string(membership::end_reason_name(each.reason)), each.why);
@@ -355,6 +361,13 @@ void bind_worker(py::module_& m) {
           py::arg("version"),
           py::arg("is_clean"),
           py::arg("snapshots"))
+      .def(
+          "found",
+          [](TracedWorker& self, std::int64_t now_ms, std::vector<std::int64_t> versions) {
+            return handle(self, now_ms, membership::Found{std::move(versions)});
+          },
+          py::arg("now_ms"),
+          py::arg("versions"))
       .def(
           "leave_wanted",
           [](TracedWorker& self, std::int64_t now_ms, std::int64_t grace_ms) {

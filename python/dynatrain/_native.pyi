@@ -823,6 +823,9 @@ class MembershipWorker:
     ) -> list[tuple[Any, ...]]:
         """The answer to ``stop``: neither a step nor a transfer runs any more."""
 
+    def found(self, now_ms: int, versions: Sequence[int]) -> list[tuple[Any, ...]]:
+        """The answer to ``search``: versions of the job that can be read from disk."""
+
     def leave_wanted(self, now_ms: int, grace_ms: int) -> list[tuple[Any, ...]]:
         """This process is to be left out of the next world."""
 

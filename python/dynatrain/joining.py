@@ -9,7 +9,7 @@ from typing import Any
 
 from dynatrain._errors import LayoutError, TransportError
 from dynatrain.collective import Collective
-from dynatrain.elastic.missing import Brings, Recovery, read_missing
+from dynatrain.elastic.missing import Brings, Recovery, read_missing, seats_in
 from dynatrain.elastic.snapshots import Snapshots
 from dynatrain.generation.engine import AtBoundary
 from dynatrain.generation.generation import Generation
@@ -207,10 +207,11 @@ class Joining:
         if world is not None:
             world.abort(why)
 
-    def hold(self, generation: Generation, seats: Seats, epoch: int, step: int) -> None:
+    def hold(self, generation: Generation, seats: Seats | None, epoch: int, step: int) -> None:
         """Takes ``seats`` for what is left of a halted world, after ``step`` steps.
 
-        A rank that is not among them has nothing of that version, whatever its state is.
+        A rank that is not among them has nothing of that version, whatever its state is. None where
+        there was no world in this job: a checkpoint says what it was.
 
         Raises:
             LayoutError: this rank is among them, and has that version no more.
@@ -221,7 +222,15 @@ class Joining:
         has_checkpoints = self._snapshots is not None and self._snapshots.checkpoints is not None
         if has_checkpoints:  # who reports a checkpoint need not hold anything
             self.enter(generation)
+            if seats is None:
+                seats = self._seats_on_disk(step)
             seats = self._with_holders(seats, step)
+        if seats is None:
+            raise LayoutError(
+                "elastic: this job goes on from a checkpoint, and this member has no folder\n"
+                "  expected the same checkpoint_dir on all members\n  nothing was moved\n"
+                "  start this member with join(..., checkpoint_dir=, checkpoint_every=)"
+            )
         own = generation.members.own.id
         is_holder = seats.place_of(own) is not None
         found = self._copied(step, seats) if is_holder else None
@@ -240,6 +249,13 @@ class Joining:
             present.held, present.own_kept = found
         if has_checkpoints:
             self._fill(generation, epoch, step)
+
+    def _seats_on_disk(self, step: int) -> Seats:
+        """The places of the world that has written a checkpoint. Collective."""
+        assert self._snapshots is not None
+        folder = self._snapshots.checkpoints
+        assert folder is not None
+        return self._part.engine.together("reading the checkpoint", lambda: seats_in(folder, step))
 
     def _with_holders(self, seats: Seats, step: int) -> Seats:
         """Without the places of members that have neither a state nor copies of ``step`` steps."""
@@ -263,7 +279,9 @@ class Joining:
         copied = snapshots.copied_of(step, seats.ids)
         of = copied if present.held is not None else (own,) if is_live else ()
         folder = snapshots.checkpoints
-        brings = Brings(of, is_live, bool(copied), step in folder.versions)
+        # Where nobody lives who knows which steps were undone, all that is on disk counts.
+        on_disk = snapshots.on_disk if any(seats.ids) else folder.versions
+        brings = Brings(of, is_live, bool(copied), step in on_disk)
         recovery = Recovery(step, seats, present.source, brings)
         read = read_missing(self._part.engine, folder, recovery)
         if read is None:
@@ -292,7 +310,8 @@ class Joining:
     def _is_near(self, step: int) -> bool:
         """Whether the state is that of ``step`` completed steps, or can be."""
         progress = self._part.progress
-        is_live = progress.completed == step and not progress.is_torn
+        has_state = self._part.present.state is not None
+        is_live = has_state and progress.completed == step and not progress.is_torn
         return is_live or self._part.keeper.previous == step
 
     def _come_to(self, step: int) -> None:

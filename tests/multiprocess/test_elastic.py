@@ -181,7 +181,7 @@ def test_a_change_that_cannot_be_prepared_ahead_is_prepared_in_the_stop(job):
     job.hurry.touch()
 
     assert [member.end(120) for member in members] == [0, 0]
-    assert [each["prepared"] for each in stays.told("switch")] == [False]
+    assert stays.told("switch")[-1]["prepared"] is False  # one that came first was in dp=1 before
     words = [each["text"] for each in stays.told("event") if each["what"] == "preparing"]
     assert "dp=2 -> dp=1, in the stop" in words[-1]
     losses_of(members, TOTAL)

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from elastic_jobs import check_losses, check_repeated, running, trains_in, went_back
+from elastic_jobs import (
+    TOTAL,
+    check_losses,
+    check_repeated,
+    running,
+    shares_by_step,
+    trains_in,
+    undisturbed,
+    went_back,
+)
 
 LAYOUTS = ("dp=4", "dp=3", "dp=2", "dp=1")
 
@@ -83,3 +92,57 @@ def test_what_no_copy_has_comes_from_the_checkpoint(job):
     assert [member.end(120) for member in alive] == [0, 0]
     check_went_to_disk(members, alive)
     check_losses(members)
+
+
+def resumed(members):
+    """The steps at which members went on from a checkpoint, in their own words."""
+    events = [each for member in members for each in member.told("event")]
+    return [each["text"] for each in events if each["what"] == "resumed"]
+
+
+def kill_all(members):
+    for member in members:
+        member.child.kill()
+    for member in members:
+        member.child.wait()
+
+
+# A power cut: nobody who is left has anything. First the coordinator knows of the job, then not
+# even that. Nothing differs by a bit, random streams included; the layout may be another.
+@pytest.mark.long
+@pytest.mark.timeout(400)
+def test_a_job_whose_processes_have_all_died_goes_on_from_its_checkpoint(tmp_path):
+    with running(tmp_path, ("dp=4",)) as job:
+        lives = []
+        for _ in range(2):
+            lives.append(started(job, 4, SEEDS="1"))
+            first = lives[-1][0]
+            first.wait_for(lambda first=first: len(checkpoints(first)) > 1, 120)
+            kill_all(lives[-1])
+        check_resumed(lives[1])
+        check_repeated([*lives[0], *lives[1]], "dp=4", ("loss", "draw"))
+
+        job.coordinator.kill()
+        (job.folder / "ledger").unlink()
+        job.layouts = ("dp=2",)
+        job.coordinator = job.coordinate(job.address)
+        members = started(job, 2)
+        trains_in(members[0], "dp=2")
+        job.hurry.touch()
+        assert [member.end(120) for member in members] == [0, 0]
+    begun = check_resumed(members)
+    expected = undisturbed(TOTAL)
+    shares = shares_by_step(members)
+    assert sorted(shares) == [*range(begun, TOTAL)]
+    for step, epochs in shares.items():
+        (each,) = epochs.values()
+        assert sum(said["loss"] for said in each) / 2 == pytest.approx(expected[step], rel=1e-4)
+
+
+def check_resumed(members):
+    """All begin at the step of a checkpoint, which is returned, and say so."""
+    begun = {member.told("step")[0]["step"] for member in members}
+    assert set(resumed(members)) == {f"at step {step}" for step in begun}
+    assert len(begun) == 1
+    assert min(begun) > 0
+    return min(begun)

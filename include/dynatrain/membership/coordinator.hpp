@@ -54,7 +54,13 @@ struct Consult {
   MemberId to;
 };
 
-using CoordinatorAction = std::variant<Persist, Publish, Send, Consult>;
+/// The ledger is not the one that the members were told of: the process ends, and nothing follows.
+/// They train on without it.
+struct Abdicate {
+  std::string why;
+};
+
+using CoordinatorAction = std::variant<Persist, Publish, Send, Consult, Abdicate>;
 
 struct CoordinatorOptions {
   Policy policy;

@@ -95,13 +95,13 @@ struct StepFailed {
   std::vector<MemberId> suspects;  ///< at most kMaxSuspects
 };
 
-/// The answer to Halt. What it says stays true until the member is told to go on.
+/// The answer to Halt, and to Search. What it says stays true until the member is told to go on.
 struct Report {
   MemberId id;
   std::int64_t epoch = 0;
   std::int64_t version = 0;
   bool is_clean = false;  ///< no optimizer step was cut short: `version` is held whole
-  std::vector<std::int64_t> snapshot_versions;  ///< at most kMaxSnapshots
+  std::vector<std::int64_t> snapshot_versions;  ///< checkpoints too; at most kMaxSnapshots
 };
 
 /// The process ends now. `is_finished`: all steps of the job are done.
@@ -170,6 +170,11 @@ struct Halt {
   std::int64_t epoch = 0;
 };
 
+/// Nobody who is there has a state: says which versions the member finds on disk.
+struct Search {
+  std::int64_t epoch = 0;  ///< of the world that is gone, 0 where there was none
+};
+
 /// The member is in no world any more and may exit.
 struct Released {};
 
@@ -178,8 +183,8 @@ struct Lost {
   std::string why;
 };
 
-using FromCoordinator =
-    std::variant<Welcome, Refused, Heard, Prepare, Propose, Go, Decision, Halt, Released, Lost>;
+using FromCoordinator = std::
+    variant<Welcome, Refused, Heard, Prepare, Propose, Go, Decision, Halt, Search, Released, Lost>;
 
 inline constexpr std::size_t kMaxSuspects = 64;
 inline constexpr std::size_t kMaxSnapshots = 64;

@@ -46,6 +46,10 @@ struct Stopped {
   bool is_clean = false;
   std::vector<std::int64_t> snapshot_versions;
 };
+/// The answer to FindVersions: versions of the job that this process can read from disk.
+struct Found {
+  std::vector<std::int64_t> versions;
+};
 struct LeaveWanted {
   std::int64_t grace_ms = 0;
 };
@@ -60,6 +64,7 @@ using WorkerEvent = std::variant<FromCoordinator,
                                  SwitchMoved,
                                  SwitchBroke,
                                  Stopped,
+                                 Found,
                                  LeaveWanted,
                                  ScriptFinished,
                                  Tick>;
@@ -102,6 +107,9 @@ struct StopStep {
   std::int64_t epoch = 0;
 };
 
+/// Look for checkpoints of the job; ends with Found.
+struct FindVersions {};
+
 enum class EndReason : std::uint8_t {
   kReleased,   ///< not needed any more: no error
   kFinished,   ///< the script is done: no error
@@ -120,8 +128,16 @@ struct End {
   std::string why;
 };
 
-using WorkerAction =
-    std::variant<Tell, Train, RunPrepare, RunSwitch, Discard, Install, Retire, StopStep, End>;
+using WorkerAction = std::variant<Tell,
+                                  Train,
+                                  RunPrepare,
+                                  RunSwitch,
+                                  Discard,
+                                  Install,
+                                  Retire,
+                                  StopStep,
+                                  FindVersions,
+                                  End>;
 
 struct WorkerOptions {
   MemberId id;
@@ -173,6 +189,7 @@ class Worker {
   void on(const Go& message);
   void on(const Decision& message);
   void on(const Halt& message);
+  void on(const Search& message);
   void on(const Released&);
   void on(const Lost& message);
   void on(const AtBoundary& event);
@@ -182,6 +199,7 @@ class Worker {
   void on(const SwitchMoved& event);
   void on(const SwitchBroke& event);
   void on(const Stopped& event);
+  void on(const Found& event);
   void on(const LeaveWanted& event);
   void on(const ScriptFinished&);
   void on(const Tick&);
@@ -218,6 +236,7 @@ class Worker {
   bool is_at_boundary_ = false;
   Activity activity_ = Activity::kIdle;
   std::optional<Stopped> stopped_;  ///< what Halt has found; reported again when asked again
+  std::optional<std::int64_t> searched_epoch_;  ///< of the Search that is not answered yet
   std::optional<OpenAttempt> attempt_;
   std::int64_t closed_attempt_ = 0;
   std::int64_t draining_attempt_ = 0;  ///< its transfer has been told to end, and has not yet

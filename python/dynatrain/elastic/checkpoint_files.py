@@ -81,6 +81,7 @@ class Index:
     Attributes:
         version: completed steps.
         epoch: of the world that wrote it.
+        layout: of that world.
         members: ids of its members, by rank.
         held_by: which ranks have which content; names have their group before them, see ``GROUPS``.
         copies: see :class:`dynatrain.generation.held.Held`; so those that follow.
@@ -93,6 +94,7 @@ class Index:
 
     version: int
     epoch: int
+    layout: str
     members: tuple[str, ...]
     held_by: Holders
     copies: Mapping[str, tuple[tuple[str, str], ...]]

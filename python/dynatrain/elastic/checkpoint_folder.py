@@ -42,22 +42,29 @@ class CheckpointFolder:
     def versions(self) -> list[int]:
         """Of those that were written whole, newest first; none where the folder cannot be read."""
         try:
-            names = [each.name for each in self.path.iterdir()]
+            return self.find()
         except OSError:
+            return []
+
+    def find(self) -> list[int]:
+        """As ``versions``; raises OSError where a folder that is there cannot be read."""
+        try:
+            names = [each.name for each in self.path.iterdir()]
+        except FileNotFoundError:
             return []
         found = (int(match[1]) for name in names if (match := _WHOLE.fullmatch(name)))
         return sorted((each for each in found if self._is_own(self.of(each))), reverse=True)
 
     def check_unused(self) -> None:
-        """Raises LayoutError where checkpoints are there, before the first world of a job."""
-        if found := self.versions:
+        """Raises LayoutError where checkpoints are there, as a world begins without a state."""
+        if found := self.find():
             raise LayoutError(
-                f"checkpoint: {self.path} has checkpoints of another job, the newest after "
-                f"{found[0]} steps\n"
-                "  expected none where a job begins: it would take them for its own\n"
-                "  nothing was started, and they are as they were\n"
-                "  give this job a checkpoint_dir of its own; to begin from one of them, load it "
-                "with torch.distributed.checkpoint in `initialize`"
+                f"checkpoint: {self.path} has a checkpoint after {found[0]} steps, and this job "
+                "begins at step 0\n"
+                "  expected none, as nobody found one when the members joined\n"
+                "  nothing was started, and the checkpoints are as they were\n"
+                "  start the members again to go on from it, or give this job a checkpoint_dir of "
+                "its own"
             )
 
     def begin(self, version: int, name: str) -> Path:
@@ -104,10 +111,7 @@ class CheckpointFolder:
 
     @staticmethod
     def _is_own(path: Path) -> bool:
-        try:
-            return (path / INDEX).is_file() and (path / METADATA).is_file()
-        except OSError:
-            return False
+        return (path / INDEX).is_file() and (path / METADATA).is_file()
 
 
 def _sync(folder: Path) -> None:

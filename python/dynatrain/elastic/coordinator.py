@@ -263,10 +263,23 @@ class Coordinator:
                 self._publish(*facts)
             elif kind == "consult":
                 self._consult(*facts)
+            elif kind == "abdicate":
+                self._abdicate(*facts)
             else:
                 member, line = facts
                 if member in self._connections:
                     self._connections[member].say(MEMBER + line)
+
+    def _abdicate(self, why: str) -> None:
+        """Ends, as members have heard what this ledger does not say."""
+        self._broken = LayoutError(
+            f"elastic: {why}\n"
+            "  expected the ledger by which this job has run so far; this one is new, older or "
+            "damaged\n"
+            "  nobody was told anything: training goes on, in the world in which it was\n"
+            "  start the coordinator with the ledger of this job, or end its members first"
+        )
+        raise self._broken
 
     def _persist(self, record: str) -> None:
         """Puts a record on disk; a coordinator that cannot ends, as its machine knows more."""

@@ -27,6 +27,7 @@ class CopiedState:
 
     Attributes:
         epoch: of the world that it was copied in.
+        layout: of that world.
         version: completed steps.
         member: id of the member whose it is.
         size_bytes: of its run.
@@ -39,6 +40,7 @@ class CopiedState:
     """
 
     epoch: int
+    layout: str
     version: int
     member: str
     size_bytes: int
@@ -234,6 +236,7 @@ class Reader:
             apart = encoded(adapter, adapter.values(inventory.under(ties)[0]), kept)
         return CopiedState(
             now.epoch,
+            str(now.layout),
             version,
             member,
             packed.size_bytes,

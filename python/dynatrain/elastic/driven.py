@@ -65,7 +65,7 @@ class Session(Protocol):
     def abort(self, why: str) -> None:
         """Ends what waits for a peer in the present world, from any thread."""
 
-    def hold(self, generation: Generation, seats: Seats, epoch: int, step: int) -> None:
+    def hold(self, generation: Generation, seats: Seats | None, epoch: int, step: int) -> None:
         """Takes ``seats`` for what is left of a halted world, after ``step`` steps."""
 
     def prepare(self, layout: Layout) -> None:

@@ -158,6 +158,10 @@ class Driver:
         except LayoutError as error:
             raise UncoveredError(f"the state of {ready.version} steps: {error}") from error
 
+    def find_versions(self) -> list[int]:
+        """Versions of the job that this member finds on disk. Raises OSError."""
+        return [] if self._snapshots is None else self._snapshots.find()
+
     def notice(self, kind: str, text: str) -> None:
         """Takes note of what the script may want to hear."""
         self.events.note(kind, text)
@@ -290,7 +294,6 @@ class Driver:
             ready = self._ready.get(attempt)
         if ready is None:
             return  # it was given up meanwhile
-        assert ready.source is not None
         assert ready.version is not None
         try:
             self._session.hold(ready.generation, ready.source, ready.epoch, ready.version)
@@ -342,18 +345,21 @@ class Driver:
             self._snapshots.go_on(completed, members, num_trainers, self._store)
 
     def _run(self, ready: Ready, version: int) -> None:
-        if ready.source is None:
+        if ready.source is None and ready.version is None:
             self._session.begin(ready.generation, ready.target)
             return
-        if ready.version is None and str(self.part.id) in ready.source.ids:
-            self._session.enter(ready.generation)
-        elif ready.version is None:
-            self._session.stand_by(ready.generation, ready.source, ready.epoch, version)
+        if ready.version is None and ready.source is not None:
+            if str(self.part.id) in ready.source.ids:
+                self._session.enter(ready.generation)
+            else:
+                self._session.stand_by(ready.generation, ready.source, ready.epoch, version)
         if ready.standing:  # from here on it is the session's, which may have to prepare anew
             self._session.adopt(ready.standing.pop())
         report = self._session.go(ready.target)
         self._wishes.fulfilled(report)
         self.events.note("switched", str(report))
+        if ready.version is not None and self._present is None:
+            self.events.note("resumed", f"at step {self._session.completed}")
         if lost := self._session.steps_lost:
             self.events.note("went-back", f"to step {self._session.completed}: steps_lost={lost}")
 

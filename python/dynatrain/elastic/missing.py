@@ -15,6 +15,7 @@ from dynatrain.elastic.copies import CopiedState
 from dynatrain.generation.engine import Engine
 from dynatrain.generation.held import Source
 from dynatrain.generation.seats import Seats
+from dynatrain.layout import Layout
 from dynatrain.switch.encoded import ANOTHER, PER_RANK, SHARED, add_another
 
 _PHASE = "reading the checkpoint"
@@ -111,7 +112,7 @@ def read_missing(engine: Engine, folder: CheckpointFolder, recovery: Recovery) -
         missing = missing_in(None, checkpoint)
     number = readers.index(engine.rank) if engine.rank in readers else None
     own_id = ids[engine.rank]
-    member = "" if own_id in there else own_id
+    member = "" if own_id in there else _heir_of(checkpoint.index.members, ids, engine.rank)
 
     def read() -> Read:
         if number is None:
@@ -119,6 +120,26 @@ def read_missing(engine: Engine, folder: CheckpointFolder, recovery: Recovery) -
         return _Share(checkpoint, number, len(readers)).read(missing, there, member)
 
     return replace(engine.together(_PHASE, read), not_live=frozenset(not_live))
+
+
+def _heir_of(members: Sequence[str], ids: Sequence[str], rank: int) -> str:
+    """The member of a checkpoint whose values go to a rank: itself.
+
+    Where none of those that wrote it is there any more, ranks take places in their order.
+    """
+    if not set(members).isdisjoint(ids):
+        return ids[rank]
+    return members[rank] if rank < len(members) else ""
+
+
+def seats_in(folder: CheckpointFolder, version: int) -> Seats:
+    """The places of the world that has written a checkpoint, nobody's now.
+
+    Raises:
+        LayoutError: it is damaged, or of another version.
+    """
+    index = _opened(folder, version).index
+    return Seats(Layout.parse(index.layout), ("",) * len(index.members))
 
 
 def _opened(folder: CheckpointFolder, version: int) -> Checkpoint:
@@ -201,6 +222,7 @@ class _Share:
             parts[f"{ANOTHER}{name}"] = apart[f"{ANOTHER}{name}"] = b""
         state = CopiedState(
             index.epoch,
+            index.layout,
             index.version,
             "",
             run.size_bytes,

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -55,6 +56,9 @@ class Tasks(Protocol):
 
     def prepare(self, attempt: int) -> None:
         """Prepares an attempt, in a thread of its own; what it raises is told."""
+
+    def find_versions(self) -> list[int]:
+        """Versions of the job on disk, in a thread of its own; OSError where nobody can tell."""
 
     def notice(self, kind: str, text: str) -> None:
         """Takes note of what the script may want to hear, in any thread."""
@@ -246,13 +250,15 @@ class Part:
 
     def _feed(self, event: Callable[[int], list[tuple[Any, ...]]]) -> None:
         """Gives the machine an event and hands on what it asks for."""
-        to_prepare, to_interrupt = [], []
+        to_prepare, to_interrupt, is_to_search = [], [], False
         with self._changed:
             for kind, *facts in event(_now_ms()):
                 if kind == "tell":
                     self._to_say.append(facts[0])
                 elif kind == "prepare":
                     to_prepare.append(facts[0])
+                elif kind == "search":
+                    is_to_search = True
                 else:
                     asked = _asked(kind, facts)
                     self._asked.append(asked)
@@ -265,6 +271,26 @@ class Part:
         for attempt in to_prepare:
             name = f"dynatrain prepares {attempt}"
             threading.Thread(target=self._prepared, args=(attempt,), name=name, daemon=True).start()
+
+        if is_to_search:
+            name = "dynatrain looks for checkpoints"
+            threading.Thread(target=self._searched, name=name, daemon=True).start()
+
+    def _searched(self) -> None:
+        """Says which versions are on disk, once that can be told."""
+        while not self._ended:
+            try:
+                versions = self._tasks.find_versions()
+            except OSError as error:
+                _log.warning("checkpoints cannot be looked for: %s", error)
+                time.sleep(self._tick_s)
+            else:
+                self._feed(partial(self._found, versions))
+                return
+
+    def _found(self, versions: Sequence[int], now: int) -> list[tuple[Any, ...]]:
+        actions: list[tuple[Any, ...]] = self._machine.found(now, versions)
+        return actions
 
     def _prepared(self, attempt: int) -> None:
         try:

@@ -45,6 +45,7 @@ class _Offer:
     """What a member could write; see :class:`dynatrain.elastic.copies.CopiedState`."""
 
     epoch: int
+    layout: str
     version: int
     member: str
     blob: bytes
@@ -150,6 +151,7 @@ class Saving:
         listed = listing(contents)
         offer = _Offer(
             state.epoch,
+            state.layout,
             state.version,
             state.member,
             state.blob,
@@ -291,6 +293,7 @@ def _index_of(
     return Index(
         offers[0].version,
         offers[0].epoch,
+        offers[0].layout,
         tuple(offer.member for offer in offers),
         held_by,
         {fqn: tuple(sorted(pairs)) for fqn, pairs in copies.items()},

@@ -163,6 +163,14 @@ class Snapshots:
         """The folder of the job's checkpoints; None where it makes none."""
         return self._cadence.folder
 
+    def find(self) -> list[int]:
+        """All versions on disk, whoever has written them; in any thread.
+
+        Raises:
+            OSError: the folder cannot be read.
+        """
+        return [] if self._cadence.folder is None else self._cadence.folder.find()
+
     @property
     def on_disk(self) -> list[int]:
         """Versions of which there is a checkpoint of the steps that led to the present state.

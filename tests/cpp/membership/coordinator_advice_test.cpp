@@ -35,8 +35,8 @@ Advice says(std::int64_t number, int world_size) {
 /// Members 1 and 2 of which 2 has a policy, that has just been asked: question 1.
 CoordinatorDesk consulting() {
   CoordinatorDesk desk(up_to_three());
-  (void)desk.give(Join{{1}, "host"});
-  (void)desk.give(Join{{2}, "host"});
+  (void)desk.come(1);
+  (void)desk.come(2);
   (void)desk.give(Advises{{2}});
   (void)desk.wait(CoordinatorDesk::deadlines().settle_ms);
   return desk;
@@ -45,8 +45,8 @@ CoordinatorDesk consulting() {
 // A world that is chosen first and corrected afterwards costs two switches.
 TEST(Advice, IsAskedForBeforeTheFirstWorldIsChosen) {
   CoordinatorDesk desk(up_to_three());
-  (void)desk.give(Join{{1}, "host"});
-  (void)desk.give(Join{{2}, "host"});
+  (void)desk.come(1);
+  (void)desk.come(2);
   (void)desk.give(Advises{{2}});
   const auto settled = desk.wait(CoordinatorDesk::deadlines().settle_ms);
   ASSERT_EQ(asked(settled).size(), 1U);
@@ -62,7 +62,7 @@ TEST(Advice, IsAskedForBeforeTheFirstWorldIsChosen) {
 TEST(Advice, IsAskedOfWhoJoinedFirst) {
   CoordinatorDesk desk(up_to_three());
   for (const std::uint64_t id : {7U, 3U, 5U}) {
-    (void)desk.give(Join{{id}, "host"});
+    (void)desk.come(id);
   }
   (void)desk.give(Advises{{5}});
   (void)desk.give(Advises{{3}});
@@ -117,7 +117,7 @@ TEST(Advice, ThatComesDuringAnAttemptIsAskedForAnewBehindIt) {
 // Whoever has come meanwhile was not thought of.
 TEST(Advice, IsVoidWhenSomebodyComes) {
   CoordinatorDesk desk = consulting();
-  (void)desk.give(Join{{3}, "host"});
+  (void)desk.come(3);
   const std::int64_t num_stale = desk.status().num_stale;
   EXPECT_FALSE(is_begun(desk.give(says(1, 2))));
   EXPECT_EQ(desk.status().num_stale, num_stale + 1);
@@ -145,7 +145,7 @@ TEST(Advice, ToWaitHoldsUntilSomebodyComes) {
   EXPECT_FALSE(is_begun(desk.wait_with({1, 2}, CoordinatorDesk::deadlines().advice_ms)));
   EXPECT_EQ(desk.status().waits_for, "the script's policy waits for others to come or go");
 
-  (void)desk.give(Join{{3}, "host"});
+  (void)desk.come(3);
   EXPECT_EQ(asked(desk.wait(CoordinatorDesk::deadlines().settle_ms)).size(), 1U);
 }
 

@@ -30,7 +30,7 @@ CoordinatorDesk with_a_proposal() {
 // Ten processes of one host join within a second: one change, not ten.
 TEST(CoordinatorChange, WaitsUntilMembershipHasSettled) {
   CoordinatorDesk desk(two_or_one());
-  (void)desk.give(Join{{1}, "host"});
+  (void)desk.come(1);
 
   EXPECT_TRUE(sent<Prepare>(desk.wait(desk.deadlines().settle_ms - 1)).empty());
   EXPECT_EQ(sent<Prepare>(desk.wait(1)).size(), 1U);
@@ -41,7 +41,7 @@ TEST(CoordinatorChange, IsNotPutOffForEverByThoseWhoJoinOneByOne) {
   CoordinatorDesk desk(two_or_one());
   std::size_t num_asked = 0;
   for (std::uint64_t member = 1; member <= 20 && num_asked == 0; ++member) {
-    num_asked = sent<Prepare>(desk.give(Join{{member}, "host"})).size();
+    num_asked = sent<Prepare>(desk.come(member)).size();
     desk.now_ms += desk.deadlines().settle_ms - 1;
   }
 

@@ -92,10 +92,26 @@ class CoordinatorDesk {
     add(give(Tick{}));
     return all;
   }
-  /// Members join, and membership settles: what is begun then is returned.
-  std::vector<CoordinatorAction> join(const std::vector<std::uint64_t>& members) {
+  /// A member says what it finds on disk.
+  std::vector<CoordinatorAction> find(std::uint64_t member,
+                                      std::vector<std::int64_t> versions = {}) {
+    return give(Report{{member}, durable().world.epoch, 0, false, std::move(versions)});
+  }
+  /// One joins, and says what it finds on disk where it is asked; what follows is returned.
+  std::vector<CoordinatorAction> come(std::uint64_t member,
+                                      const std::vector<std::int64_t>& on_disk = {}) {
+    std::vector<CoordinatorAction> actions = give(Join{{member}, "host"});
+    if (!sent<Search>(actions).empty()) {
+      const auto more = find(member, on_disk);
+      actions.insert(actions.end(), more.begin(), more.end());
+    }
+    return actions;
+  }
+  /// Members come, and membership settles: what is begun then is returned.
+  std::vector<CoordinatorAction> join(const std::vector<std::uint64_t>& members,
+                                      const std::vector<std::int64_t>& on_disk = {}) {
     for (const std::uint64_t member : members) {
-      (void)give(Join{{member}, "host"});
+      (void)come(member, on_disk);
     }
     return wait(deadlines().settle_ms);
   }

@@ -49,10 +49,11 @@ TEST(CoordinatorMembers, JoiningTwiceIsJoiningOnce) {
   EXPECT_EQ(sent<Welcome>(actions).size(), 1U);
 }
 
-TEST(CoordinatorMembers, OneThatHasNotJoinedIsRefused) {
+// Its process ended before it was welcome.
+TEST(CoordinatorMembers, OneThatHasNotJoinedMayGo) {
   CoordinatorDesk desk(two_or_one());
 
-  EXPECT_EQ(sent<Refused>(desk.give(beat(9, 0, Stage::kNone))).size(), 1U);
+  EXPECT_EQ(sent<Refused>(desk.give(Gone{{9}, false})).size(), 1U);
 }
 
 TEST(CoordinatorMembers, ANameThatIsEmptyOrTooLongIsRefused) {

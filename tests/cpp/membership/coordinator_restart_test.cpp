@@ -69,6 +69,8 @@ TEST(CoordinatorRestart, AMemberThatHasVotedLearnsOfTheCommit) {
 TEST(CoordinatorRestart, NumbersOfAttemptsAreNotUsedAgain) {
   CoordinatorDesk desk = restarted_in_an_attempt();
   (void)desk.give(Tick{});
+  (void)desk.find(1);
+  (void)desk.find(2);
 
   (void)desk.wait(desk.deadlines().back_off_ms);
 
@@ -127,6 +129,49 @@ TEST(CoordinatorRestart, TheDiskHoldsAllThatIsDurable) {
   (void)desk.give(ConnectionClosed{{2}});
 
   EXPECT_EQ(replay_ledger(desk.disk), desk.durable());
+}
+
+/// What a coordinator that has this ledger does at a heartbeat of member 1, in this epoch.
+std::vector<CoordinatorAction> heard_with(std::vector<Record> ledger,
+                                          std::int64_t epoch,
+                                          std::int64_t closed_attempt) {
+  CoordinatorDesk desk(two_or_one());
+  desk.disk = std::move(ledger);
+  desk.restart();
+  Heartbeat message;
+  message.id = {1};
+  message.epoch = epoch;
+  message.closed_attempt = closed_attempt;
+  return desk.give(message);
+}
+
+std::vector<Record> ledger_of_two() {
+  CoordinatorDesk desk(two_or_one());
+  desk.make_world({1, 2});
+  return desk.disk;
+}
+
+bool abdicates(const std::vector<CoordinatorAction>& actions) {
+  return actions.size() == 1 && std::holds_alternative<Abdicate>(actions[0]);
+}
+
+// A ledger that was removed, or brought back from a copy, once ended members that were healthy.
+TEST(CoordinatorRestart, WithALedgerThatDoesNotKnowItsMembersItEnds) {
+  EXPECT_TRUE(abdicates(heard_with({}, 1, 1)));
+}
+
+TEST(CoordinatorRestart, WithALedgerThatIsOlderThanItsMembersItEnds) {
+  EXPECT_TRUE(abdicates(heard_with(ledger_of_two(), 2, 1)));
+  EXPECT_TRUE(abdicates(heard_with(ledger_of_two(), 1, 2)));
+  EXPECT_FALSE(abdicates(heard_with(ledger_of_two(), 1, 1)));
+}
+
+TEST(CoordinatorRestart, WhenItHasEndedItDoesNothingMore) {
+  CoordinatorDesk desk(two_or_one());
+  (void)desk.give(Heartbeat{{1}, 1});
+
+  EXPECT_TRUE(desk.give(Join{{2}, "host"}).empty());
+  EXPECT_TRUE(desk.wait(desk.deadlines().lost_after_ms).empty());
 }
 
 }  // namespace

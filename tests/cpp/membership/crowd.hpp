@@ -126,6 +126,7 @@ class Crowd {
                      member.trains = false;
                      give(index, Stopped{member.machine.version(), true, {}});
                    },
+                   [&](const FindVersions&) { give(index, Found{}); },
                    [&](const End&) { member.is_dead = true; },
                    [](const auto&) {},
                },

@@ -22,7 +22,7 @@ CoordinatorDesk with_a_third() {
 // "Why does nothing happen?" is the question that a status is asked for.
 TEST(Status, SaysThatMoreMembersMayJoin) {
   CoordinatorDesk desk(two_or_one());
-  (void)desk.give(Join{{1}, "host"});
+  (void)desk.come(1);
 
   EXPECT_EQ(desk.status().waits_for, "more members may join or leave");
   EXPECT_EQ(desk.status().seconds_left, 0.5);
@@ -131,6 +131,7 @@ TEST(Status, SaysWhatIsWrongWithAPolicysChoice) {
   options.policy = [](const PolicyInput&) { return PolicyChoice{"dp=1", {{9}}, {}}; };
   Coordinator machine(options, {}, 0);
   (void)machine.handle(0, Join{{1}, "host"});
+  (void)machine.handle(0, Report{{1}, 0, 0, false, {}});
   (void)machine.handle(500, Tick{});
 
   EXPECT_EQ(machine.status(500).waits_for, "the policy chose member 9, which is not available");

@@ -225,6 +225,8 @@ std::string trace_of_two() {
   };
   add(Join{{1}, "a"});
   add(Join{{2}, "b"});
+  add(Report{{1}, 0, 0, false, {}});
+  add(Report{{2}, 0, 0, false, {}});
   desk.now_ms = desk.deadlines().settle_ms;
   add(Tick{});
   return trace;
@@ -246,7 +248,7 @@ TEST(Trace, TheFirstDifferenceIsNamed) {
   const auto difference = replayed(trace);
 
   ASSERT_TRUE(difference.has_value());
-  EXPECT_EQ(difference->line, 5);
+  EXPECT_EQ(difference->line, 6);
   EXPECT_EQ(difference->expected, "1 persist member-joined id=2 host=b");
   EXPECT_EQ(difference->got, "1 persist member-joined id=2 host=c");
 }

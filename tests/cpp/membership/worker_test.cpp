@@ -241,6 +241,28 @@ TEST(WorkerVote, AMemberThatIsNotInTheTargetRetires) {
 
 // ---- failures ----------------------------------------------------------------------------------
 
+TEST(WorkerHalt, OneInNoWorldSaysWhatItFindsOnDisk) {
+  WorkerDesk desk;
+  (void)desk.give(Tick{});
+  (void)desk.hear(Welcome{});
+
+  EXPECT_EQ(found<FindVersions>(desk.hear(Search{3})).size(), 1U);
+  EXPECT_TRUE(found<FindVersions>(desk.hear(Search{3})).empty());  // asked again, it looks once
+  const auto reports = told<Report>(desk.give(Found{{40, 50}}));
+  ASSERT_EQ(reports.size(), 1U);
+  EXPECT_EQ(reports[0].epoch, 3);
+  EXPECT_FALSE(reports[0].is_clean);
+  EXPECT_EQ(reports[0].snapshot_versions, (std::vector<std::int64_t>{50, 40}));
+  EXPECT_EQ(found<FindVersions>(desk.hear(Search{3})).size(), 1U);  // the report was lost
+}
+
+TEST(WorkerHalt, OneInAWorldDoesNotLookOnDisk) {
+  WorkerDesk desk;
+  desk.begin_world();
+
+  EXPECT_TRUE(desk.hear(Search{1}).empty());
+}
+
 TEST(WorkerHalt, StopsThenReports) {
   WorkerDesk desk = training();
 

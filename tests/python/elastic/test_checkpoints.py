@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import numpy as np
 import pytest
 import torch
@@ -59,7 +61,8 @@ def copied(rank, cuts, version=5):
     parts = {"shared/lr": words.encode(0.5), "per_rank/stream": words.encode(f"seed {rank}")}
     nothing = frozenset()
     state = CopiedState(
-        1, version, f"member {rank}", packed.size_bytes, packed.blob(), parts, None, {}, nothing,
+        1, "dp=2", version, f"member {rank}", packed.size_bytes, packed.blob(), parts, None, {},
+        nothing,
         frozenset(elements()),
     )  # fmt: skip
     return Copies(run, state, own_kept={"keep.own": words.encode(rank)})
@@ -236,11 +239,22 @@ def test_the_last_two_are_kept(path):
 
 
 # A job that begins anew would sweep what an earlier one has left, as steps that it has undone.
-def test_a_job_does_not_begin_over_checkpoints_of_another(path):
+def test_a_job_does_not_begin_at_nothing_over_checkpoints(path):
     CheckpointFolder(path).check_unused()
     saved(path)
-    with pytest.raises(LayoutError, match="has checkpoints of another job, the newest after 5"):
+    with pytest.raises(LayoutError, match="has a checkpoint after 5 steps, and this job begins at"):
         CheckpointFolder(path).check_unused()
+
+
+# What cannot be read is not what is not there: a job would begin at step 0 again.
+def test_a_folder_that_cannot_be_read_is_not_an_empty_one(path, monkeypatch):
+    def fails(_):
+        raise OSError(errno.EIO, "the server does not answer")
+
+    monkeypatch.setattr(type(path), "iterdir", fails)
+    with pytest.raises(OSError, match="does not answer"):
+        CheckpointFolder(path).find()
+    assert CheckpointFolder(path).versions == []
 
 
 # Who dies in the middle leaves what is not taken for a checkpoint; the next world sweeps it. What

@@ -43,7 +43,9 @@ def test_the_keeper_is_on_another_host(nodes):
 def state_of(rank):
     size = 64 * (rank + 1)
     blob, nothing = b"blob", frozenset()
-    return copies.CopiedState(1, 5, f"member {rank}", size, blob, {}, None, {}, nothing, nothing)
+    return copies.CopiedState(
+        1, "dp=2", 5, f"member {rank}", size, blob, {}, None, {}, nothing, nothing
+    )
 
 
 # With three there is no pair that keeps each other's: what is sent to one is received of another.

@@ -10,7 +10,7 @@ def copy(slots, version, history):
     nothing = frozenset()
     slots.spare.forget()
     slots.spare.own = CopiedState(
-        history, version, "a member", 0, b"", {}, None, {}, nothing, nothing
+        history, "dp=2", version, "a member", 0, b"", {}, None, {}, nothing, nothing
     )
 
 

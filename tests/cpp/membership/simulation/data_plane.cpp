@@ -100,6 +100,9 @@ void Simulation::end_step(Process& process) {
       process.data.snapshots.erase(process.data.snapshots.begin());
     }
   }
+  if (scenario_.has_checkpoints && process.data.version % 5 == 0) {
+    save(process, step.number);
+  }
   if (scenario_.finish_at > 0 && process.data.version >= scenario_.finish_at) {
     feed(process, ScriptFinished{});
   } else {
@@ -121,6 +124,37 @@ void Simulation::prepare(Process& process, const RunPrepare& action) {
   } else {
     put_local(process, delay_ms, PrepareDone{action.attempt});
   }
+}
+
+/// Has a checkpoint be there when the last member has come to it.
+void Simulation::save(const Process& process, std::int64_t epoch) {
+  const std::int64_t version = process.data.version;
+  const bool is_whole = std::ranges::all_of(oracle_.members_in(epoch), [&](MemberId id) {
+    const Process& member = process_of(id);
+    return member.is_alive && member.data.version == version && member.data.is_clean &&
+           member.data.digest == process.data.digest;
+  });
+  if (is_whole && oracle_.world().epoch == epoch) {
+    checkpoints_[version] = {process.data.digest, epoch};
+    if (checkpoints_.size() > 2) {
+      checkpoints_.erase(checkpoints_.begin());
+    }
+  }
+}
+
+/// Of those, the versions that a member of the present world may use.
+std::vector<std::int64_t> Simulation::on_disk() const {
+  std::vector<std::int64_t> versions;
+  for (const auto& [version, checkpoint] : checkpoints_) {
+    if (version <= oracle_.world().version || checkpoint.epoch == oracle_.world().epoch) {
+      versions.push_back(version);
+    }
+  }
+  return versions;
+}
+
+bool Simulation::is_orphaned(const std::vector<MemberId>& members) {
+  return std::ranges::all_of(members, [&](MemberId id) { return oracle_.is_gone(id); });
 }
 
 bool Simulation::is_covered(const std::vector<MemberId>& members, std::int64_t version) {
@@ -167,21 +201,32 @@ bool Simulation::is_covered_in(const std::vector<MemberId>& members,
 
 std::optional<std::uint64_t> Simulation::digest_of(const Description& description) {
   const std::int64_t version = description.target.version;
+  const bool is_alone = is_orphaned(description.source.members);
+  const std::vector<std::int64_t> usable = on_disk();
+  const bool is_saved = checkpoints_.contains(version) &&
+                        (is_alone || std::ranges::find(usable, version) != usable.end());
+  if (is_alone) {
+    return is_saved ? std::optional(checkpoints_.at(version).digest) : std::nullopt;
+  }
   std::optional<std::uint64_t> digest;
+  if (is_saved) {
+    digest = checkpoints_.at(version).digest;
+  }
   for (std::size_t i = 0; i < description.source.members.size(); ++i) {
     const Data& data = process_of(description.source.members[i]).data;
     std::optional<std::uint64_t> held;
     if (description.holdings[i] == Holding::kLive) {
       held = data.digest;
     } else if (description.holdings[i] == Holding::kSnapshot) {
-      held = data.snapshots.at(version).digest;
+      const auto found = data.snapshots.find(version);
+      held = found == data.snapshots.end() ? held : std::optional(found->second.digest);
     }
     if (held && digest && *held != *digest) {
       throw Violation("two members hold different states under version " + std::to_string(version));
     }
     digest = held ? held : digest;
   }
-  return is_covered(description.source.members, version) ? digest : std::nullopt;
+  return is_saved || is_covered(description.source.members, version) ? digest : std::nullopt;
 }
 
 void Simulation::begin_transfer(Process& process, const RunSwitch& action) {
@@ -266,6 +311,12 @@ void Simulation::install(Process& process, const Install& action) {
     throw Violation("member " + std::to_string(process.id.value) +
                     " has skipped or repeated a step");
   }
+  if (action.epoch == 1 && action.version != scenario_.begin_at) {
+    throw Violation("the first world does not go on from the checkpoint that was there");
+  }
+  std::erase_if(checkpoints_, [&](const auto& each) {
+    return each.first > action.version && each.second.epoch != action.epoch;
+  });
   // What does not lead to the new state is forgotten: its versions come again, as other states.
   std::map<std::int64_t, Snapshot> snapshots = std::move(process.data.snapshots);
   std::erase_if(snapshots,
@@ -292,7 +343,17 @@ void Simulation::stop(Process& process) {
   for (const auto& [version, snapshot] : process.data.snapshots) {
     stopped.snapshot_versions.push_back(version);
   }
+  const std::vector<std::int64_t> usable = on_disk();
+  stopped.snapshot_versions.insert(stopped.snapshot_versions.end(), usable.begin(), usable.end());
   put_local(process, random_.between(1, 60), std::move(stopped));
+}
+
+void Simulation::find_versions(const Process& process) {
+  Found found;
+  for (const auto& [version, checkpoint] : checkpoints_) {
+    found.versions.push_back(version);
+  }
+  put_local(process, random_.between(1, 60), std::move(found));
 }
 
 }  // namespace dynatrain::membership::simulation

@@ -57,6 +57,9 @@ bool Simulation::is_stuck_rightly() {
     return false;
   }
   const std::vector<MemberId>& members = oracle_.world().members;
+  if (is_orphaned(members) ? !checkpoints_.empty() : !on_disk().empty()) {
+    return false;
+  }
   for (const MemberId id : members) {
     const Data& data = process_of(id).data;
     if (data.is_clean && is_covered(members, data.version)) {

@@ -167,36 +167,40 @@ void Oracle::on_coordinator_sends(const Send& send) {
                            std::holds_alternative<Released>(send.message) ||
                            std::holds_alternative<Refused>(send.message);
   expect(is_farewell || !is_gone(send.to), named(send.to) + " is gone, and was asked something");
-  std::visit(Overloaded{
-                 [&](const Welcome&) {
-                   expect(joined_.contains(send.to),
-                          named(send.to) + " is not on disk, yet welcome");
-                 },
-                 [&](const Prepare& one) {
-                   expect(one.attempt == last_begun_ && published_.contains(one.attempt),
-                          numbered(one.attempt) + " was not begun on disk, or not published");
-                 },
-                 [&](const Propose& one) {
-                   proposed_step_.emplace(std::pair{one.attempt, one.proposal}, one.step);
-                 },
-                 [&](const Go& one) {
-                   check_promises(one);
-                   expect(step_to_go_.emplace(one.attempt, one.step).first->second == one.step,
-                          numbered(one.attempt) + " goes to two steps");
-                 },
-                 [&](const Decision& one) { check_decision(one); },
-                 [&](const Halt& one) {
-                   expect(one.epoch == halted_epoch_, "a halt was told that is not on disk");
-                 },
-                 [&](const Released&) {
-                   expect(released_.contains(send.to), named(send.to) + " was released off disk");
-                 },
-                 [&](const Lost&) {
-                   expect(lost_.contains(send.to), named(send.to) + " was told lost off disk");
-                 },
-                 [](const auto&) {},
-             },
-             send.message);
+  std::visit(
+      Overloaded{
+          [&](const Welcome&) {
+            expect(joined_.contains(send.to), named(send.to) + " is not on disk, yet welcome");
+          },
+          [&](const Prepare& one) {
+            expect(one.attempt == last_begun_ && published_.contains(one.attempt),
+                   numbered(one.attempt) + " was not begun on disk, or not published");
+          },
+          [&](const Propose& one) {
+            proposed_step_.emplace(std::pair{one.attempt, one.proposal}, one.step);
+          },
+          [&](const Go& one) {
+            check_promises(one);
+            expect(step_to_go_.emplace(one.attempt, one.step).first->second == one.step,
+                   numbered(one.attempt) + " goes to two steps");
+          },
+          [&](const Decision& one) { check_decision(one); },
+          [&](const Halt& one) {
+            expect(one.epoch == halted_epoch_, "a halt was told that is not on disk");
+          },
+          [&](const Search&) {
+            expect(std::ranges::all_of(world_.members, [&](MemberId id) { return is_gone(id); }),
+                   "checkpoints are looked for while a member of the world lives");
+          },
+          [&](const Released&) {
+            expect(released_.contains(send.to), named(send.to) + " was released off disk");
+          },
+          [&](const Lost&) {
+            expect(lost_.contains(send.to), named(send.to) + " was told lost off disk");
+          },
+          [](const auto&) {},
+      },
+      send.message);
 }
 
 void Oracle::on_member_tells(MemberId id, const FromWorker& message) {

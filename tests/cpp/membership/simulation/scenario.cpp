@@ -78,6 +78,10 @@ Scenario draw_scenario(std::uint64_t seed) {
   }
   std::ranges::sort(scenario.incidents, {}, &Incident::at_ms);
   scenario.policy_percent = random.percent(30) ? 50 : 0;
+  scenario.has_checkpoints = random.percent(40);
+  if (scenario.has_checkpoints && random.percent(30)) {
+    scenario.begin_at = random.between(1, 4);
+  }
   return scenario;
 }
 
@@ -104,10 +108,13 @@ std::string to_text(const Scenario& scenario) {
   text << ", loss " << scenario.loss_percent << " %, doubled " << scenario.double_percent
        << " %, late " << scenario.late_percent << " %, "
        << (scenario.is_replicated ? "replicated" : "sharded")
-       << (scenario.encodes ? ", as text" : "")
+       << (scenario.encodes ? ", as text" : "") << (scenario.has_checkpoints ? ", checkpoints" : "")
        << (scenario.policy_percent > 0 ? ", scripts with policies" : "");
   if (scenario.finish_at > 0) {
     text << ", finishes at version " << scenario.finish_at;
+  }
+  if (scenario.begin_at > 0) {
+    text << ", begins at version " << scenario.begin_at;
   }
   text << ", quiet at " << scenario.quiet_at_ms << " ms\n";
   for (const Incident& incident : scenario.incidents) {

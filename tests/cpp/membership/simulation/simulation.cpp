@@ -24,6 +24,9 @@ constexpr std::size_t kMaxToCome = 10'000;
 
 Simulation::Simulation(Scenario scenario, bool is_verbose)
     : scenario_(std::move(scenario)), is_verbose_(is_verbose), random_(scenario_.seed ^ 0x5eedULL) {
+  if (scenario_.begin_at > 0) {
+    checkpoints_[scenario_.begin_at] = {random_.next(), 0};
+  }
   start_coordinator();
   for (int i = 0; i < scenario_.num_workers; ++i) {
     queue_.put(random_.between(0, 300), What::kStartProcess);
@@ -198,6 +201,8 @@ void Simulation::feed_coordinator(const CoordinatorEvent& event) {
       oracle_.on_publish(published->description);
     } else if (const auto* consulted = std::get_if<Consult>(&action)) {
       consult(*consulted);
+    } else if (const auto* gone = std::get_if<Abdicate>(&action)) {
+      throw Violation("the coordinator doubts its ledger: " + gone->why);
     } else {
       const Send& send = std::get<Send>(action);
       oracle_.on_coordinator_sends(send);
@@ -246,6 +251,7 @@ void Simulation::carry_out(Process& process, const WorkerAction& action) {
                    process.target.reset();
                  },
                  [&](const StopStep&) { stop(process); },
+                 [&](const FindVersions&) { find_versions(process); },
                  [&](const End& one) {
                    if (one.reason == EndReason::kUndecided &&
                        now_ms_ > kRepairMs +

@@ -23,6 +23,12 @@ struct Snapshot {
   std::int64_t epoch = 0;
 };
 
+/// A checkpoint on disk, and the world that has written it.
+struct Checkpoint {
+  std::uint64_t digest = 0;
+  std::int64_t epoch = 0;
+};
+
 /// What a member holds of the job: a version, and a digest of all steps that led there.
 struct Data {
   std::int64_t version = 0;
@@ -118,6 +124,10 @@ class Simulation {
   void retry_transfer(const Process& process);
   void end_transfer(Process& process);
   void stop(Process& process);
+  void find_versions(const Process& process);
+  void save(const Process& process, std::int64_t epoch);
+  [[nodiscard]] std::vector<std::int64_t> on_disk() const;
+  [[nodiscard]] bool is_orphaned(const std::vector<MemberId>& members);
   void discard(Process& process, const Discard& action);
   void install(Process& process, const Install& action);
   [[nodiscard]] bool can_meet(const Process& process) const;
@@ -145,8 +155,9 @@ class Simulation {
   std::int64_t now_ms_ = 0;
   Oracle oracle_;
   std::vector<Record> disk_;
-  std::optional<Coordinator> coordinator_;    ///< empty while it is down
-  std::optional<std::int64_t> crash_behind_;  ///< so many more actions
+  std::map<std::int64_t, Checkpoint> checkpoints_;  ///< by version
+  std::optional<Coordinator> coordinator_;          ///< empty while it is down
+  std::optional<std::int64_t> crash_behind_;        ///< so many more actions
   std::int64_t down_for_ms_ = 0;
   std::size_t num_coordinators_ = 0;
   std::vector<std::unique_ptr<Process>> processes_;
