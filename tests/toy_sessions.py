@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
@@ -44,6 +45,15 @@ def start(outside, rank):
     part.worlds = part.targets._worlds = Places(part.engine)
     part.start(Layout.parse(SOURCE), None, {})
     return part
+
+
+def wait_at_most(part, seconds):
+    """Gives every wait of a rank this deadline: only who is meant to be late is so."""
+    timeout = timedelta(seconds=seconds)
+    part.generation.options = replace(part.generation.options, timeout=timeout)
+    part.generation.meeting._timeout = part.engine.control.timeout = timeout
+    if part.engine.control._tree is not None:
+        part.engine.control._tree._timeout = timeout
 
 
 def holds_its_part(part):

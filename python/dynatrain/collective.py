@@ -102,18 +102,29 @@ class Collective:
         """What every call runs under that ranks make together."""
         self.present.check_decided()
         self.progress.check_not_over(f"session.{call}()")
+        family = only_family(call, lambda: self.present.epoch, lambda: self.present.undecided)
         with self._caller.alone(call):
             try:
-                with self.adapter.undisturbed(), only_family(call, lambda: self.present.epoch):
+                with family, self.adapter.undisturbed(), self._others_need_not_wait(call):
                     yield
             except BaseException as error:
-                if not isinstance(error, Error) or ends_job(error):
-                    # The ranks have not agreed on it: the others need not wait for this one.
-                    self.in_trouble = True
-                    self.generation.release(f"{call} ended on this rank alone")
                 if not self.generation.connected:
                     self._raise_named(error)
                 raise
+
+    @contextmanager
+    def _others_need_not_wait(self, call: str) -> Iterator[None]:
+        """Lets go of all groups where a call ends on this rank alone, of what ranks agree on not.
+
+        Inside of the door, where an error of the family is one that all ranks have.
+        """
+        try:
+            yield
+        except BaseException as error:
+            if not isinstance(error, Error) or ends_job(error):
+                self.in_trouble = True
+                self.generation.release(f"{call} ended on this rank alone")
+            raise
 
     def _raise_named(self, error: BaseException) -> None:
         """Says that this rank lives; raises the error of a lost peer again with who that is."""

@@ -19,6 +19,7 @@ from dynatrain._errors import (
     Error,
     InternalError,
     LayoutError,
+    ends_job,
     is_refused,
     of_family,
 )
@@ -35,16 +36,21 @@ _NOTHING_BEFORE = re.compile(
 
 
 @contextmanager
-def only_family(call: str, epoch: Callable[[], int] = lambda: 0) -> Iterator[None]:
+def only_family(
+    call: str, epoch: Callable[[], int] = lambda: 0, undecided: Callable[[], str] = lambda: ""
+) -> Iterator[None]:
     """Lets errors of the family pass and turns any other one into one of them.
 
     Where ``epoch()`` has gone on meanwhile, the vote is over and the switch is done: whatever then
-    comes, also of the family, would say that nothing was moved, and is an InternalError.
+    comes, also of the family, would say that nothing was moved, and is an InternalError. So is
+    what comes where ``undecided()`` says why nobody knows whether it is.
     """
     before = epoch()
     try:
         yield
     except Exception as error:
+        if (why := undecided()) and not (isinstance(error, Error) and ends_job(error)):
+            raise _in_between(call, why, error) from error
         if epoch() != before:
             raise _after_the_vote(call, error) from error
         if isinstance(error, Error):
@@ -79,6 +85,16 @@ def _after_the_vote(call: str, error: Exception) -> InternalError:
         "but kept objects and random streams of this rank may not have followed\n"
         "  end the job and start it from its last checkpoint; if memory had not run out, please "
         "report this as a bug, with the error above this one"
+    )
+
+
+def _in_between(call: str, why: str, error: Exception) -> InternalError:
+    return InternalError(
+        f"session: {call} has failed between the vote and the new world: {why}; "
+        f"{described(error)}\n"
+        "  expected that nothing fails there but for want of memory\n"
+        "  this rank may train in no world: others may be in the next one\n"
+        "  end this process; a job that is not elastic starts from its last checkpoint"
     )
 
 

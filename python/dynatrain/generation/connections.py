@@ -58,9 +58,16 @@ class Connections:
         self.check()
 
     def note_backend(self, backend: Any) -> None:
-        """A group was made of a backend that can end what hangs by itself, as NCCL can."""
+        """A group was made of a backend that can end what hangs by itself, as NCCL can.
+
+        Raises:
+            TransportError: the connections have been cut.
+        """
         with self._lock:
             self._backends.append(backend)
+            if self._why:
+                _abort(backend)
+        self.check()
 
     def cut(self, why: str) -> None:
         """Ends all that waits for a peer in one of the groups, here and on the peers."""
@@ -68,5 +75,9 @@ class Connections:
             self._why = self._why or why
             cut(self._links)
             for backend in self._backends:
-                with suppress(Exception):  # it has ended by itself
-                    backend.abort()
+                _abort(backend)
+
+
+def _abort(backend: Any) -> None:
+    with suppress(Exception):  # it has ended by itself
+        backend.abort()

@@ -77,6 +77,8 @@ class Generation:
                 rank a descriptor or a thread.
         """
         self._connections.append(connection)
+        if hasattr(self, "control"):
+            self.control.release()  # frames of an error may hold it
         try:
             self.control = Control(self.members, self.options.timeout, connection)
             self.lanes = self.maker.make(self.control, connection)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import logging
+from collections.abc import Callable
 from typing import Any
 
 from dynatrain._errors import Error, ends_job
@@ -12,41 +12,48 @@ from dynatrain.given import described
 from dynatrain.switch.present import Present
 from dynatrain.switch.standing import Standing
 
+_log = logging.getLogger("dynatrain.session")
 #: Votes for a target, in words, after an epoch; raises where it is not to be installed.
 Vote = Callable[[str, int], None]
+#: Why a rank is undecided: constants, as there may be no memory left to say it in.
+_VOTES = "it has voted, and what follows has failed before it knew the outcome"
+_INSTALLS = "the switch was decided, and this rank could not install its part"
 
 
 def decide(adapter: Adapter[Any], vote: Vote, present: Present, standing: Standing) -> None:
     """Votes, then installs the target. Collective; to be called with signals held off.
 
-    An exception of a handler between a rank's vote and its new world would leave it in the old one,
-    alone.
+    From before the vote until its part is installed, or the vote has refused the switch, a rank is
+    undecided: whatever ends it between the two, out of memory too, leaves no rank that would train
+    on in the former world beside others in the next.
 
     Raises:
         an error of the vote: no rank installs. Where this rank could not learn how the vote ended,
-        nobody knows that, and it is undecided from then on: see :class:`Present`.
+        nobody knows that, and it stays undecided: see :class:`Present`.
     """
-    with _undecided_where_nobody_knows(present):
-        vote(str(standing.blueprint.called.layout), present.epoch)
-    _install(adapter, present, standing)
-
-
-@contextmanager
-def _undecided_where_nobody_knows(present: Present) -> Iterator[None]:
+    called, former, place = standing.blueprint.called, present.state, present.world
+    target, epoch = str(called.layout), present.epoch
+    present.undecided = _VOTES
     try:
-        yield
-    except BaseException as error:
-        if not isinstance(error, Error) or ends_job(error):
-            present.undecided = described(error)
+        vote(target, epoch)
+    except Error as error:
+        present.undecided = described(error) if ends_job(error) else ""
         raise
-
-
-def _install(adapter: Adapter[Any], present: Present, standing: Standing) -> None:
-    called = standing.blueprint.called
-    layout = called.layout
-    former, place = present.state, present.world
-    present.epoch += 1
+    except BaseException as error:
+        present.undecided = described(error)
+        raise
+    present.undecided = _INSTALLS
     present.install(called.seats, called.world, standing.target.state)
-    adapter.retire(former, standing.target.inventory, str(layout))
+    present.epoch = epoch + 1
+    present.undecided = ""
+    _let_go("the former state", lambda: adapter.retire(former, standing.target.inventory, target))
     if place is not None:
-        place.retire(f"the switch to {layout} replaced")
+        _let_go("the former world", lambda: place.retire(f"the switch to {target} replaced"))
+
+
+def _let_go(what: str, end: Callable[[], None]) -> None:
+    """Ends what a switch has replaced; what fails here holds memory or groups, and nothing else."""
+    try:
+        end()
+    except Exception as error:  # noqa: BLE001 - the switch is done
+        _log.warning("the switch is done, but %s could not be let go of: %s", what, error)

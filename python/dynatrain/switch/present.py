@@ -22,8 +22,9 @@ class Present:
     ``world`` and ``state`` are None on a rank that idles.
 
     Attributes:
-        undecided: empty, or why this rank could not learn whether its last switch was done. It may
-            not train on then: the others may be in another world.
+        undecided: empty, or why nobody knows whether this rank has its part in its last switch: it
+            votes, could not learn the outcome, or could not install it. It may not train on then:
+            the others may be in another world.
     """
 
     seed: int
@@ -52,9 +53,9 @@ class Present:
             raise InternalError(
                 "session: nobody knows whether this rank has its part in the last switch: "
                 f"{self.undecided}\n"
-                "  expected every rank to learn how the vote ended\n"
-                "  the state of this rank stands as it was before, but others may have gone on\n"
-                "  end the job and start it from its last checkpoint"
+                "  expected every rank to learn how the vote ended, and to install its part\n"
+                "  this rank may train in no world: others may be in the next one\n"
+                "  end this process; a job that is not elastic starts from its last checkpoint"
             )
 
     def install(self, seats: Seats, world: World | None, state: TrainState | None) -> None:
@@ -101,8 +102,8 @@ class Present:
         """
         errors: list[BaseException] = []
         for name, item in self.keep.items():
-            states = () if published is None else published.shared.get(f"keep.{name}", ())
             try:
+                states = () if published is None else published.shared.get(f"keep.{name}", ())
                 if states:
                     item.load_state_dict(states[0].value)
                 elif f"keep.{name}" in self.own_kept:

@@ -88,9 +88,26 @@ def _tell(engine: Engine, standing: Standing, moved: Moved, telling: Telling) ->
     The switch has happened: a rank that fails here takes its numbers with it, and nothing else. A
     rank that does not hear of the others' then reports its own.
     """
-    report, clock, plan = telling.report, telling.clock, standing.blueprint.plan
+    report = telling.report
+    try:
+        stats = _own_numbers(engine, standing, moved, telling)
+        report.num_stages = sum(route.schedule.num_stages for route in standing.routes)
+        try:
+            stats = engine.control.agree("the report", None, stats, of_all_ranks)
+        except Exception as error:  # noqa: BLE001 - no number is worth the job
+            _log.warning("the switch is done, but its report is this rank's alone: %s", error)
+        fill(report, stats)
+        if engine.rank == 0:  # it is in every layout, and all ranks have the same report
+            _log.info("%s", report)
+    except Exception as error:  # noqa: BLE001 - as above, and the others need not wait for it
+        engine.generation.release("this rank could not tell its numbers")
+        _log.warning("the switch is done, but this rank has no numbers of it: %s", error)
+
+
+def _own_numbers(engine: Engine, standing: Standing, moved: Moved, telling: Telling) -> RankStats:
+    clock, plan = telling.clock, standing.blueprint.plan
     clock.spans += moved.spans
-    stats = RankStats(
+    return RankStats(
         stop_seconds=clock.now(),
         transfer_seconds=moved.seconds,
         build_seconds=standing.build_seconds,
@@ -106,14 +123,6 @@ def _tell(engine: Engine, standing: Standing, moved: Moved, telling: Telling) ->
         timeline=[pack_spans(clock.spans)],
         not_continuous=telling.not_continuous,
     )
-    report.num_stages = sum(route.schedule.num_stages for route in standing.routes)
-    try:
-        stats = engine.control.agree("the report", None, stats, of_all_ranks)
-    except Exception as error:  # noqa: BLE001 - no number is worth the job
-        _log.warning("the switch is done, but its report is this rank's alone: %s", error)
-    fill(report, stats)
-    if engine.rank == 0:  # it is in every layout, and all ranks have the same report
-        _log.info("%s", report)
 
 
 def tell_script(
@@ -128,9 +137,10 @@ def tell_script(
     for callback in callbacks:
         try:
             callback(report)
-        except Exception as error:  # noqa: BLE001 - the user's code, after the switch
+        except BaseException as error:  # noqa: BLE001 - the user's code, after the switch
             errors.append(error)
     if errors:
-        _log.error("the switch to %s is done, but %d callbacks raised", report.target, len(errors))
+        what = "objects or callbacks raised"
+        _log.error("the switch to %s is done, but %d %s", report.target, len(errors), what)
         raise min(errors, key=lambda error: isinstance(error, Exception))
     return report

@@ -30,7 +30,7 @@ def claims_intact(error):
 
 
 # `except BudgetError` of a script would train on as if it still had the source.
-@pytest.mark.parametrize("moment", ["retire", "continue_streams", "tell"])
+@pytest.mark.parametrize("moment", ["continue_streams", "tell"])
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_failure_after_the_vote_is_an_internal_error(start, monkeypatch, moment, error):
     session = start()
@@ -47,10 +47,31 @@ def test_failure_after_the_vote_is_an_internal_error(start, monkeypatch, moment,
     assert "start it from its last checkpoint" in str(raised.value)
 
 
+# The former state stays in memory then, and is nothing that training needs.
+def test_a_former_state_that_cannot_be_let_go_of_ends_nothing(start, monkeypatch, caplog):
+    session = start()
+    monkeypatch.setattr(session._part.adapter, "retire", fails_with(MemoryError("no room")))
+    assert session.switch("dp=1").epoch == 1
+    assert "the former state could not be let go of: no room" in caplog.text
+
+
+def test_numbers_that_cannot_be_told_end_nothing(start, monkeypatch, caplog):
+    session = start()
+    monkeypatch.setattr(story, "RankStats", fails_with(MemoryError("no room")))
+    heard = []
+    session.on_switch(heard.append)
+    session.on_switch(fails_with(SystemExit(3)))
+    session.on_switch(heard.append)
+    with pytest.raises(SystemExit):
+        session.switch("dp=1")
+    assert "has no numbers of it: no room" in caplog.text
+    assert len(heard) == 2  # nor does one callback keep it from the next
+
+
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_request_that_leaves_a_rank_undecided_ends_its_loop(start, monkeypatch, error):
     session = start()
-    monkeypatch.setattr(session._part.adapter, "retire", fails_with(error))
+    monkeypatch.setattr(session._part.adapter, "continue_streams", fails_with(error))
     asked = []
 
     def train():

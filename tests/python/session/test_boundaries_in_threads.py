@@ -11,8 +11,7 @@ from __future__ import annotations
 import itertools
 import re
 import time
-from dataclasses import dataclass, replace
-from datetime import timedelta
+from dataclasses import dataclass
 
 import pytest
 
@@ -20,7 +19,15 @@ from boundaries import Boundaries, outcome_of, run_out
 from checkout import ROOT, read
 from dynatrain.switch import moved
 from ranks_in_threads import SIGNALS, STUCK_S, Outside, run_ranks
-from toy_sessions import FOLLOWING, NUM_RANKS, SOURCE, TARGET, holds_its_part, start
+from toy_sessions import (
+    FOLLOWING,
+    NUM_RANKS,
+    SOURCE,
+    TARGET,
+    holds_its_part,
+    start,
+    wait_at_most,
+)
 
 #: Ranks that wait for a dead or late one wait so long.
 DEADLINE_S = 0.3
@@ -66,15 +73,6 @@ def trouble_of(case, outside):
         "interrupted": SIGNALS.interrupt,
         "out of memory": run_out,
     }[case.kind]
-
-
-def wait_at_most(part, seconds):
-    """Gives every wait of a rank this deadline: only who is meant to be late is so."""
-    timeout = timedelta(seconds=seconds)
-    part.generation.options = replace(part.generation.options, timeout=timeout)
-    part.generation.meeting._timeout = part.engine.control.timeout = timeout
-    if part.engine.control._tree is not None:
-        part.engine.control._tree._timeout = timeout
 
 
 def switch(part, layout):
