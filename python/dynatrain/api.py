@@ -66,9 +66,10 @@ def init(  # noqa: PLR0913 - the settings of a session, all but two with default
             too, and this fills the weights and buffers, which are zeros then, and what extras hold;
             without it the first build runs for real, with torch's own initialisation.
         keep: objects that live on across switches, by name. ``on_world(world)`` is called on those
-            that have it, with None on a rank that idles. Those that have ``state_dict`` as well
-            bring ranks that join up to date. ``check_layout(layout)`` is asked before a switch, and
-            refuses it by raising LayoutError.
+            that have it, with None on a rank that idles; random streams that it seeds at a switch
+            do not stay so, see :meth:`dynatrain.Session.on_switch`. Those that have ``state_dict``
+            as well bring ranks that join up to date. ``check_layout(layout)`` is asked before a
+            switch, and refuses it by raising LayoutError.
         device: where parameters live; without it ``"cuda"`` when the job communicates over NCCL,
             else the CPU. ``"cuda"`` is the GPU that the script has chosen, else the one numbered
             LOCAL_RANK, else the rank's modulo their number. A GPU is made the process's current
@@ -88,7 +89,8 @@ def init(  # noqa: PLR0913 - the settings of a session, all but two with default
         verify: any of ``sums`` (receiver's sums of every move against the sender's),
             ``fingerprint`` (of the whole state before and after; a switch that would change it is
             refused), ``replicas`` (all owners of a cell hold the same before a switch).
-        seed: of random streams that belong to a coordinate.
+        seed: of random streams that differ between ranks: a switch seeds these anew, by rank; ranks
+            that differ in tp alone get equal ones, unless theirs were different before.
         groups: ``groups(layout) -> object``, called on all ranks once per layout, before ``build``,
             which finds what it returned as ``world.groups``. Groups and meshes of a framework's own
             are made here; a rank that idles in the layout takes part and gets no coordinate. Where

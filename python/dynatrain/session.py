@@ -110,7 +110,11 @@ class Session(Position):
         return self._loop.request.future
 
     def on_switch(self, callback: Callable[[SwitchReport], None]) -> None:
-        """Calls ``callback(report)`` on this rank after every switch."""
+        """Calls ``callback(report)`` on this rank after every switch.
+
+        Kept objects have been told of the world by then, and random streams stand where they go on:
+        a script that seeds by itself does so here.
+        """
         checked_callable("on_switch", "callback", callback)
         self._callbacks.append(callback)
 

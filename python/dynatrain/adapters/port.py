@@ -108,10 +108,18 @@ class Published:
     the job, which are those of any layout as well. Where ranks hold different contents of a name of
     ``per_rank``, each stays on its rank: there are two parts then, the one of this rank, if any,
     and one without value and ranks for all others.
+
+    Attributes:
+        told_apart: names of ``per_rank`` of which ranks that differ in tp alone held different
+            contents.
+        first_peer: of the ranks of the target that differ from this one in tp alone, and itself,
+            the lowest; None where it idles there.
     """
 
     shared: Mapping[str, Sequence[Part]] = field(default_factory=dict)
     per_rank: Mapping[str, Sequence[Part]] = field(default_factory=dict)
+    told_apart: frozenset[str] = frozenset()
+    first_peer: int | None = None
 
 
 _Inventory = TypeVar("_Inventory", bound=Inventory)
@@ -334,7 +342,8 @@ class Adapter(ABC, Generic[_Inventory]):
         """Continues what belongs to the process and its place, such as random streams.
 
         What is equal on all source ranks is independent of the layout and goes on; anything else
-        is derived anew from (seed, name, rank in the target, completed steps).
+        is derived anew from (seed, name, rank in the target, completed steps). The rank is that of
+        ``published.first_peer``, unless ``published.told_apart`` has the name.
 
         Returns:
             The names of what was derived anew.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dynatrain import _native
 from dynatrain._errors import Error, LayoutError, TransportError, of_family
@@ -102,7 +102,8 @@ def _moved(engine: Engine, standing: Standing, kept: Kept, clock: Clock, after: 
             return counted[0].share(engine, standing.source, values.shared)
 
     with clock.phase("values"):
-        handed = publish_values(engine, standing.source, kept, share if counted else None)
+        seats = standing.blueprint.called.source
+        handed = publish_values(engine, standing.source, seats, kept, share if counted else None)
         read, refusal = attempt(lambda: _checked(engine, standing, handed))
     begin = clock.now()
     runs: _Runs = []
@@ -151,8 +152,15 @@ def _all_arrived(answers: Sequence[_Arrival]) -> _Arrival:
 
 def _checked(engine: Engine, standing: Standing, handed: Handed) -> tuple[Published, int]:
     """What was published, and which of it this rank's target takes."""
-    published = read_values(engine, handed)
+    published = replace(read_values(engine, handed), first_peer=_first_peer(engine, standing))
     return published, engine.adapter.check_values(standing.target.inventory, published, engine.rank)
+
+
+def _first_peer(engine: Engine, standing: Standing) -> int | None:
+    """The lowest of the target's ranks that differ from this one in tp alone; it may be itself."""
+    seats = standing.blueprint.called.seats
+    place = seats.place_of(engine.generation.members.own.id)
+    return None if place is None else seats.layout.group(place, "tp")[0]
 
 
 def _taken(engine: Engine, standing: Standing, published: Published, clock: Clock) -> Share | None:

@@ -63,7 +63,7 @@ def rehearse(engine: Engine, state: TrainState | None, called: Called, trial: Tr
         needed: int = engine.joined("building the target", complete, _most)
         if "replicas" in trial.verify:
             check_replicas(engine, blueprint.source_map, blueprint.source)
-        publications = publish_values(engine, blueprint.source, trial.kept)
+        publications = publish_values(engine, blueprint.source, called.source, trial.kept)
         check_values(engine, blueprint.target, publications)
     finally:
         # A script may hold what its build has made: it is no leftover of the next one.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
@@ -12,8 +12,13 @@ from typing import Any
 from dynatrain.adapters.port import Part, Published, Values
 from dynatrain.generation.control import Holders, Listing, holders, listing
 from dynatrain.generation.engine import Engine, Side
+from dynatrain.generation.seats import Seats
+from dynatrain.layout import Layout
 from dynatrain.switch.encoded import ANOTHER, PER_RANK, SHARED, encoded, without_another
 from dynatrain.switch.fingerprints import Share, all_of
+
+#: What one rank reads of all others: see :func:`_all_read`.
+_AllRead = tuple[Holders, list[str], list[str], Share | None]
 
 
 @dataclass(frozen=True)
@@ -34,15 +39,19 @@ class Handed:
     Attributes:
         contents: the distinct ones of every name, by the lowest rank that holds each.
         share: of all ranks in the source's fingerprint; None when nobody asked for it.
+        told_apart: names of what belongs to a rank, of which ranks that differ in tp alone held
+            different contents.
     """
 
     contents: Mapping[str, Sequence[Content]]
     share: Share | None
+    told_apart: Collection[str]
 
 
 def publish_values(
     engine: Engine,
     source: Side,
+    seats: Seats,
     kept: Callable[[], Mapping[str, object]],
     share: Callable[[Values], Share] | None = None,
 ) -> Handed:
@@ -54,6 +63,7 @@ def publish_values(
     Args:
         engine: of the job.
         source: the state of this rank.
+        seats: who sits where in the source.
         kept: asked for the state of kept objects, by name.
         share: this rank's share of a fingerprint, given the values that were read.
     """
@@ -68,22 +78,42 @@ def publish_values(
             parts.update(encoded(engine.adapter, values, kept()))
         return listing(parts), None if share is None else share(values)
 
-    held_by, own_kind, shares = engine.joined("reading the state", read, _all_read)
-    return Handed(_exchanged(engine, parts, held_by, own_kind), shares)
+    def all_read(answers: Sequence[tuple[Listing, Share | None]]) -> _AllRead:
+        return _all_read(answers, [seats.place_of(m.id) for m in members], seats.layout)
+
+    members = engine.generation.members.each
+    held_by, own_kind, apart, shares = engine.joined("reading the state", read, all_read)
+    return Handed(_exchanged(engine, parts, held_by, own_kind), shares, apart)
 
 
 def _all_read(
-    answers: Sequence[tuple[Listing, Share | None]],
-) -> tuple[Holders, list[str], Share | None]:
+    answers: Sequence[tuple[Listing, Share | None]], places: Sequence[int | None], layout: Layout
+) -> _AllRead:
     """Which ranks hold each content, names of which each rank keeps its own, and the share of all.
 
-    What stays on its rank is named, and nothing else is told of it: it differs on every rank.
+    What stays on its rank is named, and nothing else is told of it: it differs on every rank. Third
+    come those of its names of which ranks that differ in tp alone hold different contents.
     """
     held_by = holders([listed for listed, _ in answers])
     times = Counter(name for name, _, _ in held_by if name.startswith(PER_RANK))
     at_home = {name for name, count in times.items() if count > 1}
     travel = {key: ranks for key, ranks in held_by.items() if key[0] not in at_home}
-    return travel, sorted(at_home), all_of(share for _, share in answers)
+    apart = [] if layout.tp == 1 else _told_apart(held_by, at_home, places, layout)
+    return travel, sorted(at_home), apart, all_of(share for _, share in answers)
+
+
+def _told_apart(
+    held_by: Holders, names: Collection[str], places: Sequence[int | None], layout: Layout
+) -> list[str]:
+    firsts = [None if place is None else layout.group(place, "tp")[0] for place in places]
+    found: dict[tuple[str, int], bytes] = {}
+    apart = set()
+    for (name, digest, _), ranks in held_by.items():
+        for rank in ranks if name in names else ():
+            first = firsts[rank]
+            if first is not None and found.setdefault((name, first), digest) != digest:
+                apart.add(name)
+    return sorted(apart)
 
 
 def _exchanged(
@@ -117,7 +147,9 @@ def _joined(sent: Mapping[str, list[Content]]) -> dict[str, list[Content]]:
 def read_values(engine: Engine, handed: Handed) -> Published:
     """What was published, decoded."""
     return Published(
-        _decoded(engine, handed.contents, SHARED), _decoded(engine, handed.contents, PER_RANK)
+        _decoded(engine, handed.contents, SHARED),
+        _decoded(engine, handed.contents, PER_RANK),
+        frozenset(name.removeprefix(PER_RANK) for name in handed.told_apart),
     )
 
 

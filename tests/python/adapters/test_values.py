@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 
 import pytest
 import torch
@@ -163,12 +164,17 @@ def distinct(*sources):
     return {name: list(dict.fromkeys(item[name] for item in sources)) for name in sources[0]}
 
 
+def on(rank):
+    """One place for all streams."""
+    return defaultdict(lambda: rank)
+
+
 def test_stream_that_is_equal_on_all_ranks_goes_on(streams):
     expected = random.random(), torch.rand(1).item()
     random.seed(99)
     torch.manual_seed(99)
 
-    derived = continue_streams(CPU, distinct(streams, streams), seed=0, rank=1, step=4)
+    derived = continue_streams(CPU, distinct(streams, streams), seed=0, places=on(1), step=4)
 
     assert derived == []
     assert (random.random(), torch.rand(1).item()) == expected
@@ -182,9 +188,26 @@ def test_stream_that_differs_is_derived_from_seed_stream_rank_and_step(streams):
     draws = {}
     for place in [(0, 0, 4), (0, 1, 4), (0, 0, 5), (1, 0, 4), (0, 0, 4)]:
         seed, rank, step = place
-        derived = continue_streams(CPU, distinct(streams, other), seed, rank, step)
+        derived = continue_streams(CPU, distinct(streams, other), seed, on(rank), step)
         assert derived == ["torch.cpu"]
         draws.setdefault(place, []).append(torch.rand(1).item())
 
     assert draws[0, 0, 4][0] == draws[0, 0, 4][1]
     assert len({values[0] for values in draws.values()}) == 4
+
+
+# Under tp every rank computes the dropout of replicated activations itself: with streams of their
+# own the ranks would train replicated parameters apart, and no error would say so.
+@pytest.mark.parametrize(("told_apart", "equal"), [([], True), (["stream.torch.cpu"], False)])
+def test_ranks_that_differ_in_tp_alone_draw_the_same_unless_they_were_told_apart(
+    streams, told_apart, equal
+):
+    own = {f"stream.{name}": [Part(state, (0,))] for name, state in streams.items()}
+    own["stream.torch.cpu"] += [Part(None, ())]
+    draws = []
+    for rank in (2, 3):
+        published = Published({}, own, frozenset(told_apart), first_peer=2)
+        assert TORCH.continue_streams(published, 0, rank, 4) == ["torch.cpu"]
+        draws.append(torch.rand(1).item())
+
+    assert (draws[0] == draws[1]) is equal

@@ -255,7 +255,11 @@ class TorchAdapter(Adapter[LiveTensors]):
             for name, parts in published.per_rank.items()
             if name.startswith(_STREAM)
         }
-        return streams.continue_streams(self._device, states, seed, rank, step)
+        first = rank if published.first_peer is None else published.first_peer
+        places = {
+            name: rank if f"{_STREAM}{name}" in published.told_apart else first for name in states
+        }
+        return streams.continue_streams(self._device, states, seed, places, step)
 
     def why_not_now(self, state: TrainState | None) -> str | None:
         """Asks for backward, gradients, and parameters that ``fully_shard`` has gathered."""

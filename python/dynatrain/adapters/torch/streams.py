@@ -122,20 +122,21 @@ def continue_streams(
     device: torch.device,
     states: Mapping[str, Sequence[bytes | None]],
     seed: int,
-    rank: int,
+    places: Mapping[str, int],
     step: int,
 ) -> list[str]:
     """Continues every random stream in the target by the rule of continuity.
 
     A stream whose state is the same on all source ranks is independent of the layout and goes on.
-    Any other one belongs to a coordinate: it is seeded anew from (seed, stream, target rank, step).
+    Any other one belongs to a coordinate: it is seeded anew from (seed, stream, place, step).
 
     Args:
         device: device of this rank.
         states: what the ranks of the source read, by stream, each distinct answer once; where they
             differ, those of other ranks are None.
         seed: the session's seed.
-        rank: this rank in the target.
+        places: by stream, the rank of the target whose stream this one has: its own, or that of the
+            first of those that differ from it in tp alone, which are to draw the same.
         step: completed steps.
 
     Returns:
@@ -147,6 +148,6 @@ def continue_streams(
         if len(distinct) == 1 and distinct[0] is not None:
             put(distinct[0])
         elif distinct:
-            reseed(_native.hash64(f"{seed}|{name}|{rank}|{step}".encode()))
+            reseed(_native.hash64(f"{seed}|{name}|{places[name]}|{step}".encode()))
             derived.append(name)
     return derived
