@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import os
 import struct
+import threading
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
+
+from dynatrain._errors import LayoutError
 
 SCHEMA_VERSION = 1
 #: phases whose spans overlap; a rank goes through all others one after another, see Clock.phase
@@ -133,6 +137,38 @@ class SwitchReport:
             same = "=" if self.fingerprint_before == self.fingerprint_after else "!="
             text += f"; fingerprint {self.fingerprint_before} {same} {self.fingerprint_after}"
         return text + "".join(f"; not continuous: {reason}" for reason in self.not_continuous)
+
+
+class SwitchFuture(Future[SwitchReport]):
+    """Tells how a switch went that the training thread makes at a boundary of its loop.
+
+    That thread, which has asked for it, cannot wait here until it is done.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._trainer = threading.get_ident()
+
+    def result(self, timeout: float | None = None) -> SwitchReport:
+        """The report; raises LayoutError where the thread that trains would wait for ever."""
+        self._check_can_wait("result()", timeout)
+        return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """The error, or None; raises LayoutError where :meth:`result` does."""
+        self._check_can_wait("exception()", timeout)
+        return super().exception(timeout)
+
+    def _check_can_wait(self, call: str, timeout: float | None) -> None:
+        if timeout is None and not self.done() and threading.get_ident() == self._trainer:
+            raise LayoutError(
+                f"session: {call} of a requested switch, in the thread that trains\n"
+                "  expected it to be done: the switch is made by this thread, when the loop over "
+                "session.steps() comes to its next boundary\n"
+                "  nothing was changed; the request stands\n"
+                "  ask future.done() in a later step, or give add_done_callback() what to do; "
+                "session.switch() is the form that waits"
+            )
 
 
 @dataclass(frozen=True)

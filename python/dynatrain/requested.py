@@ -8,7 +8,7 @@ from concurrent.futures import Future
 
 from dynatrain._errors import LayoutError, ends_job
 from dynatrain.layout import Layout
-from dynatrain.report import SwitchReport
+from dynatrain.report import SwitchFuture, SwitchReport
 
 _log = logging.getLogger("dynatrain.session")
 
@@ -23,7 +23,7 @@ class Requested:
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
-        self.future: Future[SwitchReport] = Future()
+        self.future: Future[SwitchReport] = SwitchFuture()
 
     def check_replaceable(self) -> None:
         """Raises LayoutError while the request stands; a cancelled one may be replaced."""
@@ -57,6 +57,18 @@ class Requested:
                 raise
         else:
             self.future.set_result(report)
+
+    def end(self) -> None:
+        """No boundary follows at which it could be run."""
+        if self.future.set_running_or_notify_cancel():
+            self.future.set_exception(
+                LayoutError(
+                    f"session: it was closed before the requested switch to {self.layout}\n"
+                    "  expected the loop over session.steps() to come to another boundary\n"
+                    "  nothing was moved; the state stays as it is\n"
+                    "  close the session behind the last step"
+                )
+            )
 
     def _cancelled(self) -> LayoutError:
         return LayoutError(

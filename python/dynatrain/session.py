@@ -61,6 +61,10 @@ class Session(Position):
         not train. Without an optimizer whose steps torch shows by its hooks, and once they are
         replayed as a CUDA graph, it counts.
 
+        One loop runs at a time. A loop inside of another one's body takes its steps of the same
+        count: the outer loop goes on where the inner one has ended, and ends with it at the same
+        ``total``.
+
         Raises:
             LayoutError: ``total`` is no whole number, or is negative.
         """
@@ -94,11 +98,19 @@ class Session(Position):
         ``future.cancel()`` before the boundary on every active rank; were it cancelled on some,
         nothing is switched, and the others' futures hold a LayoutError that names these ranks.
 
+        The switch is made by the thread that trains: its ``future.result()`` raises LayoutError
+        while the switch is not done, unless it is given a timeout. Where a loop is left, the
+        request waits for the next one; :meth:`close` has the future hold a LayoutError.
+
         Raises:
-            LayoutError: ``layout`` is none or has more ranks than the job, or a switch is requested
-                already.
+            LayoutError: ``layout`` is none or has more ranks than the job, a switch is requested
+                already, or the session was closed.
         """
         self._progress.check_not_over("session.request()")
+        if self.closed:
+            refusal = self._part.refusal()
+            assert refusal is not None
+            raise refusal
         target = checked_layout("request", layout)
         if self._loop.gate is not None:
             return self._loop.gate.request(target)
@@ -265,6 +277,9 @@ class Session(Position):
             LayoutError: another call is under way, or the process was forked.
         """
         self._part.end()
+        if self._loop.request is not None:
+            self._loop.request.end()
+            self._loop.request = None
 
     @property
     def closed(self) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 from dynatrain._errors import Error, LayoutError
 from dynatrain.layout import Layout
-from dynatrain.report import SwitchReport
+from dynatrain.report import SwitchFuture, SwitchReport
 
 
 class Wishes:
@@ -27,7 +27,7 @@ class Wishes:
 
     def wish(self, layout: Layout) -> Future[SwitchReport]:
         """Asks in a thread; the future has the report of the next switch to ``layout``."""
-        future: Future[SwitchReport] = Future()
+        future: Future[SwitchReport] = SwitchFuture()
         with self._lock:
             self._open.append((str(layout), future))
         threading.Thread(target=self._asked, args=(str(layout), future), daemon=True).start()

@@ -86,3 +86,41 @@ def test_a_request_that_was_cancelled_here_and_failed_by_something_else_is_logge
     request.run(switch)
 
     assert warnings_of(caplog) == [f"the requested switch to tp=4 failed: {REFUSED}"]
+
+
+# The switch is made by the thread that would wait: it waited for ever.
+@pytest.mark.parametrize("ask", ["result", "exception"])
+def test_the_thread_that_trains_is_refused_to_wait_for_its_own_switch(start, ask):
+    session = start()
+    future = session.request("dp=1")
+
+    with pytest.raises(LayoutError, match="in the thread that trains"):
+        getattr(future, ask)()
+    with pytest.raises(TimeoutError):
+        getattr(future, ask)(0)
+    for step in session.steps(1):
+        jobs.train_step(session.state, session.world, step)
+    assert future.result().target == "dp=1"
+
+
+# Whoever waits for it in another thread would never hear.
+def test_a_closed_session_ends_its_request_and_takes_no_other(start):
+    session = start()
+    future = session.request("dp=1")
+
+    session.close()
+
+    with pytest.raises(LayoutError, match="closed before the requested switch to dp=1"):
+        future.result(0)
+    with pytest.raises(LayoutError, match="it was closed"):
+        session.request("dp=1")
+
+
+def test_a_request_that_was_cancelled_stays_so_when_the_session_is_closed(start):
+    session = start()
+    future = session.request("dp=1")
+    assert future.cancel()
+
+    session.close()
+
+    assert future.cancelled()
