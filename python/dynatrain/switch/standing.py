@@ -279,6 +279,7 @@ def _with_sources(engine: Engine, standing: Standing, route: Route) -> Route:
     )
     if lines:
         # Of host memory it is the rule for what build, or the first steps, have made.
-        level = logging.INFO if route.part.lane == HOST else logging.WARNING
-        _log.log(level, "this switch goes by messages, not in place:\n%s", "\n".join(lines))
+        level = logging.DEBUG if route.part.lane == HOST else logging.WARNING
+        if engine.rank == 0:  # all ranks have the same lines
+            _log.log(level, "this switch goes by messages, not in place:\n%s", "\n".join(lines))
     return replace(route, one_sided=not lines)
