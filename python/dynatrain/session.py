@@ -136,7 +136,7 @@ class Session(Position):
         """Builds and plans ``layout`` ahead, so that a switch to it only moves bytes. Collective.
 
         The target's memory is held from now on. One layout is prepared at a time; preparing
-        another one drops the former.
+        another one drops the former. A switch to it that is given no names goes by those of here.
 
         Returns:
             What the switch will move, and what is held for it.
@@ -213,9 +213,9 @@ class Session(Position):
     def on_event(self, callback: Callable[[Event], None]) -> None:
         """Calls ``callback(event)`` between two steps for what has happened in an elastic job.
 
-        Each has a ``kind`` (``preparing``, ``given-up``, ``switched``, ``halted``,
-        ``coordinator-lost``, ``coordinator-found``, ``ended``) and a ``text``. What it raises is
-        logged.
+        Each has a ``kind`` (``preparing``, ``given-up``, ``switched``, ``went-back``, ``halted``,
+        ``snapshot``, ``checkpoint``, ``coordinator-lost``, ``coordinator-found``, ``ended``) and a
+        ``text``. What it raises is logged.
 
         Raises:
             LayoutError: the process has not joined an elastic job.

@@ -11,6 +11,7 @@ from docstring_parser.google import DEFAULT_SECTIONS, GoogleParser, Section, Sec
 
 import dynatrain
 from checkout import ROOT
+from dynatrain.join import join
 
 PAGE = ROOT / "docs/reference/api.md"
 HEAD = """# API
@@ -27,6 +28,7 @@ class Group(NamedTuple):
     title: str
     manual: str
     names: tuple[str, ...]
+    elsewhere: tuple[Any, ...] = ()  #: functions that are imported from a module of their own
 
 
 _GUIDE = "../guide/README.md"
@@ -39,6 +41,7 @@ GROUPS = (
         _SCRIPT,
         ("init", "switch_parallelism", "fingerprint", "current_session", "Session"),
     ),
+    Group("Elastic jobs", "[elastic jobs](../guide/elastic.md)", (), (join,)),
     Group(
         "Layouts and worlds",
         f"[Groups and meshes]({_GUIDE}#groups-and-meshes-of-a-frameworks-own)",
@@ -107,6 +110,7 @@ def page() -> str:
     for group in GROUPS:
         parts.append(f"\n## {group.title}\n\nSee {group.manual}.\n")
         parts += [_section(name, getattr(dynatrain, name)) for name in group.names]
+        parts += [_elsewhere(item) for item in group.elsewhere]
     return "".join(parts)
 
 
@@ -119,6 +123,12 @@ def _section(name: str, item: Any) -> str:
     if inspect.isclass(item):
         text += "".join(_member(name, member, value) for member, value in _members(name, item))
     return text
+
+
+def _elsewhere(item: Any) -> str:
+    name = item.__name__
+    code = _code(f"from {item.__module__} import {name}\n\n{_signature(name, item)}")
+    return f"\n### `{name}`\n\n{code}{told(item)}"
 
 
 def _has_arguments(item: Any) -> bool:

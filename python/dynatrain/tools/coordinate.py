@@ -135,6 +135,7 @@ def _say(options: argparse.Namespace, port: int, holder: str = "") -> None:
     else:
         sys.stdout.write(
             f"coordinator of {', '.join(options.layout)} at {address}; members join with "
-            f"dynatrain.join(build, '{address}', secret_file='{options.secret_file}')\n"
+            "`from dynatrain.join import join` and "
+            f"`join(build, {address!r}, secret_file={str(options.secret_file)!r})`\n"
         )
     sys.stdout.flush()

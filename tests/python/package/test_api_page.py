@@ -15,6 +15,8 @@ pytest.importorskip("docstring_parser", reason="needs requirements-titan.txt")
 
 from api_page import GROUPS, PAGE, page
 from api_page.page import told
+from dynatrain.elastic.events import Event
+from dynatrain.join import join
 
 
 # A name that is exported and not on the page is a promise that nobody can look up.
@@ -22,6 +24,24 @@ def test_every_public_name_has_its_place():
     names = [name for group in GROUPS for name in group.names]
 
     assert sorted(names) == sorted(dynatrain.__all__)
+
+
+# An elastic job begins with it, and it is imported from a module of its own.
+def test_the_page_has_join_with_its_import_and_arguments():
+    said = page()
+
+    assert "from dynatrain.join import join" in said
+    assert set(inspect.signature(join).parameters) <= set(re.findall(r"^- `(\w+)`:", said, re.M))
+
+
+# A script that looks for a kind of event looks at either of the two.
+def test_session_and_event_list_the_same_kinds_of_events():
+    listed = [
+        set(re.findall(r"``([a-z]+(?:-[a-z]+)?)``", inspect.getdoc(item))) - {"kind", "text"}
+        for item in (Event, dynatrain.Session.on_event)
+    ]
+
+    assert listed[0] == listed[1] >= {"snapshot", "checkpoint", "went-back"}
 
 
 def words(text):
