@@ -63,7 +63,20 @@ def run(options: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps({"schema_version": 1, **status}, indent=2) + "\n")
     else:
         show(status)
+        if lack := _lack(getattr(options, "layout", ""), len(status["members"])):
+            sys.stdout.write(lack)
     return 0
+
+
+def _lack(layout: str, num_members: int) -> str:
+    """A line that says how many members a layout waits for; empty where there are enough."""
+    from dynatrain import Layout
+
+    needed = Layout.parse(layout).world_size if layout else 0
+    if needed <= num_members:
+        return ""
+    verb = "is" if num_members == 1 else "are"
+    return f"{layout} needs {needed} members, {num_members} {verb} there\n"
 
 
 def show(status: dict[str, Any]) -> None:
