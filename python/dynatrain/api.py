@@ -76,7 +76,9 @@ def init(  # noqa: PLR0913 - the settings of a session, all but two with default
             one. Host memory and memory of this device can be switched.
         timeout_s: deadline of every wait; but for ranks that come to ``init`` itself, which are
             waited for a minute at least: processes of a job begin at different times.
-        staging_budget_bytes: staging memory of a transfer, per rank.
+        staging_budget_bytes: staging memory of a transfer, per rank; 1024 at the least. A switch
+            needs 1024 for each rank that a rank sends to, and for each that it receives from, and
+            is refused with the number where that is more than the budget.
         memory_budget_bytes: refuse switches that need more than this beside the source, per rank.
         num_threads: threads that copy host memory; by default half of the processors that the
             rank may use.

@@ -35,6 +35,8 @@ from dynatrain.layout import Layout
 
 #: Deadlines are counted in milliseconds; beyond a year the clocks of C++ libraries overflow.
 _MIN_SECONDS, _MAX_SECONDS = 1e-3, 365 * 86400.0
+#: What one message in a stage takes at the least; docs/design/schedule.md, "How many stages".
+_MIN_STAGING_BYTES = 1024
 _MAX_BYTES, _MAX_THREADS, _MAX_STEPS = 1 << 60, 4096, 1 << 60
 _DEFAULT_TIMEOUT = timedelta(seconds=60)
 
@@ -107,7 +109,7 @@ def check(given: Given) -> Checked:
             checked_callable("init", name, getattr(given, name))
     options = Options(
         timeout=_timeout(given.timeout_s),
-        staging_budget_bytes=_whole("staging_budget_bytes", given, 1, _MAX_BYTES),
+        staging_budget_bytes=_whole("staging_budget_bytes", given, _MIN_STAGING_BYTES, _MAX_BYTES),
         memory_budget_bytes=None
         if given.memory_budget_bytes is None
         else _whole("memory_budget_bytes", given, 0, _MAX_BYTES),

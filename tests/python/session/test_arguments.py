@@ -28,7 +28,7 @@ WRONG = {
     "keep": [[1], {1: "a"}, {LONE: 1}, "a", 3, OnlyItems()],
     "device": ["xyz", "", 3, LONE, b"cpu", "cpu:x", True],
     "timeout_s": [0, -1, NAN, float("inf"), 1e300, 1e-9, "60", None, True, 1 << 2000],
-    "staging_budget_bytes": [0, -1, NAN, 1.5, HUGE, "1", None, True],
+    "staging_budget_bytes": [0, -1, 1023, NAN, 1.5, HUGE, "1", None, True],
     "memory_budget_bytes": [-1, NAN, 1.5, HUGE, "1", True],
     "num_threads": [0, -1, NAN, 1.5, HUGE, "1", True],
     "transport": ["", "ib", None, 3, ["auto"], LONE],
