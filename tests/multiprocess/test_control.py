@@ -156,3 +156,15 @@ def test_error_of_other_ranks_says_once_what_remains():
     text = str(raised.value)
     assert text.count("nothing was switched") == text.count("intact") == 1
     assert text.count("mend what the error above this one shows") == 3
+
+
+# The traceback that rank 0 was told to read was on another rank's screen.
+def test_error_of_another_rank_says_whose_traceback_is_meant():
+    error = LayoutError("session: build raised\n  the traceback above this error says where")
+
+    with pytest.raises(LayoutError, match="the traceback of rank 1 says where") as raised:
+        raise_alike("build", None, {1: Trouble.of(error)})
+
+    assert "above this error" not in str(raised.value)
+    with pytest.raises(LayoutError, match="the traceback above this error says where"):
+        raise_alike("build", error, {1: Trouble.of(error)})

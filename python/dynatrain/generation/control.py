@@ -357,7 +357,8 @@ def raise_alike(phase: str, own: Error | None, failed: Mapping[int, Trouble]) ->
     if own is not None and isinstance(own, type(example)):
         raise own
     lines = "\n".join(
-        f"  rank {rank}: {without_remains(trouble.text)}" for rank, trouble in failed.items()
+        f"  rank {rank}: {without_remains(_from_afar(trouble.text, rank))}"
+        for rank, trouble in failed.items()
     )
     message = (
         f"session: {phase} was refused by {len(failed)} of the ranks\n{lines}\n"
@@ -365,6 +366,11 @@ def raise_alike(phase: str, own: Error | None, failed: Mapping[int, Trouble]) ->
         "  mend what these ranks say, and call again on all ranks"
     )
     raise like(example, message) from own
+
+
+def _from_afar(text: str, rank: int) -> str:
+    """What another rank says, whose traceback this one does not have."""
+    return text.replace("the traceback above this error", f"the traceback of rank {rank}")
 
 
 def merge_plain(publications: Sequence[Publication]) -> list[tuple[bytes, Sequence[int]]]:
