@@ -190,10 +190,11 @@ def check_apart(built: TrainState, present: TrainState) -> None:
     of_present = {id(item) for holder in holders(present) for item in holder.all}
     shared = [h.words for h in holders(built) if not of_present.isdisjoint(map(id, h.all))]
     if built is present or shared:
-        what = "the present TrainState" if built is present else f"{shared[0]} of the present state"
+        what = "the TrainState" if built is present else shared[0]
         raise LayoutError(
-            f"session: build returned {what} again\n"
-            "  expected a state made anew: the present one is the source of the switch\n"
+            f"session: build returned {what} of an earlier call again\n"
+            "  expected a state made anew in every call: a switch fills it while it reads the "
+            "former one\n"
             "  nothing was switched; the source state is intact\n"
             "  make model, optimizer and TrainState inside build, in every call"
         )
