@@ -65,13 +65,14 @@ def switch_with_large_extra(rank, world_size, source, target):
 
 # Every rank pickled all it had as one piece: with a random stream of its own in it no two pieces
 # were equal, and 100 MB of extra went over the wire once for each rank.
-@pytest.mark.parametrize("target", ["tp=4", "dp=2,tp=2"])
-def test_extra_that_all_ranks_hold_does_not_travel(pool, target):
+# Ranks that differ in tp alone draw the same behind it, as many sets as there are others.
+@pytest.mark.parametrize(("target", "num_draws"), [("tp=4", 1), ("dp=2,tp=2", 2)])
+def test_extra_that_all_ranks_hold_does_not_travel(pool, target, num_draws):
     results = pool.run(switch_with_large_extra, "dp=4", target)
 
     assert all(arrived for _, arrived, _ in results)
     assert all(published < SMALL_BYTES for published, _, _ in results)
-    assert len({draws for _, _, draws in results}) == 4
+    assert len({draws for _, _, draws in results}) == num_draws
 
 
 # What the source's ranks hold and a rank that joins does not is sent by one of them.
