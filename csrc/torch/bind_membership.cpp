@@ -3,6 +3,7 @@
 #include "dynatrain/membership/worker.hpp"
 
 #include "torch/bind.hpp"
+#include "torch/membership_actions.hpp"
 #include "torch/traced.hpp"
 #include <algorithm>
 #include <cstdint>
@@ -23,62 +24,6 @@ using membership::MemberId;
 using membership::Worker;
 using membership::WorkerAction;
 using membership::WorkerEvent;
-
-/// What a machine asks for: its name, then its facts in the order of the C++ struct.
-py::tuple action(const membership::Persist& each) {
-  return py::make_tuple("persist", membership::encode(each.record));
-}
-py::tuple action(const membership::Publish& each) {
-  return py::make_tuple("publish", each.description.attempt, membership::encode(each.description));
-}
-py::tuple action(const membership::Send& each) {
-  return py::make_tuple("send", each.to.value, membership::encode(each.message));
-}
-py::tuple action(const membership::Abdicate& each) {
-  return py::make_tuple("abdicate", each.why);
-}
-py::tuple action(const membership::Consult& each) {
-  return py::make_tuple("consult", each.number, each.to.value);
-}
-py::tuple action(const membership::Tell& each) {
-  return py::make_tuple("tell", membership::encode(each.message));
-}
-py::tuple action(const membership::Train& each) {
-  return py::make_tuple("train", each.epoch, each.version);
-}
-py::tuple action(const membership::RunPrepare& each) {
-  return py::make_tuple("prepare", each.attempt);
-}
-py::tuple action(const membership::RunSwitch& each) {
-  return py::make_tuple("switch", each.attempt, each.version);
-}
-py::tuple action(const membership::Discard& each) {
-  return py::make_tuple("discard", each.attempt);
-}
-py::tuple action(const membership::Install& each) {
-  return py::make_tuple("install", each.attempt, each.epoch, each.version);
-}
-py::tuple action(const membership::Retire& each) {
-  return py::make_tuple("retire", each.attempt);
-}
-py::tuple action(const membership::StopStep& each) {
-  return py::make_tuple("stop", each.epoch);
-}
-py::tuple action(const membership::FindVersions& /*each*/) {
-  return py::make_tuple("search");
-}
-py::tuple action(const membership::End& each) {
-  return py::make_tuple("end", std::string(membership::end_reason_name(each.reason)), each.why);
-}
-
-template <class Action>
-py::list actions(const std::vector<Action>& made) {
-  py::list out;
-  for (const Action& each : made) {
-    out.append(std::visit([](const auto& one) { return action(one); }, each));
-  }
-  return out;
-}
 
 std::vector<std::uint64_t> values_of(const std::vector<MemberId>& ids) {
   std::vector<std::uint64_t> out(ids.size());

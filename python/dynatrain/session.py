@@ -214,8 +214,8 @@ class Session(Position):
         """Calls ``callback(event)`` between two steps for what has happened in an elastic job.
 
         Each has a ``kind`` (``preparing``, ``given-up``, ``switched``, ``went-back``, ``halted``,
-        ``snapshot``, ``checkpoint``, ``coordinator-lost``, ``coordinator-found``, ``ended``) and a
-        ``text``. What it raises is logged.
+        ``snapshot``, ``checkpoint``, ``resumed``, ``coordinator-lost``, ``coordinator-found``,
+        ``ended``) and a ``text``. What it raises is logged.
 
         Raises:
             LayoutError: the process has not joined an elastic job.

@@ -18,7 +18,7 @@ class Event:
 
     Attributes:
         kind: ``preparing``, ``given-up``, ``switched``, ``went-back``, ``halted``, ``snapshot``,
-            ``checkpoint``, ``coordinator-lost``, ``coordinator-found`` or ``ended``.
+            ``checkpoint``, ``resumed``, ``coordinator-lost``, ``coordinator-found`` or ``ended``.
         text: what it was, in words.
     """
 
