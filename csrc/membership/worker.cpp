@@ -148,11 +148,8 @@ void Worker::on(const Found& event) {
     stale();
     return;
   }
-  tell(Report{options_.id,
-              *std::exchange(searched_epoch_, std::nullopt),
-              0,
-              false,
-              newest_first(event.versions)});
+  tell(Report{options_.id, *searched_epoch_, 0, false, newest_first(event.versions)});
+  searched_epoch_.reset();
 }
 
 void Worker::report() {

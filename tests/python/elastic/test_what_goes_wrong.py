@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from dynatrain import LayoutError, TransportError, _native
+from dynatrain import Error, LayoutError, TransportError, _native
 from dynatrain.elastic.coordinator import MEMBER, Coordinator, Settings
 from dynatrain.elastic.line import Line
 from dynatrain.elastic.part import Part
@@ -50,7 +50,7 @@ class Serving(threading.Thread):
         try:
             with suppress(asyncio.CancelledError):
                 self.loop.run_until_complete(self.serving)
-        except TransportError as error:
+        except Error as error:
             self.error = error
         self.loop.close()
 
@@ -86,6 +86,28 @@ def test_a_coordinator_that_cannot_write_its_ledger_ends(serve):
 
     assert not serving.is_alive()
     assert "the disk is full" in str(serving.error)
+
+
+def heartbeat_line():
+    """What a member says that another coordinator has welcomed."""
+    worker = _native.MembershipWorker(7, "a host", int(TIMEOUT_S * 1000), 0)
+    worker.tick(0)
+    worker.heard(0, "1 welcome")
+    return next(facts[0] for kind, *facts in worker.tick(10_000) if kind == "tell")
+
+
+# Its ledger was removed, or damaged: it refused the members of a healthy job as unknown, and ended
+# it so.
+def test_a_coordinator_whose_ledger_does_not_know_the_members_ends_and_they_do_not(serve):
+    serving = serve(SqliteLedger(":memory:"))
+    line = Line(serving.addresses, SECRET)
+    assert line.connect()
+    line.say(MEMBER + heartbeat_line())
+    serving.join(10)
+
+    assert not serving.is_alive()
+    assert "member 7 was welcome before, and is not in the ledger" in str(serving.error)
+    assert not any("refused" in said for said in iter(lambda: line.hear(0.2) or "", ""))
 
 
 # It may have nothing to write for hours, and answers all that ask who trains.
