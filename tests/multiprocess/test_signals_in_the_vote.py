@@ -141,7 +141,7 @@ def test_a_rank_that_cannot_learn_the_decision_may_not_train_on(pool):
 
     assert [answers[rank] for rank in (0, 2, 3)] == ["dp=2,tp=2"] * 3
     assert all("the job's store does not answer" in text for text in answers[1])
-    assert all("start it from its last checkpoint" in text for text in answers[1])
+    assert all("starts from its last checkpoint" in text for text in answers[1])
 
 
 class InterruptedThere:

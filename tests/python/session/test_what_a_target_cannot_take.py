@@ -77,7 +77,7 @@ def test_groups_that_are_not_where_the_scheduler_counts_them_are_refused(start_v
 
 
 # All state was dropped with the "replaced" state, which was the new one.
-@pytest.mark.parametrize("what", ["the present TrainState", "optimizer"])
+@pytest.mark.parametrize("what", ["the TrainState of an earlier call", "optimizer"])
 def test_build_that_returns_the_present_state_again_is_refused(start_verified, what):
     made = []
 
