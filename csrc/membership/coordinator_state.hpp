@@ -179,8 +179,7 @@ void consider_recovery(CoordinatorState& state);
 /// Versions that could be gone on from, the best first.
 [[nodiscard]] std::vector<std::int64_t> candidates(const CoordinatorState& state);
 
-// ---- where nobody has a state (search.cpp)
-// -------------------------------------------------------
+// ---- where nobody has a state (search.cpp) -----------------------------------------------------
 
 /// Asks all who are there what they find on disk.
 void begin_search(CoordinatorState& state);
