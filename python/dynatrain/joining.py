@@ -124,8 +124,8 @@ class Joining:
             decide()
         with adapter.undisturbed():
             errors = present.move_kept()
-        if errors:
-            raise errors[0]
+        for error in errors.values():
+            raise error
 
     def enter(self, generation: Generation) -> None:
         """Makes the next calls among the members of a generation."""

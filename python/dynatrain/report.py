@@ -76,6 +76,8 @@ class SwitchReport:
         fingerprint_before: fingerprint of the source, None when not asked for.
         fingerprint_after: fingerprint of the target, None when not asked for.
         not_continuous: reasons why the next step is not that of an unswitched job; normally empty.
+        reseeded_streams: names of random streams that differed between ranks and were seeded anew
+            for their new places, such as ``torch.cpu``.
         timeline: spans of all ranks.
     """
 
@@ -100,6 +102,7 @@ class SwitchReport:
     fingerprint_before: str | None = None
     fingerprint_after: str | None = None
     not_continuous: list[str] = field(default_factory=list)
+    reseeded_streams: list[str] = field(default_factory=list)
     timeline: list[Span] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -252,11 +255,13 @@ class RankStats:
     traffic: bytes = b""
     timeline: list[PackedSpans] = field(default_factory=list)
     not_continuous: list[str] = field(default_factory=list)
+    reseeded_streams: list[str] = field(default_factory=list)
 
 
 def of_all_ranks(ranks: Sequence[RankStats]) -> RankStats:
     """The ranks' numbers: slowest rank for times, sums for bytes, largest for peaks."""
     reasons = {reason: None for stats in ranks for reason in stats.not_continuous}
+    streams = {name: None for stats in ranks for name in stats.reseeded_streams}
     return RankStats(
         max(stats.stop_seconds for stats in ranks),
         max(stats.transfer_seconds for stats in ranks),
@@ -272,6 +277,7 @@ def of_all_ranks(ranks: Sequence[RankStats]) -> RankStats:
         b"".join(stats.traffic for stats in ranks),
         [packed for stats in ranks for packed in stats.timeline],
         list(reasons),
+        list(streams),
     )
 
 
@@ -286,6 +292,7 @@ def fill(report: SwitchReport, of_all: RankStats) -> None:
     report.staging_peak_bytes = of_all.staging_peak_bytes
     report.extra_peak_bytes = of_all.extra_peak_bytes
     report.not_continuous = of_all.not_continuous
+    report.reseeded_streams = of_all.reseeded_streams
     report.traffic = list(PAIR.iter_unpack(of_all.traffic))
     report.timeline = [span for packed in of_all.timeline for span in unpack_spans(packed)]
 

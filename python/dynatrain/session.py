@@ -252,8 +252,8 @@ class Session(Position):
         """
         with self._part.adapter.undisturbed():
             errors = self._now.move_kept()
-        if errors:
-            raise errors[0]
+        for error in errors.values():
+            raise error
 
     def fingerprint(self) -> str:
         """The fingerprint of the present state, the same in every layout. Collective."""

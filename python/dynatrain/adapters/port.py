@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 from dynatrain import _native
 from dynatrain.adapters.steps import StepGuard as StepGuard
 from dynatrain.adapters.steps import Watched as Watched
+from dynatrain.layout import Layout
 from dynatrain.train_state import TrainState
 
 #: A fact about optimizer slots, in the adapter's own words: ``("on host", "step")``. It is told to
@@ -112,14 +113,15 @@ class Published:
     Attributes:
         told_apart: names of ``per_rank`` of which ranks that differ in tp alone held different
             contents.
-        first_peer: of the ranks of the target that differ from this one in tp alone, and itself,
-            the lowest; None where it idles there.
+        source: layout of the ranks that published; None where that is of no matter.
+        target: layout that they are for; None where that is of no matter.
     """
 
     shared: Mapping[str, Sequence[Part]] = field(default_factory=dict)
     per_rank: Mapping[str, Sequence[Part]] = field(default_factory=dict)
     told_apart: frozenset[str] = frozenset()
-    first_peer: int | None = None
+    source: Layout | None = None
+    target: Layout | None = None
 
 
 _Inventory = TypeVar("_Inventory", bound=Inventory)
@@ -341,9 +343,10 @@ class Adapter(ABC, Generic[_Inventory]):
     def continue_streams(self, published: Published, seed: int, rank: int, step: int) -> list[str]:
         """Continues what belongs to the process and its place, such as random streams.
 
-        What is equal on all source ranks is independent of the layout and goes on; anything else
-        is derived anew from (seed, name, rank in the target, completed steps). The rank is that of
-        ``published.first_peer``, unless ``published.told_apart`` has the name.
+        What is equal on all source ranks is independent of the layout and goes on, unless it was
+        derived for a place before, and only one had place in the source; anything else is derived
+        anew from (seed, name, rank in the target, completed steps). The rank is the lowest of those
+        that differ from this one in tp alone, unless ``published.told_apart`` has the name.
 
         Returns:
             The names of what was derived anew.

@@ -152,15 +152,11 @@ def _all_arrived(answers: Sequence[_Arrival]) -> _Arrival:
 
 def _checked(engine: Engine, standing: Standing, handed: Handed) -> tuple[Published, int]:
     """What was published, and which of it this rank's target takes."""
-    published = replace(read_values(engine, handed), first_peer=_first_peer(engine, standing))
+    called = standing.blueprint.called
+    published = replace(
+        read_values(engine, handed), source=called.source.layout, target=called.layout
+    )
     return published, engine.adapter.check_values(standing.target.inventory, published, engine.rank)
-
-
-def _first_peer(engine: Engine, standing: Standing) -> int | None:
-    """The lowest of the target's ranks that differ from this one in tp alone; it may be itself."""
-    seats = standing.blueprint.called.seats
-    place = seats.place_of(engine.generation.members.own.id)
-    return None if place is None else seats.layout.group(place, "tp")[0]
 
 
 def _taken(engine: Engine, standing: Standing, published: Published, clock: Clock) -> Share | None:

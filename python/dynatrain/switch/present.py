@@ -95,12 +95,12 @@ class Present:
             if isinstance(item, Stateful) and (getattr(item, "per_rank", None) is True) is per_rank
         }
 
-    def move_kept(self, published: Published | None = None) -> list[BaseException]:
+    def move_kept(self, published: Published | None = None) -> dict[str, BaseException]:
         """Tells kept objects of the world; with what was published, they catch up first.
 
-        Returns what they raised: each is told, whatever another one does.
+        Returns what they raised, by name: each is told, whatever another one does.
         """
-        errors: list[BaseException] = []
+        errors: dict[str, BaseException] = {}
         for name, item in self.keep.items():
             try:
                 states = () if published is None else published.shared.get(f"keep.{name}", ())
@@ -111,7 +111,7 @@ class Present:
                 if hasattr(item, "on_world"):
                     item.on_world(self.world)
             except BaseException as error:  # noqa: BLE001 - the user's code, after the vote
-                errors.append(error)
+                errors[name] = error
         return errors
 
 

@@ -31,12 +31,14 @@ class Telling:
         clock: started with the call.
         after: closed when the call has ended on this rank: what waits until then.
         not_continuous: what did not go on, in words.
+        reseeded_streams: random streams that were seeded anew, by name.
     """
 
     report: SwitchReport
     clock: Clock
     after: ExitStack
     not_continuous: list[str] = field(default_factory=list)
+    reseeded_streams: list[str] = field(default_factory=list)
 
 
 def run(
@@ -66,20 +68,29 @@ def run(
     with clock.phase("commit"):
         joined = present.world is None
         decide(engine.adapter, vote, present, standing)
-        errors = _follow(engine.adapter, present, moved.published, report.step, joined=joined)
-    reasons = [f"a kept object raised {described(error)}" for error in errors]
-    _tell(engine, standing, moved, replace(telling, not_continuous=reasons))
-    return errors
+        errors, anew = _follow(engine.adapter, present, moved.published, report.step, joined=joined)
+    told = replace(
+        telling,
+        reseeded_streams=anew,
+        not_continuous=[
+            f"the kept object {name!r} raised {described(error)}" for name, error in errors.items()
+        ],
+    )
+    _tell(engine, standing, moved, told)
+    return list(errors.values())
 
 
 def _follow(
     adapter: Adapter[Any], present: Present, published: Published, step: int, *, joined: bool
-) -> list[BaseException]:
-    """Takes kept objects and random streams to the new world; returns what the former raised."""
-    errors = present.move_kept(published if joined else None)
+) -> tuple[dict[str, BaseException], list[str]]:
+    """Takes kept objects and random streams to the new world.
+
+    Returns what the former raised, and which of the latter were seeded anew.
+    """
+    errors, anew = present.move_kept(published if joined else None), []
     if present.world is not None:
-        adapter.continue_streams(published, present.seed, present.world.rank, step)
-    return errors
+        anew = adapter.continue_streams(published, present.seed, present.world.rank, step)
+    return errors, anew
 
 
 def _tell(engine: Engine, standing: Standing, moved: Moved, telling: Telling) -> None:
@@ -122,6 +133,7 @@ def _own_numbers(engine: Engine, standing: Standing, moved: Moved, telling: Tell
         traffic=b"".join(PAIR.pack(engine.rank, peer, size) for peer, _, size, _ in plan.sends()),
         timeline=[pack_spans(clock.spans)],
         not_continuous=telling.not_continuous,
+        reseeded_streams=telling.reseeded_streams,
     )
 
 

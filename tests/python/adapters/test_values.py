@@ -12,7 +12,8 @@ from torch import nn
 from dynatrain import LayoutError, TrainState
 from dynatrain.adapters import Part, Published
 from dynatrain.adapters.torch import TorchAdapter
-from dynatrain.adapters.torch.streams import continue_streams, read_streams
+from dynatrain.adapters.torch.streams import continue_streams, random_streams, read_streams
+from dynatrain.layout import Layout
 from held_values import Counter, model
 
 CPU = torch.device("cpu")
@@ -206,8 +207,76 @@ def test_ranks_that_differ_in_tp_alone_draw_the_same_unless_they_were_told_apart
     own["stream.torch.cpu"] += [Part(None, ())]
     draws = []
     for rank in (2, 3):
-        published = Published({}, own, frozenset(told_apart), first_peer=2)
+        published = Published({}, own, frozenset(told_apart), Layout(dp=2), Layout(dp=2, tp=2))
         assert TORCH.continue_streams(published, 0, rank, 4) == ["torch.cpu"]
         draws.append(torch.rand(1).item())
 
     assert (draws[0] == draws[1]) is equal
+
+
+EMPTY = TORCH.inventory(TrainState(nn.Module()))
+
+
+def draws_behind(layouts, streams):
+    """What the ranks of the last layout draw, where those of the first had streams of their own."""
+    source = Layout.parse(layouts[0])
+    adapters = [TorchAdapter(CPU) for _ in range(4)]
+    states = [{**streams, "torch.cpu": seeded(rank)} for rank in range(source.world_size)]
+    for step, target in enumerate(map(Layout.parse, layouts[1:])):
+        parts = {}
+        for rank, state in enumerate(states):
+            restore(state)
+            for name, value in adapters[rank].own_values(EMPTY).items():
+                parts.setdefault(name, {}).setdefault(value, []).append(rank)
+        states = []
+        for rank in range(target.world_size):
+            own = {
+                name: [Part(value, ranks) for value, ranks in held.items()]
+                for name, held in parts.items()
+            }
+            published = Published({}, own, frozenset(), source, target)
+            adapters[rank].continue_streams(published, 0, rank, step)
+            states.append(read_streams(CPU))
+        source = target
+    return [state["torch.cpu"] for state in states]
+
+
+def seeded(seed):
+    torch.manual_seed(seed)
+    return read_streams(CPU)["torch.cpu"]
+
+
+def restore(state):
+    for name, (_, put, _) in random_streams(CPU).items():
+        put(state[name])
+
+
+# All ranks of a tp-only layout draw the same, and nothing but a mark says that this is no stream
+# which the script had made equal: data parallel ranks would drop the same elements ever after.
+@pytest.mark.parametrize(
+    ("layouts", "num_distinct"),
+    [
+        (["dp=4", "tp=4", "dp=4"], 4),
+        (["dp=4", "tp=4", "tp=2", "dp=2,tp=2"], 2),
+        (["dp=4", "dp=1", "pp=2", "dp=1", "dp=4"], 4),
+        (["dp=1", "dp=4"], 1),
+        (["dp=1", "tp=4", "dp=4"], 1),
+    ],
+)
+def test_streams_of_places_are_told_from_those_that_a_script_has_made_equal(
+    streams, layouts, num_distinct
+):
+    assert len(set(draws_behind(layouts, streams))) == num_distinct
+
+
+def test_a_stream_that_a_script_has_made_equal_on_several_places_is_of_none_any_more(streams):
+    adapter = TorchAdapter(CPU)
+    adapter._placed = frozenset({"torch.cpu"})
+    dp4 = Layout(dp=4)
+    parts = {name: [Part(state, range(4))] for name, state in streams.items()}
+    own = {f"stream.{name}": each for name, each in parts.items() if name != "torch.cpu"}
+    own["placed stream.torch.cpu"] = parts["torch.cpu"]
+
+    assert adapter.continue_streams(Published({}, own, frozenset(), dp4, dp4), 0, 3, 7) == []
+    assert read_streams(CPU) == streams
+    assert adapter._placed == frozenset()

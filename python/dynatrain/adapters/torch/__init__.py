@@ -66,9 +66,11 @@ from dynatrain.adapters.torch import (
 from dynatrain.adapters.torch.inventory import Built, LiveTensors
 from dynatrain.adapters.torch.surroundings import Surroundings
 from dynatrain.adapters.torch.undoing import TorchStepGuard
+from dynatrain.layout import Layout
 from dynatrain.train_state import TrainState
 
-_STREAM = "stream."
+#: Before the names of random streams: of any, and of those that a switch has seeded by place.
+_STREAM, _PLACED = "stream.", "placed stream."
 
 
 class TorchAdapter(Adapter[LiveTensors]):
@@ -89,6 +91,8 @@ class TorchAdapter(Adapter[LiveTensors]):
         self._handing_over: TrainState | None = None
         #: A session begins with two calls: the second tells kept objects of the first world.
         self._num_calls_of_init = 2
+        #: Random streams that a switch has seeded for the places of its target.
+        self._placed: frozenset[str] = frozenset()
 
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
@@ -198,8 +202,10 @@ class TorchAdapter(Adapter[LiveTensors]):
 
     def own_values(self, inventory: LiveTensors) -> dict[str, Any]:
         """Random streams, and objects that belong to their rank."""
-        own = streams.read_streams(self._device)
-        per_rank = {f"{_STREAM}{name}": state for name, state in own.items()}
+        per_rank = {
+            f"{_PLACED if name in self._placed else _STREAM}{name}": state
+            for name, state in streams.read_streams(self._device).items()
+        }
         return per_rank | objects.read_per_rank(inventory)
 
     def encode(self, name: str, value: Any) -> bytes:
@@ -250,16 +256,24 @@ class TorchAdapter(Adapter[LiveTensors]):
         Kept objects have been told of the world by now: what they have set belongs to it.
         """
         self._hand_over()
-        states = {
-            name.removeprefix(_STREAM): [part.value for part in parts]
-            for name, parts in published.per_rank.items()
-            if name.startswith(_STREAM)
-        }
-        first = rank if published.first_peer is None else published.first_peer
-        places = {
-            name: rank if f"{_STREAM}{name}" in published.told_apart else first for name in states
-        }
-        return streams.continue_streams(self._device, states, seed, places, step)
+        assert published.source is not None
+        assert published.target is not None
+        one_place = _num_places(published.source) == 1
+        spreads = one_place and _num_places(published.target) > 1
+        placed, states, places = set(), {}, {}
+        first = published.target.group(rank, "tp")[0]
+        for name, parts in published.per_rank.items():
+            if name.startswith((_STREAM, _PLACED)):
+                stream = name.removeprefix(_PLACED).removeprefix(_STREAM)
+                states[stream] = [part.value for part in parts]
+                places[stream] = rank if name in published.told_apart else first
+                if name.startswith(_PLACED):
+                    placed.add(stream)
+                    states[stream] += [None] * spreads  # as if each place had had its own
+        anew = streams.continue_streams(self._device, states, seed, places, step)
+        # Where several places had the same one, somebody has made it independent of them.
+        self._placed = frozenset(anew) | frozenset(placed if one_place else ())
+        return anew
 
     def why_not_now(self, state: TrainState | None) -> str | None:
         """Asks for backward, gradients, and parameters that ``fully_shard`` has gathered."""
@@ -283,3 +297,8 @@ class TorchAdapter(Adapter[LiveTensors]):
         if target is not None and built is not None and not built.is_handed_over:
             self._handing_over = target.state
         clear_sharding_cache()
+
+
+def _num_places(layout: Layout) -> int:
+    """Places that have random streams of their own: ranks that differ in tp alone share one."""
+    return layout.world_size // layout.size("tp")
