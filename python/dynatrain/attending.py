@@ -89,7 +89,8 @@ class Attendant:
         except Exception as error:  # noqa: BLE001 - the others must learn of it, not wait
             problem = of_family(error, "an idle rank")
         connected, places = collective.generation.connected, collective.worlds.kept
-        own = Call("attend", "", 0, ready, connected, places=places)
+        epoch = collective.present.epoch
+        own = Call("attend", "", 0, ready, connected, places=places, epoch=epoch)
         met = collective.calls.meet(own, problem)
         collective.reconnect(met)
         asked = next(call for call in met.calls if call.operation != "attend")

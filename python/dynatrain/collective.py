@@ -187,6 +187,7 @@ class Collective:
         with self.public(question):
             connected = self.generation.connected
             own = Call(question, str(self.present.layout), self.progress.told, False, connected)
+            own = replace(own, epoch=self.present.epoch)
             met = self.calls.meet(own, self.refusal(), is_dated=self.progress.running > 0)
             self.reconnect(met)
             return QUESTIONS[question](self.engine, self.present)
@@ -228,7 +229,7 @@ class Collective:
         connected, places = self.generation.connected, self.worlds.kept
         renamed = tuple(sorted(names.items()))
         own = Call(op, str(layout), self.progress.told, ready, connected, cursors, renamed, places)
-        own = replace(own, is_held=self.present.held is not None)
+        own = replace(own, is_held=self.present.held is not None, epoch=self.present.epoch)
         met = self.calls.meet(own, problem, is_dated=self.progress.running > 0)
         self.reconnect(met)
         return met

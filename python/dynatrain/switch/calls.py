@@ -37,6 +37,7 @@ class Call:
         places: keys of the seats that it has its place in.
         problem: what it refuses with, or None.
         is_held: whether it brings what it holds of a state, which no mesh tells of.
+        epoch: of the world that it is in or idles beside; None where that is yet to come.
     """
 
     operation: str
@@ -49,6 +50,7 @@ class Call:
     places: tuple[str, ...] = ()
     problem: Trouble | None = None
     is_held: bool = False
+    epoch: int | None = None
 
     @property
     def moment(self) -> str:
@@ -111,6 +113,7 @@ class Calls:
         Raises:
             TransportError: ranks are missing.
             LayoutError: the calls differ.
+            InternalError: the ranks are in different worlds.
             An error of the kind of the lowest rank that refuses. Either is the same on every rank.
         """
         if problem is not None:
@@ -119,6 +122,7 @@ class Calls:
             meeting = self._meeting.meet(words.encode(own), own.moment, is_dated=is_dated)
             call_of = {payload: words.decode(payload) for payload in set(meeting.payloads)}
             calls: list[Call] = [call_of[payload] for payload in meeting.payloads]
+        _check_one_world(calls)
         _check_same(calls)
         _check_cursors(calls)
         raise_alike("the call", problem, troubles_by_rank([call.problem for call in calls]))
@@ -140,6 +144,19 @@ def _decided_everywhere() -> Iterator[None]:
             "  end the job and start it from its last checkpoint; if memory had not run out, "
             "please report this as a bug, with the error above this one"
         ) from error
+
+
+def _check_one_world(calls: Sequence[Call]) -> None:
+    """Raises where ranks train in different worlds; nothing that they do together would be true."""
+    epochs = {call.epoch for call in calls if call.epoch is not None}
+    if len(epochs) > 1:
+        lines = "\n".join(f"  rank {rank}: epoch {call.epoch}" for rank, call in enumerate(calls))
+        raise InternalError(
+            f"session: the ranks are in different worlds\n{lines}\n"
+            "  expected all of them to have installed what the last vote decided\n"
+            f"  {_UNCHANGED}, but it is not one state with that of the others\n"
+            "  end the job and start it from its last checkpoint; please report this as a bug"
+        )
 
 
 def _check_same(calls: Sequence[Call]) -> None:

@@ -8,7 +8,15 @@ from datetime import timedelta
 import pytest
 from torch.distributed import HashStore
 
-from dynatrain import BudgetError, DeviceError, Error, Layout, LayoutError, TransportError
+from dynatrain import (
+    BudgetError,
+    DeviceError,
+    Error,
+    InternalError,
+    Layout,
+    LayoutError,
+    TransportError,
+)
 from dynatrain.generation.rendezvous import Rendezvous
 from dynatrain.switch.calls import Call, Calls, check_target
 
@@ -36,6 +44,19 @@ def test_rank_that_waits_for_calls_is_no_vote():
     def call(rank):
         own = Call("attend", "", 0, True, True) if rank == 2 else Call("commit", "dp=2", 1, 1, 1)
         with pytest.raises(LayoutError, match="made different calls"):
+            Calls(Rendezvous(store, rank, 3, timeout)).meet(own)
+
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(call, range(3)))
+
+
+# Nothing else would tell: they make the same call after the same number of steps.
+def test_ranks_in_different_worlds_are_refused_on_all():
+    store, timeout = HashStore(), timedelta(seconds=20)
+
+    def call(rank):
+        own = Call("switch", "dp=2", 1, True, True, epoch=4 if rank == 2 else 3)
+        with pytest.raises(InternalError, match="rank 2: epoch 4"):
             Calls(Rendezvous(store, rank, 3, timeout)).meet(own)
 
     with ThreadPoolExecutor(3) as threads:
