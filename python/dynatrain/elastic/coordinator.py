@@ -150,13 +150,19 @@ class Coordinator:
                 self._trace.write()
 
     async def _attend(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection, from its greeting to its end."""
+        """One connection, from its greeting to its end.
+
+        Whoever comes says something at once: what is silent then is no member and no command, and
+        would hold a descriptor of this process for as long as it likes.
+        """
         connection, is_told = None, True
         try:
             connection = await self._greeted(reader, writer)
-            while line := await reader.readline():
+            line = await self._first(reader)
+            while line:
                 self._hear(connection, connection.seal.open(line))
                 await writer.drain()
+                line = await reader.readline()
         except (Error, ValueError) as error:
             self._num_refused += 1
             _log.warning("a connection was refused: %s", error)
@@ -175,9 +181,16 @@ class Coordinator:
     ) -> _Connection:
         own = new_nonce()
         writer.write(greeting(own) + b"\n")
-        theirs = nonce_of(await asyncio.wait_for(reader.readline(), self._settings.timeout_s))
+        theirs = nonce_of(await self._first(reader))
         seal = Seal(self._settings.secret, (own, theirs), is_coordinator=True)
         return _Connection(writer, seal)
+
+    async def _first(self, reader: asyncio.StreamReader) -> bytes:
+        timeout_s = self._settings.timeout_s
+        try:
+            return await asyncio.wait_for(reader.readline(), timeout_s)
+        except asyncio.TimeoutError as error:  # before Python 3.11 it is none of OSError
+            raise ConnectionError(f"nothing was said within {timeout_s:g} s") from error
 
     def _hear(self, connection: _Connection, line: str) -> None:
         if line.startswith(OPERATOR):

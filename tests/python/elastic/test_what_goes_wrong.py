@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import time
 from contextlib import suppress
@@ -13,6 +14,7 @@ from dynatrain import Error, LayoutError, TransportError, _native
 from dynatrain.elastic.coordinator import MEMBER, Coordinator, Settings
 from dynatrain.elastic.line import Line
 from dynatrain.elastic.part import Part
+from dynatrain.elastic.seal import greeting, new_nonce
 from dynatrain.elastic.sqlite_ledger import SqliteLedger
 from dynatrain.layout import Layout
 
@@ -36,9 +38,9 @@ class Lost(SqliteLedger):
 class Serving(threading.Thread):
     """A coordinator that serves in a thread, until it fails or is told to end."""
 
-    def __init__(self, ledger):
+    def __init__(self, ledger, timeout_s=TIMEOUT_S):
         super().__init__(daemon=True)
-        settings = Settings("127.0.0.1", 0, (Layout(dp=2),), TIMEOUT_S, SECRET)
+        settings = Settings("127.0.0.1", 0, (Layout(dp=2),), timeout_s, SECRET)
         self.coordinator = Coordinator(settings, ledger)
         self.addresses = [("127.0.0.1", self.coordinator.port)]
         self.loop = asyncio.new_event_loop()
@@ -63,7 +65,7 @@ class Serving(threading.Thread):
 @pytest.fixture
 def serve():
     made = []
-    yield lambda ledger: made.append(Serving(ledger)) or made[-1]
+    yield lambda *args: made.append(Serving(*args)) or made[-1]
     for each in made:
         each.end()
 
@@ -108,6 +110,16 @@ def test_a_coordinator_whose_ledger_does_not_know_the_members_ends_and_they_do_n
     assert not serving.is_alive()
     assert "member 7 was welcome before, and is not in the ledger" in str(serving.error)
     assert not any("refused" in said for said in iter(lambda: line.hear(0.2) or "", ""))
+
+
+# It would hold a descriptor for as long as it likes, and thousands of such all that there are.
+def test_a_connection_that_greets_and_says_nothing_is_ended(serve):
+    serving = serve(SqliteLedger(":memory:"), 1.2)
+    with socket.create_connection(serving.addresses[0], TIMEOUT_S) as silent:
+        silent.sendall(greeting(new_nonce()) + b"\n")
+        silent.settimeout(10)
+
+        assert len(b"".join(iter(lambda: silent.recv(1 << 10), b"")).splitlines()) == 1
 
 
 # It may have nothing to write for hours, and answers all that ask who trains.
