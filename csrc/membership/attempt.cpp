@@ -17,6 +17,10 @@ Participant* participant_of(CoordinatorState& state, MemberId id, std::int64_t n
   return nullptr;
 }
 
+Tried& tried_by(CoordinatorState& state, const Attempt& attempt) {
+  return tried(state, attempt.description.target.layout, attempt.description.target.members);
+}
+
 void tell_all(CoordinatorState& state, const FromCoordinator& message) {
   for (const auto& [id, participant] : open_attempt(state).participants) {
     if (state.live.contains(id)) {
@@ -155,7 +159,11 @@ void on_prepare_failed(CoordinatorState& state, const PrepareFailed& message) {
     ++state.num_stale;
     return;
   }
-  const bool is_uncovered = message.is_uncovered && open_attempt(state).is_recovery();
+  const bool is_recovery = open_attempt(state).is_recovery();
+  const bool is_uncovered = message.is_uncovered && is_recovery;
+  if (message.is_refusal && is_recovery && !is_uncovered) {
+    ++tried_by(state, open_attempt(state)).num_refused;  // its members stand still as well
+  }
   abort_attempt(state,
                 "member " + std::to_string(message.id.value) + " cannot prepare: " + message.why);
   if (is_uncovered && state.recovery) {
@@ -206,8 +214,8 @@ void on_vote(CoordinatorState& state, const Vote& message) {
   }
   // A no is heard in every phase: a member may give up at any time before it has voted yes.
   if (!message.is_yes) {
-    if (message.is_refusal && !open_attempt(state).is_recovery()) {
-      ++state.tried.num_refused;
+    if (message.is_refusal) {
+      ++tried_by(state, open_attempt(state)).num_refused;
     }
     abort_attempt(state,
                   "member " + std::to_string(message.id.value) + " voted no: " + message.why);
@@ -227,10 +235,11 @@ void on_vote(CoordinatorState& state, const Vote& message) {
 void abort_attempt(CoordinatorState& state, const std::string& why) {
   const std::int64_t number = open_attempt(state).number();
   state.last_failure = clipped(why, kMaxWhyBytes);
-  state.tried.why = state.last_failure;
+  Tried& tried = tried_by(state, open_attempt(state));
+  tried.why = state.last_failure;
   if (open_attempt(state).is_prepared_ahead() &&
       open_attempt(state).phase == AttemptPhase::kPreparing) {
-    ++state.tried.num_unprepared;
+    ++tried.num_unprepared;
   }
   persist(state, AttemptAborted{number, state.last_failure});
   tell_all(state, Decision{.attempt = number, .is_commit = false, .why = state.last_failure});

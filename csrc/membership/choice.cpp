@@ -41,14 +41,6 @@ std::string fault_of(const PolicyChoice& choice, const std::vector<MemberId>& av
   return {};
 }
 
-/// What has come of attempts at a choice so far.
-Tried& tried(CoordinatorState& state, const PolicyChoice& choice) {
-  if (state.tried.layout != choice.layout || state.tried.members != choice.members) {
-    state.tried = Tried{.layout = choice.layout, .members = choice.members, .why = {}};
-  }
-  return state.tried;
-}
-
 std::int64_t due_ms(const CoordinatorState& state) {
   return std::max(state.quiet_until_ms, state.back_off_until_ms);
 }
@@ -93,8 +85,31 @@ bool is_advised(CoordinatorState& state) {
   return state.consultation->advice || state.now_ms >= state.consultation->deadline_ms;
 }
 
+Tried& tried(CoordinatorState& state,
+             const std::string& layout,
+             const std::vector<MemberId>& members) {
+  const auto found = std::ranges::find_if(state.tried, [&](const Tried& each) {
+    return each.layout == layout && each.members == members;
+  });
+  if (found != state.tried.end()) {
+    return *found;
+  }
+  return state.tried.emplace_back(Tried{.layout = layout, .members = members, .why = {}});
+}
+
+std::vector<RefusedLayout> refused_layouts(const CoordinatorState& state) {
+  std::vector<RefusedLayout> refused;
+  for (const Tried& each : state.tried) {
+    if (each.num_refused >= state.options.max_refused) {
+      refused.push_back({each.layout, each.why});
+    }
+  }
+  return refused;
+}
+
 PolicyChoice choose_world(const CoordinatorState& state) {
   PolicyInput input{available_members(state), state.durable.world, state.durable.wish};
+  input.refused = refused_layouts(state);
   if (state.consultation) {
     input.advice = state.consultation->advice;
   }
@@ -129,11 +144,9 @@ void consider_change(CoordinatorState& state) {
                                          : "the present world stays: " + choice.why;
     return;
   }
-  const Tried& so_far = tried(state, choice);
+  const Tried& so_far = tried(state, choice.layout, choice.members);
   if (so_far.num_refused >= state.options.max_refused) {
-    state.waits_for = "the change to '" + choice.layout +
-                      "' is refused until members come or go, " +
-                      "or another layout is wished for: " + so_far.why;
+    state.waits_for = "the policy chose '" + choice.layout + "', which is refused: " + so_far.why;
     return;
   }
   Description description;

@@ -190,6 +190,19 @@ std::vector<CoordinatorAction> Coordinator::handle(std::int64_t now_ms,
   return std::exchange(state.out, {});
 }
 
+std::string Coordinator::why_not(const std::string& layout) const {
+  if (state_->durable.wish != layout) {
+    return state_->durable.wish.empty() ? "the wish was taken back"
+                                        : "'" + state_->durable.wish + "' was wished for since";
+  }
+  for (const RefusedLayout& refused : refused_layouts(*state_)) {
+    if (refused.layout == layout) {
+      return refused.why;
+    }
+  }
+  return {};
+}
+
 const DurableState& Coordinator::durable() const {
   return state_->durable;
 }

@@ -64,12 +64,12 @@ struct Recovery {
   std::size_t candidate = 0;  ///< versions before this one could not be put together
 };
 
-/// What has come of attempts at one planned change, since it was chosen.
+/// What has come of attempts at one target.
 struct Tried {
   std::string layout;
   std::vector<MemberId> members;
   int num_unprepared = 0;  ///< members could not prepare it beside training
-  int num_refused = 0;     ///< members stood at a step, and could not take it
+  int num_refused = 0;     ///< members stood still, and could not take it
   std::string why;         ///< of the last one of either
 };
 
@@ -98,7 +98,7 @@ struct CoordinatorState {
   std::int64_t back_off_ms = 0;        ///< the next one
   std::string waits_for;               ///< why no attempt was begun when it was last considered
   std::string last_failure;
-  Tried tried;                               ///< void when membership or the wish has changed
+  std::vector<Tried> tried;                  ///< since membership or the wish last changed
   std::optional<Consultation> consultation;  ///< void when somebody comes or goes
   std::int64_t last_question = 0;
   std::int64_t num_stale = 0;
@@ -149,6 +149,12 @@ void on_advice(CoordinatorState& state, const Advice& event);
 [[nodiscard]] bool is_advised(CoordinatorState& state);
 /// The policy's choice, or one without members that says what is wrong with it.
 [[nodiscard]] PolicyChoice choose_world(const CoordinatorState& state);
+/// What has come of attempts at a target so far.
+[[nodiscard]] Tried& tried(CoordinatorState& state,
+                           const std::string& layout,
+                           const std::vector<MemberId>& members);
+/// What is not tried now, as it was refused so often.
+[[nodiscard]] std::vector<RefusedLayout> refused_layouts(const CoordinatorState& state);
 /// Begins the planned change that is due, if one is.
 void consider_change(CoordinatorState& state);
 

@@ -117,7 +117,8 @@ constexpr auto form(Of<PrepareFailed> /*type*/) {
                field("id", &PrepareFailed::id),
                field("attempt", &PrepareFailed::attempt),
                field("why", &PrepareFailed::why, kMaxWhyBytes),
-               field("uncovered", &PrepareFailed::is_uncovered));
+               field("uncovered", &PrepareFailed::is_uncovered),
+               field("refusal", &PrepareFailed::is_refusal));
 }
 constexpr auto form(Of<Promise> /*type*/) {
   return named("promise",
@@ -307,7 +308,8 @@ constexpr auto form(Of<PrepareBroke> /*type*/) {
   return named("prepare-broke",
                field("attempt", &PrepareBroke::attempt),
                field("why", &PrepareBroke::why, kMaxWorldMembers),
-               field("uncovered", &PrepareBroke::is_uncovered));
+               field("uncovered", &PrepareBroke::is_uncovered),
+               field("refusal", &PrepareBroke::is_refusal));
 }
 constexpr auto form(Of<SwitchMoved> /*type*/) {
   return named("switch-moved", field("attempt", &SwitchMoved::attempt));

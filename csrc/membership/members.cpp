@@ -22,7 +22,7 @@ void note_change(CoordinatorState& state) {
   state.back_off_ms = deadlines.back_off_ms;
   state.back_off_until_ms = state.now_ms;
   state.consultation.reset();
-  state.tried = {};
+  state.tried.clear();
   if (state.recovery) {
     state.recovery->candidate = 0;
   }
@@ -129,10 +129,15 @@ void on_leave(CoordinatorState& state, MemberId id) {
 }
 
 void on_resize(CoordinatorState& state, const Resize& event) {
-  if (event.layout == state.durable.wish || event.layout.size() > kMaxLayoutBytes) {
+  if (event.layout.size() > kMaxLayoutBytes) {
     return;
   }
-  persist(state, LayoutWished{event.layout});
+  if (event.layout != state.durable.wish) {
+    persist(state, LayoutWished{event.layout});
+  } else if (std::ranges::count(refused_layouts(state), event.layout, &RefusedLayout::layout) ==
+             0) {
+    return;  // else it is to be tried once more
+  }
   note_change(state);
 }
 

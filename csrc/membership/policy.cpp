@@ -49,21 +49,36 @@ bool fits(const LayoutChoice& choice, const PolicyInput& input) {
   return static_cast<std::size_t>(choice.world_size) <= input.available.size();
 }
 
+/// Why a layout was refused, or null.
+const std::string* refusal_of(const std::string& layout, const PolicyInput& input) {
+  const auto found = std::ranges::find(input.refused, layout, &RefusedLayout::layout);
+  return found == input.refused.end() ? nullptr : &found->why;
+}
+
+std::string in_words(const RefusedLayout& refused) {
+  return "the change to '" + refused.layout + "' is refused until members come or go, " +
+         "or another layout is wished for: " + refused.why;
+}
+
 /// The layout that somebody wants, or why it cannot be taken; neither where nobody wants any.
 struct Preference {
   std::optional<LayoutChoice> choice = std::nullopt;
   std::string why;
+  bool is_refused = false;
 };
 
 Preference taken_if_it_fits(const std::string& whose,
                             const LayoutChoice& choice,
                             const PolicyInput& input) {
-  if (fits(choice, input)) {
-    return {choice, {}};
+  if (!fits(choice, input)) {
+    return {std::nullopt,
+            whose + " layout '" + choice.layout + "' needs " + std::to_string(choice.world_size) +
+                " members, " + std::to_string(input.available.size()) + " are available"};
   }
-  return {std::nullopt,
-          whose + " layout '" + choice.layout + "' needs " + std::to_string(choice.world_size) +
-              " members, " + std::to_string(input.available.size()) + " are available"};
+  if (const std::string* const why = refusal_of(choice.layout, input)) {
+    return {std::nullopt, in_words({choice.layout, *why}), true};
+  }
+  return {choice, {}};
 }
 
 Preference of_operator(const std::vector<LayoutChoice>& layouts, const PolicyInput& input) {
@@ -87,16 +102,34 @@ Preference of_script(const PolicyInput& input) {
   return taken_if_it_fits("the script's", {input.advice->layout, input.advice->world_size}, input);
 }
 
+/// The first that can be taken, with what was refused before it.
 Preference first_of(const std::vector<LayoutChoice>& layouts, const PolicyInput& input) {
-  const auto first =
-      std::ranges::find_if(layouts, [&](const auto& each) { return fits(each, input); });
-  if (first != layouts.end()) {
-    return {*first, {}};
+  Preference found;
+  for (const LayoutChoice& each : layouts) {
+    if (!fits(each, input)) {
+      continue;
+    }
+    if (const std::string* const why = refusal_of(each.layout, input)) {
+      found.why = found.why.empty() ? in_words({each.layout, *why}) : found.why;
+      continue;
+    }
+    found.choice = each;
+    return found;
   }
-  const int least = std::ranges::min(layouts, {}, &LayoutChoice::world_size).world_size;
-  return {std::nullopt,
-          std::to_string(input.available.size()) +
-              " members are available, the smallest layout needs " + std::to_string(least)};
+  if (found.why.empty()) {
+    const int least = std::ranges::min(layouts, {}, &LayoutChoice::world_size).world_size;
+    found.why = std::to_string(input.available.size()) +
+                " members are available, the smallest layout needs " + std::to_string(least);
+  }
+  return found;
+}
+
+/// Whether the present world can stay as it is.
+bool stands(const PolicyInput& input) {
+  const std::set<MemberId> available(input.available.begin(), input.available.end());
+  return !input.present.members.empty() && refusal_of(input.present.layout, input) == nullptr &&
+         std::ranges::all_of(input.present.members,
+                             [&](MemberId id) { return available.contains(id); });
 }
 
 PolicyChoice choose(const std::vector<LayoutChoice>& layouts, const PolicyInput& input) {
@@ -104,8 +137,11 @@ PolicyChoice choose(const std::vector<LayoutChoice>& layouts, const PolicyInput&
   const std::array preferences{
       of_operator(layouts, input), of_script(input), first_of(layouts, input)};
   for (const Preference& each : preferences) {
+    choice.why = each.why.empty() ? choice.why : each.why;
+    if (each.is_refused && stands(input)) {
+      return PolicyChoice{input.present.layout, input.present.members, choice.why};
+    }
     if (!each.choice) {
-      choice.why = each.why.empty() ? choice.why : each.why;
       continue;
     }
     if (each.choice->layout.empty()) {

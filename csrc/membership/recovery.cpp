@@ -47,23 +47,54 @@ std::vector<Holding> holdings_of(const CoordinatorState& state, const Descriptio
   return holdings;
 }
 
+bool is_refused(CoordinatorState& state, const PolicyChoice& choice) {
+  return tried(state, choice.layout, choice.members).num_refused >= state.options.max_refused;
+}
+
+/// The next world, where every version has failed in one layout: in another one that may be the
+/// first version's. What is wrong with a target fails at each of them as well.
+PolicyChoice choose_for(CoordinatorState& state, std::size_t num_versions) {
+  PolicyChoice choice = choose_world(state);
+  if (choice.members.empty() || num_versions == 0 ||
+      open_recovery(state).candidate < num_versions) {
+    return choice;
+  }
+  Tried& failed = tried(state, choice.layout, choice.members);
+  failed.num_refused = state.options.max_refused;
+  failed.why = state.last_failure;
+  choice = choose_world(state);
+  if (!choice.members.empty() && !is_refused(state, choice)) {
+    open_recovery(state).candidate = 0;
+  }
+  return choice;
+}
+
+void wait_for_versions(CoordinatorState& state, std::size_t num_versions) {
+  state.search_again_ms = state.now_ms + state.back_off_ms;
+  if (state.is_orphaned) {
+    state.back_off_ms = std::min(2 * state.back_off_ms, state.options.deadlines.back_off_cap_ms);
+  }
+  state.tried.clear();
+  state.waits_for =
+      num_versions == 0 && state.is_orphaned
+          ? "all members of the halted world are lost, and nobody finds a checkpoint"
+      : num_versions == 0
+          ? "no member of the halted world holds a whole version; the job needs a checkpoint"
+          : "none of the " + std::to_string(num_versions) +
+                " reported versions can be put together; the job needs a checkpoint";
+}
+
 void begin_recovery_attempt(CoordinatorState& state) {
   const std::vector<std::int64_t> versions = candidates(state);
+  PolicyChoice choice = choose_for(state, versions.size());
   if (open_recovery(state).candidate >= versions.size()) {
-    state.search_again_ms = state.now_ms + state.back_off_ms;
-    if (state.is_orphaned) {
-      state.back_off_ms = std::min(2 * state.back_off_ms, state.options.deadlines.back_off_cap_ms);
-    }
-    state.waits_for =
-        versions.empty() && state.is_orphaned
-            ? "all members of the halted world are lost, and nobody finds a checkpoint"
-        : versions.empty()
-            ? "no member of the halted world holds a whole version; the job needs a checkpoint"
-            : "none of the " + std::to_string(versions.size()) +
-                  " reported versions can be put together; the job needs a checkpoint";
+    wait_for_versions(state, versions.size());
     return;
   }
-  PolicyChoice choice = choose_world(state);
+  if (choice.members.empty() && !refused_layouts(state).empty()) {
+    state.tried.clear();  // nothing trains: what was refused may do at another time
+    choice = choose_world(state);
+  }
   if (choice.members.empty()) {
     state.waits_for = choice.why.empty() ? "the policy chose no world" : choice.why;
     return;

@@ -74,8 +74,11 @@ void Worker::on(const PrepareBroke& event) {
     stale();
     return;
   }
-  tell(PrepareFailed{
-      options_.id, event.attempt, event.why.substr(0, kMaxWhyBytes), event.is_uncovered});
+  tell(PrepareFailed{options_.id,
+                     event.attempt,
+                     event.why.substr(0, kMaxWhyBytes),
+                     event.is_uncovered,
+                     event.is_refusal});
   discard();
 }
 

@@ -216,7 +216,13 @@ void bind_coordinator(py::module_& m) {
           [](const TracedCoordinator& self, std::int64_t now_ms) {
             return as_dict(self.machine.status(now_ms));
           },
-          py::arg("now_ms"));
+          py::arg("now_ms"))
+      .def(
+          "why_not",
+          [](const TracedCoordinator& self, const std::string& layout) {
+            return self.machine.why_not(layout);
+          },
+          py::arg("layout"));
 }
 
 void bind_worker(py::module_& m) {
@@ -263,14 +269,18 @@ void bind_worker(py::module_& m) {
              std::int64_t now_ms,
              std::int64_t attempt,
              std::string why,
-             bool is_uncovered) {
+             bool is_uncovered,
+             bool is_refusal) {
             return handle(
-                self, now_ms, membership::PrepareBroke{attempt, std::move(why), is_uncovered});
+                self,
+                now_ms,
+                membership::PrepareBroke{attempt, std::move(why), is_uncovered, is_refusal});
           },
           py::arg("now_ms"),
           py::arg("attempt"),
           py::arg("why"),
-          py::arg("is_uncovered"))
+          py::arg("is_uncovered"),
+          py::arg("is_refusal"))
       .def(
           "switch_moved",
           [](TracedWorker& self, std::int64_t now_ms, std::int64_t attempt) {

@@ -758,6 +758,9 @@ class MembershipCoordinator:
     def status(self, now_ms: int) -> dict[str, Any]:
         """Who is there, in which world, and why the next change has not come yet."""
 
+    def why_not(self, layout: str) -> str:
+        """Why a layout that was wished for does not come any more; empty where it may."""
+
 class MembershipWorker:
     """One member's side of the protocol: a pure state machine, see ``membership/worker.hpp``.
 
@@ -803,9 +806,13 @@ class MembershipWorker:
         """The attempt is prepared here."""
 
     def prepare_broke(
-        self, now_ms: int, attempt: int, why: str, is_uncovered: bool
+        self, now_ms: int, attempt: int, why: str, is_uncovered: bool, is_refusal: bool
     ) -> list[tuple[Any, ...]]:
-        """The attempt cannot be prepared here."""
+        """The attempt cannot be prepared here.
+
+        ``is_uncovered``: the version of a recovery cannot be put together from its holders.
+        ``is_refusal``: the target cannot be taken from the state as it is.
+        """
 
     def switch_moved(self, now_ms: int, attempt: int) -> list[tuple[Any, ...]]:
         """The target is there, and the source still is."""

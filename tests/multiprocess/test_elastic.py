@@ -80,6 +80,24 @@ def test_a_coordinator_that_is_killed_and_started_again_goes_on(job):
     assert losses_of(members, TOTAL) == pytest.approx(undisturbed(TOTAL), rel=1e-4)
 
 
+# The second in the list was tried for ever, and the job stood still, though the third would do.
+@pytest.mark.long
+@pytest.mark.timeout(240)
+def test_what_the_model_refuses_is_passed_over_when_a_member_dies(tmp_path):
+    layouts = ["dp_replicate=3", "dp=2", "dp_replicate=2"]
+    with running(tmp_path, layouts) as job:
+        members = [job.member(REFUSES="dp=2", SNAPSHOT_EVERY="1") for _ in range(3)]
+        for member in members:
+            member.wait_for(lambda member=member: len(member.told("step")) > 5)
+        members.pop().kill()
+        for member in members:
+            trains_in(member, "dp_replicate=2")
+        job.hurry.touch()
+
+        assert [member.end(120) for member in members] == [0, 0]
+        assert all(said["layout"] != "dp=2" for said in members[0].told("step"))
+
+
 # Not every rank has to ask, and whoever asks hears how it went. Their policy waits for both, where
 # the coordinator would begin with one, and knows a layout that it does not.
 @pytest.mark.timeout(240)
@@ -87,7 +105,7 @@ def test_one_member_asks_for_a_layout_and_hears_of_it(job):
     members = [job.member(POLICY="tp=2"), job.member(POLICY="tp=2", REQUESTS="tp=7 dp=1")]
     asking = members[1]
     asking.wait_for(lambda: asking.told("request"))
-    job.hurry.touch()  # of a layout that is not in the list it hears at the end of the job
+    job.hurry.touch()
     assert [member.end(120) for member in members] == [0, 0]
     answers = {said["target"]: said["error"] for said in asking.told("request")}
     heard = [said["what"] for said in members[0].told("event")]

@@ -68,9 +68,9 @@ struct CoordinatorOptions {
   std::int64_t first_version = 0;  ///< completed steps with which the first world begins
   std::int64_t step_margin = 2;    ///< steps between the newest version and a first proposal
   int max_proposals = 6;           ///< of one attempt; the margin doubles with each
-  /// Of one planned change: after so many attempts that members could not prepare beside training,
-  /// they prepare it in the stop; after so many that they refused there, it is tried no more until
-  /// membership or the wish changes.
+  /// Of one target: after so many attempts that members could not prepare beside training,
+  /// they prepare it in the stop; after so many that they refused there, or that they could not
+  /// take in a recovery, it is passed over until membership or the wish changes.
   int max_unprepared = 3;
   int max_refused = 2;
 };
@@ -101,6 +101,9 @@ class Coordinator {
   [[nodiscard]] std::vector<CoordinatorAction> handle(std::int64_t now_ms,
                                                       const CoordinatorEvent& event);
   [[nodiscard]] Status status(std::int64_t now_ms) const;
+  /// Why nobody goes to a layout any more that was wished for: its members refuse it, or another
+  /// one was wished for since. Empty where it may still come. Cost: O(layouts).
+  [[nodiscard]] std::string why_not(const std::string& layout) const;
   /// Equal to replay_ledger() of every record that handle() has asked to persist, and of those the
   /// coordinator was made from.
   [[nodiscard]] const DurableState& durable() const;

@@ -64,6 +64,7 @@ struct PrepareFailed {
   std::int64_t attempt = 0;
   std::string why;
   bool is_uncovered = false;  ///< the version of a recovery cannot be put together from its holders
+  bool is_refusal = false;    ///< the target cannot be taken from the state as it is
 };
 
 /// The answer to Propose; yes binds the member until it hears the decision or a later proposal.

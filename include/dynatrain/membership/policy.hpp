@@ -20,12 +20,21 @@ struct Advice {
   friend bool operator==(const Advice&, const Advice&) = default;
 };
 
+/// A layout that the members who are there have refused, as often as the options have it.
+struct RefusedLayout {
+  std::string layout;
+  std::string why;
+
+  friend bool operator==(const RefusedLayout&, const RefusedLayout&) = default;
+};
+
 /// What a policy chooses from.
 struct PolicyInput {
   std::vector<MemberId> available;  ///< in the order in which they joined; nobody who leaves
   World present;                    ///< may name members that are not available
   std::string wish;                 ///< the layout that the operator asked for, or empty
   std::optional<Advice> advice = std::nullopt;  ///< of the script, on these members and this world
+  std::vector<RefusedLayout> refused = {};      ///< since membership or the wish last changed
 };
 
 /// The world to go to; no members means that none can stand, and `why` says what is missing.
@@ -46,8 +55,10 @@ struct LayoutChoice {
 };
 
 /// Takes the wished layout when enough members are available, else the one that the script advises,
-/// which need not be among `layouts`, else the first of `layouts` for which there are. Members of
-/// the present world stay, in their order; others fill up as they joined.
+/// which need not be among `layouts`, else the first of `layouts` for which there are. What was
+/// refused is passed over; in place of a refused wish or advice the present world stays, where all
+/// its members are available. Members of the present world stay, in their order; others fill up as
+/// they joined.
 /// Errors   LayoutError when the list is empty, names a layout twice, or a world size is below 1.
 [[nodiscard]] Policy first_that_fits(std::vector<LayoutChoice> layouts);
 

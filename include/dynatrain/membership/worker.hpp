@@ -29,6 +29,7 @@ struct PrepareBroke {
   std::int64_t attempt = 0;
   std::string why;
   bool is_uncovered = false;
+  bool is_refusal = false;
 };
 /// The transfer has ended well: the target is there, and the source still is.
 struct SwitchMoved {

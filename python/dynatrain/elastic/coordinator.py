@@ -250,11 +250,20 @@ class Coordinator:
                 self._carry_out(self._machine.resize(_now_ms(), layout))
             elif asked["ask"] == "drain":
                 self._carry_out(self._machine.drain(_now_ms(), self._at_rank(asked["rank"])))
+            elif asked["ask"] == "wish":
+                return {"why_not": self._why_not(asked["layout"])}
             elif asked["ask"] != "status":
                 return {"error": f"a coordinator is not asked for {asked['ask']!r}"}
         except (Error, KeyError, TypeError, ValueError) as error:
             return {"error": str(error)}
         return {**self._machine.status(_now_ms()), "num_refused": self._num_refused}
+
+    def _why_not(self, layout: str) -> str:
+        """Why a layout that was wished for does not come any more; empty where it may."""
+        listed = [str(each) for each in self._settings.layouts]
+        if layout not in listed:
+            return f"it is none of the coordinator's layouts: {', '.join(listed)}"
+        return str(self._machine.why_not(layout))
 
     def _at_rank(self, rank: int) -> int:
         members = self._machine.status(_now_ms())["world"]["members"]

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from torch._C._distributed_c10d import TCPStore
 
 from dynatrain import _native
+from dynatrain.elastic import attempts
 from dynatrain.elastic.advice import Adviser, Answer, Policy, Roster, read
 from dynatrain.elastic.line import Line
 from dynatrain.elastic.trace import traced
@@ -298,8 +299,8 @@ class Part:
         except Exception as error:  # noqa: BLE001 - the coordinator and all others learn of it
             why = f"{type(error).__name__}: {error}"[:900]
             _log.warning("attempt %d could not be prepared here: %s", attempt, why)
-            uncovered = isinstance(error, UncoveredError)
-            self._feed(lambda now: self._machine.prepare_broke(now, attempt, why, uncovered))
+            what = isinstance(error, UncoveredError), attempts.is_refusal(error)
+            self._feed(lambda now: self._machine.prepare_broke(now, attempt, why, *what))
         else:
             self._feed(lambda now: self._machine.prepare_done(now, attempt))
 

@@ -8,7 +8,7 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import Any
 
-from dynatrain._errors import Error, LayoutError
+from dynatrain._errors import Error, LayoutError, TransportError
 from dynatrain.layout import Layout
 from dynatrain.report import SwitchFuture, SwitchReport
 
@@ -18,34 +18,62 @@ class Wishes:
 
     Args:
         ask: puts a question to the coordinator; raises where it refuses or is not there.
+        poll_s: between two questions whether a layout may still come.
     """
 
-    def __init__(self, ask: Callable[[Mapping[str, Any]], object]) -> None:
+    def __init__(
+        self, ask: Callable[[Mapping[str, Any]], Mapping[str, Any]], poll_s: float = 2.0
+    ) -> None:
         self._ask = ask
-        self._lock = threading.Lock()
+        self._poll_s = poll_s
+        self._lock = threading.Condition()
         self._open: list[tuple[str, Future[SwitchReport]]] = []
 
     def wish(self, layout: Layout) -> Future[SwitchReport]:
-        """Asks in a thread; the future has the report of the next switch to ``layout``."""
+        """Asks in a thread; the future has the report of the next switch to ``layout``.
+
+        Or why none comes any more: members have refused it, or another layout was wished for.
+        """
         future: Future[SwitchReport] = SwitchFuture()
         with self._lock:
             self._open.append((str(layout), future))
-        threading.Thread(target=self._asked, args=(str(layout), future), daemon=True).start()
+        threading.Thread(target=self._watch, args=(str(layout), future), daemon=True).start()
         return future
 
-    def _asked(self, layout: str, future: Future[SwitchReport]) -> None:
+    def _watch(self, layout: str, future: Future[SwitchReport]) -> None:
+        """Asks for a layout, and from time to time whether it may still come."""
         try:
             self._ask({"ask": "resize", "layout": layout})
+            while self._is_open(future):
+                why_not = self._why_not(layout)
+                if why_not:
+                    raise _refused(layout, why_not)
         except Error as error:
             with self._lock:
                 self._open = [each for each in self._open if each[1] is not future]
             _end(future, error)
+
+    def _is_open(self, future: Future[SwitchReport]) -> bool:
+        """Waits for a while; whether the future is still to be told something."""
+        with self._lock:
+            self._lock.wait_for(lambda: not self._has(future), self._poll_s)
+            return self._has(future)
+
+    def _has(self, future: Future[SwitchReport]) -> bool:
+        return not future.done() and any(each is future for _, each in self._open)
+
+    def _why_not(self, layout: str) -> str:
+        try:
+            return str(self._ask({"ask": "wish", "layout": layout})["why_not"])
+        except TransportError:
+            return ""  # a coordinator that is away may come back, and has the wish in its ledger
 
     def fulfilled(self, report: SwitchReport) -> None:
         """A switch is done."""
         with self._lock:
             due = [future for layout, future in self._open if layout == report.target]
             self._open = [each for each in self._open if each[0] != report.target]
+            self._lock.notify_all()
         for future in due:
             with suppress(InvalidStateError):  # the script has cancelled it
                 future.set_result(report)
@@ -54,6 +82,7 @@ class Wishes:
         """No switch follows."""
         with self._lock:
             left, self._open = self._open, []
+            self._lock.notify_all()
         for layout, future in left:
             _end(
                 future,
@@ -63,6 +92,15 @@ class Wishes:
                     "  nothing was changed\n  `dynatrain status` tells why a change waits"
                 ),
             )
+
+
+def _refused(layout: str, why: str) -> LayoutError:
+    return LayoutError(
+        f"elastic: no switch to {layout} follows\n"
+        f"  expected members that can take it, and no other wish: {why}\n"
+        "  nothing was changed; training goes on as it is\n"
+        "  ask for it again once that is mended, or for another layout"
+    )
 
 
 def _end(future: Future[SwitchReport], error: Error) -> None:

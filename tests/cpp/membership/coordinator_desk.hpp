@@ -148,6 +148,9 @@ class CoordinatorDesk {
   void restart() { machine_ = Coordinator(options(), replay_ledger(disk), now_ms); }
 
   [[nodiscard]] Status status() const { return machine_.status(now_ms); }
+  [[nodiscard]] std::string why_not(const std::string& layout) const {
+    return machine_.why_not(layout);
+  }
   [[nodiscard]] const DurableState& durable() const { return machine_.durable(); }
   [[nodiscard]] static Deadlines deadlines() { return make_deadlines(); }
 

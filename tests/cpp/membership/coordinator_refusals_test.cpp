@@ -18,9 +18,9 @@ CoordinatorDesk with_a_third() {
 }
 
 /// Waits until another attempt is begun, for two minutes at most; whether one was.
-bool is_tried_again(CoordinatorDesk& desk) {
+bool is_tried_again(CoordinatorDesk& desk, const std::vector<std::uint64_t>& alive = {1, 2, 3}) {
   for (int i = 0; i < 480; ++i) {
-    if (!sent<Prepare>(desk.wait_with({1, 2, 3}, 250)).empty()) {
+    if (!sent<Prepare>(desk.wait_with(alive, 250)).empty()) {
       return true;
     }
   }
@@ -122,17 +122,109 @@ TEST(CoordinatorRefusals, AnotherWishIsTriedBehindARefusedOne) {
   EXPECT_EQ(desk.published.target.layout, "dp=1");
 }
 
-// Nobody trains yet, and all that try to begin end in the same error.
-TEST(CoordinatorRefusals, AFirstWorldThatMembersRefuseIsNotTriedAgain) {
-  CoordinatorDesk desk(up_to_three());
-  (void)desk.join({1, 2, 3});
+void refuse_in_the_stop(CoordinatorDesk& desk) {
   for (int i = 0; i < desk.options().max_refused; ++i) {
-    (void)desk.prepare({1, 2, 3});
-    (void)desk.give(Vote{{1}, desk.published.attempt, false, "no such layer", true});
-    EXPECT_EQ(is_tried_again(desk), i + 1 < desk.options().max_refused);
+    fail_in_the_stop(desk, true);
+    (void)is_tried_again(desk);
+  }
+}
+
+// It may be an operator who has mended what was in the way.
+TEST(CoordinatorRefusals, TheSameWishOnceMoreIsTriedOnceMore) {
+  CoordinatorDesk desk = with_a_third();
+  (void)desk.give(Resize{"dp=3"});
+  refuse_in_the_stop(desk);
+  ASSERT_FALSE(is_tried_again(desk));
+  EXPECT_EQ(desk.why_not("dp=3"), "member 3 voted no: tp=3 cuts no head");
+  (void)desk.give(Resize{"dp=3"});
+
+  EXPECT_EQ(desk.why_not("dp=3"), "");
+  EXPECT_TRUE(is_tried_again(desk));
+}
+
+// The first of the list would stop training for a layout that nobody asked for.
+TEST(CoordinatorRefusals, BehindARefusedWishThePresentWorldStays) {
+  CoordinatorDesk desk(up_to_three());
+  (void)desk.give(Resize{"dp=1"});
+  desk.make_world({1});
+  (void)desk.join({2, 3});
+  ASSERT_FALSE(is_tried_again(desk));
+  (void)desk.give(Resize{"dp=2"});
+  for (int i = 0; i < desk.options().max_refused; ++i) {
+    ASSERT_TRUE(is_tried_again(desk));
+    (void)desk.prepare({1, 2}, 7);
+    (void)desk.promise({1});
+    (void)desk.give(Vote{{2}, desk.published.attempt, false, "no room", true});
   }
 
+  EXPECT_FALSE(is_tried_again(desk));
+  EXPECT_EQ(desk.status().phase, Phase::kSteady);
+  EXPECT_EQ(desk.why_not("dp=1"), "'dp=2' was wished for since");
+}
+
+// Nobody trains yet: what comes later in the list is better than to wait for nothing.
+TEST(CoordinatorRefusals, AFirstWorldIsTheFirstLayoutThatMembersTake) {
+  CoordinatorDesk desk(up_to_three());
+  (void)desk.join({1, 2, 3});
+  std::vector<std::string> tried;
+  do {
+    tried.push_back(desk.published.target.layout);
+    for (const MemberId id : desk.published.target.members) {
+      (void)desk.prepare({id.value});
+    }
+    (void)desk.give(Vote{{1}, desk.published.attempt, false, "no such layer", true});
+  } while (is_tried_again(desk));
+
+  EXPECT_EQ(tried, (std::vector<std::string>{"dp=3", "dp=3", "dp=2", "dp=2", "dp=1", "dp=1"}));
   EXPECT_NE(desk.status().waits_for.find("no such layer"), std::string::npos);
+}
+
+// Three train, and the third dies: the two that are left cannot take dp=2.
+CoordinatorDesk halted_with_two(const std::vector<std::int64_t>& snapshots = {}) {
+  CoordinatorDesk desk(up_to_three());
+  desk.make_world({1, 2, 3});
+  (void)desk.give(ConnectionClosed{{3}});
+  (void)desk.give(Report{{1}, 1, 2, true, snapshots});
+  (void)desk.give(Report{{2}, 1, 2, true, snapshots});
+  return desk;
+}
+
+// A job that had another layout to go to stood still for ever.
+TEST(CoordinatorRefusals, ARecoveryGoesOnWithWhatItsMembersTake) {
+  CoordinatorDesk desk = halted_with_two();
+  std::vector<std::string> tried;
+  do {
+    tried.push_back(desk.published.target.layout);
+    (void)desk.give(PrepareFailed{{1}, desk.published.attempt, "no head", false, true});
+  } while (tried.size() < 5 && is_tried_again(desk, {1, 2}));
+
+  // All were refused: what has failed may do at another time, as nothing trains until then.
+  EXPECT_EQ(tried, (std::vector<std::string>{"dp=2", "dp=2", "dp=1", "dp=1", "dp=2"}));
+}
+
+// Members cannot tell a version that is not whole from a target that none would fit: every version
+// is tried in one layout, then every layout.
+TEST(CoordinatorRefusals, ARecoveryGoesOnWhereEveryVersionHasFailedInALayout) {
+  CoordinatorDesk desk = halted_with_two({1});
+  std::vector<std::string> tried;
+  do {
+    const World& target = desk.published.target;
+    tried.push_back(target.layout + " of " + std::to_string(target.version));
+    (void)desk.give(PrepareFailed{{1}, desk.published.attempt, "no head", true, true});
+  } while (tried.size() < 9 && desk.status().attempt);
+
+  EXPECT_EQ(tried, (std::vector<std::string>{"dp=2 of 2", "dp=2 of 1", "dp=1 of 2", "dp=1 of 1"}));
+  EXPECT_FALSE(is_tried_again(desk, {1, 2}));
+  EXPECT_NE(desk.status().waits_for.find("none of the 2 reported versions"), std::string::npos);
+}
+
+TEST(CoordinatorRefusals, WhatFailsInARecoveryForAnotherReasonIsNoRefusal) {
+  CoordinatorDesk desk = halted_with_two();
+  for (int i = 0; i < 3 * desk.options().max_refused; ++i) {
+    EXPECT_EQ(desk.published.target.layout, "dp=2");
+    (void)desk.give(PrepareFailed{{1}, desk.published.attempt, "a link broke", false, false});
+    ASSERT_TRUE(is_tried_again(desk, {1, 2}));
+  }
 }
 
 }  // namespace

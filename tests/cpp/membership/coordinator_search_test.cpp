@@ -128,7 +128,9 @@ TEST(CoordinatorSearch, WithoutOneThatCanBeReadItHoldsAndLooksAgain) {
   CoordinatorDesk desk(two_or_one());
   (void)desk.join({1, 2}, {50});
   (void)desk.give(PrepareFailed{{1}, 1, "a sum does not fit", true});
-  EXPECT_EQ(desk.published.attempt, 1);
+  EXPECT_EQ(desk.published.target.layout, "dp=1");
+  (void)desk.give(PrepareFailed{{1}, 2, "a sum does not fit", true});
+  EXPECT_EQ(desk.published.attempt, 2);
   EXPECT_EQ(desk.status().waits_for,
             "none of the 1 reported versions can be put together; the job needs a checkpoint");
 
@@ -136,7 +138,7 @@ TEST(CoordinatorSearch, WithoutOneThatCanBeReadItHoldsAndLooksAgain) {
   (void)desk.find(1, {50, 45});
   (void)desk.find(2, {50, 45});
 
-  EXPECT_EQ(desk.published.attempt, 2);
+  EXPECT_EQ(desk.published.attempt, 3);
 }
 
 TEST(CoordinatorSearch, SaysThatNothingWasFound) {

@@ -98,7 +98,7 @@ class FakeGeneration:
 def driven(go, *asked):
     """A driver that stands before an attempt, its session and its part."""
     session, part = FakeSession(go), FakePart(Asked("switch", 1, 3), *asked)
-    driver = Driver(session, None, WAIT, Wishes(lambda question: None))
+    driver = Driver(session, None, WAIT, Wishes(lambda question: {}))
     driver.part, driver._present = part, FakeGeneration()
     source = Seats(LAYOUT, ("7", "8"))
     slices = Slices(lambda: None, WAIT)  # nothing was prepared ahead

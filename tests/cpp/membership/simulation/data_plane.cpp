@@ -110,6 +110,10 @@ void Simulation::end_step(Process& process) {
   }
 }
 
+bool Simulation::is_refused(const Description& description) const {
+  return !scenario_.refused.empty() && description.target.layout == scenario_.refused;
+}
+
 void Simulation::prepare(Process& process, const RunPrepare& action) {
   const Description& description = oracle_.published().at(action.attempt);
   // A process that was paused may prepare for what is long over; the others have gone on since.
@@ -118,6 +122,10 @@ void Simulation::prepare(Process& process, const RunPrepare& action) {
       random_.between(5, 150) + std::exchange(process.prepare_delay_ms, 0);
   if (fails) {
     put_local(process, delay_ms, PrepareBroke{action.attempt, "no memory", false});
+  } else if (description.kind == ChangeKind::kRecovery && is_refused(description)) {
+    put_local(process,
+              delay_ms,
+              PrepareBroke{action.attempt, "it cuts no head", random_.percent(50), true});
   } else if (description.kind == ChangeKind::kRecovery && oracle_.is_open(action.attempt) &&
              !digest_of(description)) {
     put_local(process, delay_ms, PrepareBroke{action.attempt, "a shard has no owner", true});
@@ -236,6 +244,12 @@ void Simulation::begin_transfer(Process& process, const RunSwitch& action) {
   if (std::exchange(process.fails_transfer, false) && !is_quiet()) {
     process.transfer.reset();
     put_local(process, random_.between(1, 40), SwitchBroke{action.attempt, "a link broke"});
+    return;
+  }
+  if (is_refused(oracle_.published().at(action.attempt))) {
+    process.transfer.reset();
+    const SwitchBroke refusal{action.attempt, "it cuts no head", true};
+    put_local(process, random_.between(1, 40), refusal);
     return;
   }
   retry_transfer(process);

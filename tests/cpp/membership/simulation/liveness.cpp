@@ -14,7 +14,7 @@ constexpr std::int64_t kStepsThatShowLife = 3;
 const LayoutChoice* Simulation::wanted_layout(std::int64_t num_available) const {
   const LayoutChoice* first = nullptr;
   for (const LayoutChoice& choice : scenario_.layouts) {
-    if (choice.world_size > num_available) {
+    if (choice.world_size > num_available || choice.layout == scenario_.refused) {
       continue;
     }
     if (choice.layout == oracle_.wish()) {
@@ -26,6 +26,14 @@ const LayoutChoice* Simulation::wanted_layout(std::int64_t num_available) const 
 }
 
 bool Simulation::is_wanted(const std::string& layout, std::int64_t num_available) const {
+  if (layout == scenario_.refused) {
+    return false;
+  }
+  const auto refused = std::ranges::find(scenario_.layouts, oracle_.wish(), &LayoutChoice::layout);
+  if (!scenario_.refused.empty() && oracle_.wish() == scenario_.refused &&
+      refused->world_size <= num_available) {
+    return true;  // whatever stood when the wish was refused stays
+  }
   const LayoutChoice* const wanted = wanted_layout(num_available);
   if (wanted != nullptr && wanted->layout == layout) {
     return true;

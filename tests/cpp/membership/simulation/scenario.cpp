@@ -82,6 +82,11 @@ Scenario draw_scenario(std::uint64_t seed) {
   if (scenario.has_checkpoints && random.percent(30)) {
     scenario.begin_at = random.between(1, 4);
   }
+  if (random.percent(25) && scenario.layouts.size() > 1) {
+    const auto last = static_cast<std::int64_t>(scenario.layouts.size()) - 1;  // can be taken
+    scenario.refused =
+        scenario.layouts[static_cast<std::size_t>(random.between(0, last - 1))].layout;
+  }
   return scenario;
 }
 
@@ -112,6 +117,9 @@ std::string to_text(const Scenario& scenario) {
        << (scenario.policy_percent > 0 ? ", scripts with policies" : "");
   if (scenario.finish_at > 0) {
     text << ", finishes at version " << scenario.finish_at;
+  }
+  if (!scenario.refused.empty()) {
+    text << ", refused " << scenario.refused;
   }
   if (scenario.begin_at > 0) {
     text << ", begins at version " << scenario.begin_at;

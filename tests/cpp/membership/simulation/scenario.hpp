@@ -48,6 +48,7 @@ struct Scenario {
   int policy_percent = 0;      ///< of the processes, whose scripts have a policy
   std::int64_t finish_at = 0;  ///< the job's last version, 0 for none
   bool has_checkpoints = false;
+  std::string refused;        ///< a layout that no state can take, empty for none
   std::int64_t begin_at = 0;  ///< a checkpoint's that is there before the job, 0 for none
   std::vector<Incident> incidents;
   std::int64_t quiet_at_ms = 0;  ///< nothing goes wrong from here on

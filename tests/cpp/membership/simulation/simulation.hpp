@@ -119,6 +119,7 @@ class Simulation {
   void retry_step(const Process& process);
   void end_step(Process& process);
   void stand_at_boundary(Process& process);
+  [[nodiscard]] bool is_refused(const Description& description) const;
   void prepare(Process& process, const RunPrepare& action);
   void begin_transfer(Process& process, const RunSwitch& action);
   void retry_transfer(const Process& process);
