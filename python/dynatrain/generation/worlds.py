@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from traceback import walk_tb
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch._C._distributed_c10d import Store
 from torch.distributed import DistError, distributed_c10d
 
-from dynatrain._errors import Error, is_refused
+from dynatrain._errors import Error, TransportError, is_refused
 from dynatrain._torch_private.groups import (
     GroupKind,
     default_group,
@@ -33,6 +34,23 @@ _OWN, _OUT_OF_TORCH, _WAITED, _NONE = range(4)
 _MOST_UNUSED = 4
 #: The user's own code that makes the groups and meshes of a layout; called on all ranks.
 MakeGroups = Callable[[Layout], Any]
+
+
+@dataclass(eq=False)
+class _Place:
+    """What one attempt at a world has made on this rank.
+
+    Attributes:
+        world: None where this rank idles, and while it is being made.
+        groups: of that world; None where this rank idles.
+        keys: the store that the world has its keys in, and their purpose there; of one rank.
+        is_made: on all ranks. Until then whoever makes it ends it, and nobody else.
+    """
+
+    world: World | None = None
+    groups: WorldGroups | None = None
+    keys: tuple[Store, str] | None = None
+    is_made: bool = False
 
 
 class Worlds:
@@ -57,10 +75,7 @@ class Worlds:
         self._default = default
         self._device = device
         self._make_groups = make_groups
-        self._kept: dict[Seats, World | None] = {}
-        self._groups: dict[Seats, WorldGroups] = {}
-        #: The store that each world has its keys in, and their purpose there.
-        self._keys: dict[Seats, tuple[Store, str]] = {}
+        self._places: dict[Seats, _Place] = {}  #: the one that was asked for last is the last
 
     def over(self, engine: Engine) -> Worlds:
         """The same worlds, made over what another engine has; what is made is kept for both."""
@@ -71,7 +86,11 @@ class Worlds:
     @property
     def kept(self) -> tuple[str, ...]:
         """Keys of the seats that this rank has its place in, or idles."""
-        return tuple(seats.key for seats in tuple(self._kept))  # threads make some, too
+        return tuple(seats.key for seats in self._made_seats())
+
+    def _made_seats(self) -> list[Seats]:
+        places = [*self._places.items()]  # threads make some, too
+        return [seats for seats, place in places if place.is_made]
 
     def at(
         self,
@@ -96,46 +115,75 @@ class Worlds:
 
         Raises:
             LayoutError: the layout or the user's hook failed on a rank; nothing is kept of it.
-            TransportError: a rank did not come.
+            TransportError: a rank did not come, or another attempt at these seats has taken the
+                place of this one, which was given up.
         """
-        if not kept:
-            self._forget(seats)
-            self._kept[seats] = self._made(seats, name)
-        place = self._kept[seats] = self._kept.pop(seats)  # the last to go
+        if kept:
+            place = self._places[seats] = self._places.pop(seats)  # the last to go
+        else:
+            place = self._make(seats, name)
         self._let_go_of_oldest({seats, *in_use})
-        return None if place is None else place.at_epoch(epoch)
+        return None if place.world is None else place.world.at_epoch(epoch)
 
     def _let_go_of_oldest(self, in_use: Collection[Seats]) -> None:
-        unused = [seats for seats in tuple(self._kept) if seats not in in_use]
+        unused = [seats for seats in self._made_seats() if seats not in in_use]
         if self._make_groups is None:
             for seats in unused[:-_MOST_UNUSED]:
                 self._forget(seats)
 
     def note_idle(self, seats: Seats) -> None:
         """Takes note of the world that others train in, so that it counts as kept on this rank."""
-        self._kept[seats] = None
+        self._forget(seats)
+        self._places[seats] = _Place(is_made=True)
 
     def forget_ended(self) -> None:
         """Forgets places whose connections were ended: their groups are of no use any more."""
-        for seats, groups in [*self._groups.items()]:
-            if groups.connections is not None and groups.connections.are_cut:
+        for seats, place in [*self._places.items()]:
+            connections = None if place.groups is None else place.groups.connections
+            if connections is not None and connections.are_cut:
                 self._forget(seats)
 
     def end(self) -> None:
         """Ends the groups of all places; their meshes are of no use any more."""
-        for seats in list(self._groups):
+        for seats in [*self._places]:
             self._forget(seats)
         clear_sharding_cache()  # it holds meshes
 
     def _forget(self, seats: Seats) -> None:
-        self._kept.pop(seats, None)
-        groups = self._groups.pop(seats, None)
-        if groups is not None:
-            groups.end()
-        if seats in self._keys:  # all ranks have met since it was used
-            self._engine.generation.meeting.leftovers.add(*self._keys.pop(seats))
+        """Lets go of what stands for these seats; what is being made, its maker ends."""
+        place = self._places.pop(seats, None)
+        if place is not None and place.is_made:
+            self._end(place)
 
-    def _made(self, seats: Seats, name: str) -> World | None:
+    def _end(self, place: _Place) -> None:
+        if place.groups is not None:
+            place.groups.end()
+        if place.keys is not None:  # all ranks have met since it was used
+            self._engine.generation.meeting.leftovers.add(*place.keys)
+            place.keys = None
+
+    def _make(self, seats: Seats, name: str) -> _Place:
+        """Makes the place of this rank, which stands for these seats from then on. Collective."""
+        self._forget(seats)
+        place = self._places[seats] = _Place()
+        try:
+            place.world = self._made(place, seats, name)
+            place.is_made = True
+            if self._places.get(seats) is not place:
+                raise TransportError(
+                    f"session: the world of {seats.layout} was made too late: its making was given "
+                    "up before\n  expected the call that it was made for to wait for it\n"
+                    "  its groups are ended; the present world and state are intact\n"
+                    "  nothing is to be done where the call has ended; else call again on all ranks"
+                )
+        except BaseException:
+            if self._places.get(seats) is place:  # else it is that of a later attempt
+                del self._places[seats]
+            self._end(place)
+            raise
+        return place
+
+    def _made(self, own: _Place, seats: Seats, name: str) -> World | None:
         timeout, members = self._engine.options.timeout, self._engine.generation.members
         from_hook = self._groups_of(seats.layout)
         rank = seats.place_of(members.own.id)
@@ -143,9 +191,9 @@ class Worlds:
         def place() -> World | None:
             if rank is None:
                 return None
-            groups = self._groups[seats] = WorldGroups(members, name, rank, timeout)
+            groups = own.groups = WorldGroups(members, name, rank, timeout)
             if rank == 0:
-                self._keys[seats] = members.store, name
+                own.keys = members.store, name
             # A rank that fails tells the others when they have given up on it.
             with groups.all_within(timeout / 2):
                 if self._default is not None:
@@ -153,12 +201,8 @@ class Worlds:
                 make_groups_ahead(seats.layout, groups)
             return self._engine.at_boundary(lambda: self._world(seats.layout, groups, from_hook))
 
-        try:
-            world, error = attempt(place)
-            self._agree("making the world", error)
-        except BaseException:
-            self._forget(seats)
-            raise
+        world, error = attempt(place)
+        self._agree("making the world", error)
         return world
 
     def _groups_of(self, layout: Layout) -> Any:
