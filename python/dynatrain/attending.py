@@ -58,7 +58,9 @@ class Attendant:
         """
         while self._part.present.world is None:
             if not self._meeting.wait_called(ended):
-                return int(self._meeting.left_with(ended))
+                layout = self._part.present.layout
+                assert layout is not None  # of the world that the others train in
+                return int(self._meeting.left_with(ended, layout.world_size))
             self._attend()
         return None
 

@@ -26,8 +26,9 @@ _NOTHING = b"?"  #: no value of a meeting is that
 _IDLE_POLL_SECONDS = 0.01
 #: So long is waited for ranks to say that they live, and so much of a reason is told.
 _TOLD, _MOST_SAID = timedelta(seconds=1), 300
-#: Attempts whose keys a rank may leave before it deletes them without having to wait.
-_MOST_KEPT = 8
+#: Attempts whose keys a rank may leave before it deletes them without having to wait, and how long
+#: it then deletes what else is over.
+_MOST_KEPT, _SWEEP_SECONDS = 8, 0.02
 
 
 @contextmanager
@@ -82,6 +83,7 @@ class Rendezvous:
         self._failed_after = -2  #: what that was when a call failed on this rank after it
         self._forgotten = -1  #: attempts whose keys are deleted
         self._left: tuple[str, str] | None = None  #: what this rank has left, until it calls
+        self._last_ended = ""  #: what this rank has left or heard the end of last
 
     def meet(self, payload: bytes, moment: str = "", *, is_dated: bool = True) -> Meeting:
         """Arrives with ``payload`` and waits for all others.
@@ -127,6 +129,8 @@ class Rendezvous:
         self._last_met = int(name)
         if self._last_met - self._forgotten > _MOST_KEPT:
             self._forget()  # this rank is always the last: it never waits
+            until = time.monotonic() + _SWEEP_SECONDS
+            self.leftovers.sweep(lambda: time.monotonic() > until)
         return Meeting(name, split(answer.removeprefix(_GO), self._num_ranks))
 
     def failed(self, why: str = "") -> Silent | None:
@@ -204,7 +208,7 @@ class Rendezvous:
         Or with the next call of one that has left. ``num_ranks`` are to leave; 2 messages.
         """
         with _store_answers():
-            self._left = (ended, value)
+            self._left, self._last_ended = (ended, value), ended
             self._append(f"{ended}/left", Entry("", b"").of(self._rank))
             if len(self._entries(f"{ended}/left")) >= num_ranks:
                 self._tell_left()
@@ -226,10 +230,19 @@ class Rendezvous:
             peer=left[0] if len(left) == 1 else -1,
         )
 
-    def left_with(self, ended: str) -> str:
-        """The value with which what is over was left."""
+    def left_with(self, ended: str, num_ranks: int) -> str:
+        """The value with which what is over was left, by ``num_ranks``; once on each other rank.
+
+        One more message; the last rank deletes the keys of what was over before: those that are to
+        hear that have, and those that were to leave it have left this one.
+        """
         with _store_answers():
-            return self._store.get(ended).decode()
+            value = self._store.get(ended).decode()
+            former, self._last_ended = self._last_ended, ended
+            if self._store.add(f"{ended}/heard", 1) == self._num_ranks - num_ranks and former:
+                for key in (former, f"{former}/left", f"{former}/heard"):
+                    self._store.delete_key(key)
+            return value
 
     def _skip_decided(self) -> None:
         while self._store.check([f"{self._attempt}/decision"]):
@@ -271,12 +284,14 @@ class Rendezvous:
 
     def _forget(self) -> None:
         """Deletes the keys of attempts that all ranks are past; they are rank 0's to delete."""
-        keys = ("came", "count", "decision", "failed") if self._rank == 0 else ()
-        failed = (*keys, "told", "silent") if keys else ()
+        attempts = range(self._forgotten, self._last_met if self._rank == 0 else self._forgotten)
         with suppress(RuntimeError):  # who cannot clean up has come all the same
-            for earlier in range(self._forgotten, self._last_met):
-                for key in failed if earlier == self._failed_after else keys:
+            for earlier in attempts:
+                for key in ("came", "count", "decision"):
                     self._store.delete_key(f"{earlier}/{key}")
+                if self._store.delete_key(f"{earlier}/failed"):  # on whichever rank
+                    self._store.delete_key(f"{earlier}/told")
+                    self._store.delete_key(f"{earlier}/silent")
         self._forgotten = self._last_met
 
     def _read(self, key: str) -> bytes:
