@@ -31,7 +31,7 @@ class Silent:
             lines.append(f"  not heard of since: {which}; dead, stopped, or did not notice")
         if not lines:
             return error
-        first, *rest = str(error).splitlines()
+        first, *rest = str(error).splitlines() or [""]
         suspects = self.ranks or tuple(self.left)
         peer = suspects[0] if len(suspects) == 1 else error.peer
         text = "\n".join([first, *lines, *rest])

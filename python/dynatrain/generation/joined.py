@@ -26,7 +26,7 @@ class Entry:
 
     def of(self, rank: int) -> bytes:
         """The bytes that ``rank`` puts behind those of others."""
-        moment = self.moment.encode()
+        moment = self.moment.encode(errors="backslashreplace")  # names of files may be no text
         return _ENTRY.pack(rank, len(moment), len(self.payload)) + moment + self.payload
 
 

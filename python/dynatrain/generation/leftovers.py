@@ -24,7 +24,7 @@ class Leftovers:
 
     def sweep(self, is_over: Callable[[], bool]) -> None:
         """Deletes until nothing is left or ``is_over()``; what cannot be deleted stays."""
-        with suppress(RuntimeError):  # who cannot clean up goes on all the same
+        with suppress(Exception):  # who cannot clean up goes on all the same
             while (self._purposes or self._keys) and not is_over():
                 if not self._keys:
                     self._keys = keys_of(*self._purposes.pop())

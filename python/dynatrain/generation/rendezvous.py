@@ -136,6 +136,8 @@ class Rendezvous:
     def failed(self, why: str = "") -> Silent | None:
         """Says in the store that this rank lived when a call failed after the last meeting.
 
+        Raises nothing: it is said while the error of the call is on its way to the script.
+
         Two messages, and none where it was said already. A meeting that is given up tells by it who
         is dead from who is late. A rank that leaves the call by itself says ``why`` and asks for
         nothing; the others hear who has not said so, within a second, and all the same: one more
@@ -148,7 +150,7 @@ class Rendezvous:
             return None
         self._failed_after = self._last_met
         name = str(self._last_met)
-        with suppress(RuntimeError):  # a store that is gone is the next meeting's to tell
+        with suppress(Exception):  # the call's own error is to be heard, and not this one
             self._append(f"{name}/failed", Entry(why[:_MOST_SAID], b"").of(self._rank))
             are_all = self._store.add(f"{name}/told", 1) == self._num_ranks
             if not are_all and not why:
@@ -285,7 +287,7 @@ class Rendezvous:
     def _forget(self) -> None:
         """Deletes the keys of attempts that all ranks are past; they are rank 0's to delete."""
         attempts = range(self._forgotten, self._last_met if self._rank == 0 else self._forgotten)
-        with suppress(RuntimeError):  # who cannot clean up has come all the same
+        with suppress(Exception):  # who cannot clean up has come all the same
             for earlier in attempts:
                 for key in ("came", "count", "decision"):
                     self._store.delete_key(f"{earlier}/{key}")

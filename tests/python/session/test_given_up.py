@@ -13,6 +13,7 @@ import pytest
 from torch.distributed import FileStore, HashStore, TCPStore
 
 from dynatrain import TransportError
+from dynatrain.generation.given_up import Silent
 from dynatrain.generation.joined import Entry
 from dynatrain.generation.rendezvous import _MOST_KEPT, Rendezvous
 
@@ -222,11 +223,29 @@ def test_failure_is_said_once_and_its_key_deleted():
 
 
 # It is said while an error is on its way to the script, which must hear that one.
-def test_store_that_is_gone_does_not_hide_the_failure(monkeypatch):
+@pytest.mark.parametrize("met", [RuntimeError, OSError, MemoryError, ValueError])
+@pytest.mark.parametrize("where", ["_append", "_who_is_silent"])
+def test_store_that_is_gone_does_not_hide_the_failure(monkeypatch, where, met):
     (member,) = ranks_of(HashStore(), 1)
 
     def fail(*_):
-        raise RuntimeError("the store is gone")
+        raise met("the store is gone")
 
-    monkeypatch.setattr(member, "_append", fail)
-    member.failed()
+    monkeypatch.setattr(member, where, fail)
+    assert member.failed() is None
+
+
+# Python keeps what is no text in a path as halves of surrogates, which no encoding takes.
+def test_why_a_rank_has_left_may_name_a_file_whose_name_is_no_text():
+    first, second = ranks_of(HashStore(), 2)
+    first.failed("FileNotFoundError: data-\udcff.bin")
+    told = second.failed()
+
+    assert told.ranks == ()
+    assert told.left == {0: "FileNotFoundError: data-\\udcff.bin"}
+
+
+def test_error_that_says_nothing_is_named_too():
+    named = Silent((1,), {}).named(TransportError(""))
+
+    assert "not heard of since: rank 1" in str(named)
