@@ -145,10 +145,10 @@ def unconnected(error: RuntimeError, num_ranks: int, timeout: timedelta) -> Erro
 
 
 class LaneMaker:
-    """Makes the lanes of a job, again after a failure. Every method is collective.
+    """Makes the lanes of a generation, again after a failure.
 
     Args:
-        members: all ranks of the job.
+        members: of the generation; all of them call :meth:`make`.
         device: where parameters live.
         transport: one of TRANSPORTS, or NCCL with settings of its own, that carries memory of the
             device: see :func:`check_transport`.
@@ -174,9 +174,12 @@ class LaneMaker:
         self.host_copier: _native.Copier | None = None
         self.device_copier: _native.Copier | None = None
         self._connection = ""
+        self._opened: list[_native.Transport] = []  #: since the making of lanes began
 
     def make(self, control: Control, connection: str) -> dict[str, Lane]:
-        """The lanes by kind of memory; ``connection`` tells them from former ones.
+        """The lanes by kind of memory; ``connection`` tells them from former ones. Collective.
+
+        Where it raises, what was made before is aborted.
 
         Raises:
             DeviceError: a copier cannot be made, or a rank cannot use the transport that was asked
@@ -184,6 +187,16 @@ class LaneMaker:
             TransportError: the ranks cannot be connected. Either is the same on every rank.
         """
         self._connection = connection
+        try:
+            return self._made_lanes(control)
+        except BaseException:
+            for transport in self._opened:
+                transport.abort("the lanes could not all be made")
+            raise
+        finally:
+            self._opened.clear()
+
+    def _made_lanes(self, control: Control) -> dict[str, Lane]:
         _, error = attempt(self._make_copiers)
         control.agree("making the copiers", error, None)
         lanes = {HOST: self._in_place(control, _made(control, self._host_lane))}
@@ -196,7 +209,7 @@ class LaneMaker:
     def check_room(self, *, connected: bool) -> None:
         """Raises OSError where the system does not let this process open what is to be made.
 
-        ``connected`` is whether the control groups stand already.
+        Not collective. ``connected`` is whether the control groups stand already.
         """
         groups = 2 if self._device.type == "cuda" or self._wanted == "shared_memory" else 1
         check_descriptors(*[self._members.num_ranks] * (groups + (not connected)))
@@ -211,7 +224,7 @@ class LaneMaker:
     def _host_lane(self) -> Lane:
         """Host memory, over a Gloo group of its own."""
         assert self.host_copier is not None
-        transport = self._c10d(HOST)
+        transport = self._noted(self._c10d(HOST))
         executor = _native.Executor(transport, self.host_copier)
         return Lane("c10d", transport, executor, _DIRECT_MESSAGES)
 
@@ -233,15 +246,21 @@ class LaneMaker:
         store = self._fresh_store("shared_memory")
         seconds = self._timeout.total_seconds()
         connection = _native.connect_shared_memory(messages.transport, store, seconds)
-        executor = _native.Executor(connection.transport, self.host_copier)
-        lane = Lane("shared_memory", connection.transport, executor, messages.max_direct)
+        transport = self._noted(connection.transport)
+        executor = _native.Executor(transport, self.host_copier)
+        lane = Lane("shared_memory", transport, executor, messages.max_direct)
         return lane, connection.report.problem
 
     def _staged_lane(self) -> Lane:
         """Device memory through pinned staging: Gloo reads no other."""
         assert self.device_copier is not None
-        transport = self._c10d(DEVICE)
+        transport = self._noted(self._c10d(DEVICE))
         return Lane("c10d", transport, _native.Executor(transport, self.device_copier), 0)
+
+    def _noted(self, transport: _native.Transport) -> _native.Transport:
+        """The same, which ends where a later lane cannot be made."""
+        self._opened.append(transport)
+        return transport
 
     def _c10d(self, kind: str) -> _native.Transport:
         rank, num_ranks = self._members.rank, self._members.num_ranks
@@ -287,8 +306,9 @@ class LaneMaker:
             self._device.index,
             self._timeout.total_seconds(),
         )
-        executor = _native.Executor(connection.transport, self.device_copier)
-        lane = Lane("cuda_ipc", connection.transport, executor, messages.max_direct)
+        transport = self._noted(connection.transport)
+        executor = _native.Executor(transport, self.device_copier)
+        lane = Lane("cuda_ipc", transport, executor, messages.max_direct)
         return lane, connection.report.problem
 
     def _fresh_store(self, purpose: str) -> _native.Store:
@@ -299,13 +319,15 @@ class LaneMaker:
         assert self.device_copier is not None
         store = self._fresh_store("nccl")
         seconds = self._timeout.total_seconds()
-        transport = _native.NcclTransport(
-            self._members.rank,
-            self._members.num_ranks,
-            store,
-            self._device.index,
-            seconds,
-            register_staging=self._register_staging,
+        transport = self._noted(
+            _native.NcclTransport(
+                self._members.rank,
+                self._members.num_ranks,
+                store,
+                self._device.index,
+                seconds,
+                register_staging=self._register_staging,
+            )
         )
         executor = _native.Executor(transport, self.device_copier)
         return Lane("nccl", transport, executor, _DIRECT_MESSAGES)

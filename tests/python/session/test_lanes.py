@@ -110,6 +110,12 @@ def share(job, problem):
     return laid_over
 
 
+def raise_if_any(phase, error, value, combine=list):
+    """What one rank agrees with itself."""
+    if error is not None:
+        raise error
+
+
 def refuse(*_, **__):
     raise TransportError("transport: NCCL said no")
 
@@ -246,6 +252,52 @@ def test_cuda_ipc_that_was_asked_for_is_not_replaced(job):
     made = only_host_groups(maker("cuda_ipc", num_ranks=2), job)
     with pytest.raises(DeviceError, match="rank 1 is on another host"):
         made.make(alone(), "1")
+
+
+class Ending:
+    """A transport that knows whether it was ended."""
+
+    aborted = False
+
+    def abort(self, reason):
+        self.aborted = True
+
+
+# Nobody would end them any more: they are of no generation, and peers may wait in them.
+@pytest.mark.parametrize("refused", [RuntimeError("Gloo said no"), KeyboardInterrupt()])
+def test_lanes_that_stand_are_ended_where_a_later_one_cannot_be_made(job, refused):
+    made, host = maker("c10d"), Ending()
+
+    def c10d(kind):
+        if kind == HOST:
+            return host
+        raise refused
+
+    job.setattr(made, "_c10d", c10d)
+    job.setattr(_native, "Executor", lambda *_: None)
+    control = alone()
+    job.setattr(control, "agree", raise_if_any)
+    with pytest.raises((TransportError, KeyboardInterrupt)):
+        made.make(control, "1")
+
+    assert host.aborted
+
+
+# The peers' is none: a lane of this rank alone.
+def test_a_lane_of_this_rank_alone_is_ended(job):
+    made, host, control = maker("c10d"), Ending(), alone()
+
+    def agree(phase, error, value, combine=list):
+        if phase == "connecting the ranks":
+            raise TransportError("rank 1 could not connect")
+
+    job.setattr(made, "_c10d", lambda kind: host)
+    job.setattr(_native, "Executor", lambda *_: None)
+    job.setattr(control, "agree", agree)
+    with pytest.raises(TransportError, match="rank 1 could not"):
+        made.make(control, "1")
+
+    assert host.aborted
 
 
 def test_messages_that_were_asked_for_are_not_replaced(job):
