@@ -371,8 +371,3 @@ def raise_alike(phase: str, own: Error | None, failed: Mapping[int, Trouble]) ->
 def _from_afar(text: str, rank: int) -> str:
     """What another rank says, whose traceback this one does not have."""
     return text.replace("the traceback above this error", f"the traceback of rank {rank}")
-
-
-def merge_plain(publications: Sequence[Publication]) -> list[tuple[bytes, Sequence[int]]]:
-    """Publications as the native module takes them."""
-    return [(item.blob, item.ranks) for item in publications]

@@ -20,7 +20,6 @@ from dynatrain.generation.control import (
     attempt,
     holders,
     listing,
-    merge_plain,
 )
 from dynatrain.generation.generation import Generation
 from dynatrain.generation.held import Held, Source
@@ -234,7 +233,7 @@ class Engine:
         """What all ranks say of a side as one map, proved by this rank; for each of ``sides``."""
         maps = []
         for number, side in enumerate(sides):
-            publications = merge_plain(published[str(number)])
+            publications = [(each.blob, each.ranks) for each in published[str(number)]]
             shard_map = _native.ShardMap.merge(publications, self.num_ranks)
             shard_map.prove_live(self.rank, side.table)
             maps.append(shard_map)
