@@ -57,7 +57,7 @@ class Attendant:
             named ``ended``, is over before that.
         """
         while self._part.present.world is None:
-            if not self._meeting.wait_called(ended):
+            if not self._meeting.wait_called(ended, self._part.generation.control.num_lost):
                 layout = self._part.present.layout
                 assert layout is not None  # of the world that the others train in
                 return int(self._meeting.left_with(ended, layout.world_size))

@@ -1,4 +1,4 @@
-"""The connections of a group of Gloo, found among those of the process, so that they can be cut.
+"""The connections of a group of Gloo, found among those of the process: to be counted, or cut.
 
 Nothing of torch ends an operation of Gloo that hangs, but for its deadline: ``abort()`` of such a
 group does nothing, and destroying it waits. A connection that is shut down ends all that waits for
@@ -55,16 +55,21 @@ def links_of(store: Store, prefix: str, rank: int, num_ranks: int) -> Links | No
     return None
 
 
-def cut(groups: Iterable[Links]) -> int:
-    """Shuts the connections of groups down, from any thread; returns how many there were."""
-    return _done_to(groups, lambda found: found.shutdown(socket.SHUT_RDWR))
+def num_connected(groups: Iterable[Links]) -> int:
+    """The connections of groups that stand; Gloo closes one whose other side has ended, at once."""
+    return _done_to(groups, lambda _: None)
 
 
-def give_up_after(groups: Iterable[Links], seconds: float) -> int:
+def cut(groups: Iterable[Links]) -> None:
+    """Shuts the connections of groups down, from any thread."""
+    _done_to(groups, lambda found: found.shutdown(socket.SHUT_RDWR))
+
+
+def give_up_after(groups: Iterable[Links], seconds: float) -> None:
     """Has the kernel end a connection whose other side has not answered for so long.
 
     A link that is down closes nothing: who waits there would wait for ever. Hosts that are there
-    answer by their kernel, however long their process says nothing. Returns how many there are.
+    answer by their kernel, however long their process says nothing.
     """
     seconds = min(seconds, _MOST_S)
 
@@ -78,7 +83,7 @@ def give_up_after(groups: Iterable[Links], seconds: float) -> int:
         ):
             found.setsockopt(socket.IPPROTO_TCP, option, value)
 
-    return _done_to(groups, watch)
+    _done_to(groups, watch)
 
 
 def _done_to(groups: Iterable[Links], do: Callable[[socket.socket], None]) -> int:

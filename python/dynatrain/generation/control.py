@@ -239,6 +239,14 @@ class Control:
                 ) from error  # Gloo's errors have no class of their own
             raise
 
+    def num_lost(self) -> int:
+        """Connections that have ended without this rank's doing since it was asked first.
+
+        A peer has died, or has let go of its groups and says so in the store. Not collective; none
+        where this rank has let go of them itself.
+        """
+        return 0 if self._tree is None else self._tree.num_lost()
+
     def release(self) -> None:
         """Lets go of the groups, whose threads end then."""
         self.lost = True

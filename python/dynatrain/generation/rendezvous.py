@@ -7,7 +7,7 @@ no meeting called, nothing here touches the store.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,7 +23,8 @@ from dynatrain.generation.leftovers import Leftovers
 #: What stands before the answer of a meeting that took place, and of one that was given up.
 _GO, _NO = b"go ", b"no "
 _NOTHING = b"?"  #: no value of a meeting is that
-_IDLE_POLL_SECONDS = 0.01
+#: Between two looks of an idle rank at the store, which a call waits for, and at its connections.
+_IDLE_POLL_SECONDS, _IDLE_WATCH_SECONDS = 0.01, 1.0
 #: So long is waited for ranks to say that they live, and so much of a reason is told.
 _TOLD, _MOST_SAID = timedelta(seconds=1), 300
 #: Attempts whose keys a rank may leave before it deletes them without having to wait, and how long
@@ -176,24 +177,33 @@ class Rendezvous:
         number = rest.partition("/")[0]
         return purpose == self._purpose and number.isdecimal() and int(number) >= self._attempt
 
-    def wait_called(self, ended: str) -> bool:
+    def wait_called(self, ended: str, num_lost: Callable[[], int] = lambda: 0) -> bool:
         """Blocks an idle rank until some rank calls a meeting (True) or ``ended`` is set (False).
 
         A call that stands while ``ended`` is set was made after the loop: the first call behind it
         sets it, and calls in it were answered or given up before. This rank makes it itself, where
         its own script says so.
 
-        Only for ranks that do not train: it asks the store every few milliseconds.
+        Only for ranks that do not train: it asks the store for two keys every few milliseconds.
+
+        Args:
+            ended: the name of the loop of steps.
+            num_lost: how many connections to others have ended; asked once a second.
 
         Raises:
-            TransportError: some ranks have left the loop, and the others have not followed.
+            TransportError: some ranks have left the loop, and the others have not followed; or
+                connections have ended, and within the timeout nobody has called, nor said that a
+                call has ended on it alone.
         """
         until = None
+        watch = _Watch(num_lost, self._timeout.total_seconds())
         with _store_answers():
             while True:
-                self._skip_decided()
                 # In this order: a call that is seen before the end was made before the end.
                 called = self._store.check([f"{self._attempt}/count"])
+                if called and self._store.check([f"{self._attempt}/decision"]):
+                    self._attempt += 1  # given up: it is over
+                    continue
                 if self._store.check([f"{ended}/left"]):
                     if self._store.check([ended]):
                         return False
@@ -202,6 +212,8 @@ class Rendezvous:
                     return True
                 if until is not None and time.monotonic() > until:
                     raise self._not_followed(ended)
+                if watch.is_over() and watch.num_lost > self._num_living():
+                    raise self._died(watch.num_lost)
                 time.sleep(_IDLE_POLL_SECONDS)
 
     def leave(self, ended: str, value: str, num_ranks: int) -> None:
@@ -232,6 +244,21 @@ class Rendezvous:
             peer=left[0] if len(left) == 1 else -1,
         )
 
+    def _num_living(self) -> int:
+        """Others that have lived after a call had failed since the last meeting."""
+        return len(self._entries(f"{self._last_met}/failed").keys() - {self._rank})
+
+    def _died(self, num_lost: int) -> TransportError:
+        seconds = self._timeout.total_seconds()
+        return TransportError(
+            f"session: {num_lost} of this rank's connections to others have ended while it idled\n"
+            f"  expected a call, or the end of their loop, within {seconds:g} s of that\n"
+            "  nothing was changed; this rank idled and holds no state\n"
+            "  a rank has died, and no call can be made any more: see the output of the others\n"
+            "  and end the job",
+            retryable=False,
+        )
+
     def left_with(self, ended: str, num_ranks: int) -> str:
         """The value with which what is over was left, by ``num_ranks``; once on each other rank.
 
@@ -245,10 +272,6 @@ class Rendezvous:
                 for key in (former, f"{former}/left", f"{former}/heard"):
                     self._store.delete_key(key)
             return value
-
-    def _skip_decided(self) -> None:
-        while self._store.check([f"{self._attempt}/decision"]):
-            self._attempt += 1
 
     def _await_decision(self, name: str) -> bytes:
         deadline = time.monotonic() + self._timeout.total_seconds()
@@ -311,3 +334,27 @@ class Rendezvous:
         found = b""
         while (now := self._compare_set(key, found, found + part)) != found + part:
             found = now
+
+
+class _Watch:
+    """Whether connections have been lost for too long."""
+
+    def __init__(self, num_lost: Callable[[], int], seconds: float) -> None:
+        self.num_lost = 0  #: when last asked
+        self._ask = num_lost
+        self._seconds = seconds
+        self._next = 0.0
+        self._until: float | None = None
+
+    def is_over(self) -> bool:
+        """Whether connections are lost, and were so all the time; asks once a second."""
+        now = time.monotonic()
+        if now < self._next:
+            return False
+        self._next = now + min(_IDLE_WATCH_SECONDS, self._seconds)
+        self.num_lost = self._ask()
+        if not self.num_lost:
+            self._until = None
+            return False
+        self._until = self._until or now + self._seconds
+        return now > self._until

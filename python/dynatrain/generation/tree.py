@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from dynatrain._torch_private.gloo_links import Links, links_of, num_connected
 from dynatrain.generation.joined import join, split
 from dynatrain.generation.members import Members
 
@@ -55,6 +56,8 @@ class Tree:
         tops = range(0, num_ranks, self._width)
         if rank == first and len(tops) > 1:
             self._levels.append(_Level(members, f"{purpose}/tops", tops, timeout))
+        self._links: list[Links] | None = None
+        self._num_stood = 0
 
     def end(self) -> None:
         """Lets go of the groups: connections and threads end, whoever holds this object on.
@@ -63,6 +66,16 @@ class Tree:
         """
         for level in self._levels:
             level.end()
+
+    def num_lost(self) -> int:
+        """Connections of this rank that have ended since it was asked first; not collective.
+
+        A message to the store for each group of this rank, the first time; none later.
+        """
+        if self._links is None:
+            self._links = [links for level in self._levels if (links := level.links()) is not None]
+            self._num_stood = num_connected(self._links)
+        return self._num_stood - num_connected(self._links)
 
     def exchange(self, part: bytes, answer_of: Callable[[list[bytes]], bytes]) -> bytes:
         """What ``answer_of`` makes on rank 0 of the parts of all ranks, by rank. Collective."""
@@ -123,7 +136,12 @@ class _Level:
     def __init__(self, members: Members, purpose: str, ranks: range, timeout: timedelta) -> None:
         self._ranks = ranks
         self._position = ranks.index(members.rank)
+        self._store = members.store_of(purpose)
         self._group: Any = members.group(purpose, timeout, ranks) if len(ranks) > 1 else None
+
+    def links(self) -> Links | None:
+        """Where the positions listen; None where that is not known."""
+        return links_of(self._store, "", self._position, len(self._ranks))
 
     def end(self) -> None:
         """Lets go of the group."""

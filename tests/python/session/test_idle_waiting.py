@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 from torch.distributed import HashStore
 
 from dynatrain import TransportError
+from dynatrain.attending import Attendant
 from dynatrain.generation.rendezvous import Rendezvous
 
 SHORT, LONG = timedelta(seconds=0.05), timedelta(seconds=20)
@@ -130,3 +132,73 @@ def test_call_of_one_that_has_left_ends_the_loop():
         trainer._store.add("1/count", 1)
 
     assert one_of_two_leaves(calls) is False
+
+
+def idle_rank():
+    """The last of three ranks, and a store that is held by none of them."""
+    store = HashStore()
+    return Rendezvous(store, 2, 3, SHORT), [Rendezvous(store, rank, 3, SHORT) for rank in (0, 1)]
+
+
+# The store may outlive all that train, as a launcher's does: an idle rank asked it for ever.
+def test_rank_that_idles_does_not_outlive_the_others():
+    idle, _ = idle_rank()
+    with pytest.raises(TransportError, match=r"2 of this rank's connections(?s:.)*has died"):
+        idle.wait_called("ended/1", lambda: 2)
+
+
+# A call that ended on it alone has let go of its groups: it lives, and calls again some time.
+def test_rank_that_has_said_that_it_lives_is_waited_for():
+    idle, (first, second) = idle_rank()
+    first.failed("KeyboardInterrupt: ")
+    looks = []
+
+    def lost():
+        looks.append(1)
+        if len(looks) == 5:
+            second._store.add("0/count", 1)
+        return 1
+
+    assert idle.wait_called("ended/1", lost) is True
+
+
+def test_one_that_said_that_it_lives_does_not_speak_for_another():
+    idle, (first, _) = idle_rank()
+    first.failed("KeyboardInterrupt: ")
+    with pytest.raises(TransportError, match="has died"):
+        idle.wait_called("ended/1", lambda: 2)
+
+
+# Groups that all ranks have made anew have all their connections.
+def test_connections_that_stand_again_are_no_loss():
+    idle, (first, _) = idle_rank()
+    counts = iter([1, 0] * 4)
+
+    def lost():
+        found = next(counts, None)
+        if found is None:
+            first._store.add("0/count", 1)
+        return found or 0
+
+    assert idle.wait_called("ended/1", lost) is True
+
+
+# Ranks end when they have left their loop; who idles may hear of both at once.
+def test_end_of_the_loop_is_heard_before_the_loss_of_those_that_ended():
+    idle, trainers = idle_rank()
+    for trainer in trainers:
+        trainer.leave("ended/1", "3", 2)
+
+    assert idle.wait_called("ended/1", lambda: 2) is False
+
+
+def test_rank_that_attends_watches_its_connections():
+    idle, _ = idle_rank()
+    part = SimpleNamespace(
+        present=SimpleNamespace(world=None),
+        generation=SimpleNamespace(
+            meeting=idle, control=SimpleNamespace(num_lost=lambda: 2), connected=True
+        ),
+    )
+    with pytest.raises(TransportError, match="has died"):
+        Attendant(part, ()).await_activity("ended/1")
