@@ -1,4 +1,7 @@
-"""Trouble of one rank, before or after the n-th exchange of all ranks in a switch."""
+"""Trouble of one rank, before or after the n-th exchange of all ranks in a switch.
+
+What all ranks publish beside an exchange, each distinct thing once, is a boundary of its own.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ class Boundaries:
     def __init__(self, part, number=0, side="", trouble=None):
         self.count, self.hits = 0, 0
         self._number, self._side, self._trouble = number, side, trouble
-        for owner, name in ((part.engine.control, "agree"), (part.generation.meeting, "meet")):
+        control, meeting = part.engine.control, part.generation.meeting
+        for owner, name in ((control, "agree"), (control, "publish"), (meeting, "meet")):
             setattr(owner, name, self._watched(getattr(owner, name)))
 
     def _watched(self, exchange):

@@ -1,9 +1,9 @@
 """Laws 4, 6 and 7 at every boundary of a switch, with ranks as threads over a fake of the outside.
 
 One rank is killed, comes too late, is interrupted, or out of memory before or after an exchange of
-all ranks. The phases are the library's own; what is outside of them (store, groups, lanes, signals)
-and the framework are fakes. ``tests/multiprocess/test_every_boundary.py`` has the same with real
-processes, sockets and modules.
+all ranks, or of what they publish beside one. The phases are the library's own; what is outside of
+them (store, groups, lanes, signals) and the framework are fakes.
+``tests/multiprocess/test_every_boundary.py`` has the same with real processes, sockets and modules.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ TROUBLES = ("killed", "late", "interrupted", "out of memory")
 VICTIMS = (0, 1, 3)
 
 
-def documented_exchanges():
-    """Exchanges and meetings of a switch, by whether it was prepared, as the design page says."""
+def documented_boundaries():
+    """Boundaries of a switch, by whether it was prepared, as the design page says."""
     page = " ".join(read(ROOT / "docs/design/switch.md").split())
     said = re.search(
-        r"a prepared switch makes (\d+) exchanges and (\d+) meetings, one that is not prepared "
-        r"(\d+) or (\d+)\.",
+        r"a prepared switch makes (\d+) exchanges, (\d+) publication and (\d+) meetings, one that "
+        r"is not prepared \d+ or (\d+) exchanges, (\d+) publications and (\d+) meetings",
         page,
     )
     assert said, "docs/design/switch.md does not say how many exchanges a switch makes"
-    prepared, meetings, _, with_a_new_world = map(int, said.groups())
-    return {True: prepared + meetings, False: with_a_new_world + meetings}
+    numbers = [int(number) for number in said.groups()]
+    return {True: sum(numbers[:3]), False: sum(numbers[3:])}
 
 
-EXCHANGES = documented_exchanges()
+BOUNDARIES = documented_boundaries()
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def possible_layouts(case):
 
     One that is late may find others later still, and Ctrl-C waits while the vote goes on.
     """
-    vote = EXCHANGES[case.prepared] - 1
+    vote = BOUNDARIES[case.prepared] - 1
     if case.number > vote or (case.number == vote and case.side == "after"):
         return {TARGET}
     if case.kind == "interrupted" and case.number >= vote - 1:  # signals wait from there on
@@ -148,8 +148,8 @@ def check(outside, case):
 
 
 def every_case():
-    for prepared, num_exchanges in EXCHANGES.items():
-        boundaries = itertools.product(range(1, num_exchanges + 1), ("before", "after"), TROUBLES)
+    for prepared, num_boundaries in BOUNDARIES.items():
+        boundaries = itertools.product(range(1, num_boundaries + 1), ("before", "after"), TROUBLES)
         for (number, side, kind), victim in itertools.product(boundaries, VICTIMS):
             yield Case(number, side, kind, victim, prepared)
 
@@ -168,7 +168,7 @@ CASES = [
 
 # A boundary that the cases below do not know of would be one that nobody makes trouble at.
 @pytest.mark.parametrize("prepared", [False, True])
-def test_a_switch_has_the_exchanges_that_the_design_says(outside, prepared):
+def test_a_switch_has_the_boundaries_that_the_design_says(outside, prepared):
     def work(rank):
         part = start(outside, rank)
         if prepared:
@@ -178,7 +178,7 @@ def test_a_switch_has_the_exchanges_that_the_design_says(outside, prepared):
         assert holds_its_part(part)
         return watch.count, str(part.present.layout)
 
-    assert run_ranks(outside, work) == [(EXCHANGES[prepared], TARGET)] * NUM_RANKS
+    assert run_ranks(outside, work) == [(BOUNDARIES[prepared], TARGET)] * NUM_RANKS
 
 
 # Ranks in two worlds would train two models, and one that waits for the dead would never end.
