@@ -1,6 +1,7 @@
 # The Python module dynatrain._native. It includes pybind11 but no torch header: torch's c10d is
 # reached when the program runs, so one build serves every supported torch.
-find_package(Python 3.10 QUIET COMPONENTS Interpreter Development.Module)
+find_package(Python 3.10 QUIET COMPONENTS Interpreter Development.Module
+             OPTIONAL_COMPONENTS Development.Embed)  # the tests of csrc/torch
 if(Python_FOUND)
   dynatrain_try_include(python_include "#include <Python.h>\n" BESIDE ${Python_INCLUDE_DIRS})
 endif()

@@ -3,6 +3,7 @@
 #include "dynatrain/base/error.hpp"
 
 #include <array>
+#include <new>
 #include <string_view>
 #include <utility>
 
@@ -82,26 +83,45 @@ std::string C10dGroup::wait(const py::object& work, std::chrono::milliseconds ti
 }
 
 std::string C10dGroup::text_of(const py::error_already_set& error) {
-  const std::string_view text(error.what());
-  return std::string(text.empty() ? "an error without text" : text.substr(0, text.find('\n')));
+  if (error.matches(PyExc_MemoryError)) {
+    throw std::bad_alloc();
+  }
+  try {
+    // Not what(): it ends the process where there is no memory for its text.
+    const std::string kind = py::str(error.type().attr("__name__"));
+    const std::string text = kind + ": " + std::string(py::str(error.value()));
+    return text.substr(0, text.find('\n'));
+  } catch (const py::error_already_set& in_text) {
+    if (in_text.matches(PyExc_MemoryError)) {
+      throw std::bad_alloc();
+    }
+    return "an error without text";
+  }
 }
 
-void C10dGroup::sever() {
+void C10dGroup::sever() noexcept {
   // Gloo has no abort that ends a wait (torch 2.11 to 2.15), but a wait that times out closes every
   // connection of its group. So wait, for the shortest time, for what nobody sends. A connection
   // that is closed already refuses the receive, hence one peer after the other.
-  std::array<std::byte, 1> nothing{};
   for (int peer = 0; peer < size_; ++peer) {
-    if (peer == rank_) {
-      continue;
-    }
-    try {
-      const py::object work = receive(nothing, peer, kNeverSentTag);
-      static_cast<void>(wait(work, std::chrono::milliseconds(1)));
-    } catch (py::error_already_set&) {
-      continue;
+    if (peer != rank_ && !close_connection(peer)) {
+      static_cast<void>(close_connection(peer));  // memory was short: once more
     }
   }
+}
+
+bool C10dGroup::close_connection(int peer) noexcept {
+  // Static: a receive whose wait could not begin keeps its memory.
+  static std::array<std::byte, 1> nothing{};
+  try {
+    const py::object work = receive(nothing, peer, kNeverSentTag);
+    static_cast<void>(wait(work, std::chrono::milliseconds(1)));
+  } catch (const py::error_already_set& error) {
+    return !error.matches(PyExc_MemoryError);
+  } catch (...) {
+    return false;
+  }
+  return true;
 }
 
 std::map<std::string, bool> probe_c10d() {

@@ -36,15 +36,19 @@ class C10dGroup {
   [[nodiscard]] pybind11::object receive(std::span<std::byte> data, int peer, int wire_tag);
 
   /// torch's own words in what one of the methods above threw, without the traceback.
+  /// Errors: std::bad_alloc where that was Python's MemoryError.
   [[nodiscard]] static std::string text_of(const pybind11::error_already_set& error);
 
   /// Waits for one Work. Returns torch's first line of error text, empty when it ended well.
+  /// Errors: std::bad_alloc; the Work may not have ended then, and can be waited for again.
   [[nodiscard]] std::string wait(const pybind11::object& work, std::chrono::milliseconds timeout);
 
   /// Ends every operation of the group, here and at its peers, by closing all its connections.
-  void sever();
+  /// Where memory is short, what it cannot close is left to the deadlines.
+  void sever() noexcept;
 
  private:
+  [[nodiscard]] bool close_connection(int peer) noexcept;
   [[nodiscard]] pybind11::object as_tensor(std::span<std::byte> data) const;
 
   pybind11::object group_;

@@ -1,10 +1,11 @@
 #include "torch/c10d_transport.hpp"
 
+#include "dynatrain/base/error.hpp"
+#include "dynatrain/base/pause.hpp"
+
 #include "torch/c10d_messages.hpp"
 #include <algorithm>
-#include <cstring>
 #include <exception>
-#include <limits>
 #include <utility>
 #include <vector>
 
@@ -14,11 +15,16 @@ namespace py = pybind11;
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
-/// One posted wire message. A message of the caller is a head and then its pieces.
+/// One wire message. A message of the caller is a head and then its pieces.
 struct C10dTransport::Operation {
-  py::object work;
+  std::span<std::byte> bytes;
+  int wire_tag = 0;
   WireMessage message;
   std::unique_ptr<std::byte[]> head;  ///< null for pieces
+  py::object work;                    ///< null until it is posted
+
+  /// All that `messages` put on the wire, in order; nothing is posted.
+  static std::vector<Operation> all_of(std::span<const WireMessage> messages, bool is_send);
 };
 
 struct C10dTransport::Submission {
@@ -26,10 +32,40 @@ struct C10dTransport::Submission {
   Deadline deadline;
   steady_clock::time_point start = steady_clock::now();
   std::shared_ptr<HostCompletion> completion = std::make_shared<HostCompletion>();
-  std::vector<Operation> operations;          ///< in the order in which they were posted
-  std::optional<TransportError> cause;        ///< the first failure of its own
-  std::optional<TransportError> consequence;  ///< a failure that another one brought about
+  std::vector<Operation> operations;  ///< in the order in which they are posted
+  std::exception_ptr cause;           ///< the first failure of its own
+  std::exception_ptr consequence;     ///< a failure that another one brought about
 };
+
+namespace {
+
+/// The error that `make` returns; where there is no memory for its text, that.
+template <class Make>
+std::exception_ptr error_from(const Make& make) noexcept {
+  try {
+    return std::make_exception_ptr(make());
+  } catch (...) {
+    return std::current_exception();
+  }
+}
+
+}  // namespace
+
+std::vector<C10dTransport::Operation> C10dTransport::Operation::all_of(
+    std::span<const WireMessage> messages, bool is_send) {
+  std::vector<Operation> operations;
+  for (const WireMessage& message : messages) {
+    std::unique_ptr<std::byte[]> head = is_send ? make_head(message) : empty_head();
+    const std::span<std::byte> head_bytes(
+        head.get(), is_send ? head_size_bytes(message.size_bytes) : kMaxHeadBytes);
+    operations.push_back({head_bytes, head_tag(message.tag), message, std::move(head), {}});
+    for (const std::span<std::byte> piece : pieces_after_head(message)) {
+      operations.push_back(
+          {piece, piece_tag(message.tag, message.size_bytes), message, nullptr, {}});
+    }
+  }
+  return operations;
+}
 
 C10dTransport::C10dTransport(const py::object& group, milliseconds timeout)
     : group_(group), timeout_(timeout), waiters_(std::make_unique<WaiterPool>()) {}
@@ -67,60 +103,65 @@ Token C10dTransport::submit(const std::shared_ptr<Submission>& submission,
                             std::span<const WireMessage> messages,
                             std::span<const Token> after) {
   Token token(submission->completion);
+  WaiterPool::Task waiting;
   try {
     wait_all(after, submission->deadline);
+    submission->operations = Operation::all_of(messages, submission->is_send);
+    waiting = WaiterPool::Task([this, submission] { wait_for(*submission); });
   } catch (...) {
     submission->completion->fail(std::current_exception());
     return token;
   }
+  // From here on others may read and write the memory: nothing may throw before they have ended.
   ++num_pending_;
-  post_all(*submission, messages);
+  post_all(*submission);
   if (submission->operations.empty()) {
     finish(*submission);
   } else {
-    waiters_->run([this, submission] { wait_for(*submission); });
+    waiters_->run(std::move(waiting));
   }
   return token;
 }
 
-void C10dTransport::post_all(Submission& submission, std::span<const WireMessage> messages) {
+// pybind11's guards, here and below, are not marked noexcept; they throw nothing once Python runs.
+// NOLINTNEXTLINE(bugprone-exception-escape)
+void C10dTransport::post_all(Submission& submission) noexcept {
   const py::gil_scoped_acquire gil;
-  for (const WireMessage& message : messages) {
-    if (is_closed_.load()) {
-      fail(submission, closed_error(message), false);
-      return;
-    }
-    if (message.peer < 0 || message.peer >= size() || message.peer == rank()) {
-      fail(submission, no_such_peer_error(message, size()), true);
-      return;
-    }
-    try {
-      post(submission, message);
-    } catch (const py::error_already_set& error) {
-      fail(submission, peer_error(message, submission.is_send, C10dGroup::text_of(error)), true);
-      return;
-    }
+  auto next = submission.operations.begin();
+  while (next != submission.operations.end() && post(submission, *next)) {
+    ++next;
   }
+  submission.operations.erase(next, submission.operations.end());
 }
 
-void C10dTransport::post(Submission& submission, const WireMessage& message) {
-  const bool is_send = submission.is_send;
-  const auto post_bytes = [&](std::span<std::byte> bytes, int wire_tag) {
-    return is_send ? group_.send(bytes, message.peer, wire_tag)
-                   : group_.receive(bytes, message.peer, wire_tag);
-  };
-  std::unique_ptr<std::byte[]> head = is_send ? make_head(message) : empty_head();
-  const std::span<std::byte> head_bytes(
-      head.get(), is_send ? head_size_bytes(message.size_bytes) : kMaxHeadBytes);
-  py::object work = post_bytes(head_bytes, head_tag(message.tag));
-  submission.operations.push_back({std::move(work), message, std::move(head)});
-  for (const std::span<std::byte> piece : pieces_after_head(message)) {
-    work = post_bytes(piece, piece_tag(message.tag, message.size_bytes));
-    submission.operations.push_back({std::move(work), message, nullptr});
+bool C10dTransport::post(Submission& submission, Operation& operation) noexcept {
+  const WireMessage& message = operation.message;
+  if (is_closed_.load()) {
+    fail(submission, error_from([&] { return closed_error(message); }), false);
+    return false;
   }
+  if (message.peer < 0 || message.peer >= size() || message.peer == rank()) {
+    fail(submission, error_from([&] { return no_such_peer_error(message, size()); }), true);
+    return false;
+  }
+  try {
+    operation.work = submission.is_send
+                         ? group_.send(operation.bytes, message.peer, operation.wire_tag)
+                         : group_.receive(operation.bytes, message.peer, operation.wire_tag);
+    return true;
+  } catch (const py::error_already_set& error) {
+    const auto make = [&] {
+      return peer_error(message, submission.is_send, C10dGroup::text_of(error));
+    };
+    fail(submission, error_from(make), true);
+  } catch (...) {
+    fail(submission, std::current_exception(), true);
+  }
+  return false;
 }
 
-void C10dTransport::wait_for(Submission& submission) {
+// NOLINTNEXTLINE(bugprone-exception-escape)
+void C10dTransport::wait_for(Submission& submission) noexcept {
   {
     const py::gil_scoped_acquire gil;
     for (Operation& operation : submission.operations) {
@@ -131,70 +172,93 @@ void C10dTransport::wait_for(Submission& submission) {
   finish(submission);
 }
 
-void C10dTransport::wait_for(Submission& submission, Operation& operation) {
-  const auto left = std::chrono::ceil<milliseconds>(submission.deadline - steady_clock::now());
-  const std::string text = group_.wait(operation.work, std::max(left, milliseconds(1)));
+void C10dTransport::wait_for(Submission& submission, Operation& operation) noexcept {
+  const std::string text = text_of_end(submission, operation);
   const bool was_closed = is_closed_.load();
   const WireMessage& message = operation.message;
+  const auto peer_failed = [&] { return peer_error(message, submission.is_send, text); };
   if (text.empty()) {
     const bool is_received_head = operation.head != nullptr && !submission.is_send;
     if (is_received_head && !take_head(operation.head.get(), message)) {
-      fail(submission, size_error(message, size_in_head(operation.head.get())), true);
+      const auto make = [&] { return size_error(message, size_in_head(operation.head.get())); };
+      fail(submission, error_from(make), true);
     }
   } else if (was_closed || says_consequence(text)) {
-    fail(submission, peer_error(message, submission.is_send, text), false);
+    fail(submission, error_from(peer_failed), false);
   } else if (steady_clock::now() >= submission.deadline) {
     const auto waited = std::chrono::duration<double>(steady_clock::now() - submission.start);
-    fail(submission, deadline_error(message, submission.is_send, waited.count()), true);
+    const auto make = [&] { return deadline_error(message, submission.is_send, waited.count()); };
+    fail(submission, error_from(make), true);
   } else {
-    fail(submission, peer_error(message, submission.is_send, text), true);
+    fail(submission, error_from(peer_failed), true);
   }
 }
 
-void C10dTransport::fail(Submission& submission, const TransportError& error, bool is_cause) {
-  std::optional<TransportError>& place = is_cause ? submission.cause : submission.consequence;
-  if (!place) {
-    place.emplace(error);
+// NOLINTNEXTLINE(bugprone-exception-escape)
+std::string C10dTransport::text_of_end(Submission& submission, Operation& operation) noexcept {
+  for (Pause pause;;) {
+    const auto left = std::chrono::ceil<milliseconds>(submission.deadline - steady_clock::now());
+    try {
+      return group_.wait(operation.work, std::max(left, milliseconds(1)));
+    } catch (...) {  // no memory: nobody knows whether the operation still has its own
+      fail(submission, std::current_exception(), true);
+    }
+    if (steady_clock::now() >= submission.deadline) {
+      return {};
+    }
+    const py::gil_scoped_release no_gil;
+    pause();
+  }
+}
+
+void C10dTransport::fail(Submission& submission,
+                         const std::exception_ptr& error,
+                         bool is_cause) noexcept {
+  std::exception_ptr& place = is_cause ? submission.cause : submission.consequence;
+  if (place == nullptr) {
+    place = error;
   }
   if (is_cause) {
     {
       const std::lock_guard lock(mutex_);
-      if (!cause_) {
-        cause_.emplace(error);
+      if (cause_ == nullptr) {
+        cause_ = error;
       }
     }
     close_connections();
   }
 }
 
-void C10dTransport::finish(Submission& submission) {
+void C10dTransport::finish(Submission& submission) noexcept {
   --num_pending_;
-  std::optional<TransportError> error = submission.cause;
-  if (!error && submission.consequence) {
+  std::exception_ptr error = submission.cause;
+  if (error == nullptr && submission.consequence != nullptr) {
     const std::lock_guard lock(mutex_);
-    error = cause_ ? cause_ : submission.consequence;
+    error = cause_ != nullptr ? cause_ : submission.consequence;
   }
-  if (error) {
-    submission.completion->fail(std::make_exception_ptr(*error));
+  if (error != nullptr) {
+    submission.completion->fail(std::move(error));
   } else {
     submission.completion->set();
   }
 }
 
-void C10dTransport::close_connections() {
+void C10dTransport::close_connections() noexcept {
   if (!is_closed_.exchange(true)) {
     group_.sever();
   }
 }
 
 void C10dTransport::abort(const std::string& reason) noexcept {
-  try {
-    {
-      const std::lock_guard lock(mutex_);
-      if (!cause_) {
-        cause_.emplace("transport: aborted: " + reason, -1, -1, true);
-      }
+  std::exception_ptr aborted =
+      error_from([&] { return TransportError("transport: aborted: " + reason, -1, -1, true); });
+  {
+    const std::lock_guard lock(mutex_);
+    if (cause_ == nullptr) {
+      cause_ = std::move(aborted);
     }
+  }
+  try {
     const py::gil_scoped_acquire gil;
     close_connections();
   } catch (...) {

@@ -1,15 +1,14 @@
 #pragma once
 
-#include "dynatrain/base/error.hpp"
 #include "dynatrain/execution/transport.hpp"
 
 #include "torch/c10d_group.hpp"
 #include "torch/waiter_pool.hpp"
 #include <atomic>
 #include <chrono>
+#include <exception>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <span>
 #include <string>
 
@@ -26,7 +25,8 @@ namespace dynatrain {
 ///           peer that fails meanwhile closes its connections, and so do those that wait for it.
 /// Errors    through the tokens: TransportError with the peer. The first failure (peer gone, wrong
 ///           size, deadline, abort) closes every connection of the group, so that all its messages
-///           end and their memory is free; the transport is of no further use.
+///           end and their memory is free; the transport is of no further use. std::bad_alloc ends
+///           it too once something is posted; what posting takes of memory is taken before.
 /// Source    own; docs/design/torch.md.
 class C10dTransport final : public Transport {
  public:
@@ -54,18 +54,19 @@ class C10dTransport final : public Transport {
   Token submit(const std::shared_ptr<Submission>& submission,
                std::span<const WireMessage> messages,
                std::span<const Token> after);
-  void post_all(Submission& submission, std::span<const WireMessage> messages);
-  void post(Submission& submission, const WireMessage& message);
-  void wait_for(Submission& submission);
-  void wait_for(Submission& submission, Operation& operation);
-  void fail(Submission& submission, const TransportError& error, bool is_cause);
-  void finish(Submission& submission);
-  void close_connections();
+  void post_all(Submission& submission) noexcept;
+  bool post(Submission& submission, Operation& operation) noexcept;
+  void wait_for(Submission& submission) noexcept;
+  void wait_for(Submission& submission, Operation& operation) noexcept;
+  [[nodiscard]] std::string text_of_end(Submission& submission, Operation& operation) noexcept;
+  void fail(Submission& submission, const std::exception_ptr& error, bool is_cause) noexcept;
+  void finish(Submission& submission) noexcept;
+  void close_connections() noexcept;
 
   C10dGroup group_;
   std::chrono::milliseconds timeout_;
   std::mutex mutex_;
-  std::optional<TransportError> cause_;  ///< what ended the transport
+  std::exception_ptr cause_;  ///< what ended the transport
   std::atomic<bool> is_closed_{false};
   std::atomic<int> num_pending_{0};
   std::unique_ptr<WaiterPool> waiters_;

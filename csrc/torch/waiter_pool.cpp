@@ -1,9 +1,8 @@
 #include "torch/waiter_pool.hpp"
 
-#include "dynatrain/base/error.hpp"
 #include "dynatrain/base/thread.hpp"
 
-#include <utility>
+#include <exception>
 
 namespace dynatrain {
 
@@ -18,20 +17,25 @@ WaiterPool::~WaiterPool() {
   }
 }
 
-void WaiterPool::run(std::function<void()> task) {
+void WaiterPool::start_one_more() {
+  threads_.reserve(threads_.size() + 1);  // a thread that stands must have its place
+  threads_.push_back(start_thread("waits for a message", [this] { serve(); }));
+}
+
+void WaiterPool::run(Task task) noexcept {
   std::unique_lock lock(mutex_);
   if (waiting_.size() + 1 > num_idle_) {
     try {
-      threads_.push_back(start_thread("waits for a message", [this] { serve(); }));
-    } catch (const DeviceError&) {
+      start_one_more();
+    } catch (const std::exception&) {
       if (threads_.empty()) {
         lock.unlock();
-        task();  // its messages are under way: somebody must wait for them
+        task.one_.front()();  // its messages are under way: somebody must wait for them
         return;
       }
     }
   }
-  waiting_.push_back(std::move(task));
+  waiting_.splice(waiting_.end(), task.one_);
   has_work_.notify_one();
 }
 
@@ -44,11 +48,11 @@ void WaiterPool::serve() {
     if (waiting_.empty()) {
       return;
     }
-    std::function<void()> task = std::move(waiting_.front());
-    waiting_.pop_front();
+    std::list<std::function<void()>> task;
+    task.splice(task.end(), waiting_, waiting_.begin());
     lock.unlock();
-    task();
-    task = nullptr;
+    task.front()();
+    task.clear();
     lock.lock();
   }
 }

@@ -1,10 +1,11 @@
 #pragma once
 
 #include <condition_variable>
-#include <deque>
 #include <functional>
+#include <list>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace dynatrain {
@@ -20,15 +21,29 @@ class WaiterPool {
   WaiterPool(const WaiterPool&) = delete;
   WaiterPool& operator=(const WaiterPool&) = delete;
 
-  /// Starts `task`, which must not throw, on a thread of its own. Threads: any.
-  void run(std::function<void()> task);
+  /// A task, and the memory that it takes to wait in the pool.
+  class Task {
+   public:
+    Task() = default;
+    /// Errors: std::bad_alloc.
+    explicit Task(std::function<void()> work) { one_.push_back(std::move(work)); }
+
+   private:
+    friend class WaiterPool;
+    std::list<std::function<void()>> one_;
+  };
+
+  /// Starts `task`, which must not throw, on a thread of its own. Threads: any. Without memory for
+  /// a thread, as without a thread.
+  void run(Task task) noexcept;
 
  private:
+  void start_one_more();
   void serve();
 
   std::mutex mutex_;
   std::condition_variable has_work_;
-  std::deque<std::function<void()>> waiting_;
+  std::list<std::function<void()>> waiting_;
   std::vector<std::thread> threads_;
   std::size_t num_idle_ = 0;
   bool is_closing_ = false;
