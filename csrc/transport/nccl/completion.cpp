@@ -3,6 +3,7 @@
 #include "dynatrain/base/pause.hpp"
 
 #include <algorithm>
+#include <exception>
 #include <string>
 #include <utility>
 
@@ -17,7 +18,7 @@ NcclCompletion::~NcclCompletion() {
   }
 }
 
-void NcclCompletion::add_group(void* event, std::vector<int> peers) {
+void NcclCompletion::add_group(void* event, std::vector<int> peers) noexcept {
   posted_.push_back({.event = event, .peers = std::move(peers)});
 }
 
@@ -39,7 +40,7 @@ bool NcclCompletion::has_left_device() const {
     return posted_.empty() || world_->is_done(posted_.back().event);
   } catch (const DeviceError& error) {
     // A device that answers so runs nothing any more.
-    world_->fail(TransportError(error.what(), -1, -1, false));
+    world_->fail_with([&] { return TransportError(error.what(), -1, -1, false); });
     return true;
   }
 }
@@ -79,26 +80,28 @@ void NcclCompletion::wait(Deadline deadline) {
   }
 }
 
-void NcclCompletion::look_at_limits() {
+void NcclCompletion::look_at_limits() noexcept {
   if (world_->has_failed()) {
     return;
   }
-  const std::vector<int> peers = pending_peers();
   try {
-    world_->check_async(peers);
-  } catch (const TransportError& error) {
-    world_->fail(error);
+    world_->check_async(pending_peers());
+  } catch (const std::exception& error) {
+    world_->fail_because(error);
     return;
   }
   if (std::chrono::steady_clock::now() >= deadline_) {
-    world_->fail(
-        TransportError("transport: sends and receives on rank " + std::to_string(world_->rank()) +
-                           " reached their deadline\n  waiting for rank" + name_peers(peers) +
-                           "\n  it may be stopped, or far behind; the communicator is "
-                           "aborted\n  raise the timeout when the ranks are only slow",
-                       only_peer(peers),
-                       -1,
-                       true));
+    world_->fail_with([this] {
+      const std::vector<int> peers = pending_peers();
+      return TransportError("transport: sends and receives on rank " +
+                                std::to_string(world_->rank()) +
+                                " reached their deadline\n  waiting for rank" + name_peers(peers) +
+                                "\n  it may be stopped, or far behind; the communicator is "
+                                "aborted\n  raise the timeout when the ranks are only slow",
+                            only_peer(peers),
+                            -1,
+                            true);
+    });
   }
 }
 

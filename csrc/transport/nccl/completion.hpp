@@ -3,7 +3,8 @@
 #include "dynatrain/base/device_completion.hpp"
 
 #include "transport/nccl/world.hpp"
-#include <atomic>
+#include <cstddef>
+#include <cstdint>
 #include <exception>
 #include <memory>
 #include <mutex>
@@ -24,8 +25,10 @@ class NcclCompletion final : public DeviceCompletion {
   NcclCompletion(const NcclCompletion&) = delete;
   NcclCompletion& operator=(const NcclCompletion&) = delete;
 
-  /// Only while the exchange is being posted.
-  void add_group(void* event, std::vector<int> peers);
+  /// Takes the memory for `num_groups`. Only before the exchange is posted.
+  void reserve(std::size_t num_groups) { posted_.reserve(num_groups); }
+  /// One of those that there is memory for. Only while the exchange is being posted.
+  void add_group(void* event, std::vector<int> peers) noexcept;
   /// The exchange could not be posted, or only in part.
   void fail(std::exception_ptr error) { error_ = std::move(error); }
 
@@ -44,7 +47,7 @@ class NcclCompletion final : public DeviceCompletion {
   [[nodiscard]] State look() const;
   [[nodiscard]] bool has_left_device() const;
   [[nodiscard]] std::vector<int> pending_peers() const;
-  void look_at_limits();
+  void look_at_limits() noexcept;
   [[noreturn]] void throw_failure() const;
   [[noreturn]] void throw_still_pending() const;
 

@@ -72,8 +72,7 @@ void NcclWorld::connect(Store& store, Deadline deadline) {
     check(made.result, "ncclCommInitRankConfig", {}, made.value);
     wait_until_ready("ncclCommInitRankConfig", {}, deadline);
   } catch (const std::exception& error) {
-    const auto* const known = dynamic_cast<const TransportError*>(&error);
-    fail(known != nullptr ? *known : TransportError(error.what(), -1, -1, true));
+    fail_because(error);
     throw;
   }
 }

@@ -84,8 +84,7 @@ ExchangeTokens NcclTransport::exchange(const Exchange& step,
   } catch (const std::exception& error) {
     completion->fail(std::current_exception());
     // The peers' groups would meet later ones of this rank: there must be none.
-    const auto* const known = dynamic_cast<const TransportError*>(&error);
-    world_->fail(known != nullptr ? *known : TransportError(error.what(), -1, -1, true));
+    world_->fail_because(error);
   }
   return {.sent = token, .received = token};
 }
@@ -103,8 +102,11 @@ void NcclTransport::post(const Exchange& step,
                        .size = world_->size(),
                        .max_ops_per_group = world_->options().max_ops_per_group,
                        .piece_bytes = world_->options().piece_bytes};
-  for (const OpGroup& group : cut_groups(rule, step)) {
-    completion.add_group(world_->post(group, deadline), group.peers());
+  const std::vector<OpGroup> groups = cut_groups(rule, step);
+  completion.reserve(groups.size());
+  for (const OpGroup& group : groups) {
+    std::vector<int> peers = group.peers();
+    completion.add_group(world_->post(group, deadline), std::move(peers));
   }
 }
 
@@ -145,11 +147,13 @@ void NcclTransport::order(std::span<const Token> after, Deadline deadline) {
 }
 
 void NcclTransport::abort(const std::string& reason) noexcept {
-  world_->fail(TransportError(
-      "transport: rank " + std::to_string(rank()) + " aborted its NCCL communicator: " + reason,
-      -1,
-      -1,
-      true));
+  world_->fail_with([&] {
+    return TransportError(
+        "transport: rank " + std::to_string(rank()) + " aborted its NCCL communicator: " + reason,
+        -1,
+        -1,
+        true);
+  });
 }
 
 std::unique_ptr<NcclTransport> connect_nccl(const NcclLibraries& libraries,

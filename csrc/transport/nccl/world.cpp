@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <new>
 #include <optional>
 #include <utility>
 
@@ -41,7 +42,7 @@ NcclWorld::~NcclWorld() {
     const DeviceScope scope(device(), options_.device);
     for (const UnderWay& group : under_way_) {
       if (group.event != nullptr) {
-        free_events_.push_back(group.event);
+        device().destroy_event(group.event);
       }
     }
     for (void* event : free_events_) {
@@ -59,17 +60,23 @@ void NcclWorld::order_before(void* event, void* stream) {
 void* NcclWorld::post(const OpGroup& group, Deadline deadline) {
   const DeviceScope scope(device(), options_.device);
   UnderWay& place = under_way_[num_groups_ % kMaxGroupsUnderWay];
+  std::vector<int> peers = group.peers();
   wait_for_room(place, deadline);
   issue(group);
   // Only now is the kernel on the stream, and an event recorded behind it.
-  wait_until_ready("a group of sends and receives", group.peers(), deadline);
+  wait_until_ready("a group of sends and receives", peers, deadline);
   if (place.event == nullptr) {
     place.event = device().create_event();
   }
   void* const event = take_event();
-  device().record(event, stream_->stream());
-  device().record(place.event, stream_->stream());
-  place.peers = group.peers();
+  try {
+    device().record(event, stream_->stream());
+    device().record(place.event, stream_->stream());
+  } catch (...) {
+    give_back(event);
+    throw;
+  }
+  place.peers = std::move(peers);
   ++num_groups_;
   return event;
 }
@@ -77,7 +84,10 @@ void* NcclWorld::post(const OpGroup& group, Deadline deadline) {
 void* NcclWorld::take_event() {
   const std::lock_guard lock(mutex_);
   if (free_events_.empty()) {
-    return device().create_event();
+    free_events_.reserve(num_given_out_ + 1);  // for give_back(), which may not throw
+    void* const event = device().create_event();
+    ++num_given_out_;
+    return event;
   }
   void* const event = free_events_.back();
   free_events_.pop_back();
@@ -178,6 +188,7 @@ void* NcclWorld::register_memory(std::byte* memory, std::int64_t size_bytes) {
   const DeviceScope scope(device(), options_.device);
   const std::lock_guard lock(mutex_);
   throw_if_failed_locked();
+  registrations_.reserve(registrations_.size() + 1);  // a handle must have its place
   const NcclAnswer<void*> answer = nccl().comm_register(comm_, memory, size_bytes);
   if (answer.result != NcclResult::kSuccess || answer.value == nullptr) {
     const std::string reason = answer.result == NcclResult::kSuccess
@@ -215,6 +226,16 @@ void NcclWorld::give_back(void* event) noexcept {
 
 void NcclWorld::fail(const TransportError& cause) noexcept {
   end(&cause);
+}
+
+void NcclWorld::fail_because(const std::exception& error) noexcept {
+  if (const auto* const known = dynamic_cast<const TransportError*>(&error); known != nullptr) {
+    fail(*known);
+  } else if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr) {
+    fail(no_memory_);
+  } else {
+    fail_with([&] { return TransportError(error.what(), -1, -1, true); });
+  }
 }
 
 void NcclWorld::end(const TransportError* cause) noexcept {
@@ -271,9 +292,10 @@ void NcclWorld::throw_if_failed_locked() const {
 }
 
 void NcclWorld::close() noexcept {
-  const TransportError closed("transport: the NCCL transport was destroyed", -1, -1, false);
   if (!is_idle()) {
-    fail(closed);
+    fail_with([] {
+      return TransportError("transport: the NCCL transport was destroyed", -1, -1, false);
+    });
     return;
   }
   end(nullptr);

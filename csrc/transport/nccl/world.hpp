@@ -9,6 +9,7 @@
 #include "transport/nccl/nccl_api.hpp"
 #include <array>
 #include <cstdint>
+#include <exception>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -56,6 +57,17 @@ class NcclWorld {
   void check_async(const std::vector<int>& peers);
   /// Keeps the first cause and aborts the communicator.
   void fail(const TransportError& cause) noexcept;
+  /// The same with the cause that `make` returns; where there is no memory for it, with that.
+  template <class Make>
+  void fail_with(const Make& make) noexcept {
+    try {
+      fail(make());
+    } catch (...) {
+      fail(no_memory_);
+    }
+  }
+  /// The same because of `error`; what is no TransportError is told in one.
+  void fail_because(const std::exception& error) noexcept;
   [[nodiscard]] bool has_failed() const;
   /// After a failure: true once the abort has ended and all that it left on the stream is gone,
   /// groups too that no event was recorded behind.
@@ -107,9 +119,17 @@ class NcclWorld {
   bool is_ending_ = false;  ///< for good; a communicator ends once
   std::shared_ptr<HostCompletion> ended_ = std::make_shared<HostCompletion>();
   std::vector<void*> registrations_;  ///< handles of the communicator, none after its end
-  std::vector<void*> free_events_;
+  std::vector<void*> free_events_;    ///< has room for all events that were ever given out
+  std::size_t num_given_out_ = 0;
   std::array<UnderWay, kMaxGroupsUnderWay> under_way_{};  ///< a ring; of the posting thread
   std::size_t num_groups_ = 0;                            ///< ever issued
+  const TransportError no_memory_{
+      // made while there is memory
+      "transport: this rank had no memory left for its sends and receives\n  the communicator is "
+      "aborted",
+      -1,
+      -1,
+      true};
 };
 
 /// " 3", or " one of 1, 3, 4": for messages.

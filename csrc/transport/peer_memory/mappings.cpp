@@ -39,10 +39,15 @@ const std::byte* Mappings::map(int peer, BufferId buffer, const PeerWait& wait) 
                          -1,
                          false);
   }
-  auto opened = known.opened.find(published->range);
-  if (opened == known.opened.end()) {
-    const PublishedRange& range = publication.ranges[published->range];
-    opened = known.opened.emplace(published->range, open(peer, range, wait)).first;
+  // The place comes first: what is open has one, and is closed.
+  const auto [opened, is_new] = known.opened.try_emplace(published->range);
+  if (is_new) {
+    try {
+      opened->second = open(peer, publication.ranges[published->range], wait);
+    } catch (...) {
+      known.opened.erase(opened);
+      throw;
+    }
   }
   return opened->second.base + published->offset_bytes;
 }

@@ -3,6 +3,7 @@
 #include "dynatrain/base/error.hpp"
 
 #include <algorithm>
+#include <new>
 
 namespace dynatrain {
 namespace {
@@ -26,8 +27,13 @@ constexpr std::chrono::milliseconds kEarly{20};
 
 void AbortFlag::raise(const std::string& reason) noexcept {
   const std::lock_guard lock(mutex_);
-  if (reason_.empty()) {
+  if (!reason_.empty()) {
+    return;
+  }
+  try {
     reason_ = reason.empty() ? "no reason was given" : reason;
+  } catch (const std::bad_alloc&) {
+    reason_ = "no memory";  // so short that it takes none
   }
 }
 

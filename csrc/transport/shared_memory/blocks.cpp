@@ -67,6 +67,7 @@ SharedBlock::SharedBlock(std::int64_t size_bytes) : size_bytes_(size_bytes) {
   if (!file.is_open()) {
     throw_no_file(errno);
   }
+  Blocks& all = blocks();
   take_pages(file, size_bytes);
   const auto size = static_cast<std::size_t>(size_bytes);
   void* const mapped =
@@ -75,7 +76,6 @@ SharedBlock::SharedBlock(std::int64_t size_bytes) : size_bytes_(size_bytes) {
     throw std::bad_alloc();
   }
   data_ = static_cast<std::byte*>(mapped);
-  Blocks& all = blocks();
   try {
     const std::lock_guard lock(all.mutex);
     all.by_base.emplace(data_, Block{.size_bytes = size_bytes, .file = std::move(file)});

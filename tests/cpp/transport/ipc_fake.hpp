@@ -237,10 +237,11 @@ class FakeIpc final : public IpcApi {
     EXPECT_NE(mmap(at, size, PROT_READ, MAP_SHARED | MAP_FIXED, file, 0), MAP_FAILED);
   }
   const std::byte* opened(std::byte* base, std::int64_t size_bytes, const std::string& id) {
+    int& open_of_id = machine_->open_of_[id];
+    opened_[base] = {.size_bytes = size_bytes, .id = id};  // what may throw comes first
     ++machine_->num_opens;
     ++machine_->num_open_;
-    ++machine_->open_of_[id];
-    opened_[base] = {.size_bytes = size_bytes, .id = id};
+    ++open_of_id;
     return base;
   }
   void close_opened(const std::byte* base) {

@@ -297,8 +297,9 @@ void FakeDevice::destroy_stream(void* /*stream*/) {}
 void* FakeDevice::create_event() {
   const std::lock_guard lock(cluster_->mutex);
   note_device("create_event");
+  auto* const event = new FakeEvent();  // what may throw comes first
   ++num_events;
-  return new FakeEvent();
+  return event;
 }
 
 void FakeDevice::destroy_event(void* event) {
