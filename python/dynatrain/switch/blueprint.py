@@ -20,12 +20,12 @@ from dynatrain.train_state import TrainState
 
 
 @dataclass(frozen=True)
-class Part:
+class LaneMoves:
     """What one lane moves in a switch.
 
     Attributes:
         lane: name of the lane.
-        plan: its part of the plan.
+        plan: the moves of this rank that go by it.
         options: of its schedule.
         num_stages: that all ranks agreed on.
     """
@@ -47,7 +47,7 @@ class Blueprint:
         source_map: the source of all ranks.
         target_map: the target of all ranks.
         plan: this rank's moves.
-        parts: the plan by lane.
+        by_lane: the plan, cut by lane.
         apart: further FQNs of tied parameters that are named, as one side alone ties them.
         counted: how source and target are counted for a fingerprint; None when none is asked for.
     """
@@ -58,17 +58,17 @@ class Blueprint:
     source_map: _native.ShardMap
     target_map: _native.ShardMap
     plan: _native.Plan
-    parts: Sequence[Part]
+    by_lane: Sequence[LaneMoves]
     apart: frozenset[str]
     counted: tuple[Counted, Counted] | None
 
     def schedules(self) -> list[_native.Schedule]:
-        """The stages of every part."""
+        """The stages of every lane."""
         return [
             _native.make_schedule(
-                part.plan, self.source_map, self.target_map, part.num_stages, part.options
+                each.plan, self.source_map, self.target_map, each.num_stages, each.options
             )
-            for part in self.parts
+            for each in self.by_lane
         ]
 
     def adopted(self, engine: Engine) -> frozenset[str]:
@@ -142,17 +142,17 @@ def _planned(engine: Engine, called: Called, sources: Sources, targets: Targets)
                 Counted(targets.source_maps[-1], naming.tied),
                 Counted(target_maps[-1], naming.tied),
             )
-        parts = _parts(engine, mine, _names_by_lane(engine, source_map, sources))
+        by_lane = _by_lane(engine, mine, _names_by_lane(engine, source_map, sources))
         sides = sources.sides[0], targets.sides[0]
         drawn.append(
-            Blueprint(called, *sides, source_map, target_map, mine, parts, naming.apart, counted)
+            Blueprint(called, *sides, source_map, target_map, mine, by_lane, naming.apart, counted)
         )
-        return (source_map.hash(), target_map.hash()), [part.num_stages for part in parts]
+        return (source_map.hash(), target_map.hash()), [each.num_stages for each in by_lane]
 
     hashes, wanted = engine.joined("planning", plan, _all_planned)
     _check_same_maps(hashes)
-    agreed = [replace(part, num_stages=n) for part, n in zip(drawn[0].parts, wanted, strict=True)]
-    return replace(drawn[0], parts=agreed)
+    own = zip(drawn[0].by_lane, wanted, strict=True)
+    return replace(drawn[0], by_lane=[replace(each, num_stages=n) for each, n in own])
 
 
 def _all_planned(
@@ -200,9 +200,11 @@ def _names_by_lane(
     }
 
 
-def _parts(engine: Engine, plan: _native.Plan, names: Mapping[str, Sequence[str]]) -> list[Part]:
+def _by_lane(
+    engine: Engine, plan: _native.Plan, names: Mapping[str, Sequence[str]]
+) -> list[LaneMoves]:
     """The plan by lane, with the stages that this rank wants."""
-    parts = []
+    found = []
     for lane, of_lane in names.items():
         mine = plan if len(names) == 1 else plan.part_of(of_lane)
         options = _native.ScheduleOptions(
@@ -210,5 +212,5 @@ def _parts(engine: Engine, plan: _native.Plan, names: Mapping[str, Sequence[str]
             max_direct_per_pair=engine.lanes[lane].max_direct,
             with_sums="sums" in engine.options.verify,
         )
-        parts.append(Part(lane, mine, options, _native.num_stages_wanted(mine, options)))
-    return parts
+        found.append(LaneMoves(lane, mine, options, _native.num_stages_wanted(mine, options)))
+    return found

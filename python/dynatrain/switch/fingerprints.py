@@ -20,7 +20,7 @@ from dynatrain.train_state import TrainState
 Share = tuple[int, frozenset[int]]
 
 
-def joined(shares: Iterable[Share]) -> Share:
+def together(shares: Iterable[Share]) -> Share:
     """What all ranks add to a fingerprint together; it tells a state, the same in every layout.
 
     It covers what travels: every element, and every value that ranks share.
@@ -32,10 +32,10 @@ def joined(shares: Iterable[Share]) -> Share:
     return total % 2**64, frozenset(values)
 
 
-def all_of(shares: Iterable[Share | None]) -> Share | None:
+def together_if_asked(shares: Iterable[Share | None]) -> Share | None:
     """The same of ranks that may not have been asked for theirs: None where nobody was."""
     asked = [share for share in shares if share is not None]
-    return joined(asked) if asked else None
+    return together(asked) if asked else None
 
 
 def fingerprint_text(share: Share) -> str:
@@ -76,22 +76,30 @@ class Counted:
         return elements, engine.adapter.value_hashes(shared)
 
 
-def _together(ties: Iterable[frozenset[str]]) -> frozenset[str]:
+def _tied_anywhere(ties: Iterable[frozenset[str]]) -> frozenset[str]:
     return frozenset[str]().union(*ties)
 
 
 def whole_share(engine: Engine, state: TrainState | None, seats: Seats) -> Share:
-    """What all ranks add to the fingerprint of the present state, None on a rank that idles.
+    """What all ranks together add to the fingerprint of the present state. Collective.
 
-    Collective.
+    Five exchanges; what ranks say of their tensors is published beside the third.
+
+    Args:
+        engine: of the job.
+        state: of this rank, None where it idles.
+        seats: who sits where in the layout of the state.
+
+    Returns:
+        The same on every rank, one that idles too.
     """
 
     def ties() -> frozenset[str]:
         return frozenset() if state is None else engine.adapter.ties(state)
 
-    apart = engine.joined("reading the state", ties, _together)
+    apart = engine.joined("reading the state", ties, _tied_anywhere)
     side = engine.together("reading the state", lambda: engine.read(state, None, apart))
     shard_map = engine.publish_map(side, seats)
 
     counted = Counted(shard_map, apart)
-    return engine.joined("the fingerprint", lambda: counted.share(engine, side), joined)
+    return engine.joined("the fingerprint", lambda: counted.share(engine, side), together)

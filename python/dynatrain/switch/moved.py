@@ -16,7 +16,7 @@ from dynatrain.interruptions import signals_held_off
 from dynatrain.profiling import native_ranges, profiler_range
 from dynatrain.report import Span
 from dynatrain.switch.clock import Clock
-from dynatrain.switch.fingerprints import Share, all_of, fingerprint_text
+from dynatrain.switch.fingerprints import Share, fingerprint_text, together_if_asked
 from dynatrain.switch.standing import Standing
 from dynatrain.switch.values import Handed, publish_values, read_values, taken_by_any
 
@@ -147,7 +147,9 @@ def _agreed(
 
 def _all_arrived(answers: Sequence[_Arrival]) -> _Arrival:
     """What some rank takes, and the shares of all."""
-    return taken_by_any(taken for taken, _ in answers), all_of(share for _, share in answers)
+    return taken_by_any(taken for taken, _ in answers), together_if_asked(
+        share for _, share in answers
+    )
 
 
 def _checked(engine: Engine, standing: Standing, handed: Handed) -> tuple[Published, int]:
@@ -180,7 +182,7 @@ def _run(engine: Engine, standing: Standing) -> _Runs:
     for route in standing.routes:
         assert route.run is not None  # a standing target has one for every lane
         start = time.perf_counter() - begin
-        result = engine.lanes[route.part.lane].executor.run(
+        result = engine.lanes[route.moves.lane].executor.run(
             route.run, engine.options.timeout.total_seconds(), after=after, ranges=native_ranges()
         )
         runs.append((start, result))

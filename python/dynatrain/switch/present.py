@@ -19,12 +19,18 @@ from dynatrain.train_state import Stateful, TrainState
 class Present:
     """What a rank is now: its place, its state, and what it keeps across switches.
 
-    ``world`` and ``state`` are None on a rank that idles.
-
     Attributes:
+        seed: of random streams that are derived anew, as the session was given it.
+        seats: who sits where now; None before the first world.
+        world: this rank's place in it, None where it idles.
+        state: what this rank trains, None where it idles.
+        epoch: of the world; each switch that is decided counts it up.
+        keep: kept objects by name, the script's own.
         undecided: empty, or why nobody knows whether this rank has its part in its last switch: it
             votes, could not learn the outcome, or could not install it. It may not train on then:
             the others may be in another world.
+        held: what this rank holds of a state of which no live one is left; it is its source then.
+        own_kept: states of kept objects that come with ``held``, by ``keep.name``, decoded.
     """
 
     seed: int

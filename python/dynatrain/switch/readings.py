@@ -68,11 +68,15 @@ class _Told:
 @words.record
 @dataclass(frozen=True)
 class _AllTold:
-    """What all ranks tell together; see :class:`_Told`.
+    """What all ranks tell together.
 
     Attributes:
+        source_ties: further FQNs that the source of any rank ties.
+        target_ties: further FQNs that the target of any rank ties.
         held_by: which ranks say the same of their source; None where some have read theirs under
             another naming than that of all.
+        notes: what the inventory of any rank noted of slots.
+        on_host: names of tensors that lie on the host of any rank; none where all do.
     """
 
     source_ties: frozenset[str]
@@ -172,7 +176,14 @@ def _ties(engine: Engine, state: Source, names: Mapping[str, str] | None = None)
 
 @dataclass(frozen=True)
 class Targets:
-    """The target with its slots, and both sides as maps of all ranks, under each naming."""
+    """The target with its slots, and the source as a map of all ranks, under each naming.
+
+    Attributes:
+        sides: this rank's tensors in the target, on meta.
+        parts: what it says of them.
+        held_by: which ranks say the same of theirs.
+        source_maps: the source of all ranks, proved by this one.
+    """
 
     sides: Sequence[Side]
     parts: Mapping[str, bytes]

@@ -14,7 +14,7 @@ from dynatrain.generation.engine import Engine, Side
 from dynatrain.generation.held import Source
 from dynatrain.generation.lanes import DEVICE, HOST
 from dynatrain.report import PreparedSwitch, RankStats, Span, of_all_ranks
-from dynatrain.switch.blueprint import Blueprint, Part, draw
+from dynatrain.switch.blueprint import Blueprint, LaneMoves, draw
 from dynatrain.switch.budget import check_budget, no_memory
 from dynatrain.switch.called import Called
 from dynatrain.switch.clock import Clock
@@ -30,13 +30,13 @@ class Route:
     """What one lane runs in a switch.
 
     Attributes:
-        part: what it moves.
+        moves: what goes by it.
         schedule: the stages of that.
         one_sided: whether receivers read in place, without staging.
         run: used up by its one run; None before it is made.
     """
 
-    part: Part
+    moves: LaneMoves
     schedule: _native.Schedule
     one_sided: bool = False
     run: _native.PreparedRun | None = None
@@ -181,8 +181,8 @@ def _with_memory(engine: Engine, blueprint: Blueprint) -> Standing:
     """The target with its memory, and runs of all lanes that need nothing of their peers."""
     _agree_on_pairs(engine, blueprint)  # first: nobody waits for a rank that lacks memory
     routes = [
-        Route(part, schedule)
-        for part, schedule in zip(blueprint.parts, blueprint.schedules(), strict=True)
+        Route(moves, schedule)
+        for moves, schedule in zip(blueprint.by_lane, blueprint.schedules(), strict=True)
     ]
     staging = sum(route.schedule.staging_peak_bytes for route in routes)
     fresh = blueprint.missing_bytes(engine, staging)
@@ -190,7 +190,7 @@ def _with_memory(engine: Engine, blueprint: Blueprint) -> Standing:
         _native.trim_heap()  # here and not when a state is freed: a prepared switch waits for none
     target = engine.at_boundary(lambda: _materialized(engine, blueprint, fresh, staging))
     standing = Standing(blueprint, blueprint.source, target, routes, fresh)
-    if any(engine.lanes[route.part.lane].transport.is_one_sided for route in routes):
+    if any(engine.lanes[route.moves.lane].transport.is_one_sided for route in routes):
         return standing
     return _with_runs(engine, standing)
 
@@ -198,8 +198,8 @@ def _with_memory(engine: Engine, blueprint: Blueprint) -> Standing:
 def _agree_on_pairs(engine: Engine, blueprint: Blueprint) -> None:
     seconds = engine.options.timeout.total_seconds()
     with engine.lanes_end_with_an_error("the exchange of plan hashes failed"):
-        for part in blueprint.parts:
-            engine.lanes[part.lane].executor.agree(part.plan, seconds)
+        for moves in blueprint.by_lane:
+            engine.lanes[moves.lane].executor.agree(moves.plan, seconds)
 
 
 def _materialized(engine: Engine, blueprint: Blueprint, fresh: int, staging: int) -> Side:
@@ -228,7 +228,7 @@ def _with_run(engine: Engine, standing: Standing, route: Route) -> Route:
 
     A GPU gives memory at a boundary alone: beside training it would wait for what runs there.
     """
-    if route.part.lane == DEVICE:
+    if route.moves.lane == DEVICE:
         return engine.at_boundary(lambda: _bound(engine, standing, route))
     return _bound(engine, standing, route)
 
@@ -247,8 +247,8 @@ def _bound(engine: Engine, standing: Standing, route: Route) -> Route:
 
 def _prepared_run(engine: Engine, standing: Standing, route: Route) -> _native.PreparedRun:
     blueprint = standing.blueprint
-    return engine.lanes[route.part.lane].executor.prepare(
-        route.part.plan,
+    return engine.lanes[route.moves.lane].executor.prepare(
+        route.moves.plan,
         route.schedule,
         blueprint.source_map,
         blueprint.target_map,
@@ -262,7 +262,7 @@ def _prepared_run(engine: Engine, standing: Standing, route: Route) -> _native.P
 
 def _with_sources(engine: Engine, standing: Standing, route: Route) -> Route:
     """Maps the peers' sources ahead of the switch, where all ranks can. Collective."""
-    lane = engine.lanes[route.part.lane]
+    lane = engine.lanes[route.moves.lane]
     if not lane.transport.is_one_sided:
         return route
     seconds = engine.options.timeout.total_seconds()
@@ -270,7 +270,7 @@ def _with_sources(engine: Engine, standing: Standing, route: Route) -> Route:
 
     def mapped() -> str:  # what does not work is returned; peers wait for a rank that raises
         with engine.lanes_end_with_an_error("this rank could not map the sources of its peers"):
-            return lane.executor.map_sources(route.part.plan, source_map, table, seconds)
+            return lane.executor.map_sources(route.moves.plan, source_map, table, seconds)
 
     lines = engine.joined(
         "mapping the sources",
@@ -279,7 +279,7 @@ def _with_sources(engine: Engine, standing: Standing, route: Route) -> Route:
     )
     if lines:
         # Of host memory it is the rule for what build, or the first steps, have made.
-        level = logging.DEBUG if route.part.lane == HOST else logging.WARNING
+        level = logging.DEBUG if route.moves.lane == HOST else logging.WARNING
         if engine.rank == 0:  # all ranks have the same lines
             _log.log(level, "this switch goes by messages, not in place:\n%s", "\n".join(lines))
     return replace(route, one_sided=not lines)

@@ -15,7 +15,7 @@ from dynatrain.generation.engine import Engine, Side
 from dynatrain.generation.seats import Seats
 from dynatrain.layout import Layout
 from dynatrain.switch.encoded import ANOTHER, PER_RANK, SHARED, encoded, without_another
-from dynatrain.switch.fingerprints import Share, all_of
+from dynatrain.switch.fingerprints import Share, together_if_asked
 
 #: What one rank reads of all others: see :func:`_all_read`.
 _AllRead = tuple[Holders, list[str], list[str], Share | None]
@@ -23,9 +23,11 @@ _AllRead = tuple[Holders, list[str], list[str], Share | None]
 
 @dataclass(frozen=True)
 class Content:
-    """One distinct content of a name: its bytes, None where they are of no use, and its ranks.
+    """One distinct content of a name.
 
-    Without ranks it stands for what all other ranks keep for themselves.
+    Attributes:
+        blob: its bytes; None where they are of no use.
+        ranks: that hold it; none where it stands for what all other ranks keep for themselves.
     """
 
     blob: bytes | None
@@ -99,7 +101,7 @@ def _all_read(
     at_home = {name for name, count in times.items() if count > 1}
     travel = {key: ranks for key, ranks in held_by.items() if key[0] not in at_home}
     apart = [] if layout.tp == 1 else _told_apart(held_by, at_home, places, layout)
-    return travel, sorted(at_home), apart, all_of(share for _, share in answers)
+    return travel, sorted(at_home), apart, together_if_asked(share for _, share in answers)
 
 
 def _told_apart(
@@ -123,10 +125,10 @@ def _exchanged(
     sent = {name: [Content(p.blob, p.ranks) for p in items] for name, items in published.items()}
     others = Content(None, ())
     own = {name: Content(parts[name], (engine.rank,)) for name in at_home if name in parts}
-    return {**_joined(sent), **{name: [own.get(name, others), others] for name in at_home}}
+    return {**_with_others(sent), **{name: [own.get(name, others), others] for name in at_home}}
 
 
-def _joined(sent: Mapping[str, list[Content]]) -> dict[str, list[Content]]:
+def _with_others(sent: Mapping[str, list[Content]]) -> dict[str, list[Content]]:
     """What ranks have of others, beside what these would have told themselves.
 
     Of what belongs to a rank they tell that others had something else, not what: it is nobody's.
