@@ -23,7 +23,7 @@ def num_groups():
         time.sleep(0.1)
     return now
 
-atexit.register(lambda: print(num_groups()))
+atexit.register(lambda: print(num_groups(), flush=True))
 
 import torch
 import torch.distributed as dist
@@ -47,24 +47,56 @@ if sys.argv[1] == "the script raises":
 """
 
 ENDS = ["init makes the group", "the script leaves its group", "the script ends its group"]
+RAISES = "the script raises"
 
 
-def run_to_its_end(tmp_path, how):
-    """Its status, its groups with threads meanwhile and when the interpreter ends, its errors."""
-    script = tmp_path / "script.py"
+#: Runs the script once for each end, each in a child that ends as an interpreter does: the imports,
+#: which take longest, are made once.
+LAUNCHER = """
+import os, sys
+import torch, torch.distributed, dynatrain
+
+script, ends = sys.argv[1], sys.argv[2:]
+for how in ends:
+    child = os.fork()
+    if not child:
+        break
+    print(how, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), sep="=", flush=True)
+else:
+    sys.exit()
+for stream, name in ((1, "out"), (2, "err")):
+    os.dup2(os.open(f"{script}.{name}.{how}", os.O_WRONLY | os.O_CREAT), stream)
+sys.argv[1] = how
+exec(open(script).read())
+"""
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """By end: status, groups with threads meanwhile and when the interpreter ends, errors."""
+    script = tmp_path_factory.mktemp("ends") / "script.py"
     script.write_text(SCRIPT)
     done = subprocess.run(
-        [sys.executable, script, how], capture_output=True, text=True, timeout=90, check=False
+        [sys.executable, "-c", LAUNCHER, script, *ENDS, RAISES],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=True,
     )
-    return done.returncode, [int(line) for line in done.stdout.split()], done.stderr
+    found = {}
+    for line in done.stdout.splitlines():
+        how, status = line.split("=")
+        out, err = (Path(f"{script}.{name}.{how}").read_text() for name in ("out", "err"))
+        found[how] = int(status), [int(number) for number in out.split()], err
+    return found
 
 
 # Threads of Gloo that were still at work when the interpreter ended had the process aborted: a job
 # that had done all its steps ended with status 134, once in ten times.
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in /proc")
 @pytest.mark.parametrize("how", ENDS)
-def test_no_group_of_a_session_is_left_when_the_interpreter_ends(tmp_path, how):
-    status, num_groups, errors = run_to_its_end(tmp_path, how)
+def test_no_group_of_a_session_is_left_when_the_interpreter_ends(ended, how):
+    status, num_groups, errors = ended[how]
 
     assert status == 0, errors
     assert num_groups == [5, 0]
@@ -72,8 +104,8 @@ def test_no_group_of_a_session_is_left_when_the_interpreter_ends(tmp_path, how):
 
 # Its threads may wait for a rank that is gone, for half an hour.
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in /proc")
-def test_a_script_that_raises_waits_for_no_thread(tmp_path):
-    status, num_groups, errors = run_to_its_end(tmp_path, "the script raises")
+def test_a_script_that_raises_waits_for_no_thread(ended):
+    status, num_groups, errors = ended[RAISES]
 
     assert status == 1
     assert "of the script" in errors

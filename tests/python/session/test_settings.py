@@ -93,34 +93,39 @@ def test_level_that_the_script_has_set_wins():
     assert PACKAGE.level == logging.ERROR
 
 
-def lines_on_stderr(**environment):
+def lines_on_stderr():
+    """What a process logs to its standard error, before its variable is set and after that."""
     code = (
-        "import logging\n"
+        "import logging, os, sys\n"
         "from dynatrain import _settings\n"
-        "_settings.read().apply(lambda callback: None, 0)\n"
-        "_settings.read().apply(lambda callback: None, 0)\n"
-        "logging.getLogger('dynatrain.session').info('a switch')\n"
-        "logging.getLogger('dynatrain.execution').warning('a surprise')\n"
+        "def log():\n"
+        "    _settings.read().apply(lambda callback: None, 0)\n"
+        "    _settings.read().apply(lambda callback: None, 0)\n"
+        "    logging.getLogger('dynatrain.session').info('a switch')\n"
+        "    logging.getLogger('dynatrain.execution').warning('a surprise')\n"
+        "log()\n"
+        "print('--', file=sys.stderr)\n"
+        "os.environ['DYNATRAIN_LOG'] = 'INFO'\n"
+        "log()\n"
     )
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("DYNATRAIN_")}
     done = subprocess.run(
         [sys.executable, "-c", code],
         check=True,
         capture_output=True,
         text=True,
-        env=kept | environment,
+        env={k: v for k, v in os.environ.items() if not k.startswith("DYNATRAIN_")},
         timeout=100,
     )
-    return [line.split(" dynatrain.")[-1] for line in done.stderr.splitlines()]
+    lines = [line.split(" dynatrain.")[-1] for line in done.stderr.splitlines()]
+    return lines[: lines.index("--")], lines[lines.index("--") + 1 :]
 
 
 # A library that nobody asked prints nothing; one that was asked needs no set-up of logging.
 def test_silent_until_the_variable_asks_for_lines():
-    assert lines_on_stderr() == []
-    assert lines_on_stderr(DYNATRAIN_LOG="INFO") == [
-        "session INFO a switch",
-        "execution WARNING a surprise",
-    ]
+    unasked, asked = lines_on_stderr()
+
+    assert unasked == []
+    assert asked == ["session INFO a switch", "execution WARNING a surprise"]
 
 
 # The file is for other programs: they rely on the fields of the page.
