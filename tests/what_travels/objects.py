@@ -39,7 +39,13 @@ def loading(num_workers: int) -> Case:
         sampler = ElasticSampler(12, 4, seed=3)
         return {"data": ElasticLoader(Noisy(), sampler, num_workers=num_workers)}
 
-    return Case(plain, from_loader, keep, lambda state, keep: keep["data"].state_dict())
+    def end(state: TrainState, keep: dict[str, Any]) -> object:
+        del state
+        stands = keep["data"].state_dict()
+        keep["data"].load_state_dict(stands)  # ends its workers: a collector waits 5 s for each
+        return stands
+
+    return Case(plain, from_loader, keep, end)
 
 
 def plain() -> TrainState:
@@ -70,6 +76,10 @@ class Reader:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.position = state_dict["position"]
 
+    def end(self) -> None:
+        """Ends its workers: a collector waits 5 s for each."""
+        self._batches = None
+
 
 def reading(**options: Any) -> Case:
     """A case for a loader that is an extra."""
@@ -82,7 +92,7 @@ def reading(**options: Any) -> Case:
         batch = next(state.extra["data"])  # type: ignore[call-overload]
         descend(state, lambda: state.model(batch).square().mean())
 
-    return Case(build, step)
+    return Case(build, step, more=lambda state, keep: state.extra["data"].end())  # type: ignore[attr-defined]
 
 
 def drawing(draw: Callable[[], float]) -> Case:
