@@ -21,6 +21,14 @@ Tried& tried_by(CoordinatorState& state, const Attempt& attempt) {
   return tried(state, attempt.description.target.layout, attempt.description.target.members);
 }
 
+/// Members cannot take the target of the open attempt.
+void note_refusal(CoordinatorState& state) {
+  const int num_refused = ++tried_by(state, open_attempt(state)).num_refused;
+  if (state.recovery && num_refused == state.options.max_refused) {
+    state.recovery->candidate = 0;  // of the next layout
+  }
+}
+
 void tell_all(CoordinatorState& state, const FromCoordinator& message) {
   for (const auto& [id, participant] : open_attempt(state).participants) {
     if (state.live.contains(id)) {
@@ -162,7 +170,7 @@ void on_prepare_failed(CoordinatorState& state, const PrepareFailed& message) {
   const bool is_recovery = open_attempt(state).is_recovery();
   const bool is_uncovered = message.is_uncovered && is_recovery;
   if (message.is_refusal && is_recovery && !is_uncovered) {
-    ++tried_by(state, open_attempt(state)).num_refused;  // its members stand still as well
+    note_refusal(state);  // its members stand still as well
   }
   abort_attempt(state,
                 "member " + std::to_string(message.id.value) + " cannot prepare: " + message.why);
@@ -215,7 +223,7 @@ void on_vote(CoordinatorState& state, const Vote& message) {
   // A no is heard in every phase: a member may give up at any time before it has voted yes.
   if (!message.is_yes) {
     if (message.is_refusal) {
-      ++tried_by(state, open_attempt(state)).num_refused;
+      note_refusal(state);
     }
     abort_attempt(state,
                   "member " + std::to_string(message.id.value) + " voted no: " + message.why);

@@ -108,11 +108,13 @@ std::vector<RefusedLayout> refused_layouts(const CoordinatorState& state) {
 }
 
 PolicyChoice choose_world(const CoordinatorState& state) {
-  PolicyInput input{available_members(state), state.durable.world, state.durable.wish};
-  input.refused = refused_layouts(state);
-  if (state.consultation) {
-    input.advice = state.consultation->advice;
-  }
+  const PolicyInput input{
+      .available = available_members(state),
+      .present = state.durable.world,
+      .wish = state.durable.wish,
+      .advice = state.consultation ? state.consultation->advice : std::nullopt,
+      .refused = refused_layouts(state),
+  };
   PolicyChoice choice = state.options.policy(input);
   std::string fault = fault_of(choice, input.available);
   if (!fault.empty()) {

@@ -34,7 +34,8 @@ struct PolicyInput {
   World present;                    ///< may name members that are not available
   std::string wish;                 ///< the layout that the operator asked for, or empty
   std::optional<Advice> advice = std::nullopt;  ///< of the script, on these members and this world
-  std::vector<RefusedLayout> refused = {};      ///< since membership or the wish last changed
+  /// Since membership or the wish last changed.
+  std::vector<RefusedLayout> refused = {};  // NOLINT(readability-redundant-member-init)
 };
 
 /// The world to go to; no members means that none can stand, and `why` says what is missing.

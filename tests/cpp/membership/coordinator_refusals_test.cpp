@@ -202,6 +202,20 @@ TEST(CoordinatorRefusals, ARecoveryGoesOnWithWhatItsMembersTake) {
   EXPECT_EQ(tried, (std::vector<std::string>{"dp=2", "dp=2", "dp=1", "dp=1", "dp=2"}));
 }
 
+// What was left of the versions was tried in the next layout, and the newest one never.
+TEST(CoordinatorRefusals, TheNextLayoutOfARecoveryBeginsWithTheNewestVersion) {
+  CoordinatorDesk desk = halted_with_two({1});
+  (void)desk.give(PrepareFailed{{1}, desk.published.attempt, "no owner", true});
+  ASSERT_EQ(desk.published.target.version, 1);
+  for (int i = 0; i < desk.options().max_refused; ++i) {
+    (void)desk.give(PrepareFailed{{1}, desk.published.attempt, "no head", false, true});
+    ASSERT_TRUE(is_tried_again(desk, {1, 2}));
+  }
+
+  EXPECT_EQ(desk.published.target.layout, "dp=1");
+  EXPECT_EQ(desk.published.target.version, 2);
+}
+
 // Members cannot tell a version that is not whole from a target that none would fit: every version
 // is tried in one layout, then every layout.
 TEST(CoordinatorRefusals, ARecoveryGoesOnWhereEveryVersionHasFailedInALayout) {
