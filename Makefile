@@ -97,7 +97,8 @@ what-travels: build ## try what travels over a switch and write docs/reference/w
 api: build ## write docs/reference/api.md from the docstrings
 	@env OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m api_page
 
-test-long: build-tests $(OLDEST_VENV)/.locked ## the tests that take minutes
+test-long: build-tests $(OLDEST_VENV)/.locked ## the tests that take minutes, and the deeper linter
+	@$(TIMED) "make lint, deep" scripts/lint $(BUILD) --deep
 	@$(TIMED) "long C++ tests" ctest --test-dir $(BUILD) -L long --output-on-failure
 	@DYNATRAIN_OLDEST_VENV="$(OLDEST_VENV)" $(TIMED) "long Python tests" $(PYTEST) -m long --timeout=1800 $(PYTEST_FOLDERS)
 	@$(TIMED) "Python tests under the oldest torch" env OMP_NUM_THREADS=1 PYTHONPATH=python \
