@@ -31,7 +31,7 @@ def planned_bytes(session: dynatrain.Session) -> int:
         + sum(
             route.schedule.staging_peak_bytes
             for route in standing.routes
-            if route.part.lane == DEVICE and not route.one_sided and transport != "c10d"
+            if route.moves.lane == DEVICE and not route.one_sided and transport != "c10d"
         )
     )
 
