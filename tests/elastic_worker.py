@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -64,9 +65,9 @@ def run_out_once(session, target):
         if layout == target:
             session._part.vote = vote
             raise MemoryError("no memory here")
-        vote(layout, epoch)
+        vote.cast(layout, epoch)
 
-    session._part.vote = fails_once
+    session._part.vote = replace(vote, cast=fails_once)
 
 
 def never_ahead(session):

@@ -88,7 +88,7 @@ class Collective:
         self.generation = settled.generation
         self.engine = Engine(settled.generation, settled.device, settled.adapter)
         self.calls = Calls(settled.generation.meeting)
-        self.vote: Vote = self._vote_in_a_meeting
+        self.vote = Vote(self._vote_in_a_meeting)
         self.worlds = Worlds(self.engine, settled.device, settled.groups, settled.default)
         self.targets = Preparations(self.engine, self.worlds, present, settled.build)
         self.in_trouble = False

@@ -102,7 +102,7 @@ class Joining:
             self._part.engine.together("the first layout", folder.check_unused)
         self._begun(
             lambda: self._part.start(layout, self._initialize, self._keep),
-            lambda: self._part.vote(str(layout), 0),
+            lambda: self._part.vote.cast(str(layout), 0),
         )
 
     def stand_by(self, generation: Generation, seats: Seats, epoch: int, step: int) -> None:

@@ -32,6 +32,7 @@ from dynatrain.generation.members import Member, Members
 from dynatrain.generation.seats import Seats
 from dynatrain.layout import Layout
 from dynatrain.report import SwitchReport
+from dynatrain.switch.decided import Vote
 
 _log = logging.getLogger("dynatrain.elastic")
 #: How long a script that leaves its loop waits until that is told.
@@ -75,7 +76,7 @@ class Driver:
         self._ready: dict[int, Ready] = {}
         self._connections: dict[int, Connections] = {}
         self._present: Generation | None = None
-        session.vote_by(self._vote)
+        session.vote_by(Vote(self._vote, lambda: self._vote_is != _OPEN))
         self._attempt = 0
         self._vote_is = _OPEN  #: this member's in the attempt
         self._broken = (-1, 0)  #: the step that has failed last, and how often in this world

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from dynatrain._errors import Error, ends_job
@@ -13,11 +14,23 @@ from dynatrain.switch.present import Present
 from dynatrain.switch.standing import Standing
 
 _log = logging.getLogger("dynatrain.session")
-#: Votes for a target, in words, after an epoch; raises where it is not to be installed.
-Vote = Callable[[str, int], None]
 #: Why a rank is undecided: constants, as there may be no memory left to say it in.
 _VOTES = "it has voted, and what follows has failed before it knew the outcome"
 _INSTALLS = "the switch was decided, and this rank could not install its part"
+
+
+@dataclass(frozen=True)
+class Vote:
+    """How a rank votes on a switch.
+
+    Attributes:
+        cast: votes for a target, in words, after an epoch; raises where it is not to be installed.
+        may_count: whether others may have heard the vote; asked where ``cast`` has raised what is
+            none of the family's.
+    """
+
+    cast: Callable[[str, int], None]
+    may_count: Callable[[], bool] = lambda: True
 
 
 def decide(adapter: Adapter[Any], vote: Vote, present: Present, standing: Standing) -> None:
@@ -35,12 +48,12 @@ def decide(adapter: Adapter[Any], vote: Vote, present: Present, standing: Standi
     target, epoch = str(called.layout), present.epoch
     present.undecided = _VOTES
     try:
-        vote(target, epoch)
+        vote.cast(target, epoch)
     except Error as error:
         present.undecided = described(error) if ends_job(error) else ""
         raise
     except BaseException as error:
-        present.undecided = described(error)
+        present.undecided = described(error) if vote.may_count() else ""
         raise
     present.undecided = _INSTALLS
     present.install(called.seats, called.world, standing.target.state)

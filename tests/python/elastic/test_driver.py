@@ -78,7 +78,7 @@ class FakeSession:
         self.adopted = standing
 
     def go(self, layout):
-        return self._go(self.vote)
+        return self._go(self.vote.cast)
 
     def back_to(self, generation):
         self.went_back += 1
@@ -133,6 +133,22 @@ def test_a_member_that_fails_before_its_vote_says_no_and_trains_on():
     assert driver.may_train()
     assert part.told == ["refused: BudgetError: no room"]
     assert session.went_back == 1
+
+
+# Whether it has voted decides whether it may train on.
+def test_a_vote_may_count_once_the_coordinator_was_told():
+    seen = []
+
+    def go(vote):
+        seen.append(session.vote.may_count())
+        vote("dp=2", 0)
+        seen.append(session.vote.may_count())
+        return "a report"
+
+    driver, session, _ = driven(go, Asked("install"), Asked("train"))
+
+    assert driver.may_train()
+    assert seen == [False, True]
 
 
 # Gradients that are there at this step are not at the next: nobody may call the target impossible.

@@ -247,7 +247,7 @@ def test_a_thread_that_waits_for_a_step_ends_when_its_attempt_is_given_up(attemp
 # It was asked for by a thread that had not heard yet that its attempt was over.
 def test_a_late_piece_is_no_answer_to_a_vote(attempt):
     attempt.driver.part = Given(Asked("slice", 6), Asked("install", 7))
-    attempt.session.vote("tp=2", 0)
+    attempt.session.vote.cast("tp=2", 0)
 
     assert attempt.driver.part.asked == []
 

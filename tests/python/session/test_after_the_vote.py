@@ -6,6 +6,7 @@ import pytest
 
 from dynatrain import BudgetError, InternalError, LayoutError, TransportError
 from dynatrain.switch import calls, story
+from dynatrain.switch.decided import Vote
 
 ERRORS = [
     MemoryError("no room"),
@@ -104,6 +105,18 @@ def test_rank_that_cannot_read_the_vote_does_not_claim_that_nothing_happened(sta
     with pytest.raises(InternalError, match="nobody knows whether"):
         _ = session.world
     assert "training may go on" not in str(raised.value)
+
+
+# In a job with a coordinator a rank knows whether it has told it: without its vote nobody goes on.
+def test_rank_that_fails_before_its_vote_can_count_trains_on(start):
+    session = start()
+    vote = session._part.vote
+    session._part.vote = Vote(fails_with(MemoryError("no room")), lambda: False)
+    with pytest.raises(BudgetError, match="the source state is intact"):
+        session.switch("dp=1")
+
+    session._part.vote = vote
+    assert session.switch("dp=1").epoch == 1
 
 
 # The vote itself refuses as every call does, and so do the phases before it.
