@@ -90,6 +90,7 @@ def test_members_go_on_when_one_stops(job):
 
 # Its process lives on, say for an evaluation, and its heart beat: the others waited for it in a
 # collective for ever.
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_members_go_on_when_the_script_of_one_leaves_its_loop(job):
     members = [job.member() for _ in range(3)] + [job.member(BREAKS_AT="25")]

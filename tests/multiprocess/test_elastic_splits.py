@@ -72,6 +72,7 @@ def test_a_side_that_stays_cut_off_ends_by_itself(parts, job):
 
 # It lost them all, one after the other, and told them so when the link was back: a job of any size
 # ended for a cable of the coordinator's.
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_a_coordinator_that_is_cut_off_changes_nothing_and_goes_on_when_it_is_back(parts, job):
     near, far = started(job, parts)

@@ -116,6 +116,7 @@ def test_a_standby_goes_on_where_a_killed_coordinator_was(tmp_path):
 
 
 # Two coordinators that both decide would make two worlds of one job.
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_a_coordinator_that_wakes_behind_its_lease_ends_and_writes_nothing(tmp_path):
     with job_of(tmp_path) as job:
