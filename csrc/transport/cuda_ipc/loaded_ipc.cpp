@@ -53,7 +53,7 @@ class LoadedIpc final : public IpcApi {
   int export_file(const IpcPiece& piece) override {
     const ContextScope scope(cuda_, context_);
     PhysicalHandle handle = 0;
-    cuda_.check(cuda_.retain(&handle, std::bit_cast<void*>(piece.base)),
+    cuda_.check(cuda_.retain(&handle, const_cast<std::byte*>(piece.base)),
                 "cuMemRetainAllocationHandle");
     int file = -1;
     const DriverStatus exported = cuda_.mem_export(&file, handle, kPosixFileHandle, 0);
