@@ -15,7 +15,6 @@ import torch.distributed as dist
 import dynatrain
 from checkout import ROOT
 
-pytestmark = pytest.mark.timeout(240)  # 25 s of processor time
 PAIRS = [("dp=4", "dp=2,tp=2"), ("tp=4", "dp=2,tp=2"), ("dp=2,tp=2", "tp=4"), ("dp=4", "dp=2")]
 CONTENDERS = {"dynatrain-c10d", "dcp-tmpfs", "c10d-per-tensor", "c10d-ceiling"}
 

@@ -36,7 +36,6 @@ def samples_of(members):
 
 
 # Nobody stops the job: members come, one is told to leave, rank 0 is drained, an idle one returns.
-@pytest.mark.timeout(240)
 def test_members_join_leave_and_return_while_the_job_trains(job):
     first = [job.member(), job.member()]
     trains_in(first[0], "dp=2")
@@ -62,7 +61,6 @@ def test_members_join_leave_and_return_while_the_job_trains(job):
 
 
 # Its loss stops changes, not training; what it had decided it finds again.
-@pytest.mark.timeout(240)
 def test_a_coordinator_that_is_killed_and_started_again_goes_on(job):
     members = [job.member(), job.member()]
     trains_in(members[0], "dp=2")
@@ -82,7 +80,6 @@ def test_a_coordinator_that_is_killed_and_started_again_goes_on(job):
 
 # The second in the list was tried for ever, and the job stood still, though the third would do.
 @pytest.mark.long
-@pytest.mark.timeout(240)
 def test_what_the_model_refuses_is_passed_over_when_a_member_dies(tmp_path):
     layouts = ["dp_replicate=3", "dp=2", "dp_replicate=2"]
     with running(tmp_path, layouts) as job:
@@ -100,7 +97,6 @@ def test_what_the_model_refuses_is_passed_over_when_a_member_dies(tmp_path):
 
 # Not every rank has to ask, and whoever asks hears how it went. Their policy waits for both, where
 # the coordinator would begin with one, and knows a layout that it does not.
-@pytest.mark.timeout(240)
 def test_one_member_asks_for_a_layout_and_hears_of_it(job):
     members = [job.member(POLICY="tp=2"), job.member(POLICY="tp=2", REQUESTS="tp=7 dp=1")]
     asking = members[1]
@@ -188,7 +184,6 @@ def test_a_job_begins_in_a_layout_of_several_axes(tmp_path):
 # The tensors of one member are others at each step, so that nothing fits that is prepared while it
 # trains: the change was tried for ever. In the stop it comes, and who listens hears why it is slow.
 @pytest.mark.long
-@pytest.mark.timeout(240)
 def test_a_change_that_cannot_be_prepared_ahead_is_prepared_in_the_stop(job):
     members = [job.member(), job.member(NEVER_AHEAD="1")]
     for member in members:

@@ -78,7 +78,6 @@ def test_a_lost_shard_comes_from_the_checkpoint(job):
 # Both members that have a part of the state are lost at once, one of them with the other's copies.
 # The copies of those who live stay in use; what only the lost had is read.
 @pytest.mark.long
-@pytest.mark.timeout(240)
 def test_what_no_copy_has_comes_from_the_checkpoint(job):
     members = started(job, 4, SNAPSHOT_EVERY="6")
     members[0].wait_for(lambda: len(checkpoints(members[0])) > 1, 120)

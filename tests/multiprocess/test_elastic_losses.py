@@ -56,7 +56,6 @@ def finish(job, members):
 
 
 # Nothing is lost: each part of the state has another owner.
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.long), 3])
 def test_members_go_on_when_one_is_killed(job, rank):
     members = started_in(job, HSDP, 4)
@@ -74,7 +73,7 @@ def test_members_go_on_when_one_is_killed(job, rank):
 
 # It is there and says nothing: nothing closes, and the others hang in a collective with it, of a
 # group that the script has made, which would wait half an hour.
-@pytest.mark.timeout(240)
+@pytest.mark.long
 def test_members_go_on_when_one_stops(job):
     members = started_in(job, HSDP, 4, OWN_GROUP="1")
     stopped, *living = members
@@ -91,7 +90,6 @@ def test_members_go_on_when_one_stops(job):
 # Its process lives on, say for an evaluation, and its heart beat: the others waited for it in a
 # collective for ever.
 @pytest.mark.long
-@pytest.mark.timeout(240)
 def test_members_go_on_when_the_script_of_one_leaves_its_loop(job):
     members = [job.member() for _ in range(3)] + [job.member(BREAKS_AT="25")]
     *living, breaks = members
@@ -107,7 +105,6 @@ def test_members_go_on_when_the_script_of_one_leaves_its_loop(job):
 # It has not voted, so that all know how it ended. It was taken for one that nobody knows of, and
 # ended with its state.
 @pytest.mark.long
-@pytest.mark.timeout(240)
 def test_a_member_without_memory_before_its_vote_trains_on(job):
     first = job.member(RUNS_OUT="dp=2")
     trains_in(first, "dp=1")

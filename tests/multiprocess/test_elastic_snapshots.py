@@ -41,7 +41,6 @@ def started(job, layout, number):
 # Every shard has one owner, and one of them is killed. Its partner has a copy; the steps since then
 # are done once more, on the same batches.
 @pytest.mark.long
-@pytest.mark.timeout(240)
 def test_a_lost_shard_comes_from_its_partner(job):
     members = started(job, "dp=4", 4)
     members[2].child.kill()
@@ -60,7 +59,6 @@ def test_a_lost_shard_comes_from_its_partner(job):
 # tells whether streams, moments, batches and the count of steps went back with the weights. Then
 # another one is lost, in a world that began from a snapshot.
 @pytest.mark.long
-@pytest.mark.timeout(480)
 def test_steps_are_repeated_bit_for_bit_by_a_spare(job):
     members = [job.member(SNAPSHOT_EVERY="7") for _ in range(5)]
     alive = members

@@ -38,7 +38,6 @@ def started(job, parts):
 
 
 # Were the far side to train on, there would be two worlds.
-@pytest.mark.timeout(240)
 def test_the_coordinators_side_goes_on_and_the_other_one_ends(parts, job):
     near, far = started(job, parts)
     parts.cut("far")
@@ -56,7 +55,6 @@ def test_the_coordinators_side_goes_on_and_the_other_one_ends(parts, job):
 
 # Nobody tells it anything: its kernel gives the connections up, and it gives the coordinator up.
 @pytest.mark.long
-@pytest.mark.timeout(360)
 @pytest.mark.parametrize("job", [12], indirect=True)
 def test_a_side_that_stays_cut_off_ends_by_itself(parts, job):
     near, far = started(job, parts)
@@ -73,7 +71,6 @@ def test_a_side_that_stays_cut_off_ends_by_itself(parts, job):
 # It lost them all, one after the other, and told them so when the link was back: a job of any size
 # ended for a cable of the coordinator's.
 @pytest.mark.long
-@pytest.mark.timeout(240)
 def test_a_coordinator_that_is_cut_off_changes_nothing_and_goes_on_when_it_is_back(parts, job):
     near, far = started(job, parts)
     parts.cut("office")

@@ -10,6 +10,8 @@ import pytest
 from dynatrain.elastic.trace import Difference, replay
 from elastic_jobs import Job, trains_in
 
+pytestmark = pytest.mark.long
+
 HSDP = "dp=2,dp_replicate=2"
 _ACTION = re.compile(r"^\d+ action 1 (\S+)", re.MULTILINE)
 _EVENT = re.compile(r"^\d+ event 1 (\S+)", re.MULTILINE)
@@ -48,7 +50,6 @@ def _live(job):
 
 # What the simulation proves, it proves of the machine; here it is shown that processes do as it
 # says, with the events, times and ledgers of real ones.
-@pytest.mark.timeout(240)
 def test_fresh_machines_do_what_those_of_real_processes_did(traces):
     files = sorted(traces.glob("*.trace"))
 
@@ -57,7 +58,6 @@ def test_fresh_machines_do_what_those_of_real_processes_did(traces):
 
 
 # An empty trace is replayed by anything.
-@pytest.mark.timeout(240)
 def test_traces_tell_all_that_has_happened(traces):
     coordinator = (traces / "coordinator.trace").read_text()
     members = [file.read_text() for file in traces.glob("member-*.trace")]
@@ -73,7 +73,6 @@ def test_traces_tell_all_that_has_happened(traces):
 
 
 # Else the first of these tests would pass whatever the machines do.
-@pytest.mark.timeout(240)
 def test_one_action_that_is_changed_is_found(traces, tmp_path):
     text = (traces / "coordinator.trace").read_text()
     lines = text.splitlines(keepends=True)

@@ -339,7 +339,6 @@ def test_every_fenced_block_is_of_a_kind_that_is_checked():
 
 # The command that a reader types first.
 @pytest.mark.long
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("command", quoted("sh"))
 def test_command_in_a_guide_runs(command):
     program, *arguments = command.split()

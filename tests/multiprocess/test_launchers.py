@@ -17,7 +17,7 @@ LAYOUTS = (HSDP, "dp=3", "dp=2", "dp=1")
 GUIDE = Path(__file__).resolve().parents[2] / "examples" / "guides" / "elastic.py"
 AGENT = ("-m", "torch.distributed.run", "--standalone", "--max-restarts=0")
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture

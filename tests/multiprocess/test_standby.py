@@ -95,7 +95,6 @@ def check_all_steps(job, members):
 
 
 # What the standby is there for. Its store is new, and at another address.
-@pytest.mark.timeout(240)
 def test_a_standby_goes_on_where_a_killed_coordinator_was(tmp_path):
     with job_of(tmp_path) as job:
         members = [job.member(), job.member()]
@@ -117,7 +116,6 @@ def test_a_standby_goes_on_where_a_killed_coordinator_was(tmp_path):
 
 # Two coordinators that both decide would make two worlds of one job.
 @pytest.mark.long
-@pytest.mark.timeout(240)
 def test_a_coordinator_that_wakes_behind_its_lease_ends_and_writes_nothing(tmp_path):
     with job_of(tmp_path) as job:
         members = [job.member(), job.member()]
@@ -139,7 +137,6 @@ def test_a_coordinator_that_wakes_behind_its_lease_ends_and_writes_nothing(tmp_p
 
 # A minority of etcd may be lost, its leader too: that is why it is there.
 @pytest.mark.long
-@pytest.mark.timeout(240)
 def test_a_coordinator_goes_on_when_one_of_three_members_of_etcd_is_lost(tmp_path):
     with job_of(tmp_path, num_etcd=3, timeout_s=60) as job:
         members = [job.member(), job.member()]
@@ -156,7 +153,6 @@ def test_a_coordinator_goes_on_when_one_of_three_members_of_etcd_is_lost(tmp_pat
 
 # Nobody can decide then: it must be told, and it must not cost a step.
 @pytest.mark.long
-@pytest.mark.timeout(240)
 def test_an_etcd_that_is_lost_ends_elasticity_and_no_training(tmp_path):
     with job_of(tmp_path) as job:
         members = [job.member(), job.member()]

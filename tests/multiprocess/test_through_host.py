@@ -123,7 +123,7 @@ def test_every_operation_gives_what_gloo_gives(pool, world_size):
 
 
 # A pipeline is what Gloo refuses the memory of a GPU for; the demo checks losses and bits itself.
-@pytest.mark.timeout(300)
+@pytest.mark.long
 def test_the_demo_trains_and_switches_over_host_groups(tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     script = [f"{EXAMPLES}/train_gpt.py", "--demo", "--backend=through_host", f"--out={tmp_path}"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.timeout(420)  # 16 processes start, 90 s of processor time
+pytestmark = pytest.mark.long  # 16 processes start
 ROOT = Path(__file__).parents[2]
 COSTS = {"stop_seconds", "lost_seconds", "repeated_steps"}
 

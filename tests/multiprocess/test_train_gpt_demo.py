@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.timeout(300)  # 60 s of processor time
 ROOT = Path(__file__).parents[2]
 KEYS_OF_A_SWITCH = {
     "source",

@@ -9,7 +9,6 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-pytestmark = pytest.mark.timeout(300)  # nine layouts: 90 s of processor time
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NUM_STEPS = 5
 FOUR_RANKS = (

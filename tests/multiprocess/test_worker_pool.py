@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 
 import pytest
 import torch
@@ -28,6 +29,11 @@ def fail_on_rank_one(rank, world_size):
 def hang_on_rank_two(rank, world_size):
     if rank == 2:
         threading.Event().wait()
+
+
+def answer_late(rank, world_size):
+    time.sleep(2.0)
+    return "late"
 
 
 def die_on_rank_zero(rank, world_size):
@@ -84,6 +90,23 @@ def test_dead_rank_is_named_with_its_signal(pool: WorkerPool):
 # Tests of failures kill a rank on purpose and look at what the others do.
 def test_death_that_was_announced_leaves_the_others_results(pool: WorkerPool):
     assert pool.run(die_on_rank_zero, may_die={0}) == [None, 1, 2, 3]
+
+
+# An answer to a test that has run out of its time would be taken for the result of the next test.
+def test_interrupted_run_leaves_no_answer_to_the_next(pool: WorkerPool):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGUSR2, interrupt)
+    pool.run(add_ranks, 0)
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGUSR2)).start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            pool.run(answer_late, init_group=False)
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+
+    assert [result[0] for result in pool.run(add_ranks, 0)] == [6] * 4
 
 
 # DTensor caches by mesh equality: without clearing, the second run gets the first run's dead mesh.

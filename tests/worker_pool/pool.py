@@ -141,9 +141,13 @@ class WorkerPool:
         self._num_runs += 1
         request = (self._num_runs, world_size, timeout_s, init_group, fn, args)
         payload = dumps_by_value(request, fn)
-        for process in self._workers[:world_size]:
-            process.connection.send_bytes(payload)
-        progress = self._collect(world_size, timeout_s, frozenset(may_die))
+        try:
+            for process in self._workers[:world_size]:
+                process.connection.send_bytes(payload)
+            progress = self._collect(world_size, timeout_s, frozenset(may_die))
+        except BaseException:  # pytest's own timeout, Ctrl-C: answers to come are no later run's
+            self.close()
+            raise
         if progress.failures or progress.dead or progress.dirty:
             self.close()
         if progress.failures:
