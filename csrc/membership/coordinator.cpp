@@ -190,10 +190,15 @@ std::vector<CoordinatorAction> Coordinator::handle(std::int64_t now_ms,
   return std::exchange(state.out, {});
 }
 
-std::string Coordinator::why_not(const std::string& layout) const {
-  if (state_->durable.wish != layout) {
-    return state_->durable.wish.empty() ? "the wish was taken back"
-                                        : "'" + state_->durable.wish + "' was wished for since";
+std::string Coordinator::why_not(const std::string& layout, std::int64_t epoch) const {
+  const DurableState& durable = state_->durable;
+  if (durable.wish != layout) {
+    return durable.wish.empty() ? "the wish was taken back"
+                                : "'" + durable.wish + "' was wished for since";
+  }
+  if (durable.world.layout == layout && durable.world.epoch == epoch && !state_->attempt &&
+      !state_->recovery) {
+    return "the job is in it already";
   }
   for (const RefusedLayout& refused : refused_layouts(*state_)) {
     if (refused.layout == layout) {

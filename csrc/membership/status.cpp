@@ -125,6 +125,7 @@ Status Coordinator::status(std::int64_t now_ms) const {
   status.seconds_left =
       static_cast<double>(std::max<std::int64_t>(0, wait.until_ms - now_ms)) / 1e3;
   status.last_failure = state.last_failure;
+  status.refused_layouts = refused_layouts(state);
   status.num_stale = state.num_stale;
   status.num_lost = std::ranges::count_if(state.durable.members, [](const auto& entry) {
     return entry.second.standing == Standing::kLost;

@@ -51,6 +51,10 @@ py::dict as_dict(const membership::Status& status) {
     out["last_heard_ms"] = each.last_heard_ms;
     members.append(out);
   }
+  py::list refused;
+  for (const membership::RefusedLayout& each : status.refused_layouts) {
+    refused.append(py::dict(py::arg("layout") = each.layout, py::arg("why") = each.why));
+  }
   py::dict out;
   out["members"] = members;
   out["world"] = as_dict(status.world);
@@ -59,6 +63,7 @@ py::dict as_dict(const membership::Status& status) {
   out["waits_for"] = status.waits_for;
   out["seconds_left"] = status.seconds_left;
   out["last_failure"] = status.last_failure;
+  out["refused_layouts"] = refused;
   out["num_stale"] = status.num_stale;
   out["num_lost"] = status.num_lost;
   return out;
@@ -219,10 +224,11 @@ void bind_coordinator(py::module_& m) {
           py::arg("now_ms"))
       .def(
           "why_not",
-          [](const TracedCoordinator& self, const std::string& layout) {
-            return self.machine.why_not(layout);
+          [](const TracedCoordinator& self, const std::string& layout, std::int64_t epoch) {
+            return self.machine.why_not(layout, epoch);
           },
-          py::arg("layout"));
+          py::arg("layout"),
+          py::arg("epoch"));
 }
 
 void bind_worker(py::module_& m) {

@@ -758,8 +758,8 @@ class MembershipCoordinator:
     def status(self, now_ms: int) -> dict[str, Any]:
         """Who is there, in which world, and why the next change has not come yet."""
 
-    def why_not(self, layout: str) -> str:
-        """Why a layout that was wished for does not come any more; empty where it may."""
+    def why_not(self, layout: str, epoch: int) -> str:
+        """Why no switch to a layout, wished for in ``epoch``, follows; empty where it may."""
 
 class MembershipWorker:
     """One member's side of the protocol: a pure state machine, see ``membership/worker.hpp``.

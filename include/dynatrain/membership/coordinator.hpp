@@ -101,9 +101,10 @@ class Coordinator {
   [[nodiscard]] std::vector<CoordinatorAction> handle(std::int64_t now_ms,
                                                       const CoordinatorEvent& event);
   [[nodiscard]] Status status(std::int64_t now_ms) const;
-  /// Why nobody goes to a layout any more that was wished for: its members refuse it, or another
-  /// one was wished for since. Empty where it may still come. Cost: O(layouts).
-  [[nodiscard]] std::string why_not(const std::string& layout) const;
+  /// Why no switch follows to a layout that was wished for in an epoch: the job has been in it
+  /// since, its members refuse it, or another one was wished for. Empty where one may still come.
+  /// Cost     O(layouts).
+  [[nodiscard]] std::string why_not(const std::string& layout, std::int64_t epoch) const;
   /// Equal to replay_ledger() of every record that handle() has asked to persist, and of those the
   /// coordinator was made from.
   [[nodiscard]] const DurableState& durable() const;

@@ -2,6 +2,7 @@
 
 #include "dynatrain/membership/ledger.hpp"
 #include "dynatrain/membership/messages.hpp"
+#include "dynatrain/membership/policy.hpp"
 
 #include <cstdint>
 #include <optional>
@@ -46,7 +47,10 @@ struct Status {
   /// for no time.
   std::string waits_for;
   double seconds_left = 0;
-  std::string last_failure;    ///< why the last attempt was aborted; empty after a success
+  std::string last_failure;  ///< why the last attempt was aborted; empty after a success
+  /// Passed over until members come or go or the wish changes: those who are there cannot take
+  /// them.
+  std::vector<RefusedLayout> refused_layouts;
   std::int64_t num_stale = 0;  ///< messages that came too late to matter
   std::int64_t num_lost = 0;
 };

@@ -251,19 +251,19 @@ class Coordinator:
             elif asked["ask"] == "drain":
                 self._carry_out(self._machine.drain(_now_ms(), self._at_rank(asked["rank"])))
             elif asked["ask"] == "wish":
-                return {"why_not": self._why_not(asked["layout"])}
+                return {"why_not": self._why_not(asked["layout"], asked["epoch"])}
             elif asked["ask"] != "status":
                 return {"error": f"a coordinator is not asked for {asked['ask']!r}"}
         except (Error, KeyError, TypeError, ValueError) as error:
             return {"error": str(error)}
         return {**self._machine.status(_now_ms()), "num_refused": self._num_refused}
 
-    def _why_not(self, layout: str) -> str:
-        """Why a layout that was wished for does not come any more; empty where it may."""
+    def _why_not(self, layout: str, epoch: int) -> str:
+        """Why no switch to a layout, wished for in ``epoch``, follows; empty where it may."""
         listed = [str(each) for each in self._settings.layouts]
         if layout not in listed:
             return f"it is none of the coordinator's layouts: {', '.join(listed)}"
-        return str(self._machine.why_not(layout))
+        return str(self._machine.why_not(layout, epoch))
 
     def _at_rank(self, rank: int) -> int:
         members = self._machine.status(_now_ms())["world"]["members"]

@@ -32,7 +32,8 @@ class Wishes:
     def wish(self, layout: Layout) -> Future[SwitchReport]:
         """Asks in a thread; the future has the report of the next switch to ``layout``.
 
-        Or why none comes any more: members have refused it, or another layout was wished for.
+        Or why none comes: the job is in it, members have refused it, or another layout was wished
+        for.
         """
         future: Future[SwitchReport] = SwitchFuture()
         with self._lock:
@@ -43,9 +44,9 @@ class Wishes:
     def _watch(self, layout: str, future: Future[SwitchReport]) -> None:
         """Asks for a layout, and from time to time whether it may still come."""
         try:
-            self._ask({"ask": "resize", "layout": layout})
+            epoch = self._ask({"ask": "resize", "layout": layout})["world"]["epoch"]
             while self._is_open(future):
-                why_not = self._why_not(layout)
+                why_not = self._why_not(layout, epoch)
                 if why_not:
                     raise _refused(layout, why_not)
         except Error as error:
@@ -62,9 +63,10 @@ class Wishes:
     def _has(self, future: Future[SwitchReport]) -> bool:
         return not future.done() and any(each is future for _, each in self._open)
 
-    def _why_not(self, layout: str) -> str:
+    def _why_not(self, layout: str, epoch: int) -> str:
         try:
-            return str(self._ask({"ask": "wish", "layout": layout})["why_not"])
+            answer = self._ask({"ask": "wish", "layout": layout, "epoch": epoch})
+            return str(answer["why_not"])
         except TransportError:
             return ""  # a coordinator that is away may come back, and has the wish in its ledger
 
@@ -97,7 +99,7 @@ class Wishes:
 def _refused(layout: str, why: str) -> LayoutError:
     return LayoutError(
         f"elastic: no switch to {layout} follows\n"
-        f"  expected members that can take it, and no other wish: {why}\n"
+        f"  expected another one than the job's, members that can take it, no other wish: {why}\n"
         "  nothing was changed; training goes on as it is\n"
         "  ask for it again once that is mended, or for another layout"
     )

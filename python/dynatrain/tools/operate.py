@@ -93,6 +93,8 @@ def show(status: dict[str, Any]) -> None:
     console.print(f"{status['phase']}: {status['waits_for'] or 'nothing is waited for'}{waits}")
     if status["last_failure"]:
         console.print(f"the last change failed: {status['last_failure']}")
+    for refused in status["refused_layouts"]:
+        console.print(f"{refused['layout']} is passed over: {refused['why']}")
 
 
 def _title(world: dict[str, Any]) -> str:

@@ -148,8 +148,8 @@ class CoordinatorDesk {
   void restart() { machine_ = Coordinator(options(), replay_ledger(disk), now_ms); }
 
   [[nodiscard]] Status status() const { return machine_.status(now_ms); }
-  [[nodiscard]] std::string why_not(const std::string& layout) const {
-    return machine_.why_not(layout);
+  [[nodiscard]] std::string why_not(const std::string& layout, std::int64_t epoch) const {
+    return machine_.why_not(layout, epoch);
   }
   [[nodiscard]] const DurableState& durable() const { return machine_.durable(); }
   [[nodiscard]] static Deadlines deadlines() { return make_deadlines(); }

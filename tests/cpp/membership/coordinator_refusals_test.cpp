@@ -135,11 +135,26 @@ TEST(CoordinatorRefusals, TheSameWishOnceMoreIsTriedOnceMore) {
   (void)desk.give(Resize{"dp=3"});
   refuse_in_the_stop(desk);
   ASSERT_FALSE(is_tried_again(desk));
-  EXPECT_EQ(desk.why_not("dp=3"), "member 3 voted no: tp=3 cuts no head");
+  EXPECT_EQ(desk.why_not("dp=3", desk.durable().world.epoch),
+            "member 3 voted no: tp=3 cuts no head");
+  ASSERT_EQ(desk.status().refused_layouts.size(), 1U);
+  EXPECT_EQ(desk.status().refused_layouts[0].layout, "dp=3");
   (void)desk.give(Resize{"dp=3"});
 
-  EXPECT_EQ(desk.why_not("dp=3"), "");
+  EXPECT_EQ(desk.why_not("dp=3", desk.durable().world.epoch), "");
   EXPECT_TRUE(is_tried_again(desk));
+}
+
+// A script that asks for the layout that it is in would wait for a switch that never comes.
+TEST(CoordinatorRefusals, AWishForThePresentLayoutIsToldThatItStands) {
+  CoordinatorDesk desk(up_to_three());
+  desk.make_world({1, 2});
+  const World world = desk.durable().world;
+  (void)desk.give(Resize{world.layout});
+
+  EXPECT_EQ(desk.why_not(world.layout, world.epoch), "the job is in it already");
+  EXPECT_EQ(desk.why_not(world.layout, world.epoch - 1), "")
+      << "the report of a switch is on its way";
 }
 
 // The first of the list would stop training for a layout that nobody asked for.
@@ -159,7 +174,7 @@ TEST(CoordinatorRefusals, BehindARefusedWishThePresentWorldStays) {
 
   EXPECT_FALSE(is_tried_again(desk));
   EXPECT_EQ(desk.status().phase, Phase::kSteady);
-  EXPECT_EQ(desk.why_not("dp=1"), "'dp=2' was wished for since");
+  EXPECT_EQ(desk.why_not("dp=1", 1), "'dp=2' was wished for since");
 }
 
 // Nobody trains yet: what comes later in the list is better than to wait for nothing.

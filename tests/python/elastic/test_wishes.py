@@ -22,7 +22,8 @@ class FakeCoordinator:
     def ask(self, question):
         self.asked.append(question)
         if question["ask"] == "resize":
-            return {}
+            return {"world": {"epoch": 3}}
+        assert question["epoch"] == 3
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
             raise answer
