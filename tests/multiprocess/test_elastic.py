@@ -58,6 +58,8 @@ def test_members_join_leave_and_return_while_the_job_trains(job):
     assert read == [place % 53 for place in range(11 * TOTAL)]
     assert sorted(ends) == ["finished", "finished", "released", "released"]
     assert later[1].told("end")[0]["why"][0] == "released"
+    # Who leaves was ended while it told its numbers, and all took it for dead.
+    assert not [line for member in (*first, *later) for line in member.lines if "alone" in line]
 
 
 # Its loss stops changes, not training; what it had decided it finds again.

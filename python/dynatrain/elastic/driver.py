@@ -78,7 +78,7 @@ class Driver:
         self._present: Generation | None = None
         session.vote_by(Vote(self._vote, lambda: self._vote_is != _OPEN))
         self._attempt = 0
-        self._vote_is = _OPEN  #: this member's in the attempt
+        self._vote_is = _OPEN  #: this member's in the switch under way
         self._broken = (-1, 0)  #: the step that has failed last, and how often in this world
         self.events = Events()
         self.ended = ("", "")
@@ -175,6 +175,8 @@ class Driver:
             return
         if asked.kind == "stop":
             self.events.note("halted", "a member is lost, or its step has failed")
+        elif asked.why[0] == "released" and self._vote_is != _OPEN:
+            return  # it is left out of a world that others go to: it ends that switch with them
         why = "a member is lost" if asked.kind == "stop" else "this member has ended"
         self._session.abort(why)
         if asked.kind == "end":
@@ -224,9 +226,7 @@ class Driver:
         if times > _MOST_FAILURES:
             return False
         self.part.step_broke()
-        _log.info(
-            "step %d has failed in its communication, the coordinator is told: %s", step, error
-        )
+        _log.info("step %d failed in its communication, the coordinator is told: %s", step, error)
         return True
 
     def finish(self) -> None:
@@ -344,6 +344,7 @@ class Driver:
             completed, num_trainers = self._session.completed, ready.target.world_size
             members = ready.generation.members
             self._snapshots.go_on(completed, members, num_trainers, self._store)
+        self._vote_is = _OPEN
 
     def _run(self, ready: Ready, version: int) -> None:
         if ready.source is None and ready.version is None:

@@ -58,12 +58,16 @@ class FakeSession:
 
     Attributes:
         went_back: how often it went on with a former generation.
+        aborted: why its groups were ended, each time.
     """
 
     completed, steps_lost = 3, 0
 
     def __init__(self, go):
-        self.went_back, self._go = 0, go
+        self.went_back, self.aborted, self._go = 0, [], go
+
+    def abort(self, why):
+        self.aborted.append(why)
 
     def vote_by(self, vote):
         self.vote = vote
@@ -151,6 +155,36 @@ def test_a_vote_may_count_once_the_coordinator_was_told():
     assert seen == [False, True]
 
 
+# Its coordinator lets it go at the decision. It was ended while it told the others its numbers, and
+# all took it for dead.
+def test_a_member_that_is_left_out_ends_the_switch_with_the_others():
+    seen = []
+    released = Asked("end", why=("released", ""))
+
+    def go(vote):
+        vote("dp=2", 0)
+        driver.interrupt(released)
+        seen.extend(session.aborted)
+        return "a report"
+
+    driver, session, _ = driven(go, Asked("retire"), Asked("train"))
+
+    assert driver.may_train()
+    assert seen == []
+    driver.interrupt(released)  # behind the switch nobody needs it
+    assert session.aborted
+
+
+@pytest.mark.parametrize("why", ["lost", "grace-over"])
+def test_a_member_that_the_others_go_on_without_is_ended_at_once(why):
+    driver, session, _ = driven(voting())
+    driver._vote_is = 1
+
+    driver.interrupt(Asked("end", why=(why, "")))
+
+    assert session.aborted == ["this member has ended"]
+
+
 # Gradients that are there at this step are not at the next: nobody may call the target impossible.
 def test_what_only_the_moment_forbids_is_no_refusal_of_the_target():
     error = like(LayoutError("gradients", is_momentary=True), "rank 1: gradients")
@@ -219,7 +253,7 @@ def test_a_break_that_is_handled_is_logged(caplog):
     with caplog.at_level(logging.INFO, "dynatrain.elastic"):
         assert driver.survives(DistNetworkError("peer is gone"))
     assert part.told == ["step broke"]
-    assert "step 3 has failed in its communication" in caplog.text
+    assert "step 3 failed in its communication" in caplog.text
     assert "peer is gone" in caplog.text
 
 
