@@ -141,15 +141,16 @@ class Collective:
     def prepare(self, layout: Layout | str, names: Mapping[str, str] | None) -> PreparedSwitch:
         """See :meth:`dynatrain.Session.prepare`."""
         with self.public("prepare"):
-            target, renamed = checked_layout("prepare", layout), checked_names("prepare", names)
-            met = self._met("prepare", target, renamed)
+            target, renamed, problem = self._asked("prepare", layout, names)
+            met = self._met("prepare", target, renamed, problem)
             return self.targets.prepare(target, renamed, met).told()
 
     def check(self, layout: Layout | str, names: Mapping[str, str] | None) -> int:
         """See :meth:`dynatrain.Session.check`."""
         with self.public("check"):
-            target, renamed = checked_layout("check", layout), checked_names("check", names)
-            return self.targets.rehearse(target, renamed, self._met("check", target, renamed))
+            target, renamed, problem = self._asked("check", layout, names)
+            met = self._met("check", target, renamed, problem)
+            return self.targets.rehearse(target, renamed, met)
 
     def switch(
         self,
@@ -165,10 +166,10 @@ class Collective:
         with ExitStack() as after:
             # From the call on: a rank that collects while it reads its state comes late to all.
             with collector_held_off(), self.public("switch"):
-                target, renamed = checked_layout("switch", layout), checked_names("switch", names)
+                target, renamed, wrong = self._asked("switch", layout, names)
                 clock = Clock(self.engine.rank)
                 with clock.phase("meet"):
-                    met = self._met("switch", target, renamed, problem)
+                    met = self._met("switch", target, renamed, problem or wrong)
                 if self.present.world is None:
                     clock = Clock(self.engine.rank)  # who idles has stopped nothing until now
                 before = self.present.seats
@@ -211,6 +212,15 @@ class Collective:
         except OSError as error:  # before the others wait for this rank in the making of groups
             return of_family(error, "connecting the ranks")
         return None
+
+    def _asked(
+        self, op: str, layout: Layout | str, names: Mapping[str, str] | None
+    ) -> tuple[Layout, dict[str, str], LayoutError | None]:
+        """What a call is given; where that is wrong, what to tell the others, who would wait."""
+        try:
+            return checked_layout(op, layout), checked_names(op, names), None
+        except LayoutError as error:
+            return self.present.layout, {}, error
 
     def _met(
         self, op: str, layout: Layout, names: Mapping[str, str], problem: Error | None = None
