@@ -220,7 +220,7 @@ class Collective:
         try:
             return checked_layout(op, layout), checked_names(op, names), None
         except LayoutError as error:
-            return self.present.layout, {}, error
+            return Layout(), {}, error  # nobody goes there
 
     def _met(
         self, op: str, layout: Layout, names: Mapping[str, str], problem: Error | None = None

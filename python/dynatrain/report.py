@@ -260,7 +260,10 @@ class RankStats:
 
 def of_all_ranks(ranks: Sequence[RankStats]) -> RankStats:
     """The ranks' numbers: slowest rank for times, sums for bytes, largest for peaks."""
-    reasons = {reason: None for stats in ranks for reason in stats.not_continuous}
+    raised_on: dict[str, list[int]] = {}
+    for rank, stats in enumerate(ranks):
+        for reason in stats.not_continuous:
+            raised_on.setdefault(reason, []).append(rank)
     streams = {name: None for stats in ranks for name in stats.reseeded_streams}
     return RankStats(
         max(stats.stop_seconds for stats in ranks),
@@ -276,9 +279,17 @@ def of_all_ranks(ranks: Sequence[RankStats]) -> RankStats:
         max(stats.extra_peak_bytes for stats in ranks),
         b"".join(stats.traffic for stats in ranks),
         [packed for stats in ranks for packed in stats.timeline],
-        list(reasons),
+        [_on_ranks(reason, found, len(ranks)) for reason, found in raised_on.items()],
         list(streams),
     )
+
+
+def _on_ranks(reason: str, ranks: Sequence[int], num_ranks: int) -> str:
+    """A reason with the ranks that gave it, where others did not."""
+    if len(ranks) == num_ranks:
+        return reason
+    others = "" if len(ranks) == 1 else f" and {len(ranks) - 1} more"
+    return f"rank {ranks[0]}{others}: {reason}"
 
 
 def fill(report: SwitchReport, of_all: RankStats) -> None:

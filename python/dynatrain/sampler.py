@@ -138,19 +138,20 @@ class ElasticSampler(Sampler[list[int]]):
         A dp above it never does; one that does not divide it does with ``uneven_shares``.
         """
         size = dp_size(layout)
-        asked = f"data: a global batch of {self.global_batch_size} over {size} data parallel ranks"
+        batch = f"a global batch of {self.global_batch_size}"
+        asked = f"data: {batch} over the {size} data parallel ranks of {layout}"
         if size > self.global_batch_size:
             raise LayoutError(
                 f"{asked}\n  expected at most {self.global_batch_size} ranks: each reads a sample\n"
                 "  nothing was moved; the source state is intact\n"
-                "  choose a smaller dp, or a larger global batch"
+                "  choose a layout with a smaller dp, or a larger global batch"
             )
         if self.global_batch_size % size and not self.uneven_shares:
             raise LayoutError(
                 f"{asked}\n  expected a multiple of {size}\n"
                 "  nothing was moved; the source state is intact\n"
-                "  choose a global batch that every layout's dp divides, or uneven_shares=True "
-                "and a loss times loss_weight()"
+                "  choose a layout whose dp divides it, a global batch that every layout's dp "
+                "divides, or uneven_shares=True and a loss times loss_weight()"
             )
 
     def on_world(self, world: Place | None) -> None:

@@ -124,7 +124,7 @@ def test_kept_object_that_raises_after_the_vote_leaves_all_ranks_alike(pool):
     assert results[0][1] == "dp=2,tp=2"
     ((moved, reasons),) = results[0][2]
     assert moved > 0
-    assert reasons == ["the kept object 'kept' raised ValueError: kept object at committed"]
+    assert reasons == ["rank 1: the kept object 'kept' raised ValueError: kept object at committed"]
 
 
 def keep_a_counter(rank, world_size, per_rank):

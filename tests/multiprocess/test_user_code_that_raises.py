@@ -81,9 +81,12 @@ def fail_to_start(rank, world_size, moment):
 
 @pytest.mark.parametrize("moment", ["dry", "real", "initialize"])
 def test_what_raises_in_init_on_one_rank_ends_it_on_all(pool, moment):
-    for (kind, text), again in pool.run(fail_to_start, moment):
+    for rank, ((kind, text), again) in enumerate(pool.run(fail_to_start, moment)):
         assert (kind, again) == ("LayoutError", True)
         assert "the first build" in text
+        # It was called an error of build, shown above the error of a rank that shows none.
+        assert ("initialize raised" in text) == (moment == "initialize")
+        assert rank == 1 or moment != "initialize" or "what the output of rank 1 shows" in text
 
 
 def run_out_of_memory(rank, world_size, text):

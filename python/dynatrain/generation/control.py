@@ -378,4 +378,5 @@ def raise_alike(phase: str, own: Error | None, failed: Mapping[int, Trouble]) ->
 
 def _from_afar(text: str, rank: int) -> str:
     """What another rank says, whose traceback this one does not have."""
-    return text.replace("the traceback above this error", f"the traceback of rank {rank}")
+    text = text.replace("the traceback above this error", f"the traceback of rank {rank}")
+    return text.replace("the error above this one", f"the output of rank {rank}")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from dynatrain.generation.engine import Engine
 from dynatrain.generation.world import World
 from dynatrain.switch.called import Called, build_on_meta
+from dynatrain.switch.readings import in_phase
 from dynatrain.switch.rehearsal import Trial, check_again, leaving_nothing, rehearse
 from dynatrain.train_state import TrainState
 
@@ -56,6 +58,6 @@ def _first(engine: Engine, called: Called, initialize: Initialize | None) -> Tra
         state = build_on_meta(engine, called)
         if state is not None:
             engine.adapter.materialize(engine.adapter.inventory(state), None, ())
-            initialize(state, world)
+            in_phase("initialize", partial(initialize, state, world))
             engine.adapter.check_begun(state)
         return state

@@ -152,7 +152,7 @@ def tell_script(
         except BaseException as error:  # noqa: BLE001 - the user's code, after the switch
             errors.append(error)
     if errors:
-        what = "objects or callbacks raised"
-        _log.error("the switch to %s is done, but %d %s", report.target, len(errors), what)
+        what = "; ".join(described(error) for error in errors)
+        _log.error("the switch to %s is done; code of the script raised: %s", report.target, what)
         raise min(errors, key=lambda error: isinstance(error, Exception))
     return report

@@ -63,7 +63,9 @@ def test_a_hook_that_the_script_registers_is_refused_by_its_owner_and_kind(start
         session.switch("dp=1")
     handle.remove()
 
-    assert f"hooks of {words}: 1 as the script has left them, 0 as build" in str(caught.value)
+    assert f"hooks of {words}: 1 as the script has left them on a rank, 0 as build" in str(
+        caught.value
+    )
     assert "register it in build" in str(caught.value)
     assert session.switch("dp=1").epoch == 1
 
@@ -134,7 +136,7 @@ def test_a_hook_of_build_that_the_script_has_removed_is_refused(start):
     session = start(job)
     job.handles[-1].remove()
 
-    with pytest.raises(LayoutError, match=r"0 as the script has left them, 1 as build"):
+    with pytest.raises(LayoutError, match=r"0 as the script has left them on a rank, 1 as build"):
         session.switch("dp=1")
 
 
@@ -172,7 +174,7 @@ def test_requires_grad_that_the_script_changes_is_refused_with_both_values(start
     with pytest.raises(LayoutError) as caught:
         session.switch("dp=1")
 
-    assert f"'0.weight' has requires_grad={value}, which the script" in str(caught.value)
+    assert f"'0.weight' has requires_grad={value} on a rank, which the script" in str(caught.value)
     assert f"build makes it with requires_grad={not value}" in str(caught.value)
     assert "set it in build" in str(caught.value)
     assert session.state.model[0].weight.requires_grad is value

@@ -182,8 +182,8 @@ def check(target: TrainState, changed: Found) -> None:
 
 def _lost_frozen(fqn: str, value: int, by_build: int) -> LayoutError:
     return LayoutError(
-        f"adapters: parameter {fqn!r} has requires_grad={bool(value)}, which the script has set; "
-        f"build makes it with requires_grad={bool(by_build)}\n"
+        f"adapters: parameter {fqn!r} has requires_grad={bool(value)} on a rank, which the script "
+        f"has set; build makes it with requires_grad={bool(by_build)}\n"
         "  expected the same in both: a switch makes parameters anew, as build says\n"
         "  nothing was switched; the source state is intact\n"
         "  set it in build, which may ask the script what is frozen by now"
@@ -195,8 +195,8 @@ def _lost_hooks(what: str, fqn: str, value: int, by_build: int) -> LayoutError:
     if what.startswith("optimizer"):
         owner = f"the optimizer of {owner}"
     return LayoutError(
-        f"adapters: hooks of {owner} by {what}(): {value} as the script has left them, {by_build} "
-        "as build makes them\n"
+        f"adapters: hooks of {owner} by {what}(): {value} as the script has left them on a rank, "
+        f"{by_build} as build makes them\n"
         "  expected as many in both: a switch makes modules, parameters and optimizers anew\n"
         "  nothing was switched; the source state is intact\n"
         "  register it in build, or in on_world() of a kept object, which is called in every world"
