@@ -54,8 +54,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("coordinator", metavar="HOST:PORT")
     parser.add_argument("--secret-file", default="dynatrain.secret")
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--pause-s", type=float, default=0.1, help="so that there is time to look")
+    parser.add_argument("--steps", type=int, default=3000, help="(default: %(default)s)")
+    parser.add_argument(
+        "--pause-s",
+        type=float,
+        default=0.1,
+        help="of each step, so that there is time to look (default: %(default)s)",
+    )
     parser.add_argument("--status-if-left", type=int, default=0, help="exit status, of a launcher")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")

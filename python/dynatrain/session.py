@@ -92,7 +92,8 @@ class Session(Position):
 
         In a job of :func:`join` one member is enough: the coordinator is asked, and the future
         holds the report of the next switch to ``layout``, or why it was refused. Elsewhere every
-        active rank must ask in the same step. The future holds the report or the error, which
+        active rank must ask in the same step: one that asks alone waits for the others at that
+        boundary until ``timeout_s``. The future holds the report or the error, which
         is logged as a warning by ``dynatrain.session``, as nobody may ask the future. Training goes
         on, unless the error says to end the job: the loop raises it then. Cancelled by
         ``future.cancel()`` before the boundary on every active rank; were it cancelled on some,

@@ -45,7 +45,7 @@ def _silent(line: Line, why: str) -> TransportError:
     return TransportError(
         f"elastic: no coordinator at {line.addresses}: {why}\n"
         "  expected the address and the secret of a coordinator that runs and is in office\n"
-        "  nothing was changed, and training goes on; nobody joins or leaves without one\n"
+        "  nothing was changed; members that train go on, nobody joins or leaves without one\n"
         "  see the output of `dynatrain coordinator`",
         retryable=True,
     )

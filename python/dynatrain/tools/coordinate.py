@@ -32,7 +32,12 @@ def add_command(commands: Any) -> None:
         "office, it is a standby, which takes the office when that one is lost.",
         epilog=EXIT_STATUS,
     )
-    command.add_argument("--listen", default="127.0.0.1:0", metavar="HOST:PORT", help="%(default)s")
+    command.add_argument(
+        "--listen",
+        default="127.0.0.1:0",
+        metavar="HOST:PORT",
+        help="for members and commands; port 0 takes one that is free (default: %(default)s)",
+    )
     command.add_argument(
         "--layout",
         action="append",
@@ -44,16 +49,16 @@ def add_command(commands: Any) -> None:
     command.add_argument(
         "--ledger",
         default="dynatrain.ledger",
-        help="SQLite file, or etcd://HOST:PORT,HOST:PORT/JOB; %(default)s",
+        help="SQLite file, or etcd://HOST:PORT,HOST:PORT/JOB (default: %(default)s)",
     )
     command.add_argument("--etcd-ca", default="", metavar="FILE", help="speak TLS to etcd")
     command.add_argument("--etcd-cert", default="", metavar="FILE", help="shown to etcd")
     command.add_argument("--etcd-key", default="", metavar="FILE", help="of --etcd-cert")
     command.add_argument(
-        "--secret-file", default=DEFAULT_SECRET, help="made if absent; %(default)s"
+        "--secret-file", default=DEFAULT_SECRET, help="made if absent (default: %(default)s)"
     )
     command.add_argument(
-        "--timeout-s", type=float, default=60.0, help="of all members; %(default)s"
+        "--timeout-s", type=float, default=60.0, help="of all members (default: %(default)s)"
     )
     command.add_argument(
         "--trace", default="", metavar="FILE", help="write what the protocol does, to run it again"

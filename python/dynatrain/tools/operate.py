@@ -33,10 +33,16 @@ def add_commands(commands: Any) -> None:
 
 
 def _command(commands: Any, name: str, what: str) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(name, help=what, epilog=EXIT_STATUS)
-    command.add_argument("--coordinator", required=True, metavar="HOST:PORT,...")
-    command.add_argument("--secret-file", default=DEFAULT_SECRET, help="%(default)s")
-    command.add_argument("--json", action="store_true")
+    command: argparse.ArgumentParser = commands.add_parser(
+        name, help=what, description=f"{what[0].upper()}{what[1:]}.", epilog=EXIT_STATUS
+    )
+    command.add_argument(
+        "--coordinator", required=True, metavar="HOST:PORT,...", help="in office and its standbys"
+    )
+    command.add_argument(
+        "--secret-file", default=DEFAULT_SECRET, help="of the job (default: %(default)s)"
+    )
+    command.add_argument("--json", action="store_true", help="print the status as JSON")
     return command
 
 
