@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import threading
 from pathlib import Path
 
 from dynatrain.given import said
@@ -12,6 +13,8 @@ from dynatrain.given import said
 #: What a Gloo group opens beside a connection to each peer (a listener, a poll, a pipe, a look at
 #: the interfaces), and some for other threads of the process.
 _BESIDE_PEERS = 8
+#: Threads of a Gloo group.
+_THREADS = 3
 #: How the C library, C++ and Python's ``threading`` say that there is no further thread.
 _NO_THREAD = ("resource temporarily unavailable", "can't start new thread")
 _NO_DESCRIPTOR = {
@@ -20,12 +23,36 @@ _NO_DESCRIPTOR = {
 }
 
 
-def check_descriptors(*sizes: int) -> None:
-    """Raises OSError where this process cannot open what Gloo groups of these sizes need.
+def check_room_for_groups(*sizes: int) -> None:
+    """Raises where this process cannot have what Gloo groups of these sizes need.
 
-    Gloo accepts connections in a thread of its own: what it is refused there ends the process.
+    Gloo accepts connections in a thread of its own: what it is refused there ends the process, and
+    so does a group that has some of its threads and is refused the next one.
+
+    Raises:
+        OSError: descriptors.
+        RuntimeError: threads.
     """
-    needed = sum(size + _BESIDE_PEERS for size in sizes if size > 1)
+    made = [size for size in sizes if size > 1]
+    _check_descriptors(sum(size + _BESIDE_PEERS for size in made))
+    _check_threads(_THREADS * len(made))
+
+
+def _check_threads(needed: int) -> None:
+    """Has as many threads at once; their stacks are of the size of Gloo's."""
+    end, started = threading.Event(), list[threading.Thread]()
+    try:
+        for _ in range(needed):
+            thread = threading.Thread(target=end.wait, daemon=True)
+            thread.start()
+            started.append(thread)
+    finally:
+        end.set()
+        for thread in started:
+            thread.join()
+
+
+def _check_descriptors(needed: int) -> None:
     taken: list[int] = []
     try:
         while len(taken) < needed:

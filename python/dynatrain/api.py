@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from dynatrain import arguments
 from dynatrain._errors import LayoutError, TransportError, is_refused, of_family
-from dynatrain._limits import check_descriptors
+from dynatrain._limits import check_room_for_groups
 from dynatrain._torch_private.groups import single_process_store
 from dynatrain.adapters.torch import TorchAdapter
 from dynatrain.arguments import Given
@@ -187,7 +187,7 @@ def _placed(checked: arguments.Checked, members: Members) -> arguments.Checked |
     """The arguments with the rank's own device, or why they cannot be used on this rank."""
     try:
         checked.settings.check_writable(members.rank)
-        check_descriptors(members.num_ranks, members.num_ranks)  # for exchanges, and a lane
+        check_room_for_groups(members.num_ranks, members.num_ranks)  # for exchanges, and a lane
         device = take_device(_device(checked.device), members.rank)
         check_transport(checked.options.transport, device)
         return replace(checked, device=device)

@@ -209,7 +209,7 @@ class Collective:
             )
         try:
             self.generation.check_room()
-        except OSError as error:  # before the others wait for this rank in the making of groups
+        except Exception as error:  # noqa: BLE001 - before the others wait in the making of groups
             return of_family(error, "connecting the ranks")
         return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,10 @@ def no_descriptors():
     return limited(resource.RLIMIT_NOFILE, lowest_free)
 
 
-def no_threads():
-    """Leaves no address space for the stack of a thread; root is under no limit on their number."""
+def few_threads(num_mib):
+    """Leaves so much address space for stacks; root is under no limit on the number of threads."""
     num_pages = int(Path("/proc/self/statm").read_text().split()[0])
-    return limited(resource.RLIMIT_AS, num_pages * resource.getpagesize() + (4 << 20))
+    return limited(resource.RLIMIT_AS, num_pages * resource.getpagesize() + (num_mib << 20))
 
 
 def limited(kind, soft):
@@ -61,7 +62,13 @@ def test_a_rank_without_descriptors_is_named_with_its_limit_and_the_next_call_wo
     )
 
 
-def test_a_rank_without_threads_is_named_with_its_limits_and_the_next_call_works(pool):
-    results = pool.run(call_under, no_threads, "switch", timeout_s=60)
+# A Gloo group takes three: one that had some and was refused the next one ended its process.
+@pytest.mark.parametrize(
+    ("num_mib", "when"), [(4, "switch"), (10, "switch"), (18, "switch"), (9, "reconnect")]
+)
+def test_a_rank_without_threads_is_named_with_its_limits_and_the_next_call_works(
+    pool, num_mib, when
+):
+    results = pool.run(call_under, partial(few_threads, num_mib), when, timeout_s=60)
 
     check_all_hear(results, "refused a thread", "(ulimit -u)", "(pids.max)", "(ulimit -v)")

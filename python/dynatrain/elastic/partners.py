@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from dynatrain import words
-from dynatrain._limits import check_descriptors
+from dynatrain._limits import check_room_for_groups
 from dynatrain.elastic.copies import CopiedState
 from dynatrain.generation.members import Members
 from dynatrain.generation.tree import Tree
@@ -104,7 +104,7 @@ class Channel:
         if keeps:
             self.keeper, self.kept = partners_of(members.rank, members.node_of_rank)
             pairs = {tuple(sorted((self._rank, each))) for each in (self.keeper, self.kept)}
-        check_descriptors(members.num_ranks, *[2] * len(pairs))
+        check_room_for_groups(members.num_ranks, *[2] * len(pairs))
         self._timeout = timeout
         # In one order everywhere, so that both ranks of the first pair that lacks are there.
         self._groups = {

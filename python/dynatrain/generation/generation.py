@@ -61,7 +61,7 @@ class Generation:
         return bool(self.lanes) and not self.control.lost
 
     def check_room(self) -> None:
-        """Raises OSError where groups are to be made that the system has no room for here."""
+        """Raises OSError or RuntimeError where the system has no room for groups to be made."""
         if not self.connected:
             self.maker.check_room(connected=False)
 

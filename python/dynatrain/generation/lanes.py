@@ -13,7 +13,7 @@ import torch
 
 from dynatrain import _native
 from dynatrain._errors import DeviceError, Error, TransportError, is_refused, of_family
-from dynatrain._limits import check_descriptors
+from dynatrain._limits import check_room_for_groups
 from dynatrain.generation.control import Control, attempt, in_words
 from dynatrain.generation.members import Members
 
@@ -207,12 +207,12 @@ class LaneMaker:
         return lanes
 
     def check_room(self, *, connected: bool) -> None:
-        """Raises OSError where the system does not let this process open what is to be made.
+        """Raises OSError or RuntimeError where the system has no room for what is to be made.
 
         Not collective. ``connected`` is whether the control groups stand already.
         """
         groups = 2 if self._device.type == "cuda" or self._wanted == "shared_memory" else 1
-        check_descriptors(*[self._members.num_ranks] * (groups + (not connected)))
+        check_room_for_groups(*[self._members.num_ranks] * (groups + (not connected)))
 
     def _make_copiers(self) -> None:
         self.check_room(connected=True)  # the others would wait in the making of a group

@@ -15,7 +15,7 @@ from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh
 
 from dynatrain._errors import TransportError, is_refused
-from dynatrain._limits import check_descriptors
+from dynatrain._limits import check_room_for_groups
 from dynatrain._torch_private.groups import (
     GLOO_KEYS,
     GroupKind,
@@ -126,7 +126,7 @@ class WorldGroups:
         self._num_made[kind] += 1
         name = f"{_NAMES}{self._members.name}/{self._name}/{kind}/{self._num_made[kind]}"
         store, deadline = self._members.store_of(self._name), self._deadline()
-        check_descriptors(len(ranks))
+        check_room_for_groups(len(ranks))
         with _told_of(f"ranks {ranks} for {purpose}", deadline), gloo_at(self._address):
             group = listed_group(store, name, ranks, self.rank, deadline, self.default)
         self._took(group, store, name)
@@ -140,7 +140,7 @@ class WorldGroups:
         """
         name = f"{_NAMES}{self._members.name}/{self._name}"
         store, deadline = self._members.store_of(self._name), self._deadline()
-        check_descriptors(num_ranks)
+        check_room_for_groups(num_ranks)
         with _told_of(f"all {num_ranks} ranks of the world", deadline), gloo_at(self._address):
             group = group_to_be_default(kind, store, name, (self.rank, num_ranks), deadline)
         self._took(group, store, name)

@@ -13,7 +13,7 @@ import pytest
 
 from dynatrain import DeviceError, TransportError
 from dynatrain._errors import of_family
-from dynatrain._limits import check_descriptors, refusal
+from dynatrain._limits import check_room_for_groups, refusal
 from dynatrain.generation.lanes import unconnected
 
 GLOO = "[enforce fail at /pytorch/gloo/transport/tcp/loop.cc:48] rv != -1. -1 vs -1. pipe: "
@@ -66,7 +66,7 @@ def test_the_limit_on_descriptors_is_told_as_it_stands():
 # In a process of its own: what threads of other tests close meanwhile would be there to be taken.
 LACKING = """
 import errno, os, resource
-from dynatrain._limits import check_descriptors
+from dynatrain._limits import check_room_for_groups
 
 highest = max(int(each) for each in os.listdir("/proc/self/fd"))
 _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -79,15 +79,15 @@ except OSError:
     pass
 for _ in range(11):
     os.close(held.pop())
-check_descriptors(2)
+check_room_for_groups(2)
 try:
-    check_descriptors(4)
+    check_room_for_groups(4)
 except OSError as error:
     assert error.errno == errno.EMFILE, error
     assert "connecting takes up to 12 more" in str(error), error
 else:
     raise AssertionError("they were not missed")
-check_descriptors(2)  # what it has looked for is given back
+check_room_for_groups(2)  # what it has looked for is given back
 """
 
 
@@ -103,7 +103,7 @@ def test_a_job_of_one_rank_needs_no_descriptors():
     former = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, former[1]))
     try:
-        check_descriptors(1, 1)
+        check_room_for_groups(1, 1)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, former)
 
