@@ -129,9 +129,9 @@ class Collective:
     def _raise_named(self, error: BaseException) -> None:
         """Says that this rank lives; raises the error of a lost peer again with who that is."""
         meeting = self.generation.meeting
-        if not isinstance(error, Error) or ends_job(error):
+        if not isinstance(error, TransportError) or ends_job(error):
             meeting.failed(described(error))
-        elif (told := meeting.failed()) and isinstance(error, TransportError):
+        elif told := meeting.failed():
             named = told.named(error)
             if named is not error:
                 raise named from named.__cause__

@@ -14,7 +14,7 @@ import dynatrain
 import training_jobs as jobs
 from dynatrain import TransportError
 from held_values import Face
-from sessions import TIMEOUT_S
+from sessions import TIMEOUT_S, outcome
 
 #: Survivors wait for it. The pool gives a run many times as much, and says who waits on.
 DEADLINE_S = 6
@@ -132,6 +132,32 @@ def test_law7_survivors_of_a_stopped_rank_name_the_phase_and_the_deadline(pool, 
         assert ".cc:" not in text
         assert "intact" in text
         assert "not heard of since: rank 2;" in text
+
+
+def two_faults_at_once(rank, world_size):
+    def lose():
+        if rank == 2:
+            die()
+        raise ValueError("what the script of rank 1 has met")
+
+    session = session_that_loses_a_rank("reading", rank if rank in (1, 2) else -1, lose)
+    before = jobs.local_bits(session.state)
+    kind, text = outcome(lambda: session.switch("dp=2,tp=2"))
+    return kind, text, jobs.same_bits(before, jobs.local_bits(session.state))
+
+
+# Nobody heard of it, the rank itself not either: all looked for the rank that had died.
+def test_law7_what_one_rank_met_is_told_where_another_one_dies_at_once(pool):
+    results = pool.run(two_faults_at_once, may_die={2}, timeout_s=60)
+
+    kinds = [result and result[0] for result in results]
+    assert kinds == ["TransportError", "LayoutError", None, "TransportError"]
+    assert "state_dict() of extra.extra raised ValueError: what the script" in results[1][1]
+    for _, text, same in (results[rank] for rank in (0, 1, 3)):
+        assert "what the script of rank 1 has met" in text
+        assert same
+    assert "rank 1 has left the call: " in results[0][1]
+    assert "not heard of since: rank 2;" in results[0][1]
 
 
 def lose_a_rank_after_the_vote(rank, world_size, dying):

@@ -125,16 +125,22 @@ class Control:
         Raises:
             an error of the same kind on every rank, that of the lowest rank that has one. It is the
             own error where that is of this kind, else it names the ranks and what they met.
-            TransportError: a rank did not answer, or is in another exchange than this one.
+            TransportError: a rank did not answer, or is in another exchange than this one, and this
+                one has no error of its own.
         """
         own = None if error is None else of_family(error, phase)
         trouble = None if own is None else Trouble.of(own)
         self._number += 1
         tree = self._open(phase)
-        with self._losing_on_failure(phase):
-            told = words.encode((self._number, trouble, value if own is None else None))
-            answer = tree.exchange(told, partial(_answer, combine, phase))
-            found: _Answer = words.decode(answer)
+        try:
+            with self._losing_on_failure(phase):
+                told = words.encode((self._number, trouble, value if own is None else None))
+                answer = tree.exchange(told, partial(_answer, combine, phase))
+                found: _Answer = words.decode(answer)
+        except TransportError:
+            if own is None:
+                raise
+            raise own  # noqa: B904 - what it was before another rank was lost as well
         self._check_in_step(found.numbers, phase)
         raise_alike(phase, own, found.troubles)
         return found.value  # type: ignore[no-any-return] # told by rank 0
