@@ -88,6 +88,7 @@ class GivenUp:
         absent = [each for each in self.absent if each != rank]
         silent = [each for each in self.silent if each != rank]
         suspects = silent or absent
+        called = f": {' or '.join(self.moments[:2])}" if self.moments else ""
         missing = f"ranks {absent} did not arrive" if absent else "it alone was missing"
         if rank in self.absent:
             said = f"this rank came after the others had given the call up; {missing}"
@@ -97,7 +98,7 @@ class GivenUp:
             advice = "make the same call on every rank between the same two steps"
         return TransportError(
             f"session: {said}\n"
-            f"  expected all {num_ranks} ranks within {self.seconds:g} s (meeting {name})\n"
+            f"  expected all {num_ranks} ranks within {self.seconds:g} s{called} (meeting {name})\n"
             f"{self._told_apart(absent, silent)}"
             "  nothing was moved; the source state is intact and training may go on\n"
             f"  {advice}",

@@ -76,6 +76,7 @@ def test_rank_that_comes_too_late_is_told_so_at_once(ranks_of_store):
     late = outcome(members[3])
 
     assert all("ranks [2, 3] did not arrive" in str(error) for error in early)
+    assert all(f"within 0.1 s: {MOMENT} (meeting" in str(error) for error in early)
     assert "this rank came after the others had given the call up" in str(late)
     assert "ranks [2] did not arrive" in str(late)
     assert "0.1 s" in str(late)  # what the others waited
