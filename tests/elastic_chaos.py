@@ -31,6 +31,8 @@ LAYOUTS = (HSDP, "dp_replicate=3", "dp_replicate=2", "dp=1")
 TOTAL = 1200
 #: Members that are kept alive: as many as the largest layout takes, and spares.
 NUM_MEMBERS, NUM_TRAINING = 6, 4
+#: Who was heard of since does not stand: three heartbeats, and less than a loss takes.
+HEARD_S = 1.5
 #: What happens, and how often among all that does.
 EVENTS = {
     "kill": 50,
@@ -142,6 +144,7 @@ class Chaos:
         self.members = []
         self.happened = []
         self._to_wake = []
+        self._held_at = -HEARD_S
         self.refill()
 
     def refill(self):
@@ -188,11 +191,14 @@ class Chaos:
         status = self.status()
         if not status or status["phase"] != "steady":
             return False
+        if time.monotonic() < self._held_at + HEARD_S:
+            return False  # nobody may have noticed yet
         return status["world"]["layout"] != "dp=1" and self._all_train(status)
 
     def _all_train(self, status):
+        """Whether the members of the world train, one that stands still for long not among them."""
         return all(
-            each["epoch"] == status["world"]["epoch"]
+            each["epoch"] == status["world"]["epoch"] and each["last_heard_ms"] < 1000 * HEARD_S
             for each in status["members"]
             if each["role"] == "member"
         )
@@ -216,7 +222,7 @@ class Chaos:
     def _kill(self):
         self._when_safe()
         time.sleep(self.random.uniform(0, 0.3))
-        self._victim().signalled(signal.SIGKILL)
+        self._end_of(self._victim())
 
     def _kill_two(self):
         """A member and a spare or another member; never two that alone hold a part."""
@@ -224,9 +230,14 @@ class Chaos:
         status = self.status()
         if status["world"]["layout"] == "dp_replicate=3":
             for victim in self.random.sample(self.living(), 2):
-                victim.signalled(signal.SIGKILL)
+                self._end_of(victim)
         else:
             self._kill()
+
+    def _end_of(self, victim):
+        """Kills it; on a busy machine it may hold its connections on for a while."""
+        victim.signalled(signal.SIGKILL)
+        victim.process.join(30)
 
     def _stop(self):
         victim = self._victim()
@@ -238,7 +249,7 @@ class Chaos:
         self._when_safe()
         victim = self._victim()
         victim.signalled(signal.SIGSTOP)
-        victim.is_held = True
+        victim.is_held, self._held_at = True, time.monotonic()
         self._to_wake.append((time.monotonic() + TIMEOUT_S / 6, victim))
 
     def _wake(self):
