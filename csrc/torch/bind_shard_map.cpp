@@ -47,6 +47,16 @@ std::tuple<PyDims, std::string, std::int64_t> info_of(const ShardMap& map,
   return {to_list(tensor.shape), tensor.dtype.name, tensor.dtype.size_bytes};
 }
 
+std::vector<std::string> axes_by_name(const ShardMap& map,
+                                      const Layout& layout,
+                                      const std::vector<int>& ranks) {
+  std::vector<std::string> names;
+  for (const Axis axis : axes_without_cut(map, layout, ranks)) {
+    names.emplace_back(axis_name(axis));
+  }
+  return names;
+}
+
 std::vector<PyBox> fragments_of(const ShardMap& map, const std::string& name, int rank) {
   std::vector<PyBox> boxes;
   for (const Fragment& fragment : map.fragments(id_of(map, name), rank)) {
@@ -99,6 +109,7 @@ void bind_shard_map(py::module_& m) {
       .def("bytes_of_rank", &ShardMap::bytes_of_rank, py::arg("rank"), NoGil())
       .def("prove_live", &prove_live_table, py::arg("rank"), py::arg("table"), NoGil())
       .def("holes", &holes_by_name)
+      .def("axes_without_cut", &axes_by_name, py::arg("layout"), py::arg("ranks"))
       .def("prove_coverage", &prove_coverage, NoGil());
 }
 

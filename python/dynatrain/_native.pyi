@@ -390,6 +390,9 @@ class ShardMap:
     def prove_live(self, rank: int, table: StateTable) -> None:
         """Raises LayoutError unless the map's answer for a rank equals its live tensors."""
 
+    def axes_without_cut(self, layout: Layout, ranks: Sequence[int]) -> list[str]:
+        """Of pp and tp, those that cut no tensor; ``ranks`` of the map by rank of the layout."""
+
     def prove_coverage(self) -> None:
         """Raises LayoutError naming a box that nobody holds."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
 from torch import distributed as dist
@@ -138,3 +140,32 @@ def meshes_of_products(rank, world_size):
 # dp=4 and dp=4,ep=2 have equal dense meshes, and the cache tells meshes apart by equality.
 def test_layouts_with_equal_dense_meshes_stay_apart(pool):
     assert pool.run(meshes_of_products) == [[True] * 5] * 4
+
+
+def pass_over_an_axis(rank, world_size, layout):
+    class Heard(logging.Handler):
+        def emit(self, record):
+            heard.append(record.getMessage())
+
+    heard = []
+    logging.getLogger("dynatrain.session").addHandler(Heard(logging.WARNING))
+
+    def build(world):
+        model = torch.nn.Linear(2, 2)
+        return TrainState(model, torch.optim.SGD(model.parameters(), lr=0.1))
+
+    start("dp_replicate=4", build, initialize=None).switch(layout)
+    return heard
+
+
+# Nothing failed, and ranks along the axis that drew random numbers had parameters of their own.
+@pytest.mark.parametrize(("layout", "axis"), [("dp_replicate=2,pp=2", "pp"), ("tp=4", "tp")])
+def test_a_build_that_passes_over_an_axis_is_told_of_it(pool, layout, axis):
+    heard = pool.run(pass_over_an_axis, layout)
+
+    assert heard[0] == [
+        f"layout {layout}: ranks that differ along {axis} alone hold the same part of every "
+        f"tensor. Does build use {axis}? They do the same work, and drift apart where they draw "
+        "random numbers"
+    ]
+    assert heard[1:] == [[], [], []]

@@ -4,6 +4,7 @@
 #include "dynatrain/base/strong_id.hpp"
 #include "dynatrain/geometry/box.hpp"
 #include "dynatrain/geometry/view.hpp"
+#include "dynatrain/layout/layout.hpp"
 #include "dynatrain/layout/placement.hpp"
 
 #include <cstddef>
@@ -171,6 +172,16 @@ void prove_live(const ShardMap& map, int rank, std::span<const LiveTensor> live)
 /// Proves coverage: every element of every tensor has an owner, and fragments of one rank are
 /// disjoint. Errors: LayoutError naming the tensor and an uncovered box.
 void prove_coverage(const ShardMap& map);
+
+/// Axes of `layout` that cut no tensor: ranks that differ along one alone hold the same boxes. Of
+/// pp and tp, which are there to cut the state; data may be parallel without.
+///
+/// `ranks` are those of the map by rank of the layout.
+/// Cost     the boxes of each distinct sharding, up to the first that is cut.
+/// Source   own; docs/design/layout.md, "Proofs".
+[[nodiscard]] std::vector<Axis> axes_without_cut(const ShardMap& map,
+                                                 const Layout& layout,
+                                                 std::span<const int> ranks);
 
 /// What of a tensor nobody holds.
 struct Hole {

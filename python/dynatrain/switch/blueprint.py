@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,6 +18,8 @@ from dynatrain.switch.fingerprints import Counted
 from dynatrain.switch.readings import Sources, Targets, read_sources, read_targets
 from dynatrain.switch.renames import check_new_names, check_old_names
 from dynatrain.train_state import TrainState
+
+_log = logging.getLogger("dynatrain.session")
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,8 @@ def _planned(engine: Engine, called: Called, sources: Sources, targets: Targets)
         check_new_names(target_map, called.names)
         source_map.prove_coverage()
         _check_same_tensors(engine, source_map, target_map)
+        if engine.rank == 0:
+            _warn_of_axes_without_cut(engine, called, target_map)
         nodes = engine.generation.members.node_of_rank
         mine = _native.make_plan(source_map, target_map, engine.rank, nodes)
         counted = None
@@ -186,6 +191,19 @@ def _check_same_tensors(
         if reason is None:
             raise
         raise LayoutError(reason) from error
+
+
+def _warn_of_axes_without_cut(engine: Engine, called: Called, target_map: _native.ShardMap) -> None:
+    """Where build passes over an axis nothing fails, and each rank along it trains for itself."""
+    ranks = engine.generation.members.ranks_of(called.seats.ids)
+    for axis in target_map.axes_without_cut(called.layout.native, ranks):
+        _log.warning(
+            "layout %s: ranks that differ along %s alone hold the same part of every tensor. Does "
+            "build use %s? They do the same work, and drift apart where they draw random numbers",
+            called.layout,
+            axis,
+            axis,
+        )
 
 
 def _names_by_lane(

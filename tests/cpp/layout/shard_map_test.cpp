@@ -46,6 +46,33 @@ TEST(ShardMap, IdsFollowTheOrderOfNames) {
   EXPECT_EQ(map.tensor(TensorId{1}).name, "b");
 }
 
+// Nothing fails where build passes over an axis; ranks along it would drift apart unseen.
+TEST(ShardMap, TellsTheAxesThatCutNoTensor) {
+  const Layout layout = Layout::parse("pp=2,tp=2");
+  const std::vector<int> ranks{0, 1, 2, 3};
+  const auto tp_only = [] {
+    return make_compact_sharding({{2, 2}, {0, 1, 2, 3}}, {replicate(), shard(0)});
+  };
+  const ShardMap whole({entry("a", {4}, make_replicated_sharding(ranks))});
+  const ShardMap by_tp(
+      {entry("a", {4}, make_replicated_sharding(ranks)), entry("b", {4}, tp_only())});
+  const ShardMap by_pp({entry("a", {4}, make_replicated_sharding({0, 1})),
+                        entry("b", {4}, make_replicated_sharding({2, 3}))});
+
+  EXPECT_EQ(axes_without_cut(whole, layout, ranks), (std::vector<Axis>{Axis::kPp, Axis::kTp}));
+  EXPECT_EQ(axes_without_cut(by_tp, layout, ranks), std::vector<Axis>{Axis::kPp});
+  EXPECT_EQ(axes_without_cut(by_pp, layout, ranks), std::vector<Axis>{Axis::kTp});
+  EXPECT_TRUE(axes_without_cut(whole, Layout::parse("dp_replicate=4"), ranks).empty());
+}
+
+// The layout's ranks may sit anywhere among the members, some of which idle.
+TEST(ShardMap, AxesAreThoseOfTheLayoutWhereverItsRanksSit) {
+  const std::vector<int> ranks{4, 1};
+  const ShardMap map({entry("a", {4}, make_compact_sharding({{2}, {4, 1}}, {shard(0)}))});
+
+  EXPECT_TRUE(axes_without_cut(map, Layout::parse("tp=2"), ranks).empty());
+}
+
 // Law 4 compares maps by hash: every difference that moves other bytes must show.
 TEST(ShardMap, HashTellsMapsApart) {
   const auto hash_of = [](const std::string& name, Shape shape, const DType& dtype, auto sharding) {
