@@ -138,8 +138,8 @@ class Control:
                 answer = tree.exchange(told, partial(_answer, combine, phase))
                 found: _Answer = words.decode(answer)
         except TransportError:
-            if own is None:
-                raise
+            if own is None or isinstance(own, TransportError):
+                raise  # the latter mostly follows from the loss
             raise own  # noqa: B904 - what it was before another rank was lost as well
         self._check_in_step(found.numbers, phase)
         raise_alike(phase, own, found.troubles)
