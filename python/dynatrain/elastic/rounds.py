@@ -198,6 +198,8 @@ class Rounds(threading.Thread):
             at = agreed.at
             if agreed.why:
                 self._tell_of_failure(due, agreed)
+                if any(why == LATE for _, why in agreed.why):  # all copy at one boundary
+                    self._margin = min(self._margin * 2, _MOST_AHEAD)
                 due = at + self._margin if agreed.soon else self._cadence.not_before(at + every)
             else:
                 self._slots.is_whole()
@@ -265,8 +267,6 @@ class Rounds(threading.Thread):
             problem = _took(slot, other)
         at = self._at
         is_soon = problem in (GROWN, LATE, SLOW)
-        if problem == LATE:
-            self._margin = min(self._margin * 2, _MOST_AHEAD)
         return channel.agree(Said(at, problem, is_soon)), other
 
     def _brought_at(self, due: int) -> Brought:
@@ -356,5 +356,7 @@ def _took(slot: Copies, other: Brought) -> str:
     found = slot.run.sum(begin, begin + other.state.size_bytes)
     if found != other.sum:
         return f"what has come of member {other.state.member} has another sum than it had there"
+    if other.state.version != slot.own.version:
+        return f"member {other.state.member} has copied its state after other steps"
     slot.sums[1], slot.other = other.sum, other.state
     return ""

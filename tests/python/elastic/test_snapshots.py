@@ -137,6 +137,29 @@ def test_what_a_member_held_is_there_without_it(lost, layout):
     assert fingerprint(tables) == fingerprint(expected)
 
 
+# A rank that was late set its next copy further ahead than the others: what all took for whole was
+# of several versions, and could not be put together.
+def test_all_copy_at_one_boundary_behind_a_round_that_came_late_to_some():
+    outside = Job(3)
+
+    def work(rank):
+        trains = Trains(outside, rank, layout="dp=3")
+        brought_at, was_late = trains.snapshots._rounds._brought_at, []
+
+        def late_once(due):
+            if rank != 1 or was_late:
+                return brought_at(due)
+            was_late.append(due)
+            return Brought(None, 0, 0, rounds.LATE)
+
+        trains.snapshots._rounds._brought_at = late_once
+        trains.until_whole(4)
+        return trains.snapshots.versions
+
+    found = run_ranks(outside, work)
+    assert set.intersection(*map(set, found))
+
+
 # The step after a copy writes where the copy was taken from, and the next copy goes elsewhere.
 def test_a_copy_is_not_written_by_later_steps():
     outside = Job(2)
