@@ -2,6 +2,7 @@
 
 #include "dynatrain/base/error.hpp"
 
+#include "membership/clipped.hpp"
 #include "membership/coordinator_state.hpp"
 #include "membership/overloaded.hpp"
 #include <type_traits>
@@ -127,11 +128,6 @@ Attempt& open_attempt(CoordinatorState& state) {
 Recovery& open_recovery(CoordinatorState& state) {
   DYNATRAIN_CHECK(state.recovery.has_value(), "a world that is not halted was to be recovered");
   return *state.recovery;
-}
-
-std::string clipped(std::string text, std::size_t max_bytes) {
-  text.resize(std::min(text.size(), max_bytes));
-  return text;
 }
 
 Coordinator::Coordinator(CoordinatorOptions options, DurableState durable, std::int64_t now_ms)

@@ -111,7 +111,6 @@ struct CoordinatorState {
 
 void persist(CoordinatorState& state, Record record);
 void send(CoordinatorState& state, MemberId to, FromCoordinator message);
-[[nodiscard]] std::string clipped(std::string text, std::size_t max_bytes);
 
 // ---- who is there (members.cpp) ----------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 #include "dynatrain/base/error.hpp"
 #include "dynatrain/membership/worker.hpp"
 
+#include "membership/clipped.hpp"
 #include <utility>
 
 /// A member's part in an attempt: prepare, promise, switch, vote, and what the decision makes of
@@ -76,7 +77,7 @@ void Worker::on(const PrepareBroke& event) {
   }
   tell(PrepareFailed{options_.id,
                      event.attempt,
-                     event.why.substr(0, kMaxWhyBytes),
+                     clipped(event.why, kMaxWhyBytes),
                      event.is_uncovered,
                      event.is_refusal});
   discard();
@@ -212,7 +213,7 @@ void Worker::install() {
 }
 
 void Worker::give_up(const std::string& why, bool is_refusal) {
-  tell(Vote{options_.id, open().asked.attempt, false, why.substr(0, kMaxWhyBytes), is_refusal});
+  tell(Vote{options_.id, open().asked.attempt, false, clipped(why, kMaxWhyBytes), is_refusal});
   discard();
 }
 
