@@ -3,7 +3,10 @@
 #include "dynatrain/base/error.hpp"
 #include "dynatrain/execution/run_sum.hpp"
 
+#include "execution/draining.hpp"
+#include <array>
 #include <cstring>
+#include <memory>
 #include <new>
 #include <sys/mman.h>
 
@@ -11,6 +14,12 @@ namespace dynatrain {
 namespace {
 
 constexpr std::int64_t kWordBytes = 8;
+
+/// A batch of copies and what its copier reads until it has ended.
+struct PackingCopies {
+  AddressTable addresses;
+  CopyBatch batch;
+};
 
 /// A mesh says that a shard is dense; one that is not would be copied wrongly.
 void check_dense(const Descriptor& descriptor, const LiveMemory& memory) {
@@ -43,7 +52,7 @@ HostRun::HostRun(std::int64_t size_bytes) : size_bytes_(size_bytes) {
 }
 
 HostRun::~HostRun() {
-  if (data_ != nullptr) {
+  if (data_ != nullptr && !is_given_up_) {
     munmap(data_, static_cast<std::size_t>(size_bytes_));
   }
 }
@@ -76,22 +85,31 @@ void PackedState::copy(Copier& copier,
                       " bytes does not fit a run of " + std::to_string(run.size_bytes()) +
                       "\n  nothing was copied\n  make the run as long");
   }
-  AddressTable addresses;
+  auto work = std::make_unique<PackingCopies>();
   const BufferId packed{static_cast<std::int64_t>(memory_.size())};
   for (std::size_t i = 0; i < memory_.size(); ++i) {
-    addresses.set(BufferId{static_cast<std::int64_t>(i)}, memory_[i].base, memory_[i].size_bytes);
+    work->addresses.set(
+        BufferId{static_cast<std::int64_t>(i)}, memory_[i].base, memory_[i].size_bytes);
   }
-  addresses.set(packed, run.data(), run.size_bytes());
-  CopyBatch batch;
+  work->addresses.set(packed, run.data(), run.size_bytes());
   for (const PackedPiece& piece : packing_.pieces) {
     CopyDescriptor copy;
     copy.src = BufferId{static_cast<std::int64_t>(piece.index)};
     copy.dst = packed;
     copy.elem_bytes = elem_bytes_[piece.index];
     copy.copy = collapse(piece.box.shape(), piece.live, piece.packed);
-    batch.copies.push_back(copy);
+    work->batch.copies.push_back(copy);
   }
-  copier.submit(batch, addresses, after).wait(deadline);
+  const std::array token{copier.submit(work->batch, work->addresses, after)};
+  try {
+    wait_all(token, deadline);
+  } catch (...) {
+    if (!drain(token, deadline_in(kDrainTime))) {
+      static_cast<void>(work.release());  // NOLINT(bugprone-unused-return-value): still read
+      run.give_up();
+    }
+    throw;
+  }
 }
 
 StateTable packed_table(std::span<const PackedShare> shares,

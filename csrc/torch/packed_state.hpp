@@ -28,8 +28,11 @@ class HostRun {
   /// The sum of the bytes [begin, end), which depends on their order. Both are multiples of 8.
   /// Errors   LayoutError for a range outside of the run.
   [[nodiscard]] std::uint64_t sum(std::int64_t begin, std::int64_t end) const;
+  /// Something may write into it for ever: it is never given back to the system.
+  void give_up() noexcept { is_given_up_ = true; }
 
  private:
+  bool is_given_up_ = false;
   std::byte* data_ = nullptr;
   std::int64_t size_bytes_ = 0;
 };
@@ -45,7 +48,8 @@ class PackedState {
   /// What the run holds, for join_packed().
   [[nodiscard]] std::string blob() const { return encode_descriptors(packing_.held); }
   /// Copies all tensors to the begin of `run`, once `after` are done, and waits for it.
-  /// Errors   LayoutError where the run is too short; TransportError at the deadline.
+  /// Errors   LayoutError where the run is too short; TransportError at the deadline. A copy that
+  ///          has not ended half a minute later keeps the run, which is given up.
   void copy(Copier& copier, HostRun& run, std::span<const Token> after, Deadline deadline) const;
 
  private:
