@@ -179,7 +179,7 @@ void PulledRun::verify(const RunCall& call, std::size_t k) {
   const PhaseRange range(call.options.ranges, "dynatrain::verify");
   running_[k].verify_begin_seconds = call.monitor.seconds_at(RunMonitor::Clock::now());
   for (std::size_t i = 0; i < checks.size(); ++i) {
-    const auto sent = std::ranges::find(sent_sums_, checks[i].peer, &Note::peer);
+    const auto sent = std::ranges::lower_bound(sent_sums_, checks[i].peer, {}, &Note::peer);
     compare_sums(inputs_,
                  checks[i],
                  static_cast<int>(k),

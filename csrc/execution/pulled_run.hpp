@@ -61,7 +61,7 @@ class PulledRun final : public Run {
   std::vector<Running> running_;
   Token summed_;                             ///< `program_.exposed`
   std::vector<std::uint64_t> exposed_sums_;  ///< read once `summed_`
-  std::vector<Note> sent_sums_;              ///< by owner, once they were exchanged
+  std::vector<Note> sent_sums_;              ///< by owner, ascending, once they were exchanged
   std::vector<TraceSpan> host_spans_;        ///< of what is no copy
   std::int64_t adopted_bytes_ = 0;
   std::int64_t table_bytes_ = 0;

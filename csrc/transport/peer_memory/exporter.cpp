@@ -2,6 +2,7 @@
 
 #include "dynatrain/base/error.hpp"
 
+#include <algorithm>
 #include <bit>
 #include <iterator>
 #include <string>
@@ -13,15 +14,14 @@ std::uint64_t address_of(const std::byte* data) {
   return std::bit_cast<std::uint64_t>(data);
 }
 
-/// The last range begins at or before the buffer, as every buffer has its pieces among them.
+/// `ranges` ascend; one begins at or before the buffer, as every buffer has its pieces among them.
 PublishedBuffer place(const ExposedBuffer& buffer, const std::vector<PublishedRange>& ranges) {
-  std::size_t range = 0;
-  while (range + 1 < ranges.size() && ranges[range + 1].base <= address_of(buffer.base)) {
-    ++range;
-  }
+  const auto after =
+      std::ranges::upper_bound(ranges, address_of(buffer.base), {}, &PublishedRange::base);
+  const auto range = std::prev(after);
   return {.buffer = buffer.buffer,
-          .range = range,
-          .offset_bytes = static_cast<std::int64_t>(address_of(buffer.base) - ranges[range].base),
+          .range = static_cast<std::size_t>(range - ranges.begin()),
+          .offset_bytes = static_cast<std::int64_t>(address_of(buffer.base) - range->base),
           .size_bytes = buffer.size_bytes};
 }
 

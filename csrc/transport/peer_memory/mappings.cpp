@@ -20,6 +20,7 @@ void Mappings::meet(int peer, std::int64_t number, IpcPublication publication) {
   close_all(known);
   known.number = number;
   known.publication = std::move(publication);
+  std::ranges::stable_sort(known.publication.buffers, {}, &PublishedBuffer::buffer);
 }
 
 const std::byte* Mappings::map(int peer, BufferId buffer, const PeerWait& wait) {
@@ -29,8 +30,9 @@ const std::byte* Mappings::map(int peer, BufferId buffer, const PeerWait& wait) 
     throw DeviceError("transport: rank " + std::to_string(peer) +
                       " cannot let others read its memory: " + publication.refusal);
   }
-  const auto published = std::ranges::find(publication.buffers, buffer, &PublishedBuffer::buffer);
-  if (published == publication.buffers.end()) {
+  const auto published =
+      std::ranges::lower_bound(publication.buffers, buffer, {}, &PublishedBuffer::buffer);
+  if (published == publication.buffers.end() || published->buffer != buffer) {
     throw TransportError("transport: rank " + std::to_string(peer) + " did not publish buffer " +
                              std::to_string(buffer.value) + "\n  it published " +
                              std::to_string(publication.buffers.size()) +

@@ -52,14 +52,15 @@ std::int64_t size_of(const PublishedRange& range) {
   return size_bytes;
 }
 
-PublishedBuffer read_buffer(WordReader& in, const std::vector<PublishedRange>& ranges) {
+PublishedBuffer read_buffer(WordReader& in, const std::vector<std::int64_t>& range_sizes_bytes) {
   PublishedBuffer buffer;
   buffer.buffer = BufferId(static_cast<std::int64_t>(in.number()));
   buffer.range = in.number();
   buffer.offset_bytes = static_cast<std::int64_t>(in.number());
   buffer.size_bytes = static_cast<std::int64_t>(in.number());
-  if (buffer.range >= ranges.size() || buffer.offset_bytes < 0 || buffer.size_bytes < 0 ||
-      buffer.offset_bytes > size_of(ranges[buffer.range]) - buffer.size_bytes) {
+  if (buffer.range >= range_sizes_bytes.size() || buffer.offset_bytes < 0 ||
+      buffer.size_bytes < 0 ||
+      buffer.offset_bytes > range_sizes_bytes[buffer.range] - buffer.size_bytes) {
     in.refuse();
   }
   return buffer;
@@ -94,11 +95,13 @@ IpcPublication decode_publication(const std::string& bytes, int peer) {
   }
   publication.refusal = in.text();
   publication.file_server = in.text();
+  std::vector<std::int64_t> range_sizes_bytes;
   for (std::uint64_t left = in.number(); left > 0; --left) {
     publication.ranges.push_back(read_range(in));
+    range_sizes_bytes.push_back(size_of(publication.ranges.back()));
   }
   for (std::uint64_t left = in.number(); left > 0; --left) {
-    publication.buffers.push_back(read_buffer(in, publication.ranges));
+    publication.buffers.push_back(read_buffer(in, range_sizes_bytes));
   }
   return publication;
 }
