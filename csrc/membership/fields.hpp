@@ -12,6 +12,9 @@
 /// What each message, event, action and record is called in text, and its fields in their order.
 namespace dynatrain::membership {
 
+/// Of what a process tells its own machine, which cuts it to what may travel: entries, or bytes.
+inline constexpr std::size_t kMaxOwn = 1U << 16U;
+
 template <class Message, class Value>
 struct Field {
   std::string_view name;
@@ -299,7 +302,7 @@ constexpr auto form(Of<AtBoundary> /*type*/) {
   return named("at-boundary", field("version", &AtBoundary::version));
 }
 constexpr auto form(Of<StepBroke> /*type*/) {
-  return named("step-broke", field("suspects", &StepBroke::suspects, kMaxWorldMembers));
+  return named("step-broke", field("suspects", &StepBroke::suspects, kMaxOwn));
 }
 constexpr auto form(Of<PrepareDone> /*type*/) {
   return named("prepare-done", field("attempt", &PrepareDone::attempt));
@@ -307,7 +310,7 @@ constexpr auto form(Of<PrepareDone> /*type*/) {
 constexpr auto form(Of<PrepareBroke> /*type*/) {
   return named("prepare-broke",
                field("attempt", &PrepareBroke::attempt),
-               field("why", &PrepareBroke::why, kMaxWorldMembers),
+               field("why", &PrepareBroke::why, kMaxOwn),
                field("uncovered", &PrepareBroke::is_uncovered),
                field("refusal", &PrepareBroke::is_refusal));
 }
@@ -317,17 +320,17 @@ constexpr auto form(Of<SwitchMoved> /*type*/) {
 constexpr auto form(Of<SwitchBroke> /*type*/) {
   return named("switch-broke",
                field("attempt", &SwitchBroke::attempt),
-               field("why", &SwitchBroke::why, kMaxWorldMembers),
+               field("why", &SwitchBroke::why, kMaxOwn),
                field("refusal", &SwitchBroke::is_refusal));
 }
 constexpr auto form(Of<Stopped> /*type*/) {
   return named("stopped",
                field("version", &Stopped::version),
                field("clean", &Stopped::is_clean),
-               field("snapshots", &Stopped::snapshot_versions, kMaxWorldMembers));
+               field("snapshots", &Stopped::snapshot_versions, kMaxOwn));
 }
 constexpr auto form(Of<Found> /*type*/) {
-  return named("found", field("versions", &Found::versions, kMaxWorldMembers));
+  return named("found", field("versions", &Found::versions, kMaxOwn));
 }
 constexpr auto form(Of<LeaveWanted> /*type*/) {
   return named("leave-wanted", field("grace_ms", &LeaveWanted::grace_ms));

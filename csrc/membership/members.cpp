@@ -131,6 +131,7 @@ void on_leave(CoordinatorState& state, MemberId id) {
 
 void on_resize(CoordinatorState& state, const Resize& event) {
   if (event.layout.size() > kMaxLayoutBytes) {
+    ++state.num_stale;
     return;
   }
   if (event.layout != state.durable.wish) {

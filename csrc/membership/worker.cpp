@@ -1,6 +1,7 @@
 #include "dynatrain/membership/worker.hpp"
 
 #include "dynatrain/base/error.hpp"
+#include "dynatrain/membership/text.hpp"
 
 #include <algorithm>
 #include <array>
@@ -160,9 +161,10 @@ void Worker::report() {
 }
 
 void Worker::on(const LeaveWanted& event) {
-  leave_by_ms_ = now_ms_ + std::max<std::int64_t>(0, event.grace_ms);
+  const std::int64_t grace_ms = std::clamp<std::int64_t>(event.grace_ms, 0, kMaxNumber);
+  leave_by_ms_ = now_ms_ + grace_ms;
   if (is_welcome_) {
-    tell(Leave{options_.id, event.grace_ms});
+    tell(Leave{options_.id, grace_ms});
   }
 }
 

@@ -150,9 +150,9 @@ struct WorkerOptions {
 ///
 /// Units    milliseconds of any clock that never goes back while the object lives.
 /// Threads and streams   none; one call at a time.
-/// Errors   the constructor throws LayoutError for an id of 0, a host that is empty or too long,
-/// and
-///          deadlines in the wrong order. handle() refuses nothing: what comes too late is counted.
+/// Errors   the constructor throws LayoutError for an id of 0, a host that is empty or too
+///          long, and deadlines in the wrong order. handle() refuses nothing: what comes too late
+///          is counted.
 /// Source   own; docs/design/membership.md.
 class Worker {
  public:

@@ -1,7 +1,10 @@
+#include "dynatrain/membership/text.hpp"
+
 #include <gtest/gtest.h>
 
 #include "membership/coordinator_desk.hpp"
 #include "membership/worker_desk.hpp"
+#include <limits>
 
 namespace dynatrain::membership {
 namespace {
@@ -21,7 +24,7 @@ std::string umlauts(std::size_t count) {
 }
 
 // Python raises on half a character, and whoever reads such a text there goes with it.
-TEST(Clipped, TheReasonOfAMemberEndsWithAWholeCharacter) {
+TEST(Limits, TheReasonOfAMemberEndsWithAWholeCharacter) {
   WorkerDesk desk;
   desk.begin_world();
   (void)desk.give(AtBoundary{1});
@@ -35,7 +38,7 @@ TEST(Clipped, TheReasonOfAMemberEndsWithAWholeCharacter) {
 }
 
 // An operator's question and a script's policy both read the status.
-TEST(Clipped, TheLastFailureEndsWithAWholeCharacter) {
+TEST(Limits, TheLastFailureEndsWithAWholeCharacter) {
   CoordinatorDesk desk(up_to_three());
   desk.make_world({1, 2});
   (void)desk.join({3});
@@ -47,7 +50,7 @@ TEST(Clipped, TheLastFailureEndsWithAWholeCharacter) {
   EXPECT_EQ(desk.status().last_failure, before + umlauts((kMaxWhyBytes - before.size()) / 2));
 }
 
-TEST(Clipped, AReasonThatFitsStaysWhole) {
+TEST(Limits, AReasonThatFitsStaysWhole) {
   WorkerDesk desk;
   desk.begin_world();
   (void)desk.give(AtBoundary{1});
@@ -57,6 +60,27 @@ TEST(Clipped, AReasonThatFitsStaysWhole) {
 
   ASSERT_EQ(failed.size(), 1U);
   EXPECT_EQ(failed.front().why, umlauts(500));
+}
+
+// What a machine asks for is written as text: where that is refused, all that it asked for is lost.
+TEST(Limits, AGraceOfAnyLengthTravels) {
+  for (const std::int64_t grace_ms :
+       {std::numeric_limits<std::int64_t>::min(), std::numeric_limits<std::int64_t>::max()}) {
+    WorkerDesk desk;
+    desk.begin_world();
+    for (const WorkerAction& action : desk.give(LeaveWanted{grace_ms})) {
+      EXPECT_NO_THROW((void)encode(action));
+    }
+  }
+}
+
+// An operator who asks why nothing happens finds it in the status.
+TEST(Limits, AWishThatIsTooLongIsCounted) {
+  CoordinatorDesk desk(up_to_three());
+
+  (void)desk.give(Resize{std::string(kMaxLayoutBytes + 1, 'x')});
+
+  EXPECT_EQ(desk.status().num_stale, 1);
 }
 
 }  // namespace
