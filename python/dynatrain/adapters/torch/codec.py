@@ -179,6 +179,7 @@ def decode(blob: bytes, device: torch.device = _HOST) -> Any:
     except Exception as error:  # whatever the user's objects raise
         raise LayoutError(
             f"adapters: a value cannot be read back: {type(error).__name__}: {error}\n"
+            "  expected what a rank with the same classes and versions has written\n"
             "  nothing was switched; the source state is intact\n"
             "  return plain data from state_dict()"
         ) from error

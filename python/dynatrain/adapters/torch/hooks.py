@@ -8,14 +8,14 @@ from typing import Any
 from torch import nn
 
 from dynatrain.adapters.torch.inventory import LiveTensors
+from dynatrain.adapters.torch.names import unwrapped
 from dynatrain.adapters.torch.optimizers import asked
 
 
 def with_extra_state(live: LiveTensors) -> Iterator[tuple[str, nn.Module]]:
     """Modules that have state of their own behind torch's hook, by FQN."""
     for prefix, root in live.state.named_modules():
-        bare = root.module if isinstance(root, nn.parallel.DistributedDataParallel) else root
-        for name, module in bare.named_modules(remove_duplicate=False):
+        for name, module in unwrapped(root).named_modules(remove_duplicate=False):
             if type(module).get_extra_state is not nn.Module.get_extra_state:
                 yield live.named(f"{prefix}{name}.".lstrip(".")), module
 

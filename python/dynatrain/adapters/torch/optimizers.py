@@ -7,7 +7,7 @@ layout may hold more or fewer of them. Which of one role takes what is said by i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, ValuesView
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -120,7 +120,7 @@ def _check_optimizer(item: Any) -> None:
 def _inside(optimizer: Optimizer) -> Iterator[tuple[str, Optimizer]]:
     for name, value in vars(optimizer).items():
         items = value.values() if isinstance(value, dict) else value
-        for item in items if isinstance(items, list | tuple | type({}.values())) else [items]:
+        for item in items if isinstance(items, list | tuple | ValuesView) else [items]:
             if isinstance(item, Optimizer):
                 yield name, item
 
