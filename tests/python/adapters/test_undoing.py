@@ -121,6 +121,59 @@ def test_buffer_that_no_step_before_has_written_leaves_the_state_torn(state):
     assert guard.undo() is None
 
 
+class Replacing(torch.nn.Module):
+    """Keeps an average in a buffer that each forward pass makes anew, and a longer list."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(3))
+        self.register_buffer("mean", torch.zeros(3))
+        self.register_buffer("seen", torch.zeros(0))
+        self.register_buffer("last", None)
+
+    def forward(self, x, *, keeps_last=False):
+        self.mean = 0.9 * self.mean + 0.1 * x.mean(0)
+        self.seen = torch.cat([self.seen, x.mean().reshape(1)])
+        if keeps_last:
+            self.last = x
+        return (x * self.weight).sum()
+
+
+def replacing(num_steps):
+    """A guarded state whose steps replace its buffers, behind some steps."""
+    model = Replacing()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    guard = TorchStepGuard(TrainState(model=model, optimizer=optimizer), CPU)
+    for _ in range(num_steps):
+        guard.begin()
+        model(torch.ones(4, 3)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        guard.end()
+    return model, guard
+
+
+# torch counts how often a tensor was written: one that takes the place of another begins at 0.
+@pytest.mark.parametrize("num_before", [0, 1, 2])
+def test_buffers_that_a_step_replaces_are_taken_back(num_before):
+    model, guard = replacing(num_before)
+    before = copy.deepcopy(model.state_dict())
+    guard.begin()
+    model(torch.ones(4, 3))
+
+    assert guard.undo() == 0
+    assert is_same(model.state_dict(), before)
+
+
+# No step before has made it, so that nothing says whether the next one needs it.
+def test_buffer_that_a_step_makes_first_leaves_the_state_torn():
+    model, guard = replacing(2)
+    guard.begin()
+    model(torch.ones(4, 3), keeps_last=True)
+
+    assert guard.undo() is None
+
+
 def test_state_without_an_optimizer_that_can_be_seen_is_torn():
     state = TrainState(model=jobs.Mlp())
     guard = TorchStepGuard(state, CPU)

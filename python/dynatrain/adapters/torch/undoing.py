@@ -33,14 +33,14 @@ class _Begun:
 
     Attributes:
         streams: of random numbers.
-        versions: how often torch has seen each buffer written.
+        buffers: the buffers that there were, and how often torch had seen each written.
         copies: of buffers.
         turns: of the schedulers.
         beside: state of schedulers, and options of groups; None where nothing is kept of it.
     """
 
     streams: list[Any] = field(default_factory=list)
-    versions: dict[str, int] = field(default_factory=dict)
+    buffers: dict[str, tuple[torch.Tensor, int]] = field(default_factory=dict)
     copies: dict[str, torch.Tensor] = field(default_factory=dict)
     turns: list[int] = field(default_factory=list)
     beside: tuple[list[Any], list[list[dict[str, Any]]]] | None = None
@@ -94,7 +94,7 @@ class TorchStepGuard(StepGuard):
         self._last, self._now = self._now, _Begun(turns=self._turns())
         self._now.streams = [get() for get, _ in self._streams]
         for name, buffer in self._buffers():
-            self._now.versions[name] = buffer._version
+            self._now.buffers[name] = (buffer, buffer._version)
             if self._written is None or name in self._written:
                 self._now.copies[name] = buffer.detach().clone()
         if self._keeps_previous:
@@ -103,8 +103,7 @@ class TorchStepGuard(StepGuard):
 
     def end(self) -> None:
         """See the port."""
-        versions = self._now.versions
-        written = {name for name, now in self._buffers() if now._version != versions.get(name)}
+        written = {name for name in self._places if self._is_changed(name, self._now)}
         self._written = written if self._written is None else self._written | written
         self._usual = self._moved()
 
@@ -180,10 +179,12 @@ class TorchStepGuard(StepGuard):
         return stepped and self._state.scaler is None and (not moved or moved == self._usual)
 
     def _put_back(self, begun: _Begun) -> bool:
-        for name, buffer in self._buffers():
+        for name, (held, key) in self._places.items():
             if name in begun.copies:
-                buffer.copy_(begun.copies[name])
-            elif buffer._version != begun.versions.get(name):
+                # The step may have put another tensor there, of another shape, or none.
+                held[key], _ = begun.buffers[name]
+                held[key].copy_(begun.copies[name])
+            elif self._is_changed(name, begun):
                 return False
         for (_, put), state in zip(self._streams, begun.streams, strict=True):
             put(state)
@@ -208,6 +209,13 @@ class TorchStepGuard(StepGuard):
             buffer = held.get(key)
             if buffer is not None:
                 yield name, buffer
+
+    def _is_changed(self, name: str, begun: _Begun) -> bool:
+        """Whether a buffer is another tensor than when ``begun``, or was written since."""
+        held, key = self._places[name]
+        buffer = held.get(key)
+        before, version = begun.buffers.get(name, (None, 0))
+        return buffer is not before or (buffer is not None and buffer._version != version)
 
     def _schedulers(self) -> list[Any]:
         given = self._state.scheduler
