@@ -16,6 +16,10 @@ namespace {
 /// own alignment. docs/design/schedule.md, "How many stages", adds it up.
 constexpr std::int64_t kMessageSlack = 256;
 
+/// Copies name sums by their place in the slot, in 31 bits: more of a budget than this is of no
+/// use.
+constexpr std::int64_t kMaxBudgetBytes = kNumSlots * (kSumBytes << 31U);
+
 /// What one rank sends and receives, both directions together.
 struct Load {
   std::int64_t weight = 0;
@@ -66,7 +70,8 @@ int num_stages_wanted(const Plan& plan, const ScheduleOptions& options) {
   if (load.num_lists == 0) {
     return 1;
   }
-  const std::int64_t for_memory = stages_for_memory(load, plan.rank, options.staging_budget_bytes);
+  const std::int64_t budget_bytes = std::min(options.staging_budget_bytes, kMaxBudgetBytes);
+  const std::int64_t for_memory = stages_for_memory(load, plan.rank, budget_bytes);
   const std::int64_t for_overlap = stages_for_overlap(load, options);
   return static_cast<int>(std::max({for_memory, for_overlap, std::int64_t{1}}));
 }

@@ -186,6 +186,14 @@ TEST(ScheduleStageCount, MessagesOfLessThanAMebibyteAreNotMadeForOverlap) {
   EXPECT_EQ(num_stages_wanted(make_plan(source, target, 0, {}), {}), 1);
 }
 
+// A copy names the place of its sum in a slot by 31 bits: beyond 16 GiB it would name another one.
+TEST(ScheduleStageCount, NoSlotIsLargerThanItsSumsCanBeNamedIn) {
+  Plan plan;
+  plan.sends.push_back({.peer = 1, .moves = {}, .size_bytes = 100LL << 30U});
+
+  EXPECT_EQ(num_stages_wanted(plan, {.staging_budget_bytes = 1LL << 40U}), 7);
+}
+
 // The budget is a promise; half of it must hold a stage, because two are in flight.
 TEST(ScheduleStageCount, AHalfOfTheBudgetHoldsAStage) {
   const ShardMap source = equal_tensors({"w"}, {1 << 20}, make_replicated_sharding({0}));
