@@ -57,6 +57,25 @@ void check_itemsize(const LogicalTensor& tensor) {
   }
 }
 
+/// Fragments come from other ranks and from files.
+void check_fragments(const BlobTensor& item) {
+  const Shape& shape = item.tensor.shape;
+  for (const Fragment& fragment : item.fragments) {
+    const bool is_inside = fragment.box.rank() == shape.rank() &&
+                           fragment.box.end.rank() == shape.rank() &&
+                           fragment.view.strides.rank() == shape.rank() && !fragment.box.empty() &&
+                           contains(Box::whole(shape), fragment.box);
+    if (!is_inside) {
+      refuse_map("cannot join packed states at '" + item.tensor.name + "'",
+                 "it is told to have the box from " + fragment.box.begin.to_string() + " to " +
+                     fragment.box.end.to_string() + " with strides " +
+                     fragment.view.strides.to_string() + ", which is none of a tensor of shape " +
+                     shape.to_string(),
+                 "give what make_packing() has told of each run");
+    }
+  }
+}
+
 std::int64_t aligned(std::int64_t size_bytes) {
   return checked_add(size_bytes, kPackedAlignment - 1) / kPackedAlignment * kPackedAlignment;
 }
@@ -87,6 +106,7 @@ class Joiner {
  private:
   void add_tensor(BlobTensor item, std::int64_t offset_bytes) {
     check_itemsize(item.tensor);
+    check_fragments(item);
     const std::int64_t itemsize = item.tensor.dtype.size_bytes;
     const auto [at, is_new] =
         by_name_.try_emplace(item.tensor.name, Descriptor{item.tensor, {}, {}, {}});

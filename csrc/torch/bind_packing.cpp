@@ -1,3 +1,4 @@
+#include "dynatrain/base/checked.hpp"
 #include "dynatrain/base/host_memory.hpp"
 
 #include "torch/bind.hpp"
@@ -43,7 +44,7 @@ std::vector<PyPacked> boxes_of(const std::string& blob) {
     for (const Fragment& fragment : held.fragments) {
       pieces.emplace_back(to_list(fragment.box.begin),
                           to_list(fragment.box.end),
-                          fragment.view.offset_elems * tensor.dtype.size_bytes);
+                          checked_mul(fragment.view.offset_elems, tensor.dtype.size_bytes));
     }
     packed.emplace_back(tensor.name,
                         to_list(tensor.shape),

@@ -48,7 +48,8 @@ struct PackedShare {
 /// keeps for others: by fragments in elements from the begin of the buffer. What two runs hold is
 /// told of the first one alone, as a rank holds every element once.
 ///
-/// Errors   LayoutError where a blob cannot be read, is of no run, or two disagree about a tensor.
+/// Errors   LayoutError where a blob cannot be read, is of no run, tells of a box that its tensor
+///          does not have, or two disagree about a tensor.
 /// Source   own; docs/design/layout.md, "Packed states".
 [[nodiscard]] std::vector<Descriptor> join_packed(std::span<const PackedShare> shares);
 

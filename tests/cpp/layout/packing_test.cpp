@@ -167,5 +167,24 @@ TEST(PackedShares, RefusesWhatIsNoRun) {
   EXPECT_NE(refusal_of({{one, 4}}).find("begins at byte 4"), std::string::npos);
 }
 
+/// Joins a run that holds one fragment of a tensor of 4 x 4.
+std::vector<Descriptor> joined(const Fragment& fragment) {
+  const Descriptor told{{"a|param", {4, 4}, {"float32", 4}}, {}, {}, {fragment}};
+  const std::string blob = encode_descriptors({&told, 1});
+  const PackedShare share{blob, 0};
+  return join_packed({&share, 1});
+}
+
+// A blob comes from another rank or a file: a box that is none would be read from wherever it says.
+TEST(Packing, ABoxThatTheTensorDoesNotHaveIsRefused) {
+  EXPECT_EQ(joined({Box{{0, 0}, {4, 4}}, {0, {4, 1}}}).size(), 1U);
+
+  EXPECT_THROW((void)joined({Box{{0, 0}, {9, 9}}, {0, {9, 1}}}), LayoutError) << "outside";
+  EXPECT_THROW((void)joined({Box{{0}, {4}}, {0, {1}}}), LayoutError) << "of another rank";
+  EXPECT_THROW((void)joined({Box{{0, 0}, {4, 4}}, {0, {1}}}), LayoutError) << "too few strides";
+  EXPECT_THROW((void)joined({Box{{0, 0}, {4}}, {0, {4, 1}}}), LayoutError) << "half a box";
+  EXPECT_THROW((void)joined({Box{{3, 0}, {1, 4}}, {0, {4, 1}}}), LayoutError) << "turned round";
+}
+
 }  // namespace
 }  // namespace dynatrain
