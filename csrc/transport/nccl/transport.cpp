@@ -16,10 +16,17 @@ constexpr int kMaxBatchesPerPlan = 254;
 void check_options(int rank, int size, const NcclOptions& options) {
   if (size < 1 || rank < 0 || rank >= size) {
     throw LayoutError("transport: there is no rank " + std::to_string(rank) + " of " +
-                      std::to_string(size) + "\n  no communicator was made");
+                      std::to_string(size) +
+                      "\n  expected a rank from 0 on, below the number of ranks\n  no communicator "
+                      "was made\n  give the rank in the group that the communicator is for");
   }
   if (options.max_ops_per_group < 1 || options.max_channels < 1 || options.piece_bytes < 1) {
-    throw LayoutError("transport: a NCCL option is below 1\n  no communicator was made");
+    throw LayoutError(
+        "transport: an option of NCCL is below 1\n  max_ops_per_group=" +
+        std::to_string(options.max_ops_per_group) +
+        " max_channels=" + std::to_string(options.max_channels) +
+        " piece_bytes=" + std::to_string(options.piece_bytes) +
+        "\n  no communicator was made\n  give each at least 1, or leave it at its default");
   }
   // Sends and receives may fall into rounds of their own, each of which takes a batch per channel.
   // NCCL rounds the channels of a peer up to a power of two.

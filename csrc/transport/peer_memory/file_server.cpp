@@ -28,7 +28,9 @@ FileServer::FileServer(std::chrono::milliseconds idle_limit)
   if (listening.error != 0 || !wake_.is_open()) {
     throw DeviceError(
         "transport: no socket to hand out files of device memory: " +
-        std::generic_category().message(listening.error != 0 ? listening.error : EMFILE));
+        std::generic_category().message(listening.error != 0 ? listening.error : EMFILE) +
+        "\n  nothing was offered; no state has changed\n  let this process open more files "
+        "(ulimit -n), or run over messages");
   }
   listener_ = std::move(listening.socket);
   thread_ = start_thread("hands out files of device memory", [this] { serve(); });

@@ -28,7 +28,9 @@ const std::byte* Mappings::map(int peer, BufferId buffer, const PeerWait& wait) 
   const IpcPublication& publication = known.publication;
   if (!publication.refusal.empty()) {
     throw DeviceError("transport: rank " + std::to_string(peer) +
-                      " cannot let others read its memory: " + publication.refusal);
+                      " cannot let others read its memory: " + publication.refusal +
+                      "\n  nothing of it was read; no state has changed\n  run over messages "
+                      "(allow_one_sided = false on all ranks)");
   }
   const auto published =
       std::ranges::lower_bound(publication.buffers, buffer, {}, &PublishedBuffer::buffer);
