@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -24,6 +25,16 @@ else:
 def pytest_configure() -> None:
     """A shell that runs tests in its background has them ignore Ctrl-C, which some of them send."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def no_group_is_left() -> Iterator[None]:
+    """The test that leaves torch's default group fails, not the next one that makes its own."""
+    yield
+    c10d = sys.modules.get("torch.distributed")  # a machine that plans alone has no torch
+    if c10d is not None and c10d.is_initialized():
+        c10d.destroy_process_group()
+        pytest.fail("the test left torch's default process group behind")
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 
 import dynatrain
 import training_jobs as jobs
@@ -155,6 +156,7 @@ def undisturbed(total):
     session = dynatrain.init(jobs.build, "dp=1", initialize=jobs.initialize)
     losses = [jobs.train_step(session.state, session.world, step) for step in range(total)]
     session.close()
+    dist.destroy_process_group()
     return losses
 
 
