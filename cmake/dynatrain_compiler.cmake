@@ -57,3 +57,11 @@ dynatrain_find_ccache()
 if(DYNATRAIN_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
   set(CMAKE_CXX_COMPILER_LAUNCHER "${DYNATRAIN_CCACHE}")
 endif()
+
+# dynatrain_precompile(<target> <header>...): headers that take longer to read than the files that
+# include them. Not under a launcher such as ccache, which keeps nothing that was compiled so.
+function(dynatrain_precompile target)
+  if(NOT CMAKE_CXX_COMPILER_LAUNCHER)
+    target_precompile_headers(${target} PRIVATE ${ARGN})
+  endif()
+endfunction()
