@@ -95,6 +95,7 @@ def check_all_steps(job, members):
 
 
 # What the standby is there for. Its store is new, and at another address.
+@pytest.mark.long
 def test_a_standby_goes_on_where_a_killed_coordinator_was(tmp_path):
     with job_of(tmp_path) as job:
         members = [job.member(), job.member()]

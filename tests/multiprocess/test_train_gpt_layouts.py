@@ -11,17 +11,8 @@ import torch.multiprocessing as mp
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NUM_STEPS = 5
-FOUR_RANKS = (
-    "dp=4",
-    "dp=2,tp=2",
-    "tp=2,pp=2",
-    "pp=4",
-    "dp=2,pp=2",
-    "tp=4",
-    "dp_replicate=4",
-    "dp_replicate=2,dp=2",
-    "dp_replicate=2,pp=2",
-)
+FOUR_RANKS = ("dp=4", "dp=2,tp=2", "tp=2,pp=2", "dp_replicate=2,dp=2")
+MORE_OF_FOUR_RANKS = ("pp=4", "dp=2,pp=2", "tp=4", "dp_replicate=4", "dp_replicate=2,pp=2")
 
 
 def train(rank, num_ranks, layouts, folder):
@@ -103,6 +94,13 @@ def assert_same_training(folder, layout, num_ranks):
 @pytest.mark.parametrize("layout", FOUR_RANKS)
 def test_five_steps_equal_one_process(four_ranks, layout):
     assert_same_training(four_ranks, layout, 4)
+
+
+@pytest.mark.long
+def test_five_steps_in_more_layouts_equal_one_process(folder):
+    run(4, MORE_OF_FOUR_RANKS, folder)
+    for layout in MORE_OF_FOUR_RANKS:
+        assert_same_training(folder, layout, 4)
 
 
 # 3 divides none of the weights: every shard is uneven.
