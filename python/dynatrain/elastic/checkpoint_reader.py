@@ -133,7 +133,7 @@ class Checkpoint:
         """
         layout, size = self._laid_out(wanted)
         run = self._room(size)
-        memory = bytes_of(run) if size else torch.empty(0, dtype=torch.uint8)
+        memory = bytes_of(run)
 
         def take(name: str, entry: tuple[int, ...], data: torch.Tensor) -> None:
             for piece in layout[name, entry]:

@@ -262,6 +262,8 @@ class Reader:
 
 def bytes_of(run: _native.HostRun) -> torch.Tensor:
     """The memory of a run; it lives as long as either."""
+    if not run.size_bytes:
+        return torch.empty(0, dtype=torch.uint8, device="cpu")  # torch takes no buffer of nothing
     return torch.frombuffer(run, dtype=torch.uint8)
 
 

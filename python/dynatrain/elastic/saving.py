@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from dynatrain import _native, words
 from dynatrain.adapters.port import SlotNote
 from dynatrain.elastic.checkpoint_files import (
@@ -180,7 +178,7 @@ class Saving:
     ) -> list[Stored]:
         assert slot.own is not None
         assert slot.run is not None
-        rank, run = self._means.rank, _memory(slot)
+        rank, run = self._means.rank, bytes_of(slot.run)
         boxes = (
             (name, piece, box, run)
             for name, pieces in pieces_of(slot.own.blob).items()
@@ -307,11 +305,6 @@ def _index_of(
 
 def _nothing_of(box: Corners, dtype: str) -> Piece:
     return Piece(box[1], dtype, box, 0)
-
-
-def _memory(slot: Copies) -> torch.Tensor:
-    assert slot.run is not None
-    return bytes_of(slot.run) if slot.run.size_bytes else torch.empty(0, dtype=torch.uint8)
 
 
 def why_of(verdict: Verdict) -> str:

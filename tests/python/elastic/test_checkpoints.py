@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -154,6 +155,18 @@ def test_all_of_it_makes_a_whole_state(path):
     assert sorted(merged.names()) == sorted(elements())
     for name, whole in elements().items():
         assert merged.info(name)[0] == list(whole.shape)
+
+
+# With more readers than boxes, none falls to some. Such a one has a copy to bring, which the others
+# wait for, and torch makes no tensor over a buffer of nothing.
+def test_a_member_to_which_no_box_falls_brings_its_copy():
+    copies = copied(0, ROWS[0])
+    copies.sums[0] = copies.run.sum(0, copies.own.size_bytes)
+    nothing = replace(copies.own, size_bytes=0, blob=_native.StateTable().encode())
+
+    held = copies.held(torch.device("cpu"), (), (nothing, _native.HostRun(0)))
+
+    assert set(held.table.names()) == set(elements())
 
 
 # Replicas: of what several have, one writes. Boxes that overlap, as no layout of ours makes them,
