@@ -53,10 +53,9 @@ class _Connection:
 
     def next(self, seconds: float) -> bytes | None:
         """The next line as it came, None when none has come in time; OSError at the end."""
+        until = time.monotonic() + seconds
         while b"\n" not in self._read:
-            if self._socket.fileno() < 0:
-                raise ConnectionError("ended by this side")
-            if not select.select([self._socket], [], [], seconds)[0]:
+            if not self._has_come(max(0.0, until - time.monotonic())):
                 return None
             came = self._socket.recv(1 << 16)
             if not came:
@@ -66,6 +65,15 @@ class _Connection:
             self._read += came
         line, _, self._read = self._read.partition(b"\n")
         return line
+
+    def _has_come(self, seconds: float) -> bool:
+        """Whether there is something to read, or the end; waits for it so long."""
+        descriptor = self._socket.fileno()
+        if descriptor < 0:
+            raise ConnectionError("ended by this side")
+        coming = select.poll()  # select() takes none above 1023, as processes of large jobs have
+        coming.register(descriptor, select.POLLIN)
+        return bool(coming.poll(seconds * 1000))
 
     def close(self) -> None:
         """Ends it."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import resource
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -71,6 +74,48 @@ def nobody(host):
     """An address that refuses."""
     with socket.create_server((host, 0)) as made:
         return made.getsockname()
+
+
+# A process of a large job has more than a thousand connections, and its line may be any of them.
+def test_a_line_is_heard_over_a_descriptor_of_any_number(coordinators, monkeypatch):
+    made = socket.create_connection
+
+    def far_up(*args):
+        with made(*args) as low:
+            return socket.socket(fileno=fcntl.fcntl(low, fcntl.F_DUPFD, 1024))
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 2048:
+        pytest.skip(f"this process may have {hard} descriptors")
+    monkeypatch.setattr(socket, "create_connection", far_up)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+    try:
+        assert heard_from(Line([coordinators[0].address], SECRET), "127.0.0.1")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+# Who sends byte after byte and never an end of line would hold the thread for as long as it likes.
+def test_a_line_that_trickles_is_waited_for_no_longer_than_another():
+    listening = socket.create_server(("127.0.0.4", 0))
+    ended = threading.Event()
+
+    def trickle():
+        connection, _ = listening.accept()
+        with connection, listening:
+            connection.sendall(greeting(new_nonce()) + b"\n")
+            while not ended.wait(0.01):
+                connection.sendall(b"x")
+
+    thread = threading.Thread(target=trickle, daemon=True)
+    thread.start()
+    line = Line([listening.getsockname()], SECRET)
+    assert line.connect()
+    heard = ThreadPoolExecutor(1).submit(line.hear, 0.2)
+
+    assert heard.result(WAIT_S) is None
+    ended.set()
+    thread.join(WAIT_S)
 
 
 # A standby refuses until it is in office: whoever waits there waits for ever.
