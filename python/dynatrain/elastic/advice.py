@@ -14,7 +14,7 @@ from dynatrain.given import described
 from dynatrain.layout import Layout
 
 _log = logging.getLogger("dynatrain.elastic")
-#: Of why a policy failed; the protocol takes no more.
+#: Of why something failed; the protocol takes little more.
 _MOST_BYTES = 900
 
 
@@ -114,7 +114,7 @@ class Answer:
             size = Layout.parse(self.layout).world_size if self.layout and not why else 0
         except ValueError as error:
             why = str(error)
-        return ("", 0, _clipped(why)) if why else (self.layout, size, "")
+        return ("", 0, clipped(why)) if why else (self.layout, size, "")
 
 
 class Adviser:
@@ -169,9 +169,10 @@ class Adviser:
             answer = Answer(question, layout)
         except BaseException as error:  # noqa: BLE001 - the thread's last; the job goes on without
             _log.warning("the policy of the script failed: %s", described(error), exc_info=True)
-            answer = Answer(question, why=_clipped(described(error)))
+            answer = Answer(question, why=clipped(described(error)))
         self._say(answer)
 
 
-def _clipped(text: str) -> str:
+def clipped(text: str) -> str:
+    """As much of why something failed as the protocol takes, in UTF-8."""
     return text.encode()[:_MOST_BYTES].decode(errors="ignore")

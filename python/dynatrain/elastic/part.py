@@ -17,9 +17,9 @@ from typing import Any, Protocol
 
 from torch._C._distributed_c10d import TCPStore
 
-from dynatrain import _native
+from dynatrain import _native, given
 from dynatrain.elastic import attempts
-from dynatrain.elastic.advice import Adviser, Answer, Policy, Roster, read
+from dynatrain.elastic.advice import Adviser, Answer, Policy, Roster, clipped, read
 from dynatrain.elastic.line import Line
 from dynatrain.elastic.trace import traced
 from dynatrain.generation.nodes import node_name
@@ -155,7 +155,7 @@ class Part:
 
         ``is_refusal``: the target cannot be taken from the state as it is.
         """
-        self._feed(lambda now: self._machine.switch_broke(now, attempt, why[:900], is_refusal))
+        self._feed(lambda now: self._machine.switch_broke(now, attempt, clipped(why), is_refusal))
 
     def leave(self, grace_s: float) -> None:
         """Asks to be left out of the next world."""
@@ -296,8 +296,8 @@ class Part:
     def _prepared(self, attempt: int) -> None:
         try:
             self._tasks.prepare(attempt)
-        except Exception as error:  # noqa: BLE001 - the coordinator and all others learn of it
-            why = f"{type(error).__name__}: {error}"[:900]
+        except BaseException as error:  # noqa: BLE001 - the coordinator and all others learn of it
+            why = clipped(given.described(error))
             _log.warning("attempt %d could not be prepared here: %s", attempt, why)
             what = isinstance(error, UncoveredError), attempts.is_refusal(error)
             self._feed(lambda now: self._machine.prepare_broke(now, attempt, why, *what))

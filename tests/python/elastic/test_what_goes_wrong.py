@@ -200,3 +200,35 @@ def test_a_coordinator_that_talks_nonsense_is_an_error_of_the_training_thread():
     part = Part(Nonsense([("127.0.0.1", 1)], SECRET), TIMEOUT_S, Idle())
     with pytest.raises(LayoutError):
         part.at_boundary(0)
+
+
+class Failing(Idle):
+    """What is done beside a training thread: a preparation that raises."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def prepare(self, attempt):
+        raise self.error
+
+
+class Hearing:
+    """A machine that hears of preparations, as the protocol takes them: in UTF-8, and not long."""
+
+    def prepare_broke(self, now, attempt, why, *what):
+        assert len(why.encode()) <= 1000
+        self.why = why
+        return []
+
+
+# The thread died of what it could not tell, and the others waited for this member's deadline.
+@pytest.mark.parametrize(
+    "error", [OSError("no file \udcff"), LayoutError("\u00e9" * 999), SystemExit("of the script")]
+)
+def test_whatever_a_preparation_raises_is_told(monkeypatch, error):
+    monkeypatch.setattr(Part, "_feed", lambda part, event: event(0))
+    part = object.__new__(Part)
+    part._tasks, part._machine = Failing(error), Hearing()
+    part._prepared(1)
+
+    assert part._machine.why.startswith(type(error).__name__)
