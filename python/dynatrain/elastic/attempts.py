@@ -29,7 +29,7 @@ def members_of(description: dict[str, Any]) -> list[int]:
     source, target = description["source"]["members"], description["target"]["members"]
     there = _holdings(description)
     others = [each for each in source if there.get(each, Holding.LIVE) != Holding.ABSENT]
-    return [*target, *(each for each in others if each not in target)]
+    return [*dict.fromkeys([*target, *others])]
 
 
 def seats_of(description: dict[str, Any]) -> Seats | None:
@@ -57,7 +57,7 @@ def in_words(attempt: int, description: dict[str, Any]) -> str:
 def _holdings(description: dict[str, Any]) -> dict[int, Holding]:
     """By member; empty for a planned change, in which each holds all that it should."""
     source, target = description["source"]["members"], description["target"]["members"]
-    each = [*source, *(member for member in target if member not in source)]
+    each = dict.fromkeys([*source, *target])
     return dict(zip(each, map(Holding, description["holdings"]), strict=False))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 
 from dynatrain.generation.members import Members
 from dynatrain.layout import Layout
@@ -30,7 +31,11 @@ class Seats:
 
     def place_of(self, member_id: str) -> int | None:
         """The rank in the layout that a member has; None where it idles."""
-        return self.ids.index(member_id) if member_id in self.ids else None
+        return self._places.get(member_id)
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {member_id: place for place, member_id in enumerate(self.ids) if member_id}
 
     def takes_in(self, before: Seats) -> bool:
         """Whether somebody sits here who had no place ``before``."""
