@@ -8,7 +8,7 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import Any
 
-from dynatrain._errors import Error, LayoutError, TransportError
+from dynatrain._errors import Error, LayoutError, TransportError, of_family
 from dynatrain.layout import Layout
 from dynatrain.report import SwitchFuture, SwitchReport
 
@@ -49,10 +49,10 @@ class Wishes:
                 why_not = self._why_not(layout, epoch)
                 if why_not:
                     raise _refused(layout, why_not)
-        except Error as error:
+        except Exception as error:  # noqa: BLE001 - the script may wait for the future without end
             with self._lock:
                 self._open = [each for each in self._open if each[1] is not future]
-            _end(future, error)
+            _end(future, of_family(error, "asking the coordinator for a layout"))
 
     def _is_open(self, future: Future[SwitchReport]) -> bool:
         """Waits for a while; whether the future is still to be told something."""

@@ -50,6 +50,14 @@ def test_a_wish_that_is_refused_says_why():
         future.result(DEADLINE_S)
 
 
+# The thread that asks died of it, and the script waited for the future without end.
+def test_an_answer_that_cannot_be_read_is_told():
+    future = Wishes(lambda question: {}, poll_s=0.01).wish(LAYOUT)
+
+    with pytest.raises(LayoutError, match="asking the coordinator for a layout raised KeyError"):
+        future.result(DEADLINE_S)
+
+
 def test_a_coordinator_that_is_away_for_a_while_has_the_wish_still():
     away = TransportError("nobody listens")
     future = Wishes(FakeCoordinator(away, away, "refused").ask, poll_s=0.01).wish(LAYOUT)
