@@ -9,8 +9,8 @@ from typing import Any
 
 from dynatrain._errors import LayoutError, TransportError
 from dynatrain.elastic.answers import of_lines
-from dynatrain.elastic.coordinator import OPERATOR
 from dynatrain.elastic.line import Line
+from dynatrain.elastic.seal import OPERATOR
 
 
 def ask(line: Line, question: Mapping[str, Any], timeout_s: float = 5.0) -> dict[str, Any]:

@@ -26,13 +26,20 @@ from dynatrain._errors import Error, LayoutError, TransportError
 from dynatrain.elastic.advice import Answer, written
 from dynatrain.elastic.answers import in_lines
 from dynatrain.elastic.ledger import Ledger
-from dynatrain.elastic.seal import MAX_LINE_BYTES, Seal, greeting, new_nonce, nonce_of
+from dynatrain.elastic.seal import (
+    MAX_LINE_BYTES,
+    MEMBER,
+    OPERATOR,
+    POLICY,
+    Seal,
+    greeting,
+    new_nonce,
+    nonce_of,
+)
 from dynatrain.elastic.trace import traced
 from dynatrain.layout import Layout
 
 _log = logging.getLogger("dynatrain.elastic")
-#: What stands before a line of the protocol, of an operator, and of a script's policy.
-MEMBER, OPERATOR, POLICY = "m ", "o ", "p "
 #: What the kernel says of a connection whose other side is not reached any more: nobody's end.
 _NO_ANSWER = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)
 #: Members that may come at the same time.

@@ -21,11 +21,11 @@ from dynatrain import _native, given
 from dynatrain.elastic import attempts
 from dynatrain.elastic.advice import Adviser, Answer, Policy, Roster, clipped, read
 from dynatrain.elastic.line import Line
+from dynatrain.elastic.seal import MEMBER, POLICY
 from dynatrain.elastic.trace import traced
 from dynatrain.generation.nodes import node_name
 
 _log = logging.getLogger("dynatrain.elastic")
-MEMBER, POLICY = "m ", "p "
 #: What the training thread has to hear wherever it waits for other members.
 _ENDS_WAITS = ("stop", "discard", "end")
 

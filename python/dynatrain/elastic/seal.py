@@ -15,6 +15,8 @@ from dynatrain._errors import TransportError
 
 _GREETING = "dynatrain-membership 1"
 _CODE_DIGITS = 64
+#: What stands before a line of the protocol, of an operator, and of a script's policy.
+MEMBER, OPERATOR, POLICY = "m ", "o ", "p "
 #: Of a line with its code and its end; a message of the protocol is shorter.
 MAX_LINE_BYTES = 1 << 16
 #: What a code and an end of line add to a line.
