@@ -211,7 +211,9 @@ def current_session() -> Session:
     """The session made last; raises LayoutError before the first ``init``."""
     if not _current:
         raise LayoutError(
-            "session: no session was started\n  nothing was changed\n  call dynatrain.init first"
+            "session: there is no session yet\n"
+            "  expected dynatrain.init, or join, to have made one in this process\n"
+            "  nothing was changed\n  call dynatrain.init first"
         )
     return _current[0]
 

@@ -86,8 +86,11 @@ class Position:
         return dict(self._now.keep)
 
     def _idle(self, what: str) -> LayoutError:
+        layout = self._now.layout
+        where = "waits for its first world" if layout is None else f"idles in {layout}"
         return LayoutError(
-            f"session: {self._who} idles in {self._now.layout} and has no {what}\n"
+            f"session: {self._who} {where} and has no {what}\n"
+            "  expected a rank that has a place in the present layout\n"
             "  nothing was changed\n"
             "  let session.steps() drive the loop, or ask session.active first"
         )

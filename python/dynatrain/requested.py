@@ -30,7 +30,9 @@ class Requested:
         if not self.future.cancelled():
             raise LayoutError(
                 f"session: a switch to {self.layout} is already requested\n"
-                "  nothing was changed\n  wait for its future, or cancel it on all ranks"
+                "  expected one request at a time, until its future is done\n"
+                "  nothing was changed; that request stands\n"
+                "  wait for its future, or cancel it on all ranks"
             )
 
     def run(self, switch: Callable[[LayoutError | None], SwitchReport]) -> None:

@@ -80,7 +80,8 @@ class ElasticSampler(Sampler[list[int]]):
         if not 0 < global_batch_size <= num_samples:
             raise LayoutError(
                 f"data: a global batch of {global_batch_size} from {num_samples} samples\n"
-                "  expected 1 <= global_batch_size <= num_samples\n  nothing was changed"
+                "  expected 1 <= global_batch_size <= num_samples\n  nothing was changed\n"
+                "  give a smaller batch, or a dataset with more samples"
             )
         self.num_samples = num_samples
         self.global_batch_size = global_batch_size

@@ -37,6 +37,7 @@ from dynatrain.elastic.seal import (
     nonce_of,
 )
 from dynatrain.elastic.trace import traced
+from dynatrain.given import shown
 from dynatrain.layout import Layout
 
 _log = logging.getLogger("dynatrain.elastic")
@@ -260,7 +261,7 @@ class Coordinator:
             elif asked["ask"] == "wish":
                 return {"why_not": self._why_not(asked["layout"], asked["epoch"])}
             elif asked["ask"] != "status":
-                return {"error": f"a coordinator is not asked for {asked['ask']!r}"}
+                return {"error": _unknown(asked["ask"])}
         except (Error, KeyError, TypeError, ValueError) as error:
             return {"error": str(error)}
         return {**self._machine.status(_now_ms()), "num_refused": self._num_refused}
@@ -335,6 +336,14 @@ class Coordinator:
                 is_over = of.partition(".")[0].isdecimal() and int(of.partition(".")[0]) < epoch
             if is_over:
                 self._store.delete_key(key)
+
+
+def _unknown(asked: object) -> str:
+    return (
+        f"elastic: a coordinator is not asked for {shown(asked)}\n"
+        "  expected status, resize, drain or wish\n  nothing was changed\n"
+        "  run the same version of dynatrain everywhere"
+    )
 
 
 def _now_ms() -> int:

@@ -173,8 +173,10 @@ def _all_planned(
 
 def _check_same_maps(ranks_by: Mapping[tuple[int, int], Sequence[int]]) -> None:
     if len(ranks_by) != 1:
+        alike = [[*ranks] for ranks in ranks_by.values()]
         raise LayoutError(
-            f"plan: the ranks hold different shard maps: {list(ranks_by.values())} by hash\n"
+            f"plan: the ranks hold {len(ranks_by)} different pairs of shard maps\n"
+            f"  expected one, by hash; those of {alike} are alike\n"
             "  nothing was moved; the source state is intact\n"
             "  every rank must run the same build and the same version of dynatrain"
         )

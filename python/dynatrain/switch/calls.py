@@ -170,7 +170,8 @@ def _check_same(calls: Sequence[Call]) -> None:
     if len(asked) != 1:
         lines = "\n".join(f"  rank {rank}: {call}" for rank, call in enumerate(calls))
         raise LayoutError(
-            f"session: the ranks made different calls\n{lines}\n  {_UNCHANGED}\n"
+            f"session: the ranks made different calls\n{lines}\n"
+            f"  expected one call, layout and step on all ranks\n  {_UNCHANGED}\n"
             "  make the same call on every rank between the same two steps"
         )
 
@@ -196,7 +197,8 @@ def _check_cursors(calls: Sequence[Call]) -> None:
         return
     lines = "\n".join(f"  rank {rank}: {dict(cursors)}" for rank, cursors in present)
     raise LayoutError(
-        f"session: kept loaders stand at different places\n{lines}\n  {_UNCHANGED}\n"
+        f"session: kept loaders stand at different places\n{lines}\n"
+        f"  expected as many global batches taken on all ranks\n  {_UNCHANGED}\n"
         "  take a batch on every rank in every step, also on pipeline stages that do not use it"
     )
 

@@ -31,7 +31,8 @@ def check_replicas(engine: Engine, source_map: _native.ShardMap, source: Side) -
         raise LayoutError(
             f"session: replicas differ in {len(lines)} cells\n  "
             + "\n  ".join(lines[:8])
-            + "\n  nothing was moved; the source state is intact\n"
+            + "\n  expected all owners of a cell to hold the same\n"
+            "  nothing was moved; the source state is intact\n"
             "  a switch would pick one of them; find out which rank went astray"
         )
 
