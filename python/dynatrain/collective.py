@@ -187,14 +187,16 @@ class Collective:
         """Asks all ranks, idle ones too, something about the present state."""
         with self.public(question):
             connected = self.generation.connected
-            own = Call(question, str(self.present.layout), self.progress.told, False, connected)
-            own = replace(own, epoch=self.present.epoch)
+            layout, epoch = str(self.present.layout), self.present.epoch
+            own = Call(
+                question, layout, self.progress.told, ready=False, connected=connected, epoch=epoch
+            )
             met = self.calls.meet(own, self.refusal(), is_dated=self.progress.running > 0)
             self.reconnect(met)
             return QUESTIONS[question](self.engine, self.present)
 
     def _vote_in_a_meeting(self, target: str, epoch: int) -> None:
-        self.calls.meet(Call("commit", target, epoch, True, True))
+        self.calls.meet(Call("commit", target, epoch, ready=True, connected=True))
 
     # ---- their parts ---------------------------------------------------------------------------
 

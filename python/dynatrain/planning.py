@@ -221,13 +221,13 @@ def describe(
     """
     target = as_layout(layout)
     num_layers = 1 + max(layer for spec in tensors for layer in spec.layers)
+    ranks_of: dict[int, list[int]] = {}
+    for rank in range(target.world_size):
+        ranks_of.setdefault(target.coordinate(rank, "pp"), []).append(rank)
     publications = []
-    for pp_rank in range(target.pp):
+    for pp_rank, ranks in sorted(ranks_of.items()):
         layers = {layer for part in target.layers(pp_rank, num_layers) for layer in part}
         stage = [spec for spec in tensors if layers.intersection(spec.layers)]
-        ranks = [
-            rank for rank in range(target.world_size) if target.coordinate(rank, "pp") == pp_rank
-        ]
         publications.append((_stage_table(target, ranks, stage, slots).encode(), ranks))
     return _native.ShardMap.merge(publications)
 

@@ -16,7 +16,7 @@ from typing import Any
 from dynatrain._errors import LayoutError
 
 SCHEMA_VERSION = 1
-#: phases whose spans overlap; a rank goes through all others one after another, see Clock.phase
+#: Phases whose spans overlap; a rank goes through all others one after another, see Clock.phase.
 _OVERLAPPING = ("pack", "wire", "unpack", "local", "verify")
 _PARITY = ("even", "odd")
 #: Source rank, destination rank, bytes.

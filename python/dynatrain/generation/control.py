@@ -240,9 +240,7 @@ class Control:
         except BaseException as error:
             self.release()
             if isinstance(error, RuntimeError) and not isinstance(error, Error):
-                raise self._lost(
-                    error, phase
-                ) from error  # Gloo's errors have no class of their own
+                raise self._lost(error, phase) from error  # Gloo's have no class of their own
             raise
 
     def num_lost(self) -> int:
@@ -271,8 +269,9 @@ class Control:
         )
 
 
-#: How Gloo says that nobody answered in time, and that a connection has ended.
+#: Of a peer, in what Gloo says.
 _ADDRESS = re.compile(r"\[([0-9a-fA-F.:]+)\]:(\d+)")
+#: How Gloo says that nobody answered in time, and that a connection has ended.
 _TOO_LATE, _CLOSED = ("timed out", "timeout"), ("closed by peer", "connection reset", "broken pipe")
 
 

@@ -138,9 +138,7 @@ class Generation:
 
     def _end_in_store(self, with_worlds: bool) -> None:
         """The last member that closes deletes what all have left."""
-        with suppress(
-            Exception
-        ):  # the store may have ended before, and nobody waits for this thread
+        with suppress(Exception):  # the store may have ended, and nobody waits for this thread
             store = self.members.store
             if store.add("closed", 1) != self.members.num_ranks:
                 return

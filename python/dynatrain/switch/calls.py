@@ -60,8 +60,8 @@ class Call:
         return f"{self.operation} {self.layout} after {self.step} steps"
 
     def __str__(self) -> str:
-        text = f"{self.operation} {self.layout} after {self.step} steps"
-        return f"{text}, names={dict(self.names)}" if self.names else text
+        names = f", names={dict(self.names)}" if self.names else ""
+        return (self.moment or self.operation) + names
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,8 @@ class Preparations:
         """
         clock = Clock(generation.members.rank)
         engine = self._engine.over(generation, beside(clock))
-        own = Call("prepare", str(wanted.layout), 0, False, True, places=self._worlds.kept)
+        target, places = str(wanted.layout), self._worlds.kept
+        own = Call("prepare", target, 0, ready=False, connected=True, places=places)
         with clock.phase("world"):
             _, error = attempt(lambda: engine.at_boundary(wanted.check))
             problem = None if error is None else of_family(error, "the call of prepare")

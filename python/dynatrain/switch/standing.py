@@ -20,7 +20,7 @@ from dynatrain.switch.called import Called
 from dynatrain.switch.clock import Clock
 
 _log = logging.getLogger("dynatrain.session")
-#: how CUDA names it in the text of a DeviceError
+#: How CUDA names it in the text of a DeviceError.
 _OUT_OF_MEMORY = "cudaErrorMemoryAllocation"
 words.record(RankStats)
 
