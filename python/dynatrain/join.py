@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_address
@@ -15,6 +15,7 @@ from torch._C._distributed_c10d import HashStore
 
 from dynatrain import arguments
 from dynatrain._errors import LayoutError, TransportError
+from dynatrain._settings import OnSwitch
 from dynatrain._torch_private.groups import GroupKind
 from dynatrain.adapters.torch import TorchAdapter
 from dynatrain.api import remember
@@ -42,6 +43,7 @@ from dynatrain.generation.world import Build
 from dynatrain.given import shown, text
 from dynatrain.joining import Joining
 from dynatrain.layout import Layout
+from dynatrain.report import SwitchReport
 from dynatrain.session import Session
 from dynatrain.switch.beginning import Initialize
 
@@ -191,10 +193,20 @@ def _joined(
     traces = checked.settings.trace_folder
     timeout_s = checked.options.timeout.total_seconds()
     driver.part = Part(ways.line, timeout_s, driver, traces, ways.policy)
-    checked.settings.apply(session.on_switch, 0)
+    checked.settings.apply(_of_first(session), 0)
     session.drive_by(driver)
     remember(session)
     return session
+
+
+def _of_first(session: Session) -> OnSwitch:
+    """Tells a callback of switches where this member is the first then: all have one report."""
+
+    def on_switch(callback: Callable[[SwitchReport], None]) -> None:
+        part = session._part
+        session.on_switch(lambda report: None if part.engine.rank else callback(report))
+
+    return on_switch
 
 
 def _snapshots(

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from dynatrain import LayoutError
+from dynatrain import LayoutError, join
 from dynatrain.session import Session
 
 
@@ -27,3 +27,16 @@ def test_a_refused_call_says_what_does_it_there(call, instead):
 
     with pytest.raises(LayoutError, match=instead):
         call(session)
+
+
+# Members of one machine, or with one folder, wrote the trace of a switch over each other's.
+def test_one_member_alone_writes_the_trace_of_a_switch():
+    callbacks, told = [], []
+    part = SimpleNamespace(engine=SimpleNamespace(rank=1))
+    join._of_first(SimpleNamespace(_part=part, on_switch=callbacks.append))(told.append)
+
+    callbacks[0]("a switch that it has joined in")
+    part.engine = SimpleNamespace(rank=0)  # others have left
+    callbacks[0]("the next one")
+
+    assert told == ["the next one"]
