@@ -129,9 +129,7 @@ class World:
         for name, members in _FLATTENED.items():
             if set(enabled) == set(members):
                 return self.mesh[name]
-        group = self.group(*enabled)
-        assert group is not None
-        return DeviceMesh.from_group(group, self.device.type, mesh_dim_names=("_".join(enabled),))
+        return self.mesh_over(**{"_".join(enabled): enabled})
 
     def group(self, *axes: str) -> dist.ProcessGroup | None:
         """One group over all ranks that vary along ``axes``; None when none of them is enabled.
@@ -147,7 +145,6 @@ class World:
     def _group_of(self, ranks: list[int]) -> dist.ProcessGroup:
         key = tuple(ranks)
         if key not in self._groups:
-            assert self._made is not None
             self._groups[key] = self._made.make("axes", ranks)
         return self._groups[key]
 
@@ -190,9 +187,11 @@ class World:
         groups = [
             self._group_along(axes, line) for axes, line in zip(dims.values(), along, strict=True)
         ]
-        return DeviceMesh.from_group(
+        mesh = DeviceMesh.from_group(
             groups, self.device.type, mesh=ranks, mesh_dim_names=tuple(dims)
         )
+        self._made.are_of(mesh)
+        return mesh
 
     def _group_along(self, axes: Axes, ranks: list[int]) -> dist.ProcessGroup:
         """The group over ``ranks``, that of a mesh where one has it."""

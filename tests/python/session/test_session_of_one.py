@@ -168,3 +168,13 @@ def test_gradients_that_a_step_has_used_are_refused_and_the_advice_works(session
         session.switch("dp=1")
     model.zero_grad(set_to_none=True)
     assert session.switch("dp=1").epoch == 1
+
+
+# torch holds meshes that DTensors had, and such a mesh held the threads and sockets of its groups.
+def test_meshes_over_chosen_axes_let_go_of_their_groups_with_their_world(session):
+    mesh = session.world.mesh_over("dp_replicate", "fsdp", "tp")
+    assert mesh.get_group("tp").size() == 1
+
+    session.close()
+
+    assert mesh._pg_registry == {}
