@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from dynatrain import _native
-from dynatrain._errors import LayoutError
+from dynatrain._errors import Error, LayoutError
+from dynatrain.given import first_line
 
 _log = logging.getLogger("dynatrain.elastic")
 Machine = _native.MembershipCoordinator | _native.MembershipWorker
-_COORDINATOR, _WORKER = "coordinator", "worker"
 
 
 def traced(path: Path | None, kind: str, **begins: Any) -> tuple[Any, Trace]:
@@ -94,27 +94,51 @@ def replay(path: Path) -> Difference | None:
     """Gives what a file tells to fresh machines; None where they do what it says.
 
     Raises:
-        LayoutError: the file is no trace; names the line, counted from that with which the machine
-            begins.
+        OSError: the file cannot be read.
+        LayoutError: it is no trace; names the line, that of an event counted from the line with
+            which its machine begins.
     """
-    for begin, begins, lines in _parts(path.read_text()):
-        found = _machine(begins.pop("machine"), begins).replay(lines)
+    for begin, machine, lines in _parts(path):
+        found = machine.replay(lines)
         if found is not None:
             line, expected, got = found
             return Difference(begin + line, expected, got)
     return None
 
 
-def _parts(text: str) -> Iterator[tuple[int, dict[str, Any], str]]:
-    """Each machine of a file: the number of its first line, how it began, and what happened."""
-    lines = text.splitlines(keepends=True)
+def _parts(path: Path) -> Iterator[tuple[int, Machine, str]]:
+    """Each machine of a file, as it begins: the number of its first line, it, what happened."""
+    lines = path.read_text(errors="replace").splitlines(keepends=True)
     begins = [at for at, line in enumerate(lines) if line.startswith("{")]
+    if begins[:1] != [0]:
+        raise _no_trace(path, 1, "no machine begins there")
     for begin, end in zip(begins, [*begins[1:], len(lines)], strict=True):
-        yield begin + 1, json.loads(lines[begin]), "".join(lines[begin + 1 : end])
+        yield begin + 1, _begun(path, begin + 1, lines[begin]), "".join(lines[begin + 1 : end])
+
+
+def _begun(path: Path, number: int, line: str) -> Machine:
+    try:
+        begins = json.loads(line)
+        return _machine(begins.pop("machine"), begins)
+    except Error:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise _no_trace(path, number, first_line(error)) from error
+
+
+def _no_trace(path: Path, number: int, why: str) -> LayoutError:
+    return LayoutError(
+        f"elastic: cannot read line {number} of the trace {path}: {why}\n"
+        "  expected a line of JSON that tells how a machine of this version begins\n"
+        "  the machines before it were run\n"
+        "  name a file that this version of dynatrain has written"
+    )
 
 
 def _machine(kind: str, begins: dict[str, Any]) -> Machine:
-    if kind == _COORDINATOR:
+    if kind == "coordinator":
         layouts = [(str(layout), int(ranks)) for layout, ranks in begins["layouts"]]
         return _native.MembershipCoordinator(**{**begins, "layouts": layouts})
-    return _native.MembershipWorker(**begins)
+    if kind == "worker":
+        return _native.MembershipWorker(**begins)
+    raise ValueError(f"there is no machine {kind!r}")

@@ -42,3 +42,16 @@ def test_an_action_that_the_trace_lacks_is_told(tmp_path):
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
 
     assert trace.replay(path) == trace.Difference(3, "", f"1 tell {join.removeprefix('1 ')}")
+
+
+# Of a file that is something else, Python's own errors told nothing of what to do.
+@pytest.mark.parametrize(
+    "text",
+    ["", "no trace\n", "{\n", "{}\n", '{"machine": "worker"}\n', '{"machine": "another"}\n'],
+)
+def test_a_file_that_is_no_trace_is_refused(tmp_path, text):
+    path = tmp_path / "file"
+    path.write_text(text)
+
+    with pytest.raises(LayoutError, match="cannot read line 1 of the trace"):
+        trace.replay(path)
