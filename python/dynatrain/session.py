@@ -272,12 +272,15 @@ class Session(Position):
         Groups and meshes of its worlds end, too: what is to be gathered of DTensors has to be
         gathered before. The present state stays, as each rank holds it; what its meshes have opened
         ends with it. Later calls that ranks make together are refused on all ranks. To be called on
-        every rank; not collective.
+        every rank; not collective. A member of an elastic job that has not ended leaves the job at
+        once, as by :meth:`leave` without grace.
 
         Raises:
             LayoutError: another call is under way, or the process was forked.
         """
         self._part.end()
+        if self._loop.gate is not None:
+            self._loop.gate.quit()  # else the others would wait for it at every change
         if self._loop.request is not None:
             self._loop.request.end()
             self._loop.request = None

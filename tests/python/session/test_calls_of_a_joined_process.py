@@ -40,3 +40,16 @@ def test_one_member_alone_writes_the_trace_of_a_switch():
     callbacks[0]("the next one")
 
     assert told == ["the next one"]
+
+
+# Its membership lived on in a thread: the coordinator counted on it, and changes waited for it.
+def test_a_member_that_closes_its_session_leaves_the_job():
+    did = []
+    session = Session.__new__(Session)
+    session._part = SimpleNamespace(end=lambda: did.append("ended its groups"))
+    gate = SimpleNamespace(quit=lambda: did.append("left the job"))
+    session._loop = SimpleNamespace(gate=gate, request=None)
+
+    session.close()
+
+    assert did == ["ended its groups", "left the job"]
