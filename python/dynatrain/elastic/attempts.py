@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from enum import IntEnum
 from typing import Any
 
 from torch.distributed import DistError
 
+from dynatrain import _native
 from dynatrain._errors import BudgetError, LayoutError, TransportError
 from dynatrain.generation.seats import Seats
 from dynatrain.layout import Layout
@@ -22,6 +24,12 @@ class Holding(IntEnum):
     NOTHING = 1
     LIVE = 2
     SNAPSHOT = 3  #: it can go back to it, or has a checkpoint of it
+
+
+def read_published(published: bytes) -> tuple[dict[str, Any], dict[int, str]]:
+    """The description of an attempt, and the hosts of members by their ids."""
+    line, hosts = json.loads(published)
+    return _native.membership_description(line), dict(hosts)
 
 
 def members_of(description: dict[str, Any]) -> list[int]:

@@ -55,7 +55,7 @@ class Wanted:
 
 
 #: Where boxes of an entry lie in a run, by name and first element of the entry.
-_Layout = dict[tuple[str, tuple[int, ...]], list[Piece]]
+_Places = dict[tuple[str, tuple[int, ...]], list[Piece]]
 
 
 class Checkpoint:
@@ -131,17 +131,17 @@ class Checkpoint:
             LayoutError: an entry is damaged, or lacks.
             BudgetError: this host has no memory for them.
         """
-        layout, size = self._laid_out(wanted)
+        places, size = self._laid_out(wanted)
         run = self._room(size)
         memory = bytes_of(run)
 
         def take(name: str, entry: tuple[int, ...], data: torch.Tensor) -> None:
-            for piece in layout[name, entry]:
+            for piece in places[name, entry]:
                 inner = (slice(b - o, e - o) for b, e, o in zip(*piece.box, entry, strict=True))
                 piece.of(memory, piece.box).copy_(data[tuple(inner)])
 
         self._read([(each.name, each.entry) for each in wanted if each.size_bytes], take)
-        return run, self._blob(layout, size)
+        return run, self._blob(places, size)
 
     def read_values(self, digests: Collection[bytes]) -> dict[bytes, bytes]:
         """Contents, by their digests. Raises LayoutError where one is damaged, or lacks."""
@@ -169,17 +169,17 @@ class Checkpoint:
         except Exception as error:  # as above
             raise self._refused(error) from error
 
-    def _laid_out(self, wanted: Sequence[Wanted]) -> tuple[_Layout, int]:
-        layout, offset = _Layout(), 0
+    def _laid_out(self, wanted: Sequence[Wanted]) -> tuple[_Places, int]:
+        places, offset = _Places(), 0
         for each in wanted:
             shape, dtype, _ = self.tensors[each.name]
             itemsize = torch_dtype(dtype).itemsize
-            pieces = layout[each.name, each.entry] = []
+            pieces = places[each.name, each.entry] = []
             for box in each.boxes:
                 pieces.append(Piece(shape, dtype, box, offset))
                 size = _num_elements(box) * itemsize
                 offset += -(-size // _ALIGNMENT) * _ALIGNMENT
-        return layout, offset
+        return places, offset
 
     def _room(self, size: int) -> _native.HostRun:
         left = _native.available_host_bytes()
@@ -194,9 +194,9 @@ class Checkpoint:
                 "  leave more host memory free, or let more members take part"
             ) from error
 
-    def _blob(self, layout: _Layout, size: int) -> bytes:
+    def _blob(self, places: _Places, size: int) -> bytes:
         by_name: dict[str, list[Piece]] = {}
-        for (name, _), pieces in layout.items():
+        for (name, _), pieces in places.items():
             by_name.setdefault(name, []).extend(pieces)
         table = _native.StateTable()
         for name, pieces in by_name.items():

@@ -10,18 +10,18 @@ from datetime import timedelta
 
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
-from dynatrain import given
 from dynatrain._errors import Error, InternalError, LayoutError, TransportError, ends_job
 from dynatrain.elastic.attempts import (
     in_words,
     is_of_communication,
     is_refusal,
     members_of,
+    read_published,
     seats_of,
 )
 from dynatrain.elastic.driven import Session
 from dynatrain.elastic.events import Events
-from dynatrain.elastic.part import Asked, Part, UncoveredError, described
+from dynatrain.elastic.part import Asked, Part, UncoveredError
 from dynatrain.elastic.ready import Ready
 from dynatrain.elastic.slices import Slices
 from dynatrain.elastic.snapshots import Snapshots
@@ -30,6 +30,7 @@ from dynatrain.generation.connections import Connections
 from dynatrain.generation.generation import Generation
 from dynatrain.generation.members import Member, Members
 from dynatrain.generation.seats import Seats
+from dynatrain.given import described
 from dynatrain.layout import Layout
 from dynatrain.report import SwitchReport
 from dynatrain.switch.decided import Vote
@@ -97,7 +98,7 @@ class Driver:
         with self._lock:
             self._connections[attempt] = connections
         store = self._store()
-        description, hosts = described(store.get(f"attempt/{attempt}"))
+        description, hosts = read_published(store.get(f"attempt/{attempt}"))
         target = description["target"]
         words = in_words(attempt, description)
         self.events.note("preparing", words)
@@ -323,8 +324,7 @@ class Driver:
             if goes_on:
                 self._session.back_to(self._present)
             if is_open:
-                why = given.described(error)
-                self.part.broke(attempt, why, is_refusal=is_refusal(error))
+                self.part.broke(attempt, described(error), is_refusal=is_refusal(error))
             if not goes_on:
                 raise
             self._drop(attempt)

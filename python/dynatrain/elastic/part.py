@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import secrets
 import threading
@@ -317,12 +316,6 @@ def _asked(kind: str, facts: Sequence[Any]) -> Asked:
     if kind == "end":
         return Asked(kind, why=(facts[0], facts[1]))
     return Asked(kind, facts[0])
-
-
-def described(published: bytes) -> tuple[dict[str, Any], dict[int, str]]:
-    """What is published of an attempt: its description, and the hosts of members."""
-    line, hosts = json.loads(published)
-    return _native.membership_description(line), dict(hosts)
 
 
 def _now_ms() -> int:

@@ -192,7 +192,7 @@ def described(cold_because):
 def test_a_change_is_prepared_ahead_unless_all_are_told_otherwise(
     attempt, monkeypatch, cold_because
 ):
-    monkeypatch.setattr(driver, "described", lambda published: described(cold_because))
+    monkeypatch.setattr(driver, "read_published", lambda published: described(cold_because))
     monkeypatch.setattr(driver, "PrefixStore", lambda *of: None)
     attempt.driver._store = lambda: {"attempt/8": b""}
     attempt.session.prepare_ahead = lambda *given: "the target"
