@@ -153,6 +153,9 @@ class EtcdLedger:
             except TransportError as error:
                 _log.warning("the lease of this coordinator could not be renewed: %s", error)
                 continue
+            if "result" not in answer:  # the gateway answers a stream, and tells errors in it, too
+                _log.warning("the lease of this coordinator could not be renewed: %s", answer)
+                continue
             lease_s = int(answer["result"].get("TTL", 0))
             if lease_s == 0:
                 self._why_lost = self._why_lost or "its lease has ended"

@@ -6,13 +6,14 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
 from dynatrain import LayoutError, TransportError
 from dynatrain.elastic import etcd_ledger
 from dynatrain.elastic.deadlines import office_deadlines
-from dynatrain.elastic.etcd import Certificates, Etcd, Place, place_of
+from dynatrain.elastic.etcd import Certificates, Etcd, Place, now_s, place_of
 from dynatrain.elastic.etcd_ledger import EtcdLedger
 from etcd_servers import Cluster
 
@@ -144,6 +145,29 @@ def test_a_record_whose_answer_is_lost_is_there_once(ledgers):
     first.append("b")
 
     assert first.lines() == ["a", "b"]
+
+
+class Answering:
+    """An etcd that answers renewals so, one after the other; behind the last the lease is over."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+
+    def call(self, what, asked):
+        return self.answers.pop(0) if self.answers else {"result": {}}
+
+
+# The gateway tells errors of a stream with the status of success: the thread that renews died of
+# it, and the office was lost though the next renewal would have kept it.
+def test_a_renewal_that_is_answered_with_an_error_is_tried_again():
+    deadlines = replace(office_deadlines(TIMEOUT_S), renew=0.01)
+    etcd = Answering({"error": {"message": "no leader"}}, {"result": {"TTL": "50"}})
+    ledger = EtcdLedger(etcd, "job", "name", deadlines)
+    ledger._until_s = began_s = now_s() + 10
+
+    ledger._renew()
+
+    assert ledger._until_s > began_s + 30
 
 
 # Who ends in peace is not waited for.
