@@ -30,6 +30,24 @@ def _checked(micro_batch_size: Any) -> int | None:
     )
 
 
+def _check_dataset(dataset: Dataset[Any], num_samples: int) -> None:
+    """Raises LayoutError where so many samples cannot be asked of ``dataset`` by their numbers."""
+    if isinstance(dataset, IterableDataset):
+        raise LayoutError(
+            f"data: a {type(dataset).__name__} is read in its own order\n"
+            "  expected a map-style dataset, with __getitem__ and __len__\n"
+            "  nothing was started\n"
+            "  keep such a loader as an extra named in TrainState(per_rank=)"
+        )
+    size = len(dataset) if isinstance(dataset, Sized) else None
+    if size is not None and num_samples > size:
+        raise LayoutError(
+            f"data: a sampler of {num_samples} samples over a dataset of {size}\n"
+            "  expected at most as many samples as the dataset has\n  nothing was started\n"
+            "  make it ElasticSampler(len(dataset), ...)"
+        )
+
+
 def _cut(shares: Iterator[list[EpochSample]], num_pieces: int) -> Iterator[list[EpochSample]]:
     """The pieces of every share: what torch's loader collates at a time."""
     for share in shares:
@@ -86,20 +104,7 @@ class ElasticLoader(Iterator[Any]):
         self.micro_batch_size = _checked(micro_batch_size)
         self._options = options
         self._batches: Iterator[Any] | None = None
-        if isinstance(dataset, IterableDataset):
-            raise LayoutError(
-                f"data: a {type(dataset).__name__} is read in its own order\n"
-                "  expected a map-style dataset, with __getitem__ and __len__\n"
-                "  nothing was started\n"
-                "  keep such a loader as an extra named in TrainState(per_rank=)"
-            )
-        size = len(dataset) if isinstance(dataset, Sized) else None
-        if size is not None and sampler.num_samples > size:
-            raise LayoutError(
-                f"data: a sampler of {sampler.num_samples} samples over a dataset of {size}\n"
-                "  expected at most as many samples as the dataset has\n  nothing was started\n"
-                "  make it ElasticSampler(len(dataset), ...)"
-            )
+        _check_dataset(dataset, sampler.num_samples)
         try:
             self._loader()
         except (TypeError, ValueError) as error:

@@ -114,8 +114,10 @@ class Loop:
 
     def _leave(self, loop: int, *, failed: bool = False) -> None:
         """Ends a loop once, and tells ranks that idle, unless it failed on this one."""
-        if not self._progress.leave(loop) or failed or self._now.world is None or self.gate:
+        if not self._progress.leave(loop) or failed or self._now.world is None:
             return
+        if self.gate is not None:
+            return  # who idles in an elastic job waits for its coordinator
         assert self._now.seats is not None
         seats = self._now.seats
         if seats.leaves_idle({each.id for each in self._part.generation.members.each}):

@@ -327,26 +327,31 @@ def plan(
     plans = [_native.make_plan(before, after, rank, nodes) for rank in range(num_ranks)]
     options = _native.ScheduleOptions(staging_budget_bytes=budget_bytes)
     stages = _num_stages(plans, options)
-    ranks = [
-        RankPlan(
-            item.rank,
-            item.sent_bytes,
-            item.received_bytes,
-            item.kept_bytes,
-            item.lower_bound_bytes,
-            _native.make_schedule(item, before, after, stages, options).staging_peak_bytes,
-            item.num_moves,
-        )
-        for item in plans
-    ]
-    bound = max(
-        _native.time_bound_seconds(
-            item,
-            stages,
-            links.link_bytes_per_second,
-            links.stage_latency_seconds,
-            links.memory_bytes_per_second,
-        )
-        for item in plans
-    )
+    ranks = []
+    for item in plans:
+        schedule = _native.make_schedule(item, before, after, stages, options)
+        ranks.append(_of_rank(item, schedule.staging_peak_bytes))
+    bound = max(_bound_seconds(item, stages, links) for item in plans)
     return PlanReport(str(source), str(target), stages, bound, ranks)
+
+
+def _of_rank(found: _native.Plan, staging_bytes: int) -> RankPlan:
+    return RankPlan(
+        found.rank,
+        found.sent_bytes,
+        found.received_bytes,
+        found.kept_bytes,
+        found.lower_bound_bytes,
+        staging_bytes,
+        found.num_moves,
+    )
+
+
+def _bound_seconds(found: _native.Plan, num_stages: int, links: Topology) -> float:
+    return _native.time_bound_seconds(
+        found,
+        num_stages,
+        links.link_bytes_per_second,
+        links.stage_latency_seconds,
+        links.memory_bytes_per_second,
+    )
