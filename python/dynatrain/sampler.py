@@ -197,10 +197,11 @@ class ElasticSampler(Sampler[list[int]]):
             given["drop_last"] = bool(state_dict.get("drop_last", True))
         except Exception:  # noqa: BLE001 - whatever the caller has read from somewhere
             given = {"step": None}
-        if None in given.values():
+        if None in given.values() or (given["step"] or 0) < 0:
             raise LayoutError(
                 f"data: a sampler was given {shown(state_dict)} as its state\n"
-                f"  expected whole numbers under {sorted(own)}\n  nothing was changed\n"
+                f"  expected whole numbers under {sorted(own)}, and no step before the first\n"
+                "  nothing was changed\n"
                 "  give it what state_dict() of a sampler returned"
             )
         if self.num_samples % self.global_batch_size == 0:

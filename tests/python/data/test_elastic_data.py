@@ -229,6 +229,16 @@ def test_state_of_another_order_is_refused(other, field):
     assert sampler.step == 0
 
 
+# It read epochs before the first one, in orders that no run has.
+def test_state_with_a_step_before_the_first_is_refused():
+    sampler = ElasticSampler(NUM_SAMPLES, GLOBAL_BATCH, seed=3)
+
+    with pytest.raises(LayoutError, match="no step before the first"):
+        sampler.load_state_dict({**sampler.state_dict(), "step": -1})
+
+    assert sampler.step == 0
+
+
 def state_of_version_before(num_samples):
     """What a sampler wrote that always left the remainder out."""
     state = ElasticSampler(num_samples, GLOBAL_BATCH, seed=3).state_dict()
