@@ -29,6 +29,9 @@ def main() -> None:
     parser.add_argument("--secret-file", required=True)
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--pace-s", type=float, default=0.0, help="least time of a step")
+    parser.add_argument("--snapshot-every", type=int, metavar="STEPS", help="copies to partners")
+    parser.add_argument("--checkpoint-every", type=int, metavar="STEPS", help="files on disk")
+    parser.add_argument("--checkpoint-dir", metavar="FOLDER", help="of those files")
     options = parser.parse_args()
     job = Job(JobConfig(total_steps=options.steps))
     session = join(
@@ -38,6 +41,9 @@ def main() -> None:
         initialize=job.initialize,
         keep={"data": job.loader},
         device="cpu",
+        snapshot_every=options.snapshot_every,
+        checkpoint_every=options.checkpoint_every,
+        checkpoint_dir=options.checkpoint_dir,
     )
     signal.signal(signal.SIGTERM, lambda *_: session.leave(grace_s=30))
     session.on_event(lambda event: say("event", what=event.kind, at=time.monotonic()))
