@@ -5,8 +5,10 @@
 
 #include "transport/peer_memory/exporter.hpp"
 #include "transport/peer_memory/mappings.hpp"
+#include "transport/peer_memory/meeting.hpp"
 #include "transport/peer_memory/peer_wait.hpp"
 #include "transport/peer_memory/words.hpp"
+#include <algorithm>
 #include <array>
 #include <exception>
 #include <fstream>
@@ -69,8 +71,8 @@ class ProbeMemory {
   IpcPublication publication_;
 };
 
-struct PeerToTry {
-  int rank = 0;
+struct Trial {
+  const IpcProbe& probe;
   const PeerWait& wait;
   Lifelines& lifelines;
 };
@@ -103,10 +105,11 @@ std::string place_problem(const IpcPlace& own, const IpcPlace& theirs, IpcKind k
 }
 
 /// Why this rank cannot read `word` in what the peer published; empty when it can.
-std::string read_problem(const IpcProbe& probe,
-                         const PeerToTry& peer,
+std::string read_problem(const Trial& trial,
+                         int peer,
                          IpcPublication publication,
                          std::uint64_t word) {
+  const IpcProbe& probe = trial.probe;
   if (!publication.refusal.empty()) {
     return publication.refusal;
   }
@@ -115,67 +118,127 @@ std::string read_problem(const IpcProbe& probe,
   }
   try {
     Mappings mappings(probe.api);
-    mappings.meet(peer.rank, 0, std::move(publication));
-    const std::byte* const mapped = mappings.map(peer.rank, BufferId(0), peer.wait);
+    mappings.meet(peer, 0, std::move(publication));
+    const std::byte* const mapped = mappings.map(peer, BufferId(0), trial.wait);
     return probe.api->read(mapped) == word ? "" : "other bytes were read than were written";
   } catch (const Error& error) {
     return error.what();  // a file that does not come, too: the others wait for a verdict
   }
 }
 
-void try_peer(const IpcProbe& probe,
-              const PeerToTry& peer,
-              const std::string& words,
-              Problems& problems) {
-  WordReader in(words, peer.rank);
+void try_peer(const Trial& trial, int peer, const std::string& introduction, Problems& problems) {
+  const IpcProbe& probe = trial.probe;
+  WordReader in(introduction, peer);
   IpcPlace place;
   place.boot = in.text();
   place.host = in.text();
   place.network_space = in.text();
   const std::string lifeline = in.text();
   if (place.boot == probe.place.boot) {
-    peer.lifelines.hold(peer.rank, lifeline);
+    trial.lifelines.hold(peer, lifeline);
   }
   for (std::size_t k = 0; k < kKinds.size(); ++k) {
-    IpcPublication publication = decode_publication(in.text(), peer.rank);
+    IpcPublication publication = decode_publication(in.text(), peer);
     const std::uint64_t word = in.number();
     if (!problems[k].empty()) {
       continue;
     }
     std::string problem = place_problem(probe.place, place, kKinds[k]);
     if (problem.empty()) {
-      problem = read_problem(probe, peer, std::move(publication), word);
+      problem = read_problem(trial, peer, std::move(publication), word);
     }
     if (!problem.empty()) {
       problems[k] = "rank " + std::to_string(probe.rank) + " cannot read memory of rank " +
-                    std::to_string(peer.rank) + ": " + problem;
+                    std::to_string(peer) + ": " + problem;
     }
   }
 }
 
-/// The problem of the lowest rank that has one, the same on all ranks.
-Problems agree_on(const IpcProbe& probe, const Problems& own, Store& store, const PeerWait& wait) {
+/// `problems`, and of each kind that has none yet the first one with memory of a peer.
+Problems try_all(const Trial& trial,
+                 const std::vector<std::string>& introductions,
+                 Problems problems) {
+  for (int peer = 0; peer < trial.probe.size; ++peer) {
+    if (peer != trial.probe.rank) {
+      try_peer(trial, peer, introductions[static_cast<std::size_t>(peer)], problems);
+    }
+  }
+  return problems;
+}
+
+std::string encode(const Problems& problems) {
   WordWriter out;
-  for (const std::string& problem : own) {
+  for (const std::string& problem : problems) {
     out.text(problem);
   }
-  store.set("probe/verdict/" + std::to_string(probe.rank), out.take());
-  Problems agreed;
-  for (int rank = 0; rank < probe.size; ++rank) {
-    Problems theirs = own;
-    if (rank != probe.rank) {
-      const std::string words =
-          wait_for_word(store, "probe/verdict/" + std::to_string(rank), rank, wait);
-      WordReader in(words, rank);
-      for (std::string& problem : theirs) {
-        problem = in.text();
-      }
-    }
-    for (std::size_t k = 0; k < agreed.size(); ++k) {
-      agreed[k] = agreed[k].empty() ? theirs[k] : agreed[k];
-    }
+  return out.take();
+}
+
+Problems read_problems(WordReader& in) {
+  Problems problems;
+  for (std::string& problem : problems) {
+    problem = in.text();
   }
-  return agreed;
+  return problems;
+}
+
+bool all_have_one(const Problems& problems) {
+  return std::ranges::none_of(problems, &std::string::empty);
+}
+
+std::string encode_answer(const Problems& of_first, const std::vector<std::string>& introductions) {
+  std::string answer = encode(of_first);
+  WordWriter out;
+  for (const std::string& introduction : introductions) {
+    out.text(introduction);
+  }
+  return all_have_one(of_first) ? answer : answer + out.take();
+}
+
+/// The problems of this rank, once it has tried its peers. Where rank 0 has one of each kind they
+/// are the verdict already, and nobody tries more: in a job of several machines not even what the
+/// ranks say of themselves goes around.
+Problems try_peers(const Trial& trial,
+                   const Meeting& meeting,
+                   const std::string& introduction,
+                   const Problems& own) {
+  Problems found;
+  const std::string answer = meet(
+      meeting, "probe/memory", introduction, [&](const std::vector<std::string>& introductions) {
+        found = try_all(trial, introductions, own);
+        return encode_answer(found, introductions);
+      });
+  if (meeting.rank == 0) {
+    return found;
+  }
+  WordReader in(answer, 0);
+  Problems of_first = read_problems(in);
+  if (all_have_one(of_first)) {
+    return of_first;
+  }
+  std::vector<std::string> introductions(static_cast<std::size_t>(meeting.size));
+  for (std::string& each : introductions) {
+    each = in.text();
+  }
+  return try_all(trial, introductions, own);
+}
+
+/// The problem of the lowest rank that has one, the same on all ranks.
+Problems agree_on(const Problems& own, const Meeting& meeting) {
+  const std::string agreed =
+      meet(meeting, "probe/verdict", encode(own), [](const std::vector<std::string>& verdicts) {
+        Problems lowest;
+        for (std::size_t rank = 0; rank < verdicts.size(); ++rank) {
+          WordReader in(verdicts[rank], static_cast<int>(rank));
+          const Problems theirs = read_problems(in);
+          for (std::size_t k = 0; k < lowest.size(); ++k) {
+            lowest[k] = lowest[k].empty() ? theirs[k] : lowest[k];
+          }
+        }
+        return encode(lowest);
+      });
+  WordReader in(agreed, 0);
+  return read_problems(in);
 }
 
 Problems own_problems(const std::array<const ProbeMemory*, 2>& memory, int rank) {
@@ -217,22 +280,20 @@ PeerMemoryReport run_probe(const IpcProbe& probe,
                            Store& store,
                            Deadline deadline) {
   const AbortFlag never_aborted;
-  const PeerWait wait{.deadline = deadline, .aborted = never_aborted, .lifelines = &lifelines};
+  const PeerWait wait{.deadline = deadline_of_rank(probe.rank, deadline),
+                      .aborted = never_aborted,
+                      .lifelines = &lifelines};
   const ProbeMemory handle_memory(probe, IpcKind::kHandle);
   const ProbeMemory file_memory(probe, IpcKind::kFile);
   const std::array memory{&handle_memory, &file_memory};
-  store.set("probe/memory/" + std::to_string(probe.rank),
-            introduce(probe.place, lifelines.name(), memory));
-  Problems problems = own_problems(memory, probe.rank);
-  for (int peer = 0; peer < probe.size; ++peer) {
-    if (peer != probe.rank) {
-      const std::string words =
-          wait_for_word(store, "probe/memory/" + std::to_string(peer), peer, wait);
-      try_peer(probe, {.rank = peer, .wait = wait, .lifelines = lifelines}, words, problems);
-    }
-  }
+  const Meeting meeting{.rank = probe.rank, .size = probe.size, .store = store, .wait = wait};
+  const Trial trial{.probe = probe, .wait = wait, .lifelines = lifelines};
+  const Problems found = try_peers(trial,
+                                   meeting,
+                                   introduce(probe.place, lifelines.name(), memory),
+                                   own_problems(memory, probe.rank));
   // Only after the verdicts of all has nobody this rank's memory open any more.
-  problems = agree_on(probe, problems, store, wait);
+  const Problems problems = agree_on(found, meeting);
   PeerMemoryReport report{
       .problem = {}, .handle_problem = problems[0], .file_problem = problems[1]};
   if (!problems[0].empty() && !problems[1].empty()) {

@@ -232,13 +232,23 @@ class LaneMaker:
         """Host memory that ranks of one machine read where it lies, if they shall."""
         if self._wanted != "shared_memory" or self._members.num_ranks == 1:
             return messages
-        if len(set(self._members.node_of_rank)) > 1:
-            hosts = sorted({member.host for member in self._members.each})
-            raise _not_to_be_had(self._wanted, f"  the ranks run on several machines: {hosts}")
+        apart = self._apart()
+        if apart:
+            raise _not_to_be_had(self._wanted, apart)
         lane, problem = _made(control, lambda: self._shared_memory(messages))
         if problem:
             raise _not_to_be_had(self._wanted, problem)
         return lane
+
+    def _apart(self) -> str:
+        """What keeps ranks from reading each other's memory wherever they run; "" on one machine.
+
+        Known to all of them without a word: no probe is needed.
+        """
+        if len(set(self._members.node_of_rank)) == 1:
+            return ""
+        hosts = sorted({member.host for member in self._members.each})
+        return f"  the ranks run on several machines: {hosts}"
 
     def _shared_memory(self, messages: Lane) -> tuple[Lane, str]:
         """The lane, and what keeps the ranks from taking it."""
@@ -289,9 +299,11 @@ class LaneMaker:
         """Ranks of one host read each other's memory; None when they cannot or shall not."""
         if self._wanted in ("nccl", "c10d") or self._members.num_ranks == 1:
             return None
-        lane, problem = _made(control, lambda: self._cuda_ipc(messages))
+        problem = self._apart()
         if not problem:
-            return lane
+            lane, problem = _made(control, lambda: self._cuda_ipc(messages))
+            if not problem:
+                return lane
         if self._wanted == "cuda_ipc":
             raise _not_to_be_had("cuda_ipc", problem)
         _log.info("ranks do not read each other's device memory: %s", problem)

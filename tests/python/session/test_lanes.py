@@ -254,6 +254,20 @@ def test_cuda_ipc_that_was_asked_for_is_not_replaced(job):
         made.make(alone(), "1")
 
 
+# The probe would have every rank tell the store what it holds, for an answer that all know.
+@pytest.mark.parametrize("transport", ["auto", "cuda_ipc"])
+def test_ranks_of_several_machines_do_not_probe(job, transport):
+    connect(job)
+    job.setattr(_native, "connect_cuda_ipc", pytest.fail)
+    job.setattr(Members, "node_of_rank", [0, 1])
+    made = only_host_groups(maker(transport, num_ranks=2), job)
+    if transport == "auto":
+        assert made.make(alone(), "1")[DEVICE].name == "nccl"
+    else:
+        with pytest.raises(DeviceError, match="the ranks run on several machines"):
+            made.make(alone(), "1")
+
+
 class Ending:
     """A transport that knows whether it was ended."""
 

@@ -1,0 +1,83 @@
+#include "transport/peer_memory/meeting.hpp"
+
+#include "dynatrain/base/error.hpp"
+
+#include "transport/peer_memory/words.hpp"
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+
+namespace dynatrain {
+namespace {
+
+constexpr std::uint64_t kAnswered = 0;
+constexpr std::uint64_t kFailed = 1;
+
+std::vector<std::string> gather(const Meeting& meeting,
+                                const std::string& purpose,
+                                const std::string& word) {
+  std::vector<std::string> words{word};
+  for (int peer = 1; peer < meeting.size; ++peer) {
+    words.push_back(
+        wait_for_word(meeting.store, purpose + "/" + std::to_string(peer), peer, meeting.wait));
+  }
+  return words;
+}
+
+/// As far as the store still takes it: it may be what failed.
+void tell_failure(Store& store, const std::string& answer_key, const TransportError& error) {
+  WordWriter out;
+  out.number(kFailed);
+  out.number(static_cast<std::uint64_t>(error.peer));
+  out.number(error.retryable ? 1 : 0);
+  out.text(error.what());
+  try {
+    store.set(answer_key, out.take());
+  } catch (const TransportError&) {
+    return;  // the others end at their deadline; the first error is thrown on
+  }
+}
+
+std::string read_answer(const std::string& words) {
+  WordReader in(words, 0);
+  if (in.number() == kAnswered) {
+    return in.text();
+  }
+  const auto peer = static_cast<int>(in.number());
+  const bool is_retryable = in.number() != 0;
+  throw TransportError(in.text(), peer, -1, is_retryable);
+}
+
+}  // namespace
+
+Deadline deadline_of_rank(int rank, Deadline deadline) {
+  using Clock = std::chrono::steady_clock;
+  const Clock::duration left = deadline - Clock::now();
+  const Clock::duration earlier =
+      std::clamp<Clock::duration>(left / 8, Clock::duration::zero(), std::chrono::seconds(1));
+  return rank == 0 ? deadline - earlier : deadline;
+}
+
+std::string meet(const Meeting& meeting,
+                 const std::string& purpose,
+                 const std::string& word,
+                 const std::function<std::string(const std::vector<std::string>&)>& answer) {
+  const std::string answer_key = purpose + "/all";
+  if (meeting.rank != 0) {
+    meeting.store.set(purpose + "/" + std::to_string(meeting.rank), word);
+    return read_answer(wait_for_word(meeting.store, answer_key, 0, meeting.wait));
+  }
+  try {
+    const std::string answered = answer(gather(meeting, purpose, word));
+    WordWriter out;
+    out.number(kAnswered);
+    out.text(answered);
+    meeting.store.set(answer_key, out.take());
+    return answered;
+  } catch (const TransportError& error) {
+    tell_failure(meeting.store, answer_key, error);
+    throw;
+  }
+}
+
+}  // namespace dynatrain
