@@ -1,9 +1,11 @@
 #pragma once
 
+#include "dynatrain/base/log.hpp"
 #include "dynatrain/membership/trace.hpp"
 
 #include "torch/bind.hpp"
 #include <cstdint>
+#include <exception>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -12,7 +14,8 @@
 namespace dynatrain::binding {
 
 /// A machine of `membership`, and the lines of what went into it and came out of it from the
-/// moment on that somebody has asked for them.
+/// moment on that somebody has asked for them. A trace changes nothing of what the machine does: it
+/// ends where a line of it cannot be written.
 template <class Machine>
 struct Traced {
   Machine machine;
@@ -25,9 +28,24 @@ struct Traced {
   [[nodiscard]] auto handle(std::int64_t now_ms, const Event& event) {
     auto actions = machine.handle(now_ms, event);
     if (is_traced) {
-      lines += membership::trace_of(now_ms, event, actions);
+      write(now_ms, event, actions);
     }
     return actions;
+  }
+
+ private:
+  /// Never throws: the machine has moved, and its actions are to be taken.
+  template <class Event, class Actions>
+  void write(std::int64_t now_ms, const Event& event, const Actions& actions) noexcept {
+    try {
+      lines += membership::trace_of(now_ms, event, actions);
+    } catch (const std::exception&) {
+      is_traced = false;
+      const py::gil_scoped_release no_gil;  // whoever logs holds the log's lock and waits for it
+      log(LogLevel::kWarning,
+          "membership",
+          "the trace ends: a machine was told, or did, what no line of a trace can hold");
+    }
   }
 };
 

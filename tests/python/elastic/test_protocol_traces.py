@@ -55,3 +55,21 @@ def test_a_file_that_is_no_trace_is_refused(tmp_path, text):
 
     with pytest.raises(LayoutError, match="cannot read line 1 of the trace"):
         trace.replay(path)
+
+
+# The machine has moved by then: without what it wants done, its job stands still.
+def test_an_event_that_no_line_holds_ends_the_trace_alone(tmp_path):
+    silent, _ = trace.traced(None, "worker", **BEGINS)
+    machine, made = trace.traced(tmp_path / "trace", "worker", **BEGINS)
+    done = [each.tick(10_000) for each in (silent, machine)]
+    endless = "why " * 100_000
+    for each in (silent, machine):
+        each.prepare_broke(20_000, 3, endless, is_uncovered=False, is_refusal=False)
+        done.append(each.tick(90_000))
+    made.write()
+
+    assert done[0] == done[1]
+    assert done[2] == done[3]
+    assert done[2]
+    assert "90000" not in (tmp_path / "trace").read_text()
+    assert trace.replay(tmp_path / "trace") is None
