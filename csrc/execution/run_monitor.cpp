@@ -3,7 +3,9 @@
 #include "dynatrain/base/error.hpp"
 #include "dynatrain/base/thread.hpp"
 
+#include "base/error_from.hpp"
 #include <algorithm>
+#include <new>
 #include <utility>
 
 namespace dynatrain {
@@ -37,13 +39,13 @@ std::string words_of(int stage) {
                                        : "stage " + std::to_string(stage) + " of the switch";
 }
 
-std::string reason_of(const std::exception_ptr& error) {
+void abort_because(const std::exception_ptr& error, Transport& transport) noexcept {
   try {
     std::rethrow_exception(error);
   } catch (const std::exception& known) {
-    return known.what();
+    transport.abort(known.what());
   } catch (...) {
-    return "an error of unknown type";
+    transport.abort("an error of unknown type");
   }
 }
 
@@ -88,7 +90,7 @@ void RunMonitor::fail(int stage, const std::exception_ptr& error) noexcept {
     }
     error_ = with_stage(stage, error);
   }
-  transport_.abort(reason_of(error));
+  abort_because(error, transport_);
 }
 
 void RunMonitor::check() const {
@@ -102,7 +104,15 @@ std::vector<TraceSpan> RunMonitor::take_spans() {
   return std::move(spans_);
 }
 
-void RunMonitor::run() {
+void RunMonitor::run() noexcept {
+  try {
+    watch_all();
+  } catch (...) {
+    fail(stage_, std::current_exception());  // no memory
+  }
+}
+
+void RunMonitor::watch_all() {
   int stage = kNoStage;  // until there are messages, that of what was submitted
   while (const std::optional<Watched> watched = next()) {
     stage = watched->tokens.empty() ? stage : watched->stage;
@@ -142,17 +152,18 @@ bool RunMonitor::is_over() const {
 void RunMonitor::check_limits(int watched) {
   const int stage = watched == kNoStage ? stage_.load() : watched;
   if (control_.cancel.load()) {
-    fail(stage,
-         std::make_exception_ptr(
-             TransportError("execution: the run was cancelled by its caller", -1, -1, true)));
+    fail(stage, error_from([] {
+           return TransportError("execution: the run was cancelled by its caller", -1, -1, true);
+         }));
   } else if (Clock::now() > deadline_ + kTransportsOwnDeadline) {
-    fail(stage,
-         std::make_exception_ptr(TransportError(
-             "execution: the run did not end before its deadline\n  raise the timeout when the "
-             "ranks are only slow",
-             -1,
-             -1,
-             true)));
+    fail(stage, error_from([] {
+           return TransportError(
+               "execution: the run did not end before its deadline\n  raise the timeout when the "
+               "ranks are only slow",
+               -1,
+               -1,
+               true);
+         }));
   }
 }
 
@@ -176,17 +187,25 @@ bool RunMonitor::wait_a_little(const Watched& watched) {
   return false;
 }
 
-std::exception_ptr RunMonitor::with_stage(int stage, const std::exception_ptr& error) const {
+std::exception_ptr RunMonitor::with_stage(int stage,
+                                          const std::exception_ptr& error) const noexcept {
   try {
     std::rethrow_exception(error);
   } catch (const TransportError& known) {
-    return std::make_exception_ptr(TransportError(
-        "execution: " + words_of(stage) + " failed on rank " + std::to_string(transport_.rank()) +
-            "\n  " + known.what() + what_remains(),
-        known.peer,
-        stage,
-        known.retryable,
-        known.where()));
+    const auto told = [&] {
+      return TransportError("execution: " + words_of(stage) + " failed on rank " +
+                                std::to_string(transport_.rank()) + "\n  " + known.what() +
+                                what_remains(),
+                            known.peer,
+                            stage,
+                            known.retryable,
+                            known.where());
+    };
+    try {
+      return std::make_exception_ptr(told());
+    } catch (const std::bad_alloc&) {
+      return error;  // as it is
+    }
   } catch (...) {
     return std::current_exception();
   }

@@ -58,7 +58,9 @@ class RunMonitor {
     std::vector<Token> tokens;
   };
 
-  void run();
+  /// The thread: nothing leaves it, but fails the run.
+  void run() noexcept;
+  void watch_all();
   /// The next stage's messages; an empty one to look at the limits again, nothing at the end.
   [[nodiscard]] std::optional<Watched> next();
   /// `watched` is the stage whose messages were looked at last, or none.
@@ -66,7 +68,8 @@ class RunMonitor {
   [[nodiscard]] bool is_over() const;
   /// Waits a little; true once all tokens have ended, or one has failed, which is kept.
   bool wait_a_little(const Watched& watched);
-  [[nodiscard]] std::exception_ptr with_stage(int stage, const std::exception_ptr& error) const;
+  [[nodiscard]] std::exception_ptr with_stage(int stage,
+                                              const std::exception_ptr& error) const noexcept;
 
   Transport& transport_;
   const RunControl& control_;

@@ -3,6 +3,7 @@
 #include "dynatrain/base/error.hpp"
 #include "dynatrain/base/pause.hpp"
 
+#include "base/error_from.hpp"
 #include "torch/c10d_messages.hpp"
 #include <algorithm>
 #include <exception>
@@ -36,20 +37,6 @@ struct C10dTransport::Submission {
   std::exception_ptr cause;           ///< the first failure of its own
   std::exception_ptr consequence;     ///< a failure that another one brought about
 };
-
-namespace {
-
-/// The error that `make` returns; where there is no memory for its text, that.
-template <class Make>
-std::exception_ptr error_from(const Make& make) noexcept {
-  try {
-    return std::make_exception_ptr(make());
-  } catch (...) {
-    return std::current_exception();
-  }
-}
-
-}  // namespace
 
 std::vector<C10dTransport::Operation> C10dTransport::Operation::all_of(
     std::span<const WireMessage> messages, bool is_send) {
@@ -249,9 +236,9 @@ void C10dTransport::close_connections() noexcept {
   }
 }
 
-void C10dTransport::abort(const std::string& reason) noexcept {
-  std::exception_ptr aborted =
-      error_from([&] { return TransportError("transport: aborted: " + reason, -1, -1, true); });
+void C10dTransport::abort(std::string_view reason) noexcept {
+  std::exception_ptr aborted = error_from(
+      [&] { return TransportError("transport: aborted: " + std::string(reason), -1, -1, true); });
   {
     const std::lock_guard lock(mutex_);
     if (cause_ == nullptr) {

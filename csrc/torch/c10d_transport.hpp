@@ -11,6 +11,7 @@
 #include <mutex>
 #include <span>
 #include <string>
+#include <string_view>
 
 namespace dynatrain {
 
@@ -45,7 +46,7 @@ class C10dTransport final : public Transport {
   Token submit_receives(std::span<const WireMessage> messages,
                         std::span<const Token> after,
                         Deadline deadline) override;
-  void abort(const std::string& reason) noexcept override;
+  void abort(std::string_view reason) noexcept override;
 
  private:
   struct Operation;

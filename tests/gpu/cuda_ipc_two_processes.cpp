@@ -17,6 +17,7 @@
 #include <functional>
 #include <iterator>
 #include <string>
+#include <string_view>
 #include <sys/wait.h>
 #include <thread>
 #include <unistd.h>
@@ -86,7 +87,7 @@ class NoMessages final : public Transport {
                         Deadline /*deadline*/) override {
     return {};
   }
-  void abort(const std::string& /*reason*/) noexcept override {}
+  void abort(std::string_view /*reason*/) noexcept override {}
 
  private:
   int rank_;

@@ -5,6 +5,7 @@
 #include <exception>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 
 namespace dynatrain {
@@ -36,8 +37,8 @@ class LoopbackTransport final : public Transport, public OneSided {
     return submit(false, messages, after, deadline);
   }
 
-  void abort(const std::string& reason) noexcept override {
-    state_->remove(rank_, "rank " + std::to_string(rank_) + " aborted: " + reason);
+  void abort(std::string_view reason) noexcept override {
+    state_->remove(rank_, "rank " + std::to_string(rank_) + " aborted: " + std::string(reason));
   }
 
   [[nodiscard]] OneSided* one_sided() noexcept override {

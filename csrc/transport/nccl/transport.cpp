@@ -153,13 +153,13 @@ void NcclTransport::order(std::span<const Token> after, Deadline deadline) {
   }
 }
 
-void NcclTransport::abort(const std::string& reason) noexcept {
+void NcclTransport::abort(std::string_view reason) noexcept {
   world_->fail_with([&] {
-    return TransportError(
-        "transport: rank " + std::to_string(rank()) + " aborted its NCCL communicator: " + reason,
-        -1,
-        -1,
-        true);
+    return TransportError("transport: rank " + std::to_string(rank()) +
+                              " aborted its NCCL communicator: " + std::string(reason),
+                          -1,
+                          -1,
+                          true);
   });
 }
 

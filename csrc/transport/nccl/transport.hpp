@@ -6,6 +6,7 @@
 #include <mutex>
 #include <span>
 #include <string>
+#include <string_view>
 
 namespace dynatrain {
 
@@ -32,7 +33,7 @@ class NcclTransport final : public Transport {
   ExchangeTokens exchange(const Exchange& step,
                           std::span<const Token> after,
                           Deadline deadline) override;
-  void abort(const std::string& reason) noexcept override;
+  void abort(std::string_view reason) noexcept override;
 
  private:
   void post(const Exchange& step,

@@ -25,7 +25,7 @@ constexpr std::chrono::milliseconds kEarly{20};
 
 }  // namespace
 
-void AbortFlag::raise(const std::string& reason) noexcept {
+void AbortFlag::raise(std::string_view reason) noexcept {
   const std::lock_guard lock(mutex_);
   if (!reason_.empty()) {
     return;

@@ -7,13 +7,14 @@
 #include <chrono>
 #include <mutex>
 #include <string>
+#include <string_view>
 
 namespace dynatrain {
 
 /// Whether a transport was aborted, and why. Threads: any.
 class AbortFlag {
  public:
-  void raise(const std::string& reason) noexcept;
+  void raise(std::string_view reason) noexcept;
   /// Errors: TransportError with the reason once it is raised.
   void check() const;
 

@@ -25,7 +25,7 @@ PeerMemoryTransport::PeerMemoryTransport(Transport& messages,
   }
 }
 
-void PeerMemoryTransport::abort(const std::string& reason) noexcept {
+void PeerMemoryTransport::abort(std::string_view reason) noexcept {
   aborted_.raise(reason);
   lifelines_->let_go();
   messages_.abort(reason);

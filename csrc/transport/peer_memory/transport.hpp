@@ -11,6 +11,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 
 namespace dynatrain {
 
@@ -44,7 +45,7 @@ class PeerMemoryTransport final : public Transport, public OneSided {
                           Deadline deadline) override {
     return messages_.exchange(step, after, deadline);
   }
-  void abort(const std::string& reason) noexcept override;
+  void abort(std::string_view reason) noexcept override;
   [[nodiscard]] OneSided* one_sided() noexcept override {
     return exporter_ != nullptr ? this : nullptr;
   }

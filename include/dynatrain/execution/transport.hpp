@@ -9,7 +9,7 @@
 #include <exception>
 #include <memory>
 #include <span>
-#include <string>
+#include <string_view>
 #include <utility>
 
 namespace dynatrain {
@@ -121,8 +121,8 @@ class Transport {
   }
 
   /// Ends every pending and later operation with a TransportError that says `reason`. Idempotent,
-  /// any thread. The transport is of no further use.
-  virtual void abort(const std::string& reason) noexcept = 0;
+  /// any thread, with no memory left too. The transport is of no further use.
+  virtual void abort(std::string_view reason) noexcept = 0;
 
   /// The one-sided part, or null. The default has none.
   [[nodiscard]] virtual OneSided* one_sided() noexcept { return nullptr; }

@@ -15,6 +15,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -45,7 +46,7 @@ class TamperingTransport final : public Transport {
                         Deadline deadline) override {
     return inner_->submit_receives(messages, after, deadline);
   }
-  void abort(const std::string& reason) noexcept override { inner_->abort(reason); }
+  void abort(std::string_view reason) noexcept override { inner_->abort(reason); }
 
  private:
   std::unique_ptr<Transport> inner_;

@@ -13,6 +13,7 @@
 #include <random>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -100,8 +101,8 @@ class HeldSends final : public Completion {
     sent_ = transport.submit_sends(messages_, after_, deadline_);
     released_.set();
   }
-  void fail(const std::string& reason) {
-    released_.fail(std::make_exception_ptr(TransportError(reason, -1, -1, false)));
+  void fail(std::string_view reason) {
+    released_.fail(std::make_exception_ptr(TransportError(std::string(reason), -1, -1, false)));
   }
   [[nodiscard]] bool done() const override { return released_.done() && sent_.done(); }
   void wait(Deadline deadline) override {
@@ -143,7 +144,7 @@ class GatedTransport final : public Transport {
                         Deadline deadline) override {
     return inner_->submit_receives(messages, after, deadline);
   }
-  void abort(const std::string& reason) noexcept override {
+  void abort(std::string_view reason) noexcept override {
     if (const auto held = exchange_held(nullptr)) {
       held->fail(reason);
     }

@@ -12,6 +12,7 @@
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -46,7 +47,7 @@ class WatchedTransport final : public Transport, public OneSided {
                         Deadline deadline) override {
     return posted.emplace_back(inner_->submit_receives(messages, after, deadline));
   }
-  void abort(const std::string& reason) noexcept override {
+  void abort(std::string_view reason) noexcept override {
     was_open_at_abort = open_.is_published;
     inner_->abort(reason);
   }
