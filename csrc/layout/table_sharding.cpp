@@ -5,6 +5,7 @@
 #include "layout/describe.hpp"
 #include "layout/owned.hpp"
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 namespace dynatrain {
@@ -91,6 +92,24 @@ class TableSharding final : public Sharding {
   std::uint64_t hash_ = 0;
 };
 
+/// No buffer has more elements: the largest have 16 bytes, and offsets in bytes fit 64 bits.
+constexpr std::int64_t kMostElems = std::numeric_limits<std::int64_t>::max() / 16;
+
+/// Whether all elements of a view that walks forward have a number below kMostElems.
+bool fits_a_buffer(const Box& box, const View& view) {
+  std::int64_t last = view.offset_elems;
+  for (int d = 0; d < box.rank(); ++d) {
+    std::int64_t size = 0;
+    std::int64_t way = 0;
+    if (__builtin_sub_overflow(box.end[d], box.begin[d], &size) ||
+        __builtin_mul_overflow(size - 1, view.strides[d], &way) ||
+        __builtin_add_overflow(last, way, &last)) {
+      return false;
+    }
+  }
+  return last < kMostElems;
+}
+
 void check_row(int rank, const std::vector<Fragment>& fragments) {
   const std::string what = "cannot make a table for rank " + std::to_string(rank);
   for (const Fragment& fragment : fragments) {
@@ -111,6 +130,14 @@ void check_row(int rank, const std::vector<Fragment>& fragments) {
       refuse_map(what,
                  box + " has a negative offset or stride",
                  "describe views that walk forward through their buffer");
+    }
+    if (!fragment.box.empty() && !fits_a_buffer(fragment.box, fragment.view)) {
+      refuse_map(what,
+                 box + " at element " + std::to_string(fragment.view.offset_elems) +
+                     " with strides " + fragment.view.strides.to_string() +
+                     " reaches further than any buffer does",
+                 "describe views of memory that is there, in elements; see whether all ranks have "
+                 "the same version of dynatrain");
     }
   }
   if (const auto overlap = first_overlap(boxes_of(fragments))) {

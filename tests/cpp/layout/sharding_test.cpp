@@ -5,6 +5,7 @@
 
 #include "layout/index_oracle.hpp"
 #include <algorithm>
+#include <limits>
 #include <map>
 #include <set>
 
@@ -256,6 +257,23 @@ TEST(TableSharding, RefusesFragmentsThatOverlapOrDoNotFitTogether) {
   EXPECT_THROW(static_cast<void>(make_table_sharding({{0, {rows, flat}}})), LayoutError);
   EXPECT_THROW(static_cast<void>(make_table_sharding({{0, {backwards}}})), LayoutError);
   EXPECT_NO_THROW(static_cast<void>(make_table_sharding({{0, {rows}}, {1, {overlapping}}})));
+}
+
+// Strides come from peers: a product that wrapped around would be an address.
+TEST(TableSharding, RefusesAViewThatReachesFurtherThanAnyBuffer) {
+  const std::int64_t huge = std::numeric_limits<std::int64_t>::max();
+  const auto make = [](const Fragment& fragment) {
+    static_cast<void>(make_table_sharding({{0, {fragment}}}));
+  };
+  for (const View& view : {View{0, {huge, 1}},
+                           View{0, {huge / 2 + 1, 1}},  // times 2 wraps to the lowest number
+                           View{0, {huge / 24, 1}},
+                           View{huge, {4, 1}}}) {
+    EXPECT_THROW(make({{{0, 0}, {3, 4}}, view}), LayoutError) << view.strides.to_string();
+  }
+  EXPECT_THROW(make({{{-huge, 0}, {huge, 4}}, {0, {4, 1}}}), LayoutError);
+  EXPECT_NO_THROW(make({{{0, 0}, {1, 4}}, {0, {huge, 1}}})) << "one row takes no step";
+  EXPECT_NO_THROW(make({{{0, 0}, {3, 4}}, {huge / 64, {huge / 64, 1}}}));
 }
 
 // A tied embedding lives on the first and the last stage: one tensor, owners on both.
