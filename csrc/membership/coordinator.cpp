@@ -2,7 +2,7 @@
 
 #include "dynatrain/base/error.hpp"
 
-#include "membership/clipped.hpp"
+#include "base/clipped.hpp"
 #include "membership/coordinator_state.hpp"
 #include "membership/overloaded.hpp"
 #include <type_traits>

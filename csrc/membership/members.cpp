@@ -1,4 +1,4 @@
-#include "membership/clipped.hpp"
+#include "base/clipped.hpp"
 #include "membership/coordinator_state.hpp"
 #include <algorithm>
 

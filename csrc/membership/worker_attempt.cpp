@@ -1,7 +1,7 @@
 #include "dynatrain/base/error.hpp"
 #include "dynatrain/membership/worker.hpp"
 
-#include "membership/clipped.hpp"
+#include "base/clipped.hpp"
 #include <utility>
 
 /// A member's part in an attempt: prepare, promise, switch, vote, and what the decision makes of

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "base/clipped.hpp"
 #include <cstdint>
 #include <cstring>
 #include <optional>
@@ -54,7 +55,7 @@ inline constexpr std::size_t kMaxReasonBytes = 800;
 
 [[nodiscard]] inline std::string encode(const FileReply& reply) {
   return two_words(kFileFormat, static_cast<std::uint64_t>(reply.answer)) +
-         reply.reason.substr(0, kMaxReasonBytes);
+         clipped(reply.reason, kMaxReasonBytes);
 }
 
 [[nodiscard]] inline std::optional<FileReply> decode_file_reply(const std::string& bytes) {

@@ -94,6 +94,17 @@ class FileServerTest : public ::testing::Test {
   const int num_open_ = count_open_files();
 };
 
+// Half a character at its end would make an error of the reader's that Python cannot show.
+TEST(FileWords, LongReasonEndsWithAWholeCharacter) {
+  std::string reason(kMaxReasonBytes - 1, 'x');
+  const std::string kept = reason;
+  reason += "\u00e9 and more";
+  const auto reply =
+      decode_file_reply(encode(FileReply{.answer = FileAnswer::kFailed, .reason = reason}));
+  ASSERT_TRUE(reply.has_value());
+  EXPECT_EQ(reply->reason, kept);
+}
+
 // The reader maps the owner's pages: a copy would hold what was there before the training step.
 TEST_F(FileServerTest, FileOfAnotherProcessIsTheSameMemory) {
   ChildProcess owner([](const auto& parent) { return lend(parent, "before"); });

@@ -1,6 +1,6 @@
-#include "membership/clipped.hpp"
+#include "base/clipped.hpp"
 
-namespace dynatrain::membership {
+namespace dynatrain {
 namespace {
 
 /// Whether a byte goes on with a character of UTF-8 that an earlier one has begun.
@@ -21,4 +21,4 @@ std::string clipped(std::string text, std::size_t max_bytes) {
   return text;
 }
 
-}  // namespace dynatrain::membership
+}  // namespace dynatrain
