@@ -18,19 +18,29 @@ using Clock = std::chrono::steady_clock;
 constexpr std::size_t kMaxConnections = 256;  // the rest waits to be accepted
 constexpr std::chrono::milliseconds kPause{100};
 
+[[noreturn]] void throw_no_server(const char* what, int error) {
+  throw DeviceError(
+      "transport: the system gives no " + std::string(what) +
+      " to hand out files of device memory: " + std::generic_category().message(error) +
+      "\n  nothing was offered; no state has changed\n  let this process open more "
+      "files (ulimit -n), or run over messages");
+}
+
+OwnedFile make_wake() {
+  OwnedFile made(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!made.is_open()) {
+    throw_no_server("event", errno);
+  }
+  return made;
+}
+
 }  // namespace
 
 FileServer::FileServer(std::chrono::milliseconds idle_limit)
-    : idle_limit_(idle_limit),
-      name_(make_socket_name()),
-      wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+    : idle_limit_(idle_limit), name_(make_socket_name()), wake_(make_wake()) {
   SocketResult listening = listen_at(name_);
-  if (listening.error != 0 || !wake_.is_open()) {
-    throw DeviceError(
-        "transport: no socket to hand out files of device memory: " +
-        std::generic_category().message(listening.error != 0 ? listening.error : EMFILE) +
-        "\n  nothing was offered; no state has changed\n  let this process open more files "
-        "(ulimit -n), or run over messages");
+  if (listening.error != 0) {
+    throw_no_server("socket", listening.error);
   }
   listener_ = std::move(listening.socket);
   thread_ = start_thread("hands out files of device memory", [this] { serve(); });
@@ -61,6 +71,7 @@ void FileServer::serve() noexcept {
       // Readers see their connections end. Logging may wait for whoever waits for this thread to
       // end.
       connections_.clear();
+      std::this_thread::sleep_for(kPause);  // no memory, most likely
     }
   }
 }
@@ -89,6 +100,9 @@ void FileServer::serve_once() {
     polled.push_back({.fd = connection.socket.get(), .events = POLLIN, .revents = 0});
   }
   if (poll(polled.data(), polled.size(), poll_timeout_ms()) < 0) {
+    if (errno != EINTR) {
+      std::this_thread::sleep_for(kPause);
+    }
     return;
   }
   std::size_t i = 2;
@@ -104,10 +118,8 @@ void FileServer::serve_once() {
 
 void FileServer::accept_one() {
   SocketResult accepted = accept_at(listener_.get());
-  if (accepted.error == EMFILE || accepted.error == ENFILE) {
-    accept_from_ = deadline_in(kPause);  // the listener stays readable: without this, a busy loop
-  }
   if (accepted.error != 0) {
+    accept_from_ = deadline_in(kPause);  // the listener stays readable: without this, a busy loop
     return;
   }
   if (user_at(accepted.socket.get()) != geteuid()) {

@@ -28,7 +28,7 @@ class FileServer {
   using Open = std::function<int()>;
   static constexpr std::chrono::milliseconds kIdleLimit{10'000};
 
-  /// Errors: DeviceError when the system gives no socket.
+  /// Errors: DeviceError when the system gives no socket, event or thread.
   explicit FileServer(std::chrono::milliseconds idle_limit = kIdleLimit);
   ~FileServer();
   FileServer(const FileServer&) = delete;
@@ -61,7 +61,7 @@ class FileServer {
   OwnedFile wake_;
   std::atomic<bool> is_stopping_ = false;
   std::vector<Connection> connections_;  ///< of the server's thread
-  Deadline accept_from_;                 ///< the process had no descriptor left before
+  Deadline accept_from_;                 ///< the system refused to accept before
 
   std::mutex mutex_;  ///< of what follows
   std::map<std::uint64_t, Open> offers_;
