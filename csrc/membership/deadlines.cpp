@@ -10,6 +10,30 @@ namespace {
 
 constexpr std::int64_t kLeastTimeoutMs = 1200;
 constexpr std::int64_t kDayMs = 24LL * 3600 * 1000;
+/// What make_deadlines() derives from a day stays within it, and so does the time plus a deadline.
+constexpr std::int64_t kMostMs = 10 * kDayMs;
+
+struct NamedDeadline {
+  const char* name;
+  std::int64_t Deadlines::* value;
+};
+
+constexpr std::array kAll{
+    NamedDeadline{"tick_ms", &Deadlines::tick_ms},
+    NamedDeadline{"heartbeat_ms", &Deadlines::heartbeat_ms},
+    NamedDeadline{"lost_after_ms", &Deadlines::lost_after_ms},
+    NamedDeadline{"settle_ms", &Deadlines::settle_ms},
+    NamedDeadline{"advice_ms", &Deadlines::advice_ms},
+    NamedDeadline{"promise_ms", &Deadlines::promise_ms},
+    NamedDeadline{"hold_ms", &Deadlines::hold_ms},
+    NamedDeadline{"report_ms", &Deadlines::report_ms},
+    NamedDeadline{"prepare_ms", &Deadlines::prepare_ms},
+    NamedDeadline{"vote_ms", &Deadlines::vote_ms},
+    NamedDeadline{"decision_ms", &Deadlines::decision_ms},
+    NamedDeadline{"abandon_ms", &Deadlines::abandon_ms},
+    NamedDeadline{"back_off_ms", &Deadlines::back_off_ms},
+    NamedDeadline{"back_off_cap_ms", &Deadlines::back_off_cap_ms},
+};
 
 /// `first_ms` times `factor` must lie below `second_ms`.
 struct OrderRule {
@@ -90,11 +114,13 @@ constexpr std::array kRules{
               "a halted member outlasts one attempt to recover"},
 };
 
-void check_sign(const char* name, std::int64_t value_ms) {
-  if (value_ms < 1) {
+void check_range(const char* name, std::int64_t value_ms) {
+  if (value_ms < 1 || value_ms > kMostMs) {
     throw LayoutError("membership: cannot use " + std::string(name) + "=" +
-                      std::to_string(value_ms) +
-                      "\n  a deadline is at least 1 ms\n  nothing was started");
+                      std::to_string(value_ms) + "\n  a deadline is from 1 ms up to " +
+                      std::to_string(kMostMs) +
+                      " ms, ten days\n  nothing was started\n  derive it from one timeout_ms, or "
+                      "change it");
   }
 }
 
@@ -125,10 +151,9 @@ Deadlines make_deadlines(std::int64_t timeout_ms) {
 }
 
 void check_deadlines(const Deadlines& deadlines) {
-  check_sign("tick_ms", deadlines.tick_ms);
-  check_sign("settle_ms", deadlines.settle_ms);
-  check_sign("advice_ms", deadlines.advice_ms);
-  check_sign("back_off_ms", deadlines.back_off_ms);
+  for (const NamedDeadline& deadline : kAll) {
+    check_range(deadline.name, deadlines.*deadline.value);
+  }
   for (const OrderRule& rule : kRules) {
     const std::int64_t first_ms = deadlines.*rule.first;
     const std::int64_t second_ms = deadlines.*rule.second;

@@ -37,13 +37,34 @@ Load load_of(const Plan& plan) {
   return load;
 }
 
+constexpr std::int64_t kMostStages = std::numeric_limits<int>::max();
+
+[[noreturn]] void throw_too_many(const Load& load,
+                                 int rank,
+                                 std::int64_t budget_bytes,
+                                 std::int64_t stages) {
+  const std::int64_t slack = load.num_lists * kMessageSlack;
+  const std::int64_t least_budget = (ceil_div(load.weight, kMostStages) + slack) * kNumSlots;
+  throw BudgetError("schedule: a staging budget of " + std::to_string(budget_bytes) +
+                        " bytes would take " + std::to_string(stages) + " stages on rank " +
+                        std::to_string(rank) + "\n  expected " + std::to_string(kMostStages) +
+                        " at most, which takes " + std::to_string(least_budget) +
+                        " bytes\n  nothing was moved; the source state is intact\n  raise the "
+                        "staging budget",
+                    least_budget,
+                    budget_bytes);
+}
+
 /// The fewest stages whose slots stay within their shares of the budget.
 std::int64_t stages_for_memory(const Load& load, int rank, std::int64_t budget_bytes) {
   const std::int64_t slack = load.num_lists * kMessageSlack;
   const std::int64_t least_budget = 2 * slack * kNumSlots;
   const std::int64_t stages =
       budget_bytes < least_budget ? 0 : ceil_div(load.weight, budget_bytes / kNumSlots - slack);
-  if (stages == 0 || stages > std::numeric_limits<int>::max()) {
+  if (stages > kMostStages) {
+    throw_too_many(load, rank, budget_bytes, stages);
+  }
+  if (stages == 0) {
     throw BudgetError("schedule: a staging budget of " + std::to_string(budget_bytes) +
                           " bytes is too small for rank " + std::to_string(rank) + ", which has " +
                           std::to_string(load.num_lists) + " messages per stage\n  it needs " +

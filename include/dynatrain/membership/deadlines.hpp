@@ -30,7 +30,8 @@ inline constexpr std::int64_t kDefaultTimeoutMs = 60'000;
 /// Source   own; docs/design/membership.md, "Deadlines".
 [[nodiscard]] Deadlines make_deadlines(std::int64_t timeout_ms = kDefaultTimeoutMs);
 
-/// Errors   LayoutError naming the two deadlines that are in the wrong order, and why it matters.
+/// Errors   LayoutError naming a deadline that is below 1 ms or above ten days, or the two that are
+/// in the wrong order, and why it matters.
 void check_deadlines(const Deadlines& deadlines);
 
 }  // namespace dynatrain::membership

@@ -7,6 +7,7 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
 #include <string>
 
 namespace dynatrain::membership {
@@ -61,6 +62,18 @@ TEST(Deadlines, ZeroAndLessIsRefused) {
   deadlines.tick_ms = 0;
 
   EXPECT_NE(refusal_of(deadlines).find("tick_ms=0"), std::string::npos);
+}
+
+// The time plus such a deadline would wrap around, and be over at once.
+TEST(Deadlines, OfMoreThanTenDaysAreRefused) {
+  const std::int64_t endless = std::numeric_limits<std::int64_t>::max();
+  for (std::int64_t Deadlines::* const one :
+       {&Deadlines::settle_ms, &Deadlines::abandon_ms, &Deadlines::back_off_cap_ms}) {
+    Deadlines deadlines = make_deadlines();
+    deadlines.*one = endless;
+
+    EXPECT_NE(refusal_of(deadlines).find("_ms=" + std::to_string(endless)), std::string::npos);
+  }
 }
 
 TEST(Deadlines, APauseAboveItsCapIsRefused) {

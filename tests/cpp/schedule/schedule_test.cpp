@@ -6,6 +6,7 @@
 #include "schedule/random_schedules.hpp"
 #include <algorithm>
 #include <cstdlib>
+#include <string>
 #include <tuple>
 #include <vector>
 
@@ -215,6 +216,24 @@ TEST(ScheduleStageCount, ABudgetThatCannotHoldOneMessagePerPeerIsRefused) {
   } catch (const BudgetError& error) {
     EXPECT_EQ(error.budget_bytes, 100);
     EXPECT_EQ(num_stages_wanted(plan, {.staging_budget_bytes = error.required_bytes}) > 0, true);
+  }
+}
+
+// A budget that holds the messages of a stage, and takes more stages than there are numbers.
+TEST(ScheduleStageCount, MoreStagesThanCanBeCountedAreRefusedAsThat) {
+  const Shape huge{std::int64_t{1} << 44};
+  const ShardMap source = equal_tensors({"w"}, huge, make_replicated_sharding({0}));
+  const ShardMap target = equal_tensors({"w"}, huge, make_replicated_sharding({1}));
+  const Plan plan = make_plan(source, target, 0, {});
+
+  try {
+    std::ignore = num_stages_wanted(plan, {.staging_budget_bytes = 2048});
+    FAIL() << "accepted";
+  } catch (const BudgetError& error) {
+    EXPECT_NE(std::string(error.what()).find("stages on rank 0"), std::string::npos)
+        << error.what();
+    EXPECT_GT(error.required_bytes, 2048);
+    EXPECT_GT(num_stages_wanted(plan, {.staging_budget_bytes = error.required_bytes}), 0);
   }
 }
 
