@@ -35,9 +35,13 @@ std::pair<DriverCalls, std::string> find_driver_calls() {
   driver.require(f.granularity, "cuMemGetAllocationGranularity");
   driver.require(f.mem_alloc, "cuMemAlloc_v2");
   driver.require(f.mem_free, "cuMemFree_v2");
-  driver.require(f.copy_in, "cuMemcpyHtoD_v2");
-  driver.require(f.copy_out, "cuMemcpyDtoH_v2");
-  driver.require(f.synchronize, "cuStreamSynchronize");
+  driver.require(f.host_alloc, "cuMemAllocHost_v2");
+  driver.require(f.host_free, "cuMemFreeHost");
+  driver.require(f.stream_create, "cuStreamCreate");
+  driver.require(f.stream_destroy, "cuStreamDestroy_v2");
+  driver.require(f.stream_query, "cuStreamQuery");
+  driver.require(f.copy_in, "cuMemcpyHtoDAsync_v2");
+  driver.require(f.copy_out, "cuMemcpyDtoHAsync_v2");
   return {f, driver.problem()};
 }
 

@@ -23,9 +23,11 @@ using DevicePointer = std::uint64_t;   ///< CUdeviceptr
 using PhysicalHandle = std::uint64_t;  ///< CUmemGenericAllocationHandle
 
 inline constexpr DriverStatus kDriverSuccess = 0;
+inline constexpr DriverStatus kDriverNotReady = 600;  ///< CUDA_ERROR_NOT_READY
 
 inline constexpr int kMemoryTypeDevice = 2;            ///< CU_MEMORYTYPE_DEVICE
 inline constexpr unsigned int kIpcLazyPeerAccess = 1;  ///< CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS
+inline constexpr unsigned int kNonBlockingStream = 1;  ///< CU_STREAM_NON_BLOCKING
 inline constexpr int kAllocationPinned = 1;            ///< CU_MEM_ALLOCATION_TYPE_PINNED
 inline constexpr int kLocationDevice = 1;              ///< CU_MEM_LOCATION_TYPE_DEVICE
 inline constexpr int kPosixFileHandle = 1;             ///< CU_MEM_HANDLE_TYPE_POSIX_FILE_...
@@ -109,9 +111,13 @@ struct DriverCalls {
   Status (*granularity)(std::size_t* size, const AllocationProperties* wanted, int which) = nullptr;
   Status (*mem_alloc)(DevicePointer* base, std::size_t size) = nullptr;
   Status (*mem_free)(DevicePointer base) = nullptr;
-  Status (*copy_in)(DevicePointer dst, const void* src, std::size_t size) = nullptr;
-  Status (*copy_out)(void* dst, DevicePointer src, std::size_t size) = nullptr;
-  Status (*synchronize)(void* stream) = nullptr;
+  Status (*host_alloc)(void** base, std::size_t size) = nullptr;
+  Status (*host_free)(void* base) = nullptr;
+  Status (*stream_create)(void** stream, unsigned int flags) = nullptr;
+  Status (*stream_destroy)(void* stream) = nullptr;
+  Status (*stream_query)(void* stream) = nullptr;
+  Status (*copy_in)(DevicePointer dst, const void* src, std::size_t size, void* stream) = nullptr;
+  Status (*copy_out)(void* dst, DevicePointer src, std::size_t size, void* stream) = nullptr;
 
   /// Errors: DeviceError with the driver's words.
   void check(DriverStatus status,

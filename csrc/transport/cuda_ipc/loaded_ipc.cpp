@@ -1,6 +1,7 @@
 #include "dynatrain/base/error.hpp"
 
 #include "transport/cuda_ipc/driver_calls.hpp"
+#include "transport/cuda_ipc/word_copy.hpp"
 #include "transport/peer_memory/owned_file.hpp"
 #include <bit>
 #include <cstring>
@@ -148,18 +149,13 @@ class LoadedIpc final : public IpcApi {
     cuda_.check(cuda_.mem_free(device_pointer(piece.base)), "cuMemFree");
   }
 
-  void write(const std::byte* dst, std::uint64_t word) override {
+  void write(const std::byte* dst, std::uint64_t word, Deadline deadline) override {
     const ContextScope scope(cuda_, context_);
-    // From memory that is not pinned it returns once the word is staged, and a peer waits for no
-    // stream of this process.
-    cuda_.check(cuda_.copy_in(device_pointer(dst), &word, sizeof(word)), "cuMemcpyHtoD");
-    cuda_.check(cuda_.synchronize(nullptr), "cuStreamSynchronize");
+    write_word(cuda_, device_pointer(dst), word, deadline);
   }
-  std::uint64_t read(const std::byte* src) override {
+  std::uint64_t read(const std::byte* src, Deadline deadline) override {
     const ContextScope scope(cuda_, context_);
-    std::uint64_t word = 0;
-    cuda_.check(cuda_.copy_out(&word, device_pointer(src), sizeof(word)), "cuMemcpyDtoH");
-    return word;
+    return read_word(cuda_, device_pointer(src), deadline);
   }
 
  private:

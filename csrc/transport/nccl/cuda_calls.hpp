@@ -35,7 +35,6 @@ struct CudaCalls {
   CudaStatus (*priority_range)(int* least, int* greatest) = nullptr;
   CudaStatus (*stream_create)(CudaStream* stream, unsigned int flags, int priority) = nullptr;
   CudaStatus (*stream_destroy)(CudaStream stream) = nullptr;
-  CudaStatus (*stream_synchronize)(CudaStream stream) = nullptr;
   CudaStatus (*stream_wait_event)(CudaStream stream, CudaEvent event, unsigned int flags) = nullptr;
   CudaStatus (*event_create)(CudaEvent* event, unsigned int flags) = nullptr;
   CudaStatus (*event_destroy)(CudaEvent event) = nullptr;

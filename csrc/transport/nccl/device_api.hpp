@@ -1,5 +1,7 @@
 #pragma once
 
+#include "dynatrain/base/token.hpp"
+
 #include <cstddef>
 #include <cstdint>
 
@@ -20,8 +22,11 @@ class DeviceApi {
   virtual void record(void* event, void* stream) = 0;
   [[nodiscard]] virtual bool is_done(void* event) = 0;
   virtual void stream_wait(void* stream, void* event) = 0;
-  /// Zeroes device memory and waits for it, on a stream of its own.
-  virtual void zero(std::byte* memory, std::int64_t size_bytes) = 0;
+  /// Zeroes device memory and waits for it, on a stream of its own. False at the deadline: the
+  /// memory may be written still.
+  [[nodiscard]] virtual bool zero(std::byte* memory,
+                                  std::int64_t size_bytes,
+                                  Deadline deadline) = 0;
   /// True for host memory that the device cannot reach.
   [[nodiscard]] virtual bool is_host_memory(const void* data) = 0;
 };

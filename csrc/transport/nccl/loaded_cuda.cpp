@@ -1,8 +1,10 @@
 #include "dynatrain/base/error.hpp"
+#include "dynatrain/base/pause.hpp"
 
 #include "transport/nccl/cuda_calls.hpp"
 #include "transport/nccl/library.hpp"
 #include "transport/nccl/loaded.hpp"
+#include <chrono>
 #include <source_location>
 #include <string>
 #include <utility>
@@ -10,6 +12,21 @@
 
 namespace dynatrain {
 namespace {
+
+/// A stream or an event for a scope.
+class Handle {
+ public:
+  using Destroy = CudaStatus (*)(void* handle);
+  Handle(Destroy destroy, void* handle) : destroy_(destroy), handle_(handle) {}
+  ~Handle() { destroy_(handle_); }
+  Handle(const Handle&) = delete;
+  Handle& operator=(const Handle&) = delete;
+  [[nodiscard]] void* get() const { return handle_; }
+
+ private:
+  Destroy destroy_;
+  void* handle_;
+};
 
 class LoadedCuda final : public DeviceApi {
  public:
@@ -59,13 +76,19 @@ class LoadedCuda final : public DeviceApi {
   void stream_wait(void* stream, void* event) override {
     check(cuda_.stream_wait_event(stream, event, 0), "cudaStreamWaitEvent");
   }
-  void zero(std::byte* memory, std::int64_t size_bytes) override {
-    auto* const stream = create_stream();
+  bool zero(std::byte* memory, std::int64_t size_bytes, Deadline deadline) override {
+    // Both may go before what is on them has ended.
+    const Handle stream(cuda_.stream_destroy, create_stream());
+    const Handle event(cuda_.event_destroy, create_event());
     const auto size = static_cast<std::size_t>(size_bytes);
-    CudaStatus status = cuda_.memset_async(memory, 0, size, stream);
-    status = status == kCudaSuccess ? cuda_.stream_synchronize(stream) : status;
-    destroy_stream(stream);
-    check(status, "cudaMemsetAsync");
+    check(cuda_.memset_async(memory, 0, size, stream.get()), "cudaMemsetAsync");
+    record(event.get(), stream.get());
+    for (Pause pause; !is_done(event.get()); pause()) {
+      if (std::chrono::steady_clock::now() >= deadline) {
+        return false;
+      }
+    }
+    return true;
   }
   bool is_host_memory(const void* data) override {
     CudaPointerAttributes attributes{};
@@ -109,7 +132,6 @@ std::shared_ptr<DeviceApi> load_cuda_runtime() {
   runtime.require(f.stream_wait_event, "cudaStreamWaitEvent");
   runtime.require(f.pointer_get_attributes, "cudaPointerGetAttributes");
   runtime.require(f.memset_async, "cudaMemsetAsync");
-  runtime.require(f.stream_synchronize, "cudaStreamSynchronize");
   driver.require(f.driver_get_current, "cuCtxGetCurrent");
   const std::string& problem = runtime.problem().empty() ? driver.problem() : runtime.problem();
   if (!problem.empty()) {

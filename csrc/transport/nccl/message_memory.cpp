@@ -11,6 +11,16 @@ namespace {
 
 /// How long an abort may take to let go of memory before that is given up.
 constexpr std::chrono::seconds kAbortTime{5};
+/// All of a GPU's memory takes a tenth of a second.
+constexpr std::chrono::seconds kZeroTime{30};
+
+[[noreturn]] void throw_not_zeroed(std::int64_t size_bytes, int rank) {
+  throw DeviceError(
+      "transport: the device of rank " + std::to_string(rank) + " has not zeroed " +
+      std::to_string(size_bytes) + " bytes of staging within " + std::to_string(kZeroTime.count()) +
+      " s\n  what else runs on it may hang\n  nothing was sent; the memory is left to "
+      "the device\n  see what runs there (nvidia-smi), and call again");
+}
 
 }  // namespace
 
@@ -27,7 +37,10 @@ MessageMemory::MessageMemory(std::shared_ptr<NcclWorld> world, std::int64_t size
   }
   data_ = answer.value;
   try {
-    world_->device().zero(data_, size_bytes);
+    if (!world_->device().zero(data_, size_bytes, deadline_in(kZeroTime))) {
+      data_ = nullptr;  // it may be written still: never freed
+      throw_not_zeroed(size_bytes, world_->rank());
+    }
     handle_ = world_->register_memory(data_, size_bytes);
   } catch (...) {
     release();
@@ -40,6 +53,9 @@ MessageMemory::~MessageMemory() {
 }
 
 void MessageMemory::release() noexcept {
+  if (data_ == nullptr) {
+    return;
+  }
   if (handle_ != nullptr) {
     world_->deregister(handle_);
   }

@@ -1,5 +1,7 @@
 #pragma once
 
+#include "dynatrain/base/token.hpp"
+
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -49,8 +51,10 @@ class IpcApi {
   [[nodiscard]] virtual IpcPiece allocate(IpcKind kind) = 0;
   virtual void free(const IpcPiece& piece) = 0;
   /// On return the word is where other processes read it.
-  virtual void write(const std::byte* dst, std::uint64_t word) = 0;
-  [[nodiscard]] virtual std::uint64_t read(const std::byte* src) = 0;
+  /// Errors: at the deadline too; the memory may be written still, and must not be freed then.
+  virtual void write(const std::byte* dst, std::uint64_t word, Deadline deadline) = 0;
+  /// Errors: at the deadline too.
+  [[nodiscard]] virtual std::uint64_t read(const std::byte* src, Deadline deadline) = 0;
 };
 
 }  // namespace dynatrain

@@ -28,15 +28,16 @@ using Problems = std::array<std::string, kKinds.size()>;
 /// is new each time: what an earlier probe left in memory must not pass for it.
 class ProbeMemory {
  public:
-  ProbeMemory(const IpcProbe& probe, IpcKind kind)
+  ProbeMemory(const IpcProbe& probe, IpcKind kind, Deadline deadline)
       : api_(probe.api), exporter_(probe.api), word_(random_word()) {
     if (api_ == nullptr) {
       publication_.refusal = probe.api_problem;
       return;
     }
     try {
-      piece_ = api_->allocate(kind);
-      api_->write(piece_->base, word_);
+      const IpcPiece piece = api_->allocate(kind);
+      api_->write(piece.base, word_, deadline);
+      piece_ = piece;  // only now: what may be written still is never freed
       const ExposedBuffer buffer{BufferId(0), piece_->base, sizeof(std::uint64_t)};
       publication_ = exporter_.make(std::span(&buffer, 1));
     } catch (const DeviceError& error) {
@@ -120,7 +121,9 @@ std::string read_problem(const Trial& trial,
     Mappings mappings(probe.api);
     mappings.meet(peer, 0, std::move(publication));
     const std::byte* const mapped = mappings.map(peer, BufferId(0), trial.wait);
-    return probe.api->read(mapped) == word ? "" : "other bytes were read than were written";
+    return probe.api->read(mapped, trial.wait.deadline) == word
+               ? ""
+               : "other bytes were read than were written";
   } catch (const Error& error) {
     return error.what();  // a file that does not come, too: the others wait for a verdict
   }
@@ -283,8 +286,8 @@ PeerMemoryReport run_probe(const IpcProbe& probe,
   const PeerWait wait{.deadline = deadline_of_rank(probe.rank, deadline),
                       .aborted = never_aborted,
                       .lifelines = &lifelines};
-  const ProbeMemory handle_memory(probe, IpcKind::kHandle);
-  const ProbeMemory file_memory(probe, IpcKind::kFile);
+  const ProbeMemory handle_memory(probe, IpcKind::kHandle, wait.deadline);
+  const ProbeMemory file_memory(probe, IpcKind::kFile, wait.deadline);
   const std::array memory{&handle_memory, &file_memory};
   const Meeting meeting{.rank = probe.rank, .size = probe.size, .store = store, .wait = wait};
   const Trial trial{.probe = probe, .wait = wait, .lifelines = lifelines};

@@ -104,11 +104,11 @@ class HostIpc final : public IpcApi {
     own_.erase(piece.base);
   }
 
-  void write(const std::byte* dst, std::uint64_t word) override {
+  void write(const std::byte* dst, std::uint64_t word, Deadline /*deadline*/) override {
     std::memcpy(const_cast<std::byte*>(dst), &word, sizeof(word));
   }
 
-  std::uint64_t read(const std::byte* src) override {
+  std::uint64_t read(const std::byte* src, Deadline /*deadline*/) override {
     std::uint64_t word = 0;
     std::memcpy(&word, src, sizeof(word));
     return word;

@@ -84,10 +84,16 @@ TEST(TransportDeclarations, OfCudasDriverAreThoseOfItsHeader) {
   EXPECT_SAME_CALL(D::granularity, cuMemGetAllocationGranularity);
   EXPECT_SAME_CALL(D::mem_alloc, cuMemAlloc);
   EXPECT_SAME_CALL(D::mem_free, cuMemFree);
-  EXPECT_SAME_CALL(D::copy_in, cuMemcpyHtoD);
-  EXPECT_SAME_CALL(D::copy_out, cuMemcpyDtoH);
-  EXPECT_SAME_CALL(D::synchronize, cuStreamSynchronize);
+  EXPECT_SAME_CALL(D::host_alloc, cuMemAllocHost);
+  EXPECT_SAME_CALL(D::host_free, cuMemFreeHost);
+  EXPECT_SAME_CALL(D::stream_create, cuStreamCreate);
+  EXPECT_SAME_CALL(D::stream_destroy, cuStreamDestroy);
+  EXPECT_SAME_CALL(D::stream_query, cuStreamQuery);
+  EXPECT_SAME_CALL(D::copy_in, cuMemcpyHtoDAsync);
+  EXPECT_SAME_CALL(D::copy_out, cuMemcpyDtoHAsync);
   EXPECT_SAME_VALUE(kDriverSuccess, CUDA_SUCCESS);
+  EXPECT_SAME_VALUE(kDriverNotReady, CUDA_ERROR_NOT_READY);
+  EXPECT_SAME_VALUE(kNonBlockingStream, CU_STREAM_NON_BLOCKING);
   EXPECT_SAME_VALUE(kMemoryTypeDevice, CU_MEMORYTYPE_DEVICE);
   EXPECT_SAME_VALUE(kIpcLazyPeerAccess, CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS);
   EXPECT_SAME_VALUE(kAllocationPinned, CU_MEM_ALLOCATION_TYPE_PINNED);
@@ -129,7 +135,6 @@ TEST(TransportDeclarations, OfCudasRuntimeAreThoseOfItsHeader) {
   EXPECT_SAME_CALL(C::priority_range, cudaDeviceGetStreamPriorityRange);
   EXPECT_SAME_CALL(C::stream_create, cudaStreamCreateWithPriority);
   EXPECT_SAME_CALL(C::stream_destroy, cudaStreamDestroy);
-  EXPECT_SAME_CALL(C::stream_synchronize, cudaStreamSynchronize);
   EXPECT_SAME_CALL(C::stream_wait_event, cudaStreamWaitEvent);
   EXPECT_SAME_CALL(C::event_create, cudaEventCreateWithFlags);
   EXPECT_SAME_CALL(C::event_destroy, cudaEventDestroy);

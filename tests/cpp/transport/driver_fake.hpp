@@ -9,9 +9,11 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <list>
 #include <map>
 #include <sys/mman.h>
 #include <unistd.h>
+#include <utility>
 #include <vector>
 
 namespace dynatrain {
@@ -93,14 +95,17 @@ class FakeDriver {
   std::map<int, Physical> physical;
   std::map<DevicePointer, Mapping> mappings;
   std::map<DevicePointer, std::uint64_t> reservations;
-  std::map<DevicePointer, std::uint64_t> staged;  ///< written, not on the device yet
-  std::vector<int> accessed_by;                   ///< devices that were given access
+  std::vector<std::pair<void*, const void*>> pending;  ///< copies that nobody has waited for
+  std::list<std::uint64_t> pinned;
+  bool hangs = false;            ///< no stream comes to an end
+  std::vector<int> accessed_by;  ///< devices that were given access
   DevicePointer next_address = 0x7000'0000'0000;
 
   static inline FakeDriver* current = nullptr;
   static inline thread_local int depth = 0;  ///< contexts that were pushed
 
  private:
+  void* word_at(DevicePointer at) { return &physical.at(find(at)->second.physical).word; }
   DevicePointer take_addresses(std::uint64_t size) {
     const DevicePointer base = next_address;
     next_address += (size / kGranularity + 2) * kGranularity;  // never back to back by chance
@@ -327,21 +332,32 @@ inline void FakeDriver::add_address_calls(DriverCalls& f) {
 }
 
 inline void FakeDriver::add_copies(DriverCalls& f) {
-  f.copy_in = [](DevicePointer dst, const void* src, std::size_t /*size*/) {
-    std::memcpy(&current->staged[dst], src, sizeof(std::uint64_t));
+  f.host_alloc = [](void** base, std::size_t /*size*/) {
+    *base = &current->pinned.emplace_back();
     return kDriverSuccess;
   };
-  f.copy_out = [](void* dst, DevicePointer src, std::size_t /*size*/) {
-    const std::uint64_t word = current->physical.at(current->find(src)->second.physical).word;
-    std::memcpy(dst, &word, sizeof(word));
-    return kDriverSuccess;
+  f.host_free = [](void* base) {
+    const auto freed = current->pinned.remove_if([&](const auto& word) { return &word == base; });
+    return freed == 1 ? kDriverSuccess : kInvalidValue;
   };
-  f.synchronize = [](void* /*stream*/) {
-    for (const auto& [dst, word] : current->staged) {
-      current->physical.at(current->find(dst)->second.physical).word = word;
+  f.stream_create = [](void** stream, unsigned int flags) {
+    *stream = current;
+    return flags == kNonBlockingStream ? kDriverSuccess : kInvalidValue;
+  };
+  f.stream_destroy = [](void* /*stream*/) { return kDriverSuccess; };
+  f.stream_query = [](void* /*stream*/) {
+    for (const auto& [dst, src] : std::exchange(current->pending, {})) {
+      std::memcpy(dst, src, sizeof(std::uint64_t));
     }
-    current->staged.clear();
-    return kDriverSuccess;
+    return current->hangs ? kDriverNotReady : kDriverSuccess;
+  };
+  f.copy_in = [](DevicePointer dst, const void* src, std::size_t /*size*/, void* stream) {
+    current->pending.emplace_back(current->word_at(dst), src);
+    return stream == nullptr ? kInvalidValue : kDriverSuccess;
+  };
+  f.copy_out = [](void* dst, DevicePointer src, std::size_t /*size*/, void* stream) {
+    current->pending.emplace_back(dst, current->word_at(src));
+    return stream == nullptr ? kInvalidValue : kDriverSuccess;
   };
 }
 
@@ -376,7 +392,8 @@ inline DriverCalls FakeDriver::calls() {
   require_context<&D::mem_free, &D::granularity, &D::mem_create, &D::retain>(f);
   require_context<&D::mem_release, &D::mem_export, &D::mem_import, &D::reserve>(f);
   require_context<&D::address_free, &D::mem_map, &D::mem_unmap, &D::set_access>(f);
-  require_context<&D::copy_in, &D::copy_out, &D::synchronize>(f);
+  require_context<&D::host_alloc, &D::host_free, &D::stream_create, &D::stream_destroy>(f);
+  require_context<&D::stream_query, &D::copy_in, &D::copy_out>(f);
   return f;
 }
 

@@ -194,10 +194,10 @@ class FakeIpc final : public IpcApi {
     return piece_at(machine_->allocate(rank_, kind, 4096));
   }
   void free(const IpcPiece& piece) override { machine_->free(piece.base); }
-  void write(const std::byte* dst, std::uint64_t word) override {
+  void write(const std::byte* dst, std::uint64_t word, Deadline /*deadline*/) override {
     std::memcpy(const_cast<std::byte*>(dst), &word, sizeof(word));
   }
-  std::uint64_t read(const std::byte* src) override {
+  std::uint64_t read(const std::byte* src, Deadline /*deadline*/) override {
     std::uint64_t word = 0;
     std::memcpy(&word, src, sizeof(word));
     return word;

@@ -9,6 +9,7 @@
 #include "transport/peer_memory/owned_file.hpp"
 #include <array>
 #include <bit>
+#include <chrono>
 #include <string>
 #include <thread>
 #include <vector>
@@ -19,6 +20,7 @@ namespace {
 constexpr auto kFd = static_cast<std::uint64_t>(kPosixFileHandle);
 constexpr auto kFabric = static_cast<std::uint64_t>(8);
 constexpr int kDevice = 3;
+constexpr Deadline kLate = Deadline::max();
 constexpr auto kPieceBytes = static_cast<std::int64_t>(FakeDriver::kGranularity);
 
 const std::byte* pointer(DevicePointer address) {
@@ -76,7 +78,7 @@ TEST_F(LoadedIpcTest, PieceOfASegmentIsOneMappingAndItsFileIsItsMemory) {
   driver_.physical.at(driver_.find(segment + FakeDriver::kGranularity)->second.physical).word = 77;
   const std::byte* const mapped = api_->map_files(
       std::array{kPieceBytes}, [&](std::size_t /*piece*/) { return api_->export_file(piece); });
-  EXPECT_EQ(api_->read(mapped), 77U);
+  EXPECT_EQ(api_->read(mapped, kLate), 77U);
   api_->unmap_files(mapped, kPieceBytes);
 }
 
@@ -90,12 +92,24 @@ TEST_F(LoadedIpcTest, MemoryThatCannotBeSharedIsRefusedByWhatItIs) {
   EXPECT_TRUE(holds(refusal_of(0x10), "is it device memory?"));
 }
 
-// A copy from pageable memory returns when it is staged. A peer that read then would find the
-// memory as it was, and the probe would fail on a machine where all is well.
+// A peer that read before the copy has ended would find the memory as it was, and the probe would
+// fail on a machine where all is well.
 TEST_F(LoadedIpcTest, WrittenWordIsWhereOtherProcessesReadIt) {
   const DevicePointer base = driver_.make(FakeDriver::Origin::kMalloc, 64);
-  api_->write(pointer(base), 42);
+  api_->write(pointer(base), 42, kLate);
   EXPECT_EQ(driver_.physical.at(driver_.find(base)->second.physical).word, 42U);
+  EXPECT_TRUE(driver_.pinned.empty());
+}
+
+// A kernel that waits for a dead peer keeps a device busy for ever. What the copy may still touch
+// must not be freed: CUDA would wait there.
+TEST_F(LoadedIpcTest, DeviceThatHangsEndsTheWaitAtTheDeadlineAndKeepsItsMemory) {
+  const std::byte* const word = pointer(driver_.make(FakeDriver::Origin::kMalloc, 64));
+  driver_.hangs = true;
+  const Deadline soon = deadline_in(std::chrono::milliseconds(5));
+  EXPECT_THROW(api_->write(word, 42, soon), DeviceError);
+  EXPECT_THROW(static_cast<void>(api_->read(word, soon)), DeviceError);
+  EXPECT_EQ(driver_.pinned.size(), 2U);
 }
 
 TEST_F(LoadedIpcTest, FilesAreMappedBackToBackForThisDeviceAndOneIsOpenAtATime) {

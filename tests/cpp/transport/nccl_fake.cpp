@@ -333,10 +333,11 @@ void FakeDevice::stream_wait(void* /*stream*/, void* event) {
       {.kind = FakeCluster::Item::Kind::kWait, .ops = {}, .event = static_cast<FakeEvent*>(event)});
 }
 
-void FakeDevice::zero(std::byte* memory, std::int64_t size_bytes) {
+bool FakeDevice::zero(std::byte* memory, std::int64_t size_bytes, Deadline /*deadline*/) {
   const std::lock_guard lock(cluster_->mutex);
   note_device("zero");
   std::memset(memory, 0, static_cast<std::size_t>(size_bytes));
+  return !hangs;
 }
 
 bool FakeDevice::is_host_memory(const void* data) {

@@ -134,6 +134,7 @@ class FakeDevice final : public DeviceApi {
 
   std::vector<const void*> host_memory;
   bool is_lost = false;  ///< events answer with an error
+  bool hangs = false;    ///< nothing is zeroed before a deadline
   int num_events = 0;    ///< that were made and not destroyed
 
   int set_device(int device) override;
@@ -144,7 +145,7 @@ class FakeDevice final : public DeviceApi {
   void record(void* event, void* stream) override;
   bool is_done(void* event) override;
   void stream_wait(void* stream, void* event) override;
-  void zero(std::byte* memory, std::int64_t size_bytes) override;
+  bool zero(std::byte* memory, std::int64_t size_bytes, Deadline deadline) override;
   bool is_host_memory(const void* data) override;
 
  private:

@@ -81,6 +81,13 @@ TEST_F(NcclMemory, IsZeroedOnTheDevice) {
       memory->data(), memory->data() + 1000, [](std::byte b) { return b == std::byte{0}; }));
 }
 
+// Freeing it would wait for the device, and there is no deadline for that.
+TEST_F(NcclMemory, ThatADeviceDoesNotZeroInTimeIsRefusedAndLeftToIt) {
+  world_.devices[0]->hangs = true;
+  EXPECT_THROW(static_cast<void>(world_.rank(0).allocate_messages(4096)), DeviceError);
+  EXPECT_EQ(calls(life_), (std::vector<std::string>{"mem_alloc"}));
+}
+
 TEST_F(NcclMemory, ThatIsDroppedWhileTheCommunicatorLivesIsDeregisteredAndThenFreed) {
   auto memory = world_.rank(0).allocate_messages(4096);
   memory.reset();
