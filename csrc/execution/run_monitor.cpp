@@ -153,13 +153,18 @@ void RunMonitor::check_limits(int watched) {
   const int stage = watched == kNoStage ? stage_.load() : watched;
   if (control_.cancel.load()) {
     fail(stage, error_from([] {
-           return TransportError("execution: the run was cancelled by its caller", -1, -1, true);
+           return TransportError(
+               "execution: the run was cancelled by its caller before it had ended\n  expected no "
+               "cancel; to go on, run the schedule over a new transport",
+               -1,
+               -1,
+               true);
          }));
   } else if (Clock::now() > deadline_ + kTransportsOwnDeadline) {
     fail(stage, error_from([] {
            return TransportError(
-               "execution: the run did not end before its deadline\n  raise the timeout when the "
-               "ranks are only slow",
+               "execution: the run did not end before its deadline\n  a rank is stopped, or far "
+               "behind: see the output of the others\n  raise the timeout when they are only slow",
                -1,
                -1,
                true);

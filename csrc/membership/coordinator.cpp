@@ -15,10 +15,10 @@ void check_options(const CoordinatorOptions& options) {
   check_deadlines(options.deadlines);
   const auto refuse = [](const std::string& why) {
     throw LayoutError("membership: cannot make a coordinator\n  " + why +
-                      "\n  nothing was started");
+                      "\n  nothing was started\n  mend the options");
   };
   if (!options.policy) {
-    refuse("it has no policy");
+    refuse("expected a policy, got none (first_that_fits() makes one of a list of layouts)");
   }
   if (options.first_version < 0 || options.step_margin < 1 || options.max_proposals < 1) {
     refuse("first_version=" + std::to_string(options.first_version) +

@@ -8,17 +8,20 @@ namespace dynatrain::membership {
 namespace {
 
 [[noreturn]] void refuse(const std::string& why) {
-  throw LayoutError("membership: a record cannot follow those before it\n  " + why +
-                    "\n  the record was not applied");
+  throw LayoutError(
+      "membership: a record cannot follow those before it\n  " + why +
+      "\n  the record was not applied, the state is as it was before it\n  a ledger has "
+      "one coordinator at a time: begin from one that no other has written to");
 }
 
 DurableMember& present_member(DurableState& state, MemberId id) {
   const auto found = state.members.find(id);
   if (found == state.members.end()) {
-    refuse("member " + std::to_string(id.value) + " has not joined");
+    refuse("expected a member that has joined, got " + std::to_string(id.value));
   }
   if (found->second.standing == Standing::kLost || found->second.standing == Standing::kReleased) {
-    refuse("member " + std::to_string(id.value) + " is lost or released");
+    refuse("expected a member that is there, got " + std::to_string(id.value) +
+           ", which is lost or released");
   }
   return found->second;
 }
@@ -32,7 +35,8 @@ void check_open(const DurableState& state, std::int64_t attempt) {
 
 void apply_one(DurableState& state, const MemberJoined& record) {
   if (record.id.value == 0 || state.members.contains(record.id)) {
-    refuse("member " + std::to_string(record.id.value) + " cannot join (again)");
+    refuse("expected a new member, got " + std::to_string(record.id.value) +
+           (record.id.value == 0 ? ", the id of nobody" : ", which has joined before"));
   }
   state.members.emplace(record.id,
                         DurableMember{record.host, {}, Standing::kActive, state.num_joined});
@@ -79,7 +83,9 @@ void apply_one(DurableState& state, const AttemptCommitted& record) {
   }
   const std::set<MemberId> distinct(record.world.members.begin(), record.world.members.end());
   if (distinct.empty() || distinct.size() != record.world.members.size()) {
-    refuse("a world has members, each once");
+    refuse("expected a world of members, each once, got " +
+           std::to_string(record.world.members.size()) + " of whom " +
+           std::to_string(distinct.size()) + " differ");
   }
   for (const MemberId id : record.world.members) {
     (void)present_member(state, id);

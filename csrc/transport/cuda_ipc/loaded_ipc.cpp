@@ -67,9 +67,11 @@ class LoadedIpc final : public IpcApi {
     const ContextScope scope(cuda_, context_);
     IpcMemoryHandle handle{};
     if (text.size() != sizeof(handle.reserved)) {
-      throw DeviceError("transport: a handle of CUDA IPC has " +
+      throw DeviceError("transport: this is no handle of CUDA IPC\n  expected " +
                         std::to_string(sizeof(handle.reserved)) + " bytes, got " +
-                        std::to_string(text.size()));
+                        std::to_string(text.size()) +
+                        "\n  nothing was opened; no state has changed\n  use the same version of "
+                        "dynatrain on all ranks");
     }
     std::memcpy(handle.reserved, text.data(), text.size());
     DevicePointer base = 0;
@@ -168,9 +170,12 @@ class LoadedIpc final : public IpcApi {
     cuda_.check(cuda_.pointer_get_attribute(&is_managed, kIsManaged, pointer),
                 "cuPointerGetAttribute");
     if (type != kMemoryTypeDevice || is_managed != 0) {
-      throw DeviceError("transport: the memory is " +
-                        std::string(is_managed != 0 ? "managed" : "the host's") +
-                        "; only memory of a device can be read by other processes");
+      throw DeviceError(
+          "transport: the memory cannot be read by other processes\n  expected memory "
+          "of a device, it is " +
+          std::string(is_managed != 0 ? "managed" : "the host's") +
+          "\n  nothing was published; no state has changed\n  let the state lie in "
+          "memory of cudaMalloc or cuMemCreate, or run over messages");
     }
   }
 

@@ -93,14 +93,15 @@ void NcclCompletion::look_at_limits() noexcept {
   if (std::chrono::steady_clock::now() >= deadline_) {
     world_->fail_with([this] {
       const std::vector<int> peers = pending_peers();
-      return TransportError("transport: sends and receives on rank " +
-                                std::to_string(world_->rank()) +
-                                " reached their deadline\n  waiting for rank" + name_peers(peers) +
-                                "\n  it may be stopped, or far behind; the communicator is "
-                                "aborted\n  raise the timeout when the ranks are only slow",
-                            only_peer(peers),
-                            -1,
-                            true);
+      return TransportError(
+          "transport: sends and receives on rank " + std::to_string(world_->rank()) +
+              " reached their deadline\n  waiting for rank" + name_peers(peers) +
+              "\n  it may be stopped, or far behind\n  the communicator is "
+              "aborted; source memory is untouched\n  see the output of that rank; "
+              "raise the timeout when the ranks are only slow",
+          only_peer(peers),
+          -1,
+          true);
     });
   }
 }
@@ -126,10 +127,14 @@ void NcclCompletion::throw_failure() const {
 }
 
 void NcclCompletion::throw_still_pending() const {
+  const std::vector<int> peers = pending_peers();
   throw TransportError(
-      "transport: an exchange did not end before a wait for it did\n  it is still "
-      "pending, and the memory it was given is still in use",
-      only_peer(pending_peers()),
+      "transport: an exchange on rank " + std::to_string(world_->rank()) + " of " +
+          std::to_string(world_->size()) + " did not end before a wait for it did" +
+          (peers.empty() ? "" : "\n  waiting for rank" + name_peers(peers)) +
+          "\n  it is still pending, and the memory it was given is still in use\n  wait again, or "
+          "abort the transport and wait for its end",
+      only_peer(peers),
       -1,
       false);
 }

@@ -151,14 +151,16 @@ void NcclWorld::wait_until_ready(const char* what,
 }
 
 void NcclWorld::throw_late(const char* what, const std::vector<int>& peers) const {
-  throw TransportError("transport: " + std::string(what) + " on rank " + std::to_string(rank_) +
-                           " of " + std::to_string(size_) + " reached its deadline" +
-                           (peers.empty() ? "" : "\n  waiting for rank" + name_peers(peers)) +
-                           "\n  a rank has not come, or NCCL cannot reach it; NCCL_DEBUG=INFO "
-                           "shows how far it got",
-                       only_peer(peers),
-                       -1,
-                       true);
+  throw TransportError(
+      "transport: " + std::string(what) + " on rank " + std::to_string(rank_) + " of " +
+          std::to_string(size_) + " reached its deadline" +
+          (peers.empty() ? "" : "\n  waiting for rank" + name_peers(peers)) +
+          "\n  a rank has not come, or NCCL cannot reach it\n  the communicator is "
+          "of no further use; source memory is untouched\n  see the output of the other "
+          "ranks; NCCL_DEBUG=INFO shows how far it got",
+      only_peer(peers),
+      -1,
+      true);
 }
 
 void NcclWorld::check(NcclResult result,

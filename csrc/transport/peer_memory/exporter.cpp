@@ -61,9 +61,14 @@ void Exporter::find_pieces(const ExposedBuffer& buffer, Pieces& pieces) {
     pieces.insert({piece.base, piece});
     at = piece.base + piece.size_bytes;
     if (at < end && piece.kind == IpcKind::kHandle) {
-      throw DeviceError("transport: a tensor of " + std::to_string(buffer.size_bytes) +
-                        " bytes reaches past its allocation of " +
-                        std::to_string(piece.size_bytes) + " bytes");
+      throw DeviceError(
+          "transport: buffer " + std::to_string(buffer.buffer.value) + " of " +
+          std::to_string(buffer.size_bytes) +
+          " bytes reaches past its allocation\n  expected its last byte within " +
+          std::to_string(piece.size_bytes) + " bytes, it begins at byte " +
+          std::to_string(buffer.base - piece.base) +
+          "\n  nothing was published; no state has changed\n  describe tensors by the "
+          "memory that they lie in");
     }
   } while (at < end);
 }

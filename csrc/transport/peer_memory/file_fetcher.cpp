@@ -61,7 +61,9 @@ OwnedFile take(const FileReply& reply, LocalMessage& message, int peer) {
     case FileAnswer::kFailed:
       throw DeviceError("transport: rank " + std::to_string(peer) +
                         " could not open the file of its device memory: " + reply.reason +
-                        kNothingRead);
+                        kNothingRead +
+                        "\n  see the output of that rank, or run over messages (allow_one_sided = "
+                        "false on all ranks)");
     case FileAnswer::kRefused:
       break;
   }
@@ -101,7 +103,11 @@ void FileFetcher::connect(const std::string& name) {
     }
     if (connected.error != EAGAIN && connected.error != EINTR) {
       throw DeviceError("transport: no connection to the socket that hands out the files of " +
-                        memory_of(peer_) + ": " + system_words(connected.error) + kNothingRead);
+                        memory_of(peer_) + ": " + system_words(connected.error) +
+                        "\n  expected one called '" + name + "' in this network namespace" +
+                        kNothingRead +
+                        "\n  let this process open more files (ulimit -n), or run over messages "
+                        "(allow_one_sided = false on all ranks)");
     }
     check_deadline("taken the connection");
     // Its queue is full, and the system offers no wait for that.

@@ -69,8 +69,12 @@ OwnedFile take_file(msghdr& message) {
 std::string make_socket_name() {
   std::array<std::uint8_t, 16> random{};
   if (getrandom(random.data(), random.size(), 0) != static_cast<ssize_t>(random.size())) {
-    throw DeviceError("transport: the system gave no random name for a socket: " +
-                      std::generic_category().message(errno));
+    throw DeviceError(
+        "transport: the system gave no random name for a socket: " +
+        std::generic_category().message(errno) + "\n  expected " + std::to_string(random.size()) +
+        " random bytes of getrandom\n  nothing was opened; no state has changed\n  let "
+        "the process call it (a container's seccomp profile may forbid it), or run "
+        "over messages");
   }
   std::string name = "dynatrain-";
   for (const std::uint8_t byte : random) {

@@ -20,12 +20,17 @@ namespace {
 constexpr std::int64_t kProbeBytes = 4096;
 
 [[noreturn]] void throw_no_handles() {
-  throw DeviceError("transport: host memory has no handles; it is handed over as files");
+  throw DeviceError(
+      "transport: host memory has no handles\n  expected a file: that is how it is handed over\n  "
+      "nothing was opened; no state has changed\n  use the same version of dynatrain on all ranks");
 }
 
 [[noreturn]] void throw_unmapped(int error) {
   throw DeviceError("transport: memory of another process cannot be mapped: " +
-                    std::generic_category().message(error));
+                    std::generic_category().message(error) +
+                    "\n  expected room in this process's address space for all of it\n  nothing of "
+                    "it was read; no state has changed\n  raise the limits on memory (ulimit -v, "
+                    "vm.max_map_count), or run over messages");
 }
 
 class HostIpc final : public IpcApi {
@@ -34,7 +39,10 @@ class HostIpc final : public IpcApi {
     const std::optional<IpcPiece> piece = block_at(address);
     if (!piece.has_value()) {
       throw DeviceError(
-          "transport: the memory is this process's alone: the library has not made it");
+          "transport: the memory is this process's alone\n  expected memory in a block that the "
+          "library has made\n  nothing was published; no state has changed\n  let the state lie in "
+          "a "
+          "SharedBlock, or run over messages (allow_one_sided = false on all ranks)");
     }
     return *piece;
   }
@@ -46,7 +54,12 @@ class HostIpc final : public IpcApi {
   int export_file(const IpcPiece& piece) override {
     OwnedFile file = file_of_block(piece.base);
     if (!file.is_open()) {
-      throw DeviceError("transport: the memory has been freed since it was published");
+      throw DeviceError(
+          "transport: the memory has been freed since it was published\n  expected it to stay "
+          "until "
+          "the run's peers have read it\n  nothing of it was read; no state has changed\n  keep "
+          "the "
+          "state until the switch has ended");
     }
     return file.release();
   }
