@@ -9,8 +9,7 @@ namespace {
 
 constexpr std::array<std::string_view, 7> kPhaseNames{
     "steady", "preparing", "promising", "committing", "halting", "recovering", "finished"};
-constexpr std::array<std::string_view, 5> kRoleNames{
-    "member", "spare", "leaving", "released", "lost"};
+constexpr std::array<std::string_view, 3> kRoleNames{"member", "spare", "leaving"};
 
 Phase phase_of(const CoordinatorState& state) {
   if (state.durable.is_finished) {

@@ -108,27 +108,18 @@ std::unique_ptr<PreparedRun> prepare(Executor& executor,
 RunResult run(Executor& executor,
               PreparedRun& prepared,
               double timeout_s,
-              RunControl* control,
               const std::vector<Token>& after,
               const std::optional<PyRanges>& ranges) {
   const ExecuteOptions options{
       .timeout = to_ms(timeout_s), .after = after, .ranges = hook_of(ranges)};
-  RunControl own;
-  return executor.run(prepared, options, control == nullptr ? own : *control);
+  RunControl control;
+  return executor.run(prepared, options, control);
 }
 
 void bind_run_types(py::module_& m) {
-  py::class_<RunControl>(m, "RunControl")
-      .def(py::init<>())
-      .def("cancel", [](RunControl& self) { self.cancel.store(true); })
-      .def_property_readonly("landed_bytes",
-                             [](const RunControl& self) { return self.landed_bytes.load(); })
-      .def_property_readonly("landed_stages",
-                             [](const RunControl& self) { return self.landed_stages.load(); });
   py::class_<RunResult>(m, "RunResult")
       .def_readonly("seconds", &RunResult::seconds)
       .def_readonly("staging_peak_bytes", &RunResult::staging_peak_bytes)
-      .def_readonly("adopted_bytes", &RunResult::adopted_bytes)
       .def_property_readonly("spans", &spans_of);
 }
 
@@ -203,7 +194,6 @@ void bind_executor(py::module_& m) {
            &run,
            py::arg("prepared"),
            py::arg("timeout_s"),
-           py::arg("control") = nullptr,
            py::arg("after") = std::vector<Token>{},
            py::arg("ranges") = py::none(),
            NoGil());

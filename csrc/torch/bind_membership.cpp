@@ -350,10 +350,7 @@ void bind_worker(py::module_& m) {
           py::arg("now_ms"))
       .def_property_readonly("epoch", [](const TracedWorker& self) { return self.machine.epoch(); })
       .def_property_readonly("version",
-                             [](const TracedWorker& self) { return self.machine.version(); })
-      .def_property_readonly("has_ended",
-                             [](const TracedWorker& self) { return self.machine.has_ended(); })
-      .def("holds_because", [](const TracedWorker& self) { return self.machine.holds_because(); });
+                             [](const TracedWorker& self) { return self.machine.version(); });
 }
 // NOLINTEND(readability-function-size)
 

@@ -106,7 +106,6 @@ void bind_shard_map(py::module_& m) {
       .def("info", &info_of, py::arg("name"))
       .def("fragments", &fragments_of, py::arg("name"), py::arg("rank"))
       .def("owners", &owners_of, py::arg("name"))
-      .def("bytes_of_rank", &ShardMap::bytes_of_rank, py::arg("rank"), NoGil())
       .def("prove_live", &prove_live_table, py::arg("rank"), py::arg("table"), NoGil())
       .def("holes", &holes_by_name)
       .def("axes_without_cut", &axes_by_name, py::arg("layout"), py::arg("ranks"))

@@ -384,9 +384,6 @@ class ShardMap:
     def owners(self, name: str) -> list[tuple[list[int], list[int], list[int]]]:
         """All distinct boxes with their owners, ``(begin, end, ranks)``, sorted."""
 
-    def bytes_of_rank(self, rank: int) -> int:
-        """Bytes of all fragments of a rank."""
-
     def prove_live(self, rank: int, table: StateTable) -> None:
         """Raises LayoutError unless the map's answer for a rank equals its live tensors."""
 
@@ -584,18 +581,6 @@ def cuda_problem() -> str:
 def cuda_stream_token(device: int, stream: int) -> Token:
     """Ends when everything that is on a stream by now has (``torch.cuda.Stream.cuda_stream``)."""
 
-class RunControl:
-    """Lets another thread watch and stop a run."""
-
-    def __init__(self) -> None: ...
-    def cancel(self) -> None:
-        """Makes the run end with a TransportError at its next stage."""
-
-    @property
-    def landed_bytes(self) -> int: ...
-    @property
-    def landed_stages(self) -> int: ...
-
 class RunResult:
     """What a run did."""
 
@@ -603,10 +588,6 @@ class RunResult:
     def seconds(self) -> float: ...
     @property
     def staging_peak_bytes(self) -> int: ...
-    @property
-    def adopted_bytes(self) -> int:
-        """Bytes kept without a copy, as source and target share the address."""
-
     @property
     def spans(self) -> list[tuple[str, int, int, float, float, int]]:
         """``(phase, stage, stream, begin, end, bytes)``; seconds since the run began.
@@ -665,7 +646,6 @@ class Executor:
         self,
         prepared: PreparedRun,
         timeout_s: float,
-        control: RunControl | None = None,
         after: Sequence[Token] = (),
         ranges: tuple[Callable[[str], None], Callable[[], None]] | None = None,
     ) -> RunResult:
@@ -791,11 +771,6 @@ class MembershipWorker:
     def epoch(self) -> int: ...
     @property
     def version(self) -> int: ...
-    @property
-    def has_ended(self) -> bool: ...
-    def holds_because(self) -> str:
-        """Why no step is allowed at this moment; empty while one is."""
-
     def heard(self, now_ms: int, line: str) -> list[tuple[Any, ...]]:
         """The coordinator has said a message; LayoutError where it is none."""
 

@@ -23,7 +23,7 @@ enum class Phase : std::uint8_t {
 
 [[nodiscard]] std::string_view phase_name(Phase phase);
 
-enum class Role : std::uint8_t { kMember, kSpare, kLeaving, kReleased, kLost };
+enum class Role : std::uint8_t { kMember, kSpare, kLeaving };
 
 [[nodiscard]] std::string_view role_name(Role role);
 
