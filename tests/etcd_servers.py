@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import socket
@@ -29,12 +30,13 @@ class Cluster:
         addresses: of the members, for clients.
     """
 
-    def __init__(self, folder, num_members=1, tls=()):
+    def __init__(self, folder, num_members=1, tls=(), flags=()):
         if shutil.which("etcd") is None:
             pytest.skip("etcd is not installed (Debian: etcd-server)")
         pytest.importorskip("urllib3", reason="urllib3 is not installed (dynatrain[etcd])")
         self.folder = folder
         self._tls = tls
+        self._flags = [*tls, *flags]
         ports = free_ports(2 * num_members)
         self._scheme = "https" if tls else "http"
         self.addresses = [f"127.0.0.1:{port}" for port in ports[:num_members]]
@@ -57,7 +59,7 @@ class Cluster:
             "heartbeat-interval": 50,
             "election-timeout": 500,
         }
-        command = ["etcd", *(f"--{name}={value}" for name, value in words.items()), *self._tls]
+        command = ["etcd", *(f"--{name}={value}" for name, value in words.items()), *self._flags]
         with (self.folder / f"etcd-{number}.log").open("a") as log:
             return subprocess.Popen(command, stdout=log, stderr=log)
 
@@ -67,11 +69,35 @@ class Cluster:
         others = [each for each in self.addresses if each != self.addresses[leader]]
         return f"etcd://{','.join([self.addresses[leader], *others])}/{job}"
 
-    def asked(self, number, what, question):
+    def asked(self, number, what, question, token=""):
         """What a member answers."""
         url = f"http://{self.addresses[number]}/v3/{what}"
-        with urllib.request.urlopen(url, json.dumps(question).encode(), timeout=5) as answer:
+        headers = {"Authorization": token} if token else {}
+        request = urllib.request.Request(url, json.dumps(question).encode(), headers)
+        with urllib.request.urlopen(request, timeout=5) as answer:
             return json.load(answer)
+
+    def know_users(self, user, password):
+        """From now on requests need a user; this one may write what jobs keep."""
+
+        def ask(what, **question):
+            self.asked(0, f"auth/{what}", question)
+
+        begin, end = (base64.b64encode(each).decode() for each in (b"dynatrain/", b"dynatrain0"))
+        ask("user/add", name="root", password="root")
+        ask("role/add", name="root")
+        ask("user/grant", user="root", role="root")
+        ask("role/add", name="job")
+        ask("role/grant", name="job", perm={"permType": 2, "key": begin, "range_end": end})
+        ask("user/add", name=user, password=password)
+        ask("user/grant", user=user, role="job")
+        ask("enable")
+
+    def add_user(self, name):
+        """Changes the users that etcd knows, as its administrator."""
+        who = {"name": "root", "password": "root"}
+        token = self.asked(0, "auth/authenticate", who)["token"]
+        self.asked(0, "auth/user/add", {"name": name, "password": name}, token)
 
     def leader(self):
         """The number of the member that leads."""

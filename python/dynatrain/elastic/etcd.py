@@ -8,7 +8,8 @@ from __future__ import annotations
 import base64
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynatrain._errors import LayoutError, TransportError
@@ -22,6 +23,10 @@ SCHEME = "etcd://"
 _JOB = re.compile(r"[A-Za-z0-9._-]{1,200}")
 #: Answers that another member of etcd, or the same one a little later, may not give.
 _PASSING = {408, 429}
+#: Of a login that has ended, by its time or with a restart of etcd.
+_NOT_LOGGED_IN = 401
+#: What it says, with a status of many meanings, of a login before a change of users and roles.
+_OLD_LOGIN = b"revision of auth store is old"
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,19 @@ class Certificates:
     ca: str = ""
     cert: str = ""
     key: str = ""
+
+
+@dataclass(frozen=True)
+class Login:
+    """A user of etcd, where it knows users.
+
+    Attributes:
+        user: its name.
+        password: not shown by ``repr``.
+    """
+
+    user: str
+    password: str = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -71,6 +89,25 @@ def place_of(text: str) -> Place:
         ) from None
 
 
+def login_of(user: str, password_file: str) -> Login | None:
+    """Who logs in to etcd, with the password in a file; None without a user.
+
+    Raises:
+        TransportError: the file cannot be read.
+    """
+    if not user:
+        return None
+    try:
+        return Login(user, Path(password_file).read_text().rstrip("\r\n"))
+    except (OSError, ValueError) as error:
+        raise TransportError(
+            f"elastic: the password of etcd's user {user} cannot be read: {error}\n"
+            "  expected a file of text with nothing but the password\n"
+            "  nothing was started\n  see to --etcd-password-file",
+            retryable=False,
+        ) from error
+
+
 class Etcd:
     """One cluster of etcd.
 
@@ -78,18 +115,25 @@ class Etcd:
         members: ``host:port`` of some or all of them.
         certificates: for TLS.
         deadlines: of requests.
+        login: where etcd knows users; done before the first request, and again when it has ended.
 
     Raises:
         TransportError: urllib3 is not installed, or a file of ``certificates`` cannot be read.
     """
 
     def __init__(
-        self, members: tuple[str, ...], certificates: Certificates, deadlines: OfficeDeadlines
+        self,
+        members: tuple[str, ...],
+        certificates: Certificates,
+        deadlines: OfficeDeadlines,
+        login: Login | None = None,
     ) -> None:
         scheme = "https" if certificates.ca else "http"
         self._urls = [f"{scheme}://{member}/v3/" for member in members]
         self._pool = _pool(certificates)
         self._deadlines = deadlines
+        self._login = login
+        self._token = ""
         self._at = 0
 
     def call(self, what: str, asked: dict[str, Any]) -> dict[str, Any]:
@@ -103,9 +147,8 @@ class Etcd:
         until, num_tried, why = now_s() + self._deadlines.write, 0, "no time was left"
         while (left := until - now_s()) > 0:
             url = self._urls[self._at]
-            timeout = min(self._deadlines.request, left)
             try:
-                answer = self._pool.request("POST", url + what, json=asked, timeout=timeout)
+                answer = self._answer(url, what, asked, until)
                 said = answer.json()
                 if not isinstance(said, dict):
                     raise ValueError("this is no answer of etcd")
@@ -128,6 +171,30 @@ class Etcd:
             "  see to etcd's members, to --ledger and to the certificates",
             retryable=True,
         )
+
+    def _answer(
+        self, url: str, what: str, asked: dict[str, Any], until: float
+    ) -> urllib3.BaseHTTPResponse:
+        """What one member answers, at most one login included."""
+        if self._login is None:
+            return self._request(url + what, asked, until)
+        if self._token:
+            answer = self._request(url + what, asked, until, self._token)
+            if answer.status != _NOT_LOGGED_IN and _OLD_LOGIN not in answer.data:
+                return answer
+        who = {"name": self._login.user, "password": self._login.password}
+        answer = self._request(url + "auth/authenticate", who, until)
+        if answer.status != 200:
+            return answer
+        self._token = str(dict(answer.json()).get("token", ""))
+        return self._request(url + what, asked, until, self._token)
+
+    def _request(
+        self, url: str, asked: dict[str, Any], until: float, token: str = ""
+    ) -> urllib3.BaseHTTPResponse:
+        timeout = max(1e-3, min(self._deadlines.request, until - now_s()))
+        headers = {"Authorization": token} if token else {}
+        return self._pool.request("POST", url, json=asked, timeout=timeout, headers=headers)
 
 
 def now_s() -> float:
@@ -171,6 +238,6 @@ def _refused(why: str) -> TransportError:
         f"elastic: etcd refuses: {why}\n"
         "  expected it to take the requests of its version 3.4 or later\n"
         "  nothing was told to any member that is not in the ledger\n"
-        "  see to etcd's log, to its room and to its rights",
+        "  see to etcd's log and to its room; where it knows users, to --etcd-user and its roles",
         retryable=False,
     )

@@ -54,6 +54,8 @@ def add_command(commands: Any) -> None:
     command.add_argument("--etcd-ca", default="", metavar="FILE", help="speak TLS to etcd")
     command.add_argument("--etcd-cert", default="", metavar="FILE", help="shown to etcd")
     command.add_argument("--etcd-key", default="", metavar="FILE", help="of --etcd-cert")
+    command.add_argument("--etcd-user", default="", metavar="NAME", help="where etcd knows users")
+    command.add_argument("--etcd-password-file", default="", metavar="FILE", help="of --etcd-user")
     command.add_argument(
         "--secret-file", default=DEFAULT_SECRET, help="made if absent (default: %(default)s)"
     )
@@ -75,6 +77,9 @@ def run(options: argparse.Namespace) -> int:
         options.etcd_ca and options.etcd_cert and options.etcd_key
     ):
         sys.stderr.write("--etcd-cert and --etcd-key go together, and need --etcd-ca\n")
+        return 2
+    if bool(options.etcd_user) != bool(options.etcd_password_file):
+        sys.stderr.write("--etcd-user and --etcd-password-file go together\n")
         return 2
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a standby waits in plain code

@@ -26,7 +26,7 @@ def opened(options: argparse.Namespace, settings: Settings, told: Callable[[str]
         told: called once with the coordinator in office where this one has to wait for it.
     """
     from dynatrain.elastic.deadlines import office_deadlines
-    from dynatrain.elastic.etcd import SCHEME, Certificates, Etcd, place_of
+    from dynatrain.elastic.etcd import SCHEME, Certificates, Etcd, login_of, place_of
     from dynatrain.elastic.etcd_ledger import EtcdLedger
     from dynatrain.elastic.sqlite_ledger import SqliteLedger
 
@@ -34,7 +34,8 @@ def opened(options: argparse.Namespace, settings: Settings, told: Callable[[str]
         return SqliteLedger(options.ledger)
     place, deadlines = place_of(options.ledger), office_deadlines(settings.timeout_s)
     certificates = Certificates(options.etcd_ca, options.etcd_cert, options.etcd_key)
-    etcd = Etcd(place.members, certificates, deadlines)
+    login = login_of(options.etcd_user, options.etcd_password_file)
+    etcd = Etcd(place.members, certificates, deadlines, login)
     ledger = EtcdLedger(etcd, place.job, f"{options.listen} on {socket.gethostname()}", deadlines)
     holder = ledger.take_office()
     if holder:

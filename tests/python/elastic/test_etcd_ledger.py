@@ -13,7 +13,7 @@ import pytest
 from dynatrain import LayoutError, TransportError
 from dynatrain.elastic import etcd_ledger
 from dynatrain.elastic.deadlines import office_deadlines
-from dynatrain.elastic.etcd import Certificates, Etcd, Place, now_s, place_of
+from dynatrain.elastic.etcd import Certificates, Etcd, Login, Place, login_of, now_s, place_of
 from dynatrain.elastic.etcd_ledger import EtcdLedger
 from etcd_servers import Cluster
 
@@ -30,14 +30,14 @@ def cluster(tmp_path):
 class Ledgers:
     """Ledgers of one job, as several coordinators have them."""
 
-    def __init__(self, cluster, certificates=PLAIN):
+    def __init__(self, cluster, certificates=PLAIN, login=None):
         self.deadlines = office_deadlines(TIMEOUT_S)
         self.cluster = cluster
-        self.certificates = certificates
+        self.access = certificates, self.deadlines, login
         self.made = []
 
     def candidate(self, name):
-        etcd = Etcd(tuple(self.cluster.addresses), self.certificates, self.deadlines)
+        etcd = Etcd(tuple(self.cluster.addresses), *self.access)
         self.made.append(EtcdLedger(etcd, "job", name, self.deadlines))
         return self.made[-1]
 
@@ -230,6 +230,62 @@ def test_an_etcd_with_tls_wants_the_certificate(tmp_path):
         with_it.close()
     finally:
         cluster.end()
+
+
+def signing_in(folder):
+    """Options by which etcd signs logins, which hold until users change."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    key, public = folder / "sign.pem", folder / "sign.pub"
+    subprocess.run(["openssl", "genrsa", "-out", key, "2048"], check=True, capture_output=True)
+    out = ["openssl", "rsa", "-in", key, "-pubout", "-out", public]
+    subprocess.run(out, check=True, capture_output=True)
+    return [f"--auth-token=jwt,pub-key={public},priv-key={key},sign-method=RS256"]
+
+
+# It holds for minutes, or until users change: a coordinator would lose its office then.
+@pytest.mark.parametrize(
+    ("flags", "ends_logins"),
+    [
+        (lambda _: ["--auth-token-ttl=1"], lambda _: time.sleep(3)),
+        (signing_in, lambda cluster: cluster.add_user("somebody")),
+    ],
+    ids=["its time is over", "users change"],
+)
+def test_a_login_that_has_ended_is_done_again(tmp_path, flags, ends_logins):
+    cluster = Cluster(tmp_path, flags=flags(tmp_path))
+    try:
+        cluster.know_users("jobs", "open sesame")
+        (tmp_path / "password").write_text("open sesame\n")
+        login = login_of("jobs", str(tmp_path / "password"))
+        ledger = Ledgers(cluster, login=login).in_office("first")
+        ledger.append("a")
+        ends_logins(cluster)
+        ledger.append("b")
+        assert ledger.lines() == ["a", "b"]
+        ledger.close()
+    finally:
+        cluster.end()
+
+
+@pytest.mark.parametrize("login", [None, Login("jobs", "guessed"), Login("nobody", "open sesame")])
+def test_an_etcd_that_knows_users_refuses_others(tmp_path, login):
+    cluster = Cluster(tmp_path)
+    try:
+        cluster.know_users("jobs", "open sesame")
+        with pytest.raises(
+            TransportError, match=r"etcd refuses.*\n.*\n.*\n.*--etcd-user"
+        ) as raised:
+            Ledgers(cluster, login=login).candidate("first").take_office()
+        assert not raised.value.retryable
+        assert "sesame" not in f"{raised.value}{login!r}"
+    finally:
+        cluster.end()
+
+
+def test_a_password_that_cannot_be_read_is_told(tmp_path):
+    with pytest.raises(TransportError, match="--etcd-password-file"):
+        login_of("jobs", str(tmp_path / "nothing"))
 
 
 # The package is for those alone who keep their ledger in etcd.
