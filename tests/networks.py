@@ -66,6 +66,21 @@ class Networks:
         """Packets pass again."""
         ip("-n", self._of("hub"), "link", "set", name, "up")
 
+    def part(self, *names):
+        """These do not reach each other any more; each still reaches whoever else there is."""
+        self._blackholes("add", names)
+
+    def join(self, *names):
+        """They reach each other again."""
+        self._blackholes("delete", names)
+
+    def _blackholes(self, what, names):
+        for name in names:
+            for other in names:
+                if other != name:
+                    route = ["blackhole", f"{self.addresses[other]}/32"]
+                    ip("-n", self._of(name), "route", what, *route)
+
     def remove(self):
         while self._made:
             ip("netns", "delete", self._made.pop())

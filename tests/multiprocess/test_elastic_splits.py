@@ -85,3 +85,23 @@ def test_a_coordinator_that_is_cut_off_changes_nothing_and_goes_on_when_it_is_ba
 
     assert (status["world"]["layout"], status["num_lost"]) == (HSDP, 0)
     assert [member.told("end")[0]["why"][0] for member in near] == ["finished"] * 2
+
+
+# The coordinator hears them all and has nobody to blame: were it to lose members for it, one bad
+# route would end healthy ones one after the other.
+@pytest.mark.long
+@pytest.mark.parametrize("job", [12], indirect=True)
+def test_sides_that_reach_the_coordinator_alone_hold_and_go_on_when_they_meet_again(parts, job):
+    near, far = started(job, parts)
+    parts.part("near", "far")
+    for member in (*near, *far):
+        member.wait_for(lambda member=member: member.told("cut"))
+    status = job.ask("status")
+    steps = [len(member.told("step")) for member in (*near, *far)]
+    parts.join("near", "far")
+    near[0].wait_for(lambda: len(near[0].told("step")) > steps[0] + 5, 120)
+    job.hurry.touch()
+    assert [member.end(120) for member in (*near, *far)] == [0] * 4
+
+    assert status["num_lost"] == 0
+    assert [member.told("end")[0]["why"][0] for member in (*near, *far)] == ["finished"] * 4
