@@ -155,6 +155,15 @@ class Slots:
         """All members have what lies in the spare one, and their keepers: it is none any more."""
         self._next = 1 - self._next
 
+    def without_spare(self) -> Slots:
+        """Others with what is whole alone, where a thread may still write the spare one of these.
+
+        It writes nothing of what was whole before: that thread begins no round any more.
+        """
+        others, whole = Slots(), self._both[1 - self._next]
+        others._both = (Copies(), replace(whole, sums=[*whole.sums]))
+        return others
+
     @property
     def versions(self) -> list[int]:
         """What there are copies of, newest first."""

@@ -156,13 +156,20 @@ class Rounds(threading.Thread):
             self._brought, self._blocked_s = brought, seconds
             self._changed.notify_all()
 
-    def end(self) -> None:
-        """Ends the thread; waits until it has let go of the buffers."""
+    def end(self) -> bool:
+        """Ends the thread; whether it has let go of the buffers, which is waited for."""
         with self._changed:
             self._ended = True
             self._changed.notify_all()
         self._connections.cut("the snapshots of this world have ended")
         self.join(_ENDING_S)
+        if self.is_alive():
+            _log.warning(
+                "the thread of the snapshots has not ended within %g s: the copies that it may "
+                "still write are given up, with their memory; the older ones stand",
+                _ENDING_S,
+            )
+        return not self.is_alive()
 
     # ---- of its own ----------------------------------------------------------------------------
 

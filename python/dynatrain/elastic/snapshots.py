@@ -150,8 +150,9 @@ class Snapshots:
         """Ends what is under way; what has been copied stays."""
         rounds, self._rounds = self._rounds, None
         if rounds is not None:
-            rounds.end()
-            self._saved = rounds.saved
+            if not rounds.end():
+                self._slots = self._slots.without_spare()
+            self._saved = [*rounds.saved]
 
     @property
     def versions(self) -> list[int]:

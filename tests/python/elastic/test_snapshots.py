@@ -272,3 +272,37 @@ def test_a_partner_that_dies_ends_nothing_but_the_snapshots():
         return bool(trains.snapshots.versions)
 
     assert run_ranks(outside, work) == [True, None]
+
+
+# It hung in a file system for more than a minute: what came next was copied into memory that it
+# still wrote to, and nobody was told.
+def test_a_thread_that_does_not_end_shares_no_memory_with_what_is_copied_next(monkeypatch, caplog):
+    monkeypatch.setattr(rounds, "_ENDING_S", 0.01)
+    goes_on = threading.Event()
+    trains = Trains(Job(1), 0, layout="dp=1")
+    trains.snapshots.halt()
+    for _ in range(2):
+        slot = trains.snapshots._slots.spare
+        slot.make_room(trains.snapshots._size(), torch.device("cpu"))
+        assert not trains.snapshots._copied(len(trains.snapshots.versions)).why
+        trains.snapshots._slots.is_whole()
+    late = trains.snapshots._slots.spare
+    trains.snapshots._begin(lambda _: goes_on.wait(WAIT.total_seconds()))
+    thread = trains.snapshots._rounds
+    trains.snapshots.halt()
+    found = trains.snapshots._slots
+    goes_on.set()
+    thread.join(WAIT.total_seconds())
+
+    assert "has not ended within 0.01 s" in caplog.text
+    assert trains.snapshots.versions == [1]
+    assert all(each is not late and each.run is not late.run for each in found._both)
+
+
+def test_a_thread_that_has_ended_costs_no_copies(caplog):
+    trains = Trains(Job(1), 0, layout="dp=1")
+    slots = trains.snapshots._slots
+    trains.snapshots.halt()
+
+    assert trains.snapshots._slots is slots
+    assert caplog.text == ""
