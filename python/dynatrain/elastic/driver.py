@@ -156,7 +156,7 @@ class Driver:
     def _await_held(self, attempt: int, ready: Ready) -> None:
         self.part.ask(Asked("hold", attempt))
         try:
-            ready.held.result(self._timeout.total_seconds())
+            ready.await_held(self._timeout)
         except LayoutError as error:
             raise UncoveredError(f"the state of {ready.version} steps: {error}") from error
 

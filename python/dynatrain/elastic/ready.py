@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as TooLate
 from dataclasses import dataclass, field
+from datetime import timedelta
 
+from dynatrain._errors import TransportError
 from dynatrain.elastic.slices import Slices
 from dynatrain.generation.generation import Generation
 from dynatrain.generation.seats import Seats
@@ -38,3 +41,25 @@ class Ready:
     ahead: Future[None]
     slices: Slices
     standing: list[Standing] = field(default_factory=list)
+
+    def await_held(self, patience: timedelta) -> None:
+        """Waits until the training thread has prepared a recovery; raises what that raises there.
+
+        Raises:
+            TransportError: it has not within ``patience``.
+        """
+        seconds = patience.total_seconds()
+        try:
+            self.held.result(seconds)
+        except TooLate:
+            if self.held.done():
+                self.held.result()  # it came at the last moment
+                return
+            raise TransportError(
+                f"elastic: the recovery to {self.target} was given up: the training thread has not "
+                f"prepared it from what is held of {self.version} steps for {seconds:g} s "
+                "(timeout_s)\n"
+                "  expected it to stand, and to prepare it at once\n"
+                "  nothing was moved; what each member holds is as it was\n"
+                "  the coordinator tries again; a longer timeout_s lets it take longer"
+            ) from None

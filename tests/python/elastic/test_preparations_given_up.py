@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from types import SimpleNamespace
 
@@ -275,3 +276,13 @@ def test_a_target_that_is_prepared_anew_is_let_go_of_first():
     targets.taken(Layout(), {}, SimpleNamespace(ready=False), Clock(0))
 
     assert was_held == [False]
+
+
+# The coordinator was told "TimeoutError: ", and the operator knew neither what nor how long.
+def test_a_recovery_that_the_training_thread_does_not_prepare_says_so(attempt):
+    attempt.driver._timeout = timedelta(milliseconds=20)
+    ready = replace(attempt.ready, version=3)
+    with pytest.raises(TransportError, match=r"tp=2 was given up.* 3 steps for 0.02 s"):
+        attempt.driver._await_held(7, ready)
+
+    assert attempt.driver.part.asked == [Asked("hold", 7)]
