@@ -58,7 +58,7 @@ class Tasks(Protocol):
         """Prepares an attempt, in a thread of its own; what it raises is told."""
 
     def find_versions(self) -> list[int]:
-        """Versions of the job on disk, in a thread of its own; OSError where nobody can tell."""
+        """Versions of the job on disk, in a thread of its own; raises where that cannot be told."""
 
     def notice(self, kind: str, text: str) -> None:
         """Takes note of what the script may want to hear, in any thread."""
@@ -277,12 +277,16 @@ class Part:
             threading.Thread(target=self._searched, name=name, daemon=True).start()
 
     def _searched(self) -> None:
-        """Says which versions are on disk, once that can be told."""
+        """Says which versions are on disk, once that can be told: the coordinator waits for it."""
+        said = ""
         while not self._ended:
             try:
                 versions = self._tasks.find_versions()
-            except OSError as error:
-                _log.warning("checkpoints cannot be looked for: %s", error)
+            except Exception as error:  # noqa: BLE001 - whatever it is, nobody else can tell
+                why = given.described(error)
+                if why != said:
+                    said = why
+                    _log.warning("checkpoints cannot be looked for, it is tried again: %s", why)
                 time.sleep(self._tick_s)
             else:
                 self._feed(partial(self._found, versions))

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 
@@ -232,3 +233,31 @@ def test_whatever_a_preparation_raises_is_told(monkeypatch, error):
     part._prepared(1)
 
     assert part._machine.why.startswith(type(error).__name__)
+
+
+class Searching(Idle):
+    """What is done beside a training thread: a search that succeeds after errors."""
+
+    def __init__(self, *errors):
+        self.errors = [*errors]
+
+    def find_versions(self):
+        if self.errors:
+            raise self.errors.pop(0)
+        return [8, 4]
+
+
+# Another error than the system's ended the thread: the coordinator waited for what this member
+# sees on disk, and no world began.
+def test_whatever_a_search_for_checkpoints_raises_it_is_tried_again(monkeypatch, caplog):
+    found = []
+    monkeypatch.setattr(Part, "_feed", lambda part, event: event(0))
+    part = object.__new__(Part)
+    part._ended, part._tick_s = False, 0.001
+    part._tasks = Searching(OSError("stale"), OSError("stale"), RuntimeError("no more threads"))
+    part._machine = SimpleNamespace(found=lambda now, versions: found.extend(versions) or [])
+    part._searched()
+
+    assert found == [8, 4]
+    said = [record.getMessage().rpartition(": ")[2] for record in caplog.records]
+    assert said == ["stale", "no more threads"]
