@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from dynatrain.elastic.advice import Adviser, Answer, Attending, Roster, read, written
+from dynatrain.elastic.advice import Adviser, Answer, Attending, Roster, clipped, read, written
 from dynatrain.layout import Layout
 
 WAIT_S = 10.0
@@ -102,6 +102,24 @@ def test_a_policy_that_fails_says_why_and_is_asked_again(policy, why):
         assert why in answer.why
 
 
+# The policy was taken for busy from then on, and never asked again.
+def test_a_policy_whose_answer_cannot_be_told_is_asked_again(monkeypatch, caplog):
+    asking = Asking(lambda roster: "dp=2")
+    fails, say = [OSError("no line"), None], asking.adviser._say
+
+    def says(answer):
+        say(answer)
+        if error := fails.pop(0):
+            raise error
+
+    monkeypatch.setattr(asking.adviser, "_say", says)
+    for question in ("office.1", "office.2"):
+        asking.ask(question)
+
+        assert asking.answer().question == question
+    assert "could not be told: OSError: no line" in caplog.text
+
+
 # Questions of a busy day must not pile up threads behind a policy that hangs.
 def test_a_slow_policy_is_asked_the_newest_question_alone():
     begun, go_on, asked_in = threading.Event(), threading.Event(), []
@@ -157,3 +175,9 @@ def test_an_answer_that_is_no_layout_is_a_failure():
 
     assert (layout, size) == ("", 0)
     assert "no layout" in why
+
+
+# What a member says is another one's text: a lone surrogate in it has no UTF-8: clipping raised.
+def test_a_reason_is_clipped_whatever_it_is_made_of():
+    assert clipped("no file \udcff") == "no file \\udcff"
+    assert clipped("\u00e9" * 999) == "\u00e9" * 450
