@@ -115,15 +115,28 @@ class Worlds:
 
         Raises:
             LayoutError: the layout or the user's hook failed on a rank; nothing is kept of it.
-            TransportError: a rank did not come, or another attempt at these seats has taken the
-                place of this one, which was given up.
+            TransportError: a rank did not come, another attempt at these seats has taken the place
+                of this one, which was given up, or another thread has let go of a kept place.
         """
-        if kept:
-            place = self._places[seats] = self._places.pop(seats)  # the last to go
-        else:
-            place = self._make(seats, name)
+        place = self._taken(seats) if kept else self._make(seats, name)
         self._let_go_of_oldest({seats, *in_use})
         return None if place.world is None else place.world.at_epoch(epoch)
+
+    def _taken(self, seats: Seats) -> _Place:
+        """A place that is kept, which is the last to go from now on."""
+        place = self._places.pop(seats, None)
+        if place is not None:
+            self._places[seats] = place
+        if place is None or not place.is_made:
+            raise TransportError(
+                f"session: this rank has let go of its place in the world of {seats.layout} since "
+                "it told the others of it\n"
+                "  expected it to be there until the call that found it has ended\n"
+                "  nothing was moved; the present world and state are intact\n"
+                "  the world ended meanwhile, or another attempt makes it anew; call again on all "
+                "ranks where the call is still wanted"
+            )
+        return place
 
     def _let_go_of_oldest(self, in_use: Collection[Seats]) -> None:
         unused = [seats for seats in self._made_seats() if seats not in in_use]

@@ -117,3 +117,28 @@ def test_an_attempt_that_fails_ends_its_own_groups_and_leaves_nothing(worlds):
 
     assert [groups.ended for groups in Groups.made] == [True]
     assert worlds.kept == ()
+
+
+# A thread prepared ahead while the training thread forgot what had ended: it died of a KeyError.
+def test_a_place_that_another_thread_has_let_go_of_is_told(worlds):
+    attempt(worlds, "first")
+    worlds.end()
+
+    with pytest.raises(TransportError, match="let go of its place in the world of dp=1"):
+        attempt(worlds, "", kept=True)
+    assert worlds.kept == ()
+
+
+# This rank was taken for one that idles there.
+def test_a_place_that_is_being_made_anew_is_not_taken_for_the_kept_one(worlds):
+    errors = []
+
+    def meanwhile():
+        with pytest.raises(TransportError, match="another attempt makes it anew") as error:
+            attempt(worlds, "", kept=True)
+        errors.append(error)
+
+    made = attempt(worlds.over(engine(meanwhile)), "anew")
+
+    assert errors
+    assert attempt(worlds, "", kept=True) is made
