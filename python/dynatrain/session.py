@@ -278,12 +278,19 @@ class Session(Position):
         Raises:
             LayoutError: another call is under way, or the process was forked.
         """
-        self._part.end()
-        if self._loop.gate is not None:
-            self._loop.gate.quit()  # else the others would wait for it at every change
+        try:
+            self._part.end()
+        finally:
+            if self._part.closed:  # else it was refused, and the session goes on
+                self._end_loop()
+
+    def _end_loop(self) -> None:
+        """Nobody waits for this rank any more, nor for what it has asked for."""
         if self._loop.request is not None:
             self._loop.request.end()
             self._loop.request = None
+        if self._loop.gate is not None:
+            self._loop.gate.quit()  # else the others would wait for it at every change
 
     @property
     def closed(self) -> bool:

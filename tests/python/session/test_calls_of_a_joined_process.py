@@ -46,7 +46,7 @@ def test_one_member_alone_writes_the_trace_of_a_switch():
 def test_a_member_that_closes_its_session_leaves_the_job():
     did = []
     session = Session.__new__(Session)
-    session._part = SimpleNamespace(end=lambda: did.append("ended its groups"))
+    session._part = SimpleNamespace(end=lambda: did.append("ended its groups"), closed=True)
     gate = SimpleNamespace(quit=lambda: did.append("left the job"))
     session._loop = SimpleNamespace(gate=gate, request=None)
 

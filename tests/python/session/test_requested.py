@@ -124,3 +124,35 @@ def test_a_request_that_was_cancelled_stays_so_when_the_session_is_closed(start)
     session.close()
 
     assert future.cancelled()
+
+
+# Whoever waits for the future would wait for ever.
+def test_a_request_ends_with_a_session_whose_closing_fails(start, monkeypatch):
+    session = start()
+    future = session.request("dp=1")
+
+    def fails():
+        raise RuntimeError("no group ends")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session._part.worlds, "end", fails)
+        with pytest.raises(RuntimeError, match="no group ends"):
+            session.close()
+
+    assert "it was closed before" in str(future.exception(0))
+
+
+# The session goes on, and its request with it.
+def test_a_request_stands_where_closing_is_refused(start, monkeypatch):
+    session = start()
+    future = session.request("dp=1")
+
+    def refused(**_):
+        raise LayoutError("another call is under way")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session._part, "end", refused)
+        with pytest.raises(LayoutError, match="under way"):
+            session.close()
+
+    assert not future.done()
