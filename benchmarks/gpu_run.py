@@ -161,7 +161,7 @@ def cause(error: RuntimeError) -> str:
         return lines[0]
     error_line = re.compile(r"(\[rank\d+\]: *)?[\w.]*(Error|Exception)\b")
     telling = [line for line in lines if error_line.match(line)]
-    refused = [line for line in lines if re.match(r"rank \d+: ", line)]
+    refused = [line for line in lines if re.match(r"ranks? \d[\d, -]*: ", line)]
     return (refused or telling or lines)[-1]
 
 

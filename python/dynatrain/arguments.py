@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from dynatrain import _settings, words
+from dynatrain import _settings, by_rank, words
 from dynatrain._errors import DeviceError, LayoutError, of_family
 from dynatrain.door import (
     checked_callable,
@@ -162,7 +162,7 @@ def _check_same(shared: Sequence[Mapping[str, str]]) -> None:
     for name in shared[0]:
         values = [answer[name] for answer in shared]
         if len(set(values)) > 1:
-            lines = "\n".join(f"  rank {rank}: {name}={v}" for rank, v in enumerate(values))
+            lines = by_rank.lines({rank: f"{name}={v}" for rank, v in enumerate(values)})
             raise LayoutError(
                 f"session: ranks called init with a different {name}\n{lines}\n"
                 "  expected the same on all ranks\n  nothing was started\n"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -188,12 +187,3 @@ def _agreed(parts: list[bytes]) -> bytes:
     why = tuple((rank, each.why) for rank, each in failed)
     agreed = Agreed(max(each.at for each in said), why, all(each.soon for _, each in failed))
     return words.encode(agreed)
-
-
-def in_words(why: Sequence[tuple[int, str]]) -> str:
-    """Why a round was given up, one line for each reason."""
-    by_reason = groupby(sorted(why, key=lambda each: each[1]), key=lambda each: each[1])
-    return "\n".join(
-        f"  rank {', '.join(str(rank) for rank, _ in ranks)}: {reason}"
-        for reason, ranks in by_reason
-    )

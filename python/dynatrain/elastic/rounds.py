@@ -11,11 +11,11 @@ from datetime import timedelta
 
 import torch
 
-from dynatrain import _native
+from dynatrain import _native, by_rank
 from dynatrain._errors import BudgetError
 from dynatrain.elastic.checkpoint_folder import CheckpointFolder
 from dynatrain.elastic.copies import Copies, Slots, bytes_of
-from dynatrain.elastic.partners import Agreed, Brought, Channel, Said, in_words
+from dynatrain.elastic.partners import Agreed, Brought, Channel, Said
 from dynatrain.elastic.saving import Saving, Together, why_of
 from dynatrain.generation.connections import Connections
 from dynatrain.generation.members import Members
@@ -332,7 +332,7 @@ class Rounds(threading.Thread):
         return self._no_room
 
     def _tell_of_failure(self, due: int, agreed: Agreed) -> None:
-        lines = in_words(agreed.why)
+        lines = by_rank.lines(dict(agreed.why))
         if agreed.soon or self._is_told:
             _log.debug("the snapshot after %d steps is given up\n%s", due, lines)
             return

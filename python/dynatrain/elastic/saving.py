@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from dynatrain import _native, words
+from dynatrain import _native, by_rank, words
 from dynatrain.adapters.port import SlotNote
 from dynatrain.elastic.checkpoint_files import (
     APART,
@@ -25,7 +25,6 @@ from dynatrain.elastic.checkpoint_files import (
 from dynatrain.elastic.checkpoint_folder import CheckpointFolder
 from dynatrain.elastic.checkpoint_shares import own_boxes, writers_of
 from dynatrain.elastic.copies import Copies, bytes_of
-from dynatrain.elastic.partners import in_words
 from dynatrain.generation.control import Holders, Listing, holders, listing
 from dynatrain.given import described
 
@@ -309,4 +308,4 @@ def _nothing_of(box: Corners, dtype: str) -> Piece:
 
 def why_of(verdict: Verdict) -> str:
     """Why a checkpoint was given up, one line for each reason."""
-    return in_words(verdict.why)
+    return by_rank.lines(dict(verdict.why))

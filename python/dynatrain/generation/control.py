@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from dynatrain import words
+from dynatrain import by_rank, words
 from dynatrain._errors import (
     Error,
     TransportError,
@@ -369,10 +369,8 @@ def raise_alike(phase: str, own: Error | None, failed: Mapping[int, Trouble]) ->
     example = failed[first].example
     if own is not None and isinstance(own, type(example)):
         raise own
-    lines = "\n".join(
-        f"  rank {rank}: {without_remains(_from_afar(trouble.text, rank))}"
-        for rank, trouble in failed.items()
-    )
+    texts = {rank: trouble.text for rank, trouble in failed.items()}
+    lines = by_rank.lines(texts, lambda text, who: without_remains(_from_afar(text, who)))
     message = (
         f"session: {phase} was refused by {len(failed)} of the ranks\n{lines}\n"
         "  nothing was switched; the source state is intact on all ranks, training may go on\n"
@@ -381,7 +379,7 @@ def raise_alike(phase: str, own: Error | None, failed: Mapping[int, Trouble]) ->
     raise like(example, message) from own
 
 
-def _from_afar(text: str, rank: int) -> str:
-    """What another rank says, whose traceback this one does not have."""
-    text = text.replace("the traceback above this error", f"the traceback of rank {rank}")
-    return text.replace("the error above this one", f"the output of rank {rank}")
+def _from_afar(text: str, who: str) -> str:
+    """What other ranks say, whose traceback this one does not have."""
+    text = text.replace("the traceback above this error", f"the traceback of {who}")
+    return text.replace("the error above this one", f"the output of {who}")

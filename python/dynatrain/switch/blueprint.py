@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from dynatrain import _native
+from dynatrain import _native, by_rank
 from dynatrain._errors import LayoutError
 from dynatrain.generation.engine import Engine, Side
 from dynatrain.generation.held import Source
@@ -173,10 +173,16 @@ def _all_planned(
 
 def _check_same_maps(ranks_by: Mapping[tuple[int, int], Sequence[int]]) -> None:
     if len(ranks_by) != 1:
-        alike = [[*ranks] for ranks in ranks_by.values()]
+        lines = by_rank.lines(
+            {
+                rank: f"{hashes[0]:016x} -> {hashes[1]:016x}"
+                for hashes, ranks in ranks_by.items()
+                for rank in ranks
+            }
+        )
         raise LayoutError(
-            f"plan: the ranks hold {len(ranks_by)} different pairs of shard maps\n"
-            f"  expected one, by hash; those of {alike} are alike\n"
+            f"plan: the ranks hold {len(ranks_by)} different pairs of shard maps\n{lines}\n"
+            "  expected one, by hash\n"
             "  nothing was moved; the source state is intact\n"
             "  every rank must run the same build and the same version of dynatrain"
         )

@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dynatrain import words
+from dynatrain import by_rank, words
 from dynatrain._errors import Error, InternalError, LayoutError, of_family
 from dynatrain.data import ElasticLoader
 from dynatrain.generation.control import Trouble, raise_alike, troubles_by_rank
@@ -150,7 +150,7 @@ def _check_one_world(calls: Sequence[Call]) -> None:
     """Raises where ranks train in different worlds; nothing that they do together would be true."""
     epochs = {call.epoch for call in calls if call.epoch is not None}
     if len(epochs) > 1:
-        lines = "\n".join(f"  rank {rank}: epoch {call.epoch}" for rank, call in enumerate(calls))
+        lines = by_rank.lines({rank: f"epoch {call.epoch}" for rank, call in enumerate(calls)})
         raise InternalError(
             f"session: the ranks are in different worlds\n{lines}\n"
             "  expected all of them to have installed what the last vote decided\n"
@@ -168,7 +168,7 @@ def _check_same(calls: Sequence[Call]) -> None:
         if is_vote or call.operation != "attend"
     }
     if len(asked) != 1:
-        lines = "\n".join(f"  rank {rank}: {call}" for rank, call in enumerate(calls))
+        lines = by_rank.lines({rank: str(call) for rank, call in enumerate(calls)})
         raise LayoutError(
             f"session: the ranks made different calls\n{lines}\n"
             f"  expected one call, layout and step on all ranks\n  {_UNCHANGED}\n"
@@ -195,7 +195,7 @@ def _check_cursors(calls: Sequence[Call]) -> None:
     present = [(rank, call.cursors) for rank, call in enumerate(calls) if call.cursors]
     if all(cursors == present[0][1] for _, cursors in present):
         return
-    lines = "\n".join(f"  rank {rank}: {dict(cursors)}" for rank, cursors in present)
+    lines = by_rank.lines({rank: str(dict(cursors)) for rank, cursors in present})
     raise LayoutError(
         f"session: kept loaders stand at different places\n{lines}\n"
         f"  expected as many global batches taken on all ranks\n  {_UNCHANGED}\n"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from dynatrain import _native, words
+from dynatrain import _native, by_rank, words
 from dynatrain._errors import DeviceError, is_out_of_memory
 from dynatrain.generation.engine import Engine, Side
 from dynatrain.generation.held import Source
@@ -275,11 +275,11 @@ def _with_sources(engine: Engine, standing: Standing, route: Route) -> Route:
     lines = engine.joined(
         "mapping the sources",
         mapped,
-        lambda problems: [f"  rank {rank}: {text}" for rank, text in enumerate(problems) if text],
+        lambda problems: by_rank.lines({rank: text for rank, text in enumerate(problems) if text}),
     )
     if lines:
         # Of host memory it is the rule for what build, or the first steps, have made.
         level = logging.DEBUG if route.moves.lane == HOST else logging.WARNING
         if engine.rank == 0:  # all ranks have the same lines
-            _log.log(level, "this switch goes by messages, not in place:\n%s", "\n".join(lines))
+            _log.log(level, "this switch goes by messages, not in place:\n%s", lines)
     return replace(route, one_sided=not lines)
