@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
+from heapq import heapreplace
 from itertools import product
 
 from dynatrain import _native
@@ -17,8 +17,10 @@ def writers_of(shard_map: _native.ShardMap) -> dict[str, tuple[tuple[Corners, in
     """Who writes which box, of tensors of which not every rank writes all that it has.
 
     Of owners of one box the one that writes the least so far. Boxes that overlap are cut.
+
+    Cost: a logarithm of the owners for each box, beside reading who they are.
     """
-    loads: Counter[int] = Counter()
+    loads = _Loads()
     found: dict[str, tuple[tuple[Corners, int], ...]] = {}
     for name in shard_map.names():
         shape, _, itemsize = shard_map.info(name)
@@ -33,15 +35,41 @@ def writers_of(shard_map: _native.ShardMap) -> dict[str, tuple[tuple[Corners, in
             owners = _apart(owners)
         elif all(len(ranks) == 1 for _, ranks in owners):
             for box, (rank,) in owners:
-                loads[rank] += _volume(box) * itemsize
+                loads.add(rank, _volume(box) * itemsize)
             continue
         chosen = []
         for box, ranks in owners:
-            rank = min(ranks, key=lambda each: (loads[each], each))
-            loads[rank] += _volume(box) * itemsize
+            rank = loads.least(ranks)
+            loads.add(rank, _volume(box) * itemsize)
             chosen.append((box, rank))
         found[name] = tuple(chosen)
     return found
+
+
+class _Loads:
+    """Bytes that each rank writes, and who of some ranks writes the least.
+
+    Most tensors have the same owners as many others: these are put in order once.
+    """
+
+    def __init__(self) -> None:
+        self._bytes: dict[int, int] = {}
+        #: By owners, their loads as they were when they last were on top, and the ranks.
+        self._heaps: dict[tuple[int, ...], list[tuple[int, int]]] = {}
+
+    def add(self, rank: int, num_bytes: int) -> None:
+        """A rank writes so much more."""
+        self._bytes[rank] = self._bytes.get(rank, 0) + num_bytes
+
+    def least(self, ranks: Sequence[int]) -> int:
+        """Who writes the least of them, and of those the lowest rank."""
+        owners = tuple(ranks)
+        heap = self._heaps.get(owners)
+        if heap is None:
+            heap = self._heaps[owners] = sorted((self._bytes.get(each, 0), each) for each in ranks)
+        while heap[0][0] != (now := self._bytes.get(heap[0][1], 0)):  # loads only grow
+            heapreplace(heap, (now, heap[0][1]))
+        return heap[0][1]
 
 
 def _apart(owners: Sequence[_Owned]) -> list[_Owned]:
