@@ -37,12 +37,15 @@ from dynatrain.elastic.seal import (
     nonce_of,
 )
 from dynatrain.elastic.trace import traced
+from dynatrain.generation.leftovers import Leftovers
 from dynatrain.given import shown
 from dynatrain.layout import Layout
 
 _log = logging.getLogger("dynatrain.elastic")
 #: What the kernel says of a connection whose other side is not reached any more: nobody's end.
 _NO_ANSWER = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)
+#: How long keys of former worlds are deleted in each tick: what members say waits for it.
+_SWEEP_S = 0.01
 #: Members that may come at the same time.
 _BACKLOG = 4096
 
@@ -123,6 +126,7 @@ class Coordinator:
         store = bound_to(settings.address, 0)
         self._socket.listen(_BACKLOG)
         store.listen(_BACKLOG)
+        self._leftovers = Leftovers()  #: of worlds that are over, and of attempts at them
         self._store_port = int(store.getsockname()[1])
         self._store = TCPStore(
             settings.address,
@@ -153,6 +157,7 @@ class Coordinator:
                     self._ledger.check()
                     self._carry_out(self._machine.tick(_now_ms()))
                     self._trace.write()
+                    self._sweep()
                     await asyncio.sleep(self._tick_s)
             finally:
                 self._trace.write()
@@ -327,15 +332,22 @@ class Coordinator:
         self._forget_worlds_before(status["world"]["epoch"], attempt)
 
     def _forget_worlds_before(self, epoch: int, attempt: int) -> None:
-        """Deletes what members have left of worlds, and of attempts at them, that are over."""
-        for key in self._store.list_keys():
+        """Gives up what members have left of worlds, and of attempts at them, that are over."""
+
+        def is_over(key: str) -> bool:
             of, _, rest = key.partition("/")
             if of == "attempt":
-                is_over = rest != str(attempt)
-            else:
-                is_over = of.partition(".")[0].isdecimal() and int(of.partition(".")[0]) < epoch
-            if is_over:
-                self._store.delete_key(key)
+                return rest != str(attempt)
+            world = of.partition(".")[0]
+            return world.isdecimal() and int(world) < epoch
+
+        self._leftovers = Leftovers()  # what remains of the former ones is listed again
+        self._leftovers.add_keys(self._store, filter(is_over, self._store.list_keys()))
+
+    def _sweep(self) -> None:
+        """Deletes some of what was given up: a large world leaves keys for half a second."""
+        until = time.monotonic() + _SWEEP_S
+        self._leftovers.sweep(lambda: time.monotonic() > until)
 
 
 def _unknown(asked: object) -> str:

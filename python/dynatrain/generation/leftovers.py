@@ -1,8 +1,8 @@
-"""What is over and has left keys in a store: deleted by one rank, while it waits for the others."""
+"""What is over and has left keys in a store: deleted by one process, where it has time for it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from torch._C._distributed_c10d import Store
@@ -21,6 +21,10 @@ class Leftovers:
     def add(self, store: Store, purpose: str) -> None:
         """Gives up all keys of a purpose; nobody asks for one of them any more."""
         self._purposes.append((store, purpose))
+
+    def add_keys(self, store: Store, keys: Iterable[str]) -> None:
+        """Gives up these keys."""
+        self._keys.extend((store, key) for key in keys)
 
     def sweep(self, is_over: Callable[[], bool]) -> None:
         """Deletes until nothing is left or ``is_over()``; what cannot be deleted stays."""

@@ -7,11 +7,13 @@ import socket
 import threading
 import time
 from contextlib import suppress
+from itertools import cycle
 from types import SimpleNamespace
 
 import pytest
 
 from dynatrain import Error, LayoutError, TransportError, _native
+from dynatrain.elastic import coordinator as coordinators
 from dynatrain.elastic.coordinator import MEMBER, Coordinator, Settings
 from dynatrain.elastic.line import Line
 from dynatrain.elastic.part import Part
@@ -261,3 +263,27 @@ def test_whatever_a_search_for_checkpoints_raises_it_is_tried_again(monkeypatch,
     assert found == [8, 4]
     said = [record.getMessage().rpartition(": ")[2] for record in caplog.records]
     assert said == ["stale", "no more threads"]
+
+
+# A thousand members leave twenty thousand keys: all were deleted at once, and heartbeats that came
+# meanwhile were read half a second late.
+def test_keys_of_former_worlds_go_in_pieces_and_all_go(monkeypatch):
+    settings = Settings("127.0.0.1", 0, (Layout(dp=2),), TIMEOUT_S, SECRET)
+    coordinator = Coordinator(settings, SqliteLedger(":memory:"))
+    store, left = coordinator._store, []
+    over = {f"3.{n}/key" for n in range(300)} | {"attempt/6"}
+    stay = {"4.7/key", "attempt/7", "consult"}
+    for key in over | stay:
+        store.set(key, "")
+    clock = SimpleNamespace(monotonic=cycle([0.0, 0.0, 1.0]).__next__)  # time for one piece
+    monkeypatch.setattr(coordinators, "time", clock)
+    coordinator._forget_worlds_before(4, 7)
+    left.append(len(over & {*store.list_keys()}))
+    coordinator._sweep()
+    coordinator._forget_worlds_before(4, 7)  # what remains is given up once
+    while left[-1] and len(left) < 20:
+        left.append(len(over & {*store.list_keys()}))
+        coordinator._sweep()
+
+    assert left == [301, 237, 173, 109, 45, 0]
+    assert stay <= {*store.list_keys()}
