@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from dynatrain._errors import TransportError
 
 _LEAST_BYTES = 16
+#: So long a file may be empty that another coordinator has just made, and between two looks at it.
+_WRITTEN_WITHIN_S, _LOOK_EVERY_S = 2.0, 0.02
 
 
 def read_secret(path: Path | str) -> bytes:
@@ -35,12 +39,21 @@ def made_secret(path: Path | str) -> bytes:
     try:
         made = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
+        _await_writer(path)
         return read_secret(path)
     except OSError as error:
         raise _unusable(path, str(error)) from error
     with os.fdopen(made, "w") as file:
         file.write(secrets.token_hex(32) + "\n")
     return read_secret(path)
+
+
+def _await_writer(path: Path | str) -> None:
+    """Waits while a file is empty: a standby may have started at the same moment, and make it."""
+    until = time.monotonic() + _WRITTEN_WITHIN_S
+    with suppress(OSError):  # whoever reads it says why
+        while not Path(path).stat().st_size and time.monotonic() < until:
+            time.sleep(_LOOK_EVERY_S)
 
 
 def _unusable(path: Path | str, why: str) -> TransportError:
