@@ -90,6 +90,10 @@ def join(  # noqa: PLR0913 - the settings of a session, all but two with default
             takes longer than a twelfth of ``timeout_s``, the coordinator goes by its own list; a
             layout that the operator asks for goes before it.
         device: where parameters live; without it ``"cuda"`` where torch finds a GPU, else the CPU.
+            ``"cuda"`` is the GPU that the script has chosen, else the one numbered LOCAL_RANK, else
+            the first that this process sees: a member has no rank yet that could tell another one.
+            Of several members on a host, give each its own, by ``CUDA_VISIBLE_DEVICES``,
+            LOCAL_RANK or ``device="cuda:1"``. It is made the process's current one.
         address: of this machine, on which this process's groups of Gloo listen. Without it the one
             from which the coordinator is reached, unless ``GLOO_SOCKET_IFNAME`` names an interface.
         timeout_s: deadline of every wait; the coordinator's.
