@@ -36,7 +36,8 @@ class Slices:
         """What ``work`` returns in the training thread; raises what it raises there.
 
         Raises:
-            TransportError: the attempt was given up, or the training thread does not come.
+            TransportError: the attempt was given up, or the training thread does not come, or not
+                to the end of ``work``.
         """
         future: Future[_T] = Future()
         with self._lock:
@@ -51,9 +52,12 @@ class Slices:
             with self._lock:
                 self._waiting = None
                 self._check()
-            raise _over(
-                f"a step has not ended for {self._patience.total_seconds():g} s (timeout_s)"
-            ) from None
+            seconds = f"{self._patience.total_seconds():g} s (timeout_s)"
+            if future.running():
+                raise _over(
+                    f"its piece between two steps has begun, and has not ended within {seconds}"
+                ) from None
+            raise _over(f"a step has not ended for {seconds}") from None
 
     def serve(self) -> None:
         """Runs what waits, if anything does; in the training thread."""

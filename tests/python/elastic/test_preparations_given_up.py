@@ -99,6 +99,24 @@ def test_a_piece_that_is_not_served_in_time_never_runs():
     assert ran == []
 
 
+# A build that takes minutes was told as a step that did: its user looked at the wrong code.
+def test_a_piece_that_does_not_end_is_no_step_that_does_not(threads):
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def serve():
+        threads.submit(slices.serve)
+        assert begun.wait(SECONDS.total_seconds())
+
+    def work():
+        begun.set()
+        assert goes_on.wait(SECONDS.total_seconds())
+
+    slices = Slices(serve, timedelta(milliseconds=1))
+    with pytest.raises(TransportError, match=r"has begun, and has not ended within 0\.001 s"):
+        slices.run(work)
+    goes_on.set()
+
+
 class Closable:
     """In place of a generation."""
 
