@@ -192,9 +192,7 @@ class ElasticSampler(Sampler[list[int]]):
         own = self.state_dict()
         try:
             given = {key: whole(state_dict[key]) for key in own if key not in _FLAGS}
-            given["shuffle"] = bool(state_dict["shuffle"])
-            # A state without drop_last is of a time when the remainder was always left out.
-            given["drop_last"] = bool(state_dict.get("drop_last", True))
+            given.update({key: bool(state_dict[key]) for key in _FLAGS})
         except Exception:  # noqa: BLE001 - whatever the caller has read from somewhere
             given = {"step": None}
         if None in given.values() or (given["step"] or 0) < 0:
