@@ -110,14 +110,12 @@ class Driver:
         prefixed = PrefixStore(name, store)
         members = Members(name, ids.index(self.part.id), each, prefixed, connections=connections)
         ready = Ready(
-            self._make(members),
-            seats_of(description),
-            Layout.parse(target["layout"]),
-            description["source"]["epoch"] - 1,
-            target["version"] if description["is_recovery"] else None,
-            Future(),
-            Future(),
-            Slices(lambda: self.part.ask(Asked("slice", attempt)), self._timeout),
+            generation=self._make(members),
+            source=seats_of(description),
+            target=Layout.parse(target["layout"]),
+            epoch=description["source"]["epoch"] - 1,
+            version=target["version"] if description["is_recovery"] else None,
+            slices=Slices(lambda: self.part.ask(Asked("slice", attempt)), self._timeout),
         )
         with self._lock:
             is_over = connections.are_cut

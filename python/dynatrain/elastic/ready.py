@@ -15,7 +15,7 @@ from dynatrain.layout import Layout
 from dynatrain.switch.standing import Standing
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Ready:
     """An attempt whose generation stands.
 
@@ -25,10 +25,10 @@ class Ready:
         target: the layout to go to.
         epoch: of the source, as sessions count.
         version: of a recovery, the completed steps of what is left; else None.
+        slices: what the thread of a planned change has the training thread do.
         held: of a recovery, done when the training thread has prepared the switch.
         ahead: done when the thread of a planned change has prepared it beside training; never
             where it is prepared in the stop.
-        slices: what that has the training thread do.
         standing: what it has prepared, until the switch takes it.
     """
 
@@ -37,9 +37,9 @@ class Ready:
     target: Layout
     epoch: int
     version: int | None
-    held: Future[None]
-    ahead: Future[None]
     slices: Slices
+    held: Future[None] = field(default_factory=Future)
+    ahead: Future[None] = field(default_factory=Future)
     standing: list[Standing] = field(default_factory=list)
 
     def await_held(self, patience: timedelta) -> None:

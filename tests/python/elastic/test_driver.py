@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from concurrent.futures import Future
 from datetime import timedelta
 
 import pytest
@@ -106,7 +105,8 @@ def driven(go, *asked):
     driver.part, driver._present = part, FakeGeneration()
     source = Seats(LAYOUT, ("7", "8"))
     slices = Slices(lambda: None, WAIT)  # nothing was prepared ahead
-    ready = Ready(FakeGeneration(), source, LAYOUT, 0, None, Future(), Future(), slices)
+    facts = {"source": source, "target": LAYOUT, "epoch": 0, "version": None}
+    ready = Ready(generation=FakeGeneration(), slices=slices, **facts)
     driver._ready[1] = ready
     return driver, session, part
 

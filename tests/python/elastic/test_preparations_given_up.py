@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from types import SimpleNamespace
@@ -171,8 +171,8 @@ def attempt():
     driver.part = Given()
     ask = driver.part.ask
     slices = Slices(lambda: ask(Asked("slice", 7)), SECONDS)
-    target = Layout(tp=2)
-    ready = Ready(generation, SEATS, target, 0, None, Future(), Future(), slices)
+    facts = {"source": SEATS, "target": Layout(tp=2), "epoch": 0, "version": None}
+    ready = Ready(generation=generation, slices=slices, **facts)
     driver._ready[7] = ready
     return SimpleNamespace(driver=driver, session=session, generation=generation, ready=ready)
 
