@@ -36,7 +36,7 @@ class Attendant:
     @property
     def _meeting(self) -> Rendezvous:
         meeting = self._part.generation.meeting
-        assert isinstance(meeting, Rendezvous)  # a member of an elastic job waits at its gate
+        assert meeting is not None  # a member of an elastic job waits at its gate
         return meeting
 
     def leave(self, ended: str, step: int, num_ranks: int) -> None:

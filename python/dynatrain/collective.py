@@ -87,7 +87,7 @@ class Collective:
         self.progress = progress
         self.generation = settled.generation
         self.engine = Engine(settled.generation, settled.device, settled.adapter)
-        self.calls = Calls(settled.generation.meeting)
+        self.calls = Calls(settled.generation)
         self.vote = Vote(self._vote_in_a_meeting)
         self.worlds = Worlds(self.engine, settled.device, settled.groups, settled.default)
         self.targets = Preparations(self.engine, self.worlds, present, settled.build)
@@ -129,6 +129,8 @@ class Collective:
     def _raise_named(self, error: BaseException) -> None:
         """Says that this rank lives; raises the error of a lost peer again with who that is."""
         meeting = self.generation.meeting
+        if meeting is None:
+            return  # the coordinator tells who is lost
         if not isinstance(error, TransportError) or ends_job(error):
             meeting.failed(described(error))
         elif told := meeting.failed():
@@ -318,7 +320,7 @@ class Collective:
         """
         self.targets.drop()
         self.generation = self.engine.generation = generation
-        self.calls = Calls(generation.meeting)
+        self.calls = Calls(generation)
 
     # ---- life ----------------------------------------------------------------------------------
 

@@ -6,14 +6,14 @@ import threading
 from contextlib import suppress
 
 import torch
+from torch._C._distributed_c10d import Store
 
 from dynatrain._errors import Error
 from dynatrain.generation.control import Control
-from dynatrain.generation.gathering import Gathering
 from dynatrain.generation.lanes import Lane, LaneMaker, unconnected
 from dynatrain.generation.members import Members
 from dynatrain.generation.options import Options
-from dynatrain.generation.rendezvous import Rendezvous
+from dynatrain.generation.rendezvous import Meeting, Rendezvous
 
 #: A store that has stopped must not keep a rank from ending.
 _CLOSING_SECONDS = 2.0
@@ -26,12 +26,14 @@ class Generation:
         members: who takes part; their name is that of no other generation of the job.
         options: of the session.
         device: where parameters live.
-        meets_in_store: whether members meet over the store, and so also when their groups are lost;
-            otherwise they meet over their groups alone.
+        meets_in_store: whether members meet over the store: they learn who did not come, and meet
+            again when groups are lost. Members of an elastic job meet over their groups alone:
+            their coordinator tells when they meet and who has died, and what hangs in a group can
+            be ended at once, which no wait for a store can.
 
     Attributes:
         members: as given.
-        meeting: where all members meet.
+        meeting: where all members meet over the store; None where they do not.
         control: their small exchanges, once connected.
         lanes: the ways of bytes, by kind of memory; empty while they are not connected.
     """
@@ -46,7 +48,11 @@ class Generation:
     ) -> None:
         self.members = members
         self.options = options
-        self.meeting = _meeting_of(members, options) if meets_in_store else Gathering(self._gather)
+        self.meeting: Rendezvous | None = None
+        if meets_in_store:
+            place = members.store, members.rank, members.num_ranks
+            self.meeting = Rendezvous(*place, options.timeout)
+        self._num_met = 0
         self.control: Control
         self.lanes: dict[str, Lane] = {}
         self.maker = LaneMaker(
@@ -88,11 +94,26 @@ class Generation:
             raise unconnected(error, self.members.num_ranks, self.options.timeout) from error
         if self.members.rank == 0:  # all ranks are past what they have talked over before
             for former in self._connections[:-1]:
-                self.meeting.leftovers.add(self.members.store, former)
+                self.give_up_keys(self.members.store, former)
         self._connections = self._connections[-1:]
 
-    def _gather(self, payload: bytes) -> list[bytes]:
-        return self.control.gather(payload, "the call")
+    def meet(self, payload: bytes, moment: str = "", *, is_dated: bool = True) -> Meeting:
+        """Arrives with ``payload`` and waits for all others; see :meth:`Rendezvous.meet`.
+
+        Over the groups meetings have no other order than that of the calls: all arrive at this one.
+        """
+        if self.meeting is not None:
+            return self.meeting.meet(payload, moment, is_dated=is_dated)
+        name, self._num_met = str(self._num_met), self._num_met + 1
+        return Meeting(name, self.control.gather(payload, "the call"))
+
+    def give_up_keys(self, store: Store, purpose: str) -> None:
+        """Has keys of a purpose be deleted where members meet over the store; all have met since.
+
+        Elsewhere the coordinator deletes keys of the job.
+        """
+        if self.meeting is not None:
+            self.meeting.leftovers.add(store, purpose)
 
     def abort(self, reason: str) -> None:
         """Ends all that waits for another member, from any thread; nothing is exchanged after it.
@@ -143,10 +164,7 @@ class Generation:
             if store.add("closed", 1) != self.members.num_ranks:
                 return
             for key in store.list_keys():
-                is_ahead = self.meeting.is_ahead(key)  # of a rank that calls behind its close
+                # Of a rank that calls behind its close.
+                is_ahead = self.meeting is not None and self.meeting.is_ahead(key)
                 if not is_ahead and (with_worlds or not key.startswith("world/")):
                     store.delete_key(key)
-
-
-def _meeting_of(members: Members, options: Options) -> Rendezvous | Gathering:
-    return Rendezvous(members.store, members.rank, members.num_ranks, options.timeout)

@@ -172,7 +172,7 @@ class Worlds:
         if place.groups is not None:
             place.groups.end()
         if place.keys is not None:  # all ranks have met since it was used
-            self._engine.generation.meeting.leftovers.add(*place.keys)
+            self._engine.generation.give_up_keys(*place.keys)
             place.keys = None
 
     def _make(self, seats: Seats, name: str) -> _Place:

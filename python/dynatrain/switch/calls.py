@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from dynatrain import by_rank, words
 from dynatrain._errors import Error, InternalError, LayoutError, of_family
 from dynatrain.data import ElasticLoader
 from dynatrain.generation.control import Trouble, raise_alike, troubles_by_rank
-from dynatrain.generation.gathering import Gathering
-from dynatrain.generation.rendezvous import Rendezvous
+from dynatrain.generation.rendezvous import Meeting
 from dynatrain.given import described
 from dynatrain.layout import Layout
 from dynatrain.sampler import ElasticSampler
@@ -96,11 +95,18 @@ class Met:
         return all(key in call.places for call in self.calls)
 
 
+class Meets(Protocol):
+    """How all ranks meet."""
+
+    def meet(self, payload: bytes, moment: str = "", *, is_dated: bool = True) -> Meeting:
+        """See :meth:`dynatrain.generation.rendezvous.Rendezvous.meet`."""
+
+
 class Calls:
     """Meetings in which every rank learns what all others called."""
 
-    def __init__(self, meeting: Rendezvous | Gathering) -> None:
-        self._meeting = meeting
+    def __init__(self, ranks: Meets) -> None:
+        self._ranks = ranks
 
     def meet(self, own: Call, problem: Error | None = None, *, is_dated: bool = True) -> Met:
         """Meets all ranks.
@@ -119,7 +125,7 @@ class Calls:
         if problem is not None:
             own = replace(own, problem=Trouble.of(problem))
         with _decided_everywhere() if own.operation == "commit" else nullcontext():
-            meeting = self._meeting.meet(words.encode(own), own.moment, is_dated=is_dated)
+            meeting = self._ranks.meet(words.encode(own), own.moment, is_dated=is_dated)
             call_of = {payload: words.decode(payload) for payload in set(meeting.payloads)}
             calls: list[Call] = [call_of[payload] for payload in meeting.payloads]
         _check_one_world(calls)

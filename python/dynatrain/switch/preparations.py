@@ -99,7 +99,7 @@ class Preparations:
         with clock.phase("world"):
             _, error = attempt(lambda: engine.at_boundary(wanted.check))
             problem = None if error is None else of_family(error, "the call of prepare")
-            met = Calls(generation.meeting).meet(own, problem)
+            met = Calls(generation).meet(own, problem)
             called = self._called(engine, wanted, met)
         return prepare(engine, self._now.state, called, clock)
 

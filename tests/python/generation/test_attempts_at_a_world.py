@@ -12,7 +12,6 @@ from torch.distributed import HashStore
 
 from dynatrain import Layout, TransportError
 from dynatrain.generation import worlds as rooms
-from dynatrain.generation.leftovers import Leftovers
 from dynatrain.generation.members import Members
 from dynatrain.generation.seats import Seats
 from dynatrain.generation.worlds import Worlds
@@ -69,7 +68,7 @@ def engine(meanwhile=lambda: None):
 
     return SimpleNamespace(
         options=SimpleNamespace(timeout=timedelta(seconds=20)),
-        generation=SimpleNamespace(members=MEMBERS, meeting=SimpleNamespace(leftovers=Leftovers())),
+        generation=SimpleNamespace(members=MEMBERS, give_up_keys=lambda store, purpose: None),
         control=SimpleNamespace(agree=agree),
         at_boundary=lambda work: work(),
     )

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
+import torch
 from torch.distributed import HashStore, TCPStore
 
 from dynatrain import TransportError
+from dynatrain.generation.generation import Generation
+from dynatrain.generation.members import Members
+from dynatrain.generation.options import Options
 from dynatrain.generation.rendezvous import _MOST_KEPT, Rendezvous
 
 NUM_RANKS, NUM_TRAINERS = 4, 2
@@ -126,3 +131,18 @@ def test_end_of_a_loop_stays_until_all_have_heard_it(store, members):
     for name in ("ended/0", "ended/1", "ended/2"):
         assert late.wait_called(name) is False
         assert late.left_with(name, NUM_TRAINERS) == name
+
+
+# A coordinator has called all together and deletes keys of the job: nothing of the store is asked.
+def test_members_that_a_coordinator_calls_meet_over_their_groups():
+    store, options = HashStore(), Options(LONG, 1024, None, 1, "auto", frozenset(), 0)
+    members = Members.of_ranks("called together", 0, 1, store)
+    generation = Generation(members, options, torch.device("cpu"), meets_in_store=False)
+    generation.control = SimpleNamespace(gather=lambda payload, _: [payload])
+    store.set("a world/key", "")
+
+    met = [generation.meet(b"first"), generation.meet(b"second", "a moment", is_dated=False)]
+    generation.give_up_keys(store, "a world")
+
+    assert [(each.name, each.payloads) for each in met] == [("0", [b"first"]), ("1", [b"second"])]
+    assert store.num_keys() == 1
