@@ -15,7 +15,7 @@ _T = TypeVar("_T")
 
 
 @contextmanager
-def _in_words(asked: str) -> Iterator[None]:
+def _reading(asked: str) -> Iterator[None]:
     """Says in the library's words that the core cannot take a value of such a type."""
     try:
         yield
@@ -127,14 +127,14 @@ class Layout:
         counts = () if stages is None else stages
         numbers = _items("stages", counts, given.whole, "numbers of layers, such as (5, 4, 4, 3)")
         names_of_axes = _items("order", order, given.text, f"names of axes, such as {MESH_AXES}")
-        with _in_words("Layout()"):
+        with _reading("Layout()"):
             self._native = _native.Layout(**checked, stages=numbers, order=names_of_axes)
 
     @classmethod
     def parse(cls, text: str) -> Layout:
         """Reads the text form, e.g. ``"dp=2,tp=2"``; raises LayoutError naming what is wrong."""
         layout = cls.__new__(cls)
-        with _in_words("Layout.parse()"):
+        with _reading("Layout.parse()"):
             layout._native = _native.Layout.parse(text)
         return layout
 
@@ -150,7 +150,7 @@ class Layout:
 
     def size(self, axis: str) -> int:
         """Size of one axis, ``"dp"`` meaning ``"dp_shard"``."""
-        with _in_words("Layout.size()"):
+        with _reading("Layout.size()"):
             return self._native.size(axis)
 
     @property
@@ -200,17 +200,17 @@ class Layout:
 
     def coordinate(self, rank: int, axis: str) -> int:
         """Coordinate of ``rank`` along a mesh axis."""
-        with _in_words("Layout.coordinate()"):
+        with _reading("Layout.coordinate()"):
             return self._native.coordinate(_number(rank), axis)
 
     def group(self, rank: int, *axes: str) -> list[int]:
         """Ranks that differ from ``rank`` only along ``axes``, ascending."""
-        with _in_words("Layout.group()"):
+        with _reading("Layout.group()"):
             return self._native.group(_number(rank), list(axes))
 
     def layers(self, pp_rank: int, num_layers: int) -> list[range]:
         """Layers of each virtual stage of ``pp_rank``, in model order."""
-        with _in_words("Layout.layers()"):
+        with _reading("Layout.layers()"):
             found = self._native.layers(_number(pp_rank), _number(num_layers))
             return [range(begin, end) for begin, end in found]
 

@@ -53,7 +53,7 @@ def seats_of(description: dict[str, Any]) -> Seats | None:
     return Seats(Layout.parse(source["layout"]), ids)
 
 
-def in_words(attempt: int, description: dict[str, Any]) -> str:
+def summary_of(attempt: int, description: dict[str, Any]) -> str:
     """What an attempt is to do."""
     source, target = (description[side]["layout"] or "nothing" for side in ("source", "target"))
     version = f" of step {description['target']['version']}" if description["is_recovery"] else ""

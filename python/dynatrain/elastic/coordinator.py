@@ -51,7 +51,7 @@ _BACKLOG = 4096
 
 
 @dataclass(frozen=True)
-class Settings:
+class CoordinatorSettings:
     """How a coordinator is run.
 
     Attributes:
@@ -105,7 +105,7 @@ class Coordinator:
     """
 
     def __init__(
-        self, settings: Settings, ledger: Ledger, bound: socket.socket | None = None
+        self, settings: CoordinatorSettings, ledger: Ledger, bound: socket.socket | None = None
     ) -> None:
         self._settings = settings
         self._ledger = ledger

@@ -53,7 +53,7 @@ class CopiedState:
 
 
 @dataclass
-class Copies:
+class Snapshot:
     """One version of a member's state and of another one's, in one buffer of host memory.
 
     Attributes:
@@ -132,22 +132,22 @@ class Copies:
             begin += state.size_bytes
         if more is None:
             return _held(states, self.run, device)
-        joined = Copies(self.run, replace(self.own, size_bytes=begin))
+        joined = Snapshot(self.run, replace(self.own, size_bytes=begin))
         joined.make_room(begin + more[0].size_bytes, device)
         assert joined.run is not None
         bytes_of(joined.run)[begin : begin + more[0].size_bytes].copy_(bytes_of(more[1]))
         return _held([*states, (more[0], begin)], joined.run, device)
 
 
-class Slots:
+class SnapshotSlots:
     """Room for two versions: the one that is whole everywhere, and the next one."""
 
     def __init__(self) -> None:
-        self._both = (Copies(), Copies())
+        self._both = (Snapshot(), Snapshot())
         self._next = 0
 
     @property
-    def spare(self) -> Copies:
+    def spare(self) -> Snapshot:
         """Where the next copies go; what is whole everywhere lies in the other one, if any is."""
         return self._both[self._next]
 
@@ -155,13 +155,13 @@ class Slots:
         """All members have what lies in the spare one, and their keepers: it is none any more."""
         self._next = 1 - self._next
 
-    def without_spare(self) -> Slots:
+    def without_spare(self) -> SnapshotSlots:
         """Others with what is whole alone, where a thread may still write the spare one of these.
 
         It writes nothing of what was whole before: that thread begins no round any more.
         """
-        others, whole = Slots(), self._both[1 - self._next]
-        others._both = (Copies(), replace(whole, sums=[*whole.sums]))
+        others, whole = SnapshotSlots(), self._both[1 - self._next]
+        others._both = (Snapshot(), replace(whole, sums=[*whole.sums]))
         return others
 
     @property
@@ -170,7 +170,7 @@ class Slots:
         found = {each.version for each in self._both if each.version is not None}
         return sorted(found, reverse=True)
 
-    def of(self, version: int) -> Copies | None:
+    def of(self, version: int) -> Snapshot | None:
         """The copies of a version; of two, those that are of another member, too."""
         found = [each for each in self._both if each.version == version]
         return max(found, key=lambda each: each.other is not None, default=None)
@@ -207,7 +207,7 @@ def _held(
     return Held(table, parts, apart, copies, notes, on_host, memory)
 
 
-class Reader:
+class StateReader:
     """Reads the state of this rank for a copy of it.
 
     Args:

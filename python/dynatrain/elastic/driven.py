@@ -14,7 +14,7 @@ from dynatrain.switch.decided import Vote
 from dynatrain.switch.standing import Standing
 
 
-class Session(Protocol):
+class Driven(Protocol):
     """What a driver needs of the session that it drives."""
 
     def vote_by(self, vote: Vote) -> None:

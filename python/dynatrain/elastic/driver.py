@@ -12,14 +12,14 @@ from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from dynatrain._errors import Error, InternalError, LayoutError, TransportError, ends_job
 from dynatrain.elastic.attempts import (
-    in_words,
     is_of_communication,
     is_refusal,
     members_of,
     read_published,
     seats_of,
+    summary_of,
 )
-from dynatrain.elastic.driven import Session
+from dynatrain.elastic.driven import Driven
 from dynatrain.elastic.events import Events
 from dynatrain.elastic.part import Asked, Part, UncoveredError
 from dynatrain.elastic.ready import Ready
@@ -61,7 +61,7 @@ class Driver:
 
     def __init__(
         self,
-        session: Session,
+        session: Driven,
         make: Callable[[Members], Generation],
         timeout: timedelta,
         wishes: Wishes,
@@ -100,7 +100,7 @@ class Driver:
         store = self._store()
         description, hosts = read_published(store.get(f"attempt/{attempt}"))
         target = description["target"]
-        words = in_words(attempt, description)
+        words = summary_of(attempt, description)
         self.events.note("preparing", words)
         if description["cold_because"]:
             _log.info("%s", words)

@@ -14,7 +14,7 @@ import torch
 from dynatrain import _native, by_rank
 from dynatrain._errors import BudgetError
 from dynatrain.elastic.checkpoint_folder import CheckpointFolder
-from dynatrain.elastic.copies import Copies, Slots, bytes_of
+from dynatrain.elastic.copies import Snapshot, SnapshotSlots, bytes_of
 from dynatrain.elastic.partners import Agreed, Brought, Channel, Said
 from dynatrain.elastic.saving import Saving, Together, why_of
 from dynatrain.generation.connections import Connections
@@ -105,7 +105,7 @@ class Rounds(threading.Thread):
     def __init__(
         self,
         cadence: Cadence,
-        slots: Slots,
+        slots: SnapshotSlots,
         means: Means,
         members: Callable[[Connections], Members],
         version: int = 0,
@@ -218,7 +218,7 @@ class Rounds(threading.Thread):
                 due = self._cadence.not_before(max(due + every, at + self._margin))
             self._room(self._slots.spare, brought.size_bytes + other.size_bytes)
 
-    def _save(self, channel: Channel, members: Members, slot: Copies) -> int:
+    def _save(self, channel: Channel, members: Members, slot: Snapshot) -> int:
         """Takes copies to disk; the furthest boundary that a member has come to meanwhile."""
         folder, began = self._cadence.folder, time.perf_counter()
         assert folder is not None
@@ -244,7 +244,7 @@ class Rounds(threading.Thread):
         )
         return verdict.at
 
-    def _round(self, channel: Channel, slot: Copies, brought: Brought) -> tuple[Agreed, Brought]:
+    def _round(self, channel: Channel, slot: Snapshot, brought: Brought) -> tuple[Agreed, Brought]:
         """Swaps copies; what all say of it, and what the other has brought."""
         problem, own = brought.why, None
         if problem == GROWN:
@@ -321,7 +321,7 @@ class Rounds(threading.Thread):
         with self._changed:
             self._changed.notify_all()
 
-    def _room(self, slot: Copies, size_bytes: int) -> str:
+    def _room(self, slot: Snapshot, size_bytes: int) -> str:
         """Makes room; why there is none, or nothing."""
         try:
             slot.make_room(size_bytes, self._means.device)
@@ -339,7 +339,7 @@ class Rounds(threading.Thread):
         self._is_told = True
         _log.warning("the snapshot after %d steps is given up, an older one stands\n%s", due, lines)
 
-    def _tell_of_success(self, slot: Copies, seconds: float) -> None:
+    def _tell_of_success(self, slot: Snapshot, seconds: float) -> None:
         assert slot.own is not None
         size = slot.own.size_bytes
         blocked_ms = self._blocked_s * 1e3
@@ -354,7 +354,7 @@ class _EndedError(Exception):
     """The world of the rounds has ended."""
 
 
-def _took(slot: Copies, other: Brought) -> str:
+def _took(slot: Snapshot, other: Brought) -> str:
     """Holds what has come against its sum; what is wrong with it, or nothing."""
     assert other.state is not None
     assert slot.own is not None

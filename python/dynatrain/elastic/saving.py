@@ -24,7 +24,7 @@ from dynatrain.elastic.checkpoint_files import (
 )
 from dynatrain.elastic.checkpoint_folder import CheckpointFolder
 from dynatrain.elastic.checkpoint_shares import own_boxes, writers_of
-from dynatrain.elastic.copies import Copies, bytes_of
+from dynatrain.elastic.copies import Snapshot, bytes_of
 from dynatrain.generation.control import Holders, Listing, holders, listing
 from dynatrain.given import described
 
@@ -134,7 +134,7 @@ class Saving:
         self._index: Callable[..., Index] | None = None  # on rank 0, as all that follow
         self._stored: list[Stored] = []
 
-    def save(self, slot: Copies) -> Verdict:
+    def save(self, slot: Snapshot) -> Verdict:
         """Writes what is copied. Collective.
 
         Raises:
@@ -173,7 +173,7 @@ class Saving:
     # ---- in a thread of its own ----------------------------------------------------------------
 
     def _write(
-        self, folder: Path, slot: Copies, asked: _Asked, contents: Mapping[bytes, bytes]
+        self, folder: Path, slot: Snapshot, asked: _Asked, contents: Mapping[bytes, bytes]
     ) -> list[Stored]:
         assert slot.own is not None
         assert slot.run is not None

@@ -12,7 +12,7 @@ from torch._C._distributed_c10d import PrefixStore, Store
 from dynatrain import _native
 from dynatrain.adapters.port import Adapter
 from dynatrain.elastic.checkpoint_folder import CheckpointFolder
-from dynatrain.elastic.copies import Copies, Reader, Slots
+from dynatrain.elastic.copies import Snapshot, SnapshotSlots, StateReader
 from dynatrain.elastic.missing import Read
 from dynatrain.elastic.partners import Brought
 from dynatrain.elastic.rounds import GROWN, Cadence, Means, Rounds
@@ -48,9 +48,9 @@ class Snapshots:
         self._adapter = adapter
         self._now = present
         self._means = means
-        self._reader = Reader(adapter, present)
+        self._reader = StateReader(adapter, present)
         self._copier: _native.Copier | None = None
-        self._slots = Slots()
+        self._slots = SnapshotSlots()
         self._rounds: Rounds | None = None
         self._begun = -1  #: completed steps with which the present world began
         self._saved: list[int] = []  #: versions that have come to disk in it, until it was halted
@@ -222,4 +222,4 @@ class Snapshots:
         if slot is None and more is None:
             return None
         decoded = {name: self._adapter.decode(blob) for name, blob in own_kept.items()}
-        return (slot or Copies()).held(self._means.device, holders, more), decoded
+        return (slot or Snapshot()).held(self._means.device, holders, more), decoded

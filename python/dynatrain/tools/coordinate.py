@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dynatrain.elastic.coordinator import Coordinator, Settings
+    from dynatrain.elastic.coordinator import Coordinator, CoordinatorSettings
 
 DEFAULT_SECRET = "dynatrain.secret"
 EXIT_STATUS = (
@@ -109,14 +109,14 @@ def serve(options: argparse.Namespace) -> None:
         ledger.close()
 
 
-def settings_of(options: argparse.Namespace) -> Settings:
+def settings_of(options: argparse.Namespace) -> CoordinatorSettings:
     """How the coordinator is to be run."""
     from dynatrain import Layout
-    from dynatrain.elastic.coordinator import Settings
+    from dynatrain.elastic.coordinator import CoordinatorSettings
     from dynatrain.elastic.secret import made_secret
 
     host, _, port = options.listen.rpartition(":")
-    return Settings(
+    return CoordinatorSettings(
         address=host.strip("[]") or "127.0.0.1",
         port=int(port) if port.isdecimal() else 0,
         layouts=tuple(Layout.parse(layout) for layout in options.layout),

@@ -10,14 +10,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dynatrain.elastic.coordinator import Settings
+    from dynatrain.elastic.coordinator import CoordinatorSettings
     from dynatrain.elastic.etcd_ledger import EtcdLedger
     from dynatrain.elastic.ledger import Ledger
 
 _log = logging.getLogger("dynatrain.elastic")
 
 
-def opened(options: argparse.Namespace, settings: Settings, told: Callable[[str], None]) -> Ledger:
+def opened(
+    options: argparse.Namespace, settings: CoordinatorSettings, told: Callable[[str], None]
+) -> Ledger:
     """The ledger, which this coordinator alone may write.
 
     Args:

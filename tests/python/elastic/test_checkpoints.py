@@ -16,7 +16,7 @@ from dynatrain.elastic import checkpoint_files, checkpoint_reader
 from dynatrain.elastic.checkpoint_files import INDEX, VALUE, pieces_of
 from dynatrain.elastic.checkpoint_folder import CheckpointFolder
 from dynatrain.elastic.checkpoint_reader import Checkpoint, shared_out
-from dynatrain.elastic.copies import CopiedState, Copies, bytes_of
+from dynatrain.elastic.copies import CopiedState, Snapshot, bytes_of
 from dynatrain.elastic.saving import Saving
 from dynatrain.join import join
 from ranks_in_threads import STUCK_S, Outside, ThreadMembers, run_ranks
@@ -66,7 +66,7 @@ def copied(rank, cuts, version=5):
         nothing,
         frozenset(elements()),
     )  # fmt: skip
-    return Copies(run, state, own_kept={"keep.own": words.encode(rank)})
+    return Snapshot(run, state, own_kept={"keep.own": words.encode(rank)})
 
 
 ROWS = [([0, 0], [2, 6])], [([2, 0], [5, 6])], [([5, 0], [7, 6])]

@@ -12,7 +12,7 @@ import pytest
 from dynatrain import TransportError
 from dynatrain.elastic import answers
 from dynatrain.elastic.ask import ask
-from dynatrain.elastic.coordinator import MEMBER, Coordinator, Settings
+from dynatrain.elastic.coordinator import MEMBER, Coordinator, CoordinatorSettings
 from dynatrain.elastic.line import Line
 from dynatrain.elastic.seal import MAX_LINE_BYTES, Seal
 from dynatrain.layout import Layout
@@ -86,7 +86,7 @@ class Records:
 @pytest.fixture
 def line():
     """One to a coordinator that serves in a thread."""
-    settings = Settings("127.0.0.1", 0, (Layout(dp=2000),), 30.0, SECRET)
+    settings = CoordinatorSettings("127.0.0.1", 0, (Layout(dp=2000),), 30.0, SECRET)
     made, loop = Coordinator(settings, Records()), asyncio.new_event_loop()
     serving = loop.create_task(made.serve())
 

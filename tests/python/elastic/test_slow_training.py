@@ -21,7 +21,7 @@ MINE = Brought(None, 0, 64, "mine")
 def rounds_of(seconds):
     """Those of a member whose messages have so long, measured and at no boundary yet."""
     means = Means(torch.device("cpu"), 1, timedelta(seconds=seconds), lambda: [], None)
-    made = Rounds(4, copies.Slots(), means, None)
+    made = Rounds(4, copies.SnapshotSlots(), means, None)
     made.measured(64)
     return made
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dynatrain.elastic.copies import CopiedState, Slots
+from dynatrain.elastic.copies import CopiedState, SnapshotSlots
 
 
 def copy(slots, version, history):
@@ -30,7 +30,7 @@ def histories(members, version):
 # other bits. One member has copied that, the other one was killed at it or is late. Were the copies
 # of the first step 20 still there, the two would be one version to all who ask.
 def test_one_version_of_two_histories_is_never_joined():
-    members = [Slots(), Slots()]
+    members = [SnapshotSlots(), SnapshotSlots()]
     whole(members, 10, history=1)
     whole(members, 20, history=1)
     for slots in members:
@@ -43,7 +43,7 @@ def test_one_version_of_two_histories_is_never_joined():
 
 # The older copies are the only ones now: the next copy must not go where they are.
 def test_what_is_left_is_not_written_over_by_the_next_copy():
-    members = [Slots(), Slots()]
+    members = [SnapshotSlots(), SnapshotSlots()]
     whole(members, 10, history=1)
     whole(members, 20, history=1)
     for slots in members:
@@ -55,7 +55,7 @@ def test_what_is_left_is_not_written_over_by_the_next_copy():
 
 # Who had no place in the world before does not know what led to the state that it takes in.
 def test_one_who_was_in_no_world_forgets_all():
-    members = [Slots()]
+    members = [SnapshotSlots()]
     whole(members, 10, history=1)
     members[0].follow(-1)
 

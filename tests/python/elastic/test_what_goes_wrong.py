@@ -14,7 +14,7 @@ import pytest
 
 from dynatrain import Error, LayoutError, TransportError, _native
 from dynatrain.elastic import coordinator as coordinators
-from dynatrain.elastic.coordinator import MEMBER, Coordinator, Settings
+from dynatrain.elastic.coordinator import MEMBER, Coordinator, CoordinatorSettings
 from dynatrain.elastic.line import Line
 from dynatrain.elastic.part import Part
 from dynatrain.elastic.seal import greeting, new_nonce
@@ -43,7 +43,7 @@ class Serving(threading.Thread):
 
     def __init__(self, ledger, timeout_s=TIMEOUT_S):
         super().__init__(daemon=True)
-        settings = Settings("127.0.0.1", 0, (Layout(dp=2),), timeout_s, SECRET)
+        settings = CoordinatorSettings("127.0.0.1", 0, (Layout(dp=2),), timeout_s, SECRET)
         self.coordinator = Coordinator(settings, ledger)
         self.addresses = [("127.0.0.1", self.coordinator.port)]
         self.loop = asyncio.new_event_loop()
@@ -138,7 +138,7 @@ def test_a_coordinator_whose_ledger_is_another_ones_ends_without_a_record(serve)
 # they ended with their job.
 def test_a_coordinator_that_is_told_to_end_loses_nobody(caplog):
     ledger = SqliteLedger(":memory:")
-    settings = Settings("127.0.0.1", 0, (Layout(dp=2),), TIMEOUT_S, SECRET)
+    settings = CoordinatorSettings("127.0.0.1", 0, (Layout(dp=2),), TIMEOUT_S, SECRET)
     coordinator = Coordinator(settings, ledger)
     line = Line([("127.0.0.1", coordinator.port)], SECRET)
 
@@ -268,7 +268,7 @@ def test_whatever_a_search_for_checkpoints_raises_it_is_tried_again(monkeypatch,
 # A thousand members leave twenty thousand keys: all were deleted at once, and heartbeats that came
 # meanwhile were read half a second late.
 def test_keys_of_former_worlds_go_in_pieces_and_all_go(monkeypatch):
-    settings = Settings("127.0.0.1", 0, (Layout(dp=2),), TIMEOUT_S, SECRET)
+    settings = CoordinatorSettings("127.0.0.1", 0, (Layout(dp=2),), TIMEOUT_S, SECRET)
     coordinator = Coordinator(settings, SqliteLedger(":memory:"))
     store, left = coordinator._store, []
     over = {f"3.{n}/key" for n in range(300)} | {"attempt/6"}
