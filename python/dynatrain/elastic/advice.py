@@ -170,9 +170,12 @@ class Adviser:
         except BaseException as error:  # noqa: BLE001 - the thread's last; the job goes on without
             _log.warning("the policy of the script failed: %s", described(error), exc_info=True)
             answer = Answer(question, why=clipped(described(error)))
-        self._say(answer)
+        try:
+            self._say(answer)
+        except Exception as error:  # noqa: BLE001 - the next question must find the policy idle
+            _log.warning("what the policy says could not be told: %s", described(error))
 
 
 def clipped(text: str) -> str:
-    """As much of why something failed as the protocol takes, in UTF-8."""
-    return text.encode()[:_MOST_BYTES].decode(errors="ignore")
+    """As much of why something failed as the protocol takes, in UTF-8, which has no surrogates."""
+    return text.encode(errors="backslashreplace")[:_MOST_BYTES].decode(errors="ignore")
