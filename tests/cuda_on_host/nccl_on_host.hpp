@@ -182,8 +182,9 @@ class CudaOnHost final : public DeviceApi {
   void stream_wait(void* stream, void* event) override {
     check(cudaStreamWaitEvent(to_stream(stream), to_event(event), 0));
   }
-  void zero(std::byte* memory, std::int64_t size_bytes) override {
+  bool zero(std::byte* memory, std::int64_t size_bytes, Deadline /*deadline*/) override {
     check(cudaMemset(memory, 0, static_cast<std::size_t>(size_bytes)));
+    return true;
   }
   bool is_host_memory(const void* /*data*/) override { return false; }
 
