@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import torch
 
-from dynatrain import _native
+from dynatrain import _native, by_rank
 from dynatrain._errors import DeviceError, Error, TransportError, is_refused, of_family
 from dynatrain._limits import check_room_for_groups
 from dynatrain.generation.control import Control, attempt, in_words
@@ -348,8 +348,8 @@ class LaneMaker:
     def _agreed(control: Control, obstacle: str | None) -> str | None:
         """What stands in the way of any rank, or None."""
         found = control.gather(obstacle, "connecting the ranks")
-        lines = [f"  rank {rank}: {text}" for rank, text in enumerate(found) if text is not None]
-        return "\n".join(lines) or None
+        told = {rank: text for rank, text in enumerate(found) if text is not None}
+        return by_rank.lines(told) or None
 
 
 def _not_to_be_had(transport: str, obstacle: str) -> DeviceError:
