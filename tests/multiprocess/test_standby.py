@@ -172,4 +172,4 @@ def test_an_etcd_that_is_lost_ends_elasticity_and_no_training(tmp_path):
     assert any("etcd does not answer" in line for line in job.first.lines)
     assert any("the standby goes on waiting" in line for line in job.second.lines)
     assert refused.returncode == 1
-    assert "training goes on; nobody joins or leaves" in refused.stderr
+    assert "members that train go on, nobody joins or leaves without one" in refused.stderr
