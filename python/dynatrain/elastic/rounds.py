@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -22,8 +23,10 @@ from dynatrain.generation.members import Members
 from dynatrain.given import described
 
 _log = logging.getLogger("dynatrain.elastic")
-#: How long the thread of a world that has ended may take to let go of its buffers.
-_ENDING_S = 60.0
+#: The part of ``timeout_s`` that the thread of a world that has ended may take to let go of its
+#: buffers. The training thread waits for it before it reports of a halted world; a member whose
+#: report does not come within a sixth is taken for lost.
+_ENDING = 1 / 12
 #: How far ahead the next copy is at most set, in steps, where boundaries were missed.
 _MOST_AHEAD = 64
 #: Why a member has copied nothing, where the next round may do better at once.
@@ -127,6 +130,7 @@ class Rounds(threading.Thread):
         self._brought: Brought | None = None
         self._blocked_s = 0.0
         self._ended = False
+        self._holds = True  #: buffers or files, so that its end is to be waited for
         self._margin = 1
         self._no_room = ""  #: why the next copy has none
         self._is_told = False
@@ -160,14 +164,18 @@ class Rounds(threading.Thread):
         """Ends the thread; whether it has let go of the buffers, which is waited for."""
         with self._changed:
             self._ended = True
+            holds = self._holds
             self._changed.notify_all()
         self._connections.cut("the snapshots of this world have ended")
-        self.join(_ENDING_S)
+        if not holds:
+            return True
+        seconds = self._means.timeout.total_seconds() * _ENDING
+        self.join(seconds)
         if self.is_alive():
             _log.warning(
                 "the thread of the snapshots has not ended within %g s: the copies that it may "
                 "still write are given up, with their memory; the older ones stand",
-                _ENDING_S,
+                seconds,
             )
         return not self.is_alive()
 
@@ -176,7 +184,7 @@ class Rounds(threading.Thread):
     def run(self) -> None:
         """Does rounds until the world ends, or a member does not answer."""
         try:
-            self._do_rounds(self._members(self._connections))
+            self._do_rounds()
         except _EndedError:
             pass
         except Exception as error:  # noqa: BLE001 - training goes on without snapshots
@@ -186,12 +194,33 @@ class Rounds(threading.Thread):
                     described(error),
                 )
 
-    def _do_rounds(self, members: Members) -> None:
+    @contextmanager
+    def _connecting(self) -> Iterator[None]:
+        """Nothing is touched in here, so that nobody waits for it.
+
+        A member that has died meanwhile is waited for up to the deadline: no connection stands yet
+        that could be cut.
+
+        Raises:
+            _EndedError: the world has ended meanwhile.
+        """
+        with self._changed:
+            self._holds = False
+        yield
+        with self._changed:
+            if self._ended:
+                raise _EndedError
+            self._holds = True
+
+    def _do_rounds(self) -> None:
+        with self._connecting():
+            members = self._members(self._connections)
         folder = self._cadence.folder
         if folder is not None and members.rank == 0:
             folder.sweep(self._begun)
         keeps = self._cadence.snapshot_every is not None and members.num_ranks > 1
-        channel = Channel(members, self._means.timeout, keeps=keeps)
+        with self._connecting():
+            channel = Channel(members, self._means.timeout, keeps=keeps)
         self._await(lambda: self._size is not None, self._patience_s)
         slot, size = self._slots.spare, self._size or 0
         other = channel.swap(Brought(None, 0, size, "begins"), None, lambda _: None)

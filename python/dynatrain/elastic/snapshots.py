@@ -85,8 +85,13 @@ class Snapshots:
             self._begin(trainers, version)
 
     def _begin(self, members: Callable[[Connections], Members], version: int = 0) -> None:
-        self._rounds = Rounds(self._cadence, self._slots, self._means, members, version)
-        self._rounds.start()
+        rounds = Rounds(self._cadence, self._slots, self._means, members, version)
+        try:
+            rounds.start()
+        except RuntimeError as error:  # the world stands already, and trains without
+            _log.warning("no snapshots in this world, the older one stands: %s", error)
+        else:
+            self._rounds = rounds
 
     def at_boundary(self, version: int) -> None:
         """A step may begin, after ``version`` completed ones: copies the state where that is due.

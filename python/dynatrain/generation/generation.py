@@ -154,8 +154,9 @@ class Generation:
             return
         self._closed = True
         ending = threading.Thread(target=self._end_in_store, args=(with_worlds,), daemon=True)
-        ending.start()
-        ending.join(_CLOSING_SECONDS)
+        with suppress(RuntimeError):  # no thread: the keys stay, as those of a member that died
+            ending.start()
+            ending.join(_CLOSING_SECONDS)
 
     def _end_in_store(self, with_worlds: bool) -> None:
         """The last member that closes deletes what all have left."""

@@ -277,7 +277,7 @@ def test_a_partner_that_dies_ends_nothing_but_the_snapshots():
 # It hung in a file system for more than a minute: what came next was copied into memory that it
 # still wrote to, and nobody was told.
 def test_a_thread_that_does_not_end_shares_no_memory_with_what_is_copied_next(monkeypatch, caplog):
-    monkeypatch.setattr(rounds, "_ENDING_S", 0.01)
+    monkeypatch.setattr(rounds, "_ENDING", 0.01 / WAIT.total_seconds())
     goes_on = threading.Event()
     trains = Trains(Job(1), 0, layout="dp=1")
     trains.snapshots.halt()
@@ -287,7 +287,9 @@ def test_a_thread_that_does_not_end_shares_no_memory_with_what_is_copied_next(mo
         assert not trains.snapshots._copied(len(trains.snapshots.versions)).why
         trains.snapshots._slots.is_whole()
     late = trains.snapshots._slots.spare
-    trains.snapshots._begin(lambda _: goes_on.wait(WAIT.total_seconds()))
+    hangs = lambda _: goes_on.wait(WAIT.total_seconds())  # noqa: E731
+    monkeypatch.setattr(rounds.Rounds, "_do_rounds", hangs)
+    trains.snapshots._begin(None)
     thread = trains.snapshots._rounds
     trains.snapshots.halt()
     found = trains.snapshots._slots
@@ -297,6 +299,53 @@ def test_a_thread_that_does_not_end_shares_no_memory_with_what_is_copied_next(mo
     assert "has not ended within 0.01 s" in caplog.text
     assert trains.snapshots.versions == [1]
     assert all(each is not late and each.run is not late.run for each in found._both)
+
+
+# A member died right behind a switch, while the others connected for the snapshots of their new
+# world. No connection stood that could be cut: their training threads waited for all of timeout_s,
+# and the coordinator took healthy members for lost, as it had no report of them.
+@pytest.mark.parametrize("where", ["members", "channel"])
+def test_nobody_waits_for_a_thread_that_still_connects(where, monkeypatch):
+    connects, goes_on = threading.Event(), threading.Event()
+    trains = Trains(Job(1), 0, layout="dp=1")
+    trains.snapshots.halt()
+    slots = trains.snapshots._slots
+
+    def connect(*_, **__):
+        connects.set()
+        assert goes_on.wait(WAIT.total_seconds())
+
+    members = lambda _: members_of(trains.outside, 0)  # noqa: E731
+    monkeypatch.setattr(rounds.Rounds, "join", lambda *_: pytest.fail("it is waited for"))
+    if where == "channel":
+        monkeypatch.setattr(rounds, "Channel", connect)
+    trains.snapshots._begin(connect if where == "members" else members)
+    thread = trains.snapshots._rounds
+    assert connects.wait(WAIT.total_seconds())
+    trains.snapshots.halt()
+
+    assert trains.snapshots._slots is slots
+    monkeypatch.setattr(slots, "_both", ())  # what it touches from now on, it has no right to
+    goes_on.set()
+    threading.Thread.join(thread, WAIT.total_seconds())
+    assert not thread.is_alive()
+
+
+# Behind the decision nothing of the library may fail: the member died, and took another along.
+def test_without_a_thread_there_are_no_snapshots_and_training_goes_on(monkeypatch, caplog):
+    trains = Trains(Job(1), 0, layout="dp=1")
+    trains.snapshots.halt()
+
+    def start(_):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(rounds.Rounds, "start", start)
+        trains.joins(0, num_trainers=1)
+    trains.step()
+    trains.snapshots.halt()
+
+    assert trains.snapshots._rounds is None
 
 
 def test_a_thread_that_has_ended_costs_no_copies(caplog):
