@@ -23,7 +23,7 @@ from dynatrain._errors import (
     is_refused,
     of_family,
 )
-from dynatrain.given import described, kind, shown, text, whole
+from dynatrain.given import described, kind, number, shown, text, whole
 from dynatrain.layout import Layout, as_layout
 
 #: What a switch is told of renamed tensors: FQNs of the target, by FQN of the source.
@@ -172,6 +172,14 @@ def checked_count(call: str, name: str, value: int) -> int:
     if count is None or count < 0:
         raise wrong_argument(call, name, value, "a whole number, 0 or more")
     return count
+
+
+def checked_seconds(call: str, name: str, value: float, most: float) -> float:
+    """A number of seconds from 0 to ``most``."""
+    seconds = number(value)
+    if seconds is None or not 0 <= seconds <= most:  # neither holds of a NaN
+        raise wrong_argument(call, name, value, f"seconds from 0 to {most:g}")
+    return seconds
 
 
 def checked_callable(call: str, name: str, value: object) -> None:

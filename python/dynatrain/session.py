@@ -13,6 +13,7 @@ from dynatrain.door import (
     checked_callable,
     checked_count,
     checked_layout,
+    checked_seconds,
 )
 from dynatrain.elastic.events import Event
 from dynatrain.layout import Layout
@@ -24,6 +25,7 @@ from dynatrain.switch.beginning import Initialize
 from dynatrain.switch.calls import check_target
 
 _ASK = "ask for a layout by session.request(layout), or `dynatrain resize --layout ...`"
+_LONGEST_GRACE_S = 24 * 3600.0
 #: What does in a job of :func:`dynatrain.join.join` what a call of all ranks does elsewhere.
 _INSTEAD = {
     "switch()": _ASK,
@@ -202,11 +204,12 @@ class Session(Position):
         """Asks the coordinator to go on without this process; for a handler of SIGTERM, too.
 
         The loop ends on this process once the others have its part of the state, or after
-        ``grace_s`` in any case.
+        ``grace_s`` in any case, a day at most.
 
         Raises:
-            LayoutError: the process has not joined an elastic job.
+            LayoutError: the process has not joined an elastic job, or that is no time.
         """
+        grace_s = checked_seconds("leave", "grace_s", grace_s, _LONGEST_GRACE_S)
         if self._loop.gate is None:
             raise _not_joined("leave()", "switch to a layout with fewer ranks; the others idle")
         self._loop.gate.leave(grace_s)

@@ -249,7 +249,7 @@ class Driver:
 
     def leave(self, grace_s: float) -> None:
         """Asks to be left out of the next world; may be called by a handler of a signal."""
-        threading.Thread(target=self.part.leave, args=(grace_s,), daemon=True).start()
+        self.part.leave_soon(grace_s)
 
     def request(self, layout: Layout) -> Future[SwitchReport]:
         """Asks the coordinator for a layout."""

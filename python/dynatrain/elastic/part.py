@@ -104,6 +104,8 @@ class Part:
         self._to_say: deque[str] = deque()
         self._saying = threading.Lock()
         self._ended = False
+        self._to_leave: deque[float] = deque()
+        self._is_to_search = False
         self._refused: Exception | None = None
         path = None if traces is None else traces / f"member-{self.id}.trace"
         begins = {"id": self.id, "host": node_name(), "timeout_ms": timeout_ms, "now_ms": _now_ms()}
@@ -160,6 +162,10 @@ class Part:
         """Asks to be left out of the next world."""
         self._feed(lambda now: self._machine.leave_wanted(now, int(grace_s * 1000)))
 
+    def leave_soon(self, grace_s: float) -> None:
+        """The same, by the thread of the protocol: what calls this may hold any lock."""
+        self._to_leave.append(grace_s)
+
     def finished(self) -> None:
         """The script has done its last step."""
         self._feed(lambda now: self._machine.script_finished(now))
@@ -197,6 +203,7 @@ class Part:
                 if not self._line.connected:
                     time.sleep(self._tick_s)
                 self._feed(self._machine.tick)
+                self._do_late()
                 self._write_trace()
             except Exception as error:  # noqa: BLE001 - the training thread waits for this one
                 self._refuse(error)
@@ -204,6 +211,15 @@ class Part:
         self._say_all()
         self._line.end()
         self._write_trace()
+
+    def _do_late(self) -> None:
+        """What others have left to this thread, or what has found no thread before."""
+        while self._to_leave:
+            self.leave(self._to_leave.popleft())
+        if self._is_to_search:
+            self._is_to_search = False
+            if not _started("dynatrain looks for checkpoints", self._searched):
+                self._is_to_search = True  # at the next tick again
 
     def _write_trace(self) -> None:
         with self._changed:
@@ -269,12 +285,9 @@ class Part:
             self._tasks.interrupt(asked)
         self._say_all()
         for attempt in to_prepare:
-            name = f"dynatrain prepares {attempt}"
-            threading.Thread(target=self._prepared, args=(attempt,), name=name, daemon=True).start()
-
-        if is_to_search:
-            name = "dynatrain looks for checkpoints"
-            threading.Thread(target=self._searched, name=name, daemon=True).start()
+            if not _started(f"dynatrain prepares {attempt}", self._prepared, attempt):
+                self._prepare_broke(attempt, RuntimeError("this process can start no thread"))
+        self._is_to_search = self._is_to_search or is_to_search
 
     def _searched(self) -> None:
         """Says which versions are on disk, once that can be told: the coordinator waits for it."""
@@ -300,12 +313,24 @@ class Part:
         try:
             self._tasks.prepare(attempt)
         except BaseException as error:  # noqa: BLE001 - the coordinator and all others learn of it
-            why = clipped(given.described(error))
-            _log.warning("attempt %d could not be prepared here: %s", attempt, why)
-            what = isinstance(error, UncoveredError), attempts.is_refusal(error)
-            self._feed(lambda now: self._machine.prepare_broke(now, attempt, why, *what))
+            self._prepare_broke(attempt, error)
         else:
             self._feed(lambda now: self._machine.prepare_done(now, attempt))
+
+    def _prepare_broke(self, attempt: int, error: BaseException) -> None:
+        why = clipped(given.described(error))
+        _log.warning("attempt %d could not be prepared here: %s", attempt, why)
+        what = isinstance(error, UncoveredError), attempts.is_refusal(error)
+        self._feed(lambda now: self._machine.prepare_broke(now, attempt, why, *what))
+
+
+def _started(name: str, work: Callable[..., None], *args: Any) -> bool:
+    """Does ``work`` in a thread; whether the system has given one."""
+    try:
+        threading.Thread(target=work, args=args, name=name, daemon=True).start()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _asked(kind: str, facts: Sequence[Any]) -> Asked:

@@ -38,7 +38,11 @@ class Wishes:
         future: Future[SwitchReport] = SwitchFuture()
         with self._lock:
             self._open.append((str(layout), future))
-        threading.Thread(target=self._watch, args=(str(layout), future), daemon=True).start()
+        watch = threading.Thread(target=self._watch, args=(str(layout), future), daemon=True)
+        try:
+            watch.start()
+        except RuntimeError as error:
+            self._fail(future, error)
         return future
 
     def _watch(self, layout: str, future: Future[SwitchReport]) -> None:
@@ -50,9 +54,12 @@ class Wishes:
                 if why_not:
                     raise _refused(layout, why_not)
         except Exception as error:  # noqa: BLE001 - the script may wait for the future without end
-            with self._lock:
-                self._open = [each for each in self._open if each[1] is not future]
-            _end(future, of_family(error, "asking the coordinator for a layout"))
+            self._fail(future, error)
+
+    def _fail(self, future: Future[SwitchReport], error: Exception) -> None:
+        with self._lock:
+            self._open = [each for each in self._open if each[1] is not future]
+        _end(future, of_family(error, "asking the coordinator for a layout"))
 
     def _is_open(self, future: Future[SwitchReport]) -> bool:
         """Waits for a while; whether the future is still to be told something."""

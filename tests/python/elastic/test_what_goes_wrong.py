@@ -6,6 +6,7 @@ import asyncio
 import socket
 import threading
 import time
+from collections import deque
 from contextlib import suppress
 from itertools import cycle
 from types import SimpleNamespace
@@ -235,6 +236,39 @@ def test_whatever_a_preparation_raises_is_told(monkeypatch, error):
     part._prepared(1)
 
     assert part._machine.why.startswith(type(error).__name__)
+
+
+# The thread of the protocol died of it, and with it the member: the attempt alone is to fail.
+def test_an_attempt_without_a_thread_for_it_fails_alone(monkeypatch):
+    def start(_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    part = object.__new__(Part)
+    part._changed, part._is_to_search = threading.Condition(), False
+    part._saying, part._to_say, part._asked = threading.Lock(), deque(), deque()
+    part._to_leave = deque()
+    part._tasks, part._machine = Idle(), Hearing()
+    part._feed(lambda now: [("prepare", 3), ("search",)])
+    part._do_late()
+
+    assert "can start no thread" in part._machine.why
+    assert part._is_to_search  # at the next tick again
+
+
+# A handler of a signal asks, whatever the thread that it interrupts holds: the thread of the
+# protocol tells the machine.
+def test_a_handler_that_asks_to_leave_takes_no_lock():
+    told = []
+    part = object.__new__(Part)
+    part._changed, part._to_leave, part._is_to_search = threading.Lock(), deque(), False
+    with part._changed:  # as it may be where the signal comes
+        part.leave_soon(30.0)
+    part.leave = told.append
+    part._do_late()
+    part._do_late()
+
+    assert told == [30.0]
 
 
 class Searching(Idle):

@@ -29,6 +29,17 @@ def test_a_refused_call_says_what_does_it_there(call, instead):
         call(session)
 
 
+# A thread without a name printed what it could not do with it, and the member never left: the grace
+# of a launcher ended in SIGKILL.
+@pytest.mark.parametrize("grace_s", ["30", None, True, float("inf"), float("nan"), 1e30, -5])
+def test_a_grace_that_is_no_time_is_refused(grace_s):
+    session = Session.__new__(Session)
+    session._loop = SimpleNamespace(gate=SimpleNamespace(leave=lambda _: pytest.fail("it leaves")))
+
+    with pytest.raises(LayoutError, match=r"leave was given grace_s=.*\n.*from 0 to 86400"):
+        session.leave(grace_s)
+
+
 # Members of one machine, or with one folder, wrote the trace of a switch over each other's.
 def test_one_member_alone_writes_the_trace_of_a_switch():
     callbacks, told = [], []
