@@ -255,7 +255,10 @@ class Joining:
         assert self._snapshots is not None
         folder = self._snapshots.checkpoints
         assert folder is not None
-        return self._part.engine.together("reading the checkpoint", lambda: seats_in(folder, step))
+        engine = self._part.engine
+        return engine.together(
+            "reading the checkpoint", lambda: seats_in(folder, step, engine.options.timeout)
+        )
 
     def _with_holders(self, seats: Seats, step: int) -> Seats:
         """Without the places of members that have neither a state nor copies of ``step`` steps."""

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import math
+import threading
 import zlib
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as TooLate
 from dataclasses import dataclass, field
+from datetime import timedelta
 from heapq import heapify, heapreplace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.distributed.checkpoint.filesystem import FileSystemReader
@@ -18,7 +22,7 @@ from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, Tenso
 from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner, ReadItem
 
 from dynatrain import _native
-from dynatrain._errors import BudgetError, LayoutError
+from dynatrain._errors import BudgetError, LayoutError, of_family
 from dynatrain.elastic.checkpoint_files import (
     METADATA,
     VALUE,
@@ -32,6 +36,7 @@ from dynatrain.elastic.checkpoint_files import (
 from dynatrain.elastic.copies import bytes_of
 from dynatrain.given import described
 
+_T = TypeVar("_T")
 #: Of memory that is left, what reading may take: what is full ends processes.
 _MOST_OF_LEFT = 0.9
 _ALIGNMENT = 64  #: of pieces of a run, as the core packs them
@@ -52,6 +57,43 @@ class Wanted:
     entry: tuple[int, ...]
     boxes: tuple[Corners, ...]
     size_bytes: int
+
+
+def in_time(work: Callable[[], _T], folder: Path, patience: timedelta) -> _T:
+    """What ``work`` reads of a checkpoint; a disk that hangs holds a thread, and nobody else.
+
+    Raises:
+        LayoutError: it has not been read within ``patience``; an older one may be.
+        DeviceError: there is no thread.
+    """
+    reading: Future[_T] = Future()
+
+    def read() -> None:
+        try:
+            reading.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+            reading.set_exception(error)
+
+    try:
+        threading.Thread(target=read, name="dynatrain reads a checkpoint", daemon=True).start()
+    except RuntimeError as error:
+        raise of_family(error, "reading a checkpoint") from error
+    seconds = patience.total_seconds()
+    try:
+        return reading.result(seconds)
+    except TooLate:
+        if reading.done():
+            return reading.result()
+        raise _not_used(folder, f"it has not been read within {seconds:g} s") from None
+
+
+def _not_used(folder: Path, why: str) -> LayoutError:
+    return LayoutError(
+        f"checkpoint: {folder} is not used: {why}\n"
+        "  expected what this version of dynatrain has written there, whole\n"
+        "  nothing was moved, and the checkpoint is as it was\n"
+        "  an older one is tried where there is one; remove this one if it is of no use"
+    )
 
 
 #: Where boxes of an entry lie in a run, by name and first element of the entry.
@@ -97,12 +139,7 @@ class Checkpoint:
             self.tensors[name] = tuple(entry.size), dtype, sorted(boxes)
 
     def _refused(self, error: Exception) -> LayoutError:
-        return LayoutError(
-            f"checkpoint: {self.folder} is not used: {described(error)}\n"
-            "  expected what this version of dynatrain has written there, whole\n"
-            "  nothing was moved, and the checkpoint is as it was\n"
-            "  an older one is tried where there is one; remove this one if it is of no use"
-        )
+        return _not_used(self.folder, described(error))
 
     # ---- who reads what ------------------------------------------------------------------------
 

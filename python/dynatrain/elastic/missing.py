@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 from dynatrain import _native, words
 from dynatrain._errors import LayoutError
 from dynatrain.elastic.checkpoint_files import APART, OWN, PARTS, Corners
 from dynatrain.elastic.checkpoint_folder import CheckpointFolder
-from dynatrain.elastic.checkpoint_reader import Checkpoint, shared_out
+from dynatrain.elastic.checkpoint_reader import Checkpoint, in_time, shared_out
 from dynatrain.elastic.copies import CopiedState
 from dynatrain.generation.engine import Engine
 from dynatrain.generation.held import Source
@@ -19,6 +20,8 @@ from dynatrain.layout import Layout
 from dynatrain.switch.encoded import ANOTHER, PER_RANK, SHARED, add_another
 
 _PHASE = "reading the checkpoint"
+#: The part of ``timeout_s`` that a disk has for what is read of it; the ranks wait for all of that.
+_READING = 3 / 4
 
 
 @words.record
@@ -100,7 +103,10 @@ def read_missing(engine: Engine, folder: CheckpointFolder, recovery: Recovery) -
     side = engine.together(_PHASE, lambda: engine.read(recovery.source))
     seats = recovery.seats.without({*recovery.seats.ids} - live)
     present = engine.publish_map(side, seats)
-    checkpoint = engine.together(_PHASE, lambda: _opened(folder, recovery.version))
+    path, patience = folder.of(recovery.version), engine.options.timeout * _READING
+    checkpoint = engine.together(
+        _PHASE, lambda: in_time(lambda: _opened(folder, recovery.version), path, patience)
+    )
     missing = engine.together(_PHASE, lambda: missing_in(present, checkpoint))
     if not missing:
         return None
@@ -117,7 +123,8 @@ def read_missing(engine: Engine, folder: CheckpointFolder, recovery: Recovery) -
     def read() -> Read:
         if number is None:
             return Read(None, None, {}, frozenset())
-        return _Share(checkpoint, number, len(readers)).read(missing, there, member)
+        share = _Share(checkpoint, number, len(readers))
+        return in_time(lambda: share.read(missing, there, member), path, patience)
 
     return replace(engine.together(_PHASE, read), not_live=frozenset(not_live))
 
@@ -132,13 +139,14 @@ def _heir_of(members: Sequence[str], ids: Sequence[str], rank: int) -> str:
     return members[rank] if rank < len(members) else ""
 
 
-def seats_in(folder: CheckpointFolder, version: int) -> Seats:
+def seats_in(folder: CheckpointFolder, version: int, timeout: timedelta) -> Seats:
     """The places of the world that has written a checkpoint, nobody's now.
 
     Raises:
-        LayoutError: it is damaged, or of another version.
+        LayoutError: it is damaged, or of another version, or the disk does not answer in time.
     """
-    index = _opened(folder, version).index
+    path, patience = folder.of(version), timeout * _READING
+    index = in_time(lambda: _opened(folder, version), path, patience).index
     return Seats(Layout.parse(index.layout), ("",) * len(index.members))
 
 

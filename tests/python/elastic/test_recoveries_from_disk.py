@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 import pytest
@@ -191,3 +192,29 @@ def test_without_any_source_the_error_names_the_region(folder):
 
     with pytest.raises(LayoutError, match=r"no rank holds .* of 'weight"):
         recovered(folder, [1], copied=[0, 2, 3], spoil=spoil)
+
+
+# A disk that hangs is no error by itself: the training thread sat in the read for good, the same
+# version was tried again and again, and the older one, on a disk that answers, never.
+@pytest.mark.parametrize("hangs", ["index", "data"])
+def test_a_checkpoint_that_is_not_read_in_time_is_refused_as_a_damaged_one(
+    folder, monkeypatch, hangs
+):
+    goes_on, pipes = threading.Event(), []
+
+    def spoil(path):
+        if hangs == "data":
+            pipes.append(path / "__1_0.distcp")
+            pipes[0].unlink()
+            os.mkfifo(pipes[0])  # whoever opens it waits for one who writes
+        else:
+            monkeypatch.setattr(
+                checkpoint_reader, "read_index", lambda _: goes_on.wait(WAIT.total_seconds())
+            )
+
+    monkeypatch.setattr(missing, "_READING", 0.5 / WAIT.total_seconds())
+    with pytest.raises(LayoutError, match=r"step-5 is not used: it has not been read within 0.5 s"):
+        recovered(folder, [1], copied=[0, 2, 3], spoil=spoil)
+    goes_on.set()
+    for pipe in pipes:
+        os.close(os.open(pipe, os.O_RDWR | os.O_NONBLOCK))
