@@ -13,4 +13,7 @@ namespace dynatrain {
 /// How long operations may take to end once their transport was aborted.
 inline constexpr std::chrono::seconds kDrainTime{30};
 
+/// Waits of a run end this long after the monitor had to abort, at the latest.
+inline constexpr std::chrono::seconds kAfterAbort{1};
+
 }  // namespace dynatrain

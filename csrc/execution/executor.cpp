@@ -55,12 +55,16 @@ RunResult run_to_end(MakeRun make_run, const RunCall& call) {
 
 /// Errors: DeviceError when there is no thread to watch the run; the peers are told.
 std::unique_ptr<RunMonitor> make_monitor(Transport& transport,
+                                         Watermark* watermark,
                                          const RunControl& control,
                                          Deadline deadline) {
   try {
-    return std::make_unique<RunMonitor>(transport, control, deadline);
+    return std::make_unique<RunMonitor>(transport, watermark, control, deadline);
   } catch (const std::exception& error) {
     transport.abort(error.what());
+    if (watermark != nullptr) {
+      watermark->abort(std::current_exception());
+    }
     throw;
   }
 }
@@ -144,7 +148,7 @@ std::unique_ptr<Run> Executor::Impl::make_run(RunInputs inputs, Deadline deadlin
   std::optional<SourceMap> mapped = std::exchange(sources, std::nullopt);
   std::shared_ptr<OpenSources> open_sources = std::exchange(opened, nullptr);
   OneSided* const one_sided = transport.one_sided();
-  if (inputs.allow_one_sided && one_sided != nullptr) {
+  if (inputs.allow_one_sided && !inputs.streaming && one_sided != nullptr) {
     return mapped.has_value() ? std::make_unique<PulledRun>(std::move(inputs),
                                                             ports(),
                                                             std::move(open_sources),
@@ -216,17 +220,23 @@ std::unique_ptr<PreparedRun> Executor::prepare(RunInputs inputs, const ExecuteOp
       impl_->make_run(std::move(inputs), deadline_in(options.timeout)));
 }
 
+std::unique_ptr<Watermark> Executor::make_watermark() {
+  return std::make_unique<Watermark>(impl_->transport, impl_->tags);
+}
+
 RunResult Executor::run(PreparedRun& prepared, const ExecuteOptions& options, RunControl& control) {
   DYNATRAIN_CHECK(prepared.run_ != nullptr, "execution: a prepared run was to run a second time");
   const Deadline deadline = deadline_in(options.timeout);
-  const auto monitor = make_monitor(impl_->transport, control, deadline);
+  const auto monitor =
+      make_monitor(impl_->transport, prepared.run_->watermark(), control, deadline);
   return run_to_end([&] { return std::move(prepared.run_); },
                     RunCall{options, control, *monitor, deadline});
 }
 
 RunResult Executor::run(RunInputs inputs, const ExecuteOptions& options, RunControl& control) {
   const Deadline deadline = deadline_in(options.timeout);
-  const auto monitor = make_monitor(impl_->transport, control, deadline);
+  Watermark* const watermark = inputs.streaming ? &inputs.streaming->watermark : nullptr;
+  const auto monitor = make_monitor(impl_->transport, watermark, control, deadline);
   return run_to_end([&] { return impl_->make_run(std::move(inputs), deadline); },
                     RunCall{options, control, *monitor, deadline});
 }

@@ -67,7 +67,8 @@ AddressTable patch_addresses(const RunInputs& run, const BufferIds& ids) {
 std::int64_t skip_adopted(CopyBatch& local, const AddressTable& addresses) {
   std::int64_t skipped_bytes = 0;
   std::erase_if(local.copies, [&](const CopyDescriptor& copy) {
-    const bool is_same = copy.copy.src_offset_elems == copy.copy.dst_offset_elems &&
+    const bool is_same = addresses.has(copy.dst) &&  // a streamed target has no memory yet
+                         copy.copy.src_offset_elems == copy.copy.dst_offset_elems &&
                          copy.copy.src_strides == copy.copy.dst_strides &&
                          addresses.base(copy.src) == addresses.base(copy.dst);
     skipped_bytes += is_same ? num_elements(copy.copy.extents) * copy.elem_bytes : 0;

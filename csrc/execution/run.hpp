@@ -30,6 +30,8 @@ class Run {
   virtual void run(const RunCall& call) = 0;
   /// Waits until nothing touches memory any more; false when something still does after kDrainTime.
   [[nodiscard]] virtual bool drain_all() const noexcept = 0;
+  /// That the run tells its stages to; null where it frees nothing.
+  [[nodiscard]] virtual Watermark* watermark() const { return nullptr; }
   /// Adds what the run has measured.
   virtual void report(const RunMonitor& monitor, RunResult& result) const = 0;
   /// Device memory that its batches were laid out in.

@@ -4,6 +4,7 @@
 #include "dynatrain/base/thread.hpp"
 
 #include "base/error_from.hpp"
+#include "execution/abort_because.hpp"
 #include <algorithm>
 #include <new>
 #include <utility>
@@ -29,7 +30,13 @@ std::exception_ptr failure_of(const Token& token) {
   return nullptr;
 }
 
-std::string what_remains() {
+std::string what_remains(const RunControl& control) {
+  if (const int freed = control.freed_stages; freed > 0) {
+    return "\n  the source of the first " + std::to_string(freed) +
+           " stages is freed, the target of the first " +
+           std::to_string(control.landed_stages.load()) +
+           " has landed here; the transport is aborted";
+  }
   return "\n  nothing was committed: source memory is untouched, target memory is undefined, the "
          "transport is aborted";
 }
@@ -39,20 +46,13 @@ std::string words_of(int stage) {
                                        : "stage " + std::to_string(stage) + " of the switch";
 }
 
-void abort_because(const std::exception_ptr& error, Transport& transport) noexcept {
-  try {
-    std::rethrow_exception(error);
-  } catch (const std::exception& known) {
-    transport.abort(known.what());
-  } catch (...) {
-    transport.abort("an error of unknown type");
-  }
-}
-
 }  // namespace
 
-RunMonitor::RunMonitor(Transport& transport, const RunControl& control, Deadline deadline)
-    : transport_(transport), control_(control), deadline_(deadline) {
+RunMonitor::RunMonitor(Transport& transport,
+                       Watermark* watermark,
+                       const RunControl& control,
+                       Deadline deadline)
+    : transport_(transport), watermark_(watermark), control_(control), deadline_(deadline) {
   thread_ = start_thread("watches a run", [this] { run(); });
 }
 
@@ -91,6 +91,9 @@ void RunMonitor::fail(int stage, const std::exception_ptr& error) noexcept {
     error_ = with_stage(stage, error);
   }
   abort_because(error, transport_);
+  if (watermark_ != nullptr) {
+    watermark_->abort(error);
+  }
 }
 
 void RunMonitor::check() const {
@@ -200,7 +203,7 @@ std::exception_ptr RunMonitor::with_stage(int stage,
     const auto told = [&] {
       return TransportError("execution: " + words_of(stage) + " failed on rank " +
                                 std::to_string(transport_.rank()) + "\n  " + known.what() +
-                                what_remains(),
+                                what_remains(control_),
                             known.peer,
                             stage,
                             known.retryable,

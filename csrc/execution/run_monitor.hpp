@@ -25,7 +25,11 @@ class RunMonitor {
   /// Of what fails before the first stage or behind the last one.
   static constexpr int kNoStage = -1;
 
-  RunMonitor(Transport& transport, const RunControl& control, Deadline deadline);
+  /// A failure aborts `watermark`, too; null for none.
+  RunMonitor(Transport& transport,
+             Watermark* watermark,
+             const RunControl& control,
+             Deadline deadline);
   ~RunMonitor();
   RunMonitor(const RunMonitor&) = delete;
   RunMonitor& operator=(const RunMonitor&) = delete;
@@ -72,6 +76,7 @@ class RunMonitor {
                                               const std::exception_ptr& error) const noexcept;
 
   Transport& transport_;
+  Watermark* watermark_;
   const RunControl& control_;
   Deadline deadline_;
   Clock::time_point begin_ = Clock::now();

@@ -12,12 +12,6 @@
 #include <utility>
 
 namespace dynatrain {
-namespace {
-
-/// Waits end this long after the monitor had to abort, at the latest.
-constexpr std::chrono::seconds kAfterAbort{1};
-
-}  // namespace
 
 StagedRun::StagedRun(RunInputs inputs, const Ports& ports, std::shared_ptr<const Staging> staging)
     : inputs_(std::move(inputs)),
@@ -42,7 +36,11 @@ StagedRun::StagedRun(RunInputs inputs, const Ports& ports, std::shared_ptr<const
     num_sums += place_sums(k, num_sums);
     batches.insert(batches.end(), {&program_[k].pack, &program_[k].unpack, &program_[k].local});
   }
-  table_bytes_ = prepare_batches(batches, ports_.copier, addresses_);
+  if (inputs_.streaming) {
+    streamed_.emplace(inputs_, ids);
+  } else {
+    table_bytes_ = prepare_batches(batches, ports_.copier, addresses_);
+  }
 }
 
 std::int64_t StagedRun::place_sums(std::size_t k, std::int64_t first_sum) {
@@ -88,10 +86,16 @@ void StagedRun::run(const RunCall& call) {
     }
     call.monitor.check();
     call.monitor.enter(stage_index(k));
+    if (streamed_) {
+      streamed_->before_stage(call, k, addresses_);
+    }
     begin_stage(call, k);
   }
   for (std::size_t k = program_.size() - num_in_flight(); k < program_.size(); ++k) {
     retire(call, k);
+  }
+  if (streamed_) {
+    streamed_->end(call);
   }
 }
 

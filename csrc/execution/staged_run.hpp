@@ -4,10 +4,12 @@
 #include "execution/program.hpp"
 #include "execution/run.hpp"
 #include "execution/staging_arena.hpp"
+#include "execution/streamed_stages.hpp"
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 namespace dynatrain {
@@ -20,6 +22,9 @@ class StagedRun final : public Run {
 
   void run(const RunCall& call) override;
   [[nodiscard]] bool drain_all() const noexcept override;
+  [[nodiscard]] Watermark* watermark() const override {
+    return inputs_.streaming ? &inputs_.streaming->watermark : nullptr;
+  }
   void report(const RunMonitor& monitor, RunResult& result) const override;
   [[nodiscard]] std::int64_t table_bytes() const override { return table_bytes_; }
 
@@ -58,6 +63,7 @@ class StagedRun final : public Run {
   std::shared_ptr<const Staging> staging_;
   std::vector<StageProgram> program_;
   AddressTable addresses_;
+  std::optional<StreamedStages> streamed_;
   std::vector<Running> running_;
   std::int64_t adopted_bytes_ = 0;
   std::int64_t table_bytes_ = 0;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "dynatrain/execution/copier.hpp"
+#include "dynatrain/execution/stream.hpp"
 #include "dynatrain/execution/tensor_memory.hpp"
 #include "dynatrain/execution/transport.hpp"
 #include "dynatrain/schedule/schedule.hpp"
@@ -10,6 +11,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -62,6 +64,9 @@ struct RunInputs {
   bool verify_sums = true;
   /// Use the transport's one-sided part when it has one: one pass, no staging.
   bool allow_one_sided = true;
+  /// Free the source while the target arrives; goes by messages. `target_memory` has the sizes of
+  /// all tensors then, and addresses of those alone that lie in memory of the source.
+  std::optional<Streaming> streaming = std::nullopt;
 };
 
 /// How to run. Equal on all ranks but for what is said to be this rank's own.
@@ -81,6 +86,9 @@ struct RunControl {
   std::atomic<bool> cancel{false};
   std::atomic<std::int64_t> landed_bytes{0};
   std::atomic<int> landed_stages{0};
+  /// Stages that every rank has landed: what they read of the source has been freed, or is about to
+  /// be. 0 in a run that does not stream.
+  std::atomic<int> freed_stages{0};
 };
 
 struct RunResult {
@@ -147,12 +155,19 @@ class Executor {
   [[nodiscard]] std::unique_ptr<PreparedRun> prepare(RunInputs inputs,
                                                      const ExecuteOptions& options);
 
-  /// Moves everything (retain: the source memory is only read). Collective.
+  /// For a run that streams, of this executor or another one, whose transport's messages lie in
+  /// host memory. No other run of this executor may begin while it is told.
+  /// Ownership  the executor must outlive what is returned.
+  /// Errors     DeviceError when there is no thread.
+  [[nodiscard]] std::unique_ptr<Watermark> make_watermark();
+
+  /// Moves everything. Collective. Source memory is only read, unless the run streams.
   /// Ownership  nothing touches target memory after the call ends. One-sided: until the peers'
   /// calls
   ///            have ended too, they may read the source.
   /// Errors   TransportError (peer, stage), deadline or cancel included: the transport is aborted,
-  ///          target memory is undefined, source memory is untouched. InternalError when `prepared`
+  ///          target memory is undefined, source memory is untouched; of a run that streams, what
+  ///          the control says has landed and is freed holds. InternalError when `prepared`
   ///          has run before, and when target memory lies over source memory that is not adopted;
   ///          nothing was moved.
   RunResult run(PreparedRun& prepared, const ExecuteOptions& options, RunControl& control);

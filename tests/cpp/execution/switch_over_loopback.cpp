@@ -112,6 +112,26 @@ std::string first_wrong(const ShardMap& map, int rank, const RankBuffers& buffer
   return wrong;
 }
 
+std::set<std::int64_t> tagged_elements(const ShardMap& map,
+                                       int rank,
+                                       std::size_t tensor,
+                                       const RankBuffers& buffers) {
+  const auto size = static_cast<std::size_t>(
+      map.tensor(TensorId(static_cast<std::int64_t>(tensor))).dtype.size_bytes);
+  std::set<std::int64_t> tagged;
+  RankBuffers readable = buffers;
+  for_each_tag(map,
+               rank,
+               tensor,
+               readable.bytes[tensor].data(),
+               [&](const std::byte* element, std::uint64_t tag, std::int64_t index) {
+                 if (std::memcmp(element, &tag, size) == 0) {
+                   tagged.insert(index);
+                 }
+               });
+  return tagged;
+}
+
 namespace {
 
 /// The ranks of one pipeline stage as a mesh of (dp_replicate, dp_shard, tp).

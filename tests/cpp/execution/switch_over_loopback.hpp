@@ -15,6 +15,7 @@
 #include <exception>
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -34,6 +35,11 @@ struct RankBuffers {
 [[nodiscard]] RankBuffers tagged_buffers(const ShardMap& map, int rank);
 /// The first element that does not hold its tag, in words; empty when all do.
 [[nodiscard]] std::string first_wrong(const ShardMap& map, int rank, const RankBuffers& buffers);
+/// The global indices of the elements of one tensor that hold their tag.
+[[nodiscard]] std::set<std::int64_t> tagged_elements(const ShardMap& map,
+                                                     int rank,
+                                                     std::size_t tensor,
+                                                     const RankBuffers& buffers);
 
 /// A small model that has what is hard: uneven dims, scalars, FSDP inside TP, a tensor tied across
 /// pipeline stages, replicated buffers, elements of 1 to 8 bytes.
