@@ -6,6 +6,8 @@ import errno
 import os
 import resource
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from dynatrain.given import said
@@ -23,6 +25,11 @@ _NO_DESCRIPTOR = {
 }
 
 
+#: Descriptors that groups under way may still open, in all threads together; and its lock.
+_promised = [0]
+_promising = threading.Lock()
+
+
 def check_room_for_groups(*sizes: int) -> None:
     """Raises where this process cannot have what Gloo groups of these sizes need.
 
@@ -33,9 +40,28 @@ def check_room_for_groups(*sizes: int) -> None:
         OSError: descriptors.
         RuntimeError: threads.
     """
+    with room_for_groups(*sizes):
+        pass
+
+
+@contextmanager
+def room_for_groups(*sizes: int) -> Iterator[None]:
+    """As :func:`check_room_for_groups`; what is found stays theirs while they are made in here.
+
+    Groups of an attempt, of a world and of its snapshots may be made at a time, by threads that
+    each found room for their own. What is made already counts twice until the end.
+    """
     made = [size for size in sizes if size > 1]
-    _check_descriptors(sum(size + _BESIDE_PEERS for size in made))
-    _check_threads(_THREADS * len(made))
+    needed = sum(size + _BESIDE_PEERS for size in made)
+    with _promising:
+        _check_descriptors(needed, _promised[0])
+        _promised[0] += needed
+    try:
+        _check_threads(_THREADS * len(made))
+        yield
+    finally:
+        with _promising:
+            _promised[0] -= needed
 
 
 def _check_threads(needed: int) -> None:
@@ -52,18 +78,24 @@ def _check_threads(needed: int) -> None:
             thread.join()
 
 
-def _check_descriptors(needed: int) -> None:
-    taken: list[int] = []
-    try:
-        while len(taken) < needed:
-            taken += os.pipe()
-    except OSError as error:
+def _check_descriptors(needed: int, promised: int) -> None:
+    """Counts them: taking them to see would leave other threads none for that moment."""
+    if not needed:
+        return
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    of_system = _read("/proc/sys/fs/file-nr").split()
+    lacking = 0
+    if soft != resource.RLIM_INFINITY:
+        open_now = sum(int(each) < soft for each in os.listdir("/proc/self/fd")) - 1
+        lacking = errno.EMFILE if open_now + promised + needed > soft else 0
+    if not lacking and len(of_system) == 3:
+        in_use, limit = int(of_system[0]), int(of_system[2])
+        lacking = errno.ENFILE if in_use + promised + needed > limit else 0
+    if lacking:
+        beside = f", beside {promised} for others under way" if promised else ""
         raise OSError(
-            error.errno, f"{os.strerror(error.errno or 0)}: connecting takes up to {needed} more"
-        ) from error
-    finally:
-        for each in taken:
-            os.close(each)
+            lacking, f"{os.strerror(lacking)}: connecting takes up to {needed} more{beside}"
+        )
 
 
 def refusal(error: BaseException) -> tuple[str, str, str] | None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from dynatrain import words
-from dynatrain._limits import check_room_for_groups
+from dynatrain._limits import room_for_groups
 from dynatrain.elastic.copies import CopiedState
 from dynatrain.generation.members import Members
 from dynatrain.generation.tree import Tree
@@ -103,15 +103,15 @@ class Channel:
         if keeps:
             self.keeper, self.kept = partners_of(members.rank, members.node_of_rank)
             pairs = {tuple(sorted((self._rank, each))) for each in (self.keeper, self.kept)}
-        check_room_for_groups(members.num_ranks, *[2] * len(pairs))
         self._timeout = timeout
-        # In one order everywhere, so that both ranks of the first pair that lacks are there.
-        self._groups = {
-            pair: members.group(f"pair/{pair[0]}-{pair[1]}", timeout, pair)
-            for pair in sorted(pairs)
-        }
-        #: Over all members: what rank 0 makes of all parts, on all.
-        self.exchange = Tree(members, timeout, "round").exchange
+        with room_for_groups(members.num_ranks, *[2] * len(pairs)):
+            # In one order everywhere, so that both ranks of the first pair that lacks are there.
+            self._groups = {
+                pair: members.group(f"pair/{pair[0]}-{pair[1]}", timeout, pair)
+                for pair in sorted(pairs)
+            }
+            #: Over all members: what rank 0 makes of all parts, on all.
+            self.exchange = Tree(members, timeout, "round").exchange
 
     def swap(
         self,

@@ -8,7 +8,8 @@ from contextlib import suppress
 import torch
 from torch._C._distributed_c10d import Store
 
-from dynatrain._errors import Error
+from dynatrain._errors import Error, of_family
+from dynatrain._limits import room_for_groups
 from dynatrain.generation.control import Control
 from dynatrain.generation.lanes import Lane, LaneMaker, unconnected
 from dynatrain.generation.members import Members
@@ -69,7 +70,8 @@ class Generation:
     def check_room(self) -> None:
         """Raises OSError or RuntimeError where the system has no room for groups to be made."""
         if not self.connected:
-            self.maker.check_room(connected=False)
+            with self.maker.room(connected=False):
+                pass
 
     def connect(self, connection: str) -> None:
         """Makes the control groups and the lanes. Collective.
@@ -86,10 +88,13 @@ class Generation:
         if hasattr(self, "control"):
             self.control.release()  # frames of an error may hold it
         try:
-            self.control = Control(self.members, self.options.timeout, connection)
+            with room_for_groups(self.members.num_ranks):
+                self.control = Control(self.members, self.options.timeout, connection)
             self.lanes = self.maker.make(self.control, connection)
         except Error:
             raise
+        except OSError as error:
+            raise of_family(error, "connecting the ranks") from error
         except RuntimeError as error:  # what Gloo raises has no class of its own
             raise unconnected(error, self.members.num_ranks, self.options.timeout) from error
         if self.members.rank == 0:  # all ranks are past what they have talked over before

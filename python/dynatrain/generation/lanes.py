@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
@@ -13,7 +14,7 @@ import torch
 
 from dynatrain import _native, by_rank
 from dynatrain._errors import DeviceError, Error, TransportError, is_refused, of_family
-from dynatrain._limits import check_room_for_groups
+from dynatrain._limits import room_for_groups
 from dynatrain.generation.control import Control, attempt, in_words
 from dynatrain.generation.members import Members
 
@@ -197,25 +198,28 @@ class LaneMaker:
             self._opened.clear()
 
     def _made_lanes(self, control: Control) -> dict[str, Lane]:
-        _, error = attempt(self._make_copiers)
-        control.agree("making the copiers", error, None)
-        lanes = {HOST: self._in_place(control, _made(control, self._host_lane))}
-        if self.device_copier is not None:
-            messages = self._nccl_lane(control) or _made(control, self._staged_lane)
-            lanes[DEVICE] = self._shared_lane(control, messages) or messages
-            _log.info("device memory travels over %s", lanes[DEVICE].name)
-        return lanes
+        with ExitStack() as made:
+            # The others would wait in the making of a group.
+            _, error = attempt(lambda: self._make_copiers(made.enter_context))
+            control.agree("making the copiers", error, None)
+            lanes = {HOST: self._in_place(control, _made(control, self._host_lane))}
+            if self.device_copier is not None:
+                messages = self._nccl_lane(control) or _made(control, self._staged_lane)
+                lanes[DEVICE] = self._shared_lane(control, messages) or messages
+                _log.info("device memory travels over %s", lanes[DEVICE].name)
+            return lanes
 
-    def check_room(self, *, connected: bool) -> None:
-        """Raises OSError or RuntimeError where the system has no room for what is to be made.
+    def room(self, *, connected: bool) -> AbstractContextManager[None]:
+        """Room for what is to be made, for as long as it is.
 
-        Not collective. ``connected`` is whether the control groups stand already.
+        Not collective. ``connected`` is whether the control groups stand already. Raises OSError or
+        RuntimeError where the system has none.
         """
         groups = 2 if self._device.type == "cuda" or self._wanted == "shared_memory" else 1
-        check_room_for_groups(*[self._members.num_ranks] * (groups + (not connected)))
+        return room_for_groups(*[self._members.num_ranks] * (groups + (not connected)))
 
-    def _make_copiers(self) -> None:
-        self.check_room(connected=True)  # the others would wait in the making of a group
+    def _make_copiers(self, enter: Callable[[AbstractContextManager[None]], None]) -> None:
+        enter(self.room(connected=True))
         if self.host_copier is None:
             self.host_copier = _native.CpuCopier(self._num_threads)
         if self.device_copier is None and self._device.type == "cuda":

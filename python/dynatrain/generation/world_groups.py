@@ -15,7 +15,7 @@ from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh
 
 from dynatrain._errors import TransportError, is_refused
-from dynatrain._limits import check_room_for_groups
+from dynatrain._limits import room_for_groups
 from dynatrain._torch_private.groups import (
     GLOO_KEYS,
     GroupKind,
@@ -126,8 +126,8 @@ class WorldGroups:
         self._num_made[kind] += 1
         name = f"{_NAMES}{self._members.name}/{self._name}/{kind}/{self._num_made[kind]}"
         store, deadline = self._members.store_of(self._name), self._deadline()
-        check_room_for_groups(len(ranks))
-        with _told_of(f"ranks {ranks} for {purpose}", deadline), gloo_at(self._address):
+        told = _told_of(f"ranks {ranks} for {purpose}", deadline)
+        with room_for_groups(len(ranks)), told, gloo_at(self._address):
             group = listed_group(store, name, ranks, self.rank, deadline, self.default)
         self._took(group, store, name)
         return group
@@ -140,8 +140,8 @@ class WorldGroups:
         """
         name = f"{_NAMES}{self._members.name}/{self._name}"
         store, deadline = self._members.store_of(self._name), self._deadline()
-        check_room_for_groups(num_ranks)
-        with _told_of(f"all {num_ranks} ranks of the world", deadline), gloo_at(self._address):
+        told = _told_of(f"all {num_ranks} ranks of the world", deadline)
+        with room_for_groups(num_ranks), told, gloo_at(self._address):
             group = group_to_be_default(kind, store, name, (self.rank, num_ranks), deadline)
         self._took(group, store, name)
         self.default = group

@@ -66,7 +66,7 @@ def test_the_limit_on_descriptors_is_told_as_it_stands():
 # In a process of its own: what threads of other tests close meanwhile would be there to be taken.
 LACKING = """
 import errno, os, resource
-from dynatrain._limits import check_room_for_groups
+from dynatrain._limits import check_room_for_groups, room_for_groups
 
 highest = max(int(each) for each in os.listdir("/proc/self/fd"))
 _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -88,6 +88,15 @@ except OSError as error:
 else:
     raise AssertionError("they were not missed")
 check_room_for_groups(2)  # what it has looked for is given back
+with room_for_groups(2):  # another thread makes a group, and has opened nothing of it yet
+    try:
+        check_room_for_groups(2)
+    except OSError as error:
+        assert "10 more, beside 10 for others under way" in str(error), error
+    else:
+        raise AssertionError("both were promised the same")
+check_room_for_groups(2)
+check_room_for_groups(1)  # it needs none
 """
 
 
