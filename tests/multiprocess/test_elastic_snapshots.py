@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import pytest
 
 from elastic_jobs import (
@@ -77,3 +80,23 @@ def test_steps_are_repeated_bit_for_bit_by_a_spare(job):
 
     check_losses(members)
     check_repeated(members, "dp=4")
+
+
+# The others connect for the snapshots of their new world just then, and the dead one never comes: they
+# waited for it, told nothing of the halted world, and were taken for lost with it.
+@pytest.mark.long
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_death_right_behind_a_switch_costs_one_member(tmp_path, how):
+    wanted = "dp=2,dp_replicate=2"  # any three have the whole state
+    with running(tmp_path, ("dp=4", wanted, "dp=3")) as job:
+        members = started(job, "dp=4", 4)
+        job.ask("resize", "--layout", wanted)
+        victim, *living = members
+        victim.wait_for(lambda: any(each["target"] == wanted for each in victim.told("switch")))
+        os.kill(victim.child.pid, how)
+        for member in living:
+            trains_in(member, "dp=3")
+        job.hurry.touch()
+
+        assert [member.end(120) for member in living] == [0, 0, 0]
+        check_losses(members)

@@ -19,6 +19,7 @@ from torch._C._distributed_c10d import TCPStore
 from dynatrain import _native, given
 from dynatrain.elastic import attempts
 from dynatrain.elastic.advice import Adviser, Answer, Policy, Roster, clipped, read
+from dynatrain.elastic.late import outlives
 from dynatrain.elastic.line import Line
 from dynatrain.elastic.seal import MEMBER, POLICY
 from dynatrain.elastic.trace import traced
@@ -106,6 +107,7 @@ class Part:
         self._ended = False
         self._to_leave: deque[float] = deque()
         self._is_to_search = False
+        self._preparing: list[threading.Thread] = []
         self._refused: Exception | None = None
         path = None if traces is None else traces / f"member-{self.id}.trace"
         begins = {"id": self.id, "host": node_name(), "timeout_ms": timeout_ms, "now_ms": _now_ms()}
@@ -183,6 +185,8 @@ class Part:
         with self._changed:
             self._ended = True
             self._changed.notify_all()
+        for thread in self._preparing:
+            outlives(thread, self._timeout.total_seconds())
         if threading.current_thread() is not self._thread:
             self._thread.join(2.0)
 
@@ -218,7 +222,7 @@ class Part:
             self.leave(self._to_leave.popleft())
         if self._is_to_search:
             self._is_to_search = False
-            if not _started("dynatrain looks for checkpoints", self._searched):
+            if _started("dynatrain looks for checkpoints", self._searched) is None:
                 self._is_to_search = True  # at the next tick again
 
     def _write_trace(self) -> None:
@@ -285,8 +289,11 @@ class Part:
             self._tasks.interrupt(asked)
         self._say_all()
         for attempt in to_prepare:
-            if not _started(f"dynatrain prepares {attempt}", self._prepared, attempt):
+            thread = _started(f"dynatrain prepares {attempt}", self._prepared, attempt)
+            if thread is None:
                 self._prepare_broke(attempt, RuntimeError("this process can start no thread"))
+            else:
+                self._preparing = [*filter(threading.Thread.is_alive, self._preparing), thread]
         self._is_to_search = self._is_to_search or is_to_search
 
     def _searched(self) -> None:
@@ -324,13 +331,14 @@ class Part:
         self._feed(lambda now: self._machine.prepare_broke(now, attempt, why, *what))
 
 
-def _started(name: str, work: Callable[..., None], *args: Any) -> bool:
-    """Does ``work`` in a thread; whether the system has given one."""
+def _started(name: str, work: Callable[..., None], *args: Any) -> threading.Thread | None:
+    """Does ``work`` in a thread; None where the system gives none."""
+    thread = threading.Thread(target=work, args=args, name=name, daemon=True)
     try:
-        threading.Thread(target=work, args=args, name=name, daemon=True).start()
+        thread.start()
     except RuntimeError:
-        return False
-    return True
+        return None
+    return thread
 
 
 def _asked(kind: str, facts: Sequence[Any]) -> Asked:

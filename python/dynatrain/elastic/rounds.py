@@ -16,6 +16,7 @@ from dynatrain import _native, by_rank
 from dynatrain._errors import BudgetError
 from dynatrain.elastic.checkpoint_folder import CheckpointFolder
 from dynatrain.elastic.copies import Snapshot, SnapshotSlots, bytes_of
+from dynatrain.elastic.late import outlives
 from dynatrain.elastic.partners import Agreed, Brought, Channel, Said
 from dynatrain.elastic.saving import Saving, Together, why_of
 from dynatrain.generation.connections import Connections
@@ -168,6 +169,7 @@ class Rounds(threading.Thread):
             self._changed.notify_all()
         self._connections.cut("the snapshots of this world have ended")
         if not holds:
+            outlives(self, self._means.timeout.total_seconds())
             return True
         seconds = self._means.timeout.total_seconds() * _ENDING
         self.join(seconds)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections import deque
@@ -254,6 +256,25 @@ def test_an_attempt_without_a_thread_for_it_fails_alone(monkeypatch):
 
     assert "can start no thread" in part._machine.why
     assert part._is_to_search  # at the next tick again
+
+
+# It comes back from C++ while the interpreter ends: a script that had done all ended by SIGABRT.
+LATE = """
+import threading
+from dynatrain.elastic.late import outlives
+
+connects, dead = threading.Event(), threading.Event()
+late = threading.Thread(target=lambda: (connects.wait(0.3), print("has come back")), daemon=True)
+stuck = threading.Thread(target=dead.wait, daemon=True)
+for thread, seconds in ((late, 60), (stuck, 0.1)):
+    thread.start()
+    outlives(thread, seconds)
+"""
+
+
+def test_the_process_waits_for_threads_that_connect_still_and_no_longer_than_they_may():
+    found = subprocess.run([sys.executable, "-c", LATE], capture_output=True, text=True, timeout=60)
+    assert (found.returncode, found.stdout) == (0, "has come back\n"), found.stderr
 
 
 # A handler of a signal asks, whatever the thread that it interrupts holds: the thread of the
