@@ -190,6 +190,9 @@ class ToyAdapter(Adapter):
     def check_begun(self, state):
         pass
 
+    def untrained(self, inventory):
+        return ""
+
     def shared_values(self, inventory):
         return {"steps": inventory.state.steps}
 
@@ -222,6 +225,9 @@ class ToyAdapter(Adapter):
 
     def why_not_now(self, state):
         return None
+
+    def check_trained(self, state):
+        pass
 
     def watch(self, state):
         return Watched(sure=False)

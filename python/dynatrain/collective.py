@@ -256,6 +256,8 @@ class Collective:
         why_not = self.adapter.why_not_now(self.present.state)
         if why_not is not None:
             raise LayoutError(why_not, is_momentary=True)
+        if self.present.state is not None:
+            self.adapter.check_trained(self.present.state)
 
     def reconnect(self, met: Met) -> None:
         """Makes the groups of all ranks anew where a call says that some are lost. Collective."""

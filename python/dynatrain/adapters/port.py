@@ -130,10 +130,11 @@ _Inventory = TypeVar("_Inventory", bound=Inventory)
 class Adapter(ABC, Generic[_Inventory]):
     """A framework's live state, as a switch sees it; one object for each session.
 
-    The order of a switch: ``why_not_now``, ``inventory``, ``build_on_meta``, ``check_alike``,
-    ``check_apart``, ``make_slots``, ``inventory`` of the target, ``materialize``; then, with all
-    ranks stopped, ``values`` and ``encode``, ``decode``, ``check_values`` and ``check_left``, the
-    bytes move, ``take_values``; and after the vote ``retire`` and ``continue_streams``.
+    The order of a switch: ``why_not_now``, ``check_trained``, ``inventory``, ``build_on_meta``,
+    ``check_alike``, ``check_apart``, ``make_slots``, ``inventory`` of the target, ``materialize``;
+    then, with all ranks stopped, ``values`` and ``encode``, ``decode``, ``check_values`` and
+    ``check_left``, the bytes move, ``take_values``; and after the vote ``retire`` and
+    ``continue_streams``.
 
     Threads   the training thread, between two steps. What looks at inventories alone, or at
               values, may be called from another one that prepares a switch.
@@ -277,6 +278,10 @@ class Adapter(ABC, Generic[_Inventory]):
             LayoutError: ``state`` reaches what has no memory.
         """
 
+    @abstractmethod
+    def untrained(self, inventory: _Inventory) -> str:
+        """Which parameters train by no optimizer of the state, in words; empty for none."""
+
     # ---- what is no tensor of the map ----------------------------------------------------------
 
     @abstractmethod
@@ -359,6 +364,14 @@ class Adapter(ABC, Generic[_Inventory]):
         """The message of a refusal when ``state`` is not at a step boundary, else None.
 
         ``state`` is None on a rank that idles.
+        """
+
+    @abstractmethod
+    def check_trained(self, state: TrainState) -> None:
+        """Asks, before a build can replace it, what has trained ``state`` and is no part of it.
+
+        Raises:
+            LayoutError: an optimizer that the state does not have keeps something of it.
         """
 
     @abstractmethod

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+from dynatrain import by_rank
 from dynatrain.generation.engine import Engine
 from dynatrain.generation.world import World
 from dynatrain.switch.called import Called, build_on_meta
@@ -13,6 +15,7 @@ from dynatrain.switch.readings import in_phase
 from dynatrain.switch.rehearsal import Trial, check_again, leaving_nothing, rehearse
 from dynatrain.train_state import TrainState
 
+_log = logging.getLogger("dynatrain.session")
 Initialize = Callable[[TrainState, World], None]
 
 
@@ -45,7 +48,29 @@ def _begin(
     engine.together("build", lambda: check_again(dry, state))
     with trial.entered():  # the state to read is one of this world, which is not the default yet
         rehearse(engine, state, trial, Trial(built=dry))
+    _warn_of_untrained(engine, state)
     return state
+
+
+def _warn_of_untrained(engine: Engine, state: TrainState | None) -> None:
+    """Says once what no optimizer of the state has. Collective: one exchange."""
+    adapter = engine.adapter
+    lines = engine.joined(
+        "the first state",
+        lambda: "" if state is None else adapter.untrained(adapter.inventory(state)),
+        lambda said: by_rank.lines({rank: text for rank, text in enumerate(said) if text}),
+    )
+    if lines and engine.rank == 0:
+        _log.warning(
+            "no optimizer of the state has\n%s\n"
+            "  expected every optimizer that trains them in TrainState(optimizer=...): one that "
+            "only the script holds begins anew at a switch\n"
+            "  the session has started\n"
+            "  let build return it, several as a list; what is not trained takes "
+            "requires_grad_(False), and what the script trains without an optimizer goes on as it "
+            "is",
+            lines,
+        )
 
 
 def _first(engine: Engine, called: Called, initialize: Initialize | None) -> TrainState | None:

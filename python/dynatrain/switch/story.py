@@ -62,7 +62,7 @@ def run(
     if "replicas" in engine.options.verify:
         with clock.phase("replicas"):
             check_replicas(engine, standing.blueprint.source_map, standing.source)
-    target = standing.blueprint.called.seats
+    target, left = standing.blueprint.called.seats, _left_behind(engine, standing)
     moved = move(engine, standing, lambda: present.kept_states(target), clock, telling.after)
     report.fingerprint_before = report.fingerprint_after = moved.fingerprint
     with clock.phase("commit"):
@@ -72,12 +72,19 @@ def run(
     told = replace(
         telling,
         reseeded_streams=anew,
-        not_continuous=[
-            f"the kept object {name!r} raised {described(error)}" for name, error in errors.items()
-        ],
+        not_continuous=left
+        + [f"the kept object {name!r} raised {described(error)}" for name, error in errors.items()],
     )
     _tell(engine, standing, moved, told)
     return list(errors.values())
+
+
+def _left_behind(engine: Engine, standing: Standing) -> list[str]:
+    """What of the source may be lost and is no part of it, in words for the report."""
+    source = standing.source.inventory
+    untrained = "" if source is None else engine.adapter.untrained(source)
+    what = "what an optimizer elsewhere keeps of them was not moved"
+    return [f"no optimizer of the state has {untrained}: {what}"] if untrained else []
 
 
 def _follow(

@@ -24,6 +24,7 @@
 | ``identity.py`` | one object in several groups, or in the slots of several parameters |
 | ``hooks.py`` | state behind ``get_extra_state`` |
 | ``outside.py`` | hooks and ``requires_grad`` that a script sets outside of ``build`` |
+| ``outsiders.py`` | what trains the parameters of a state and is no part of it |
 | ``optimizers.py`` | optimizers, those inside of others too, and what they keep beside slots |
 | ``slots.py`` | which tensors that optimizers and extras hold belong to the map |
 | ``trees.py`` | tensors inside lists and dicts, taken out and put back |
@@ -57,6 +58,7 @@ from dynatrain.adapters.torch import (
     memory,
     objects,
     outside,
+    outsiders,
     sharing,
     stepping,
     streams,
@@ -87,6 +89,8 @@ class TorchAdapter(Adapter[LiveTensors]):
         self._surroundings = Surroundings(device)
         #: States as they were built: steps and scripts change what no map says.
         self._built: WeakKeyDictionary[TrainState, Built] = WeakKeyDictionary()
+        #: What else steps while the states train that the script was given.
+        self._outsiders: WeakKeyDictionary[TrainState, outsiders.Outsiders] = WeakKeyDictionary()
         #: The state that the script gets from the present call.
         self._handing_over: TrainState | None = None
         #: A session begins with two calls: the second tells kept objects of the first world.
@@ -115,6 +119,8 @@ class TorchAdapter(Adapter[LiveTensors]):
         if state is not None and state in self._built:
             marks = outside.read(state)
             self._built[state] = replace(self._built[state], marks=marks, is_handed_over=True)
+            if state not in self._outsiders:
+                self._outsiders[state] = outsiders.Outsiders(state)
         if not self._num_calls_of_init:
             self._handing_over = None
 
@@ -190,6 +196,11 @@ class TorchAdapter(Adapter[LiveTensors]):
     def check_begun(self, state: TrainState) -> None:
         """Looks for meta tensors in extras, schedulers and scaler; the rest has memory by now."""
         leftovers.check_begun(state)
+
+    def untrained(self, inventory: LiveTensors) -> str:
+        """Names parameters that no optimizer of the state has."""
+        alone = outsiders.without_optimizer(inventory)
+        return f"{len(alone)} trainable parameters, {outsiders.named(alone)}" if alone else ""
 
     def shared_values(self, inventory: LiveTensors) -> dict[str, Any]:
         """Param groups, optimizer values and Stateful objects."""
@@ -278,6 +289,12 @@ class TorchAdapter(Adapter[LiveTensors]):
     def why_not_now(self, state: TrainState | None) -> str | None:
         """Asks for backward, gradients, and parameters that ``fully_shard`` has gathered."""
         return boundary.why_not_now(state)
+
+    def check_trained(self, state: TrainState) -> None:
+        """Refuses optimizers that are not in the state and keep something of its parameters."""
+        seen = self._outsiders.get(state)
+        if seen is not None:
+            seen.check(state)
 
     def watch(self, state: TrainState) -> Watched:
         """Registers hooks behind the steps of all optimizers."""

@@ -157,8 +157,20 @@ def check_loaded(
         raise _left_on_meta(where)
 
 
+def reaches(roots: list[_Found], item: object) -> bool:
+    """Whether a walk from ``roots``, given with their names, comes to this very object."""
+    return any(reached.item is item for reached, _ in _walk(roots, set()))
+
+
 def _on_meta(roots: list[_Found], seen: set[int], given: Collection[int] = ()) -> Iterator[str]:
     """The ways to tensors without memory; ``seen`` are ids of objects that are not looked into."""
+    for reached, kind in _walk(roots, seen):
+        if kind.is_tensor and reached.item.is_meta and id(reached.item) not in given:
+            yield reached.way()
+
+
+def _walk(roots: list[_Found], seen: set[int]) -> Iterator[tuple[_Reached, _Kind]]:
+    """Every object that is looked into, once, from ``roots`` on; ``seen`` grows by their ids."""
     queue: deque[_Reached] = deque(_Reached(where, item, None) for where, item in roots)
     kinds: dict[type, _Kind] = {}
     alive = []  # an id is an object's own only while it lives
@@ -174,8 +186,7 @@ def _on_meta(roots: list[_Found], seen: set[int], given: Collection[int] = ()) -
         alive.append(item)
         if kind.may_be_released and is_released(item):
             continue  # a replaced state that somebody holds: it is refused when it is used
-        if kind.is_tensor and item.is_meta and id(item) not in given:
-            yield reached.way()
+        yield reached, kind
         for step, value in _held_by(item, kind):
             if type(value) not in _PLAIN:
                 queue.append(_Reached(step, value, reached))
