@@ -163,6 +163,13 @@ def hook_steps(optimizer: torch.optim.Optimizer, hook: Callable[..., None]) -> N
         optimizer.register_step_pre_hook(hook)
 
 
+def hook_uses(optimizer: torch.optim.Optimizer, hook: Callable[..., None]) -> None:
+    """Calls ``hook`` before every step, and before its state is read to be saved."""
+    hook_steps(optimizer, hook)
+    if hasattr(optimizer, "_optimizer_state_dict_pre_hooks"):
+        optimizer.register_state_dict_pre_hook(hook)
+
+
 def hook_behind_steps(optimizer: torch.optim.Optimizer, hook: Callable[..., None]) -> bool:
     """Calls ``hook`` behind every step; False where torch would not.
 

@@ -1,4 +1,4 @@
-"""What trains a state and is no part of it: its moments would begin anew at a switch, in silence."""
+"""What trains a state and is no part of it: its moments would begin anew at a switch."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_one_that_steps_behind_a_preparation_is_refused_by_the_switch(start_alon
     model[0](torch.ones(1, 3)).sum().backward()
     held[0].step()
     model.zero_grad()
-    with pytest.raises(LayoutError, match="stepped '0.weight'"):
+    with pytest.raises(LayoutError, match=r"stepped '0\.weight'"):
         session.switch("dp=1")
     held[0].state.clear()
 
@@ -117,7 +117,7 @@ def test_optimizers_of_other_models_are_none_of_it(start_alone):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ((), "rank 0: 4 trainable parameters, '0.weight', '0.bias', '1.weight' and 1 more"),
+        ((), "4 trainable parameters, '0.weight', '0.bias', '1.weight' and 1 more"),
         ((1,), "2"),
     ],
 )

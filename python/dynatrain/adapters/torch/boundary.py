@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from torch import nn
 
 from dynatrain._errors import StaleStateError
 from dynatrain._torch_private.tensors import (
     fsdp_params_with_gradients,
-    hook_steps,
+    hook_uses,
     in_backward,
     release_memory,
     unsharded_fsdp_params,
 )
+from dynatrain.adapters.torch import schedulers
 from dynatrain.adapters.torch.inventory import LiveTensors
 from dynatrain.adapters.torch.optimizers import holders
 from dynatrain.train_state import TrainState
 
+#: Methods of schedulers, scalers and extras by which stale ones would take part in training.
+_USES = (
+    "step",
+    "update",
+    "update_parameters",
+    "scale",
+    "unscale_",
+    "state_dict",
+    "load_state_dict",
+)
 _UNCHANGED = "nothing was switched; the source state is intact"
 
 
@@ -29,7 +41,9 @@ def why_not_now(state: TrainState | None) -> str | None:
             f"  expected a call between two steps\n  {_UNCHANGED}\n"
             "  call it after optimizer.step() and zero_grad()"
         )
-    return None if state is None else _not_at_boundary(state)
+    if state is None:
+        return None
+    return _not_at_boundary(state)
 
 
 def _not_at_boundary(state: TrainState) -> str | None:
@@ -68,25 +82,60 @@ def retire(state: TrainState, target: LiveTensors | None, successor: str) -> Non
 
     Objects that build handed over again, such as a frozen module made once, live on.
     """
-
-    def refuse(*_: object) -> None:
-        raise StaleStateError(
-            f"session: a model or optimizer that the switch to {successor} replaced was used\n"
-            "  the present state is intact\n  read session.state again after every switch"
-        )
-
+    refuse = _refusing("a model or optimizer", successor)
     again: set[int] = set()
     if target is not None:
         again |= {id(item) for _, item in target.state.named_modules()}
         again |= {id(item) for holder in target.holders for item in holder.all}
         again |= {id(tensor) for tensor in target.tensors.values()}
-    for holder in holders(state):
-        for optimizer in holder.all:
-            if id(optimizer) not in again:
-                optimizer.state.clear()
-                hook_steps(optimizer, refuse)
+        again |= {id(item) for _, item in _with_nested(target.state)}
+        # A rank that idles from now on may be given the same object again when it returns.
+        for name, item in _with_nested(state):
+            if id(item) not in again:
+                _refuse_uses(item, _refusing(_words_for(name), successor))
+    for optimizer in (item for holder in holders(state) for item in holder.all):
+        if id(optimizer) not in again:
+            optimizer.state.clear()
+            hook_uses(optimizer, refuse)
     for _, module in state.named_modules():
         if id(module) not in again:
             module.register_forward_pre_hook(refuse, prepend=True)
+            module.register_state_dict_pre_hook(refuse)  # type: ignore[no-untyped-call]
             release_memory(module, again)
     state.retire(successor)
+
+
+def _refusing(what: str, successor: str) -> Callable[..., None]:
+    """What stands before the methods of a replaced object."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise StaleStateError(
+            f"session: {what} that the switch to {successor} replaced was used\n"
+            "  the present state is intact\n  read session.state again after every switch"
+        )
+
+    return refuse
+
+
+def _words_for(name: str) -> str:
+    kind, _, own = name.partition(".")
+    return f"the extra {own!r}" if kind == "extra" else f"a {kind}"
+
+
+def _with_nested(state: TrainState) -> Iterator[tuple[str, Any]]:
+    """Schedulers, those inside of them too, scalers and extras, with the name each is given by."""
+    yield from schedulers.driven(state)
+    for name, item in state.stateful_objects():
+        if not name.startswith("scheduler"):
+            yield name, item
+
+
+def _refuse_uses(item: Any, refuse: Callable[..., None]) -> None:
+    """Puts a refusal before what a script calls in training, and when it saves, on one object."""
+    try:
+        own = object.__getattribute__(item, "__dict__")
+    except AttributeError:
+        return  # of slots alone: nothing can be put before its methods
+    for use in _USES:
+        if any(use in vars(base) for base in type(item).__mro__):
+            own[use] = refuse

@@ -17,6 +17,7 @@ from dynatrain.adapters.torch.groups import Held, Origin, Origins
 from dynatrain.adapters.torch.inventory import LiveTensors
 from dynatrain.adapters.torch.meaning import difference
 from dynatrain.adapters.torch.optimizers import Holder
+from dynatrain.train_state import TrainState
 
 #: Lists of torch's schedulers with one entry for each param group.
 _BY_GROUP = ("base_lrs", "_last_lr", "min_lrs", "max_lrs", "lr_lambdas")
@@ -40,9 +41,9 @@ class Apart:
     entries: Any
 
 
-def driven(live: LiveTensors) -> Iterator[tuple[str, Any]]:
+def driven(state: TrainState) -> Iterator[tuple[str, Any]]:
     """Schedulers of a state and those inside of them, each with the name it is given under."""
-    for name, item in live.state.stateful_objects():
+    for name, item in state.stateful_objects():
         if name.split(".")[0] == "scheduler":
             yield from ((name, one) for one in _nested(item, set()))
 
@@ -149,7 +150,7 @@ def check_schedulers(live: LiveTensors, origins: Origins) -> None:
             left out or stands elsewhere.
     """
     of = {id(item): holder for holder in live.holders for item in holder.all}
-    for name, scheduler in driven(live):
+    for name, scheduler in driven(live.state):
         optimizer = getattr(scheduler, "optimizer", None)
         if not isinstance(optimizer, Optimizer):
             continue
@@ -194,7 +195,7 @@ def _check_places(name: str, number: int, origins: dict[str, Origin]) -> None:
 
 def check_counts(live: LiveTensors) -> None:
     """Refuses a scheduler that loaded lists of another length than its optimizer has groups."""
-    for name, scheduler in driven(live):
+    for name, scheduler in driven(live.state):
         optimizer = getattr(scheduler, "optimizer", None)
         if not isinstance(optimizer, Optimizer):
             continue
