@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import torch
@@ -21,6 +23,7 @@ _NEEDED = (
     (torch._C, "_swap_tensor_impl"),
     (torch._C, "_current_graph_task_id"),
     (torch._C._autograd, "_profiler_enabled"),
+    (nn.Module, "_call_impl"),
     (FSDPModule, "_get_fsdp_state"),
     (_fsdp_param_group.FSDPParamGroup, "_to_sharded"),
     (debug, "_clear_sharding_prop_cache"),
@@ -43,6 +46,17 @@ def local_tensor(tensor: torch.Tensor) -> torch.Tensor:
 def in_backward() -> bool:
     """Whether the calling thread is inside a backward pass."""
     return torch._C._current_graph_task_id() != -1
+
+
+def modules_under_way() -> list[object]:
+    """Modules whose calls are on the stack of this thread, the innermost first."""
+    found: list[object] = []
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code is nn.Module._call_impl.__code__:  # around ``forward`` and its hooks
+            found.append(frame.f_locals.get("self"))
+        frame = frame.f_back
+    return found
 
 
 def profiler_enabled() -> bool:

@@ -12,11 +12,13 @@ from dynatrain._torch_private.tensors import (
     fsdp_params_with_gradients,
     hook_uses,
     in_backward,
+    modules_under_way,
     release_memory,
     unsharded_fsdp_params,
 )
 from dynatrain.adapters.torch import schedulers
 from dynatrain.adapters.torch.inventory import LiveTensors
+from dynatrain.adapters.torch.names import clean_fqn
 from dynatrain.adapters.torch.optimizers import holders
 from dynatrain.train_state import TrainState
 
@@ -43,7 +45,29 @@ def why_not_now(state: TrainState | None) -> str | None:
         )
     if state is None:
         return None
-    return _not_at_boundary(state)
+    return _inside_forward(state) or _not_at_boundary(state)
+
+
+def _inside_forward(state: TrainState) -> str | None:
+    """Looks for a call of a module of the state on the stack of this thread, the innermost one."""
+    calls = modules_under_way()
+    if not calls:
+        return None
+    names = {
+        id(module): clean_fqn(f"{lead}{name}").removesuffix(".")
+        for lead, root in _all_modules(state)
+        for name, module in root.named_modules()
+    }
+    inside = next((names[id(module)] for module in calls if id(module) in names), None)
+    if inside is None:
+        return None
+    where = f"module {inside!r}" if inside else "the model"
+    return (
+        f"session: a switch was called inside the forward pass of {where}\n"
+        f"  expected a call between two steps\n  {_UNCHANGED}\n"
+        "  note there that a switch is wanted, and call it behind the step, as the last thing in "
+        "the loop's body"
+    )
 
 
 def _not_at_boundary(state: TrainState) -> str | None:
