@@ -205,17 +205,22 @@ class Collective:
     def refusal(self) -> Error | None:
         """Why this rank takes part in no call now, or None."""
         if self.closed:
-            return LayoutError(
-                "session: it was closed\n"
-                "  expected close() to be the last call of a session\n"
-                "  nothing was moved; session.state is intact\n"
-                "  call dynatrain.init again for another session"
-            )
+            return self.was_closed()
         try:
             self.generation.check_room()
         except Exception as error:  # noqa: BLE001 - before the others wait in the making of groups
             return of_family(error, "connecting the ranks")
         return None
+
+    def was_closed(self) -> LayoutError:
+        """The refusal of a call behind :meth:`end`."""
+        return LayoutError(
+            "session: it was closed\n"
+            "  expected close() to be the last call of a session\n"
+            "  nothing was moved; session.state stays as it is, of this rank alone\n"
+            "  close it behind the last step; dynatrain.init starts another session, whose state "
+            "build makes anew: initialize=, or a checkpoint, has to fill it with what is to go on"
+        )
 
     def _asked(
         self, op: str, layout: Layout | str, names: Mapping[str, str] | None

@@ -127,6 +127,10 @@ class Loop:
     def _goes_on(self, loop: int, total: int) -> bool:
         """Whether another step begins; blocks while this rank has no place, or may not train."""
         if self.gate is None:
+            if self._part.closed:  # in the body of the loop
+                if self._progress.completed < total:
+                    raise self._part.was_closed()
+                return False
             return self._await_activity(loop) and self._progress.completed < total
         if self.gate.ended != ("", ""):  # the script has left an earlier loop
             return False

@@ -65,11 +65,13 @@ class Session(Position):
 
         One loop runs at a time. A loop inside of another one's body takes its steps of the same
         count: the outer loop goes on where the inner one has ended, and ends with it at the same
-        ``total``.
+        ``total``. In a job of :func:`join` that has ended for this process no step is yielded.
 
         Raises:
-            LayoutError: ``total`` is no whole number, or is negative.
+            LayoutError: ``total`` is no whole number, or is negative; the session was closed, also
+                in the body of the loop when another step was to come.
         """
+        self._check_open()
         return self._loop.steps(checked_count("steps", "total", total))
 
     def recoverable(self) -> AbstractContextManager[None]:
@@ -111,9 +113,7 @@ class Session(Position):
         """
         self._progress.check_not_over("session.request()")
         if self.closed:
-            refusal = self._part.refusal()
-            assert refusal is not None
-            raise refusal
+            raise self._part.was_closed()
         target = checked_layout("request", layout)
         if self._loop.gate is not None:
             return self._loop.gate.request(target)
@@ -129,7 +129,11 @@ class Session(Position):
 
         Kept objects have been told of the world by then, and random streams stand where they go on:
         a script that seeds by itself does so here.
+
+        Raises:
+            LayoutError: ``callback`` cannot be called, or the session was closed.
         """
+        self._check_open()
         checked_callable("on_switch", "callback", callback)
         self._callbacks.append(callback)
 
@@ -233,6 +237,11 @@ class Session(Position):
     def ended(self) -> tuple[str, str]:
         """Why this member of an elastic job has ended, kind and reason; empty before it has."""
         return ("", "") if self._loop.gate is None else self._loop.gate.ended
+
+    def _check_open(self) -> None:
+        """Raises LayoutError where nothing comes of a call; an elastic job tells its end itself."""
+        if self.closed and self._loop.gate is None:
+            raise self._part.was_closed()
 
     def _check_not_driven(self, call: str) -> None:
         if self._loop.gate is not None:

@@ -178,3 +178,41 @@ def test_meshes_over_chosen_axes_let_go_of_their_groups_with_their_world(session
     session.close()
 
     assert mesh._pg_registry == {}
+
+
+CALLS_THAT_DO_SOMETHING = {
+    "steps": lambda session: session.steps(5),
+    "on_switch": lambda session: session.on_switch(print),
+    "request": lambda session: session.request("dp=1"),
+    "switch": lambda session: session.switch("dp=1"),
+    "prepare": lambda session: session.prepare("dp=1"),
+    "check": lambda session: session.check("dp=1"),
+    "fingerprint": lambda session: session.fingerprint(),
+    "verify_replicas": lambda session: session.verify_replicas(),
+}
+
+
+# The loop went on over groups that had ended, and a callback waited for switches that never came.
+@pytest.mark.parametrize("call", CALLS_THAT_DO_SOMETHING)
+def test_a_closed_session_refuses_what_would_do_something(start, call):
+    session = start()
+    session.close()
+    with pytest.raises(LayoutError, match="it was closed") as caught:
+        CALLS_THAT_DO_SOMETHING[call](session)
+
+    assert "whose state build makes anew: initialize=" in str(caught.value)
+
+
+def test_a_loop_whose_body_closes_the_session_ends_with_an_error_unless_it_was_the_last(start):
+    session = start()
+    steps = session.steps(3)
+    next(steps)
+    session.close()
+    with pytest.raises(LayoutError, match="close it behind the last step"):
+        next(steps)
+    last = start()
+    for step in last.steps(2):
+        if step == 1:
+            last.close()
+
+    assert (session.step, last.step) == (1, 2)
