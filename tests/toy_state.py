@@ -193,6 +193,9 @@ class ToyAdapter(Adapter):
     def untrained(self, inventory):
         return ""
 
+    def left_behind(self, source, target):
+        return []
+
     def shared_values(self, inventory):
         return {"steps": inventory.state.steps}
 

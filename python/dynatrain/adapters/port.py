@@ -282,6 +282,10 @@ class Adapter(ABC, Generic[_Inventory]):
     def untrained(self, inventory: _Inventory) -> str:
         """Which parameters train by no optimizer of the state, in words; empty for none."""
 
+    @abstractmethod
+    def left_behind(self, source: _Inventory, target: _Inventory | None) -> list[str]:
+        """What a switch may lose that no map says, in words; ``target`` is None where idle."""
+
     # ---- what is no tensor of the map ----------------------------------------------------------
 
     @abstractmethod
@@ -368,10 +372,9 @@ class Adapter(ABC, Generic[_Inventory]):
 
     @abstractmethod
     def check_trained(self, state: TrainState) -> None:
-        """Asks, before a build can replace it, what has trained ``state`` and is no part of it.
+        """Raises LayoutError where an optimizer beside ``state`` keeps something of it.
 
-        Raises:
-            LayoutError: an optimizer that the state does not have keeps something of it.
+        Asked before a build can replace that optimizer.
         """
 
     @abstractmethod

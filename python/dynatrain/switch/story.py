@@ -62,7 +62,10 @@ def run(
     if "replicas" in engine.options.verify:
         with clock.phase("replicas"):
             check_replicas(engine, standing.blueprint.source_map, standing.source)
-    target, left = standing.blueprint.called.seats, _left_behind(engine, standing)
+    target, source = standing.blueprint.called.seats, standing.source.inventory
+    left: list[str] = []
+    if source is not None:
+        left = engine.adapter.left_behind(source, standing.target.inventory)
     moved = move(engine, standing, lambda: present.kept_states(target), clock, telling.after)
     report.fingerprint_before = report.fingerprint_after = moved.fingerprint
     with clock.phase("commit"):
@@ -77,14 +80,6 @@ def run(
     )
     _tell(engine, standing, moved, told)
     return list(errors.values())
-
-
-def _left_behind(engine: Engine, standing: Standing) -> list[str]:
-    """What of the source may be lost and is no part of it, in words for the report."""
-    source = standing.source.inventory
-    untrained = "" if source is None else engine.adapter.untrained(source)
-    what = "what an optimizer elsewhere keeps of them was not moved"
-    return [f"no optimizer of the state has {untrained}: {what}"] if untrained else []
 
 
 def _follow(

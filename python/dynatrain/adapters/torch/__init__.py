@@ -25,6 +25,7 @@
 | ``hooks.py`` | state behind ``get_extra_state`` |
 | ``outside.py`` | hooks and ``requires_grad`` that a script sets outside of ``build`` |
 | ``outsiders.py`` | what trains the parameters of a state and is no part of it |
+| ``dropped.py`` | tensors that were set on modules as plain attributes |
 | ``optimizers.py`` | optimizers, those inside of others too, and what they keep beside slots |
 | ``slots.py`` | which tensors that optimizers and extras hold belong to the map |
 | ``trees.py`` | tensors inside lists and dicts, taken out and put back |
@@ -53,6 +54,7 @@ from dynatrain.adapters.torch import (
     buffers,
     codec,
     derived,
+    dropped,
     guard,
     leftovers,
     memory,
@@ -201,6 +203,14 @@ class TorchAdapter(Adapter[LiveTensors]):
         """Names parameters that no optimizer of the state has."""
         alone = outsiders.without_optimizer(inventory)
         return f"{len(alone)} trainable parameters, {outsiders.named(alone)}" if alone else ""
+
+    def left_behind(self, source: LiveTensors, target: LiveTensors | None) -> list[str]:
+        """Names parameters without optimizer, and tensors set on modules as plain attributes."""
+        alone = self.untrained(source)
+        kept = "what an optimizer elsewhere keeps of them was not moved"
+        gone = [] if target is None else dropped.dropped(source, target)
+        said = f"no optimizer of the state has {alone}: {kept}" if alone else ""
+        return [text for text in (said, dropped.in_words(gone)) if text]
 
     def shared_values(self, inventory: LiveTensors) -> dict[str, Any]:
         """Param groups, optimizer values and Stateful objects."""

@@ -81,7 +81,7 @@ def _is_of_library(hook: Any) -> bool:
     return str(getattr(hook, "__module__", "")).startswith(_LIBRARIES)
 
 
-def _modules(state: TrainState) -> Iterator[tuple[str, nn.Module]]:
+def modules_of(state: TrainState) -> Iterator[tuple[str, nn.Module]]:
     """Every module with what stands before the names of its parameters: its FQN and a dot."""
     own = ((f"{name}.", item) for name, item in state.per_rank_objects())
     roots = [*state.named_modules(), *(each for each in own if isinstance(each[1], nn.Module))]
@@ -96,7 +96,7 @@ def read(state: TrainState) -> Found:
     found: Counter[Key] = Counter()
     frozen: Found = {}
     params: dict[str, nn.Parameter] = {}
-    for prefix, module in _modules(state):
+    for prefix, module in modules_of(state):
         if any(map(vars(module).get, _OF_MODULES, _MISSING)):  # most have none
             for what, number in _hooks(module, _OF_MODULES):
                 found[what, prefix.removesuffix(".")] += number
@@ -160,7 +160,7 @@ def of_notes(said: Collection[SlotNote]) -> Found:
 def names(state: TrainState) -> set[str]:
     """FQNs of the modules and parameters of a state."""
     found: set[str] = set()
-    for prefix, module in _modules(state):
+    for prefix, module in modules_of(state):
         found |= {prefix.removesuffix("."), *(prefix + key for key in module._parameters)}
     return found
 
