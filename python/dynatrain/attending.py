@@ -78,7 +78,7 @@ class Attendant:
                 _log.warning("an idle rank saw a call fail: %s", error)
                 return
             if done is not None:
-                tell_script(self._callbacks, *done)
+                tell_script(self._callbacks, *done, self._part.engine.rank)
 
     def _join_call(self, after: ExitStack) -> Done | None:
         """Does what the others have called; returns what a switch returns."""

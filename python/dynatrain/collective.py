@@ -179,7 +179,7 @@ class Collective:
                 report, errors = self.switched(target, renamed, met, (clock, after), steps)
                 self.progress.count()
             try:
-                return tell_script(callbacks, report, errors)
+                return tell_script(callbacks, report, errors, self.engine.rank)
             finally:
                 now, world = self.present.seats, self.present.world
                 if world is not None and now and before and now.takes_in(before):

@@ -239,6 +239,7 @@ class RankStats:
     Attributes:
         traffic: source, destination and bytes of each pair, by ``PAIR``.
         timeline: the spans of each rank.
+        raised: what kept objects raised when the switch was done, in words.
     """
 
     stop_seconds: float = 0.0
@@ -256,14 +257,11 @@ class RankStats:
     timeline: list[PackedSpans] = field(default_factory=list)
     not_continuous: list[str] = field(default_factory=list)
     reseeded_streams: list[str] = field(default_factory=list)
+    raised: list[str] = field(default_factory=list)
 
 
 def of_all_ranks(ranks: Sequence[RankStats]) -> RankStats:
     """The ranks' numbers: slowest rank for times, sums for bytes, largest for peaks."""
-    raised_on: dict[str, list[int]] = {}
-    for rank, stats in enumerate(ranks):
-        for reason in stats.not_continuous:
-            raised_on.setdefault(reason, []).append(rank)
     streams = {name: None for stats in ranks for name in stats.reseeded_streams}
     return RankStats(
         max(stats.stop_seconds for stats in ranks),
@@ -279,9 +277,19 @@ def of_all_ranks(ranks: Sequence[RankStats]) -> RankStats:
         max(stats.extra_peak_bytes for stats in ranks),
         b"".join(stats.traffic for stats in ranks),
         [packed for stats in ranks for packed in stats.timeline],
-        [_on_ranks(reason, found, len(ranks)) for reason, found in raised_on.items()],
+        _said_by([stats.not_continuous for stats in ranks]),
         list(streams),
+        _said_by([stats.raised for stats in ranks]),
     )
+
+
+def _said_by(reasons: Sequence[Sequence[str]]) -> list[str]:
+    """Each reason once, with the ranks that gave it where others did not."""
+    found: dict[str, list[int]] = {}
+    for rank, of_rank in enumerate(reasons):
+        for reason in of_rank:
+            found.setdefault(reason, []).append(rank)
+    return [_on_ranks(reason, ranks, len(reasons)) for reason, ranks in found.items()]
 
 
 def _on_ranks(reason: str, ranks: Sequence[int], num_ranks: int) -> str:
@@ -302,7 +310,7 @@ def fill(report: SwitchReport, of_all: RankStats) -> None:
     report.lower_bound_bytes = of_all.lower_bound_bytes
     report.staging_peak_bytes = of_all.staging_peak_bytes
     report.extra_peak_bytes = of_all.extra_peak_bytes
-    report.not_continuous = of_all.not_continuous
+    report.not_continuous = of_all.not_continuous + of_all.raised
     report.reseeded_streams = of_all.reseeded_streams
     report.traffic = list(PAIR.iter_unpack(of_all.traffic))
     report.timeline = [span for packed in of_all.timeline for span in unpack_spans(packed)]

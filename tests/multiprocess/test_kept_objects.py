@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 
 import torch
@@ -101,25 +102,39 @@ def test_kept_object_that_cannot_be_read_is_refused_on_all_at_once(pool):
     assert results[:3] == [(True, "dp=4", True)] * 3
 
 
+def heard():
+    """What the session warns of from now on, in this process."""
+    lines = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: lines.append(f"{record.levelname} {record.getMessage()}")
+    logging.getLogger("dynatrain.session").addHandler(handler)
+    return lines
+
+
 def fail_after_the_vote(rank, world_size):
     kept, told = Kept(1), []
     session = start("dp=4", keep={"kept": kept})
     session.on_switch(lambda report: told.append((report.bytes_moved, report.not_continuous)))
     random.seed(5)
     kept.moment = "committed"
-    raised = None
+    raised, log = None, heard()
     try:
         session.switch("dp=2,tp=2")
     except ValueError as error:
         raised = str(error)
-    return raised, str(session.layout), told, random.random(), session.fingerprint()
+    return (raised, log), str(session.layout), told, random.random(), session.fingerprint()
 
 
 # The switch is done then: the rank must be as the others are, but for what its own code did not do.
 def test_kept_object_that_raises_after_the_vote_leaves_all_ranks_alike(pool):
     results = pool.run(fail_after_the_vote)
 
-    assert [result[0] for result in results] == [None, "kept object at committed", None, None]
+    said = [result[0] for result in results]
+    assert [raised for raised, _ in said] == [None, "kept object at committed", None, None]
+    for rank, (_, (line,)) in enumerate(said):  # the others heard nothing, and waited for it
+        assert "rank 1: the" in line
+        assert line.startswith("ERROR" if rank == 1 else "WARNING")
+        assert "catch" in line
     assert len({repr(result[1:]) for result in results}) == 1
     assert results[0][1] == "dp=2,tp=2"
     ((moved, reasons),) = results[0][2]

@@ -32,6 +32,7 @@ class Telling:
         after: closed when the call has ended on this rank: what waits until then.
         not_continuous: what did not go on, in words.
         reseeded_streams: random streams that were seeded anew, by name.
+        raised: what kept objects raised on this rank, in words.
     """
 
     report: SwitchReport
@@ -39,6 +40,7 @@ class Telling:
     after: ExitStack
     not_continuous: list[str] = field(default_factory=list)
     reseeded_streams: list[str] = field(default_factory=list)
+    raised: list[str] = field(default_factory=list)
 
 
 def run(
@@ -75,8 +77,10 @@ def run(
     told = replace(
         telling,
         reseeded_streams=anew,
-        not_continuous=left
-        + [f"the kept object {name!r} raised {described(error)}" for name, error in errors.items()],
+        not_continuous=left,
+        raised=[
+            f"the kept object {name!r} raised {described(error)}" for name, error in errors.items()
+        ],
     )
     _tell(engine, standing, moved, told)
     return list(errors.values())
@@ -110,11 +114,27 @@ def _tell(engine: Engine, standing: Standing, moved: Moved, telling: Telling) ->
         except Exception as error:  # noqa: BLE001 - no number is worth the job
             _log.warning("the switch is done, but its report is this rank's alone: %s", error)
         fill(report, stats)
+        if stats.raised and not telling.raised:  # else this rank raises it
+            _warn_of_raised(report.target, stats.raised)
         if engine.rank == 0:  # it is in every layout, and all ranks have the same report
             _log.info("%s", report)
     except Exception as error:  # noqa: BLE001 - as above, and the others need not wait for it
         engine.generation.release("this rank could not tell its numbers")
         _log.warning("the switch is done, but this rank has no numbers of it: %s", error)
+
+
+def _warn_of_raised(target: str, raised: Sequence[str]) -> None:
+    """Says what other ranks raise, which nobody else hears of before a wait for them ends."""
+    _log.warning(
+        "the switch to %s is done, but %s\n"
+        "  expected on_world() and load_state_dict() of kept objects to raise on no rank\n"
+        "  the state is whole on all ranks; that object may not have followed, and the error is "
+        "raised there behind the switch\n"
+        "  catch it around the call and mend the object there; where that ends the process, others "
+        "wait for it until their deadline: start the job from its last checkpoint",
+        target,
+        "; ".join(raised),
+    )
 
 
 def _own_numbers(engine: Engine, standing: Standing, moved: Moved, telling: Telling) -> RankStats:
@@ -136,6 +156,7 @@ def _own_numbers(engine: Engine, standing: Standing, moved: Moved, telling: Tell
         timeline=[pack_spans(clock.spans)],
         not_continuous=telling.not_continuous,
         reseeded_streams=telling.reseeded_streams,
+        raised=telling.raised,
     )
 
 
@@ -143,8 +164,9 @@ def tell_script(
     callbacks: Sequence[Callable[[SwitchReport], None]],
     report: SwitchReport,
     errors: list[BaseException],
+    rank: int,
 ) -> SwitchReport:
-    """Tells the script's callbacks; raises the first error of its code, as it was raised.
+    """Tells the script's callbacks on ``rank``; raises the first error of its code, as it was.
 
     One that is to end the process, as SystemExit is, comes before others.
     """
@@ -155,6 +177,15 @@ def tell_script(
             errors.append(error)
     if errors:
         what = "; ".join(described(error) for error in errors)
-        _log.error("the switch to %s is done; code of the script raised: %s", report.target, what)
+        _log.error(
+            "rank %d: the switch to %s is done; code of the script raised: %s\n"
+            "  expected kept objects and callbacks of on_switch to raise on no rank\n"
+            "  the state is whole on all ranks, and others go on; what raised may not follow\n"
+            "  catch the error around the call and mend that object on this rank, or end the job "
+            "and start it from its last checkpoint",
+            rank,
+            report.target,
+            what,
+        )
         raise min(errors, key=lambda error: isinstance(error, Exception))
     return report

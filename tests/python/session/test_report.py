@@ -73,6 +73,14 @@ def test_text_names_layouts_and_says_whether_the_bits_are_the_same():
     assert "not continuous: a reason" in str(report)
 
 
+# A reason that several give is told once, with who gave it.
+def test_what_kept_objects_raised_comes_with_its_ranks_behind_other_reasons():
+    report = SwitchReport("dp=2", "tp=2", epoch=1, step=5, prepared=False)
+    fill(report, of_all_ranks([stats(0, not_continuous=["a"]), stats(1, raised=["b"])]))
+
+    assert report.not_continuous == ["rank 0: a", "rank 1: b"]
+
+
 # Copies of two stages that one stream of a GPU took are one line there, in the order they ran.
 def test_trace_has_a_lane_for_each_stream(tmp_path):
     report = filled()
