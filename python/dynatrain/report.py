@@ -128,11 +128,12 @@ class SwitchReport:
         Path(path).write_text(json.dumps(trace))
 
     def __str__(self) -> str:
-        mark = "prepared" if self.prepared else "cold"
+        mark, built = "cold", f"build {self.build_seconds * 1e3:.1f} ms"
+        if self.prepared:  # outside of the stop, and often longer than it
+            mark, built = f"prepared ahead in {self.prepare_seconds * 1e3:.1f} ms, {built}", ""
         text = (
             f"{self.source} -> {self.target} ({mark}): stop {self.stop_seconds * 1e3:.1f} ms, "
-            f"transfer {self.transfer_seconds * 1e3:.1f} ms, "
-            f"build {self.build_seconds * 1e3:.1f} ms; "
+            f"transfer {self.transfer_seconds * 1e3:.1f} ms{built and f', {built}'}; "
             f"moved {_mebi(self.bytes_moved)} (bound {_mebi(self.lower_bound_bytes)}), "
             f"kept {_mebi(self.bytes_kept)}; extra peak {_mebi(self.extra_peak_bytes)}"
         )

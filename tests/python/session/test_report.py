@@ -73,6 +73,18 @@ def test_text_names_layouts_and_says_whether_the_bits_are_the_same():
     assert "not continuous: a reason" in str(report)
 
 
+# Beside a stop of 61 ms, a build of 826 ms read as a fault of the numbers.
+def test_text_tells_what_was_done_ahead_of_the_stop_apart_from_it():
+    report = filled()
+    assert "(cold): stop 2000.0 ms, transfer 500.0 ms, build 200.0 ms; moved" in str(report)
+
+    report.prepared = True
+    assert (
+        "(prepared ahead in 400.0 ms, build 200.0 ms): stop 2000.0 ms, transfer 500.0 ms; moved"
+        in str(report)
+    )
+
+
 # A reason that several give is told once, with who gave it.
 def test_what_kept_objects_raised_comes_with_its_ranks_behind_other_reasons():
     report = SwitchReport("dp=2", "tp=2", epoch=1, step=5, prepared=False)
