@@ -51,7 +51,11 @@ int parse_number(std::string_view word, std::string_view text) {
   const char* const end = std::to_address(text.end());
   const auto [stopped, status] = std::from_chars(std::to_address(text.begin()), end, value);
   if (status != std::errc{} || stopped != end) {
-    refuse_word(word, "'" + std::string(text) + "' is not a whole number below 2^31");
+    std::string why = "'" + std::string(text) + "' is not a whole number below 2^31";
+    if (text.find('=') != std::string_view::npos) {
+      why += ": axes are separated by commas";
+    }
+    refuse_word(word, why);
   }
   return value;
 }

@@ -159,15 +159,20 @@ def agree(members: Members, found: Checked | Exception) -> tuple[Checked, Member
 
 
 def _check_same(shared: Sequence[Mapping[str, str]]) -> None:
-    for name in shared[0]:
-        values = [answer[name] for answer in shared]
-        if len(set(values)) > 1:
-            lines = by_rank.lines({rank: f"{name}={v}" for rank, v in enumerate(values)})
-            raise LayoutError(
-                f"session: ranks called init with a different {name}\n{lines}\n"
-                "  expected the same on all ranks\n  nothing was started\n"
-                f"  give init one {name} on all ranks, for example that of rank 0"
-            )
+    names = [name for name in shared[0] if len({answer[name] for answer in shared}) > 1]
+    if not names:
+        return
+    told = ", ".join(names)
+    said = {rank: _told(names, answer) for rank, answer in enumerate(shared)}
+    raise LayoutError(
+        f"session: ranks called init with a different {told}\n{by_rank.lines(said)}\n"
+        "  expected the same on all ranks\n  nothing was started\n"
+        f"  give init one {' and one '.join(names)} on all ranks, for example that of rank 0"
+    )
+
+
+def _told(names: Sequence[str], answer: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}={answer[name]}" for name in names)
 
 
 def default_threads() -> int:

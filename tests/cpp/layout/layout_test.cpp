@@ -63,6 +63,7 @@ TEST(LayoutText, UsesDpForDpShardAndLeavesOnesOut) {
 }
 
 // A typing error must be answered with the word that was not understood.
+
 TEST(LayoutText, NamesTheWordItCannotRead) {
   EXPECT_NE(refusal_of("dp=2,tq=2").find("'tq'"), std::string::npos);
   EXPECT_NE(refusal_of("dp=2,tp=two").find("'tp=two'"), std::string::npos);
@@ -71,6 +72,14 @@ TEST(LayoutText, NamesTheWordItCannotRead) {
   EXPECT_NE(refusal_of("").find("''"), std::string::npos);
   EXPECT_NE(refusal_of("tp=99999999999").find("tp=99999999999"), std::string::npos);
   EXPECT_NE(refusal_of("pp=2,stages=2:").find("stages"), std::string::npos);
+}
+
+// "'2;tp=2' is not a whole number" said nothing of what was wrong.
+TEST(LayoutText, SaysThatCommasSeparateAxes) {
+  for (const char* text : {"dp=2;tp=2", "dp=2 tp=1", "dp=2:tp=2"}) {
+    EXPECT_NE(refusal_of(text).find("axes are separated by commas"), std::string::npos) << text;
+  }
+  EXPECT_EQ(refusal_of("dp=two").find("commas"), std::string::npos);
 }
 
 // A layout that cannot be is refused when it is made, by the axis at fault, not at the switch.

@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 import dynatrain
 import training_jobs as jobs
-from dynatrain import DeviceError, Layout, LayoutError, World
+from dynatrain import DeviceError, Layout, LayoutError, World, arguments
 
 NAN, HUGE, LONE = float("nan"), 1 << 80, "a\ud800b"
 
@@ -224,3 +224,16 @@ def test_trace_folder_that_takes_no_file_is_refused(alone, monkeypatch, tmp_path
     assert four_parts(refused.value)
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+# Each start of a large job takes minutes: one that is told a difference at a time takes many.
+def test_all_arguments_that_differ_between_ranks_are_told_at_once():
+    ranks = [
+        {"layout": "dp=2", "seed": str(n // 2), "verify": "x", "keep": str(n)} for n in (0, 1, 2)
+    ]
+    with pytest.raises(LayoutError) as caught:
+        arguments._check_same(ranks)
+
+    assert str(caught.value).startswith("session: ranks called init with a different seed, keep\n")
+    assert "  rank 1: seed=0, keep=1\n" in str(caught.value)
+    assert "verify" not in str(caught.value)
