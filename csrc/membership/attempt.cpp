@@ -26,7 +26,7 @@ Tried& tried_by(CoordinatorState& state, const Attempt& attempt) {
 void note_refusal(CoordinatorState& state) {
   const int num_refused = ++tried_by(state, open_attempt(state)).num_refused;
   if (state.recovery && num_refused == state.options.max_refused) {
-    state.recovery->candidate = 0;  // of the next layout
+    try_all_versions(state);  // of the next layout
   }
 }
 
@@ -170,6 +170,9 @@ void on_prepare_failed(CoordinatorState& state, const PrepareFailed& message) {
   }
   const bool is_recovery = open_attempt(state).is_recovery();
   const bool is_uncovered = message.is_uncovered && is_recovery;
+  if (message.is_refusal && is_recovery && state.recovery) {
+    state.recovery->may_be_the_target = true;
+  }
   if (message.is_refusal && is_recovery && !is_uncovered) {
     note_refusal(state);  // its members stand still as well
   }

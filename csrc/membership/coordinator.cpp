@@ -130,6 +130,12 @@ Recovery& open_recovery(CoordinatorState& state) {
   return *state.recovery;
 }
 
+std::string stands_because(const CoordinatorState& state) {
+  const bool stands =
+      !state.attempt && !state.is_undecided && !lacks_reports(state) && !state.durable.is_finished;
+  return stands ? state.waits_for : std::string{};
+}
+
 Coordinator::Coordinator(CoordinatorOptions options, DurableState durable, std::int64_t now_ms)
     : state_(std::make_unique<CoordinatorState>()) {
   check_options(options);
@@ -202,6 +208,10 @@ std::string Coordinator::why_not(const std::string& layout, std::int64_t epoch) 
     }
   }
   return {};
+}
+
+std::string Coordinator::stands_because() const {
+  return membership::stands_because(*state_);
 }
 
 const DurableState& Coordinator::durable() const {

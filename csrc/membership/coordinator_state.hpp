@@ -62,6 +62,8 @@ struct Attempt {
 struct Recovery {
   std::int64_t report_deadline_ms = 0;
   std::size_t candidate = 0;  ///< versions before this one could not be put together
+  /// One of these has failed for what may be the target's fault: another one might do.
+  bool may_be_the_target = false;
 };
 
 /// What has come of attempts at one target.
@@ -97,6 +99,7 @@ struct CoordinatorState {
   std::int64_t back_off_until_ms = 0;  ///< after a failed attempt
   std::int64_t back_off_ms = 0;        ///< the next one
   std::string waits_for;               ///< why no attempt was begun when it was last considered
+  bool is_state_gone = false;          ///< ... as no version can be put together from what is left
   std::string last_failure;
   std::vector<Tried> tried;                  ///< since membership or the wish last changed
   std::optional<Consultation> consultation;  ///< void when somebody comes or goes
@@ -132,6 +135,8 @@ void note_heard(CoordinatorState& state);
 /// Answers a member that cannot take part any more; false when it can.
 [[nodiscard]] bool turn_away(CoordinatorState& state, MemberId id);
 void release_those_who_leave(CoordinatorState& state);
+/// A member in words, with its place and host where they are known.
+[[nodiscard]] std::string name_of(const CoordinatorState& state, MemberId id);
 [[nodiscard]] bool is_in_world(const CoordinatorState& state, MemberId id);
 /// The present world is another one.
 void note_world(CoordinatorState& state);
@@ -162,6 +167,8 @@ void consider_change(CoordinatorState& state);
 /// The open attempt, or the recovery, of a state that has one.
 [[nodiscard]] Attempt& open_attempt(CoordinatorState& state);
 [[nodiscard]] Recovery& open_recovery(CoordinatorState& state);
+/// Why nothing is under way, as long as nothing is; empty while something is, or is about to be.
+[[nodiscard]] std::string stands_because(const CoordinatorState& state);
 
 // ---- one attempt (attempt.cpp) -----------------------------------------------------------------
 
@@ -181,6 +188,8 @@ void on_step_failed(CoordinatorState& state, const StepFailed& message);
 void on_report(CoordinatorState& state, const Report& message);
 /// Goes on with a recovery as far as it can now.
 void consider_recovery(CoordinatorState& state);
+/// Versions are tried from the first one on.
+void try_all_versions(CoordinatorState& state);
 /// Versions that could be gone on from, the best first.
 [[nodiscard]] std::vector<std::int64_t> candidates(const CoordinatorState& state);
 

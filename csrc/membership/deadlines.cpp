@@ -31,6 +31,7 @@ constexpr std::array kAll{
     NamedDeadline{"vote_ms", &Deadlines::vote_ms},
     NamedDeadline{"decision_ms", &Deadlines::decision_ms},
     NamedDeadline{"abandon_ms", &Deadlines::abandon_ms},
+    NamedDeadline{"give_up_ms", &Deadlines::give_up_ms},
     NamedDeadline{"back_off_ms", &Deadlines::back_off_ms},
     NamedDeadline{"back_off_cap_ms", &Deadlines::back_off_cap_ms},
 };
@@ -112,6 +113,18 @@ constexpr std::array kRules{
               "abandon_ms",
               &Deadlines::abandon_ms,
               "a halted member outlasts one attempt to recover"},
+    OrderRule{"back_off_cap_ms",
+              &Deadlines::back_off_cap_ms,
+              2,
+              "give_up_ms",
+              &Deadlines::give_up_ms,
+              "checkpoints are looked for again before a member gives the state up"},
+    OrderRule{"give_up_ms",
+              &Deadlines::give_up_ms,
+              1,
+              "abandon_ms",
+              &Deadlines::abandon_ms,
+              "who waits for a state ends for its sake, and not for a coordinator that is silent"},
 };
 
 void check_range(const char* name, std::int64_t value_ms) {
@@ -145,6 +158,7 @@ Deadlines make_deadlines(std::int64_t timeout_ms) {
       .vote_ms = 2 * timeout_ms,
       .decision_ms = 4 * timeout_ms,
       .abandon_ms = 10 * timeout_ms,
+      .give_up_ms = 5 * timeout_ms,
       .back_off_ms = timeout_ms / 60,
       .back_off_cap_ms = timeout_ms,
   };

@@ -202,7 +202,10 @@ constexpr auto form(Of<Decision> /*type*/) {
                field("why", &Decision::why, kMaxWhyBytes));
 }
 constexpr auto form(Of<Halt> /*type*/) {
-  return named("halt", field("epoch", &Halt::epoch));
+  return named("halt", field("epoch", &Halt::epoch), field("why", &Halt::why, kMaxWhyBytes));
+}
+constexpr auto form(Of<Holds> /*type*/) {
+  return named("holds", field("why", &Holds::why, kMaxWhyBytes), field("gone", &Holds::is_gone));
 }
 constexpr auto form(Of<Search> /*type*/) {
   return named("search", field("epoch", &Search::epoch));
@@ -364,7 +367,13 @@ constexpr auto form(Of<Retire> /*type*/) {
   return named("retire", field("attempt", &Retire::attempt));
 }
 constexpr auto form(Of<StopStep> /*type*/) {
-  return named("stop-step", field("epoch", &StopStep::epoch));
+  return named(
+      "stop-step", field("epoch", &StopStep::epoch), field("why", &StopStep::why, kMaxWhyBytes));
+}
+constexpr auto form(Of<StandStill> /*type*/) {
+  return named("stand-still",
+               field("why", &StandStill::why, kMaxWhyBytes),
+               field("gone", &StandStill::is_gone));
 }
 constexpr auto form(Of<FindVersions> /*type*/) {
   return named("find-versions");

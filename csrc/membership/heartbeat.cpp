@@ -94,7 +94,17 @@ void repair_halt(CoordinatorState& state, const Heartbeat& message) {
     return;
   }
   if (!state.live.at(message.id).report) {
-    send(state, message.id, Halt{epoch});
+    send(state, message.id, Halt{epoch, state.durable.halted_why});
+  }
+}
+
+/// A member that stands still is told why, where that is not about to change.
+void say_why_nothing_goes_on(CoordinatorState& state, const Heartbeat& message) {
+  if (!state.recovery && state.durable.world.epoch != 0) {
+    return;
+  }
+  if (const std::string why = stands_because(state); !why.empty()) {
+    send(state, message.id, Holds{why, state.is_state_gone && state.recovery.has_value()});
   }
 }
 
@@ -111,6 +121,7 @@ void on_heartbeat(CoordinatorState& state, const Heartbeat& message) {
   repair_attempt(state, message);
   if (state.live.contains(message.id)) {
     repair_halt(state, message);
+    say_why_nothing_goes_on(state, message);
   }
 }
 

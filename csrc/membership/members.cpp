@@ -24,9 +24,18 @@ void note_change(CoordinatorState& state) {
   state.back_off_until_ms = state.now_ms;
   state.consultation.reset();
   state.tried.clear();
-  if (state.recovery) {
-    state.recovery->candidate = 0;
+  try_all_versions(state);
+}
+
+std::string name_of(const CoordinatorState& state, MemberId id) {
+  std::string name = "member " + std::to_string(id.value);
+  const auto rank = state.ranks.find(id);
+  const auto known = state.durable.members.find(id);
+  if (rank != state.ranks.end() && known != state.durable.members.end()) {
+    name += " (rank " + std::to_string(rank->second) + " of " + state.durable.world.layout + ", " +
+            known->second.host + ")";
   }
+  return name;
 }
 
 bool is_in_world(const CoordinatorState& state, MemberId id) {
@@ -172,7 +181,7 @@ void lose(CoordinatorState& state, MemberId id, const std::string& why) {
   }
   note_change(state);
   if (was_in_world && !state.durable.is_finished && !state.recovery) {
-    halt_world(state, "member " + std::to_string(id.value) + " was lost: " + why);
+    halt_world(state, name_of(state, id) + " was lost: " + why);
   } else if (was_in_world && !state.durable.is_finished && alive_in_world(state).empty()) {
     begin_search(state);
   }

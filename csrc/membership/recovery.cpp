@@ -65,7 +65,7 @@ PolicyChoice choose_for(CoordinatorState& state, std::size_t num_versions) {
   failed.why = state.last_failure;
   choice = choose_world(state);
   if (!choice.members.empty() && !is_refused(state, choice)) {
-    open_recovery(state).candidate = 0;
+    try_all_versions(state);
   }
   return choice;
 }
@@ -76,6 +76,7 @@ void wait_for_versions(CoordinatorState& state, std::size_t num_versions) {
     state.back_off_ms = std::min(2 * state.back_off_ms, state.options.deadlines.back_off_cap_ms);
   }
   state.tried.clear();
+  state.is_state_gone = num_versions == 0 || !open_recovery(state).may_be_the_target;
   state.waits_for =
       num_versions == 0 && state.is_orphaned
           ? "all members of the halted world are lost, and nobody finds a checkpoint"
@@ -83,10 +84,14 @@ void wait_for_versions(CoordinatorState& state, std::size_t num_versions) {
           ? "no member of the halted world holds a whole version; the job needs a checkpoint"
           : "none of the " + std::to_string(num_versions) +
                 " reported versions can be put together; the job needs a checkpoint";
+  if (num_versions > 0) {
+    state.waits_for = clipped(state.waits_for + ": " + state.last_failure, kMaxWhyBytes);
+  }
 }
 
 void begin_recovery_attempt(CoordinatorState& state) {
   const std::vector<std::int64_t> versions = candidates(state);
+  state.is_state_gone = false;
   PolicyChoice choice = choose_for(state, versions.size());
   if (open_recovery(state).candidate >= versions.size()) {
     wait_for_versions(state, versions.size());
@@ -134,6 +139,13 @@ std::vector<std::int64_t> candidates(const CoordinatorState& state) {
   return versions;
 }
 
+void try_all_versions(CoordinatorState& state) {
+  if (state.recovery) {
+    state.recovery->candidate = 0;
+    state.recovery->may_be_the_target = false;
+  }
+}
+
 void halt_world(CoordinatorState& state, const std::string& why) {
   if (state.attempt) {
     abort_attempt(state, why);
@@ -152,7 +164,7 @@ void halt_world(CoordinatorState& state, const std::string& why) {
   for (const MemberId id : alive) {
     state.live.at(id).report.reset();
     ++state.num_unreported;
-    send(state, id, Halt{epoch});
+    send(state, id, Halt{epoch, state.durable.halted_why});
   }
   if (alive.empty()) {
     begin_search(state);
@@ -176,7 +188,7 @@ void on_step_failed(CoordinatorState& state, const StepFailed& message) {
   for (const MemberId id : message.suspects) {
     suspects += (suspects.empty() ? ", suspects " : " ") + std::to_string(id.value);
   }
-  halt_world(state, "a step of member " + std::to_string(message.id.value) + " failed" + suspects);
+  halt_world(state, "a step of " + name_of(state, message.id) + " failed" + suspects);
 }
 
 void on_report(CoordinatorState& state, const Report& message) {

@@ -19,7 +19,7 @@ void search_again(CoordinatorState& state) {
                       state.now_ms >= state.search_again_ms;
   if (is_due) {
     begin_search(state);
-    open_recovery(state).candidate = 0;
+    try_all_versions(state);
     state.is_undecided = true;
   }
 }

@@ -74,7 +74,8 @@ Wait wait_of(const CoordinatorState& state) {
     return {"the policy of a script is asked", state.consultation->deadline_ms};
   }
   if (state.is_undecided && !state.recovery) {
-    return {"more members may join or leave", state.quiet_until_ms};
+    return {"the next world is chosen once nobody has come, gone or asked for a while",
+            state.quiet_until_ms};
   }
   return {state.waits_for, 0};
 }
@@ -123,6 +124,7 @@ Status Coordinator::status(std::int64_t now_ms) const {
   status.waits_for = wait.why;
   status.seconds_left =
       static_cast<double>(std::max<std::int64_t>(0, wait.until_ms - now_ms)) / 1e3;
+  status.wish = state.durable.wish;
   status.last_failure = state.last_failure;
   status.refused_layouts = refused_layouts(state);
   status.num_stale = state.num_stale;

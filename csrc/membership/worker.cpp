@@ -10,8 +10,14 @@
 namespace dynatrain::membership {
 namespace {
 
-constexpr std::array<std::string_view, 7> kEndReasonNames{
-    "released", "finished", "grace-over", "refused", "lost", "undecided", "abandoned"};
+constexpr std::array<std::string_view, 8> kEndReasonNames{"released",
+                                                          "finished",
+                                                          "grace-over",
+                                                          "refused",
+                                                          "lost",
+                                                          "undecided",
+                                                          "abandoned",
+                                                          "state-gone"};
 
 void check_options(const WorkerOptions& options) {
   check_deadlines(options.deadlines);
@@ -121,7 +127,7 @@ void Worker::on(const Halt& message) {
   stopped_.reset();
   is_at_boundary_ = false;
   draining_attempt_ = 0;  // Stopped says that it has ended, too
-  out_.emplace_back(StopStep{epoch_});
+  out_.emplace_back(StopStep{epoch_, message.why});
 }
 
 void Worker::on(const Stopped& event) {
@@ -133,6 +139,23 @@ void Worker::on(const Stopped& event) {
   stopped_->snapshot_versions = newest_first(event.snapshot_versions);
   version_ = event.version;
   report();
+}
+
+void Worker::on(const Holds& message) {
+  if (!is_welcome_ || attempt_ || finish_by_ms_ || activity_ == Activity::kTraining) {
+    stale();
+    return;
+  }
+  out_.emplace_back(StandStill{message.why, message.is_gone});
+  if (!message.is_gone) {
+    gone_by_ms_.reset();
+    return;
+  }
+  gone_why_ = message.why;
+  if (!gone_by_ms_) {
+    gone_by_ms_ = now_ms_ + (options_.has_checkpoints ? options_.deadlines.give_up_ms : 0);
+  }
+  check_deadlines_passed();
 }
 
 void Worker::on(const Search& message) {
@@ -162,6 +185,10 @@ void Worker::report() {
 
 void Worker::on(const LeaveWanted& event) {
   const std::int64_t grace_ms = std::clamp<std::int64_t>(event.grace_ms, 0, kMaxNumber);
+  if (gone_by_ms_) {  // nobody can take over anything of it
+    leave_as(EndReason::kStateGone, gone_why_);
+    return;
+  }
   leave_by_ms_ = now_ms_ + grace_ms;
   if (is_welcome_) {
     tell(Leave{options_.id, grace_ms});
@@ -218,8 +245,9 @@ void Worker::check_deadlines_passed() {
   if (has_passed(finish_by_ms_)) {
     end(EndReason::kFinished, "the coordinator has not answered");
   } else if (has_passed(leave_by_ms_)) {
-    tell(Gone{options_.id, false});
-    end(EndReason::kGraceOver, "the grace was over before the member was released");
+    leave_as(EndReason::kGraceOver, "the grace was over before the member was released");
+  } else if (!attempt_ && has_passed(gone_by_ms_)) {
+    leave_as(EndReason::kStateGone, gone_why_);
   } else if (attempt_ && has_passed(attempt_->deadline_ms)) {
     if (has_voted()) {
       end(EndReason::kUndecided,
@@ -236,6 +264,11 @@ void Worker::check_deadlines_passed() {
 
 void Worker::tell(FromWorker message) {
   out_.emplace_back(Tell{std::move(message)});
+}
+
+void Worker::leave_as(EndReason reason, std::string why) {
+  tell(Gone{options_.id, false});
+  end(reason, std::move(why));
 }
 
 void Worker::end(EndReason reason, std::string why) {

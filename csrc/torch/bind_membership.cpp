@@ -4,6 +4,7 @@
 
 #include "torch/bind.hpp"
 #include "torch/membership_actions.hpp"
+#include "torch/membership_records.hpp"
 #include "torch/traced.hpp"
 #include <algorithm>
 #include <cstdint>
@@ -25,19 +26,6 @@ using membership::Worker;
 using membership::WorkerAction;
 using membership::WorkerEvent;
 
-std::vector<std::uint64_t> values_of(const std::vector<MemberId>& ids) {
-  std::vector<std::uint64_t> out(ids.size());
-  std::ranges::transform(ids, out.begin(), [](MemberId id) { return id.value; });
-  return out;
-}
-
-py::dict as_dict(const membership::World& world) {
-  return py::dict(py::arg("epoch") = world.epoch,
-                  py::arg("layout") = world.layout,
-                  py::arg("members") = values_of(world.members),
-                  py::arg("version") = world.version);
-}
-
 py::dict as_dict(const membership::Status& status) {
   py::list members;
   for (const membership::MemberStatus& each : status.members) {
@@ -57,11 +45,12 @@ py::dict as_dict(const membership::Status& status) {
   }
   py::dict out;
   out["members"] = members;
-  out["world"] = as_dict(status.world);
+  out["world"] = world_dict(status.world);
   out["phase"] = std::string(membership::phase_name(status.phase));
   out["attempt"] = status.attempt;
   out["waits_for"] = status.waits_for;
   out["seconds_left"] = status.seconds_left;
+  out["wish"] = status.wish;
   out["last_failure"] = status.last_failure;
   out["refused_layouts"] = refused;
   out["num_stale"] = status.num_stale;
@@ -74,8 +63,8 @@ py::dict read_description(const std::string& line) {
   py::dict out;
   out["attempt"] = read.attempt;
   out["is_recovery"] = read.kind == membership::ChangeKind::kRecovery;
-  out["source"] = as_dict(read.source);
-  out["target"] = as_dict(read.target);
+  out["source"] = world_dict(read.source);
+  out["target"] = world_dict(read.target);
   std::vector<int> holdings(read.holdings.size());
   std::ranges::transform(
       read.holdings, holdings.begin(), [](auto each) { return static_cast<int>(each); });
@@ -111,9 +100,10 @@ TracedCoordinator make_coordinator(const std::vector<std::pair<std::string, int>
 TracedWorker make_worker(std::uint64_t id,
                          std::string host,
                          std::int64_t timeout_ms,
-                         std::int64_t now_ms) {
+                         std::int64_t now_ms,
+                         bool has_checkpoints) {
   const membership::Deadlines deadlines = membership::make_deadlines(timeout_ms);
-  return TracedWorker(Worker({MemberId{id}, std::move(host), deadlines}, now_ms));
+  return TracedWorker(Worker({MemberId{id}, std::move(host), deadlines, has_checkpoints}, now_ms));
 }
 
 py::list handle(TracedWorker& self, std::int64_t now_ms, const WorkerEvent& event) {
@@ -228,7 +218,9 @@ void bind_coordinator(py::module_& m) {
             return self.machine.why_not(layout, epoch);
           },
           py::arg("layout"),
-          py::arg("epoch"));
+          py::arg("epoch"))
+      .def("stands_because",
+           [](const TracedCoordinator& self) { return self.machine.stands_because(); });
 }
 
 void bind_worker(py::module_& m) {
@@ -239,7 +231,8 @@ void bind_worker(py::module_& m) {
            py::arg("id"),
            py::arg("host"),
            py::arg("timeout_ms"),
-           py::arg("now_ms"))
+           py::arg("now_ms"),
+           py::arg("has_checkpoints") = false)
       .def(
           "heard",
           [](TracedWorker& self, std::int64_t now_ms, const std::string& line) {
@@ -350,7 +343,8 @@ void bind_worker(py::module_& m) {
           py::arg("now_ms"))
       .def_property_readonly("epoch", [](const TracedWorker& self) { return self.machine.epoch(); })
       .def_property_readonly("version",
-                             [](const TracedWorker& self) { return self.machine.version(); });
+                             [](const TracedWorker& self) { return self.machine.version(); })
+      .def("holds_because", [](const TracedWorker& self) { return self.machine.holds_because(); });
 }
 // NOLINTEND(readability-function-size)
 
@@ -360,6 +354,7 @@ void bind_membership(py::module_& m) {
   bind_coordinator(m);
   bind_worker(m);
   m.def("membership_description", &read_description, py::arg("line"));
+  m.def("membership_record", &read_record, py::arg("line"));
   m.def("membership_speaker", &speaker, py::arg("line"));
   m.def(
       "membership_tick_ms",

@@ -50,7 +50,10 @@ inline py::tuple action(const membership::Retire& each) {
   return py::make_tuple("retire", each.attempt);
 }
 inline py::tuple action(const membership::StopStep& each) {
-  return py::make_tuple("stop", each.epoch);
+  return py::make_tuple("stop", each.epoch, each.why);
+}
+inline py::tuple action(const membership::StandStill& each) {
+  return py::make_tuple("stand", each.why, each.is_gone);
 }
 inline py::tuple action(const membership::FindVersions& /*each*/) {
   return py::make_tuple("search");

@@ -750,10 +750,13 @@ class MembershipWorker:
     Every method takes the time in milliseconds and returns what is to be done, in this order:
     ``("tell", message)``, ``("train", epoch, version)``, ``("prepare", attempt)``, ``("switch",
     attempt, version)``, ``("discard", attempt)``, ``("install", attempt, epoch, version)``,
-    ``("retire", attempt)``, ``("stop", epoch)`` and ``("end", reason, why)``. Not thread-safe.
+    ``("retire", attempt)``, ``("stop", epoch, why)``, ``("stand", why, is_gone)`` and ``("end",
+    reason, why)``. Not thread-safe.
     """
 
-    def __init__(self, id: int, host: str, timeout_ms: int, now_ms: int) -> None: ...
+    def __init__(
+        self, id: int, host: str, timeout_ms: int, now_ms: int, has_checkpoints: bool = False
+    ) -> None: ...
     def trace(self, is_on: bool) -> None:
         """Keeps the lines of a trace from now on, or no more; see ``membership/trace.hpp``."""
 
@@ -841,6 +844,14 @@ def membership_description(line: str) -> dict[str, Any]:
     """An attempt as it is published.
 
     Keys: attempt, is_recovery, source, target, holdings, cold_because.
+    """
+
+def membership_record(line: str) -> tuple[Any, ...]:
+    """A record of a ledger: its kind, and what is in it.
+
+    ``("joined", member, host)``, ``("leaves", member)``, ``("released", member)``, ``("lost",
+    member, why)``, ``("wished", layout)``, ``("begun", attempt)``, ``("aborted", attempt, why)``,
+    ``("committed", attempt, world)``, ``("halted", epoch, why)`` and ``("finished", epoch)``.
     """
 
 def membership_speaker(line: str) -> int:

@@ -105,6 +105,9 @@ class Coordinator {
   /// since, its members refuse it, or another one was wished for. Empty where one may still come.
   /// Cost     O(layouts).
   [[nodiscard]] std::string why_not(const std::string& layout, std::int64_t epoch) const;
+  /// Why no change is under way, as long as none is; empty while one is, or is about to be chosen.
+  /// Cost     O(1).
+  [[nodiscard]] std::string stands_because() const;
   /// Equal to replay_ledger() of every record that handle() has asked to persist, and of those the
   /// coordinator was made from.
   [[nodiscard]] const DurableState& durable() const;

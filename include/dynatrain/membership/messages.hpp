@@ -64,7 +64,9 @@ struct PrepareFailed {
   std::int64_t attempt = 0;
   std::string why;
   bool is_uncovered = false;  ///< the version of a recovery cannot be put together from its holders
-  bool is_refusal = false;    ///< the target cannot be taken from the state as it is
+  /// The target cannot be taken from the state as it is. Beside `is_uncovered`: which of the two it
+  /// is cannot be told, and another target might do.
+  bool is_refusal = false;
 };
 
 /// The answer to Propose; yes binds the member until it hears the decision or a later proposal.
@@ -169,6 +171,14 @@ struct Decision {
 /// Stop the step at once, abort what hangs, and report.
 struct Halt {
   std::int64_t epoch = 0;
+  std::string why;  ///< who is lost, or whose step has failed
+};
+
+/// Why nothing goes on, to a member that trains in no world and takes part in no attempt: said
+/// behind every heartbeat for as long as it is so.
+struct Holds {
+  std::string why;
+  bool is_gone = false;  ///< the state cannot be put together from what is left of it
 };
 
 /// Nobody who is there has a state: says which versions the member finds on disk.
@@ -184,8 +194,18 @@ struct Lost {
   std::string why;
 };
 
-using FromCoordinator = std::
-    variant<Welcome, Refused, Heard, Prepare, Propose, Go, Decision, Halt, Search, Released, Lost>;
+using FromCoordinator = std::variant<Welcome,
+                                     Refused,
+                                     Heard,
+                                     Prepare,
+                                     Propose,
+                                     Go,
+                                     Decision,
+                                     Halt,
+                                     Holds,
+                                     Search,
+                                     Released,
+                                     Lost>;
 
 inline constexpr std::size_t kMaxSuspects = 64;
 inline constexpr std::size_t kMaxSnapshots = 64;

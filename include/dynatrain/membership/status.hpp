@@ -47,6 +47,7 @@ struct Status {
   /// for no time.
   std::string waits_for;
   double seconds_left = 0;
+  std::string wish;          ///< the layout that was asked for, or empty
   std::string last_failure;  ///< why the last attempt was aborted; empty after a success
   /// Passed over until members come or go or the wish changes: those who are there cannot take
   /// them.

@@ -106,6 +106,14 @@ struct Retire {
 /// Abort what hangs, in the step and in a transfer; ends with Stopped.
 struct StopStep {
   std::int64_t epoch = 0;
+  std::string why;
+};
+
+/// Nothing goes on, and why: for the process to tell its user. Comes with every heartbeat that is
+/// answered so.
+struct StandStill {
+  std::string why;
+  bool is_gone = false;  ///< the state is; the process ends soon where nothing comes that helps
 };
 
 /// Look for checkpoints of the job; ends with Found.
@@ -119,6 +127,7 @@ enum class EndReason : std::uint8_t {
   kLost,       ///< declared lost
   kUndecided,  ///< has voted yes and could not learn the decision
   kAbandoned,  ///< holds, and the coordinator is not heard
+  kStateGone,  ///< the state of the job cannot be put together from what is left of it
 };
 
 [[nodiscard]] std::string_view end_reason_name(EndReason reason);
@@ -137,6 +146,7 @@ using WorkerAction = std::variant<Tell,
                                   Install,
                                   Retire,
                                   StopStep,
+                                  StandStill,
                                   FindVersions,
                                   End>;
 
@@ -144,6 +154,9 @@ struct WorkerOptions {
   MemberId id;
   std::string host;
   Deadlines deadlines = make_deadlines();
+  /// The process looks for checkpoints: a state that is gone may still come from a folder that is
+  /// there later. Without, there is nothing to wait for.
+  bool has_checkpoints = false;
 };
 
 /// One member's side of the protocol. A pure state machine: events and the time in, actions out.
@@ -190,6 +203,7 @@ class Worker {
   void on(const Go& message);
   void on(const Decision& message);
   void on(const Halt& message);
+  void on(const Holds& message);
   void on(const Search& message);
   void on(const Released&);
   void on(const Lost& message);
@@ -213,6 +227,7 @@ class Worker {
   void send_heartbeat();
   void check_deadlines_passed();
   void tell(FromWorker message);
+  void leave_as(EndReason reason, std::string why);
   void end(EndReason reason, std::string why);
   void stale() { ++num_stale_; }
   [[nodiscard]] bool is_open(std::int64_t attempt) const;
@@ -242,6 +257,8 @@ class Worker {
   std::int64_t closed_attempt_ = 0;
   std::int64_t draining_attempt_ = 0;  ///< its transfer has been told to end, and has not yet
   std::optional<std::int64_t> leave_by_ms_;
+  std::optional<std::int64_t> gone_by_ms_;  ///< the state is gone, and this long it is waited for
+  std::string gone_why_;
   std::optional<std::int64_t> finish_by_ms_;  ///< the script is done, and the coordinator is told
   std::int64_t next_heartbeat_ms_ = 0;
   std::int64_t last_heard_ms_ = 0;

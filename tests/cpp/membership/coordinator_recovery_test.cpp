@@ -24,6 +24,14 @@ CoordinatorDesk halted() {
   return desk;
 }
 
+Heartbeat halted_beat(std::uint64_t member) {
+  Heartbeat beat;
+  beat.id = {member};
+  beat.epoch = 1;
+  beat.activity = Activity::kHalted;
+  return beat;
+}
+
 /// Two members, of which one has failed in a step.
 CoordinatorDesk broken() {
   CoordinatorDesk desk(two_or_one());
@@ -194,7 +202,63 @@ TEST(CoordinatorRecovery, WithoutACoveredVersionItWaitsAndSaysSo) {
   (void)desk.give(PrepareFailed{{1}, 2, "no owner", true});  // the other layout is tried, too
   EXPECT_TRUE(sent<Prepare>(desk.give(PrepareFailed{{1}, 3, "no owner", true})).empty());
   EXPECT_EQ(desk.status().waits_for,
-            "none of the 1 reported versions can be put together; the job needs a checkpoint");
+            "none of the 1 reported versions can be put together; the job needs a checkpoint: "
+            "member 1 cannot prepare: no owner");
+}
+
+// The members stood for ever, and only who asked for the status learned why.
+TEST(CoordinatorRecovery, AStateThatIsGoneIsToldToThoseWhoHold) {
+  CoordinatorDesk desk = halted();
+  (void)desk.give(clean(1, 5));
+  (void)desk.give(clean(2, 5));
+  EXPECT_TRUE(sent<Holds>(desk.give(halted_beat(1))).empty());  // an attempt is open
+  (void)desk.give(PrepareFailed{{1}, 2, "no owner", true});
+  (void)desk.give(PrepareFailed{{1}, 3, "no owner", true});
+
+  const auto told = sent<Holds>(desk.give(halted_beat(2)));
+
+  ASSERT_EQ(told.size(), 1U);
+  EXPECT_TRUE(told[0].second.is_gone);
+  EXPECT_EQ(told[0].second.why, desk.status().waits_for);
+}
+
+// A model that no layout of the few who are left can take is whole, and one who comes saves it.
+TEST(CoordinatorRecovery, AStateIsNotGoneWhereTheTargetMayBeAtFault) {
+  CoordinatorDesk desk = halted();
+  (void)desk.give(clean(1, 5));
+  (void)desk.give(clean(2, 5));
+  (void)desk.give(PrepareFailed{{1}, 2, "it cuts no head", true, true});
+  (void)desk.give(PrepareFailed{{1}, 3, "it cuts no head", true, true});
+
+  const auto told = sent<Holds>(desk.give(halted_beat(2)));
+
+  ASSERT_EQ(told.size(), 1U);
+  EXPECT_FALSE(told[0].second.is_gone);
+}
+
+TEST(CoordinatorRecovery, WhoHoldsForMembersIsToldSo) {
+  CoordinatorDesk desk({{"dp=2", 2}});
+  desk.make_world({1, 2});
+  (void)desk.give(ConnectionClosed{{2}});
+  (void)desk.give(clean(1, 5));
+
+  const auto told = sent<Holds>(desk.give(halted_beat(1)));
+
+  ASSERT_EQ(told.size(), 1U);
+  EXPECT_FALSE(told[0].second.is_gone);
+  EXPECT_EQ(told[0].second.why, "1 members are available, the smallest layout needs 2");
+}
+
+// "A member is lost" does not tell an operator which machine to look at.
+TEST(CoordinatorRecovery, AHaltNamesWhoIsLost) {
+  CoordinatorDesk desk(up_to_three());
+  desk.make_world({1, 2, 3});
+
+  const auto halts = sent<Halt>(desk.give(ConnectionClosed{{3}}));
+
+  ASSERT_EQ(halts.size(), 2U);
+  EXPECT_EQ(halts[0].second.why,
+            "member 3 (rank 2 of dp=3, host) was lost: its connection was closed");
 }
 
 TEST(CoordinatorRecovery, WithoutEnoughMembersItWaitsAndSaysSo) {

@@ -132,7 +132,8 @@ TEST(CoordinatorSearch, WithoutOneThatCanBeReadItHoldsAndLooksAgain) {
   (void)desk.give(PrepareFailed{{1}, 2, "a sum does not fit", true});
   EXPECT_EQ(desk.published.attempt, 2);
   EXPECT_EQ(desk.status().waits_for,
-            "none of the 1 reported versions can be put together; the job needs a checkpoint");
+            "none of the 1 reported versions can be put together; the job needs a checkpoint: "
+            "member 1 cannot prepare: a sum does not fit");
 
   EXPECT_EQ(sent<Search>(desk.wait_with({1, 2}, desk.deadlines().back_off_ms)).size(), 2U);
   (void)desk.find(1, {50, 45});

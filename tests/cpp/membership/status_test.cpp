@@ -24,7 +24,8 @@ TEST(Status, SaysThatMoreMembersMayJoin) {
   CoordinatorDesk desk(two_or_one());
   (void)desk.come(1);
 
-  EXPECT_EQ(desk.status().waits_for, "more members may join or leave");
+  EXPECT_EQ(desk.status().waits_for,
+            "the next world is chosen once nobody has come, gone or asked for a while");
   EXPECT_EQ(desk.status().seconds_left, 0.5);
 }
 
@@ -36,6 +37,13 @@ TEST(Status, SaysThatTheWorldIsTheOneThatIsWanted) {
   EXPECT_EQ(desk.status().phase, Phase::kSteady);
   EXPECT_EQ(desk.status().waits_for, "the present world is the one that is wanted");
   EXPECT_EQ(desk.status().seconds_left, 0);
+}
+
+TEST(Status, NamesTheWish) {
+  CoordinatorDesk desk(two_or_one());
+  (void)desk.give(Resize{"dp=1"});
+
+  EXPECT_EQ(desk.status().wish, "dp=1");
 }
 
 TEST(Status, SaysWhyAWishIsNotFollowed) {

@@ -70,7 +70,8 @@ TEST(Text, EveryMessageOfTheCoordinatorTravels) {
                                               Propose{1, 2, 3},
                                               Go{1, 2, 3},
                                               Decision{1, false, ""},
-                                              Halt{1},
+                                              Halt{1, all_bytes()},
+                                              Holds{all_bytes(), true},
                                               Released{},
                                               Lost{"no heartbeat"}};
   for (const FromCoordinator& message : messages) {

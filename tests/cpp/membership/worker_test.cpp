@@ -202,7 +202,7 @@ TEST(WorkerVote, EndsUndecidedWhereTheDecisionCannotBeLearnt) {
 TEST(WorkerVote, HaltWaitsForTheDecision) {
   WorkerDesk desk = voted();
 
-  EXPECT_TRUE(desk.hear(Halt{1}).empty());
+  EXPECT_TRUE(desk.hear(Halt{1, {}}).empty());
 }
 
 TEST(WorkerVote, ATransferThatFailsIsANo) {
@@ -266,7 +266,7 @@ TEST(WorkerHalt, OneInAWorldDoesNotLookOnDisk) {
 TEST(WorkerHalt, StopsThenReports) {
   WorkerDesk desk = training();
 
-  EXPECT_EQ(found<StopStep>(desk.hear(Halt{1})).size(), 1U);
+  EXPECT_EQ(found<StopStep>(desk.hear(Halt{1, {}})).size(), 1U);
   const auto reports = told<Report>(desk.give(Stopped{1, true, {0}}));
 
   ASSERT_EQ(reports.size(), 1U);
@@ -276,10 +276,10 @@ TEST(WorkerHalt, StopsThenReports) {
 
 TEST(WorkerHalt, AskedAgainReportsTheSame) {
   WorkerDesk desk = training();
-  (void)desk.hear(Halt{1});
+  (void)desk.hear(Halt{1, {}});
   (void)desk.give(Stopped{1, true, {0}});
 
-  const auto actions = desk.hear(Halt{1});
+  const auto actions = desk.hear(Halt{1, {}});
 
   EXPECT_TRUE(found<StopStep>(actions).empty());
   ASSERT_EQ(told<Report>(actions).size(), 1U);
@@ -288,7 +288,7 @@ TEST(WorkerHalt, AskedAgainReportsTheSame) {
 
 TEST(WorkerHalt, NoStepBeginsBehindIt) {
   WorkerDesk desk = training();
-  (void)desk.hear(Halt{1});
+  (void)desk.hear(Halt{1, {}});
 
   EXPECT_TRUE(found<Train>(desk.give(AtBoundary{1})).empty());
 }
@@ -296,13 +296,13 @@ TEST(WorkerHalt, NoStepBeginsBehindIt) {
 TEST(WorkerHalt, OfAnotherEpochIsStale) {
   WorkerDesk desk = training();
 
-  EXPECT_TRUE(desk.hear(Halt{2}).empty());
+  EXPECT_TRUE(desk.hear(Halt{2, {}}).empty());
 }
 
 // More would not fit a message; the newest are worth most.
 TEST(WorkerHalt, ReportsTheNewestSnapshots) {
   WorkerDesk desk = training();
-  (void)desk.hear(Halt{1});
+  (void)desk.hear(Halt{1, {}});
   Stopped stopped{200, false, {}};
   for (std::int64_t version = 0; version < 100; ++version) {
     stopped.snapshot_versions.push_back(version);

@@ -60,10 +60,7 @@ bool Simulation::is_finished_well() {
   return std::ranges::all_of(processes_, [&](const auto& process) { return !process->is_alive; });
 }
 
-bool Simulation::is_stuck_rightly() {
-  if (!oracle_.is_halted()) {
-    return false;
-  }
+bool Simulation::is_state_gone() {
   const std::vector<MemberId>& members = oracle_.world().members;
   if (is_orphaned(members) ? !checkpoints_.empty() : !on_disk().empty()) {
     return false;
@@ -78,6 +75,13 @@ bool Simulation::is_stuck_rightly() {
         return false;
       }
     }
+  }
+  return true;
+}
+
+bool Simulation::is_stuck_rightly() {
+  if (!oracle_.is_halted() || !is_state_gone()) {
+    return false;
   }
   const Status status = coordinator_->status(now_ms_);
   return status.phase == Phase::kRecovering && !status.attempt && status.seconds_left == 0 &&

@@ -147,6 +147,7 @@ Deadlines simulated_deadlines() {
   deadlines.vote_ms = 2500;
   deadlines.decision_ms = 3200;
   deadlines.abandon_ms = 12'000;
+  deadlines.give_up_ms = 4000;
   deadlines.back_off_ms = 100;
   deadlines.back_off_cap_ms = 800;
   return deadlines;

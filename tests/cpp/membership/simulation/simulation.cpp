@@ -158,6 +158,7 @@ void Simulation::start_process() {
   options.id = id;
   options.host = "host-" + std::to_string(id.value % 4);
   options.deadlines = simulated_deadlines();
+  options.has_checkpoints = scenario_.has_checkpoints;
   processes_.push_back(std::make_unique<Process>(Worker(options, now_ms_)));
   processes_.back()->id = id;
   processes_.back()->has_policy = random_.percent(scenario_.policy_percent);
@@ -252,11 +253,15 @@ void Simulation::carry_out(Process& process, const WorkerAction& action) {
                  },
                  [&](const StopStep&) { stop(process); },
                  [&](const FindVersions&) { find_versions(process); },
+                 [](const StandStill&) {},
                  [&](const End& one) {
                    if (one.reason == EndReason::kUndecided &&
                        now_ms_ > kRepairMs +
                                      std::max(scenario_.quiet_at_ms, process.pause_felt_until_ms)) {
                      throw Violation("a member ends undecided on a network without faults");
+                   }
+                   if (one.reason == EndReason::kStateGone && !is_state_gone()) {
+                     throw Violation("a member gives up a state that is there");
                    }
                    process.end = one.reason;
                    outcome_.num_undecided += one.reason == EndReason::kUndecided ? 1 : 0;

@@ -142,6 +142,7 @@ class Simulation {
   // liveness.cpp
   [[nodiscard]] bool is_well();
   [[nodiscard]] bool is_finished_well();
+  [[nodiscard]] bool is_state_gone();
   [[nodiscard]] bool is_stuck_rightly();
   [[nodiscard]] bool is_resting(const Process& process) const;
   [[nodiscard]] const LayoutChoice* wanted_layout(std::int64_t num_available) const;
