@@ -26,6 +26,7 @@ from dynatrain._errors import Error, LayoutError, TransportError
 from dynatrain.elastic.advice import Answer, written
 from dynatrain.elastic.answers import in_lines
 from dynatrain.elastic.ledger import Ledger
+from dynatrain.elastic.questions import Asked
 from dynatrain.elastic.seal import (
     MAX_LINE_BYTES,
     MEMBER,
@@ -110,10 +111,11 @@ class Coordinator:
         self._settings = settings
         self._ledger = ledger
         timeout_ms = int(settings.timeout_s * 1000)
+        records = [*ledger.lines()]
         begins = {
             "layouts": [(str(layout), layout.world_size) for layout in settings.layouts],
             "timeout_ms": timeout_ms,
-            "records": list(ledger.lines()),
+            "records": records,
             "now_ms": _now_ms(),
         }
         self._machine, self._trace = traced(settings.trace, "coordinator", **begins)
@@ -257,36 +259,32 @@ class Coordinator:
 
     def _answer(self, asked: Any) -> dict[str, Any]:
         """What an operator is told; an answer with ``error`` refuses."""
+        answer = ""
         try:
             if asked["ask"] == "resize":
-                layout = str(Layout.parse(asked["layout"])) if asked["layout"] else ""
+                layout = self._asked().layout(asked["layout"])
                 self._carry_out(self._machine.resize(_now_ms(), layout))
+                answer = self._asked().after_wish(layout)
             elif asked["ask"] == "drain":
-                self._carry_out(self._machine.drain(_now_ms(), self._at_rank(asked["rank"])))
+                member = self._asked().drained(asked["rank"])
+                self._carry_out(self._machine.drain(_now_ms(), member))
+                answer = self._asked().after_drain(member)
             elif asked["ask"] == "wish":
                 return {"why_not": self._why_not(asked["layout"], asked["epoch"])}
             elif asked["ask"] != "status":
                 return {"error": _unknown(asked["ask"])}
         except (Error, KeyError, TypeError, ValueError) as error:
             return {"error": str(error)}
-        return {**self._machine.status(_now_ms()), "num_refused": self._num_refused}
+        status = self._machine.status(_now_ms())
+        return {**status, "num_refused": self._num_refused, "answer": answer}
+
+    def _asked(self) -> Asked:
+        return Asked(self._settings.layouts, self._machine.status(_now_ms()))
 
     def _why_not(self, layout: str, epoch: int) -> str:
         """Why no switch to a layout, wished for in ``epoch``, follows; empty where it may."""
-        listed = [str(each) for each in self._settings.layouts]
-        if layout not in listed:
-            return f"it is none of the coordinator's layouts: {', '.join(listed)}"
-        return str(self._machine.why_not(layout, epoch))
-
-    def _at_rank(self, rank: int) -> int:
-        members = self._machine.status(_now_ms())["world"]["members"]
-        if not isinstance(rank, int) or not 0 <= rank < len(members):
-            raise LayoutError(
-                f"elastic: there is no rank {rank} to drain\n"
-                f"  expected one of the {len(members)} ranks of the present world\n"
-                "  nothing was changed\n  `dynatrain status` tells who is there"
-            )
-        return int(members[rank])
+        why = self._asked().why_unlisted(layout)
+        return why or str(self._machine.why_not(layout, epoch))
 
     def _carry_out(self, actions: Iterable[tuple[Any, ...]]) -> None:
         for kind, *facts in actions:

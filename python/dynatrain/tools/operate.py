@@ -69,20 +69,7 @@ def run(options: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps({"schema_version": 1, **status}, indent=2) + "\n")
     else:
         show(status)
-        if lack := _lack(getattr(options, "layout", ""), len(status["members"])):
-            sys.stdout.write(lack)
     return 0
-
-
-def _lack(layout: str, num_members: int) -> str:
-    """A line that says how many members a layout waits for; empty where there are enough."""
-    from dynatrain import Layout
-
-    needed = Layout.parse(layout).world_size if layout else 0
-    if needed <= num_members:
-        return ""
-    verb = "is" if num_members == 1 else "are"
-    return f"{layout} needs {needed} members, {num_members} {verb} there\n"
 
 
 def show(status: dict[str, Any]) -> None:
@@ -95,12 +82,20 @@ def show(status: dict[str, Any]) -> None:
         steps = str(member["version"])
         table.add_row(rank, str(member["id"]), member["host"], member["role"], steps, heard)
     console.print(table)
-    waits = f", at most {status['seconds_left']:.0f} s" if status["seconds_left"] else ""
+    waits = f", at most {_seconds(status['seconds_left'])}" if status["seconds_left"] else ""
     console.print(f"{status['phase']}: {status['waits_for'] or 'nothing is waited for'}{waits}")
+    if status["wish"]:
+        console.print(f"{status['wish']} is wished for")
     if status["last_failure"]:
         console.print(f"the last change failed: {status['last_failure']}")
     for refused in status["refused_layouts"]:
         console.print(f"{refused['layout']} is passed over: {refused['why']}")
+    if status["answer"]:
+        console.print(status["answer"])
+
+
+def _seconds(seconds: float) -> str:
+    return f"{max(seconds, 0.1):.1f} s" if seconds < 10 else f"{seconds:.0f} s"
 
 
 def _title(world: dict[str, Any]) -> str:
