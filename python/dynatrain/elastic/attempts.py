@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from enum import IntEnum
 from typing import Any
 
@@ -13,6 +14,8 @@ from dynatrain._errors import BudgetError, LayoutError, TransportError
 from dynatrain.generation.seats import Seats
 from dynatrain.layout import Layout
 
+#: Lost members that a line names.
+_MOST_NAMED = 8
 #: How backends name themselves in errors of torch that have no class of their own.
 _BACKENDS = ("gloo", "nccl", "connection")
 
@@ -53,13 +56,27 @@ def seats_of(description: dict[str, Any]) -> Seats | None:
     return Seats(Layout.parse(source["layout"]), ids)
 
 
-def summary_of(attempt: int, description: dict[str, Any]) -> str:
+def summary_of(attempt: int, description: dict[str, Any], hosts: Mapping[int, str]) -> str:
     """What an attempt is to do."""
     source, target = (description[side]["layout"] or "nothing" for side in ("source", "target"))
     version = f" of step {description['target']['version']}" if description["is_recovery"] else ""
     why = description["cold_because"].partition("\n")[0]
+    lost = lost_of(description, hosts)
+    without = f", without {lost}" if lost else ""
     where = f", in the stop: it could not be prepared beside training ({why})" if why else ""
-    return f"attempt {attempt}: {source}{version} -> {target}{where}"
+    return f"attempt {attempt}: {source}{version} -> {target}{without}{where}"
+
+
+def lost_of(description: dict[str, Any], hosts: Mapping[int, str]) -> str:
+    """The members of a halted world that are there no more, in words; empty where all are."""
+    source, there = description["source"], _holdings(description)
+    lost = [
+        f"rank {rank} (member {member}, {hosts.get(member, 'of a host that is not known')})"
+        for rank, member in enumerate(source["members"])
+        if there.get(member, Holding.LIVE) == Holding.ABSENT
+    ]
+    more = f" and {len(lost) - _MOST_NAMED} more" if len(lost) > _MOST_NAMED else ""
+    return ", ".join(lost[:_MOST_NAMED]) + more
 
 
 def _holdings(description: dict[str, Any]) -> dict[int, Holding]:
@@ -67,6 +84,11 @@ def _holdings(description: dict[str, Any]) -> dict[int, Holding]:
     source, target = description["source"]["members"], description["target"]["members"]
     each = dict.fromkeys([*source, *target])
     return dict(zip(each, map(Holding, description["holdings"]), strict=False))
+
+
+def is_hole(error: LayoutError) -> bool:
+    """Whether a part of the source is nobody's, so that no target could be made of it."""
+    return "have no owner" in str(error)
 
 
 def is_refusal(error: BaseException) -> bool:

@@ -14,6 +14,7 @@ from dynatrain._errors import Error, InternalError, LayoutError, TransportError,
 from dynatrain.elastic.attempts import (
     is_of_communication,
     is_refusal,
+    lost_of,
     members_of,
     read_published,
     seats_of,
@@ -21,10 +22,11 @@ from dynatrain.elastic.attempts import (
 )
 from dynatrain.elastic.driven import Driven
 from dynatrain.elastic.events import Events
-from dynatrain.elastic.part import Asked, Part, UncoveredError
-from dynatrain.elastic.ready import Ready
+from dynatrain.elastic.part import Asked, Part
+from dynatrain.elastic.ready import Ready, uncovered
 from dynatrain.elastic.slices import Slices
 from dynatrain.elastic.snapshots import Snapshots
+from dynatrain.elastic.standstill import STATE_GONE, state_is_gone
 from dynatrain.elastic.wishes import Wishes
 from dynatrain.generation.connections import Connections
 from dynatrain.generation.generation import Generation
@@ -100,7 +102,7 @@ class Driver:
         store = self._store()
         description, hosts = read_published(store.get(f"attempt/{attempt}"))
         target = description["target"]
-        words = summary_of(attempt, description)
+        words = summary_of(attempt, description, hosts)
         self.events.note("preparing", words)
         if description["cold_because"]:
             _log.info("%s", words)
@@ -125,21 +127,13 @@ class Driver:
             ready.generation.close(in_store=False)
             connections.check()
         if ready.version is not None:
-            self._await_held(attempt, ready)
+            self._await_held(attempt, ready, lost_of(description, hosts))
         elif ready.source is not None and not description["cold_because"]:
             self._prepare_ahead(attempt, ready, (ready.source, ready.epoch))
 
     def _prepare_ahead(self, attempt: int, ready: Ready, source: tuple[Seats, int]) -> None:
-        ready.ahead.set_running_or_notify_cancel()
         try:
-            run = ready.slices.run
-            ready.standing.append(
-                self._session.prepare_ahead(ready.generation, source, ready.target, run)
-            )
-            ready.ahead.set_result(None)
-        except BaseException as error:
-            ready.ahead.set_exception(error)
-            raise
+            ready.prepare_ahead(self._session, source)
         finally:
             with self._lock:
                 is_dropped = attempt not in self._ready
@@ -151,12 +145,17 @@ class Driver:
         host, port = self.part.store_at
         return TCPStore(host, port, is_master=False, timeout=self._timeout)
 
-    def _await_held(self, attempt: int, ready: Ready) -> None:
+    def _await_held(self, attempt: int, ready: Ready, lost: str) -> None:
         self.part.ask(Asked("hold", attempt))
         try:
             ready.await_held(self._timeout)
         except LayoutError as error:
-            raise UncoveredError(f"the state of {ready.version} steps: {error}") from error
+            raise uncovered(ready, error, lost, self._session.previous) from error
+
+    @property
+    def has_checkpoints(self) -> bool:
+        """Whether checkpoints of the job are looked for on disk."""
+        return self._snapshots is not None and self._snapshots.checkpoints is not None
 
     def find_versions(self) -> list[int]:
         """Versions of the job that this member finds on disk. Raises OSError."""
@@ -173,7 +172,7 @@ class Driver:
             self._abort(asked.attempt, "the attempt was given up")
             return
         if asked.kind == "stop":
-            self.events.note("halted", "a member is lost, or its step has failed")
+            self.events.note("halted", asked.why[1])
         elif asked.why[0] == "released" and self._vote_is != _OPEN:
             return  # it is left out of a world that others go to: it ends that switch with them
         why = "a member is lost" if asked.kind == "stop" else "this member has ended"
@@ -200,6 +199,8 @@ class Driver:
         while asked.kind != "train":
             if asked.kind == "end":
                 self._end(asked)
+                if asked.why[0] == STATE_GONE:
+                    raise state_is_gone(asked.why[1])
                 return False
             self._do(asked)
             self.events.tell()
@@ -297,6 +298,7 @@ class Driver:
         assert ready.version is not None
         try:
             self._session.hold(ready.generation, ready.source, ready.epoch, ready.version)
+            ready.taken.set()
             self._session.prepare(ready.target)
         except Error as error:
             if ends_job(error):

@@ -167,7 +167,7 @@ class Line:
                 return None
             said = connection.seal.open(line)
         except OSError as error:
-            _log.info("the coordinator is lost; training goes on, changes wait: %s", error)
+            _log.info("the coordinator is lost: %s", error)
             self._end(connection)
             self._count_unheard()
             return None

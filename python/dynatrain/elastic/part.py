@@ -22,6 +22,7 @@ from dynatrain.elastic.advice import Adviser, Answer, Policy, Roster, clipped, r
 from dynatrain.elastic.late import outlives
 from dynatrain.elastic.line import Line
 from dynatrain.elastic.seal import MEMBER, POLICY
+from dynatrain.elastic.standstill import Standstill
 from dynatrain.elastic.trace import traced
 from dynatrain.generation.nodes import node_name
 
@@ -39,7 +40,7 @@ class Asked:
             ``stop`` or ``end``.
         attempt: that it is about; 0 where it is about none.
         version: completed steps with which the world begins, or at which it is left.
-        why: of an end, its kind and its reason.
+        why: of an end, its kind and its reason; of a stop, only the latter.
     """
 
     kind: str
@@ -49,7 +50,17 @@ class Asked:
 
 
 class UncoveredError(Exception):
-    """A version of the state cannot be put together from what members hold of it."""
+    """A version of the state cannot be put together from what members hold of it.
+
+    Attributes:
+        may_be_the_target: whether what is wrong may be the target's, so that another one might do.
+        then: what is asked next, in words; empty where nothing is left.
+    """
+
+    def __init__(self, message: str, *, may_be_the_target: bool = False, then: str = "") -> None:
+        super().__init__(message)
+        self.may_be_the_target = may_be_the_target
+        self.then = then
 
 
 class Tasks(Protocol):
@@ -57,6 +68,10 @@ class Tasks(Protocol):
 
     def prepare(self, attempt: int) -> None:
         """Prepares an attempt, in a thread of its own; what it raises is told."""
+
+    @property
+    def has_checkpoints(self) -> bool:
+        """Whether checkpoints of the job are looked for on disk."""
 
     def find_versions(self) -> list[int]:
         """Versions of the job on disk, in a thread of its own; raises where that cannot be told."""
@@ -110,7 +125,14 @@ class Part:
         self._preparing: list[threading.Thread] = []
         self._refused: Exception | None = None
         path = None if traces is None else traces / f"member-{self.id}.trace"
-        begins = {"id": self.id, "host": node_name(), "timeout_ms": timeout_ms, "now_ms": _now_ms()}
+        begins = {
+            "id": self.id,
+            "host": node_name(),
+            "timeout_ms": timeout_ms,
+            "now_ms": _now_ms(),
+            "has_checkpoints": tasks.has_checkpoints,
+        }
+        self._standstill = Standstill(timeout_s)
         self._machine, self._trace = traced(path, "worker", **begins)
         self._thread = threading.Thread(target=self._run, name="dynatrain membership", daemon=True)
         self._thread.start()
@@ -199,7 +221,9 @@ class Part:
                 if self._line.connect() is not was_connected:
                     was_connected = not was_connected
                     kind = "coordinator-found" if was_connected else "coordinator-lost"
-                    self._tasks.notice(kind, "changes wait for it, training does not")
+                    words = self._what_waits(was_connected)
+                    self._tasks.notice(kind, words)
+                    _log.info("%s: %s", kind, words)
                 if was_connected:
                     line = self._line.hear(self._tick_s)
                     if line is not None:
@@ -224,6 +248,16 @@ class Part:
             self._is_to_search = False
             if _started("dynatrain looks for checkpoints", self._searched) is None:
                 self._is_to_search = True  # at the next tick again
+
+    def _what_waits(self, is_there: bool) -> str:
+        """What the coordinator's coming or going is for this member."""
+        if is_there:
+            return "changes go on"
+        with self._changed:
+            why = self._machine.holds_because()
+        if not why:
+            return "training goes on, changes wait for it"
+        return f"this member stands still until it is back: {why}"
 
     def _write_trace(self) -> None:
         with self._changed:
@@ -270,15 +304,15 @@ class Part:
 
     def _feed(self, event: Callable[[int], list[tuple[Any, ...]]]) -> None:
         """Gives the machine an event and hands on what it asks for."""
-        to_prepare, to_interrupt, is_to_search = [], [], False
+        to_prepare, to_interrupt, beside = [], [], []
         with self._changed:
             for kind, *facts in event(_now_ms()):
                 if kind == "tell":
                     self._to_say.append(facts[0])
                 elif kind == "prepare":
                     to_prepare.append(facts[0])
-                elif kind == "search":
-                    is_to_search = True
+                elif kind in ("search", "stand"):
+                    beside.append((kind, facts))
                 else:
                     asked = _asked(kind, facts)
                     self._asked.append(asked)
@@ -289,12 +323,23 @@ class Part:
             self._tasks.interrupt(asked)
         self._say_all()
         for attempt in to_prepare:
+            self._standstill.goes_on()
             thread = _started(f"dynatrain prepares {attempt}", self._prepared, attempt)
             if thread is None:
                 self._prepare_broke(attempt, RuntimeError("this process can start no thread"))
             else:
                 self._preparing = [*filter(threading.Thread.is_alive, self._preparing), thread]
-        self._is_to_search = self._is_to_search or is_to_search
+        for kind, facts in beside:
+            self._do_beside(kind, facts)
+
+    def _do_beside(self, kind: str, facts: Sequence[Any]) -> None:
+        """What neither the training thread nor a preparation has a part in."""
+        if kind == "search":
+            self._is_to_search = True
+            return
+        why, is_gone = facts
+        trains_later = self._machine.epoch == 0
+        self._standstill.told(why, is_gone=is_gone, trains_later=trains_later)
 
     def _searched(self) -> None:
         """Says which versions are on disk, once that can be told: the coordinator waits for it."""
@@ -319,16 +364,27 @@ class Part:
     def _prepared(self, attempt: int) -> None:
         try:
             self._tasks.prepare(attempt)
+        except UncoveredError as error:
+            self._uncovered(attempt, error)
         except BaseException as error:  # noqa: BLE001 - the coordinator and all others learn of it
             self._prepare_broke(attempt, error)
         else:
             self._feed(lambda now: self._machine.prepare_done(now, attempt))
 
     def _prepare_broke(self, attempt: int, error: BaseException) -> None:
-        why = clipped(given.described(error))
+        why, is_refusal = clipped(given.described(error)), attempts.is_refusal(error)
         _log.warning("attempt %d could not be prepared here: %s", attempt, why)
-        what = isinstance(error, UncoveredError), attempts.is_refusal(error)
-        self._feed(lambda now: self._machine.prepare_broke(now, attempt, why, *what))
+        self._feed(lambda now: self._machine.prepare_broke(now, attempt, why, False, is_refusal))
+
+    def _uncovered(self, attempt: int, error: UncoveredError) -> None:
+        """Says that a version is not whole; to be expected where copies are asked next."""
+        why, is_refusal = str(error), error.may_be_the_target
+        if error.then:
+            _log.info("attempt %d: %s; %s", attempt, why, error.then)
+        else:
+            _log.warning("attempt %d: %s; no member has another version of it", attempt, why)
+        told = clipped(why)
+        self._feed(lambda now: self._machine.prepare_broke(now, attempt, told, True, is_refusal))
 
 
 def _started(name: str, work: Callable[..., None], *args: Any) -> threading.Thread | None:
@@ -349,7 +405,7 @@ def _asked(kind: str, facts: Sequence[Any]) -> Asked:
     if kind == "switch":
         return Asked(kind, facts[0], facts[1])
     if kind == "stop":
-        return Asked(kind)
+        return Asked(kind, why=("", facts[1]))
     if kind == "end":
         return Asked(kind, why=(facts[0], facts[1]))
     return Asked(kind, facts[0])

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as TooLate
 from dataclasses import dataclass, field
 from datetime import timedelta
+from threading import Event
 
-from dynatrain._errors import TransportError
+from dynatrain._errors import LayoutError, TransportError
+from dynatrain.elastic.attempts import is_hole
+from dynatrain.elastic.driven import Driven
+from dynatrain.elastic.part import UncoveredError
 from dynatrain.elastic.slices import Slices
 from dynatrain.generation.generation import Generation
 from dynatrain.generation.seats import Seats
@@ -26,6 +31,7 @@ class Ready:
         epoch: of the source, as sessions count.
         version: of a recovery, the completed steps of what is left; else None.
         slices: what the thread of a planned change has the training thread do.
+        taken: of a recovery, set when this member has what is left of the version.
         held: of a recovery, done when the training thread has prepared the switch.
         ahead: done when the thread of a planned change has prepared it beside training; never
             where it is prepared in the stop.
@@ -39,8 +45,21 @@ class Ready:
     version: int | None
     slices: Slices
     held: Future[None] = field(default_factory=Future)
+    taken: Event = field(default_factory=Event)
     ahead: Future[None] = field(default_factory=Future)
     standing: list[Standing] = field(default_factory=list)
+
+    def prepare_ahead(self, session: Driven, source: tuple[Seats, int]) -> None:
+        """Prepares a planned change beside training; what fails is raised, and known to others."""
+        self.ahead.set_running_or_notify_cancel()
+        try:
+            self.standing.append(
+                session.prepare_ahead(self.generation, source, self.target, self.slices.run)
+            )
+            self.ahead.set_result(None)
+        except BaseException as error:
+            self.ahead.set_exception(error)
+            raise
 
     def await_held(self, patience: timedelta) -> None:
         """Waits until the training thread has prepared a recovery; raises what that raises there.
@@ -63,3 +82,27 @@ class Ready:
                 "  nothing was moved; what each member holds is as it was\n"
                 "  the coordinator tries again; a longer timeout_s lets it take longer"
             ) from None
+
+
+def uncovered(
+    ready: Ready, error: LayoutError, lost: str, versions: Sequence[int]
+) -> UncoveredError:
+    """What a member says of a version that cannot be put together.
+
+    Args:
+        ready: the recovery to it.
+        error: of its preparation.
+        lost: the members that are there no more, in words.
+        versions: that this member can go back to.
+    """
+    first, *more = [line.strip() for line in str(error).splitlines()]
+    detail = f" ({more[0]})" if more and is_hole(error) else ""
+    whose = f", as {lost} is lost" if lost else ""
+    assert ready.version is not None
+    earlier = max((each for each in versions if each < ready.version), default=None)
+    then = "" if earlier is None else f"what is kept of step {earlier} is asked next"
+    return UncoveredError(
+        f"the state of {ready.version} steps is not whole{whose}: {first}{detail}",
+        may_be_the_target=ready.taken.is_set() and not is_hole(error),
+        then=then,
+    )

@@ -301,6 +301,6 @@ def test_a_recovery_that_the_training_thread_does_not_prepare_says_so(attempt):
     attempt.driver._timeout = timedelta(milliseconds=20)
     ready = replace(attempt.ready, version=3)
     with pytest.raises(TransportError, match=r"tp=2 was given up.* 3 steps for 0.02 s"):
-        attempt.driver._await_held(7, ready)
+        attempt.driver._await_held(7, ready, "rank 1")
 
     assert attempt.driver.part.asked == [Asked("hold", 7)]

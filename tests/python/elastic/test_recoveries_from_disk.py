@@ -10,6 +10,7 @@ import torch
 
 from dynatrain import Layout, LayoutError
 from dynatrain.elastic import checkpoint_files, checkpoint_reader, missing
+from dynatrain.elastic.attempts import is_hole
 from dynatrain.elastic.checkpoint_folder import CheckpointFolder
 from dynatrain.elastic.missing import Brings
 from dynatrain.elastic.rounds import Cadence, Means
@@ -190,8 +191,9 @@ def test_without_any_source_the_error_names_the_region(folder):
     def spoil(path):
         path.rename(path.with_name("step-4"))
 
-    with pytest.raises(LayoutError, match=r"no rank holds .* of 'weight"):
+    with pytest.raises(LayoutError, match=r"no rank holds .* of 'weight") as raised:
         recovered(folder, [1], copied=[0, 2, 3], spoil=spoil)
+    assert is_hole(raised.value)  # members end for that, and for no target that does not fit
 
 
 # A disk that hangs is no error by itself: the training thread sat in the read for good, the same

@@ -168,6 +168,8 @@ def test_a_coordinator_that_is_told_to_end_loses_nobody(caplog):
 class Idle:
     """What is done beside a training thread: nothing."""
 
+    has_checkpoints = False
+
     def prepare(self, attempt):
         """Nobody asks for it."""
 

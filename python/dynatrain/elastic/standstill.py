@@ -1,0 +1,74 @@
+"""A member that stands still tells why, and what would help; and the error of one that ends so."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from dynatrain._errors import TransportError
+
+_log = logging.getLogger("dynatrain.elastic")
+#: The reason of an end: the state cannot be put together from what is left of it.
+STATE_GONE = "state-gone"
+_KEPT = (
+    "join(..., snapshot_every=) keeps copies of a state on other members, checkpoint_dir= on disk"
+)
+
+
+class Standstill:
+    """Tells at once, when the reason is another one, and again every ``every_s``.
+
+    Args:
+        every_s: between two lines of one reason.
+        clock: seconds that never go back.
+    """
+
+    def __init__(self, every_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._every_s = every_s
+        self._clock = clock
+        self._told: tuple[str, float] | None = None
+
+    def told(self, why: str, *, is_gone: bool, trains_later: bool) -> None:
+        """The coordinator says why nothing goes on.
+
+        Args:
+            why: in words.
+            is_gone: the state cannot be put together from what members hold.
+            trains_later: this member is in no world, and waits for its place.
+        """
+        now = self._clock()
+        if self._told is not None and self._told[0] == why and now < self._told[1] + self._every_s:
+            return
+        self._told = why, now
+        if is_gone:
+            _log.warning(
+                "training stands still, and what is missing is nowhere: %s\n"
+                "  a checkpoint of this job that members can read would help, and nothing else\n"
+                "  without one this member soon ends with an error",
+                why,
+            )
+        else:
+            level = logging.INFO if trains_later else logging.WARNING
+            _log.log(
+                level,
+                "nothing is trained here: %s\n"
+                "  it goes on by itself when that has changed; `dynatrain status` tells who "
+                "is there",
+                why,
+            )
+
+    def goes_on(self) -> None:
+        """Something is done again: the same reason, later, is told anew."""
+        self._told = None
+
+
+def state_is_gone(why: str) -> TransportError:
+    """The error of a member whose job has lost its state."""
+    return TransportError(
+        f"elastic: the state of this job is gone: {why}\n"
+        "  expected each element of it at a member, in a snapshot or in a checkpoint\n"
+        "  this member has ended; nothing trains, and no file was changed\n"
+        f"  start the job again from a checkpoint, with another ledger; {_KEPT}",
+        retryable=False,
+    )
