@@ -143,6 +143,7 @@ class PaperJob:
             for member in self._alive():
                 member.live()
             self._carry_out("tick")
+            self.coordinator._chronicle.waits(self.coordinator._machine.stands_because())
             while sum(member.hear() for member in self._alive()):
                 pass
             if self.now_ms >= until:

@@ -25,6 +25,7 @@ from dynatrain import _native
 from dynatrain._errors import Error, LayoutError, TransportError
 from dynatrain.elastic.advice import Answer, written
 from dynatrain.elastic.answers import in_lines
+from dynatrain.elastic.chronicle import Chronicle
 from dynatrain.elastic.ledger import Ledger
 from dynatrain.elastic.questions import Asked
 from dynatrain.elastic.seal import (
@@ -119,6 +120,7 @@ class Coordinator:
             "now_ms": _now_ms(),
         }
         self._machine, self._trace = traced(settings.trace, "coordinator", **begins)
+        self._chronicle = Chronicle(records)
         self._tick_s = _native.membership_tick_ms(timeout_ms) / 1000
         self._connections: dict[int, _Connection] = {}
         self._num_refused = 0
@@ -158,6 +160,7 @@ class Coordinator:
                         raise self._broken
                     self._ledger.check()
                     self._carry_out(self._machine.tick(_now_ms()))
+                    self._chronicle.waits(self._machine.stands_because())
                     self._trace.write()
                     self._sweep()
                     await asyncio.sleep(self._tick_s)
@@ -274,6 +277,7 @@ class Coordinator:
             elif asked["ask"] != "status":
                 return {"error": _unknown(asked["ask"])}
         except (Error, KeyError, TypeError, ValueError) as error:
+            self._chronicle.refused(str(error))
             return {"error": str(error)}
         status = self._machine.status(_now_ms())
         return {**status, "num_refused": self._num_refused, "answer": answer}
@@ -321,12 +325,15 @@ class Coordinator:
         except Error as error:
             self._broken = error
             raise
+        self._chronicle.persisted(record)
 
     def _publish(self, attempt: int, description: str) -> None:
         """Puts an attempt where all who are asked to prepare will look for it."""
         status = self._machine.status(_now_ms())
-        hosts = [(each["id"], each["host"]) for each in status["members"]]
+        named = {*status["world"]["members"], *(each["id"] for each in status["members"])}
+        hosts = [(each, self._chronicle.hosts[each]) for each in named]
         self._store.set(f"attempt/{attempt}", json.dumps([description, hosts]))
+        self._chronicle.published(attempt, description)
         self._forget_worlds_before(status["world"]["epoch"], attempt)
 
     def _forget_worlds_before(self, epoch: int, attempt: int) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dynatrain.elastic.coordinator import Coordinator, CoordinatorSettings
 
+_log = logging.getLogger("dynatrain.elastic")
 DEFAULT_SECRET = "dynatrain.secret"
 EXIT_STATUS = (
     "exit status: 0 when it was ended by SIGTERM or Ctrl-C, 1 when it cannot start, its ledger "
@@ -81,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
     if bool(options.etcd_user) != bool(options.etcd_password_file):
         sys.stderr.write("--etcd-user and --etcd-password-file go together\n")
         return 2
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a standby waits in plain code
     try:
         with suppress(KeyboardInterrupt):
@@ -104,6 +105,7 @@ def serve(options: argparse.Namespace) -> None:
     try:
         coordinator = Coordinator(settings, ledger, bound)
         _say(options, port)
+        _log.info("in office, with the decisions of %s", options.ledger)
         asyncio.run(until_ended(coordinator))
     finally:
         ledger.close()

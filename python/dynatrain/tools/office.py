@@ -42,6 +42,7 @@ def opened(
     holder = ledger.take_office()
     if holder:
         told(holder)
+        _log.info("a standby: %s is in office", holder)
         _wait(ledger, deadlines.poll)
     return ledger
 
