@@ -105,8 +105,10 @@ def join(  # noqa: PLR0913 - the settings of a session, all but two with default
         seed: see there.
         snapshot_every: steps after which each member copies its state to host memory and, beside
             training, to a member on another host: what dies with a member comes from there, and all
-            go back to that step. Without it, what has no other owner is lost. Takes host memory for
-            two versions of the state of this member and of another one.
+            go back to that step. Copies are made at completed steps that it divides, and once more
+            when a world begins; one that members come too late to is made at the next step that
+            all can. Without it, what has no other owner is lost. Takes host memory for two versions
+            of the state of this member and of another one.
         checkpoint_dir: folder, on a file system that all members have, in which all write a
             checkpoint every few steps, beside training: ``step-<version>``, of torch's distributed
             checkpoint format, whole or absent; the last two stay. What neither a member nor a
@@ -115,7 +117,8 @@ def join(  # noqa: PLR0913 - the settings of a session, all but two with default
             metadata is a pickle: whoever can write there can run code in the members. A job begins
             where there are none yet.
         checkpoint_every: steps between two checkpoints; with ``checkpoint_dir``, and at least
-            ``snapshot_every``.
+            ``snapshot_every``. One is written at completed steps that it divides; beside snapshots
+            at the first of these from there on.
 
     Raises:
         LayoutError: an argument cannot be used.

@@ -84,11 +84,16 @@ class Cadence:
         return every is not None and version // every > last // every
 
     def not_before(self, version: int) -> int:
-        """The first boundary from a version on that a copy is due at."""
-        every = self.checkpoint_every
-        if self.snapshot_every is not None or every is None:
-            return version
-        return -(-version // every) * every
+        """The first boundary from a version on that a copy is due at: a multiple."""
+        return -(-version // self.every) * self.every
+
+    def first(self, version: int) -> int:
+        """The boundary of a world's first copy: at once, where another member is to keep it."""
+        return self.not_before(version) if self.snapshot_every is None else version
+
+    def following(self, version: int, soonest: int) -> int:
+        """The boundary behind a copy: the next multiple, or the one after it where that is near."""
+        return self.not_before(max(version + (self.every + 1) // 2, soonest))
 
 
 class Rounds(threading.Thread):
@@ -228,7 +233,7 @@ class Rounds(threading.Thread):
         other = channel.swap(Brought(None, 0, size, "begins"), None, lambda _: None)
         self._room(slot, size + other.size_bytes)
         at = channel.agree(Said(self._at)).at
-        due, every = self._cadence.not_before(at + self._margin), self._cadence.every
+        due, every = self._cadence.first(at + self._margin), self._cadence.every
         while True:
             slot, began = self._slots.spare, time.perf_counter()
             brought = self._brought_at(due)
@@ -246,7 +251,7 @@ class Rounds(threading.Thread):
                 if self._cadence.is_checkpoint(due, self._written):
                     at = max(at, self._save(channel, members, slot))
                     self._written = due
-                due = self._cadence.not_before(max(due + every, at + self._margin))
+                due = self._cadence.following(due, at + self._margin)
             self._room(self._slots.spare, brought.size_bytes + other.size_bytes)
 
     def _save(self, channel: Channel, members: Members, slot: Snapshot) -> int:
