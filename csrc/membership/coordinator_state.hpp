@@ -64,6 +64,8 @@ struct Recovery {
   std::size_t candidate = 0;  ///< versions before this one could not be put together
   /// One of these has failed for what may be the target's fault: another one might do.
   bool may_be_the_target = false;
+  /// Why the state is gone, once all versions have failed. Members that end bring none of it back.
+  std::string gone_because = {};  // NOLINT(readability-redundant-member-init)
 };
 
 /// What has come of attempts at one target.

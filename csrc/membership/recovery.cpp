@@ -87,6 +87,7 @@ void wait_for_versions(CoordinatorState& state, std::size_t num_versions) {
   if (num_versions > 0) {
     state.waits_for = clipped(state.waits_for + ": " + state.last_failure, kMaxWhyBytes);
   }
+  open_recovery(state).gone_because = state.is_state_gone ? state.waits_for : std::string{};
 }
 
 void begin_recovery_attempt(CoordinatorState& state) {
@@ -100,6 +101,12 @@ void begin_recovery_attempt(CoordinatorState& state) {
   if (choice.members.empty() && !refused_layouts(state).empty()) {
     state.tried.clear();  // nothing trains: what was refused may do at another time
     choice = choose_world(state);
+  }
+  if (const std::string& gone = open_recovery(state).gone_because;
+      choice.members.empty() && !gone.empty()) {
+    state.is_state_gone = true;
+    state.waits_for = gone;
+    return;
   }
   if (choice.members.empty()) {
     state.waits_for = choice.why.empty() ? "the policy chose no world" : choice.why;

@@ -222,6 +222,23 @@ TEST(CoordinatorRecovery, AStateThatIsGoneIsToldToThoseWhoHold) {
   EXPECT_EQ(told[0].second.why, desk.status().waits_for);
 }
 
+// The first that heard of it ended, and the last one waited for members: for ever, as they would
+// bring nothing back.
+TEST(CoordinatorRecovery, AStateStaysGoneWhereTooFewAreLeftToTryAgain) {
+  CoordinatorDesk desk({{"dp=3", 3}, {"dp=2", 2}});
+  desk.make_world({1, 2, 3});
+  (void)desk.give(ConnectionClosed{{3}});
+  (void)desk.give(clean(1, 5));
+  (void)desk.give(clean(2, 5));
+  (void)desk.give(PrepareFailed{{1}, 2, "no owner", true});
+  (void)desk.give(Gone{{1}, false});
+
+  const auto told = sent<Holds>(desk.give(halted_beat(2)));
+
+  ASSERT_EQ(told.size(), 1U);
+  EXPECT_TRUE(told[0].second.is_gone);
+}
+
 // A model that no layout of the few who are left can take is whole, and one who comes saves it.
 TEST(CoordinatorRecovery, AStateIsNotGoneWhereTheTargetMayBeAtFault) {
   CoordinatorDesk desk = halted();
