@@ -29,6 +29,20 @@ class Holding(IntEnum):
     SNAPSHOT = 3  #: it can go back to it, or has a checkpoint of it
 
 
+class UncoveredError(Exception):
+    """A version of the state cannot be put together from what members hold of it.
+
+    Attributes:
+        may_be_the_target: whether what is wrong may be the target's, so that another one might do.
+        then: what is asked next, in words; empty where nothing is left.
+    """
+
+    def __init__(self, message: str, *, may_be_the_target: bool = False, then: str = "") -> None:
+        super().__init__(message)
+        self.may_be_the_target = may_be_the_target
+        self.then = then
+
+
 def read_published(published: bytes) -> tuple[dict[str, Any], dict[int, str]]:
     """The description of an attempt, and the hosts of members by their ids."""
     line, hosts = json.loads(published)

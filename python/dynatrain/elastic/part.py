@@ -19,6 +19,7 @@ from torch._C._distributed_c10d import TCPStore
 from dynatrain import _native, given
 from dynatrain.elastic import attempts
 from dynatrain.elastic.advice import Adviser, Answer, Policy, Roster, clipped, read
+from dynatrain.elastic.attempts import UncoveredError
 from dynatrain.elastic.late import outlives
 from dynatrain.elastic.line import Line
 from dynatrain.elastic.seal import MEMBER, POLICY
@@ -47,20 +48,6 @@ class Asked:
     attempt: int = 0
     version: int = 0
     why: tuple[str, str] = ("", "")
-
-
-class UncoveredError(Exception):
-    """A version of the state cannot be put together from what members hold of it.
-
-    Attributes:
-        may_be_the_target: whether what is wrong may be the target's, so that another one might do.
-        then: what is asked next, in words; empty where nothing is left.
-    """
-
-    def __init__(self, message: str, *, may_be_the_target: bool = False, then: str = "") -> None:
-        super().__init__(message)
-        self.may_be_the_target = may_be_the_target
-        self.then = then
 
 
 class Tasks(Protocol):

@@ -10,9 +10,8 @@ from datetime import timedelta
 from threading import Event
 
 from dynatrain._errors import LayoutError, TransportError
-from dynatrain.elastic.attempts import is_hole
+from dynatrain.elastic.attempts import UncoveredError, is_hole
 from dynatrain.elastic.driven import Driven
-from dynatrain.elastic.part import UncoveredError
 from dynatrain.elastic.slices import Slices
 from dynatrain.generation.generation import Generation
 from dynatrain.generation.seats import Seats

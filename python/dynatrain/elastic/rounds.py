@@ -74,9 +74,7 @@ class Cadence:
     @property
     def every(self) -> int:
         """Steps between two copies."""
-        found = self.snapshot_every or self.checkpoint_every
-        assert found is not None
-        return found
+        return self.snapshot_every or self.checkpoint_every or 1
 
     def is_checkpoint(self, version: int, last: int) -> bool:
         """Whether the copy of a version goes to disk, after the last one that did."""
@@ -222,8 +220,7 @@ class Rounds(threading.Thread):
     def _do_rounds(self) -> None:
         with self._connecting():
             members = self._members(self._connections)
-        folder = self._cadence.folder
-        if folder is not None and members.rank == 0:
+        if (folder := self._cadence.folder) is not None and members.rank == 0:
             folder.sweep(self._begun)
         keeps = self._cadence.snapshot_every is not None and members.num_ranks > 1
         with self._connecting():

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 from dynatrain import LayoutError, TransportError
-from dynatrain.elastic.attempts import is_hole
+from dynatrain.elastic.attempts import UncoveredError, is_hole
 from dynatrain.elastic.driver import Driver
-from dynatrain.elastic.part import Asked, Part, UncoveredError
+from dynatrain.elastic.part import Asked, Part
 from dynatrain.elastic.ready import Ready, uncovered
 from dynatrain.elastic.standstill import STATE_GONE, Standstill
 from dynatrain.elastic.wishes import Wishes

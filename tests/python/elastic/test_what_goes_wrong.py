@@ -22,6 +22,7 @@ from dynatrain.elastic.line import Line
 from dynatrain.elastic.part import Part
 from dynatrain.elastic.seal import greeting, new_nonce
 from dynatrain.elastic.sqlite_ledger import SqliteLedger
+from dynatrain.elastic.standstill import Standstill
 from dynatrain.layout import Layout
 
 SECRET, TIMEOUT_S = b"of this job, and of no other one", 5.0
@@ -251,7 +252,7 @@ def test_an_attempt_without_a_thread_for_it_fails_alone(monkeypatch):
     part = object.__new__(Part)
     part._changed, part._is_to_search = threading.Condition(), False
     part._saying, part._to_say, part._asked = threading.Lock(), deque(), deque()
-    part._to_leave = deque()
+    part._to_leave, part._standstill = deque(), Standstill(TIMEOUT_S)
     part._tasks, part._machine = Idle(), Hearing()
     part._feed(lambda now: [("prepare", 3), ("search",)])
     part._do_late()
