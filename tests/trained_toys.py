@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from dynatrain import Layout
-from dynatrain.elastic.rounds import Cadence, Means
+from dynatrain.elastic.cadence import Cadence
+from dynatrain.elastic.rounds import Means
 from dynatrain.elastic.saving import Together
 from dynatrain.elastic.snapshots import Snapshots
 from dynatrain.generation.tree import Tree

@@ -25,13 +25,14 @@ from dynatrain.door import checked_callable, nothing_started, only_family
 from dynatrain.elastic.addresses import Address, addresses_of
 from dynatrain.elastic.advice import Policy
 from dynatrain.elastic.ask import ask
+from dynatrain.elastic.cadence import Cadence
 from dynatrain.elastic.checkpoint_folder import CheckpointFolder
 from dynatrain.elastic.coordinator import bound_to
 from dynatrain.elastic.deadlines import office_deadlines
 from dynatrain.elastic.driver import Driver
 from dynatrain.elastic.line import Line
 from dynatrain.elastic.part import Part
-from dynatrain.elastic.rounds import Cadence, Means, Note
+from dynatrain.elastic.rounds import Means, Note
 from dynatrain.elastic.secret import read_secret
 from dynatrain.elastic.snapshots import Snapshots
 from dynatrain.elastic.wishes import Wishes

@@ -82,7 +82,7 @@ def test_steps_are_repeated_bit_for_bit_by_a_spare(job):
     check_repeated(members, "dp=4")
 
 
-# The others connect for the snapshots of their new world just then, and the dead one never comes: they
+# The others connect for snapshots of their new world just then, and the dead one never comes: they
 # waited for it, told nothing of the halted world, and were taken for lost with it.
 @pytest.mark.long
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])

@@ -1,4 +1,4 @@
-"""Threads that connect still when their world has ended: the process waits for them at its end.
+"""Threads beside training, and those that connect still when the process is to end: it waits.
 
 A group of Gloo whose peer has died is made until its deadline, and nothing ends that. A thread that
 comes back from it while the interpreter ends is thrown out of C++ frames that let nothing pass:
@@ -10,9 +10,21 @@ from __future__ import annotations
 import atexit
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
 
 _until: dict[threading.Thread, float] = {}
 _lock = threading.Lock()
+
+
+def started(name: str, work: Callable[..., None], *args: Any) -> threading.Thread | None:
+    """Does ``work`` in a thread; None where the system gives none."""
+    thread = threading.Thread(target=work, args=args, name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        return None
+    return thread
 
 
 def outlives(thread: threading.Thread, seconds: float) -> None:

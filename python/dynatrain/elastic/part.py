@@ -20,7 +20,7 @@ from dynatrain import _native, given
 from dynatrain.elastic import attempts
 from dynatrain.elastic.advice import Adviser, Answer, Policy, Roster, clipped, read
 from dynatrain.elastic.attempts import UncoveredError
-from dynatrain.elastic.late import outlives
+from dynatrain.elastic.late import outlives, started
 from dynatrain.elastic.line import Line
 from dynatrain.elastic.seal import MEMBER, POLICY
 from dynatrain.elastic.standstill import Standstill
@@ -233,7 +233,7 @@ class Part:
             self.leave(self._to_leave.popleft())
         if self._is_to_search:
             self._is_to_search = False
-            if _started("dynatrain looks for checkpoints", self._searched) is None:
+            if started("dynatrain looks for checkpoints", self._searched) is None:
                 self._is_to_search = True  # at the next tick again
 
     def _what_waits(self, is_there: bool) -> str:
@@ -311,7 +311,7 @@ class Part:
         self._say_all()
         for attempt in to_prepare:
             self._standstill.goes_on()
-            thread = _started(f"dynatrain prepares {attempt}", self._prepared, attempt)
+            thread = started(f"dynatrain prepares {attempt}", self._prepared, attempt)
             if thread is None:
                 self._prepare_broke(attempt, RuntimeError("this process can start no thread"))
             else:
@@ -372,16 +372,6 @@ class Part:
             _log.warning("attempt %d: %s; no member has another version of it", attempt, why)
         told = clipped(why)
         self._feed(lambda now: self._machine.prepare_broke(now, attempt, told, True, is_refusal))
-
-
-def _started(name: str, work: Callable[..., None], *args: Any) -> threading.Thread | None:
-    """Does ``work`` in a thread; None where the system gives none."""
-    thread = threading.Thread(target=work, args=args, name=name, daemon=True)
-    try:
-        thread.start()
-    except RuntimeError:
-        return None
-    return thread
 
 
 def _asked(kind: str, facts: Sequence[Any]) -> Asked:

@@ -14,7 +14,7 @@ import torch
 
 from dynatrain import _native, by_rank
 from dynatrain._errors import BudgetError
-from dynatrain.elastic.checkpoint_folder import CheckpointFolder
+from dynatrain.elastic.cadence import Cadence
 from dynatrain.elastic.copies import Snapshot, SnapshotSlots, bytes_of
 from dynatrain.elastic.late import outlives
 from dynatrain.elastic.partners import Agreed, Brought, Channel, Said
@@ -55,43 +55,6 @@ class Means:
     timeout: timedelta
     after: Callable[[], Sequence[_native.Token]]
     note: Note
-
-
-@dataclass(frozen=True)
-class Cadence:
-    """How often what is made of copies.
-
-    Attributes:
-        snapshot_every: steps between two that go to a keeper; None where none do.
-        checkpoint_every: steps between two that go to disk; None where none do.
-        folder: of the checkpoints.
-    """
-
-    snapshot_every: int | None
-    checkpoint_every: int | None = None
-    folder: CheckpointFolder | None = None
-
-    @property
-    def every(self) -> int:
-        """Steps between two copies."""
-        return self.snapshot_every or self.checkpoint_every or 1
-
-    def is_checkpoint(self, version: int, last: int) -> bool:
-        """Whether the copy of a version goes to disk, after the last one that did."""
-        every = self.checkpoint_every
-        return every is not None and version // every > last // every
-
-    def not_before(self, version: int) -> int:
-        """The first boundary from a version on that a copy is due at: a multiple."""
-        return -(-version // self.every) * self.every
-
-    def first(self, version: int) -> int:
-        """The boundary of a world's first copy: at once, where another member is to keep it."""
-        return self.not_before(version) if self.snapshot_every is None else version
-
-    def following(self, version: int, soonest: int) -> int:
-        """The boundary behind a copy: the next multiple, or the one after it where that is near."""
-        return self.not_before(max(version + (self.every + 1) // 2, soonest))
 
 
 class Rounds(threading.Thread):

@@ -11,11 +11,12 @@ from torch._C._distributed_c10d import PrefixStore, Store
 
 from dynatrain import _native
 from dynatrain.adapters.port import Adapter
+from dynatrain.elastic.cadence import Cadence
 from dynatrain.elastic.checkpoint_folder import CheckpointFolder
 from dynatrain.elastic.copies import Snapshot, SnapshotSlots, StateReader
 from dynatrain.elastic.missing import Read
 from dynatrain.elastic.partners import Brought
-from dynatrain.elastic.rounds import GROWN, Cadence, Means, Rounds
+from dynatrain.elastic.rounds import GROWN, Means, Rounds
 from dynatrain.generation.connections import Connections
 from dynatrain.generation.held import Held
 from dynatrain.generation.members import Members

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dynatrain.elastic.rounds import Cadence
+from dynatrain.elastic.cadence import Cadence
 
 
 def boundaries(cadence, num, margin=1):

@@ -11,9 +11,10 @@ import torch
 from dynatrain import Layout, LayoutError
 from dynatrain.elastic import checkpoint_files, checkpoint_reader, missing
 from dynatrain.elastic.attempts import is_hole
+from dynatrain.elastic.cadence import Cadence
 from dynatrain.elastic.checkpoint_folder import CheckpointFolder
 from dynatrain.elastic.missing import Brings
-from dynatrain.elastic.rounds import Cadence, Means
+from dynatrain.elastic.rounds import Means
 from dynatrain.elastic.saving import Saving
 from dynatrain.elastic.snapshots import Snapshots
 from dynatrain.generation.seats import Seats
