@@ -744,6 +744,9 @@ class MembershipCoordinator:
     def why_not(self, layout: str, epoch: int) -> str:
         """Why no switch to a layout, wished for in ``epoch``, follows; empty where it may."""
 
+    def stands_because(self) -> str:
+        """Why no change is under way; empty while one is, or is about to be chosen."""
+
 class MembershipWorker:
     """One member's side of the protocol: a pure state machine, see ``membership/worker.hpp``.
 
@@ -822,6 +825,9 @@ class MembershipWorker:
 
     def tick(self, now_ms: int) -> list[tuple[Any, ...]]:
         """Time has passed."""
+
+    def holds_because(self) -> str:
+        """Why no step is allowed at this moment; empty while one is."""
 
 class Words:
     """What ranks tell each other in small exchanges, as bytes; see dynatrain/words.py."""
