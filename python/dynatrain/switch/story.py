@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dynatrain.adapters.port import Adapter, Published
+from dynatrain.generation.control import attempt
 from dynatrain.generation.engine import Engine
 from dynatrain.given import described
 from dynatrain.report import PAIR, RankStats, SwitchReport, fill, of_all_ranks, pack_spans
@@ -64,10 +65,8 @@ def run(
     if "replicas" in engine.options.verify:
         with clock.phase("replicas"):
             check_replicas(engine, standing.blueprint.source_map, standing.source)
-    target, source = standing.blueprint.called.seats, standing.source.inventory
-    left: list[str] = []
-    if source is not None:
-        left = engine.adapter.left_behind(source, standing.target.inventory)
+    target = standing.blueprint.called.seats
+    left, _ = attempt(lambda: _left_behind(engine, standing))  # the others are in the next exchange
     moved = move(engine, standing, lambda: present.kept_states(target), clock, telling.after)
     report.fingerprint_before = report.fingerprint_after = moved.fingerprint
     with clock.phase("commit"):
@@ -77,13 +76,20 @@ def run(
     told = replace(
         telling,
         reseeded_streams=anew,
-        not_continuous=left,
+        not_continuous=left or [],
         raised=[
             f"the kept object {name!r} raised {described(error)}" for name, error in errors.items()
         ],
     )
     _tell(engine, standing, moved, told)
     return list(errors.values())
+
+
+def _left_behind(engine: Engine, standing: Standing) -> list[str]:
+    source = standing.source.inventory
+    if source is None:
+        return []
+    return engine.adapter.left_behind(source, standing.target.inventory)
 
 
 def _follow(

@@ -56,6 +56,13 @@ def test_a_former_state_that_cannot_be_let_go_of_ends_nothing(start, monkeypatch
     assert "the former state could not be let go of: no room" in caplog.text
 
 
+# On one rank it left the call before the exchange that the others were in.
+def test_what_cannot_be_told_of_costs_no_switch(start, monkeypatch):
+    session = start()
+    monkeypatch.setattr(session._part.adapter, "left_behind", fails_with(MemoryError("no room")))
+    assert session.switch("dp=1").epoch == 1
+
+
 def test_numbers_that_cannot_be_told_end_nothing(start, monkeypatch, caplog):
     session = start()
     monkeypatch.setattr(story, "RankStats", fails_with(MemoryError("no room")))
