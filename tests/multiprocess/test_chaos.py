@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch.distributed as dist
 
 import dynatrain
 import training_jobs as jobs
@@ -20,6 +21,7 @@ def undisturbed():
     session = dynatrain.init(build, "dp=1", initialize=jobs.initialize)
     losses = [train_step(session.state, session.world, step) for step in range(TOTAL)]
     session.close()
+    dist.destroy_process_group()
     return losses
 
 
