@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+#: What a thread takes behind its deadline to come to its end.
+_MARGIN_S = 10.0
 _until: dict[threading.Thread, float] = {}
 _lock = threading.Lock()
 
@@ -28,11 +30,11 @@ def started(name: str, work: Callable[..., None], *args: Any) -> threading.Threa
 
 
 def outlives(thread: threading.Thread, seconds: float) -> None:
-    """Has the end of the process wait for ``thread``, ``seconds`` from now at most."""
+    """Has the end of the process wait for ``thread``, which has a deadline in ``seconds``."""
     with _lock:
         for each in [each for each in _until if not each.is_alive()]:
             del _until[each]
-        _until[thread] = time.monotonic() + seconds
+        _until[thread] = time.monotonic() + seconds + _MARGIN_S
 
 
 @atexit.register

@@ -264,12 +264,14 @@ def test_an_attempt_without_a_thread_for_it_fails_alone(monkeypatch):
 # It comes back from C++ while the interpreter ends: a script that had done all ended by SIGABRT.
 LATE = """
 import threading
+from dynatrain.elastic import late as threads
 from dynatrain.elastic.late import outlives
 
+threads._MARGIN_S = 1.0
 connects, dead = threading.Event(), threading.Event()
 late = threading.Thread(target=lambda: (connects.wait(0.3), print("has come back")), daemon=True)
 stuck = threading.Thread(target=dead.wait, daemon=True)
-for thread, seconds in ((late, 60), (stuck, 0.1)):
+for thread, seconds in ((late, 0.1), (stuck, 0.1)):
     thread.start()
     outlives(thread, seconds)
 """
