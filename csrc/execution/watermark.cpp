@@ -61,7 +61,7 @@ struct Watermark::Impl {
   std::mutex mutex;
   std::condition_variable changed;
   std::deque<std::unique_ptr<Told>> waiting;
-  bool is_telling = false;
+  std::size_t num_open = 0;  ///< told, and not ended yet
   bool is_stopping = false;
   std::thread thread;
 
@@ -69,6 +69,11 @@ struct Watermark::Impl {
   /// The thread: nothing leaves it, but fails what was told.
   void serve() noexcept;
   void tell_all(std::unique_ptr<Told> told) noexcept;
+  /// Before its token ends: who hears that may destroy this at once.
+  void close() {
+    const std::lock_guard lock(mutex);
+    --num_open;
+  }
   void exchange(const Round& round, std::array<Token, 2>& tokens, Deadline deadline) const;
 };
 
@@ -98,14 +103,12 @@ void Watermark::Impl::serve() noexcept {
     std::unique_ptr<Told> told;
     {
       std::unique_lock lock(mutex);
-      is_telling = false;
       changed.wait(lock, [this] { return is_stopping || !waiting.empty(); });
       if (waiting.empty()) {
         return;
       }
       told = std::move(waiting.front());
       waiting.pop_front();
-      is_telling = true;
     }
     tell_all(std::move(told));
   }
@@ -118,8 +121,10 @@ void Watermark::Impl::tell_all(std::unique_ptr<Told> told) noexcept {
       exchange(round, tokens, told->deadline);
       check_same(transport.rank(), round);
     }
+    close();
     told->ended->set();
   } catch (...) {
+    close();
     told->ended->fail(std::current_exception());
     abort_because(std::current_exception(), transport);  // later words fail at once
     if (!drain(tokens, deadline_in(kDrainTime))) {
@@ -145,7 +150,7 @@ Watermark::~Watermark() {
   {
     const std::lock_guard lock(impl_->mutex);
     impl_->is_stopping = true;
-    is_pending = impl_->is_telling || !impl_->waiting.empty();
+    is_pending = impl_->num_open > 0;
   }
   impl_->changed.notify_all();
   if (is_pending) {
@@ -160,6 +165,7 @@ Token Watermark::tell(int stages, Deadline deadline) {
   {
     const std::lock_guard lock(impl_->mutex);
     impl_->waiting.push_back(std::move(told));
+    ++impl_->num_open;
   }
   impl_->changed.notify_all();
   return token;

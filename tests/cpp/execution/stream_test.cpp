@@ -184,7 +184,7 @@ std::vector<std::unique_ptr<Rank>> stream(const ShardMap& source,
         const auto transport = world.transport(i);
         const auto copier = make_cpu_copier(1);
         Executor executor(*transport, *copier, 0);
-        const auto watermark = executor.make_watermark();
+        auto watermark = executor.make_watermark();
         executor.run(
             {.plan = rank.plan,
              .schedule = rank.schedule,
@@ -199,6 +199,8 @@ std::vector<std::unique_ptr<Rank>> stream(const ShardMap& source,
                                     .watermark = *watermark}},
             {},
             rank.control);
+        watermark.reset();  // at once: a run that has ended well leaves the transport as it is
+        executor.agree(rank.plan, {});
       } catch (const std::exception& error) {
         rank.error = error.what();
       }
