@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
 import dynatrain
@@ -41,6 +42,7 @@ def start_and_close(rank, world_size):
         session.switch("tp=2")
         session.world.group("tp")
         during = opened()
+        dist.barrier()  # a peer that closes ends this rank's sockets to it
         session.close()
         del session
         api._let_go_of_closed()  # as the next init does
@@ -66,6 +68,7 @@ def connect_again(rank, world_size):
         session.switch(target)
         counts.append(opened())
         session._part.engine.control.lost = rank == 0  # as after an exchange that has failed there
+    dist.barrier()  # a peer that closes ends this rank's sockets to it
     session.close()
     return counts
 
