@@ -66,8 +66,14 @@ struct Names<Activity> {
 };
 template <>
 struct Names<EndReason> {
-  static constexpr std::array<std::string_view, 7> kAll{
-      "released", "finished", "grace-over", "refused", "lost", "undecided", "abandoned"};
+  static constexpr std::array<std::string_view, 8> kAll{"released",
+                                                        "finished",
+                                                        "grace-over",
+                                                        "refused",
+                                                        "lost",
+                                                        "undecided",
+                                                        "abandoned",
+                                                        "state-gone"};
 };
 
 // ---- values in others ----

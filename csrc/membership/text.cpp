@@ -143,6 +143,10 @@ constexpr std::size_t line_limit() {
 
 }  // namespace
 
+std::string_view end_reason_name(EndReason reason) {
+  return Names<EndReason>::kAll.at(static_cast<std::size_t>(reason));
+}
+
 template <class Value>
 std::string encode(const Value& value) {
   std::string line = std::to_string(kTextVersion);

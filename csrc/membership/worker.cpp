@@ -10,15 +10,6 @@
 namespace dynatrain::membership {
 namespace {
 
-constexpr std::array<std::string_view, 8> kEndReasonNames{"released",
-                                                          "finished",
-                                                          "grace-over",
-                                                          "refused",
-                                                          "lost",
-                                                          "undecided",
-                                                          "abandoned",
-                                                          "state-gone"};
-
 void check_options(const WorkerOptions& options) {
   check_deadlines(options.deadlines);
   if (options.id.value == 0 || options.host.empty() || options.host.size() > kMaxHostBytes) {
@@ -38,10 +29,6 @@ std::vector<std::int64_t> newest_first(std::vector<std::int64_t> versions) {
 }
 
 }  // namespace
-
-std::string_view end_reason_name(EndReason reason) {
-  return kEndReasonNames.at(static_cast<std::size_t>(reason));
-}
 
 Worker::Worker(WorkerOptions options, std::int64_t now_ms)
     : options_(std::move(options)), next_heartbeat_ms_(now_ms), last_heard_ms_(now_ms) {

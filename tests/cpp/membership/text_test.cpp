@@ -72,10 +72,23 @@ TEST(Text, EveryMessageOfTheCoordinatorTravels) {
                                               Decision{1, false, ""},
                                               Halt{1, all_bytes()},
                                               Holds{all_bytes(), true},
+                                              Search{4},
                                               Released{},
                                               Lost{"no heartbeat"}};
   for (const FromCoordinator& message : messages) {
     EXPECT_TRUE(travels(message)) << encode(message);
+  }
+}
+
+// A trace of a member whose end had no name ended that member in its stead.
+TEST(Text, EveryEndOfAMemberIsWritten) {
+  const auto first = static_cast<int>(EndReason::kReleased);
+  const auto last = static_cast<int>(EndReason::kStateGone);
+  for (int each = first; each <= last; ++each) {
+    const auto reason = static_cast<EndReason>(each);
+    const std::string line = encode(WorkerAction{End{reason, "why"}});
+    EXPECT_NE(line.find(std::string(end_reason_name(reason)) + " why=why"), std::string::npos)
+        << line;
   }
 }
 
