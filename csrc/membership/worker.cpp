@@ -135,14 +135,14 @@ void Worker::on(const Holds& message) {
   }
   out_.emplace_back(StandStill{message.why, message.is_gone});
   if (!message.is_gone) {
-    gone_by_ms_.reset();
+    gone_since_ms_.reset();
     return;
   }
-  gone_why_ = message.why;
-  if (!gone_by_ms_) {
-    gone_by_ms_ = now_ms_ + (options_.has_checkpoints ? options_.deadlines.give_up_ms : 0);
+  gone_since_ms_ = gone_since_ms_.value_or(now_ms_);
+  const bool is_patient = options_.has_checkpoints && !leave_by_ms_;
+  if (now_ms_ >= *gone_since_ms_ + (is_patient ? options_.deadlines.give_up_ms : 0)) {
+    leave_as(EndReason::kStateGone, message.why);
   }
-  check_deadlines_passed();
 }
 
 void Worker::on(const Search& message) {
@@ -172,10 +172,6 @@ void Worker::report() {
 
 void Worker::on(const LeaveWanted& event) {
   const std::int64_t grace_ms = std::clamp<std::int64_t>(event.grace_ms, 0, kMaxNumber);
-  if (gone_by_ms_) {  // nobody can take over anything of it
-    leave_as(EndReason::kStateGone, gone_why_);
-    return;
-  }
   leave_by_ms_ = now_ms_ + grace_ms;
   if (is_welcome_) {
     tell(Leave{options_.id, grace_ms});
@@ -233,8 +229,6 @@ void Worker::check_deadlines_passed() {
     end(EndReason::kFinished, "the coordinator has not answered");
   } else if (has_passed(leave_by_ms_)) {
     leave_as(EndReason::kGraceOver, "the grace was over before the member was released");
-  } else if (!attempt_ && has_passed(gone_by_ms_)) {
-    leave_as(EndReason::kStateGone, gone_why_);
   } else if (attempt_ && has_passed(attempt_->deadline_ms)) {
     if (has_voted()) {
       end(EndReason::kUndecided,

@@ -197,7 +197,7 @@ void Worker::on(const Decision& message) {
 void Worker::install() {
   const OpenAttempt attempt = close();
   stopped_.reset();
-  gone_by_ms_.reset();
+  gone_since_ms_.reset();
   is_at_boundary_ = attempt.asked.target_rank >= 0;
   if (attempt.asked.target_rank < 0) {
     epoch_ = 0;

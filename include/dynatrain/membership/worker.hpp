@@ -257,9 +257,8 @@ class Worker {
   std::int64_t closed_attempt_ = 0;
   std::int64_t draining_attempt_ = 0;  ///< its transfer has been told to end, and has not yet
   std::optional<std::int64_t> leave_by_ms_;
-  std::optional<std::int64_t> gone_by_ms_;  ///< the state is gone, and this long it is waited for
-  std::string gone_why_;
-  std::optional<std::int64_t> finish_by_ms_;  ///< the script is done, and the coordinator is told
+  std::optional<std::int64_t> gone_since_ms_;  ///< the state is, as the coordinator has said
+  std::optional<std::int64_t> finish_by_ms_;   ///< the script is done, and the coordinator is told
   std::int64_t next_heartbeat_ms_ = 0;
   std::int64_t last_heard_ms_ = 0;
   std::int64_t num_stale_ = 0;

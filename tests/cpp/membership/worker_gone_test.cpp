@@ -41,11 +41,24 @@ TEST(WorkerGone, WithCheckpointsItWaitsForAWhile) {
   EXPECT_TRUE(found<End>(desk.hear(kGone)).empty());
   (void)desk.wait(desk.deadlines().give_up_ms - 1);
   EXPECT_TRUE(found<End>(desk.hear(kGone)).empty());
+  (void)desk.wait(1);
 
-  const auto ends = found<End>(desk.wait(1));
+  const auto ends = found<End>(desk.hear(kGone));
 
   ASSERT_EQ(ends.size(), 1U);
   EXPECT_EQ(ends[0].reason, EndReason::kStateGone);
+}
+
+// It was stopped meanwhile; the others may have found a checkpoint, and train.
+TEST(WorkerGone, WhatWasSaidLongAgoEndsNobody) {
+  WorkerDesk desk = halted(true);
+  (void)desk.hear(kGone);
+  EXPECT_TRUE(found<End>(desk.wait(desk.deadlines().give_up_ms)).empty());
+
+  const auto ends = found<End>(desk.hear(Lost{"no heartbeat"}));
+
+  ASSERT_EQ(ends.size(), 1U);
+  EXPECT_EQ(ends[0].reason, EndReason::kLost);
 }
 
 TEST(WorkerGone, WhatComesThatHelpsEndsTheWait) {
@@ -66,19 +79,21 @@ TEST(WorkerGone, NobodyEndsInAnAttempt) {
   WorkerDesk desk = halted(true);
   (void)desk.hear(kGone);
   (void)desk.hear(Prepare{2, ChangeKind::kRecovery, 1, true, 2, 0});
-  EXPECT_TRUE(found<End>(desk.wait(desk.deadlines().give_up_ms)).empty());
+  (void)desk.wait(desk.deadlines().give_up_ms);
+  EXPECT_TRUE(found<End>(desk.hear(kGone)).empty());
 
   (void)desk.hear(Decision{2, false, "no owner"});
 
-  EXPECT_EQ(found<End>(desk.wait(1)).size(), 1U);
+  EXPECT_EQ(found<End>(desk.hear(kGone)).size(), 1U);
 }
 
 // It waited for the whole grace, for others to take over what nobody can.
-TEST(WorkerGone, WhoIsToLeaveEndsAtOnce) {
+TEST(WorkerGone, WhoIsToLeaveEndsWhenItHearsThatNext) {
   WorkerDesk desk = halted(true);
   (void)desk.hear(kGone);
+  (void)desk.give(LeaveWanted{30'000});
 
-  const auto ends = found<End>(desk.give(LeaveWanted{30'000}));
+  const auto ends = found<End>(desk.hear(kGone));
 
   ASSERT_EQ(ends.size(), 1U);
   EXPECT_EQ(ends[0].reason, EndReason::kStateGone);
