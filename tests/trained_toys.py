@@ -54,16 +54,20 @@ class Trains:
         place = Place(self.layout, rank, epoch=1)
         self.state = adapter.build(lambda: Toy(place))
         self.present = Present(0, None, place, self.state, 1)
+        self.epochs = []  #: of worlds of which a snapshot is whole
         self.told, self.changed = [], threading.Condition()
-        means = Means(torch.device("cpu"), 1, WAIT, lambda: [], self.note)
+        means = Means(torch.device("cpu"), 1, WAIT, lambda: [], self.note, self.copied)
         self.snapshots = Snapshots(Cadence(every, *checkpoints), adapter, self.present, means)
-        self.snapshots._member = f"member {rank}"
+        self.snapshots._member, self.snapshots._epoch = f"member {rank}", 1
         self.snapshots._begin(partial(members_of, outside, rank))
 
     def note(self, kind, text):
         with self.changed:
             self.told.append((kind, text))
             self.changed.notify_all()
+
+    def copied(self, epoch):
+        self.epochs.append(epoch)
 
     def step(self):
         self.state.steps += 1
@@ -88,7 +92,7 @@ class Trains:
     def joins(self, version, num_trainers):
         """Another world begins, in which so many of the first ranks have a place."""
         members = members_of(self.outside, self.rank)
-        self.snapshots.go_on(version, members, num_trainers, lambda: self.outside.store)
+        self.snapshots.go_on(2, version, members, num_trainers, lambda: self.outside.store)
 
     def held(self, version, holders):
         self.snapshots.halt()

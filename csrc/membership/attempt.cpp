@@ -51,6 +51,9 @@ std::map<MemberId, Participant> participants_of(const CoordinatorState& state,
     participants[id].target_rank = rank;
     ++rank;
   }
+  for (const MemberId id : description.former) {
+    participants[id].target_rank = -1;
+  }
   return participants;
 }
 
@@ -97,6 +100,20 @@ void begin_switch(CoordinatorState& state) {
   }
 }
 
+/// Who has taken part brings its copies into the new world. After a recovery no others are of use:
+/// they may be of steps that were undone.
+void carry_copies(CoordinatorState& state, const Attempt& attempt) {
+  const std::int64_t epoch = attempt.description.target.epoch;
+  for (const auto& [id, participant] : attempt.participants) {
+    Live& live = state.live.at(id);
+    live.copies = live.copies == 0 ? 0 : epoch;
+    live.keep_until_ms = state.now_ms + state.options.deadlines.keep_ms;
+  }
+  if (attempt.is_recovery()) {
+    state.copies_since = epoch;
+  }
+}
+
 void commit(CoordinatorState& state) {
   const Attempt attempt = open_attempt(state);
   World world = attempt.description.target;
@@ -109,7 +126,9 @@ void commit(CoordinatorState& state) {
   state.num_unreported = 0;
   for (auto& [id, live] : state.live) {
     live.report.reset();  // of the world before
+    live.is_asked = false;
   }
+  carry_copies(state, attempt);
   note_world(state);
   state.last_failure.clear();
   note_change(state);

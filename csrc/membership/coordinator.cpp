@@ -145,13 +145,18 @@ Coordinator::Coordinator(CoordinatorOptions options, DurableState durable, std::
   state_->back_off_ms = state_->options.deadlines.back_off_ms;
   for (const auto& [id, member] : state_->durable.members) {
     if (member.standing == Standing::kActive || member.standing == Standing::kLeaving) {
-      state_->live.emplace(id, Live{.last_heard_ms = now_ms});
+      state_->live.emplace(id,
+                           Live{.last_heard_ms = now_ms,
+                                .is_known = false,
+                                .keep_until_ms = now_ms + state_->options.deadlines.keep_ms});
     }
     if (member.standing == Standing::kLeaving) {
       state_->leaving.insert(id);
     }
   }
+  state_->num_unknown = state_->live.size();
   note_world(*state_);
+  state_->copies_since = state_->durable.world.epoch;
   state_->quiet_until_ms = now_ms + state_->options.deadlines.settle_ms;
   state_->first_change_ms = now_ms;
   state_->last_heard_ms = now_ms;

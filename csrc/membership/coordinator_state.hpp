@@ -20,8 +20,12 @@ struct Live {
   std::int64_t version = 0;
   /// On the halt of the present world; where nobody has a state, on what it finds on disk.
   std::optional<Report> report = std::nullopt;
+  bool is_asked = false;                ///< for a report
+  bool is_known = true;                 ///< a new coordinator has heard its place
   std::int64_t search_deadline_ms = 0;  ///< of a report of the latter kind
   bool has_policy = false;              ///< its script has one
+  std::int64_t copies = 0;              ///< the world that they lead to, 0 where it has none
+  std::int64_t keep_until_ms = 0;       ///< so long it is not released for their sake
 };
 
 /// A script's policy was asked about those who are there now.
@@ -92,6 +96,9 @@ struct CoordinatorState {
   bool is_orphaned = false;
   std::int64_t search_again_ms = 0;  ///< where nothing was found that can be put together
   std::size_t num_unreported = 0;    ///< members that are asked for a report, and are alive
+  std::size_t num_unknown = 0;       ///< members that a new coordinator has not heard yet
+  /// Copies that lead to a world before this one are of no use to the present one.
+  std::int64_t copies_since = 0;
 
   bool is_over = false;      ///< it has abdicated
   bool is_new = true;        ///< nothing has been handled yet
@@ -144,6 +151,10 @@ void release_those_who_leave(CoordinatorState& state);
 void note_world(CoordinatorState& state);
 /// The members of the present world that are neither lost nor released, in its order.
 [[nodiscard]] std::vector<MemberId> alive_in_world(const CoordinatorState& state);
+/// Whether a member is in the present world no more, or was in one before it, and has copies that
+/// may be needed there.
+[[nodiscard]] bool is_former_member(const CoordinatorState& state, MemberId id, const Live& live);
+[[nodiscard]] std::vector<MemberId> former_members(const CoordinatorState& state);
 /// Membership or the wish has changed: what was put off is considered again.
 void note_change(CoordinatorState& state);
 
@@ -188,6 +199,8 @@ void check_attempt_deadline(CoordinatorState& state);
 void halt_world(CoordinatorState& state, const std::string& why);
 void on_step_failed(CoordinatorState& state, const StepFailed& message);
 void on_report(CoordinatorState& state, const Report& message);
+/// Asks a member for a report, in the message that the caller sends.
+void expect_report(CoordinatorState& state, Live& live);
 /// Goes on with a recovery as far as it can now.
 void consider_recovery(CoordinatorState& state);
 /// Versions are tried from the first one on.
@@ -199,7 +212,9 @@ void try_all_versions(CoordinatorState& state);
 
 /// Asks all who are there what they find on disk.
 void begin_search(CoordinatorState& state);
-/// As begin_search(), at times, where what was found did not do: a folder may be there later.
+/// As begin_search(), for a recovery whose versions do not do.
+void look_on_disk(CoordinatorState& state);
+/// As look_on_disk(), at times, where what was found did not do: a folder may be there later.
 void search_again(CoordinatorState& state);
 /// Asks one who came later, or has not heard.
 void ask_for_versions(CoordinatorState& state, MemberId id);

@@ -32,6 +32,7 @@ constexpr std::array kAll{
     NamedDeadline{"decision_ms", &Deadlines::decision_ms},
     NamedDeadline{"abandon_ms", &Deadlines::abandon_ms},
     NamedDeadline{"give_up_ms", &Deadlines::give_up_ms},
+    NamedDeadline{"keep_ms", &Deadlines::keep_ms},
     NamedDeadline{"back_off_ms", &Deadlines::back_off_ms},
     NamedDeadline{"back_off_cap_ms", &Deadlines::back_off_cap_ms},
 };
@@ -159,6 +160,7 @@ Deadlines make_deadlines(std::int64_t timeout_ms) {
       .decision_ms = 4 * timeout_ms,
       .abandon_ms = 10 * timeout_ms,
       .give_up_ms = 5 * timeout_ms,
+      .keep_ms = timeout_ms,
       .back_off_ms = timeout_ms / 60,
       .back_off_cap_ms = timeout_ms,
   };

@@ -4,7 +4,6 @@
 #include "dynatrain/membership/text.hpp"
 #include "dynatrain/membership/worker.hpp"
 
-#include <array>
 #include <cstddef>
 #include <string_view>
 #include <tuple>
@@ -44,38 +43,6 @@ constexpr Form<Fields...> named(std::string_view name, Fields... fields) {
 template <class Message>
 struct Of {};
 
-template <class Enum>
-struct Names;
-
-template <>
-struct Names<ChangeKind> {
-  static constexpr std::array<std::string_view, 2> kAll{"planned", "recovery"};
-};
-template <>
-struct Names<Holding> {
-  static constexpr std::array<std::string_view, 4> kAll{"absent", "nothing", "live", "snapshot"};
-};
-template <>
-struct Names<Stage> {
-  static constexpr std::array<std::string_view, 5> kAll{
-      "none", "prepared", "promised", "agreed", "voted"};
-};
-template <>
-struct Names<Activity> {
-  static constexpr std::array<std::string_view, 4> kAll{"idle", "training", "broken", "halted"};
-};
-template <>
-struct Names<EndReason> {
-  static constexpr std::array<std::string_view, 8> kAll{"released",
-                                                        "finished",
-                                                        "grace-over",
-                                                        "refused",
-                                                        "lost",
-                                                        "undecided",
-                                                        "abandoned",
-                                                        "state-gone"};
-};
-
 // ---- values in others ----
 
 constexpr auto form(Of<World> /*type*/) {
@@ -92,6 +59,7 @@ constexpr auto form(Of<Description> /*type*/) {
                field("source", &Description::source),
                field("target", &Description::target),
                field("holdings", &Description::holdings, 2 * kMaxWorldMembers),
+               field("former", &Description::former, kMaxWorldMembers),
                field("cold", &Description::cold_because, kMaxWhyBytes));
 }
 
@@ -110,7 +78,9 @@ constexpr auto form(Of<Heartbeat> /*type*/) {
                field("proposal", &Heartbeat::proposal),
                field("closed", &Heartbeat::closed_attempt),
                field("activity", &Heartbeat::activity),
-               field("leaving", &Heartbeat::is_leaving));
+               field("leaving", &Heartbeat::is_leaving),
+               field("copies", &Heartbeat::copies),
+               field("copied", &Heartbeat::is_copied));
 }
 constexpr auto form(Of<Leave> /*type*/) {
   return named("leave", field("id", &Leave::id), field("grace_ms", &Leave::grace_ms));
@@ -215,6 +185,9 @@ constexpr auto form(Of<Holds> /*type*/) {
 }
 constexpr auto form(Of<Search> /*type*/) {
   return named("search", field("epoch", &Search::epoch));
+}
+constexpr auto form(Of<Forget> /*type*/) {
+  return named("forget", field("epoch", &Forget::epoch));
 }
 constexpr auto form(Of<Released> /*type*/) {
   return named("released");
@@ -341,6 +314,9 @@ constexpr auto form(Of<Stopped> /*type*/) {
 constexpr auto form(Of<Found> /*type*/) {
   return named("found", field("versions", &Found::versions, kMaxOwn));
 }
+constexpr auto form(Of<Copied> /*type*/) {
+  return named("copied", field("epoch", &Copied::epoch));
+}
 constexpr auto form(Of<LeaveWanted> /*type*/) {
   return named("leave-wanted", field("grace_ms", &LeaveWanted::grace_ms));
 }
@@ -370,7 +346,10 @@ constexpr auto form(Of<Install> /*type*/) {
                field("version", &Install::version));
 }
 constexpr auto form(Of<Retire> /*type*/) {
-  return named("retire", field("attempt", &Retire::attempt));
+  return named("retire", field("attempt", &Retire::attempt), field("version", &Retire::version));
+}
+constexpr auto form(Of<ForgetCopies> /*type*/) {
+  return named("forget-copies");
 }
 constexpr auto form(Of<StopStep> /*type*/) {
   return named(

@@ -1,4 +1,6 @@
 #include "membership/coordinator_state.hpp"
+#include <algorithm>
+#include <utility>
 
 namespace dynatrain::membership {
 namespace {
@@ -76,24 +78,50 @@ void repair_attempt(CoordinatorState& state, const Heartbeat& message) {
   }
 }
 
+/// What the member says of its copies. What was sent before a commit knows less than that.
+void note_copies(CoordinatorState& state, const Heartbeat& message) {
+  const std::int64_t epoch = state.durable.world.epoch;
+  Live& live = state.live.at(message.id);
+  if (!std::exchange(live.is_known, true)) {
+    --state.num_unknown;
+  }
+  live.copies = message.copies == 0 ? 0 : std::max(live.copies, message.copies);
+  if (message.is_copied && message.epoch == epoch) {
+    state.copies_since = epoch + 1;
+  }
+  if (message.epoch == 0 && message.copies != 0 && message.copies < state.copies_since) {
+    send(state, message.id, Forget{state.copies_since});
+  }
+}
+
 void repair_halt(CoordinatorState& state, const Heartbeat& message) {
   const std::int64_t epoch = state.durable.world.epoch;
+  const Live& live = state.live.at(message.id);
+  const bool is_unasked = !live.is_asked || state.is_orphaned;
+  if (state.recovery && !state.attempt && is_unasked && is_former_member(state, message.id, live)) {
+    halt_world(state, state.durable.halted_why);  // it was not known that this one has copies
+    return;
+  }
   if (state.is_orphaned) {
     if (!state.live.at(message.id).report) {
       ask_for_versions(state, message.id);
     }
     return;
   }
-  if (message.epoch != epoch || epoch == 0 || !is_in_world(state, message.id)) {
+  if (epoch == 0) {
     return;
   }
+  const bool is_there = message.epoch == epoch && is_in_world(state, message.id);
   if (!state.recovery) {
+    if (!is_there) {
+      return;
+    }
     if (message.activity == Activity::kBroken || message.activity == Activity::kHalted) {
       on_step_failed(state, StepFailed{message.id, epoch, {}});
     }
     return;
   }
-  if (!state.live.at(message.id).report) {
+  if (live.is_asked && !live.report && (is_there || message.epoch == 0)) {
     send(state, message.id, Halt{epoch, state.durable.halted_why});
   }
 }
@@ -118,6 +146,7 @@ void on_heartbeat(CoordinatorState& state, const Heartbeat& message) {
   if (message.is_leaving) {
     on_leave(state, message.id);
   }
+  note_copies(state, message);
   repair_attempt(state, message);
   if (state.live.contains(message.id)) {
     repair_halt(state, message);

@@ -9,6 +9,21 @@ namespace {
 /// two minutes at most.
 constexpr std::int64_t kLongestRetransmissionMs = 120'000;
 
+/// Where the last one is gone that had something of the halted world, it is looked for on disk.
+void search_if_nothing_is_left(CoordinatorState& state) {
+  if (state.recovery && !state.is_orphaned && !state.durable.is_finished &&
+      alive_in_world(state).empty() && former_members(state).empty()) {
+    begin_search(state);
+  }
+}
+
+void release(CoordinatorState& state, MemberId id) {
+  persist(state, MemberReleased{id});
+  forget(state, id);
+  send(state, id, Released{});
+  search_if_nothing_is_left(state);
+}
+
 }  // namespace
 
 void note_change(CoordinatorState& state) {
@@ -55,6 +70,20 @@ std::vector<MemberId> alive_in_world(const CoordinatorState& state) {
     return state.live.contains(id);
   });
   return alive;
+}
+
+bool is_former_member(const CoordinatorState& state, MemberId id, const Live& live) {
+  return live.copies != 0 && live.copies >= state.copies_since && !is_in_world(state, id);
+}
+
+std::vector<MemberId> former_members(const CoordinatorState& state) {
+  std::vector<MemberId> found;
+  for (const auto& [id, live] : state.live) {
+    if (is_former_member(state, id, live)) {
+      found.push_back(id);
+    }
+  }
+  return found;
 }
 
 std::string contradiction(const CoordinatorState& state, const FromWorker& message) {
@@ -122,7 +151,7 @@ void on_join(CoordinatorState& state, const Join& message) {
   state.live.emplace(message.id, std::move(live));
   send(state, message.id, Welcome{});
   if (state.is_orphaned) {
-    ++state.num_unreported;
+    expect_report(state, state.live.at(message.id));
     ask_for_versions(state, message.id);
   }
   note_change(state);
@@ -162,9 +191,12 @@ void on_gone(CoordinatorState& state, const Gone& message) {
   }
   if (state.durable.is_finished) {
     // Its peers do their last step or have done it: nobody is to be halted for its sake.
-    persist(state, MemberReleased{message.id});
-    forget(state, message.id);
-    send(state, message.id, Released{});
+    release(state, message.id);
+    return;
+  }
+  const bool takes_part = state.attempt && state.attempt->participants.contains(message.id);
+  if (state.leaving.contains(message.id) && !takes_part && !is_in_world(state, message.id)) {
+    release(state, message.id);  // it has stayed for its copies, up to its grace
     return;
   }
   lose(state, message.id, "it has ended");
@@ -182,16 +214,16 @@ void lose(CoordinatorState& state, MemberId id, const std::string& why) {
   note_change(state);
   if (was_in_world && !state.durable.is_finished && !state.recovery) {
     halt_world(state, name_of(state, id) + " was lost: " + why);
-  } else if (was_in_world && !state.durable.is_finished && alive_in_world(state).empty()) {
-    begin_search(state);
+  } else {
+    search_if_nothing_is_left(state);
   }
 }
 
 void forget(CoordinatorState& state, MemberId id) {
-  const bool is_asked = state.is_orphaned || (state.recovery && is_in_world(state, id));
-  if (is_asked && !state.live.at(id).report) {
+  if (const Live& live = state.live.at(id); live.is_asked && !live.report) {
     --state.num_unreported;
   }
+  state.num_unknown -= state.live.at(id).is_known ? 0U : 1U;
   state.live.erase(id);
   state.leaving.erase(id);
 }
@@ -239,14 +271,15 @@ void release_those_who_leave(CoordinatorState& state) {
   std::vector<MemberId> released;
   for (const MemberId id : state.leaving) {
     const bool takes_part = state.attempt && state.attempt->participants.contains(id);
-    if (!takes_part && !is_in_world(state, id)) {
+    const Live& live = state.live.at(id);
+    const bool stays = !state.durable.is_finished && is_former_member(state, id, live) &&
+                       (state.recovery || state.now_ms < live.keep_until_ms);
+    if (!takes_part && !stays && !is_in_world(state, id)) {
       released.push_back(id);
     }
   }
   for (const MemberId id : released) {
-    persist(state, MemberReleased{id});
-    forget(state, id);
-    send(state, id, Released{});
+    release(state, id);
   }
 }
 

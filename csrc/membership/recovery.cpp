@@ -10,10 +10,14 @@ namespace {
 
 /// Members that are late with their report are lost.
 void lose_late_members(CoordinatorState& state) {
-  for (const MemberId id : alive_in_world(state)) {
-    if (!state.live.at(id).report) {
-      lose(state, id, "no report in time after the world was halted");
+  std::vector<MemberId> late;
+  for (const auto& [id, live] : state.live) {
+    if (live.is_asked && !live.report) {
+      late.push_back(id);
     }
+  }
+  for (const MemberId id : late) {
+    lose(state, id, "no report in time after the world was halted");
   }
 }
 
@@ -46,6 +50,15 @@ std::vector<Holding> holdings_of(const CoordinatorState& state, const Descriptio
     }
   }
   return holdings;
+}
+
+/// Those who keep copies, and have no place in the target.
+std::vector<MemberId> former_members_beside(const CoordinatorState& state, const World& target) {
+  const std::set<MemberId> in_target(target.members.begin(), target.members.end());
+  std::vector<MemberId> beside = former_members(state);
+  std::erase_if(beside,
+                [&](MemberId id) { return in_target.contains(id) || !state.live.at(id).report; });
+  return beside;
 }
 
 bool is_refused(CoordinatorState& state, const PolicyChoice& choice) {
@@ -88,6 +101,11 @@ void wait_for_versions(CoordinatorState& state, std::size_t num_versions) {
     state.waits_for = clipped(state.waits_for + ": " + state.last_failure, kMaxWhyBytes);
   }
   open_recovery(state).gone_because = state.is_state_gone ? state.waits_for : std::string{};
+  if (state.is_state_gone && !state.is_orphaned && alive_in_world(state).empty()) {
+    // What is left are copies, and they do not do: what is on disk counts, as where nothing is.
+    state.copies_since = state.durable.world.epoch + 1;
+    look_on_disk(state);
+  }
 }
 
 void begin_recovery_attempt(CoordinatorState& state) {
@@ -120,6 +138,7 @@ void begin_recovery_attempt(CoordinatorState& state) {
                              std::move(choice.members),
                              versions[open_recovery(state).candidate]};
   description.holdings = holdings_of(state, description);
+  description.former = former_members_beside(state, description.target);
   begin_attempt(state, std::move(description));
 }
 
@@ -130,11 +149,10 @@ std::vector<std::int64_t> candidates(const CoordinatorState& state) {
   NewestFirst clean;
   NewestFirst snapshots;
   for (const auto& [id, live] : state.live) {
-    const bool counts = live.report && (state.is_orphaned || is_in_world(state, id));
-    if (counts && live.report->is_clean) {
+    if (live.report && live.report->is_clean) {
       clean.insert(live.report->version);
     }
-    if (counts) {
+    if (live.report) {
       snapshots.insert(live.report->snapshot_versions.begin(),
                        live.report->snapshot_versions.end());
     }
@@ -166,16 +184,25 @@ void halt_world(CoordinatorState& state, const std::string& why) {
   state.is_undecided = true;
   state.back_off_until_ms = state.now_ms;
   state.back_off_ms = state.options.deadlines.back_off_ms;
+  state.is_orphaned = false;
   state.num_unreported = 0;
-  const std::vector<MemberId> alive = alive_in_world(state);
-  for (const MemberId id : alive) {
-    state.live.at(id).report.reset();
-    ++state.num_unreported;
-    send(state, id, Halt{epoch, state.durable.halted_why});
+  for (auto& [id, live] : state.live) {
+    live.report.reset();
+    live.is_asked = false;
+    if (is_in_world(state, id) || is_former_member(state, id, live)) {
+      expect_report(state, live);
+      send(state, id, Halt{epoch, state.durable.halted_why});
+    }
   }
-  if (alive.empty()) {
+  if (state.num_unreported == 0) {
     begin_search(state);
   }
+}
+
+void expect_report(CoordinatorState& state, Live& live) {
+  live.report.reset();
+  live.is_asked = true;
+  ++state.num_unreported;
 }
 
 void on_step_failed(CoordinatorState& state, const StepFailed& message) {
@@ -200,8 +227,7 @@ void on_step_failed(CoordinatorState& state, const StepFailed& message) {
 
 void on_report(CoordinatorState& state, const Report& message) {
   Live& live = state.live.at(message.id);
-  const bool is_asked = state.is_orphaned || (state.recovery && is_in_world(state, message.id));
-  if (!is_asked || message.epoch != state.durable.world.epoch || live.report) {
+  if (!live.is_asked || message.epoch != state.durable.world.epoch || live.report) {
     ++state.num_stale;
     return;
   }
@@ -213,6 +239,9 @@ void on_report(CoordinatorState& state, const Report& message) {
 void consider_recovery(CoordinatorState& state) {
   if (!state.recovery || state.attempt || state.durable.is_finished) {
     return;
+  }
+  if (state.num_unknown > 0) {
+    return;  // one of them may keep copies that are needed
   }
   if (state.is_orphaned) {
     // Nothing stands that could wait for less than all who come.

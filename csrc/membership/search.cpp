@@ -6,11 +6,16 @@ void begin_search(CoordinatorState& state) {
   state.is_orphaned = true;
   state.num_unreported = 0;
   for (auto& [id, live] : state.live) {
-    live.report.reset();
-    ++state.num_unreported;
+    expect_report(state, live);
     live.search_deadline_ms = state.now_ms + state.options.deadlines.report_ms;
     ask_for_versions(state, id);
   }
+}
+
+void look_on_disk(CoordinatorState& state) {
+  begin_search(state);
+  try_all_versions(state);
+  state.is_undecided = true;
 }
 
 void search_again(CoordinatorState& state) {
@@ -18,9 +23,7 @@ void search_again(CoordinatorState& state) {
                       !state.is_undecided && !lacks_reports(state) && !state.live.empty() &&
                       state.now_ms >= state.search_again_ms;
   if (is_due) {
-    begin_search(state);
-    try_all_versions(state);
-    state.is_undecided = true;
+    look_on_disk(state);
   }
 }
 

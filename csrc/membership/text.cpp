@@ -3,6 +3,7 @@
 #include "dynatrain/base/error.hpp"
 
 #include "membership/fields.hpp"
+#include "membership/names.hpp"
 #include "membership/text_words.hpp"
 #include <type_traits>
 #include <utility>

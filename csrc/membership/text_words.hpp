@@ -1,8 +1,9 @@
 #pragma once
 
+#include "dynatrain/membership/text.hpp"
 #include "dynatrain/membership/world.hpp"
 
-#include "membership/fields.hpp"
+#include "membership/names.hpp"
 #include <cstddef>
 #include <cstdint>
 #include <string>

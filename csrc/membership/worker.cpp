@@ -94,11 +94,13 @@ void Worker::on(const StepBroke& event) {
 }
 
 void Worker::on(const Halt& message) {
-  if (message.epoch != epoch_ || epoch_ == 0 || finish_by_ms_) {
+  const bool is_own = epoch_ != 0 && message.epoch == epoch_;
+  const bool is_for_copies = epoch_ == 0 && copies_ != 0 && message.epoch >= copies_;
+  if ((!is_own && !is_for_copies) || finish_by_ms_) {
     stale();
     return;
   }
-  if (activity_ == Activity::kHalted) {
+  if (halted_epoch_ == message.epoch) {
     report();
     return;
   }
@@ -110,20 +112,22 @@ void Worker::on(const Halt& message) {
   if (attempt_) {
     discard();
   }
-  activity_ = Activity::kHalted;
+  activity_ = is_own ? Activity::kHalted : activity_;
+  halted_epoch_ = message.epoch;
   stopped_.reset();
   is_at_boundary_ = false;
   draining_attempt_ = 0;  // Stopped says that it has ended, too
-  out_.emplace_back(StopStep{epoch_, message.why});
+  out_.emplace_back(StopStep{message.epoch, message.why});
 }
 
 void Worker::on(const Stopped& event) {
-  if (activity_ != Activity::kHalted || stopped_) {
+  if (halted_epoch_ == 0 || stopped_) {
     stale();
     return;
   }
   stopped_ = event;
   stopped_->snapshot_versions = newest_first(event.snapshot_versions);
+  stopped_->is_clean = event.is_clean && epoch_ != 0;
   version_ = event.version;
   report();
 }
@@ -163,10 +167,31 @@ void Worker::on(const Found& event) {
   searched_epoch_.reset();
 }
 
+void Worker::on(const Copied& event) {
+  if (epoch_ == 0 || event.epoch != epoch_) {
+    stale();
+    return;
+  }
+  copies_ = epoch_;
+  is_copied_ = true;
+}
+
+void Worker::on(const Forget& message) {
+  // What an attempt may need is kept; the next heartbeat asks again.
+  if (epoch_ != 0 || copies_ == 0 || copies_ >= message.epoch || attempt_) {
+    stale();
+    return;
+  }
+  forget_copies();
+}
+
 void Worker::report() {
   if (stopped_) {
-    tell(Report{
-        options_.id, epoch_, stopped_->version, stopped_->is_clean, stopped_->snapshot_versions});
+    tell(Report{options_.id,
+                halted_epoch_,
+                stopped_->version,
+                stopped_->is_clean,
+                stopped_->snapshot_versions});
   }
 }
 
@@ -218,6 +243,8 @@ void Worker::send_heartbeat() {
   message.closed_attempt = closed_attempt_;
   message.activity = activity_;
   message.is_leaving = leave_by_ms_.has_value();
+  message.copies = copies_;
+  message.is_copied = is_copied_;
   tell(message);
 }
 
@@ -228,7 +255,9 @@ void Worker::check_deadlines_passed() {
   if (has_passed(finish_by_ms_)) {
     end(EndReason::kFinished, "the coordinator has not answered");
   } else if (has_passed(leave_by_ms_)) {
-    leave_as(EndReason::kGraceOver, "the grace was over before the member was released");
+    const bool is_free = epoch_ == 0 && !attempt_;  // it has stayed for its copies
+    leave_as(is_free ? EndReason::kReleased : EndReason::kGraceOver,
+             is_free ? "" : "the grace was over before the member was released");
   } else if (attempt_ && has_passed(attempt_->deadline_ms)) {
     if (has_voted()) {
       end(EndReason::kUndecided,

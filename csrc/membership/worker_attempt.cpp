@@ -57,6 +57,9 @@ void Worker::on(const Prepare& message) {
     // It was aborted: it could not have been committed without this member's vote.
     discard();
   }
+  if (copies_ != 0 && !has_copies_for(message)) {
+    forget_copies();
+  }
   attempt_ = OpenAttempt{.asked = message};
   out_.emplace_back(RunPrepare{message.attempt});
 }
@@ -194,15 +197,30 @@ void Worker::on(const Decision& message) {
   }
 }
 
+/// Whether its copies lead to the state of the world that the attempt begins with.
+bool Worker::has_copies_for(const Prepare& asked) const {
+  if (copies_ == 0 || asked.is_source) {
+    return copies_ != 0;
+  }
+  return asked.kind == ChangeKind::kRecovery ? halted_epoch_ == asked.source_epoch
+                                             : copies_ == asked.source_epoch;
+}
+
 void Worker::install() {
   const OpenAttempt attempt = close();
+  copies_ = has_copies_for(attempt.asked) ? attempt.asked.target_epoch : 0;
+  is_copied_ = false;
+  halted_epoch_ = 0;
   stopped_.reset();
   gone_since_ms_.reset();
   is_at_boundary_ = attempt.asked.target_rank >= 0;
   if (attempt.asked.target_rank < 0) {
     epoch_ = 0;
     activity_ = Activity::kIdle;
-    out_.emplace_back(Retire{attempt.asked.attempt});
+    out_.emplace_back(Retire{attempt.asked.attempt, attempt.step});
+    if (attempt.asked.is_source && copies_ == 0) {
+      forget_copies();  // none are whole
+    }
     return;
   }
   epoch_ = attempt.asked.target_epoch;
@@ -211,6 +229,11 @@ void Worker::install() {
   activity_ = Activity::kTraining;
   out_.emplace_back(Install{attempt.asked.attempt, epoch_, version_});
   tell(Installed{options_.id, epoch_, version_});
+}
+
+void Worker::forget_copies() {
+  copies_ = 0;
+  out_.emplace_back(ForgetCopies{});
 }
 
 void Worker::give_up(const std::string& why, bool is_refusal) {

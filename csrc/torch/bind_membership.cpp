@@ -69,6 +69,9 @@ py::dict read_description(const std::string& line) {
   std::ranges::transform(
       read.holdings, holdings.begin(), [](auto each) { return static_cast<int>(each); });
   out["holdings"] = holdings;
+  std::vector<std::uint64_t> former(read.former.size());
+  std::ranges::transform(read.former, former.begin(), &MemberId::value);
+  out["former"] = former;
   out["cold_because"] = read.cold_because;
   return out;
 }
@@ -322,6 +325,13 @@ void bind_worker(py::module_& m) {
           },
           py::arg("now_ms"),
           py::arg("versions"))
+      .def(
+          "copied",
+          [](TracedWorker& self, std::int64_t now_ms, std::int64_t epoch) {
+            return handle(self, now_ms, membership::Copied{epoch});
+          },
+          py::arg("now_ms"),
+          py::arg("epoch"))
       .def(
           "leave_wanted",
           [](TracedWorker& self, std::int64_t now_ms, std::int64_t grace_ms) {

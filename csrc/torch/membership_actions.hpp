@@ -47,7 +47,10 @@ inline py::tuple action(const membership::Install& each) {
   return py::make_tuple("install", each.attempt, each.epoch, each.version);
 }
 inline py::tuple action(const membership::Retire& each) {
-  return py::make_tuple("retire", each.attempt);
+  return py::make_tuple("retire", each.attempt, each.version);
+}
+inline py::tuple action(const membership::ForgetCopies& /*each*/) {
+  return py::make_tuple("forget");
 }
 inline py::tuple action(const membership::StopStep& each) {
   return py::make_tuple("stop", each.epoch, each.why);

@@ -817,6 +817,9 @@ class MembershipWorker:
     def found(self, now_ms: int, versions: Sequence[int]) -> list[tuple[Any, ...]]:
         """The answer to ``search``: versions of the job that can be read from disk."""
 
+    def copied(self, now_ms: int, epoch: int) -> list[tuple[Any, ...]]:
+        """A snapshot of the world with this epoch is whole."""
+
     def leave_wanted(self, now_ms: int, grace_ms: int) -> list[tuple[Any, ...]]:
         """This process is to be left out of the next world."""
 
@@ -849,7 +852,7 @@ class Words:
 def membership_description(line: str) -> dict[str, Any]:
     """An attempt as it is published.
 
-    Keys: attempt, is_recovery, source, target, holdings, cold_because.
+    Keys: attempt, is_recovery, source, target, holdings, former, cold_because.
     """
 
 def membership_record(line: str) -> tuple[Any, ...]:

@@ -195,7 +195,10 @@ def _joined(
     def note(kind: str, what: str) -> None:
         driver.events.note(kind, what)
 
-    snapshots = _snapshots(session, checked.options, device, note)
+    def copied(epoch: int) -> None:
+        driver.part.copied(epoch)
+
+    snapshots = _snapshots(session, checked.options, device, (note, copied))
     port = Joining(session._part, given.initialize, checked.keep, session._callbacks, snapshots)
     driver = Driver(port, make, checked.options.timeout, ways.wishes, snapshots)
     traces = checked.settings.trace_folder
@@ -218,9 +221,12 @@ def _of_first(session: Session) -> OnSwitch:
 
 
 def _snapshots(
-    session: Session, options: Options, device: torch.device, note: Note
+    session: Session,
+    options: Options,
+    device: torch.device,
+    told: tuple[Note, Callable[[int], None]],
 ) -> Snapshots | None:
-    """Those of a member; None where none are wanted."""
+    """Those of a member; None where none are wanted. ``told``: see :class:`Means`."""
     every, folder = options.checkpoint_every, options.checkpoint_dir
     if options.snapshot_every is None and every is None:
         return None
@@ -228,7 +234,7 @@ def _snapshots(
     cadence = Cadence(options.snapshot_every, every, checkpoints)
     part = session._part
     after = part.engine.after_training
-    means = Means(device, options.num_threads, options.timeout, after, note)
+    means = Means(device, options.num_threads, options.timeout, after, *told)
     return Snapshots(cadence, part.adapter, part.present, means)
 
 

@@ -210,8 +210,8 @@ class Joining:
     def hold(self, generation: Generation, seats: Seats | None, epoch: int, step: int) -> None:
         """Takes ``seats`` for what is left of a halted world, after ``step`` steps.
 
-        A rank that is not among them has nothing of that version, whatever its state is. None where
-        there was no world in this job: a checkpoint says what it was.
+        A rank that is not among them has nothing of that version but copies, whatever its state is.
+        None where there was no world in this job: a checkpoint says what it was.
 
         Raises:
             LayoutError: this rank is among them, and has that version no more.
@@ -220,11 +220,12 @@ class Joining:
         present, progress = self._part.present, self._part.progress
         reached = progress.completed
         has_checkpoints = self._snapshots is not None and self._snapshots.checkpoints is not None
+        is_known = True
         if has_checkpoints:  # who reports a checkpoint need not hold anything
             self.enter(generation)
             if seats is None:
                 seats = self._seats_on_disk(step)
-            seats = self._with_holders(seats, step)
+            seats, is_known = self._with_holders(seats, step)
         if seats is None:
             raise LayoutError(
                 "elastic: this job goes on from a checkpoint, and this member has no folder\n"
@@ -233,7 +234,7 @@ class Joining:
             )
         own = generation.members.own.id
         is_holder = seats.place_of(own) is not None
-        found = self._copied(step, seats) if is_holder else None
+        found = self._copied(step, seats)
         if is_holder and found is None:
             self._come_to(step)
         self._stood = _Stood(
@@ -248,7 +249,7 @@ class Joining:
         if found is not None:
             present.held, present.own_kept = found
         if has_checkpoints:
-            self._fill(generation, epoch, step)
+            self._fill(generation, epoch, step, is_known)
 
     def _seats_on_disk(self, step: int) -> Seats:
         """The places of the world that has written a checkpoint. Collective."""
@@ -260,18 +261,20 @@ class Joining:
             "reading the checkpoint", lambda: seats_in(folder, step, engine.options.timeout)
         )
 
-    def _with_holders(self, seats: Seats, step: int) -> Seats:
-        """Without the places of members that have neither a state nor copies of ``step`` steps."""
+    def _with_holders(self, seats: Seats, step: int) -> tuple[Seats, bool]:
+        """Without the places of members that have neither a state nor copies of ``step`` steps.
+
+        Whether there are others, too: they know which steps were undone. Collective.
+        """
         assert self._snapshots is not None
         engine, near = self._part.engine, self._is_near(step)
         has = near or bool(self._snapshots.copied_of(step, ()))
         told = engine.control.gather(has, "what is left")
         members = engine.generation.members.each
-        return seats.without(
-            {member.id for member, holds in zip(members, told, strict=True) if not holds}
-        )
+        without = {member.id for member, holds in zip(members, told, strict=True) if not holds}
+        return seats.without(without), any(told)
 
-    def _fill(self, generation: Generation, epoch: int, step: int) -> None:
+    def _fill(self, generation: Generation, epoch: int, step: int, is_known: bool) -> None:
         """Has members bring what nobody has of ``step`` steps, from a checkpoint. Collective."""
         snapshots, present = self._snapshots, self._part.present
         assert snapshots is not None
@@ -282,8 +285,8 @@ class Joining:
         copied = snapshots.copied_of(step, seats.ids)
         of = copied if present.held is not None else (own,) if is_live else ()
         folder = snapshots.checkpoints
-        # Where nobody lives who knows which steps were undone, all that is on disk counts.
-        on_disk = snapshots.on_disk if any(seats.ids) else folder.versions
+        # Where nobody is left who knows which steps were undone, all that is on disk counts.
+        on_disk = snapshots.on_disk if is_known else folder.versions
         brings = Brings(of, is_live, bool(copied), step in on_disk)
         recovery = Recovery(step, seats, present.source, brings)
         read = read_missing(self._part.engine, folder, recovery)

@@ -207,8 +207,8 @@ class Session(Position):
     def leave(self, grace_s: float) -> None:
         """Asks the coordinator to go on without this process; for a handler of SIGTERM, too.
 
-        The loop ends on this process once the others have its part of the state, or after
-        ``grace_s`` in any case, a day at most.
+        The loop ends on this process once the others have its part of the state and, where
+        snapshots are made, copies of it, or after ``grace_s`` in any case, a day at most.
 
         Raises:
             LayoutError: the process has not joined an elastic job, or that is no time.

@@ -100,3 +100,27 @@ def test_a_death_right_behind_a_switch_costs_one_member(tmp_path, how):
 
         assert [member.end(120) for member in living] == [0, 0, 0]
         check_losses(members)
+
+
+# What the third one has of the last snapshot has no other owner when its keeper is killed, and the
+# new world has no copies of its own yet. Whether it idles or is to leave, it brings them.
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("question", "then"), [(("resize", "--layout", "dp=2"), "dp=2"), (("drain", "2"), "dp=1")]
+)
+def test_a_member_without_a_place_brings_its_copies(tmp_path, question, then):
+    with running(tmp_path, ("dp=3", "dp=2", "dp=1")) as job:
+        by_rank = {}
+        for member in started(job, "dp=3", 3):
+            by_rank[member.told("step")[-1]["place"][0]] = member
+        job.ask(*question)
+        victim = by_rank[0]  # the keeper of the third one
+        victim.wait_for(lambda: any(each["target"] == "dp=2" for each in victim.told("switch")))
+        victim.child.kill()
+        living = [by_rank[1], by_rank[2]]
+        trains_in(living[0], then)
+        job.hurry.touch()
+
+        assert [member.end(120) for member in living] == [0, 0]
+        assert went_back(living)
+        check_losses([victim, *living])

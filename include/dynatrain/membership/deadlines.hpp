@@ -18,9 +18,10 @@ struct Deadlines {
   std::int64_t prepare_ms = 0;     ///< for all members to be prepared
   std::int64_t vote_ms = 0;        ///< from Go: the steps up to the switch, and the transfer
   std::int64_t decision_ms = 0;    ///< a member that has voted yes waits, then ends undecided
-  std::int64_t abandon_ms = 0;   ///< a member that holds and hears nothing of the coordinator ends
-  std::int64_t give_up_ms = 0;   ///< a state that is gone is waited for, where checkpoints are made
-  std::int64_t back_off_ms = 0;  ///< after a failed attempt; doubles with each further one ...
+  std::int64_t abandon_ms = 0;  ///< a member that holds and hears nothing of the coordinator ends
+  std::int64_t give_up_ms = 0;  ///< a state that is gone is waited for, where checkpoints are made
+  std::int64_t keep_ms = 0;  ///< who leaves stays for its copies, where no newer ones become whole
+  std::int64_t back_off_ms = 0;      ///< after a failed attempt; doubles with each further one ...
   std::int64_t back_off_cap_ms = 0;  ///< ... up to this
 };
 

@@ -45,6 +45,9 @@ struct Heartbeat {
   std::int64_t closed_attempt = 0;  ///< it takes no part in this one and earlier ones any more
   Activity activity = Activity::kIdle;
   bool is_leaving = false;
+  /// The world to whose state the copies lead that it has made; 0 where it has none.
+  std::int64_t copies = 0;
+  bool is_copied = false;  ///< a snapshot of its present world is whole
 };
 
 /// Asks to be left out of the next world. After `grace_ms` the process ends in any case.
@@ -168,7 +171,8 @@ struct Decision {
   std::string why;  ///< of an abort
 };
 
-/// Stop the step at once, abort what hangs, and report.
+/// Stop the step at once, abort what hangs, and report. Goes to the members of the halted world,
+/// and to those that have left it, or a world before it, with copies that its state may need.
 struct Halt {
   std::int64_t epoch = 0;
   std::string why;  ///< who is lost, or whose step has failed
@@ -184,6 +188,12 @@ struct Holds {
 /// Nobody who is there has a state: says which versions the member finds on disk.
 struct Search {
   std::int64_t epoch = 0;  ///< of the world that is gone, 0 where there was none
+};
+
+/// Copies of a member that is in no world are of no use any more, where they lead to a world before
+/// this one.
+struct Forget {
+  std::int64_t epoch = 0;
 };
 
 /// The member is in no world any more and may exit.
@@ -204,6 +214,7 @@ using FromCoordinator = std::variant<Welcome,
                                      Halt,
                                      Holds,
                                      Search,
+                                     Forget,
                                      Released,
                                      Lost>;
 

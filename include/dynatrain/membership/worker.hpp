@@ -51,6 +51,10 @@ struct Stopped {
 struct Found {
   std::vector<std::int64_t> versions;
 };
+/// A snapshot of the world with this epoch is whole.
+struct Copied {
+  std::int64_t epoch = 0;
+};
 struct LeaveWanted {
   std::int64_t grace_ms = 0;
 };
@@ -66,6 +70,7 @@ using WorkerEvent = std::variant<FromCoordinator,
                                  SwitchBroke,
                                  Stopped,
                                  Found,
+                                 Copied,
                                  LeaveWanted,
                                  ScriptFinished,
                                  Tick>;
@@ -99,10 +104,14 @@ struct Install {
   std::int64_t epoch = 0;
   std::int64_t version = 0;
 };
-/// The attempt was committed without this member: let go of the source.
+/// The attempt was committed without this member: let go of the source. Copies of `version` and
+/// before stay: the new world may need them before it has made its own.
 struct Retire {
   std::int64_t attempt = 0;
+  std::int64_t version = 0;
 };
+/// Let go of all copies: no world needs them, or they are of steps that were undone.
+struct ForgetCopies {};
 /// Abort what hangs, in the step and in a transfer; ends with Stopped.
 struct StopStep {
   std::int64_t epoch = 0;
@@ -145,6 +154,7 @@ using WorkerAction = std::variant<Tell,
                                   Discard,
                                   Install,
                                   Retire,
+                                  ForgetCopies,
                                   StopStep,
                                   StandStill,
                                   FindVersions,
@@ -205,6 +215,7 @@ class Worker {
   void on(const Halt& message);
   void on(const Holds& message);
   void on(const Search& message);
+  void on(const Forget& message);
   void on(const Released&);
   void on(const Lost& message);
   void on(const AtBoundary& event);
@@ -215,6 +226,7 @@ class Worker {
   void on(const SwitchBroke& event);
   void on(const Stopped& event);
   void on(const Found& event);
+  void on(const Copied& event);
   void on(const LeaveWanted& event);
   void on(const ScriptFinished&);
   void on(const Tick&);
@@ -222,6 +234,7 @@ class Worker {
   void go_on();
   void install();
   void discard();
+  void forget_copies();
   void give_up(const std::string& why, bool is_refusal);
   void report();
   void send_heartbeat();
@@ -236,6 +249,7 @@ class Worker {
   OpenAttempt close();
   [[nodiscard]] bool has_voted() const;
   [[nodiscard]] bool is_expected(const Prepare& message) const;
+  [[nodiscard]] bool has_copies_for(const Prepare& asked) const;
   [[nodiscard]] bool is_expected(const Go& message) const;
   [[nodiscard]] bool stands_at_step() const;
   [[nodiscard]] bool may_train() const;
@@ -251,7 +265,10 @@ class Worker {
   std::int64_t num_begun_ = 0;  ///< steps begun; the one that begins with version v is number v
   bool is_at_boundary_ = false;
   Activity activity_ = Activity::kIdle;
+  std::int64_t halted_epoch_ = 0;   ///< that Halt has named, 0 for none
   std::optional<Stopped> stopped_;  ///< what Halt has found; reported again when asked again
+  std::int64_t copies_ = 0;         ///< the world that copies lead to, 0 where there are none
+  bool is_copied_ = false;          ///< some of them are of the present world
   std::optional<std::int64_t> searched_epoch_;  ///< of the Search that is not answered yet
   std::optional<OpenAttempt> attempt_;
   std::int64_t closed_attempt_ = 0;

@@ -46,6 +46,8 @@ struct Description {
   /// Of a recovery, one for each member of the source, then for the others of the target in their
   /// order; of a planned change, empty: every member of the source holds all that it should.
   std::vector<Holding> holdings;
+  /// Of a recovery, those who take part for their copies alone: they are in neither world.
+  std::vector<MemberId> former;
   /// Of a planned change, why its members prepare it in the stop; empty where they do so beside
   /// training.
   std::string cold_because;

@@ -50,11 +50,14 @@ def read_published(published: bytes) -> tuple[dict[str, Any], dict[int, str]]:
 
 
 def members_of(description: dict[str, Any]) -> list[int]:
-    """Who takes part in an attempt, by rank: the target's members, then others of the source."""
+    """Who takes part in an attempt, by rank: the target's members, then others of the source.
+
+    Those who bring nothing but copies come last.
+    """
     source, target = description["source"]["members"], description["target"]["members"]
     there = _holdings(description)
     others = [each for each in source if there.get(each, Holding.LIVE) != Holding.ABSENT]
-    return [*dict.fromkeys([*target, *others])]
+    return [*dict.fromkeys([*target, *others, *description["former"]])]
 
 
 def seats_of(description: dict[str, Any]) -> Seats | None:

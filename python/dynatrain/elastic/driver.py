@@ -57,7 +57,6 @@ class Driver:
         snapshots: of this member; None where it makes none.
 
     Attributes:
-        events: of this member.
         ended: why it ended, kind and reason, once it has.
     """
 
@@ -115,6 +114,7 @@ class Driver:
             generation=self._make(members),
             source=seats_of(description),
             target=Layout.parse(target["layout"]),
+            world=target["epoch"],
             epoch=description["source"]["epoch"] - 1,
             version=target["version"] if description["is_recovery"] else None,
             slices=Slices(lambda: self.part.ask(Asked("slice", attempt)), self._timeout),
@@ -262,10 +262,9 @@ class Driver:
             self._snapshots.halt()
         self.part.end()
         self._wishes.end()
-        kind, why = asked.why
         self.events.note("ended", " ".join(asked.why).strip())
         self.events.tell()
-        _log.info("this member has ended: %s %s", kind, why)
+        _log.info("this member has ended: %s %s", *asked.why)
 
     def _do(self, asked: Asked) -> None:
         if asked.kind == "switch":
@@ -276,6 +275,8 @@ class Driver:
             self._serve(asked.attempt)
         elif asked.kind == "discard":
             self._drop(asked.attempt)
+        elif asked.kind == "forget" and self._snapshots is not None:
+            self._snapshots.forget()
         elif asked.kind == "stop":
             session = self._session
             if self._snapshots is not None:
@@ -341,9 +342,8 @@ class Driver:
         if former is not None:
             former.close(in_store=False)  # its keys are the coordinator's to delete
         if self._snapshots is not None:
-            completed, num_trainers = self._session.completed, ready.target.world_size
-            members = ready.generation.members
-            self._snapshots.go_on(completed, members, num_trainers, self._store)
+            trains = ready.generation.members, ready.target.world_size
+            self._snapshots.go_on(ready.world, self._session.completed, *trains, self._store)
         self._vote_is = _OPEN
 
     def _run(self, ready: Ready, version: int) -> None:

@@ -38,7 +38,7 @@ class Asked:
 
     Attributes:
         kind: ``train``, ``hold``, ``slice``, ``switch``, ``install``, ``discard``, ``retire``,
-            ``stop`` or ``end``.
+            ``forget``, ``stop`` or ``end``.
         attempt: that it is about; 0 where it is about none.
         version: completed steps with which the world begins, or at which it is left.
         why: of an end, its kind and its reason; of a stop, only the latter.
@@ -188,6 +188,10 @@ class Part:
     def stopped(self, version: int, earlier: Sequence[int], *, is_clean: bool) -> None:
         """Answers ``stop``: nothing runs any more, and this is what the state is, or can be."""
         self._feed(lambda now: self._machine.stopped(now, version, is_clean, list(earlier)))
+
+    def copied(self, epoch: int) -> None:
+        """A snapshot of the world with this epoch is whole; in any thread."""
+        self._feed(lambda now: self._machine.copied(now, epoch))
 
     def end(self) -> None:
         """Ends the thread and the connection."""
@@ -379,8 +383,10 @@ def _asked(kind: str, facts: Sequence[Any]) -> Asked:
         return Asked(kind, version=facts[1])
     if kind == "install":
         return Asked(kind, facts[0], facts[2])
-    if kind == "switch":
+    if kind in ("switch", "retire"):
         return Asked(kind, facts[0], facts[1])
+    if kind == "forget":
+        return Asked(kind)
     if kind == "stop":
         return Asked(kind, why=("", facts[1]))
     if kind == "end":

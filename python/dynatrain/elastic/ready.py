@@ -27,6 +27,7 @@ class Ready:
         generation: of all who are in the source or the target; the target's ranks come first.
         source: who trains now, or what is left of them in a recovery; None where nobody does.
         target: the layout to go to.
+        world: the epoch of that, as the coordinator counts.
         epoch: of the source, as sessions count.
         version: of a recovery, the completed steps of what is left; else None.
         slices: what the thread of a planned change has the training thread do.
@@ -40,6 +41,7 @@ class Ready:
     generation: Generation
     source: Seats | None
     target: Layout
+    world: int
     epoch: int
     version: int | None
     slices: Slices

@@ -48,6 +48,7 @@ class Means:
         timeout: deadline of every wait for another member.
         after: what the script has put on its stream so far; empty on the CPU.
         note: of events.
+        copied: is told the epoch of a world of which a snapshot is whole, in any thread.
     """
 
     device: torch.device
@@ -55,6 +56,7 @@ class Means:
     timeout: timedelta
     after: Callable[[], Sequence[_native.Token]]
     note: Note
+    copied: Callable[[int], None]
 
 
 class Rounds(threading.Thread):
@@ -69,7 +71,7 @@ class Rounds(threading.Thread):
         slots: where copies are.
         means: see there.
         members: of the world; called in the thread.
-        version: completed steps with which the world begins.
+        begins: the epoch of the world, and the completed steps with which it begins.
     """
 
     def __init__(
@@ -78,11 +80,12 @@ class Rounds(threading.Thread):
         slots: SnapshotSlots,
         means: Means,
         members: Callable[[Connections], Members],
-        version: int = 0,
+        begins: tuple[int, int],
     ) -> None:
         super().__init__(name="dynatrain snapshots", daemon=True)
         self._cadence = cadence
-        self._begun = self._written = version
+        self._epoch, self._begun = begins
+        self._written = self._begun
         self.saved: list[int] = []  #: versions that have come to disk in this world
         self._slots = slots
         self._means = means
@@ -207,6 +210,7 @@ class Rounds(threading.Thread):
             else:
                 self._slots.is_whole()
                 if keeps:
+                    self._means.copied(self._epoch)
                     self._tell_of_success(slot, time.perf_counter() - began)
                 if self._cadence.is_checkpoint(due, self._written):
                     at = max(at, self._save(channel, members, slot))

@@ -54,17 +54,26 @@ class Snapshots:
         self._slots = SnapshotSlots()
         self._rounds: Rounds | None = None
         self._begun = -1  #: completed steps with which the present world began
+        self._epoch = 0  #: of that world, as the coordinator counts
         self._saved: list[int] = []  #: versions that have come to disk in it, until it was halted
         self._member = ""  #: id of this one in the present world; empty where it has no place there
 
     # ---- while the world trains ----------------------------------------------------------------
 
     def go_on(
-        self, version: int, members: Members, num_trainers: int, store: Callable[[], Store]
+        self,
+        epoch: int,
+        version: int,
+        members: Members,
+        num_trainers: int,
+        store: Callable[[], Store],
     ) -> None:
         """A new world begins; forgets what does not lead to its state.
 
+        A member that has no place in it keeps its copies: the others have none of this world yet.
+
         Args:
+            epoch: of the world.
             version: its completed steps.
             members: of its generation, those that train first.
             num_trainers: how many these are.
@@ -72,10 +81,10 @@ class Snapshots:
         """
         self.halt()
         self._reader.forget()
-        self._slots.follow(version if self._member else -1)
+        self._slots.follow(version)
         trains = members.rank < num_trainers
         self._member = members.own.id if trains else ""
-        self._begun, self._saved = version, []
+        self._epoch, self._begun, self._saved = epoch, version, []
 
         def trainers(connections: Connections) -> Members:
             own = PrefixStore(f"{members.name}/snapshots", store())
@@ -86,7 +95,8 @@ class Snapshots:
             self._begin(trainers, version)
 
     def _begin(self, members: Callable[[Connections], Members], version: int = 0) -> None:
-        rounds = Rounds(self._cadence, self._slots, self._means, members, version)
+        begins = self._epoch, version
+        rounds = Rounds(self._cadence, self._slots, self._means, members, begins)
         try:
             rounds.start()
         except RuntimeError as error:  # the world stands already, and trains without
@@ -160,6 +170,11 @@ class Snapshots:
                 self._slots = self._slots.without_spare()
             self._saved = [*rounds.saved]
 
+    def forget(self) -> None:
+        """Lets go of all copies, and of their memory; of a member that is in no world."""
+        self.halt()
+        self._slots = SnapshotSlots()
+
     @property
     def versions(self) -> list[int]:
         """What this member has copies of, its own at least; newest first."""
@@ -195,8 +210,9 @@ class Snapshots:
         if slot is None:
             return ()
         other = slot.other
+        assert slot.own is not None
         return (
-            self._member,
+            slot.own.member,
             *(() if other is None or other.member in holders else (other.member,)),
         )
 

@@ -47,7 +47,7 @@ bool is_refused(const std::string& line) {
 TEST(Text, EveryMessageOfAMemberTravels) {
   const std::vector<FromWorker> messages{
       Join{{~0ULL}, "host-1"},
-      Heartbeat{{1}, 2, 3, 4, Stage::kVoted, 5, 6, Activity::kHalted, true},
+      Heartbeat{{1}, 2, 3, 4, Stage::kVoted, 5, 6, Activity::kHalted, true, 2, true},
       Leave{{1}, 30'000},
       Prepared{{1}, 2, 3},
       PrepareFailed{{1}, 2, all_bytes(), true},
@@ -73,6 +73,7 @@ TEST(Text, EveryMessageOfTheCoordinatorTravels) {
                                               Halt{1, all_bytes()},
                                               Holds{all_bytes(), true},
                                               Search{4},
+                                              Forget{4},
                                               Released{},
                                               Lost{"no heartbeat"}};
   for (const FromCoordinator& message : messages) {
@@ -121,6 +122,7 @@ TEST(Text, ADescriptionTravels) {
                                 World{1, "dp=2", {{1}, {2}}, 0},
                                 World{2, "dp=1", {{1}}, 9},
                                 {Holding::kLive, Holding::kAbsent},
+                                {{3}, {4}},
                                 "no two steps have the same tensors: 100 %"};
 
   EXPECT_EQ(decode<Description>(encode(description)), description);

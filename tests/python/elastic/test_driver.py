@@ -105,7 +105,7 @@ def driven(go, *asked):
     driver.part, driver._present = part, FakeGeneration()
     source = Seats(LAYOUT, ("7", "8"))
     slices = Slices(lambda: None, WAIT)  # nothing was prepared ahead
-    facts = {"source": source, "target": LAYOUT, "epoch": 0, "version": None}
+    facts = {"source": source, "target": LAYOUT, "epoch": 0, "world": 2, "version": None}
     ready = Ready(generation=FakeGeneration(), slices=slices, **facts)
     driver._ready[1] = ready
     return driver, session, part

@@ -171,7 +171,7 @@ def attempt():
     driver.part = Given()
     ask = driver.part.ask
     slices = Slices(lambda: ask(Asked("slice", 7)), SECONDS)
-    facts = {"source": SEATS, "target": Layout(tp=2), "epoch": 0, "version": None}
+    facts = {"source": SEATS, "target": Layout(tp=2), "epoch": 0, "world": 2, "version": None}
     ready = Ready(generation=generation, slices=slices, **facts)
     driver._ready[7] = ready
     return SimpleNamespace(driver=driver, session=session, generation=generation, ready=ready)
@@ -201,7 +201,7 @@ def described(cold_because):
     """A change from dp=2 to dp=1, as it is published."""
     source = {"epoch": 1, "layout": "dp=2", "members": [1, 2], "version": 0}
     target = {"epoch": 2, "layout": "dp=1", "members": [1], "version": 0}
-    facts = {"is_recovery": False, "holdings": [], "cold_because": cold_because}
+    facts = {"is_recovery": False, "holdings": [], "former": [], "cold_because": cold_because}
     return {"attempt": 8, "source": source, "target": target, **facts}, {}
 
 

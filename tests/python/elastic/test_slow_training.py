@@ -20,8 +20,8 @@ MINE = Brought(None, 0, 64, "mine")
 
 def rounds_of(seconds):
     """Those of a member whose messages have so long, measured and at no boundary yet."""
-    means = Means(torch.device("cpu"), 1, timedelta(seconds=seconds), lambda: [], None)
-    made = Rounds(4, copies.SnapshotSlots(), means, None)
+    means = Means(torch.device("cpu"), 1, timedelta(seconds=seconds), lambda: [], None, None)
+    made = Rounds(4, copies.SnapshotSlots(), means, None, (0, 0))
     made.measured(64)
     return made
 

@@ -160,7 +160,7 @@ def test_why_a_member_stands_still_is_told_at_once_and_again_at_times(caplog):
 
 
 def ready(*, taken=True):
-    facts = {"source": None, "target": Layout(dp=2), "epoch": 0, "version": 9}
+    facts = {"source": None, "target": Layout(dp=2), "epoch": 0, "world": 2, "version": 9}
     made = Ready(generation=None, slices=None, **facts)
     if taken:
         made.taken.set()

@@ -1,6 +1,5 @@
 #include "membership/simulation/simulation.hpp"
 #include <algorithm>
-#include <set>
 #include <utility>
 
 /// Steps and transfers: collectives that all members have to meet in, after which each ends alone.
@@ -99,6 +98,7 @@ void Simulation::end_step(Process& process) {
     if (process.data.snapshots.size() > 2) {
       process.data.snapshots.erase(process.data.snapshots.begin());
     }
+    tell_of_copies(process, step.number);
   }
   if (scenario_.has_checkpoints && process.data.version % 5 == 0) {
     save(process, step.number);
@@ -132,109 +132,6 @@ void Simulation::prepare(Process& process, const RunPrepare& action) {
   } else {
     put_local(process, delay_ms, PrepareDone{action.attempt});
   }
-}
-
-/// Has a checkpoint be there when the last member has come to it.
-void Simulation::save(const Process& process, std::int64_t epoch) {
-  const std::int64_t version = process.data.version;
-  const bool is_whole = std::ranges::all_of(oracle_.members_in(epoch), [&](MemberId id) {
-    const Process& member = process_of(id);
-    return member.is_alive && member.data.version == version && member.data.is_clean &&
-           member.data.digest == process.data.digest;
-  });
-  if (is_whole && oracle_.world().epoch == epoch) {
-    checkpoints_[version] = {process.data.digest, epoch};
-    if (checkpoints_.size() > 2) {
-      checkpoints_.erase(checkpoints_.begin());
-    }
-  }
-}
-
-/// Of those, the versions that a member of the present world may use.
-std::vector<std::int64_t> Simulation::on_disk() const {
-  std::vector<std::int64_t> versions;
-  for (const auto& [version, checkpoint] : checkpoints_) {
-    if (version <= oracle_.world().version || checkpoint.epoch == oracle_.world().epoch) {
-      versions.push_back(version);
-    }
-  }
-  return versions;
-}
-
-bool Simulation::is_orphaned(const std::vector<MemberId>& members) {
-  return std::ranges::all_of(members, [&](MemberId id) { return oracle_.is_gone(id); });
-}
-
-bool Simulation::is_covered(const std::vector<MemberId>& members, std::int64_t version) {
-  std::set<std::int64_t> epochs{oracle_.world().epoch};
-  for (const MemberId id : members) {
-    const Data& data = process_of(id).data;
-    if (const auto found = data.snapshots.find(version); found != data.snapshots.end()) {
-      epochs.insert(found->second.epoch);
-    }
-  }
-  return std::ranges::any_of(epochs, [&](std::int64_t epoch) {
-    return is_covered_in(oracle_.members_in(epoch), members, {epoch, version});
-  });
-}
-
-/// Whether `holders` hold each shard of a world, which are as many as its `members`.
-bool Simulation::is_covered_in(const std::vector<MemberId>& members,
-                               const std::vector<MemberId>& holders,
-                               std::pair<std::int64_t, std::int64_t> epoch_and_version) {
-  const auto [epoch, version] = epoch_and_version;
-  const auto is_there = [&](MemberId id) {
-    return std::ranges::find(holders, id) != holders.end() && process_of(id).is_alive &&
-           !oracle_.is_gone(id);
-  };
-  const auto has_live = [&](MemberId id) {
-    const Data& data = process_of(id).data;
-    return epoch == oracle_.world().epoch && is_there(id) && data.is_clean &&
-           data.version == version;
-  };
-  const auto has_snapshot = [&](MemberId id) {
-    const Data& data = process_of(id).data;
-    const auto found = data.snapshots.find(version);
-    return is_there(id) && found != data.snapshots.end() && found->second.epoch == epoch;
-  };
-  std::size_t num_covered = 0;
-  for (std::size_t rank = 0; rank < members.size(); ++rank) {
-    // A snapshot of a member keeps a copy of its left neighbour's shard, too.
-    const MemberId own = members[rank];
-    const MemberId right = members[(rank + 1) % members.size()];
-    num_covered += has_live(own) || has_snapshot(own) || has_snapshot(right) ? 1U : 0U;
-  }
-  return scenario_.is_replicated ? num_covered > 0 : num_covered == members.size();
-}
-
-std::optional<std::uint64_t> Simulation::digest_of(const Description& description) {
-  const std::int64_t version = description.target.version;
-  const bool is_alone = is_orphaned(description.source.members);
-  const std::vector<std::int64_t> usable = on_disk();
-  const bool is_saved = checkpoints_.contains(version) &&
-                        (is_alone || std::ranges::find(usable, version) != usable.end());
-  if (is_alone) {
-    return is_saved ? std::optional(checkpoints_.at(version).digest) : std::nullopt;
-  }
-  std::optional<std::uint64_t> digest;
-  if (is_saved) {
-    digest = checkpoints_.at(version).digest;
-  }
-  for (std::size_t i = 0; i < description.source.members.size(); ++i) {
-    const Data& data = process_of(description.source.members[i]).data;
-    std::optional<std::uint64_t> held;
-    if (description.holdings[i] == Holding::kLive) {
-      held = data.digest;
-    } else if (description.holdings[i] == Holding::kSnapshot) {
-      const auto found = data.snapshots.find(version);
-      held = found == data.snapshots.end() ? held : std::optional(found->second.digest);
-    }
-    if (held && digest && *held != *digest) {
-      throw Violation("two members hold different states under version " + std::to_string(version));
-    }
-    digest = held ? held : digest;
-  }
-  return is_saved || is_covered(description.source.members, version) ? digest : std::nullopt;
 }
 
 void Simulation::begin_transfer(Process& process, const RunSwitch& action) {
@@ -333,8 +230,7 @@ void Simulation::install(Process& process, const Install& action) {
   });
   // What does not lead to the new state is forgotten: its versions come again, as other states.
   std::map<std::int64_t, Snapshot> snapshots = std::move(process.data.snapshots);
-  std::erase_if(snapshots,
-                [&](const auto& each) { return !is_source || each.first > action.version; });
+  std::erase_if(snapshots, [&](const auto& each) { return each.first > action.version; });
   process.data = *std::exchange(process.target, std::nullopt);
   process.data.snapshots = std::move(snapshots);
   process.step.reset();
@@ -360,14 +256,6 @@ void Simulation::stop(Process& process) {
   const std::vector<std::int64_t> usable = on_disk();
   stopped.snapshot_versions.insert(stopped.snapshot_versions.end(), usable.begin(), usable.end());
   put_local(process, random_.between(1, 60), std::move(stopped));
-}
-
-void Simulation::find_versions(const Process& process) {
-  Found found;
-  for (const auto& [version, checkpoint] : checkpoints_) {
-    found.versions.push_back(version);
-  }
-  put_local(process, random_.between(1, 60), std::move(found));
 }
 
 }  // namespace dynatrain::membership::simulation

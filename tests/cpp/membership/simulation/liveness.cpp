@@ -61,17 +61,23 @@ bool Simulation::is_finished_well() {
 }
 
 bool Simulation::is_state_gone() {
-  const std::vector<MemberId>& members = oracle_.world().members;
-  if (is_orphaned(members) ? !checkpoints_.empty() : !on_disk().empty()) {
+  std::vector<MemberId> holders = oracle_.world().members;
+  for (const auto& process : processes_) {
+    // Who has left by the last change takes its copies along.
+    if (process->left_for == oracle_.world().epoch && process->left_for != 0) {
+      holders.push_back(process->id);
+    }
+  }
+  if (is_orphaned(holders) ? !checkpoints_.empty() : !on_disk().empty()) {
     return false;
   }
-  for (const MemberId id : members) {
+  for (const MemberId id : holders) {
     const Data& data = process_of(id).data;
-    if (data.is_clean && is_covered(members, data.version)) {
+    if (data.is_clean && is_covered(holders, data.version)) {
       return false;
     }
     for (const auto& [version, snapshot] : data.snapshots) {
-      if (is_covered(members, version)) {
+      if (is_covered(holders, version)) {
         return false;
       }
     }

@@ -34,6 +34,7 @@ std::set<MemberId> Oracle::participants(std::int64_t attempt) const {
       all.insert(description.source.members[i]);
     }
   }
+  all.insert(description.former.begin(), description.former.end());
   return all;
 }
 

@@ -148,6 +148,7 @@ Deadlines simulated_deadlines() {
   deadlines.decision_ms = 3200;
   deadlines.abandon_ms = 12'000;
   deadlines.give_up_ms = 4000;
+  deadlines.keep_ms = 1500;
   deadlines.back_off_ms = 100;
   deadlines.back_off_cap_ms = 800;
   return deadlines;

@@ -207,6 +207,9 @@ void Simulation::feed_coordinator(const CoordinatorEvent& event) {
     } else {
       const Send& send = std::get<Send>(action);
       oracle_.on_coordinator_sends(send);
+      if (std::holds_alternative<Forget>(send.message)) {
+        process_of(send.to).left_for = 0;
+      }
       transmit(process_of(send.to), What::kToWorker, send.message);
     }
   }
@@ -248,9 +251,13 @@ void Simulation::carry_out(Process& process, const WorkerAction& action) {
                  [&](const Install& one) { install(process, one); },
                  [&](const Retire& one) {
                    oracle_.on_retire(process.id, one);
-                   process.data = {};
+                   process.left_for = oracle_.published().at(one.attempt).target.epoch;
+                   process.data = {.snapshots = std::move(process.data.snapshots)};
+                   std::erase_if(process.data.snapshots,
+                                 [&](const auto& each) { return each.first > one.version; });
                    process.target.reset();
                  },
+                 [&](const ForgetCopies&) { process.data.snapshots.clear(); },
                  [&](const StopStep&) { stop(process); },
                  [&](const FindVersions&) { find_versions(process); },
                  [](const StandStill&) {},

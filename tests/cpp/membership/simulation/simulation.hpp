@@ -61,6 +61,7 @@ struct Process {
   std::optional<Meeting> step;
   std::optional<Meeting> transfer;
   std::int64_t drains = 0;        ///< the attempt whose transfer was given up, and still runs
+  std::int64_t left_for = 0;      ///< epoch of the world that may need its copies
   std::int64_t last_install = 0;  ///< attempt by which its world stands
   bool fails_step = false;
   bool fails_prepare = false;
@@ -125,15 +126,19 @@ class Simulation {
   void retry_transfer(const Process& process);
   void end_transfer(Process& process);
   void stop(Process& process);
-  void find_versions(const Process& process);
-  void save(const Process& process, std::int64_t epoch);
-  [[nodiscard]] std::vector<std::int64_t> on_disk() const;
-  [[nodiscard]] bool is_orphaned(const std::vector<MemberId>& members);
   void discard(Process& process, const Discard& action);
   void install(Process& process, const Install& action);
   [[nodiscard]] bool can_meet(const Process& process) const;
   [[nodiscard]] bool are_together(const std::vector<Process*>& all) const;
   [[nodiscard]] std::vector<Process*> participants(std::int64_t attempt);
+  // copies.cpp
+  void find_versions(const Process& process);
+  void save(const Process& process, std::int64_t epoch);
+  void tell_of_copies(const Process& process, std::int64_t epoch);
+  [[nodiscard]] std::optional<std::uint64_t> copied(MemberId id, std::int64_t version);
+  [[nodiscard]] std::vector<MemberId> beside_source(const Description& description) const;
+  [[nodiscard]] std::vector<std::int64_t> on_disk() const;
+  [[nodiscard]] bool is_orphaned(const std::vector<MemberId>& members);
   [[nodiscard]] std::optional<std::uint64_t> digest_of(const Description& description);
   [[nodiscard]] bool is_covered(const std::vector<MemberId>& members, std::int64_t version);
   [[nodiscard]] bool is_covered_in(const std::vector<MemberId>& members,
