@@ -93,16 +93,18 @@ def member(address, secret, told, hurry):
             timeout_s=float(TIMEOUT_S),
             verify=("sums", "fingerprint"),
         )
-        for step in session.steps(TOTAL):
-            world, loss = session.world, None
-            with session.recoverable():
-                loss = train_step(session.state, world, step)
-            if loss is not None:
-                place = [dist.get_rank(), world.world_size]
-                say(step=step, loss=loss, place=place, epoch=world.epoch)
-            if not Path(hurry).exists():
-                time.sleep(0.1)
-        say(ended=session.ended)
+        try:
+            for step in session.steps(TOTAL):
+                world, loss = session.world, None
+                with session.recoverable():
+                    loss = train_step(session.state, world, step)
+                if loss is not None:
+                    place = [dist.get_rank(), world.world_size]
+                    say(step=step, loss=loss, place=place, epoch=world.epoch)
+                if not Path(hurry).exists():
+                    time.sleep(0.1)
+        finally:
+            say(ended=session.ended)
         session.close()
 
 

@@ -107,6 +107,14 @@ def main(coordinator, secret_file, total, hurry, timeout_s):
     if "NEVER_AHEAD" in os.environ:
         never_ahead(session)
     run_out_once(session, os.environ.get("RUNS_OUT"))
+    try:
+        train(session, loader, own, total, hurry)
+    finally:
+        say("end", step=session.step, why=session.ended)
+    session.close()
+
+
+def train(session, loader, own, total, hurry):
     wanted = os.environ.get("REQUESTS", "").split()
     for step in session.steps(int(total)):
         if step == 0 and "SEEDS" in os.environ:
@@ -136,8 +144,6 @@ def main(coordinator, secret_file, total, hurry, timeout_s):
         say("step", step=step, epoch=world.epoch, **said)
         if not Path(hurry).exists():
             time.sleep(0.15)  # until all has happened that a test wants to
-    say("end", step=session.step, why=session.ended)
-    session.close()
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def test_members_go_on_when_one_stops(job):
     os.kill(stopped.child.pid, signal.SIGSTOP)
     trains_in(living[0], "dp=3")
     os.kill(stopped.child.pid, signal.SIGCONT)
-    assert stopped.end(60) == 0
+    assert stopped.end(60) == 1
     finish(job, living)
 
     assert stopped.told("end")[0]["why"][0] == "lost"

@@ -21,12 +21,12 @@ from dynatrain.elastic.attempts import (
     summary_of,
 )
 from dynatrain.elastic.driven import Driven
+from dynatrain.elastic.ends import error_of
 from dynatrain.elastic.events import Events
 from dynatrain.elastic.part import Asked, Part
 from dynatrain.elastic.ready import Ready, uncovered
 from dynatrain.elastic.slices import Slices
 from dynatrain.elastic.snapshots import Snapshots
-from dynatrain.elastic.standstill import STATE_GONE, state_is_gone
 from dynatrain.elastic.wishes import Wishes
 from dynatrain.generation.connections import Connections
 from dynatrain.generation.generation import Generation
@@ -199,8 +199,8 @@ class Driver:
         while asked.kind != "train":
             if asked.kind == "end":
                 self._end(asked)
-                if asked.why[0] == STATE_GONE:
-                    raise state_is_gone(asked.why[1])
+                if (error := error_of(*asked.why)) is not None:
+                    raise error
                 return False
             self._do(asked)
             self.events.tell()

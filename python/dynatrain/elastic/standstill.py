@@ -1,4 +1,4 @@
-"""A member that stands still tells why, and what would help; and the error of one that ends so."""
+"""A member that stands still tells why, and what would help."""
 
 from __future__ import annotations
 
@@ -6,14 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from dynatrain._errors import TransportError
-
 _log = logging.getLogger("dynatrain.elastic")
-#: The reason of an end: the state cannot be put together from what is left of it.
-STATE_GONE = "state-gone"
-_KEPT = (
-    "join(..., snapshot_every=) keeps copies of a state on other members, checkpoint_dir= on disk"
-)
 
 
 class Standstill:
@@ -61,14 +54,3 @@ class Standstill:
     def goes_on(self) -> None:
         """Something is done again: the same reason, later, is told anew."""
         self._told = None
-
-
-def state_is_gone(why: str) -> TransportError:
-    """The error of a member whose job has lost its state."""
-    return TransportError(
-        f"elastic: the state of this job is gone: {why}\n"
-        "  expected each element of it at a member, in a snapshot or in a checkpoint\n"
-        "  this member has ended; nothing trains, and no file was changed\n"
-        f"  start the job again from a checkpoint, with another ledger; {_KEPT}",
-        retryable=False,
-    )

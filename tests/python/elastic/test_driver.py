@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from torch.distributed import DistNetworkError
 
-from dynatrain import BudgetError, LayoutError
+from dynatrain import BudgetError, LayoutError, TransportError
 from dynatrain._errors import like
 from dynatrain.elastic.driver import Driver
 from dynatrain.elastic.part import Asked
@@ -50,6 +50,9 @@ class FakePart:
 
     def step_broke(self):
         self.told.append("step broke")
+
+    def end(self):
+        """There is no thread."""
 
 
 class FakeSession:
@@ -183,6 +186,27 @@ def test_a_member_that_the_others_go_on_without_is_ended_at_once(why):
     driver.interrupt(Asked("end", why=(why, "")))
 
     assert session.aborted == ["this member has ended"]
+
+
+# The script went on behind its loop with a state that is no part of the job's, and its process
+# ended with status 0: a launcher took it for done.
+@pytest.mark.parametrize("why", ["lost", "abandoned"])
+def test_a_member_that_was_not_let_go_leaves_its_loop_by_an_error(why):
+    driver, *_ = driven(voting(), Asked("end", why=(why, "no heartbeat for 5000 ms")))
+    driver.part.asked.pop(0)
+
+    with pytest.raises(TransportError, match="no heartbeat for 5000 ms"):
+        driver.may_train()
+
+    assert driver.ended[0] == why
+
+
+@pytest.mark.parametrize("why", ["released", "grace-over", "refused", "finished"])
+def test_a_member_that_was_let_go_ends_its_loop(why):
+    driver, *_ = driven(voting(), Asked("end", why=(why, "")))
+    driver.part.asked.pop(0)
+
+    assert not driver.may_train()
 
 
 # Gradients that are there at this step are not at the next: nobody may call the target impossible.

@@ -11,9 +11,10 @@ import pytest
 from dynatrain import LayoutError, TransportError
 from dynatrain.elastic.attempts import UncoveredError, is_hole
 from dynatrain.elastic.driver import Driver
+from dynatrain.elastic.ends import STATE_GONE
 from dynatrain.elastic.part import Asked, Part
 from dynatrain.elastic.ready import Ready, uncovered
-from dynatrain.elastic.standstill import STATE_GONE, Standstill
+from dynatrain.elastic.standstill import Standstill
 from dynatrain.elastic.wishes import Wishes
 from dynatrain.layout import Layout
 from paper_job import HEARTBEAT_MS, TIMEOUT_S, PaperJob
