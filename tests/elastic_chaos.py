@@ -73,7 +73,7 @@ def train_step(state, world, step):
     return loss.item()
 
 
-def member(address, secret, told, hurry):
+def member(address, secret, told, hurry, snapshot_every):
     """Takes part in the job, and writes what it does to the file ``told``."""
     from dynatrain.join import join
 
@@ -92,6 +92,7 @@ def member(address, secret, told, hurry):
             initialize=jobs.initialize,
             timeout_s=float(TIMEOUT_S),
             verify=("sums", "fingerprint"),
+            snapshot_every=snapshot_every,
         )
         try:
             for step in session.steps(TOTAL):
@@ -111,9 +112,10 @@ def member(address, secret, told, hurry):
 class Member:
     """A process of the job, and what it has written."""
 
-    def __init__(self, context, job, number):
+    def __init__(self, context, job, number, snapshot_every):
         self.path = job.folder / f"member-{number}"
-        args = (job.address, str(job.secret), str(self.path), str(job.hurry))
+        files = (str(job.secret), str(self.path), str(job.hurry))
+        args = (job.address, *files, snapshot_every)
         self.process = context.Process(target=member, args=args, daemon=True)
         self.process.start()
         self.is_held = False
@@ -135,7 +137,7 @@ class Chaos:
 
     Args:
         folder: for its files.
-        seed: of what happens.
+        seed: of what happens; members of a job with an odd one make snapshots.
     """
 
     def __init__(self, folder, seed):
@@ -143,6 +145,7 @@ class Chaos:
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["torch", "torch.distributed.fsdp", "elastic_chaos"])
         self.job = Job(folder, LAYOUTS)
+        self.snapshot_every = 15 if seed % 2 else None
         self.members = []
         self.happened = []
         self._to_wake = []
@@ -152,7 +155,8 @@ class Chaos:
     def refill(self):
         """Starts members until as many live as are wanted."""
         while len(self.living()) < NUM_MEMBERS:
-            self.members.append(Member(self.context, self.job, len(self.members)))
+            made = Member(self.context, self.job, len(self.members), self.snapshot_every)
+            self.members.append(made)
 
     def living(self):
         return [each for each in self.members if each.process.is_alive() and not each.is_held]
