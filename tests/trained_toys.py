@@ -11,7 +11,7 @@ import torch
 
 from dynatrain import Layout
 from dynatrain.elastic.cadence import Cadence
-from dynatrain.elastic.rounds import Means
+from dynatrain.elastic.rounds import Begins, Means
 from dynatrain.elastic.saving import Together
 from dynatrain.elastic.snapshots import Snapshots
 from dynatrain.generation.tree import Tree
@@ -58,7 +58,7 @@ class Trains:
         self.told, self.changed = [], threading.Condition()
         means = Means(torch.device("cpu"), 1, WAIT, lambda: [], self.note, self.copied)
         self.snapshots = Snapshots(Cadence(every, *checkpoints), adapter, self.present, means)
-        self.snapshots._member, self.snapshots._epoch = f"member {rank}", 1
+        self.snapshots._member, self.snapshots._begins = f"member {rank}", Begins(1)
         self.snapshots._begin(partial(members_of, outside, rank))
 
     def note(self, kind, text):
@@ -66,8 +66,8 @@ class Trains:
             self.told.append((kind, text))
             self.changed.notify_all()
 
-    def copied(self, epoch):
-        self.epochs.append(epoch)
+    def copied(self, epoch, is_on_disk):
+        self.epochs.append((epoch, is_on_disk))
 
     def step(self):
         self.state.steps += 1
@@ -92,7 +92,7 @@ class Trains:
     def joins(self, version, num_trainers):
         """Another world begins, in which so many of the first ranks have a place."""
         members = members_of(self.outside, self.rank)
-        self.snapshots.go_on(2, version, members, num_trainers, lambda: self.outside.store)
+        self.snapshots.go_on(Begins(2, version), members, num_trainers, lambda: self.outside.store)
 
     def held(self, version, holders):
         self.snapshots.halt()

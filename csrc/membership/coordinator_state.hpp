@@ -21,8 +21,8 @@ struct Live {
   /// On the halt of the present world; where nobody has a state, on what it finds on disk.
   std::optional<Report> report = std::nullopt;
   bool is_asked = false;                ///< for a report
+  std::int64_t search_deadline_ms = 0;  ///< of a report on what is on disk
   bool is_known = true;                 ///< a new coordinator has heard its place
-  std::int64_t search_deadline_ms = 0;  ///< of a report of the latter kind
   bool has_policy = false;              ///< its script has one
   std::int64_t copies = 0;              ///< the world that they lead to, 0 where it has none
   std::int64_t keep_until_ms = 0;       ///< so long it is not released for their sake
@@ -151,8 +151,7 @@ void release_those_who_leave(CoordinatorState& state);
 void note_world(CoordinatorState& state);
 /// The members of the present world that are neither lost nor released, in its order.
 [[nodiscard]] std::vector<MemberId> alive_in_world(const CoordinatorState& state);
-/// Whether a member is in the present world no more, or was in one before it, and has copies that
-/// may be needed there.
+/// Whether a member has no place in the present world, and copies that may be needed there.
 [[nodiscard]] bool is_former_member(const CoordinatorState& state, MemberId id, const Live& live);
 [[nodiscard]] std::vector<MemberId> former_members(const CoordinatorState& state);
 /// Membership or the wish has changed: what was put off is considered again.
@@ -210,11 +209,9 @@ void try_all_versions(CoordinatorState& state);
 
 // ---- where nobody has a state (search.cpp) -----------------------------------------------------
 
-/// Asks all who are there what they find on disk.
+/// Asks all who are there what they find on disk, and have copies of.
 void begin_search(CoordinatorState& state);
-/// As begin_search(), for a recovery whose versions do not do.
-void look_on_disk(CoordinatorState& state);
-/// As look_on_disk(), at times, where what was found did not do: a folder may be there later.
+/// As begin_search(), at times, where what was found did not do: a folder may be there later.
 void search_again(CoordinatorState& state);
 /// Asks one who came later, or has not heard.
 void ask_for_versions(CoordinatorState& state, MemberId id);

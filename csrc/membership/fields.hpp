@@ -184,7 +184,8 @@ constexpr auto form(Of<Holds> /*type*/) {
   return named("holds", field("why", &Holds::why, kMaxWhyBytes), field("gone", &Holds::is_gone));
 }
 constexpr auto form(Of<Search> /*type*/) {
-  return named("search", field("epoch", &Search::epoch));
+  return named(
+      "search", field("epoch", &Search::epoch), field("copies_since", &Search::copies_since));
 }
 constexpr auto form(Of<Forget> /*type*/) {
   return named("forget", field("epoch", &Forget::epoch));
@@ -315,7 +316,7 @@ constexpr auto form(Of<Found> /*type*/) {
   return named("found", field("versions", &Found::versions, kMaxOwn));
 }
 constexpr auto form(Of<Copied> /*type*/) {
-  return named("copied", field("epoch", &Copied::epoch));
+  return named("copied", field("epoch", &Copied::epoch), field("on_disk", &Copied::is_on_disk));
 }
 constexpr auto form(Of<LeaveWanted> /*type*/) {
   return named("leave-wanted", field("grace_ms", &LeaveWanted::grace_ms));

@@ -96,9 +96,9 @@ void note_copies(CoordinatorState& state, const Heartbeat& message) {
 
 void repair_halt(CoordinatorState& state, const Heartbeat& message) {
   const std::int64_t epoch = state.durable.world.epoch;
-  const Live& live = state.live.at(message.id);
-  const bool is_unasked = !live.is_asked || state.is_orphaned;
-  if (state.recovery && !state.attempt && is_unasked && is_former_member(state, message.id, live)) {
+  Live& live = state.live.at(message.id);
+  const bool is_former = is_former_member(state, message.id, live);
+  if (state.recovery && !state.attempt && !state.is_orphaned && is_former && !live.is_asked) {
     halt_world(state, state.durable.halted_why);  // it was not known that this one has copies
     return;
   }
@@ -121,7 +121,10 @@ void repair_halt(CoordinatorState& state, const Heartbeat& message) {
     }
     return;
   }
-  if (live.is_asked && !live.report && (is_there || message.epoch == 0)) {
+  if (live.is_asked && !live.report && !is_in_world(state, message.id) && message.copies == 0) {
+    live.is_asked = false;  // it has let go of its copies, and has nothing to say
+    --state.num_unreported;
+  } else if (live.is_asked && !live.report && (is_there || message.epoch == 0)) {
     send(state, message.id, Halt{epoch, state.durable.halted_why});
   }
 }

@@ -9,19 +9,10 @@ namespace {
 /// two minutes at most.
 constexpr std::int64_t kLongestRetransmissionMs = 120'000;
 
-/// Where the last one is gone that had something of the halted world, it is looked for on disk.
-void search_if_nothing_is_left(CoordinatorState& state) {
-  if (state.recovery && !state.is_orphaned && !state.durable.is_finished &&
-      alive_in_world(state).empty() && former_members(state).empty()) {
-    begin_search(state);
-  }
-}
-
 void release(CoordinatorState& state, MemberId id) {
   persist(state, MemberReleased{id});
   forget(state, id);
   send(state, id, Released{});
-  search_if_nothing_is_left(state);
 }
 
 }  // namespace
@@ -214,8 +205,8 @@ void lose(CoordinatorState& state, MemberId id, const std::string& why) {
   note_change(state);
   if (was_in_world && !state.durable.is_finished && !state.recovery) {
     halt_world(state, name_of(state, id) + " was lost: " + why);
-  } else {
-    search_if_nothing_is_left(state);
+  } else if (was_in_world && !state.durable.is_finished && alive_in_world(state).empty()) {
+    begin_search(state);
   }
 }
 
@@ -272,8 +263,9 @@ void release_those_who_leave(CoordinatorState& state) {
   for (const MemberId id : state.leaving) {
     const bool takes_part = state.attempt && state.attempt->participants.contains(id);
     const Live& live = state.live.at(id);
-    const bool stays = !state.durable.is_finished && is_former_member(state, id, live) &&
-                       (state.recovery || state.now_ms < live.keep_until_ms);
+    const bool may_be_needed = !live.is_known || is_former_member(state, id, live);
+    const bool stays =
+        may_be_needed && !state.durable.is_finished && state.now_ms < live.keep_until_ms;
     if (!takes_part && !stays && !is_in_world(state, id)) {
       released.push_back(id);
     }

@@ -101,11 +101,6 @@ void wait_for_versions(CoordinatorState& state, std::size_t num_versions) {
     state.waits_for = clipped(state.waits_for + ": " + state.last_failure, kMaxWhyBytes);
   }
   open_recovery(state).gone_because = state.is_state_gone ? state.waits_for : std::string{};
-  if (state.is_state_gone && !state.is_orphaned && alive_in_world(state).empty()) {
-    // What is left are copies, and they do not do: what is on disk counts, as where nothing is.
-    state.copies_since = state.durable.world.epoch + 1;
-    look_on_disk(state);
-  }
 }
 
 void begin_recovery_attempt(CoordinatorState& state) {
@@ -184,7 +179,10 @@ void halt_world(CoordinatorState& state, const std::string& why) {
   state.is_undecided = true;
   state.back_off_until_ms = state.now_ms;
   state.back_off_ms = state.options.deadlines.back_off_ms;
-  state.is_orphaned = false;
+  if (alive_in_world(state).empty()) {
+    begin_search(state);
+    return;
+  }
   state.num_unreported = 0;
   for (auto& [id, live] : state.live) {
     live.report.reset();
@@ -194,14 +192,12 @@ void halt_world(CoordinatorState& state, const std::string& why) {
       send(state, id, Halt{epoch, state.durable.halted_why});
     }
   }
-  if (state.num_unreported == 0) {
-    begin_search(state);
-  }
 }
 
 void expect_report(CoordinatorState& state, Live& live) {
   live.report.reset();
   live.is_asked = true;
+  live.keep_until_ms = std::max(live.keep_until_ms, state.now_ms + state.options.deadlines.keep_ms);
   ++state.num_unreported;
 }
 
@@ -257,6 +253,9 @@ void consider_recovery(CoordinatorState& state) {
       return;
     }
     lose_late_members(state);
+    if (lacks_reports(state)) {
+      return;  // nobody of the world is left, and others are asked
+    }
   }
   if (!state.is_undecided || state.now_ms < state.back_off_until_ms || !is_advised(state)) {
     return;

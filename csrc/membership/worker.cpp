@@ -144,7 +144,12 @@ void Worker::on(const Holds& message) {
   }
   gone_since_ms_ = gone_since_ms_.value_or(now_ms_);
   const bool is_patient = options_.has_checkpoints && !leave_by_ms_;
-  if (now_ms_ >= *gone_since_ms_ + (is_patient ? options_.deadlines.give_up_ms : 0)) {
+  if (now_ms_ < *gone_since_ms_ + (is_patient ? options_.deadlines.give_up_ms : 0)) {
+    return;
+  }
+  if (epoch_ == 0 && leave_by_ms_) {  // it has asked to, and has stayed for its copies
+    leave_as(EndReason::kReleased, {});
+  } else {
     leave_as(EndReason::kStateGone, message.why);
   }
 }
@@ -154,6 +159,12 @@ void Worker::on(const Search& message) {
   if (!is_welcome_ || epoch_ != 0 || attempt_ || std::exchange(searched_epoch_, message.epoch)) {
     stale();
     return;
+  }
+  if (copies_ != 0 && copies_ < message.copies_since) {
+    forget_copies();
+  }
+  if (copies_ != 0) {
+    halted_epoch_ = message.epoch;  // what it has takes part
   }
   out_.emplace_back(FindVersions{});
 }
@@ -172,7 +183,7 @@ void Worker::on(const Copied& event) {
     stale();
     return;
   }
-  copies_ = epoch_;
+  copies_ = event.is_on_disk ? copies_ : epoch_;
   is_copied_ = true;
 }
 
@@ -255,7 +266,7 @@ void Worker::check_deadlines_passed() {
   if (has_passed(finish_by_ms_)) {
     end(EndReason::kFinished, "the coordinator has not answered");
   } else if (has_passed(leave_by_ms_)) {
-    const bool is_free = epoch_ == 0 && !attempt_;  // it has stayed for its copies
+    const bool is_free = epoch_ == 0 && !attempt_;
     leave_as(is_free ? EndReason::kReleased : EndReason::kGraceOver,
              is_free ? "" : "the grace was over before the member was released");
   } else if (attempt_ && has_passed(attempt_->deadline_ms)) {

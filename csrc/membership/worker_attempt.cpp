@@ -57,8 +57,8 @@ void Worker::on(const Prepare& message) {
     // It was aborted: it could not have been committed without this member's vote.
     discard();
   }
-  if (copies_ != 0 && !has_copies_for(message)) {
-    forget_copies();
+  if (copies_ != 0 && message.kind == ChangeKind::kRecovery && !has_copies_for(message)) {
+    forget_copies();  // nobody has asked for them: they may be of steps that were undone
   }
   attempt_ = OpenAttempt{.asked = message};
   out_.emplace_back(RunPrepare{message.attempt});
@@ -208,7 +208,11 @@ bool Worker::has_copies_for(const Prepare& asked) const {
 
 void Worker::install() {
   const OpenAttempt attempt = close();
-  copies_ = has_copies_for(attempt.asked) ? attempt.asked.target_epoch : 0;
+  if (has_copies_for(attempt.asked)) {
+    copies_ = attempt.asked.target_epoch;
+  } else if (copies_ != 0 || (attempt.asked.is_source && attempt.asked.target_rank < 0)) {
+    forget_copies();  // they lead elsewhere, or are not whole
+  }
   is_copied_ = false;
   halted_epoch_ = 0;
   stopped_.reset();
@@ -218,9 +222,6 @@ void Worker::install() {
     epoch_ = 0;
     activity_ = Activity::kIdle;
     out_.emplace_back(Retire{attempt.asked.attempt, attempt.step});
-    if (attempt.asked.is_source && copies_ == 0) {
-      forget_copies();  // none are whole
-    }
     return;
   }
   epoch_ = attempt.asked.target_epoch;

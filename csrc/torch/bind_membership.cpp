@@ -327,11 +327,12 @@ void bind_worker(py::module_& m) {
           py::arg("versions"))
       .def(
           "copied",
-          [](TracedWorker& self, std::int64_t now_ms, std::int64_t epoch) {
-            return handle(self, now_ms, membership::Copied{epoch});
+          [](TracedWorker& self, std::int64_t now_ms, std::int64_t epoch, bool is_on_disk) {
+            return handle(self, now_ms, membership::Copied{epoch, is_on_disk});
           },
           py::arg("now_ms"),
-          py::arg("epoch"))
+          py::arg("epoch"),
+          py::arg("is_on_disk"))
       .def(
           "leave_wanted",
           [](TracedWorker& self, std::int64_t now_ms, std::int64_t grace_ms) {

@@ -23,7 +23,7 @@ def say(kind: str, **facts: Any) -> None:
 
 
 def main() -> None:
-    """Take part until all steps are done, or until the others go on without this process."""
+    """Take part until all steps are done, or until this process is let go."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("coordinator", metavar="HOST:PORT")
     parser.add_argument("--secret-file", required=True)

@@ -50,7 +50,7 @@ def train_one_step(state: dynatrain.TrainState, loader: dynatrain.ElasticLoader)
 
 
 def main() -> None:
-    """Take part until all steps are done, or until the others go on without this process."""
+    """Take part until all steps are done, or until this process is let go."""
     parser = argparse.ArgumentParser()
     parser.add_argument("coordinator", metavar="HOST:PORT")
     parser.add_argument("--secret-file", default="dynatrain.secret")

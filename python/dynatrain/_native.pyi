@@ -753,8 +753,8 @@ class MembershipWorker:
     Every method takes the time in milliseconds and returns what is to be done, in this order:
     ``("tell", message)``, ``("train", epoch, version)``, ``("prepare", attempt)``, ``("switch",
     attempt, version)``, ``("discard", attempt)``, ``("install", attempt, epoch, version)``,
-    ``("retire", attempt)``, ``("stop", epoch, why)``, ``("stand", why, is_gone)`` and ``("end",
-    reason, why)``. Not thread-safe.
+    ``("retire", attempt, version)``, ``("forget",)``, ``("stop", epoch, why)``, ``("stand", why,
+    is_gone)``, ``("search",)`` and ``("end", reason, why)``. Not thread-safe.
     """
 
     def __init__(
@@ -817,8 +817,8 @@ class MembershipWorker:
     def found(self, now_ms: int, versions: Sequence[int]) -> list[tuple[Any, ...]]:
         """The answer to ``search``: versions of the job that can be read from disk."""
 
-    def copied(self, now_ms: int, epoch: int) -> list[tuple[Any, ...]]:
-        """A snapshot of the world with this epoch is whole."""
+    def copied(self, now_ms: int, epoch: int, is_on_disk: bool) -> list[tuple[Any, ...]]:
+        """A snapshot, or a checkpoint, of the world with this epoch is whole."""
 
     def leave_wanted(self, now_ms: int, grace_ms: int) -> list[tuple[Any, ...]]:
         """This process is to be left out of the next world."""

@@ -195,10 +195,10 @@ def _joined(
     def note(kind: str, what: str) -> None:
         driver.events.note(kind, what)
 
-    def copied(epoch: int) -> None:
-        driver.part.copied(epoch)
+    def copied(epoch: int, is_on_disk: bool) -> None:
+        driver.part.copied(epoch, is_on_disk)
 
-    snapshots = _snapshots(session, checked.options, device, (note, copied))
+    snapshots = _snapshots(session, checked.options, device, note, copied)
     port = Joining(session._part, given.initialize, checked.keep, session._callbacks, snapshots)
     driver = Driver(port, make, checked.options.timeout, ways.wishes, snapshots)
     traces = checked.settings.trace_folder
@@ -224,9 +224,10 @@ def _snapshots(
     session: Session,
     options: Options,
     device: torch.device,
-    told: tuple[Note, Callable[[int], None]],
+    note: Note,
+    copied: Callable[[int, bool], None],
 ) -> Snapshots | None:
-    """Those of a member; None where none are wanted. ``told``: see :class:`Means`."""
+    """Those of a member; None where none are wanted."""
     every, folder = options.checkpoint_every, options.checkpoint_dir
     if options.snapshot_every is None and every is None:
         return None
@@ -234,7 +235,7 @@ def _snapshots(
     cadence = Cadence(options.snapshot_every, every, checkpoints)
     part = session._part
     after = part.engine.after_training
-    means = Means(device, options.num_threads, options.timeout, after, *told)
+    means = Means(device, options.num_threads, options.timeout, after, note, copied)
     return Snapshots(cadence, part.adapter, part.present, means)
 
 

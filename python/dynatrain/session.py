@@ -70,6 +70,8 @@ class Session(Position):
         Raises:
             LayoutError: ``total`` is no whole number, or is negative; the session was closed, also
                 in the body of the loop when another step was to come.
+            TransportError: this member of a job of :func:`join` is lost to it, hears no coordinator
+                any more, or the job's state is gone; what lies in its memory is not that.
         """
         self._check_open()
         return self._loop.steps(checked_count("steps", "total", total))

@@ -122,5 +122,8 @@ def test_a_member_without_a_place_brings_its_copies(tmp_path, question, then):
         job.hurry.touch()
 
         assert [member.end(120) for member in living] == [0, 0]
-        assert went_back(living)
+        (switched,) = (each["step"] for each in victim.told("step")[-1:])
+        before = [each["step"] for each in victim.told("step") if each["layout"] == "dp=3"]
+        (went_to,) = {int(text.split()[2].rstrip(":")) for text in went_back(living)}
+        assert went_to <= before[-1] + 1 <= switched + 1, "to a snapshot of the world before"
         check_losses([victim, *living])

@@ -47,7 +47,7 @@ struct Heartbeat {
   bool is_leaving = false;
   /// The world to whose state the copies lead that it has made; 0 where it has none.
   std::int64_t copies = 0;
-  bool is_copied = false;  ///< a snapshot of its present world is whole
+  bool is_copied = false;  ///< a snapshot or a checkpoint of its present world is whole
 };
 
 /// Asks to be left out of the next world. After `grace_ms` the process ends in any case.
@@ -185,9 +185,10 @@ struct Holds {
   bool is_gone = false;  ///< the state cannot be put together from what is left of it
 };
 
-/// Nobody who is there has a state: says which versions the member finds on disk.
+/// Nobody who is there has a state: asks which versions the member finds on disk or has copies of.
 struct Search {
-  std::int64_t epoch = 0;  ///< of the world that is gone, 0 where there was none
+  std::int64_t epoch = 0;         ///< of the world that is gone, 0 where there was none
+  std::int64_t copies_since = 0;  ///< copies that lead to a world before this one do not count
 };
 
 /// Copies of a member that is in no world are of no use any more, where they lead to a world before

@@ -47,13 +47,14 @@ struct Stopped {
   bool is_clean = false;
   std::vector<std::int64_t> snapshot_versions;
 };
-/// The answer to FindVersions: versions of the job that this process can read from disk.
+/// The answer to FindVersions: versions that this process can read from disk, or has copies of.
 struct Found {
   std::vector<std::int64_t> versions;
 };
-/// A snapshot of the world with this epoch is whole.
+/// A snapshot of the world with this epoch is whole; a checkpoint, where `is_on_disk`.
 struct Copied {
   std::int64_t epoch = 0;
+  bool is_on_disk = false;
 };
 struct LeaveWanted {
   std::int64_t grace_ms = 0;
@@ -125,7 +126,7 @@ struct StandStill {
   bool is_gone = false;  ///< the state is; the process ends soon where nothing comes that helps
 };
 
-/// Look for checkpoints of the job; ends with Found.
+/// Look for checkpoints of the job, and for copies; ends with Found.
 struct FindVersions {};
 
 enum class EndReason : std::uint8_t {

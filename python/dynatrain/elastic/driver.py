@@ -10,7 +10,7 @@ from datetime import timedelta
 
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
-from dynatrain._errors import Error, InternalError, LayoutError, TransportError, ends_job
+from dynatrain._errors import Error, LayoutError, ends_job
 from dynatrain.elastic.attempts import (
     is_of_communication,
     is_refusal,
@@ -21,10 +21,11 @@ from dynatrain.elastic.attempts import (
     summary_of,
 )
 from dynatrain.elastic.driven import Driven
-from dynatrain.elastic.ends import error_of
+from dynatrain.elastic.ends import error_of, given_up, undecided
 from dynatrain.elastic.events import Events
 from dynatrain.elastic.part import Asked, Part
 from dynatrain.elastic.ready import Ready, uncovered
+from dynatrain.elastic.rounds import Begins
 from dynatrain.elastic.slices import Slices
 from dynatrain.elastic.snapshots import Snapshots
 from dynatrain.elastic.wishes import Wishes
@@ -57,6 +58,7 @@ class Driver:
         snapshots: of this member; None where it makes none.
 
     Attributes:
+        events: of this member.
         ended: why it ended, kind and reason, once it has.
     """
 
@@ -158,7 +160,7 @@ class Driver:
         return self._snapshots is not None and self._snapshots.checkpoints is not None
 
     def find_versions(self) -> list[int]:
-        """Versions of the job that this member finds on disk. Raises OSError."""
+        """Versions of the job that this member finds on disk, or has copies of. Raises OSError."""
         return [] if self._snapshots is None else self._snapshots.find()
 
     def notice(self, kind: str, text: str) -> None:
@@ -235,6 +237,8 @@ class Driver:
         while (asked := self.part.next()).kind != "end":
             self._do(asked)
         self._end(asked)
+        if (error := error_of(*asked.why)) is not None:
+            raise error
 
     def quit(self) -> None:
         """Leaves at once, as a process that dies; waits a moment for the coordinator to hear it."""
@@ -342,8 +346,9 @@ class Driver:
         if former is not None:
             former.close(in_store=False)  # its keys are the coordinator's to delete
         if self._snapshots is not None:
-            trains = ready.generation.members, ready.target.world_size
-            self._snapshots.go_on(ready.world, self._session.completed, *trains, self._store)
+            begins = Begins(ready.world, self._session.completed)
+            members, num_trainers = ready.generation.members, ready.target.world_size
+            self._snapshots.go_on(begins, members, num_trainers, self._store)
         self._vote_is = _OPEN
 
     def _run(self, ready: Ready, version: int) -> None:
@@ -377,24 +382,13 @@ class Driver:
         """Votes yes, and waits for the decision of the coordinator."""
         self._vote_is = _GIVEN
         self.part.moved(self._attempt)
-        asked = self.part.next()
-        while asked.kind == "slice":  # of a preparation that was given up before
-            asked = self.part.next()
+        while (asked := self.part.next()).kind in ("slice", "forget"):
+            if asked.kind == "forget":
+                self._do(asked)
         if asked.kind in ("install", "retire"):
             self._vote_is = _DECIDED
             return
         if asked.kind == "discard":
             self._vote_is = _OPEN
-            raise TransportError(
-                f"elastic: the switch to {target} after epoch {epoch} was given up\n"
-                "  expected all members to have moved their part of the state\n"
-                "  nothing was switched; the source state is intact and training goes on\n"
-                "  `dynatrain status` tells why; the coordinator tries again"
-            )
-        raise InternalError(
-            f"elastic: this member could not learn whether the switch to {target} was decided: "
-            f"{asked.kind} {asked.why}\n"
-            "  expected the coordinator to say so within the deadline\n"
-            "  this member has switched nothing, but others may have; it trains in neither world\n"
-            "  end this process; the others go on without it"
-        )
+            raise given_up(target, epoch)
+        raise undecided(target, f"{asked.kind} {asked.why}")

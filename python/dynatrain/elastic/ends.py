@@ -1,8 +1,8 @@
-"""How a member has ended, and the error where its job neither is done nor has let it go."""
+"""Errors of a member whose world or whose part in the job ends otherwise than it should."""
 
 from __future__ import annotations
 
-from dynatrain._errors import TransportError
+from dynatrain._errors import InternalError, TransportError
 
 #: The state cannot be put together from what is left of it.
 STATE_GONE = "state-gone"
@@ -22,7 +22,7 @@ def error_of(kind: str, why: str) -> TransportError | None:
         why: in words.
 
     Returns:
-        None where the script wanted it so: all steps are done, or it has asked to be left out.
+        None where all steps are done, or the member was let go or not taken.
     """
     if kind == LOST:
         text = (
@@ -50,3 +50,24 @@ def error_of(kind: str, why: str) -> TransportError | None:
     else:
         return None
     return TransportError(text, retryable=False)
+
+
+def given_up(target: str, epoch: int) -> TransportError:
+    """What a switch raises whose vote has come to nothing."""
+    return TransportError(
+        f"elastic: the switch to {target} after epoch {epoch} was given up\n"
+        "  expected all members to have moved their part of the state\n"
+        "  nothing was switched; the source state is intact and training goes on\n"
+        "  `dynatrain status` tells why; the coordinator tries again"
+    )
+
+
+def undecided(target: str, heard: str) -> InternalError:
+    """What a switch raises whose decision cannot be learnt."""
+    return InternalError(
+        f"elastic: this member could not learn whether the switch to {target} was decided: "
+        f"{heard}\n"
+        "  expected the coordinator to say so within the deadline\n"
+        "  this member has switched nothing, but others may have; it trains in neither world\n"
+        "  end this process; the others go on without it"
+    )

@@ -189,9 +189,9 @@ class Part:
         """Answers ``stop``: nothing runs any more, and this is what the state is, or can be."""
         self._feed(lambda now: self._machine.stopped(now, version, is_clean, list(earlier)))
 
-    def copied(self, epoch: int) -> None:
-        """A snapshot of the world with this epoch is whole; in any thread."""
-        self._feed(lambda now: self._machine.copied(now, epoch))
+    def copied(self, epoch: int, is_on_disk: bool) -> None:
+        """A snapshot, or a checkpoint, of the world with this epoch is whole; in any thread."""
+        self._feed(lambda now: self._machine.copied(now, epoch, is_on_disk))
 
     def end(self) -> None:
         """Ends the thread and the connection."""

@@ -48,7 +48,8 @@ class Means:
         timeout: deadline of every wait for another member.
         after: what the script has put on its stream so far; empty on the CPU.
         note: of events.
-        copied: is told the epoch of a world of which a snapshot is whole, in any thread.
+        copied: is told the epoch of a world of which a snapshot is whole, or, with True, a
+            checkpoint; in any thread.
     """
 
     device: torch.device
@@ -56,7 +57,20 @@ class Means:
     timeout: timedelta
     after: Callable[[], Sequence[_native.Token]]
     note: Note
-    copied: Callable[[int], None]
+    copied: Callable[[int, bool], None]
+
+
+@dataclass(frozen=True)
+class Begins:
+    """How a world begins.
+
+    Attributes:
+        epoch: of it, as the coordinator counts.
+        version: completed steps.
+    """
+
+    epoch: int = 0
+    version: int = 0
 
 
 class Rounds(threading.Thread):
@@ -71,7 +85,7 @@ class Rounds(threading.Thread):
         slots: where copies are.
         means: see there.
         members: of the world; called in the thread.
-        begins: the epoch of the world, and the completed steps with which it begins.
+        begins: how the world does.
     """
 
     def __init__(
@@ -80,12 +94,12 @@ class Rounds(threading.Thread):
         slots: SnapshotSlots,
         means: Means,
         members: Callable[[Connections], Members],
-        begins: tuple[int, int],
+        begins: Begins,
     ) -> None:
         super().__init__(name="dynatrain snapshots", daemon=True)
         self._cadence = cadence
-        self._epoch, self._begun = begins
-        self._written = self._begun
+        self._epoch = begins.epoch
+        self._begun = self._written = begins.version
         self.saved: list[int] = []  #: versions that have come to disk in this world
         self._slots = slots
         self._means = means
@@ -210,7 +224,7 @@ class Rounds(threading.Thread):
             else:
                 self._slots.is_whole()
                 if keeps:
-                    self._means.copied(self._epoch)
+                    self._means.copied(self._epoch, False)
                     self._tell_of_success(slot, time.perf_counter() - began)
                 if self._cadence.is_checkpoint(due, self._written):
                     at = max(at, self._save(channel, members, slot))
@@ -237,6 +251,7 @@ class Rounds(threading.Thread):
             )
             return verdict.at
         self.saved.append(version)
+        self._means.copied(self._epoch, True)
         self._means.note(
             "checkpoint",
             f"after {version} steps: {folder.of(version)}, {slot.own.size_bytes} bytes of this "

@@ -16,7 +16,7 @@ from dynatrain.elastic.checkpoint_folder import CheckpointFolder
 from dynatrain.elastic.copies import Snapshot, SnapshotSlots, StateReader
 from dynatrain.elastic.missing import Read
 from dynatrain.elastic.partners import Brought
-from dynatrain.elastic.rounds import GROWN, Means, Rounds
+from dynatrain.elastic.rounds import GROWN, Begins, Means, Rounds
 from dynatrain.generation.connections import Connections
 from dynatrain.generation.held import Held
 from dynatrain.generation.members import Members
@@ -32,8 +32,9 @@ class Snapshots:
     Two versions have room. The last one that all members and partners have whole stays until a
     newer one is: a copy that is given up, for whatever reason, costs the older one nothing.
 
-    What lies here is of the steps that led to the present state: :meth:`go_on` forgets all else. So
-    one number tells a version on all members, however often the job goes back.
+    What lies here is of the steps that led to the present state: :meth:`go_on` forgets what lies
+    behind that, and the membership machine has a member that took no part in a change call
+    :meth:`forget`. So one number tells a version on all members, however often the job goes back.
 
     Args:
         cadence: how often, and what is made of copies.
@@ -53,8 +54,7 @@ class Snapshots:
         self._copier: _native.Copier | None = None
         self._slots = SnapshotSlots()
         self._rounds: Rounds | None = None
-        self._begun = -1  #: completed steps with which the present world began
-        self._epoch = 0  #: of that world, as the coordinator counts
+        self._begins = Begins(version=-1)  #: the present world
         self._saved: list[int] = []  #: versions that have come to disk in it, until it was halted
         self._member = ""  #: id of this one in the present world; empty where it has no place there
 
@@ -62,8 +62,7 @@ class Snapshots:
 
     def go_on(
         self,
-        epoch: int,
-        version: int,
+        begins: Begins,
         members: Members,
         num_trainers: int,
         store: Callable[[], Store],
@@ -73,18 +72,17 @@ class Snapshots:
         A member that has no place in it keeps its copies: the others have none of this world yet.
 
         Args:
-            epoch: of the world.
-            version: its completed steps.
+            begins: how the world does.
             members: of its generation, those that train first.
             num_trainers: how many these are.
             store: makes a connection to the job's store; called in a thread.
         """
         self.halt()
         self._reader.forget()
-        self._slots.follow(version)
+        self._slots.follow(begins.version)
         trains = members.rank < num_trainers
         self._member = members.own.id if trains else ""
-        self._epoch, self._begun, self._saved = epoch, version, []
+        self._begins, self._saved = begins, []
 
         def trainers(connections: Connections) -> Members:
             own = PrefixStore(f"{members.name}/snapshots", store())
@@ -92,11 +90,10 @@ class Snapshots:
             return Members(members.name, members.rank, each, own, connections=connections)
 
         if trains and (num_trainers > 1 or self._cadence.folder is not None):
-            self._begin(trainers, version)
+            self._begin(trainers)
 
-    def _begin(self, members: Callable[[Connections], Members], version: int = 0) -> None:
-        begins = self._epoch, version
-        rounds = Rounds(self._cadence, self._slots, self._means, members, begins)
+    def _begin(self, members: Callable[[Connections], Members]) -> None:
+        rounds = Rounds(self._cadence, self._slots, self._means, members, self._begins)
         try:
             rounds.start()
         except RuntimeError as error:  # the world stands already, and trains without
@@ -186,12 +183,13 @@ class Snapshots:
         return self._cadence.folder
 
     def find(self) -> list[int]:
-        """All versions on disk, whoever has written them; in any thread.
+        """All versions on disk, whoever has written them, and of copies; in any thread.
 
         Raises:
             OSError: the folder cannot be read.
         """
-        return [] if self._cadence.folder is None else self._cadence.folder.find()
+        found = [] if self._cadence.folder is None else self._cadence.folder.find()
+        return [*dict.fromkeys([*found, *self.versions])]
 
     @property
     def on_disk(self) -> list[int]:
@@ -202,7 +200,7 @@ class Snapshots:
         """
         folder = self._cadence.folder
         found = [] if folder is None else folder.versions
-        return [each for each in found if each <= self._begun or each in self._saved]
+        return [each for each in found if each <= self._begins.version or each in self._saved]
 
     def copied_of(self, version: int, holders: Collection[str]) -> tuple[str, ...]:
         """Of whom there are copies of a version, but for members that are among ``holders``."""

@@ -1,6 +1,9 @@
 #include <gtest/gtest.h>
 
 #include "membership/coordinator_desk.hpp"
+#include <iterator>
+#include <utility>
+#include <vector>
 
 /// Members that have left the world with copies of its state, which it may need.
 namespace dynatrain::membership {
@@ -190,17 +193,115 @@ TEST(CoordinatorFormer, CopiesAreTakenWhereNobodyElseIsLeft) {
   EXPECT_EQ(desk.published.target.members, (std::vector<MemberId>{{3}}));
 }
 
-TEST(CoordinatorFormer, WhereTheyDoNotDoDisksAreSearched) {
+// A world of one makes no snapshots: what it has left on disk is newer than the copies of the
+// others, and a recovery from these would have it removed.
+TEST(CoordinatorFormer, WhatIsOnDiskIsTakenBeforeCopiesThatAreOlder) {
   CoordinatorDesk desk = resized();
   (void)desk.give(ConnectionClosed{{1}});
-  (void)desk.give(ConnectionClosed{{2}});
-  (void)desk.give(copies_of(3, {6}));
+  const auto searches = sent<Search>(desk.give(ConnectionClosed{{2}}));
+  ASSERT_EQ(searches.size(), 1U);
+  EXPECT_LE(searches[0].second.copies_since, 2);  // its copies count, too
+
+  (void)desk.give(copies_of(3, {900, 6}));
   (void)desk.wait_with({3}, desk.deadlines().settle_ms);
 
-  const auto actions =
-      desk.give(PrepareFailed{{3}, desk.published.attempt, "a shard has no owner", true});
+  EXPECT_EQ(desk.published.target.version, 900);
+}
 
-  EXPECT_EQ(sent<Search>(actions).size(), 1U);
+// It will hear of the switch, and that it is let go, from the next coordinator.
+TEST(CoordinatorFormer, ANewCoordinatorReleasesNobodyItHasNotHeard) {
+  CoordinatorDesk desk = shrunk(Drain{{3}});
+  desk.restart();
+  EXPECT_TRUE(sent<Released>(desk.wait(1)).empty());
+  EXPECT_TRUE(sent<Released>(desk.give(beat(3, 0, 2, false))).empty());
+
+  desk.restart();
+  EXPECT_EQ(sent<Released>(desk.give(beat(3, 0, 0, false))).size(), 1U);
+}
+
+// The recovery waited for its report up to the deadline, and then it was lost.
+TEST(CoordinatorFormer, WhoHasLetGoOfItsCopiesIsNotWaitedFor) {
+  CoordinatorDesk desk = resized();
+  (void)desk.give(ConnectionClosed{{2}});
+  (void)desk.give(copies_of(1, {6}));
+
+  (void)desk.give(beat(3, 0, 0, false));
+
+  EXPECT_EQ(desk.published.kind, ChangeKind::kRecovery);
+}
+
+TEST(CoordinatorFormer, ALostOneIsNotWaitedFor) {
+  CoordinatorDesk desk = resized();
+  (void)desk.give(ConnectionClosed{{2}});
+  (void)desk.give(copies_of(1, {6}));
+
+  (void)desk.give(ConnectionClosed{{3}});
+
+  EXPECT_EQ(desk.published.kind, ChangeKind::kRecovery);
+  EXPECT_EQ(desk.published.target.members, (std::vector<MemberId>{{1}}));
+}
+
+// Too few are left for a world; somebody may come.
+TEST(CoordinatorFormer, WhoLeavesInAHaltIsReleasedAfterAWhile) {
+  CoordinatorDesk desk({{"dp=3", 3}, {"dp=2", 2}});
+  desk.make_world({1, 2, 3});
+  for (const std::uint64_t member : {1U, 2U, 3U}) {
+    (void)desk.give(beat(member, 1, 1, true));
+  }
+  (void)desk.give(Drain{{3}});
+  (void)desk.wait_with({1, 2, 3}, desk.deadlines().settle_ms);
+  (void)desk.prepare({1, 2, 3}, 7);
+  (void)desk.promise({1, 2, 3});
+  (void)desk.vote({1, 2, 3});
+  (void)desk.give(ConnectionClosed{{2}});
+  (void)desk.give(copies_of(1, {6}));
+  (void)desk.give(copies_of(3, {6}));
+  for (std::int64_t waited_ms = 4000; waited_ms < desk.deadlines().keep_ms; waited_ms += 4000) {
+    ASSERT_TRUE(persisted<MemberReleased>(desk.wait_with({1, 3}, 4000)).empty()) << waited_ms;
+  }
+
+  EXPECT_EQ(persisted<MemberReleased>(desk.wait_with({1, 3}, 4000)).size(), 1U);
+}
+
+// What the versions before were gone for is of no matter: they wait for members, and may have them.
+TEST(CoordinatorFormer, AStateThatIsFoundAgainIsNotGone) {
+  CoordinatorDesk desk({{"dp=3", 3}, {"dp=2", 2}});
+  desk.make_world({1, 2});
+  (void)desk.come(3);
+  (void)desk.come(4);
+  (void)desk.give(ConnectionClosed{{1}});
+  (void)desk.give(ConnectionClosed{{2}});
+  (void)desk.find(3);
+  (void)desk.find(4);
+  (void)desk.wait_with({3, 4}, desk.deadlines().settle_ms);
+  EXPECT_EQ(sent<Search>(desk.wait_with({3, 4}, desk.deadlines().back_off_ms)).size(), 2U);
+  (void)desk.find(3, {15});
+  (void)desk.give(ConnectionClosed{{4}});
+  (void)desk.wait_with({3}, desk.deadlines().settle_ms);
+
+  const auto holds = sent<Holds>(desk.give(beat(3, 0, 0, false)));
+
+  ASSERT_EQ(holds.size(), 1U) << desk.status().waits_for << desk.status().seconds_left;
+  EXPECT_FALSE(holds[0].second.is_gone) << holds[0].second.why;
+}
+
+// It has answered nothing yet: that nothing is found is not known.
+TEST(CoordinatorFormer, WhereTheLastOfAWorldIsLateOthersAreAskedFirst) {
+  CoordinatorDesk desk({{"dp=3", 3}, {"dp=2", 2}, {"dp=1", 1}});
+  desk.make_world({1});
+  (void)desk.come(2);
+  (void)desk.give(StepFailed{{1}, 1, {}});
+  std::vector<std::pair<MemberId, Holds>> holds;
+  for (std::int64_t waited_ms = 0; waited_ms <= desk.deadlines().report_ms; waited_ms += 4000) {
+    (void)desk.wait_with({1, 2}, 4000);
+    for (const auto& each : sent<Holds>(desk.give(beat(2, 0, 0, false)))) {
+      holds.push_back(each);
+    }
+  }
+  ASSERT_EQ(desk.status().num_lost, 1);
+  for (const auto& [to, each] : sent<Holds>(desk.give(beat(2, 0, 0, false)))) {
+    EXPECT_FALSE(each.is_gone) << each.why;
+  }
 }
 
 }  // namespace

@@ -72,7 +72,7 @@ TEST(Text, EveryMessageOfTheCoordinatorTravels) {
                                               Decision{1, false, ""},
                                               Halt{1, all_bytes()},
                                               Holds{all_bytes(), true},
-                                              Search{4},
+                                              Search{4, 3},
                                               Forget{4},
                                               Released{},
                                               Lost{"no heartbeat"}};

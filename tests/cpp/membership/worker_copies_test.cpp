@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include "membership/worker_desk.hpp"
+#include <variant>
 
 /// What becomes of a member's copies when its world ends.
 namespace dynatrain::membership {
@@ -74,6 +75,16 @@ TEST(WorkerCopies, StayWithWhoHasNoPlaceAnyMore) {
   EXPECT_EQ(next_beat(desk).copies, 2);
 }
 
+// Members of a job that makes checkpoints alone need not stay for anything.
+TEST(WorkerCopies, OnDiskAreNoneOfTheMembers) {
+  WorkerDesk desk;
+  desk.begin_world();
+  (void)desk.give(Copied{1, true});
+
+  EXPECT_EQ(next_beat(desk).copies, 0);
+  EXPECT_TRUE(next_beat(desk).is_copied);
+}
+
 // One that was never whole would be a version that no other member knows.
 TEST(WorkerCopies, ThatAreNotWholeAreForgotten) {
   WorkerDesk desk;
@@ -128,6 +139,47 @@ TEST(WorkerCopies, WhoStaysForThemEndsReleasedWhenItsGraceIsOver) {
   (void)change(desk, -1);
 
   const auto ends = found<End>(desk.wait(2000));
+
+  ASSERT_EQ(ends.size(), 1U);
+  EXPECT_EQ(ends[0].reason, EndReason::kReleased);
+}
+
+TEST(WorkerCopies, AreReportedWithWhatIsOnDiskWhereNobodyElseIsLeft) {
+  WorkerDesk desk = left_with_copies();
+
+  EXPECT_TRUE(found<ForgetCopies>(desk.hear(Search{2, 2})).empty());
+  (void)desk.give(Found{{9, 1}});
+
+  EXPECT_TRUE(found<ForgetCopies>(recover(desk, 2)).empty());
+}
+
+TEST(WorkerCopies, ThatDoNotCountAreForgottenWhereDisksAreSearched) {
+  WorkerDesk desk = left_with_copies();
+
+  EXPECT_EQ(found<ForgetCopies>(desk.hear(Search{4, 3})).size(), 1U);
+}
+
+// An attempt may come to nothing; who has left by another change before is not needed less for it.
+TEST(WorkerCopies, OfAWorldBeforeTheLastAreForgottenWhenTheMemberComesBack) {
+  WorkerDesk desk = left_with_copies();
+  EXPECT_TRUE(
+      found<ForgetCopies>(desk.hear(Prepare{7, ChangeKind::kPlanned, 5, false, 6, 0})).empty());
+  (void)desk.give(PrepareDone{7});
+  (void)desk.hear(Go{7, 1, 9});
+  (void)desk.give(SwitchMoved{7});
+
+  const auto actions = desk.hear(Decision{7, true, {}});
+
+  ASSERT_EQ(found<ForgetCopies>(actions).size(), 1U);
+  EXPECT_TRUE(std::holds_alternative<ForgetCopies>(actions.front()));  // before its own are made
+}
+
+TEST(WorkerCopies, WhoWaitsWithThemToLeaveEndsReleasedWhenTheyDoNotDo) {
+  WorkerDesk desk = copied();
+  (void)desk.give(LeaveWanted{600'000});
+  (void)change(desk, -1);
+
+  const auto ends = found<End>(desk.hear(Holds{"no version can be put together", true}));
 
   ASSERT_EQ(ends.size(), 1U);
   EXPECT_EQ(ends[0].reason, EndReason::kReleased);

@@ -10,6 +10,7 @@ from torch.distributed import DistNetworkError
 
 from dynatrain import BudgetError, LayoutError, TransportError
 from dynatrain._errors import like
+from dynatrain.elastic.attempts import members_of
 from dynatrain.elastic.driver import Driver
 from dynatrain.elastic.part import Asked
 from dynatrain.elastic.ready import Ready
@@ -53,6 +54,9 @@ class FakePart:
 
     def end(self):
         """There is no thread."""
+
+    def finished(self):
+        """The coordinator is told."""
 
 
 class FakeSession:
@@ -199,6 +203,52 @@ def test_a_member_that_was_not_let_go_leaves_its_loop_by_an_error(why):
         driver.may_train()
 
     assert driver.ended[0] == why
+
+
+# Its last step is undone: the others go back to before it.
+def test_a_member_that_is_lost_in_its_last_step_is_told():
+    driver, *_ = driven(voting(), Asked("end", why=("lost", "no heartbeat for 5000 ms")))
+    driver.part.asked.pop(0)
+
+    with pytest.raises(TransportError, match="no heartbeat for 5000 ms"):
+        driver.finish()
+
+
+class Copies:
+    """Snapshots that are forgotten."""
+
+    forgotten = 0
+
+    def forget(self):
+        self.forgotten += 1
+
+    def at_boundary(self, version):
+        """Nothing is copied."""
+
+
+def test_copies_are_forgotten_when_they_are_of_no_use():
+    driver, *_ = driven(voting(), Asked("forget"), Asked("train"))
+    driver.part.asked.pop(0)
+    driver._snapshots = Copies()
+
+    assert driver.may_train()
+    assert driver._snapshots.forgotten == 1
+
+
+# Of a world before: those of the new one are made from its first boundary on.
+def test_copies_are_forgotten_between_a_vote_and_its_decision():
+    driver, *_ = driven(voting(), Asked("forget"), Asked("discard", 1), Asked("train"))
+    driver._snapshots = Copies()
+
+    assert driver.may_train()
+    assert driver._snapshots.forgotten == 1
+
+
+def test_who_brings_nothing_but_copies_comes_last():
+    source, target = {"members": [7, 8]}, {"members": [5, 8]}
+    facts = {"source": source, "target": target, "holdings": [0, 3, 3], "former": [9, 6]}
+
+    assert members_of(facts) == [5, 8, 9, 6]
 
 
 @pytest.mark.parametrize("why", ["released", "grace-over", "refused", "finished"])

@@ -14,7 +14,7 @@ from dynatrain.elastic.attempts import is_hole
 from dynatrain.elastic.cadence import Cadence
 from dynatrain.elastic.checkpoint_folder import CheckpointFolder
 from dynatrain.elastic.missing import Brings
-from dynatrain.elastic.rounds import Means
+from dynatrain.elastic.rounds import Begins, Means
 from dynatrain.elastic.saving import Saving
 from dynatrain.elastic.snapshots import Snapshots
 from dynatrain.generation.seats import Seats
@@ -86,10 +86,10 @@ def rows(*ranks):
 def saved(part, outside, folder):
     """The copies of a rank after five steps, which are on disk, too."""
     members = part.generation.members
-    told = (lambda kind, text: None), (lambda epoch: None)
+    told = (lambda kind, text: None), (lambda epoch, is_on_disk: None)
     means = Means(torch.device("cpu"), 1, WAIT, lambda: [], *told)
     snapshots = Snapshots(Cadence(None, 5, folder), part.adapter, part.present, means)
-    snapshots._member, snapshots._begun = members.own.id, 5
+    snapshots._member, snapshots._begins = members.own.id, Begins(1, 5)
     slot = snapshots._slots.spare
     slot.make_room(snapshots._size(), torch.device("cpu"))
     assert not snapshots._copied(5).why

@@ -12,7 +12,7 @@ import torch
 
 from dynatrain.elastic import copies
 from dynatrain.elastic.partners import Brought
-from dynatrain.elastic.rounds import SLOW, Means, Rounds
+from dynatrain.elastic.rounds import SLOW, Begins, Means, Rounds
 from ranks_in_threads import STUCK_S
 
 MINE = Brought(None, 0, 64, "mine")
@@ -21,7 +21,7 @@ MINE = Brought(None, 0, 64, "mine")
 def rounds_of(seconds):
     """Those of a member whose messages have so long, measured and at no boundary yet."""
     means = Means(torch.device("cpu"), 1, timedelta(seconds=seconds), lambda: [], None, None)
-    made = Rounds(4, copies.SnapshotSlots(), means, None, (0, 0))
+    made = Rounds(4, copies.SnapshotSlots(), means, None, Begins())
     made.measured(64)
     return made
 

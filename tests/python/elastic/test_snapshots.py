@@ -280,7 +280,7 @@ def test_the_world_of_a_whole_snapshot_is_told():
         trains.snapshots.halt()
         return {*trains.epochs}
 
-    assert run_ranks(outside, work) == [{1}, {1}]
+    assert run_ranks(outside, work) == [{(1, False)}, {(1, False)}]
 
 
 # A member dies while its copies are on their way: the thread of the others ends, and what they have

@@ -155,6 +155,9 @@ void Simulation::find_versions(const Process& process) {
   for (const auto& [version, checkpoint] : checkpoints_) {
     found.versions.push_back(version);
   }
+  for (const auto& [version, snapshot] : process.data.snapshots) {
+    found.versions.push_back(version);
+  }
   put_local(process, random_.between(1, 60), std::move(found));
 }
 

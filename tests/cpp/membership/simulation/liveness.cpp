@@ -68,7 +68,7 @@ bool Simulation::is_state_gone() {
       holders.push_back(process->id);
     }
   }
-  if (is_orphaned(holders) ? !checkpoints_.empty() : !on_disk().empty()) {
+  if (is_orphaned(oracle_.world().members) ? !checkpoints_.empty() : !on_disk().empty()) {
     return false;
   }
   for (const MemberId id : holders) {
