@@ -89,7 +89,7 @@ test-bare: ## demo, tests and pip's install where CUDA, GoogleTest, CMake, Ninja
 	@$(TIMED) "make test-bare" scripts/bare.py
 
 chaos: build ## disturb elastic jobs a thousand times: kills, stops, a coordinator that goes and comes
-	@$(TIMED) "chaos" $(PYTEST) -m long --timeout=7200 tests/multiprocess/test_chaos.py
+	@$(TIMED) "chaos" $(PYTEST) --timeout=7200 tests/multiprocess/test_chaos.py
 
 what-travels: build ## try what travels over a switch and write docs/reference/what-travels.md
 	@env OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m what_travels

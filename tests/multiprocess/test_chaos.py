@@ -44,7 +44,6 @@ def disturb(chaos, times):
 
 
 # Oobleck's list for chaos: many changes in one run, no step skipped or repeated.
-@pytest.mark.long
 @pytest.mark.parametrize("chaos", [1], indirect=True)
 def test_a_job_trains_through_kills_and_stops_at_random_moments(chaos):
     disturb(chaos, 60)

@@ -63,6 +63,7 @@ def test_members_join_leave_and_return_while_the_job_trains(job):
 
 
 # Its loss stops changes, not training; what it had decided it finds again.
+@pytest.mark.long
 def test_a_coordinator_that_is_killed_and_started_again_goes_on(job):
     members = [job.member(), job.member()]
     trains_in(members[0], "dp=2")

@@ -56,7 +56,8 @@ def finish(job, members):
 
 
 # Nothing is lost: each part of the state has another owner.
-@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.long), 3])
+@pytest.mark.long
+@pytest.mark.parametrize("rank", [0, 3])
 def test_members_go_on_when_one_is_killed(job, rank):
     members = started_in(job, HSDP, 4)
     at = [member.told("step")[-1]["place"][0] for member in members].index(rank)
