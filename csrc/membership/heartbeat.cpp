@@ -94,38 +94,38 @@ void note_copies(CoordinatorState& state, const Heartbeat& message) {
   }
 }
 
-void repair_halt(CoordinatorState& state, const Heartbeat& message) {
-  const std::int64_t epoch = state.durable.world.epoch;
+/// The member is asked again for a report that is not there yet, or for the first time where it was
+/// not known that it has copies.
+void repair_report(CoordinatorState& state, const Heartbeat& message) {
   Live& live = state.live.at(message.id);
-  const bool is_former = is_former_member(state, message.id, live);
-  if (state.recovery && !state.attempt && !state.is_orphaned && is_former && !live.is_asked) {
-    halt_world(state, state.durable.halted_why);  // it was not known that this one has copies
+  const std::int64_t epoch = state.durable.world.epoch;
+  const bool has_place = is_in_world(state, message.id);
+  if (!live.is_asked && !state.attempt && is_former_member(state, message.id, live)) {
+    halt_world(state, state.durable.halted_why);
     return;
   }
+  if (!live.is_asked || live.report) {
+    return;
+  }
+  if (!has_place && message.copies == 0) {
+    live.is_asked = false;  // it has let go of its copies, and has nothing to say
+    --state.num_unreported;
+  } else if (message.epoch == (has_place ? epoch : 0)) {
+    send(state, message.id, Halt{epoch, state.durable.halted_why});
+  }
+}
+
+void repair_halt(CoordinatorState& state, const Heartbeat& message) {
+  const std::int64_t epoch = state.durable.world.epoch;
   if (state.is_orphaned) {
     if (!state.live.at(message.id).report) {
       ask_for_versions(state, message.id);
     }
-    return;
-  }
-  if (epoch == 0) {
-    return;
-  }
-  const bool is_there = message.epoch == epoch && is_in_world(state, message.id);
-  if (!state.recovery) {
-    if (!is_there) {
-      return;
-    }
-    if (message.activity == Activity::kBroken || message.activity == Activity::kHalted) {
-      on_step_failed(state, StepFailed{message.id, epoch, {}});
-    }
-    return;
-  }
-  if (live.is_asked && !live.report && !is_in_world(state, message.id) && message.copies == 0) {
-    live.is_asked = false;  // it has let go of its copies, and has nothing to say
-    --state.num_unreported;
-  } else if (live.is_asked && !live.report && (is_there || message.epoch == 0)) {
-    send(state, message.id, Halt{epoch, state.durable.halted_why});
+  } else if (state.recovery) {
+    repair_report(state, message);
+  } else if (epoch != 0 && message.epoch == epoch && is_in_world(state, message.id) &&
+             (message.activity == Activity::kBroken || message.activity == Activity::kHalted)) {
+    on_step_failed(state, StepFailed{message.id, epoch, {}});
   }
 }
 

@@ -137,6 +137,21 @@ void begin_recovery_attempt(CoordinatorState& state) {
   begin_attempt(state, std::move(description));
 }
 
+/// Whether somebody is still to say what there is to go on from. Loses those that are late.
+bool lacks_words(CoordinatorState& state) {
+  if (state.num_unknown > 0) {
+    return true;  // one of them may keep copies that are needed
+  }
+  if (state.is_orphaned) {  // nothing stands that could wait for less than all who come
+    return lacks_reports(state) || state.now_ms < state.quiet_until_ms;
+  }
+  if (lacks_reports(state) && state.now_ms >= open_recovery(state).report_deadline_ms &&
+      !is_cut_off(state)) {
+    lose_late_members(state);  // where nobody of the world is left then, others are asked
+  }
+  return lacks_reports(state);
+}
+
 }  // namespace
 
 std::vector<std::int64_t> candidates(const CoordinatorState& state) {
@@ -233,29 +248,12 @@ void on_report(CoordinatorState& state, const Report& message) {
 }
 
 void consider_recovery(CoordinatorState& state) {
-  if (!state.recovery || state.attempt || state.durable.is_finished) {
+  if (!state.recovery || state.attempt || state.durable.is_finished || lacks_words(state)) {
     return;
   }
-  if (state.num_unknown > 0) {
-    return;  // one of them may keep copies that are needed
-  }
-  if (state.is_orphaned) {
-    // Nothing stands that could wait for less than all who come.
-    if (lacks_reports(state) || state.now_ms < state.quiet_until_ms) {
-      return;
-    }
-    if (state.durable.world.epoch == 0 && candidates(state).empty()) {
-      state.recovery.reset();  // who had found one is gone: nothing has begun yet
-      return;
-    }
-  } else if (lacks_reports(state)) {
-    if (state.now_ms < state.recovery->report_deadline_ms || is_cut_off(state)) {
-      return;
-    }
-    lose_late_members(state);
-    if (lacks_reports(state)) {
-      return;  // nobody of the world is left, and others are asked
-    }
+  if (state.is_orphaned && state.durable.world.epoch == 0 && candidates(state).empty()) {
+    state.recovery.reset();  // who had found one is gone: nothing has begun yet
+    return;
   }
   if (!state.is_undecided || state.now_ms < state.back_off_until_ms || !is_advised(state)) {
     return;
