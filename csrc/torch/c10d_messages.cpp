@@ -83,6 +83,11 @@ int piece_tag(std::uint32_t tag, std::int64_t message_size_bytes) {
   return static_cast<int>(high | ((tag & kTagMask) << 1U) | 1U);
 }
 
+int receipt_tag(std::uint32_t tag) {
+  const auto high = static_cast<std::uint32_t>(kNumDigests) << (kTagBits + 1U);
+  return static_cast<int>(high | ((tag & kTagMask) << 1U));
+}
+
 bool says_consequence(std::string_view text) {
   return text.find("caused pair closure") != std::string_view::npos;
 }

@@ -38,6 +38,8 @@ inline constexpr std::size_t kMaxPieceBytes = std::size_t{1} << 30U;
 /// message's size, so that pieces of unequal messages do not meet.
 [[nodiscard]] int head_tag(std::uint32_t tag);
 [[nodiscard]] int piece_tag(std::uint32_t tag, std::int64_t message_size_bytes);
+/// Of what the receiver of a whole message sends back: even as of a head, with a digest of no size.
+[[nodiscard]] int receipt_tag(std::uint32_t tag);
 
 /// True for what Gloo says to operations that end because another one timed out.
 [[nodiscard]] bool says_consequence(std::string_view text);

@@ -16,16 +16,15 @@ namespace py = pybind11;
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
-/// One wire message. A message of the caller is a head and then its pieces.
+/// One wire message. A message of the caller is a head, its pieces, and a receipt that goes back.
 struct C10dTransport::Operation {
+  bool is_send = false;
+  bool is_receipt = false;
   std::span<std::byte> bytes;
   int wire_tag = 0;
   WireMessage message;
-  std::unique_ptr<std::byte[]> head;  ///< null for pieces
-  py::object work;                    ///< null until it is posted
-
-  /// All that `messages` put on the wire, in order; nothing is posted.
-  static std::vector<Operation> all_of(std::span<const WireMessage> messages, bool is_send);
+  std::unique_ptr<std::byte[]> own;  ///< what `bytes` are of a head or a receipt
+  py::object work;                   ///< null until it is posted
 };
 
 struct C10dTransport::Submission {
@@ -33,25 +32,48 @@ struct C10dTransport::Submission {
   Deadline deadline;
   steady_clock::time_point start = steady_clock::now();
   std::shared_ptr<HostCompletion> completion = std::make_shared<HostCompletion>();
-  std::vector<Operation> operations;  ///< in the order in which they are posted
-  std::exception_ptr cause;           ///< the first failure of its own
-  std::exception_ptr consequence;     ///< a failure that another one brought about
+  Operations operations;           ///< in the order in which they are posted
+  std::exception_ptr cause;        ///< the first failure of its own
+  std::exception_ptr consequence;  ///< a failure that another one brought about
+
+  /// Makes the operations of `messages`; nothing is posted.
+  void put(std::span<const WireMessage> messages);
+
+ private:
+  void put_message(const WireMessage& message);
+  void put_receipt(const WireMessage& message);
 };
 
-std::vector<C10dTransport::Operation> C10dTransport::Operation::all_of(
-    std::span<const WireMessage> messages, bool is_send) {
-  std::vector<Operation> operations;
+void C10dTransport::Submission::put(std::span<const WireMessage> messages) {
+  operations.emplace_back();
   for (const WireMessage& message : messages) {
-    std::unique_ptr<std::byte[]> head = is_send ? make_head(message) : empty_head();
-    const std::span<std::byte> head_bytes(
-        head.get(), is_send ? head_size_bytes(message.size_bytes) : kMaxHeadBytes);
-    operations.push_back({head_bytes, head_tag(message.tag), message, std::move(head), {}});
-    for (const std::span<std::byte> piece : pieces_after_head(message)) {
-      operations.push_back(
-          {piece, piece_tag(message.tag, message.size_bytes), message, nullptr, {}});
+    if (is_send) {
+      put_receipt(message);  // a receiver that has the message can give it at once, and go
+      put_message(message);
+    } else {
+      put_message(message);
+      put_receipt(message);
     }
   }
-  return operations;
+}
+
+void C10dTransport::Submission::put_message(const WireMessage& message) {
+  std::unique_ptr<std::byte[]> head = is_send ? make_head(message) : empty_head();
+  const std::span<std::byte> bytes(head.get(),
+                                   is_send ? head_size_bytes(message.size_bytes) : kMaxHeadBytes);
+  operations.front().push_back(
+      {is_send, false, bytes, head_tag(message.tag), message, std::move(head), {}});
+  for (const std::span<std::byte> piece : pieces_after_head(message)) {
+    operations.front().push_back(
+        {is_send, false, piece, piece_tag(message.tag, message.size_bytes), message, nullptr, {}});
+  }
+}
+
+void C10dTransport::Submission::put_receipt(const WireMessage& message) {
+  auto own = std::make_unique<std::byte[]>(1);
+  const std::span<std::byte> bytes(own.get(), 1);
+  operations.front().push_back(
+      {!is_send, true, bytes, receipt_tag(message.tag), message, std::move(own), {}});
 }
 
 C10dTransport::C10dTransport(const py::object& group, milliseconds timeout)
@@ -67,6 +89,8 @@ C10dTransport::~C10dTransport() {  // NOLINT(bugprone-exception-escape)
     abort("the transport was destroyed");
   }
   waiters_.reset();
+  const py::gil_scoped_acquire gil;
+  given_.clear();
 }
 
 Token C10dTransport::submit_sends(std::span<const WireMessage> messages,
@@ -93,7 +117,7 @@ Token C10dTransport::submit(const std::shared_ptr<Submission>& submission,
   WaiterPool::Task waiting;
   try {
     wait_all(after, submission->deadline);
-    submission->operations = Operation::all_of(messages, submission->is_send);
+    submission->put(messages);
     waiting = WaiterPool::Task([this, submission] { wait_for(*submission); });
   } catch (...) {
     submission->completion->fail(std::current_exception());
@@ -102,7 +126,7 @@ Token C10dTransport::submit(const std::shared_ptr<Submission>& submission,
   // From here on others may read and write the memory: nothing may throw before they have ended.
   ++num_pending_;
   post_all(*submission);
-  if (submission->operations.empty()) {
+  if (submission->operations.front().empty()) {
     finish(*submission);
   } else {
     waiters_->run(std::move(waiting));
@@ -114,11 +138,26 @@ Token C10dTransport::submit(const std::shared_ptr<Submission>& submission,
 // NOLINTNEXTLINE(bugprone-exception-escape)
 void C10dTransport::post_all(Submission& submission) noexcept {
   const py::gil_scoped_acquire gil;
-  auto next = submission.operations.begin();
-  while (next != submission.operations.end() && post(submission, *next)) {
+  if (num_pending_.load() == 1) {
+    forget_receipts();
+  }
+  std::vector<Operation>& operations = submission.operations.front();
+  auto next = operations.begin();
+  while (next != operations.end() &&
+         (is_given_later(submission, *next) || post(submission, *next))) {
     ++next;
   }
-  submission.operations.erase(next, submission.operations.end());
+  operations.erase(next, operations.end());
+}
+
+bool C10dTransport::is_given_later(const Submission& submission, const Operation& operation) {
+  return operation.is_receipt && !submission.is_send;
+}
+
+void C10dTransport::forget_receipts() noexcept {
+  Operations given;
+  const std::lock_guard lock(mutex_);
+  given.swap(given_);
 }
 
 bool C10dTransport::post(Submission& submission, Operation& operation) noexcept {
@@ -132,7 +171,7 @@ bool C10dTransport::post(Submission& submission, Operation& operation) noexcept 
     return false;
   }
   try {
-    operation.work = submission.is_send
+    operation.work = operation.is_send
                          ? group_.send(operation.bytes, message.peer, operation.wire_tag)
                          : group_.receive(operation.bytes, message.peer, operation.wire_tag);
     return true;
@@ -151,12 +190,26 @@ bool C10dTransport::post(Submission& submission, Operation& operation) noexcept 
 void C10dTransport::wait_for(Submission& submission) noexcept {
   {
     const py::gil_scoped_acquire gil;
-    for (Operation& operation : submission.operations) {
-      wait_for(submission, operation);
+    std::vector<Operation>& operations = submission.operations.front();
+    for (Operation& operation : operations) {
+      if (operation.is_receipt || !submission.is_send) {
+        end(submission, operation);
+      }
     }
-    submission.operations.clear();
+    std::erase_if(operations,
+                  [&](const Operation& each) { return !is_given_later(submission, each); });
+    const std::lock_guard lock(mutex_);
+    given_.splice(given_.end(), submission.operations);
   }
   finish(submission);
+}
+
+void C10dTransport::end(Submission& submission, Operation& operation) noexcept {
+  if (!is_given_later(submission, operation)) {
+    wait_for(submission, operation);
+  } else if (submission.cause == nullptr && submission.consequence == nullptr) {
+    static_cast<void>(post(submission, operation));
+  }
 }
 
 void C10dTransport::wait_for(Submission& submission, Operation& operation) noexcept {
@@ -165,9 +218,9 @@ void C10dTransport::wait_for(Submission& submission, Operation& operation) noexc
   const WireMessage& message = operation.message;
   const auto peer_failed = [&] { return peer_error(message, submission.is_send, text); };
   if (text.empty()) {
-    const bool is_received_head = operation.head != nullptr && !submission.is_send;
-    if (is_received_head && !take_head(operation.head.get(), message)) {
-      const auto make = [&] { return size_error(message, size_in_head(operation.head.get())); };
+    const bool is_received_head = operation.own != nullptr && !operation.is_receipt;
+    if (is_received_head && !take_head(operation.own.get(), message)) {
+      const auto make = [&] { return size_error(message, size_in_head(operation.own.get())); };
       fail(submission, error_from(make), true);
     }
   } else if (was_closed || says_consequence(text)) {

@@ -7,11 +7,13 @@
 #include <atomic>
 #include <chrono>
 #include <exception>
+#include <list>
 #include <memory>
 #include <mutex>
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace dynatrain {
 
@@ -51,6 +53,7 @@ class C10dTransport final : public Transport {
  private:
   struct Operation;
   struct Submission;
+  using Operations = std::list<std::vector<Operation>>;  ///< one of a submission, moved as a node
 
   Token submit(const std::shared_ptr<Submission>& submission,
                std::span<const WireMessage> messages,
@@ -58,7 +61,11 @@ class C10dTransport final : public Transport {
   void post_all(Submission& submission) noexcept;
   bool post(Submission& submission, Operation& operation) noexcept;
   void wait_for(Submission& submission) noexcept;
+  void end(Submission& submission, Operation& operation) noexcept;
   void wait_for(Submission& submission, Operation& operation) noexcept;
+  [[nodiscard]] static bool is_given_later(const Submission& submission,
+                                           const Operation& operation);
+  void forget_receipts() noexcept;
   [[nodiscard]] std::string text_of_end(Submission& submission, Operation& operation) noexcept;
   void fail(Submission& submission, const std::exception_ptr& error, bool is_cause) noexcept;
   void finish(Submission& submission) noexcept;
@@ -68,6 +75,7 @@ class C10dTransport final : public Transport {
   std::chrono::milliseconds timeout_;
   std::mutex mutex_;
   std::exception_ptr cause_;  ///< what ended the transport
+  Operations given_;          ///< receipts that may be under way; with the GIL
   std::atomic<bool> is_closed_{false};
   std::atomic<int> num_pending_{0};
   std::unique_ptr<WaiterPool> waiters_;

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 import torch
 
@@ -13,10 +13,12 @@ from dynatrain import words
 from dynatrain._limits import room_for_groups
 from dynatrain.elastic.copies import CopiedState
 from dynatrain.generation.members import Members
+from dynatrain.generation.messages import Messages
 from dynatrain.generation.tree import Tree
 
 #: Bytes of one message: what a partner has not taken yet holds up no more than this.
 _PIECE_BYTES = 64 << 20
+_TAG = 1
 
 
 @words.record
@@ -106,8 +108,8 @@ class Channel:
         self._timeout = timeout
         with room_for_groups(members.num_ranks, *[2] * len(pairs)):
             # In one order everywhere, so that both ranks of the first pair that lacks are there.
-            self._groups = {
-                pair: members.group(f"pair/{pair[0]}-{pair[1]}", timeout, pair)
+            self._messages = {
+                pair: Messages(members.group(f"pair/{pair[0]}-{pair[1]}", timeout, pair))
                 for pair in sorted(pairs)
             }
             #: Over all members: what rank 0 makes of all parts, on all.
@@ -166,19 +168,18 @@ class Channel:
     ) -> None:
         """Sends to the keeper what is received of the other one, or ``back``, the other way."""
         to, of = (self.kept, self.keeper) if back else (self.keeper, self.kept)
-        works = []
-        if received is not None and received.numel():
-            group, position = self._with(of)
-            works.append(group.recv([received], position, 0))
-        if sent is not None and sent.numel():
-            group, position = self._with(to)
-            works.append(group.send([sent], position, 0))
-        for work in works:
-            work.wait(self._timeout)
+        until = time.monotonic() + self._timeout.total_seconds()
+        there, at = self._with(to)
+        if sent is not None:
+            there.post(sent, [at], _TAG)
+        if received is not None:
+            here, position = self._with(of)
+            here.receive({position: received}, until, _TAG)
+        there.await_receipts(until)
 
-    def _with(self, peer: int) -> tuple[Any, int]:
+    def _with(self, peer: int) -> tuple[Messages, int]:
         pair = tuple(sorted((self._rank, peer)))
-        return self._groups[pair], pair.index(peer)
+        return self._messages[pair], pair.index(peer)
 
 
 def _agreed(parts: list[bytes]) -> bytes:

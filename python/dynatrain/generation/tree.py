@@ -12,13 +12,13 @@ import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any
 
 import torch
 
 from dynatrain._torch_private.gloo_links import Links, links_of, num_connected
 from dynatrain.generation.joined import join, split
 from dynatrain.generation.members import Members
+from dynatrain.generation.messages import Messages
 
 _ONE_GROUP = 16
 #: What stands before the first piece of a message: the size of all of it, u64.
@@ -27,7 +27,7 @@ _SIZE = struct.Struct("<Q")
 _FIRST_BYTES = 2048
 #: Tags of pieces of known sizes, and of blobs: were ranks not in one step, their messages must not
 #: meet in memory that is too small, which ends the process.
-_PIECES, _BLOBS = 0, 1
+_PIECES, _BLOBS = 1, 2
 
 
 class Tree:
@@ -137,7 +137,8 @@ class _Level:
         self._ranks = ranks
         self._position = ranks.index(members.rank)
         self._store = members.store_of(purpose)
-        self._group: Any = members.group(purpose, timeout, ranks) if len(ranks) > 1 else None
+        group = members.group(purpose, timeout, ranks) if len(ranks) > 1 else None
+        self._messages = Messages(group)
 
     def links(self) -> Links | None:
         """Where the positions listen; None where that is not known."""
@@ -145,23 +146,23 @@ class _Level:
 
     def end(self) -> None:
         """Lets go of the group."""
-        self._group = None
+        self._messages.end()
 
     def gather(self, part: bytes, until: float) -> list[bytes] | None:
         """The parts of all positions, on top; None elsewhere."""
         if self._position:
             for piece in _pieces(part):
-                self._send(piece, [0], until, _PIECES)
+                self._messages.post(piece, [0], _PIECES, answered=True)
             return None
         below = range(1, len(self._ranks))
         firsts = {position: _bytes(_FIRST_BYTES) for position in below}
-        self._receive(firsts, until, _PIECES)
+        self._messages.receive(firsts, until, _PIECES, answered=True)
         rests = {
             position: _bytes(size)
             for position, first in firsts.items()
             if (size := _size_of(first) - _room(_FIRST_BYTES)) > 0
         }
-        self._receive(rests, until, _PIECES)
+        self._messages.receive(rests, until, _PIECES, answered=True)
         return [part, *(_joined(firsts[each], rests.get(each)) for each in below)]
 
     def spread(self, answer: bytes | None, until: float) -> bytes:
@@ -182,11 +183,11 @@ class _Level:
         if self._position:
             own = parts.get(self._ranks[self._position])
             if own is not None:
-                self._send(buffer[own], [0], until, _BLOBS)
+                self._messages.post(buffer[own], [0], _BLOBS, answered=True)
             return
         below = enumerate(self._ranks[1:], 1)
         found = {at: buffer[parts[rank]] for at, rank in below if rank in parts}
-        self._receive(found, until, _BLOBS)
+        self._messages.receive(found, until, _BLOBS, answered=True)
 
     def copy_down(self, buffer: torch.Tensor, until: float, tag: int) -> None:
         """Fills ``buffer`` on all positions with that on top: each sends it to log2 others."""
@@ -194,35 +195,13 @@ class _Level:
         while step <= self._position:
             step *= 2
         if self._position:
-            self._receive({self._position - step // 2: buffer}, until, tag)
+            self._messages.receive({self._position - step // 2: buffer}, until, tag)
         below = []
         while self._position + step < len(self._ranks):
             below.append(self._position + step)
             step *= 2
-        self._send(buffer, below, until, tag)
-
-    def _send(self, buffer: torch.Tensor, positions: Sequence[int], until: float, tag: int) -> None:
-        if buffer.numel():
-            _await([self._group.send([buffer], each, tag) for each in positions], until)
-
-    def _receive(self, buffers: Mapping[int, torch.Tensor], until: float, tag: int) -> None:
-        _await(
-            [
-                self._group.recv([buffer], position, tag)
-                for position, buffer in buffers.items()
-                if buffer.numel()
-            ],
-            until,
-        )
-
-
-def _await(works: list[Any], until: float) -> None:
-    """Waits for all ``works`` together, at least a millisecond for each; empties the list."""
-    try:
-        while works:
-            works.pop(0).wait(timedelta(seconds=max(until - time.monotonic(), 0.001)))
-    finally:
-        works.clear()  # they hold connections, and frames of an error would hold them
+        self._messages.post(buffer, below, tag)
+        self._messages.await_receipts(until)
 
 
 def _bytes(size: int) -> torch.Tensor:

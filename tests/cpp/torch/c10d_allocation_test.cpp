@@ -24,7 +24,8 @@ using testing::FailingAllocation;
 constexpr std::chrono::seconds kLimit{20};
 
 /// Stands for torch and one of its groups: an operation has its memory from the time when it is
-/// posted until it is waited for, or until a wait that times out closes the group's connections.
+/// posted until it is waited for, or until a wait that times out closes the group's connections; a
+/// message that is sent also until its receipt was waited for.
 constexpr const char* kFakeTorch = R"(
 import sys, types
 torch = types.ModuleType("torch")
@@ -32,12 +33,16 @@ torch.frombuffer = lambda view, dtype: view
 torch.uint8 = None
 sys.modules["torch"] = torch
 NEVER_SENT = 0x7fffffff
+RECEIPT = 1 << 19
 
 class Work:
     def __init__(self, group, data, tag, is_send):
         self.group, self.data, self.tag, self.is_send = group, data, tag, is_send
-        self.has_memory = True
+        self.has_memory = not self.is_receipt()  # it is the transport's
         group.works.append(self)
+
+    def is_receipt(self):
+        return self.tag // RECEIPT == 4095
 
     def wait(self, timeout):
         self.group.fail_at("wait")
@@ -48,7 +53,11 @@ class Work:
             raise RuntimeError("timed out")
         if self.group.is_closed:
             raise RuntimeError("the time-out of another one caused pair closure")
-        if not self.is_send and self.tag % 2 == 0:
+        if self.is_receipt():
+            for work in self.group.works:
+                if work.is_send and work.tag % RECEIPT // 2 == self.tag % RECEIPT // 2:
+                    work.has_memory = False
+        elif not self.is_send and self.tag % 2 == 0:
             self.data[:8] = self.group.size_bytes.to_bytes(8, sys.byteorder)
         self.has_memory = False
 
