@@ -13,7 +13,7 @@ from contextlib import nullcontext
 import numpy as np
 
 from dynatrain import _native, words
-from dynatrain.adapters.port import Adapter, Inventory, Watched
+from dynatrain.adapters.port import Adapter, Inventory, Storages, Watched
 
 ROWS, COLUMNS = 16, 12
 _ITEMSIZE = 4
@@ -100,6 +100,20 @@ class Toy:
         self.arrays = {name: np.zeros(self.shape(name), np.float32) for name in self.boxes()}
 
 
+class ToyStorage:
+    """An array as a storage, which has its memory always."""
+
+    def __init__(self, array):
+        self._array = array
+
+    def resize_(self, size_bytes):
+        """It is never freed."""
+        assert size_bytes == self._array.nbytes
+
+    def data_ptr(self):
+        return self._array.ctypes.data
+
+
 class ToyInventory(Inventory):
     def __init__(self, state):
         self.state = state
@@ -120,6 +134,15 @@ class ToyInventory(Inventory):
 
     def under(self, apart):
         return self, []
+
+    def storages(self):
+        arrays = self.state.arrays or {}
+        return Storages(
+            [ToyStorage(each) for each in arrays.values()],
+            [each.nbytes for each in arrays.values()],
+            {name: (number, 0) for number, name in enumerate(arrays)},
+            frozenset(range(len(arrays))),
+        )
 
     def host_names(self):
         return set(self.state.boxes())
@@ -183,7 +206,7 @@ class ToyAdapter(Adapter):
     def lendable(self, target, source, adoptable):
         return ()
 
-    def materialize(self, target, source, adopted):
+    def materialize(self, target, source, adopted, *, streamed=False):
         target.state.give_memory()
         return target
 

@@ -2,8 +2,8 @@
 #include "dynatrain/base/hash.hpp"
 #include "dynatrain/base/log.hpp"
 
+#include "base/trim_heap.hpp"
 #include "torch/bind.hpp"
-#include <malloc.h>  // malloc_trim
 #include <string>
 #include <utility>
 
@@ -99,14 +99,6 @@ std::uint64_t hash64(const py::bytes& data) {
   Hasher hasher;
   hasher.add(std::string_view(data));
   return hasher.digest();
-}
-
-/// Gives the system what the C library's heap keeps of freed memory: tensors that go between others
-/// that stay leave holes there, which the next state does not fit.
-void trim_heap() {
-#ifdef __GLIBC__
-  malloc_trim(0);
-#endif
 }
 
 }  // namespace

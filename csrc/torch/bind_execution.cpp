@@ -4,9 +4,13 @@
 
 #include "torch/bind.hpp"
 #include "torch/state_table.hpp"
+#include "torch/streaming_run.hpp"
+#include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 namespace dynatrain::binding {
@@ -16,6 +20,15 @@ using PySpan = std::tuple<std::string, int, int, double, double, std::int64_t>;
 
 /// Begin and end of a range, as Python functions.
 using PyRanges = std::pair<py::function, py::function>;
+
+/// A watermark ends its thread, which may wait for one that needs the GIL.
+struct WithoutGil {
+  void operator()(Watermark* watermark) const {
+    const py::gil_scoped_release no_gil;
+    delete watermark;  // NOLINT(cppcoreguidelines-owning-memory): what a deleter is for
+  }
+};
+using OwnedWatermark = std::unique_ptr<Watermark, WithoutGil>;
 
 RangeHook hook_of(const std::optional<PyRanges>& ranges) {
   if (!ranges) {
@@ -90,18 +103,21 @@ std::unique_ptr<PreparedRun> prepare(Executor& executor,
                                      const StateTable& target_table,
                                      double timeout_s,
                                      bool verify_sums,
-                                     bool allow_one_sided) {
+                                     bool allow_one_sided,
+                                     StreamingRun* streaming) {
   ExecuteOptions options;
   options.timeout = to_ms(timeout_s);
-  return executor.prepare({.plan = plan.plan,
-                           .schedule = schedule,
-                           .source = source,
-                           .target = target,
-                           .source_memory = source_table.memory_for(source),
-                           .target_memory = target_table.memory_for(target),
-                           .verify_sums = verify_sums,
-                           .allow_one_sided = allow_one_sided},
-                          options);
+  return executor.prepare(
+      {.plan = plan.plan,
+       .schedule = schedule,
+       .source = source,
+       .target = target,
+       .source_memory = source_table.memory_for(source),
+       .target_memory = target_table.memory_for(target),
+       .verify_sums = verify_sums,
+       .allow_one_sided = allow_one_sided,
+       .streaming = streaming == nullptr ? std::nullopt : std::optional(streaming->streaming())},
+      options);
 }
 // NOLINTEND(readability-function-size)
 
@@ -109,11 +125,71 @@ RunResult run(Executor& executor,
               PreparedRun& prepared,
               double timeout_s,
               const std::vector<Token>& after,
-              const std::optional<PyRanges>& ranges) {
+              const std::optional<PyRanges>& ranges,
+              RunControl* control) {
   const ExecuteOptions options{
       .timeout = to_ms(timeout_s), .after = after, .ranges = hook_of(ranges)};
-  RunControl control;
-  return executor.run(prepared, options, control);
+  RunControl own;
+  return executor.run(prepared, options, control == nullptr ? own : *control);
+}
+
+std::unique_ptr<StreamingRun> make_streaming_run(const Schedule& schedule,
+                                                 std::pair<SharedMap, SharedMap> maps,
+                                                 const std::string& last_reads_of_all,
+                                                 std::pair<NamedStorages, NamedStorages> storages,
+                                                 const std::vector<int>& kept,
+                                                 Watermark& watermark) {
+  return std::make_unique<StreamingRun>(
+      schedule,
+      std::pair<const ShardMap&, const ShardMap&>(*maps.first, *maps.second),
+      decoded_last_reads(last_reads_of_all),
+      std::move(storages),
+      kept,
+      watermark);
+}
+
+void bind_streaming(py::module_& m) {
+  py::class_<NamedStorages>(m, "NamedStorages")
+      .def(py::init([](std::vector<py::object> storages,
+                       std::vector<std::int64_t> size_bytes,
+                       std::map<std::string, std::pair<int, std::int64_t>> of_tensor) {
+             return NamedStorages{{std::move(storages), std::move(size_bytes)},
+                                  std::move(of_tensor)};
+           }),
+           py::arg("storages"),
+           py::arg("size_bytes"),
+           py::arg("of_tensor"));
+  py::class_<Watermark, OwnedWatermark>(m, "Watermark");
+  py::class_<StreamingRun>(m, "StreamingRun")
+      .def(py::init(&make_streaming_run),
+           py::arg("schedule"),
+           py::arg("maps"),
+           py::arg("last_reads_of_all"),
+           py::arg("storages"),
+           py::arg("kept"),
+           py::arg("watermark"),
+           py::keep_alive<1, 7>())
+      .def_property_readonly("peak_bytes", &StreamingRun::peak_bytes)
+      .def_property_readonly("source_bytes", &StreamingRun::source_bytes);
+  m.def(
+      "last_reads",
+      [](const Schedule& schedule, const ShardMap& source) {
+        return py::bytes(encoded_last_reads(schedule, source.num_tensors()));
+      },
+      py::arg("schedule"),
+      py::arg("source"));
+  m.def(
+      "largest_last_reads",
+      [](const std::vector<std::string>& encoded) {
+        return py::bytes(largest_last_reads(encoded));
+      },
+      py::arg("encoded"));
+  py::class_<RunControl>(m, "RunControl")
+      .def(py::init<>())
+      .def_property_readonly("landed_stages",
+                             [](const RunControl& self) { return self.landed_stages.load(); })
+      .def_property_readonly("freed_stages",
+                             [](const RunControl& self) { return self.freed_stages.load(); });
 }
 
 void bind_run_types(py::module_& m) {
@@ -184,18 +260,26 @@ void bind_executor(py::module_& m) {
            py::arg("timeout_s"),
            py::arg("verify_sums") = true,
            py::arg("allow_one_sided") = true,
+           py::arg("streaming") = py::none(),
            py::keep_alive<0, 1>(),
            py::keep_alive<0, 2>(),
            py::keep_alive<0, 3>(),
            py::keep_alive<0, 4>(),
            py::keep_alive<0, 5>(),
+           py::keep_alive<0, 11>(),
            NoGil())
+      .def(
+          "make_watermark",
+          [](Executor& self) { return OwnedWatermark(self.make_watermark().release()); },
+          py::keep_alive<0, 1>(),
+          NoGil())
       .def("run",
            &run,
            py::arg("prepared"),
            py::arg("timeout_s"),
            py::arg("after") = std::vector<Token>{},
            py::arg("ranges") = py::none(),
+           py::arg("control") = py::none(),
            NoGil());
 }
 
@@ -204,6 +288,7 @@ void bind_executor(py::module_& m) {
 void bind_execution(py::module_& m) {
   bind_run_types(m);
   bind_copiers(m);
+  bind_streaming(m);
   bind_executor(m);
 }
 

@@ -6,7 +6,7 @@ are two lists, ``begin`` and ``end``, with one entry per dimension; ranges are h
 are plain integers (``Tensor.data_ptr()``); whoever passes one keeps the memory alive.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 __version__: str
@@ -605,6 +605,65 @@ class PreparedRun:
     @property
     def table_bytes(self) -> int: ...
 
+class NamedStorages:
+    """The storages of one side of a rank, each a ``torch.UntypedStorage``.
+
+    ``size_bytes`` are what they have when there is memory; ``of_tensor`` has the storage of each
+    tensor, and where in it it begins, in bytes.
+    """
+
+    def __init__(
+        self,
+        storages: Sequence[Any],
+        size_bytes: Sequence[int],
+        of_tensor: Mapping[str, tuple[int, int]],
+    ) -> None: ...
+
+class Watermark:
+    """How far all ranks of a run that streams are."""
+
+class StreamingRun:
+    """What one run frees of its source and takes of its target, and when; used once.
+
+    ``last_reads_of_all`` is from :func:`largest_last_reads`; ``kept`` are the numbers of source
+    storages that are not freed.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        maps: tuple[ShardMap, ShardMap],
+        last_reads_of_all: bytes,
+        storages: tuple[NamedStorages, NamedStorages],
+        kept: Sequence[int],
+        watermark: Watermark,
+    ) -> None: ...
+    @property
+    def peak_bytes(self) -> int:
+        """The most that source and target hold together."""
+
+    @property
+    def source_bytes(self) -> int:
+        """What the source holds before the run."""
+
+class RunControl:
+    """How far a run is; any thread may ask."""
+
+    def __init__(self) -> None: ...
+    @property
+    def landed_stages(self) -> int:
+        """Of which what this rank receives has arrived, and is verified."""
+
+    @property
+    def freed_stages(self) -> int:
+        """That all ranks have landed: what they read of the source is freed, or about to be."""
+
+def last_reads(schedule: Schedule, source: ShardMap) -> bytes:
+    """The last stage in which this rank reads each tensor of its source, for all ranks."""
+
+def largest_last_reads(encoded: Sequence[bytes]) -> bytes:
+    """The last stage in which any rank reads each tensor, of what each has."""
+
 class Executor:
     """Runs schedules of one rank. One run at a time; it may be used again."""
 
@@ -635,12 +694,17 @@ class Executor:
         timeout_s: float,
         verify_sums: bool = True,
         allow_one_sided: bool = True,
+        streaming: StreamingRun | None = None,
     ) -> PreparedRun:
         """Makes a run ahead: takes staging, turns parts into copies, binds them to their memory.
 
-        The tables' memory must stay where it is until the run has ended. Collective only where
-        peers are read in place and ``map_sources`` was not called before.
+        The tables' memory must stay where it is until the run has ended, but for what ``streaming``
+        takes and frees while it goes. Collective only where peers are read in place and
+        ``map_sources`` was not called before.
         """
+
+    def make_watermark(self) -> Watermark:
+        """Tells and hears how far all ranks are, for one run that streams; in host memory."""
 
     def run(
         self,
@@ -648,8 +712,9 @@ class Executor:
         timeout_s: float,
         after: Sequence[Token] = (),
         ranges: tuple[Callable[[str], None], Callable[[], None]] | None = None,
+        control: RunControl | None = None,
     ) -> RunResult:
-        """Moves everything; source memory is only read. Collective.
+        """Moves everything; source memory is only read, unless the run streams. Collective.
 
         Nothing is read or written before the tokens in ``after`` are done. ``ranges`` are called at
         the begin and the end of every phase's submission, for profilers.

@@ -51,6 +51,7 @@ def init(  # noqa: PLR0913 - the settings of a session, all but two with default
     verify: Collection[str] = ("sums",),
     seed: int = 0,
     groups: MakeGroups | None = None,
+    mode: str = "retain",
 ) -> Session:
     """Starts a session: builds the first world and state. Collective over all ranks of the job.
 
@@ -98,6 +99,13 @@ def init(  # noqa: PLR0913 - the settings of a session, all but two with default
             are made here; a rank that idles in the layout takes part and gets no coordinate. Where
             it raises on one rank alone, the others wait in the groups that they make for half of
             ``timeout_s``, in other collectives for the deadline of these (torch's own is 30 min).
+        mode: what a switch does with the memory of its source. ``retain`` keeps it until the target
+            is whole and decided on: whatever fails before leaves every rank with the state it had,
+            and a rank needs memory for both. ``stream`` decides first, then frees the source, a
+            stage behind the other, while the target arrives: it needs memory for a few stages more
+            than the larger of the two, and a rank that dies meanwhile takes the state with it.
+            ``auto`` retains where every rank has the memory (``memory_budget_bytes``, or what its
+            host or GPU has left), and streams elsewhere.
 
     Returns:
         The session, also used by :func:`switch_parallelism`.
@@ -126,6 +134,7 @@ def init(  # noqa: PLR0913 - the settings of a session, all but two with default
         verify=verify,
         seed=seed,
         groups=groups,
+        mode=mode,
     )
     with only_family("init"), nothing_started():
         session = _started(given)

@@ -28,7 +28,7 @@ from dynatrain.generation.control import Trouble, raise_alike, troubles_by_rank
 from dynatrain.generation.lanes import TRANSPORTS, Nccl
 from dynatrain.generation.members import Members
 from dynatrain.generation.nodes import node_name
-from dynatrain.generation.options import VERIFY, Options
+from dynatrain.generation.options import MODES, VERIFY, Options
 from dynatrain.generation.rendezvous import Rendezvous
 from dynatrain.given import number, shown, text, whole
 from dynatrain.layout import Layout
@@ -58,6 +58,7 @@ class Given:
     verify: Any
     seed: Any
     groups: Any
+    mode: Any = "retain"
     snapshot_every: Any = None
     checkpoint_dir: Any = None
     checkpoint_every: Any = None
@@ -87,6 +88,7 @@ class Checked:
             "transport": repr(options.transport),
             "verify": str(sorted(options.verify)),
             "seed": str(options.seed),
+            "mode": options.mode,
             "snapshot_every": str(options.snapshot_every),
             "checkpoint_dir": str(options.checkpoint_dir),
             "checkpoint_every": str(options.checkpoint_every),
@@ -119,6 +121,7 @@ def check(given: Given) -> Checked:
         transport=_transport(given.transport),
         verify=_verify(given.verify),
         seed=_whole("seed", given, -(1 << 63), (1 << 64) - 1),
+        mode=_mode(given.mode, given.transport),
         snapshot_every=_steps("snapshot_every", given),
         checkpoint_dir=_folder(given.checkpoint_dir),
         checkpoint_every=_steps("checkpoint_every", given),
@@ -234,6 +237,18 @@ def _transport(value: Any) -> str | Nccl:
         name = text(value)
         if name is None or name not in TRANSPORTS:
             raise wrong_argument("init", "transport", value, expected)
+        return name
+
+
+def _mode(value: Any, transport: Any) -> str:
+    expected = f"one of {MODES}"
+    with looking("init", "mode", value, expected):
+        name = text(value)
+        if name is None or name not in MODES:
+            raise wrong_argument("init", "mode", value, expected)
+        if name != "retain" and text(transport) == "shared_memory":
+            expected = "'retain' with transport='shared_memory', whose blocks are freed as a whole"
+            raise wrong_argument("init", "mode", value, expected)
         return name
 
 

@@ -72,6 +72,7 @@ class SwitchReport:
         extra_peak_bytes: fresh target memory, staging and tables of copies of the rank that used
             most.
         num_stages: stages of the transfer.
+        mode: ``retain``, or ``stream`` where the source was freed while the target arrived.
         traffic: (src rank, dst rank, bytes) of every pair of ranks that exchanges something.
         fingerprint_before: fingerprint of the source, None when not asked for.
         fingerprint_after: fingerprint of the target, None when not asked for.
@@ -98,6 +99,7 @@ class SwitchReport:
     staging_peak_bytes: int = 0
     extra_peak_bytes: int = 0
     num_stages: int = 0
+    mode: str = "retain"
     traffic: list[tuple[int, int, int]] = field(default_factory=list)
     fingerprint_before: str | None = None
     fingerprint_after: str | None = None
@@ -136,11 +138,16 @@ class SwitchReport:
             f"transfer {self.transfer_seconds * 1e3:.1f} ms{built and f', {built}'}; "
             f"moved {_mebi(self.bytes_moved)} (bound {_mebi(self.lower_bound_bytes)}), "
             f"kept {_mebi(self.bytes_kept)}; extra peak {_mebi(self.extra_peak_bytes)}"
+            f"{_streamed(self.mode)}"
         )
         if self.fingerprint_before is not None:
             same = "=" if self.fingerprint_before == self.fingerprint_after else "!="
             text += f"; fingerprint {self.fingerprint_before} {same} {self.fingerprint_after}"
         return text + "".join(f"; not continuous: {reason}" for reason in self.not_continuous)
+
+
+def _streamed(mode: str) -> str:
+    return ", streamed" if mode == "stream" else ""
 
 
 class SwitchFuture(Future[SwitchReport]):
@@ -191,7 +198,8 @@ class PreparedSwitch:
         extra_peak_bytes: what the rank that holds most has beside its source: fresh target memory,
             staging and tables of copies.
         num_stages: stages of the transfer.
-        held_bytes: the same of this rank, which holds it until the switch or another ``prepare``.
+        held_bytes: what this rank holds of it from now on, until the switch or another ``prepare``.
+        mode: ``retain``, or ``stream`` where the source is to be freed while the target arrives.
     """
 
     source: str
@@ -203,12 +211,14 @@ class PreparedSwitch:
     extra_peak_bytes: int
     num_stages: int
     held_bytes: int
+    mode: str = "retain"
 
     def __str__(self) -> str:
         return (
             f"{self.source} -> {self.target} prepared: will move {_mebi(self.bytes_moved)} "
             f"(bound {_mebi(self.lower_bound_bytes)}), keep {_mebi(self.bytes_kept)}; "
-            f"extra peak {_mebi(self.extra_peak_bytes)}, held here {_mebi(self.held_bytes)}"
+            f"extra peak {_mebi(self.extra_peak_bytes)}{_streamed(self.mode)}, "
+            f"held here {_mebi(self.held_bytes)}"
         )
 
 

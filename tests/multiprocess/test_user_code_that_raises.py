@@ -94,10 +94,10 @@ def run_out_of_memory(rank, world_size, text):
     adapter = session._part.adapter
     materialize = adapter.materialize
 
-    def short(*args):
+    def short(*args, **how):
         if rank == 3:
             raise (MemoryError() if text is None else RuntimeError(text))
-        return materialize(*args)
+        return materialize(*args, **how)
 
     adapter.materialize = short
     with pytest.raises(dynatrain.BudgetError) as refused:

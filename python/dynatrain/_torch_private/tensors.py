@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -21,6 +21,7 @@ from dynatrain._torch_private.present import check_has
 
 _NEEDED = (
     (torch._C, "_swap_tensor_impl"),
+    (torch.UntypedStorage, "_cdata"),
     (torch._C, "_current_graph_task_id"),
     (torch._C._autograd, "_profiler_enabled"),
     (nn.Module, "_call_impl"),
@@ -41,6 +42,11 @@ check_has(_NEEDED)
 def local_tensor(tensor: torch.Tensor) -> torch.Tensor:
     """The memory that this rank holds of a DTensor, no copy, no autograd; others as they are."""
     return tensor._local_tensor if isinstance(tensor, DTensor) else tensor.detach()
+
+
+def storage_key(storage: torch.UntypedStorage) -> int:
+    """What tells a storage from all others that live: its object in C++."""
+    return int(storage._cdata)
 
 
 def in_backward() -> bool:
@@ -91,16 +97,29 @@ def padded_bytes(module: nn.Module) -> dict[int, int]:
     }
 
 
-def refresh_fsdp_memory(module: nn.Module) -> None:
-    """Makes ``fully_shard`` read its shards from the parameters' present memory."""
+def refresh_fsdp_memory(module: nn.Module, emptied: Mapping[int, int] | None = None) -> None:
+    """Makes ``fully_shard`` read its shards from the parameters' present memory.
+
+    Storages whose keys are in ``emptied`` have that size for a moment, one at a time.
+    """
     for fsdp_param in _fsdp_params(module):
-        local = fsdp_param.sharded_param._local_tensor
-        num_elems = fsdp_param.padded_sharded_param_size.numel()
-        room = local.untyped_storage().nbytes() // local.element_size() - local.storage_offset()
-        if local.numel() < num_elems <= room:
-            # With the padding behind it: nothing is copied, and what lies over it stays there.
-            fsdp_param._sharded_param_data = local.as_strided((num_elems,), (1,))
-        fsdp_param.reset_sharded_param()
+        storage = fsdp_param.sharded_param._local_tensor.untyped_storage()
+        size_bytes = (emptied or {}).get(storage_key(storage), 0)
+        if size_bytes:
+            storage.resize_(size_bytes)
+        _refresh(fsdp_param)
+        if size_bytes:
+            storage.resize_(0)
+
+
+def _refresh(fsdp_param: Any) -> None:
+    local = fsdp_param.sharded_param._local_tensor
+    num_elems = fsdp_param.padded_sharded_param_size.numel()
+    room = local.untyped_storage().nbytes() // local.element_size() - local.storage_offset()
+    if local.numel() < num_elems <= room:
+        # With the padding behind it: nothing is copied, and what lies over it stays there.
+        fsdp_param._sharded_param_data = local.as_strided((num_elems,), (1,))
+    fsdp_param.reset_sharded_param()
 
 
 def unsharded_fsdp_params(module: nn.Module) -> list[str]:

@@ -7,20 +7,20 @@ its state holds, what can be given memory, what cannot travel and why) lie in it
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from dynatrain import _native
+from dynatrain.adapters.handed import Part as Part
+from dynatrain.adapters.handed import Published as Published
+from dynatrain.adapters.handed import SlotNote as SlotNote
+from dynatrain.adapters.handed import Slots as Slots
+from dynatrain.adapters.handed import Storages as Storages
+from dynatrain.adapters.handed import Values as Values
 from dynatrain.adapters.steps import StepGuard as StepGuard
 from dynatrain.adapters.steps import Watched as Watched
-from dynatrain.layout import Layout
 from dynatrain.train_state import TrainState
-
-#: A fact about optimizer slots, in the adapter's own words: ``("on host", "step")``. It is told to
-#: other ranks: plain values only.
-SlotNote = tuple[Hashable, ...]
 
 
 class Inventory(ABC):
@@ -53,6 +53,10 @@ class Inventory(ABC):
         """
 
     @abstractmethod
+    def storages(self) -> Storages:
+        """Where the tensors lie that have memory, or will have it (:meth:`Adapter.materialize`)."""
+
+    @abstractmethod
     def host_names(self) -> set[str]:
         """Names of the tensors that lie in host memory."""
 
@@ -63,65 +67,6 @@ class Inventory(ABC):
     @abstractmethod
     def missing_bytes(self, adopted: Collection[str]) -> int:
         """Bytes of the tensors that have no memory yet, those named in ``adopted`` left out."""
-
-
-@dataclass(frozen=True)
-class Slots:
-    """The optimizer slots of a source, as all its ranks hold them together.
-
-    Attributes:
-        source: names, shapes and dtypes.
-        notes: what the inventories of all ranks noted.
-    """
-
-    source: _native.ShardMap
-    notes: frozenset[SlotNote] = frozenset()
-
-
-@dataclass(frozen=True)
-class Values:
-    """What one rank hands over besides tensors of the map, by name.
-
-    Attributes:
-        shared: what all ranks that have the name hold together, such as the state of a scheduler.
-            Each distinct content of a name travels once, however many ranks hold it.
-        per_rank: what belongs to this rank's place, such as a random stream.
-    """
-
-    shared: Mapping[str, Any] = field(default_factory=dict)
-    per_rank: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Part:
-    """One distinct content and the ranks that handed it over, in ascending order."""
-
-    value: Any
-    ranks: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Published:
-    """The values of all ranks of the source, by name.
-
-    The parts of a name are ordered by their lowest rank. Contents are told apart by what
-    :meth:`Adapter.encode` makes of them: several parts may still mean the same. Ranks are those of
-    the job, which are those of any layout as well. Where ranks hold different contents of a name of
-    ``per_rank``, each stays on its rank: there are two parts then, the one of this rank, if any,
-    and one without value and ranks for all others.
-
-    Attributes:
-        told_apart: names of ``per_rank`` of which ranks that differ in tp alone held different
-            contents.
-        source: layout of the ranks that published; None where that is of no matter.
-        target: layout that they are for; None where that is of no matter.
-    """
-
-    shared: Mapping[str, Sequence[Part]] = field(default_factory=dict)
-    per_rank: Mapping[str, Sequence[Part]] = field(default_factory=dict)
-    told_apart: frozenset[str] = frozenset()
-    source: Layout | None = None
-    target: Layout | None = None
 
 
 _Inventory = TypeVar("_Inventory", bound=Inventory)
@@ -259,12 +204,19 @@ class Adapter(ABC, Generic[_Inventory]):
 
     @abstractmethod
     def materialize(
-        self, target: _Inventory, source: _Inventory | None, adopted: Collection[str]
+        self,
+        target: _Inventory,
+        source: _Inventory | None,
+        adopted: Collection[str],
+        *,
+        streamed: bool = False,
     ) -> _Inventory:
         """Puts memory behind everything of ``target.state`` that has none, and reads it again.
 
         Memory is shared with ``source`` for the names in ``adopted``; other memory is fresh,
-        zeroed, and written before this returns, so that its pages are there before a switch.
+        zeroed, and written before this returns, so that its pages are there before a switch. Where
+        it is ``streamed``, storages of tensors of the map are empty instead: the run gives them
+        memory, by ``resize_`` to the size that :meth:`Inventory.storages` says.
 
         Raises:
             LayoutError: something that ``target.state`` reaches would be left without memory.

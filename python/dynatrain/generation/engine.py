@@ -143,6 +143,11 @@ class Engine:
         return self.generation.lanes
 
     @property
+    def device(self) -> torch.device:
+        """Where parameters live."""
+        return self._device
+
+    @property
     def rank(self) -> int:
         """This rank in the generation."""
         return self.generation.members.rank

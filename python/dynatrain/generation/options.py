@@ -9,6 +9,7 @@ from pathlib import Path
 from dynatrain.generation.lanes import Nccl
 
 VERIFY = ("sums", "fingerprint", "replicas")
+MODES = ("retain", "stream", "auto")
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Options:
     transport: str | Nccl
     verify: frozenset[str]
     seed: int
+    mode: str = "retain"
     snapshot_every: int | None = None
     checkpoint_dir: Path | None = None
     checkpoint_every: int | None = None

@@ -17,9 +17,13 @@ from dynatrain.switch.clock import Clock
 from dynatrain.switch.fingerprints import Counted
 from dynatrain.switch.readings import Sources, Targets, read_sources, read_targets
 from dynatrain.switch.renames import check_new_names, check_old_names
+from dynatrain.switch.room import RETAIN, STREAM, Room, chosen, modes, schedule_options
 from dynatrain.train_state import TrainState
 
 _log = logging.getLogger("dynatrain.session")
+#: What a rank says of its plan: the hashes of its maps, the stages of each lane by mode, and its
+#: room, where a mode is to be chosen.
+_Planned = tuple[tuple[int, int], dict[str, list[int]], Room | None]
 
 
 @dataclass(frozen=True)
@@ -28,12 +32,14 @@ class LaneMoves:
 
     Attributes:
         lane: name of the lane.
+        names: of the tensors that go by it.
         plan: the moves of this rank that go by it.
         options: of its schedule.
         num_stages: that all ranks agreed on.
     """
 
     lane: str
+    names: Sequence[str]
     plan: _native.Plan
     options: _native.ScheduleOptions
     num_stages: int
@@ -53,6 +59,7 @@ class Blueprint:
         by_lane: the plan, cut by lane.
         apart: further FQNs of tied parameters that are named, as one side alone ties them.
         counted: how source and target are counted for a fingerprint; None when none is asked for.
+        streams: whether the source is freed while the target arrives.
     """
 
     called: Called
@@ -64,6 +71,12 @@ class Blueprint:
     by_lane: Sequence[LaneMoves]
     apart: frozenset[str]
     counted: tuple[Counted, Counted] | None
+    streams: bool = False
+
+    @property
+    def mode(self) -> str:
+        """What the switch does with the memory of its source."""
+        return STREAM if self.streams else RETAIN
 
     def schedules(self) -> list[_native.Schedule]:
         """The stages of every lane."""
@@ -130,8 +143,10 @@ def _planned(engine: Engine, called: Called, sources: Sources, targets: Targets)
     published = engine.control.publish(targets.parts, targets.held_by, phase)
     source_map, naming = targets.source_maps[0], sources.naming
     drawn: list[Blueprint] = []
+    asked = modes(engine.options.mode)
+    cut: dict[str, list[LaneMoves]] = {}
 
-    def plan() -> tuple[tuple[int, int], list[int]]:
+    def plan() -> _Planned:
         target_maps = engine.merged(published, targets.sides)
         target_map = target_maps[0]
         check_new_names(target_map, called.names)
@@ -147,28 +162,43 @@ def _planned(engine: Engine, called: Called, sources: Sources, targets: Targets)
                 Counted(targets.source_maps[-1], naming.tied),
                 Counted(target_maps[-1], naming.tied),
             )
-        by_lane = _by_lane(engine, mine, _names_by_lane(engine, source_map, sources))
-        sides = sources.sides[0], targets.sides[0]
+        names = _names_by_lane(engine, source_map, sources)
+        cut.update((mode, _by_lane(engine, mine, names, mode)) for mode in asked)
+        sides, by_lane = (sources.sides[0], targets.sides[0]), cut[asked[0]]
         drawn.append(
             Blueprint(called, *sides, source_map, target_map, mine, by_lane, naming.apart, counted)
         )
-        return (source_map.hash(), target_map.hash()), [each.num_stages for each in by_lane]
+        room = _room(engine, drawn[0]) if len(asked) > 1 else None
+        stages = {mode: [each.num_stages for each in lanes] for mode, lanes in cut.items()}
+        return (source_map.hash(), target_map.hash()), stages, room
 
-    hashes, wanted = engine.joined("planning", plan, _all_planned)
+    hashes, mode, wanted = engine.joined(
+        "planning", plan, lambda answers: _all_planned(asked, answers)
+    )
     _check_same_maps(hashes)
-    own = zip(drawn[0].by_lane, wanted, strict=True)
-    return replace(drawn[0], by_lane=[replace(each, num_stages=n) for each, n in own])
+    own = zip(cut[mode], wanted, strict=True)
+    by_lane = [replace(each, num_stages=n) for each, n in own]
+    return replace(drawn[0], by_lane=by_lane, streams=mode == STREAM)
+
+
+def _room(engine: Engine, blueprint: Blueprint) -> Room:
+    """What this rank needs to retain its source."""
+    inventory, plan = blueprint.target.inventory, blueprint.plan
+    fresh = 0 if inventory is None else inventory.missing_bytes(blueprint.adopted(engine))
+    moved = plan.received_bytes + plan.sent_bytes
+    return Room.of(engine, fresh + min(moved, engine.options.staging_budget_bytes))
 
 
 def _all_planned(
-    answers: Sequence[tuple[tuple[int, int], list[int]]],
-) -> tuple[dict[tuple[int, int], list[int]], list[int]]:
-    """The ranks that hold each pair of maps, and the stages that all can keep to."""
+    asked: Sequence[str], answers: Sequence[_Planned]
+) -> tuple[dict[tuple[int, int], list[int]], str, list[int]]:
+    """The ranks that hold each pair of maps, the mode, and the stages that all can keep to."""
     ranks_by: dict[tuple[int, int], list[int]] = {}
-    for rank, (hashes, _) in enumerate(answers):
+    for rank, (hashes, _, _) in enumerate(answers):
         ranks_by.setdefault(hashes, []).append(rank)
-    stages = zip(*(stages for _, stages in answers), strict=True)
-    return ranks_by, [max(each) for each in stages]
+    mode = chosen(asked, [room for _, _, room in answers])
+    stages = zip(*(stages[mode] for _, stages, _ in answers), strict=True)
+    return ranks_by, mode, [max(each) for each in stages]
 
 
 def _check_same_maps(ranks_by: Mapping[tuple[int, int], Sequence[int]]) -> None:
@@ -227,16 +257,13 @@ def _names_by_lane(
 
 
 def _by_lane(
-    engine: Engine, plan: _native.Plan, names: Mapping[str, Sequence[str]]
+    engine: Engine, plan: _native.Plan, names: Mapping[str, Sequence[str]], mode: str
 ) -> list[LaneMoves]:
     """The plan by lane, with the stages that this rank wants."""
     found = []
     for lane, of_lane in names.items():
         mine = plan if len(names) == 1 else plan.part_of(of_lane)
-        options = _native.ScheduleOptions(
-            staging_budget_bytes=engine.options.staging_budget_bytes // len(names),
-            max_direct_per_pair=engine.lanes[lane].max_direct,
-            with_sums="sums" in engine.options.verify,
-        )
-        found.append(LaneMoves(lane, mine, options, _native.num_stages_wanted(mine, options)))
+        options = schedule_options(engine, lane, len(names), mode)
+        stages = _native.num_stages_wanted(mine, options)
+        found.append(LaneMoves(lane, of_lane, mine, options, stages))
     return found

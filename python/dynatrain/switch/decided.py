@@ -17,6 +17,7 @@ _log = logging.getLogger("dynatrain.session")
 #: Why a rank is undecided: constants, as there may be no memory left to say it in.
 _VOTES = "it has voted, and what follows has failed before it knew the outcome"
 _INSTALLS = "the switch was decided, and this rank could not install its part"
+_STREAMS = "the switch was decided, and failed while the state was on its way, in parts"
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,17 @@ class Vote:
     may_count: Callable[[], bool] = lambda: True
 
 
-def decide(adapter: Adapter[Any], vote: Vote, present: Present, standing: Standing) -> None:
+def decide(
+    adapter: Adapter[Any],
+    vote: Vote,
+    present: Present,
+    standing: Standing,
+    stream: Callable[[], None] | None = None,
+) -> None:
     """Votes, then installs the target. Collective; to be called with signals held off.
+
+    Where the source is freed while the target arrives, ``stream`` does that between the two: there
+    is no state to go back to any more, so that all else has been agreed on before.
 
     From before the vote until its part is installed, or the vote has refused the switch, a rank is
     undecided: whatever ends it between the two, out of memory too, leaves no rank that would train
@@ -42,7 +52,8 @@ def decide(adapter: Adapter[Any], vote: Vote, present: Present, standing: Standi
 
     Raises:
         an error of the vote: no rank installs. Where this rank could not learn how the vote ended,
-        nobody knows that, and it stays undecided: see :class:`Present`.
+        nobody knows that, and it stays undecided: see :class:`Present`. So it does with an error
+        of ``stream``.
     """
     called, former, place = standing.blueprint.called, present.state, present.world
     target, epoch = str(called.layout), present.epoch
@@ -55,6 +66,9 @@ def decide(adapter: Adapter[Any], vote: Vote, present: Present, standing: Standi
     except BaseException as error:
         present.undecided = described(error) if vote.may_count() else ""
         raise
+    if stream is not None:
+        present.undecided = _STREAMS
+        stream()
     present.undecided = _INSTALLS
     present.install(called.seats, called.world, standing.target.state)
     present.epoch = epoch + 1

@@ -12,6 +12,7 @@ from dynatrain._errors import Error, LayoutError, TransportError, of_family
 from dynatrain.adapters.port import Published, Values
 from dynatrain.generation.control import attempt
 from dynatrain.generation.engine import Engine
+from dynatrain.given import first_line
 from dynatrain.interruptions import signals_held_off
 from dynatrain.profiling import native_ranges, profiler_range
 from dynatrain.report import Span
@@ -53,24 +54,152 @@ class Moved:
         return None if self.shares is None else fingerprint_text(self.shares[0])
 
 
-def move(engine: Engine, standing: Standing, kept: Kept, clock: Clock, after: ExitStack) -> Moved:
-    """Moves the state into the target; the source is only read. Collective.
+class Transfer:
+    """The bytes of one switch on their way; each method is collective, and used once.
 
-    What ``kept()`` returns is published beside the state, for ranks that join. The ranks agree
-    twice: on what was read, and on what has arrived and is taken. A rank whose target refuses
-    values moves its bytes all the same, as its peers wait for them, and says so with the arrival.
-    From that on signals wait until ``after`` is closed: the others go on to the vote with its
-    answer, and would wait there for a rank that a handler has taken out of the call.
+    Either ``read`` and ``move``, where the source is only read; or ``read`` and ``agree``, and
+    ``stream`` once it was voted that there is no way back: then the source is freed meanwhile.
+
+    Args:
+        engine: of the job.
+        standing: the target, and the runs.
+        clock: of the switch.
 
     Raises:
         LayoutError: a target does not take what is no tensor; the source is intact.
         TransportError: a peer failed and the union communicator is gone, or what has arrived has
-            another fingerprint; the source is intact.
+            another fingerprint; the source is intact, but where it was freed.
     """
-    moved = _moved(engine, standing, kept, clock, after)
-    if moved.shares is not None:
-        _check_same(*moved.shares)
-    return moved
+
+    def __init__(self, engine: Engine, standing: Standing, clock: Clock) -> None:
+        self._engine = engine
+        self._standing = standing
+        self._clock = clock
+        self._runs: _Runs = []
+        self._begin = 0.0
+        self._read: tuple[Published, int] | None = None
+        self._refusal: Exception | None = None
+        self._handed: Handed | None = None
+        self._moved: Moved | None = None
+        self._controls = [_native.RunControl() for _ in standing.routes]
+
+    @property
+    def moved(self) -> Moved:
+        """What the transfer says of itself, once it has ended."""
+        assert self._moved is not None
+        return self._moved
+
+    def read(self, kept: Kept) -> None:
+        """Publishes the values beside the state, and what ``kept()`` returns for ranks that join.
+
+        A rank whose target refuses values says so with what follows.
+        """
+        engine, standing = self._engine, self._standing
+        counted = standing.blueprint.counted
+
+        def share(values: Values) -> Share:
+            assert counted is not None
+            with self._clock.phase("fingerprint"):
+                return counted[0].share(engine, standing.source, values.shared)
+
+        with self._clock.phase("values"):
+            seats = standing.blueprint.called.source
+            handed = publish_values(
+                engine, standing.source, seats, kept, share if counted else None
+            )
+            self._handed = handed
+            self._read, self._refusal = attempt(lambda: _checked(engine, standing, handed))
+
+    def agree(self, after: ExitStack) -> None:
+        """Learns whether all targets take the values; nothing moves. Signals wait from then on."""
+        _, error = attempt(self._checked_values)
+        after.enter_context(signals_held_off())
+        taken = self._engine.control.agree(
+            "comparing the values", error, self._checked_taken(), taken_by_any
+        )
+        assert self._read is not None  # else all ranks have raised
+        self._engine.adapter.check_left(self._read[0], taken)  # the same outcome on every rank
+
+    def move(self, after: ExitStack) -> None:
+        """Moves the state into the target; the source is only read.
+
+        A rank whose target refuses values moves its bytes all the same, as its peers wait for them.
+        From the exchange on signals wait until ``after`` is closed: the others go on to the vote
+        with its answer, and would wait there for a rank that a handler has taken out of the call.
+        """
+        arrival, error = attempt(self._arrive)
+        after.enter_context(signals_held_off())
+        taken, arrived = _agreed(self._engine, arrival, error, self._clock)
+        assert self._read is not None  # else all ranks have raised
+        self._engine.adapter.check_left(self._read[0], taken)  # the same outcome on every rank
+        self._end(arrived)
+
+    def stream(self) -> None:
+        """Moves the state, and frees it meanwhile; what fails leaves it in parts.
+
+        Raises:
+            TransportError: it ends the job; says what this rank holds.
+        """
+        arrival, error = attempt(self._arrive)
+        try:
+            _, arrived = _agreed(self._engine, arrival, error, self._clock)
+            self._end(arrived)
+        except Exception as failed:
+            raise self._in_parts(failed) from failed
+
+    def _in_parts(self, error: Exception) -> TransportError:
+        lanes = zip(self._standing.routes, self._controls, strict=True)
+        held = "; ".join(
+            f"{route.moves.lane} memory: of {route.schedule.num_stages} stages "
+            f"{control.landed_stages} have landed here, and what the first "
+            f"{control.freed_stages} read is freed on all ranks"
+            for route, control in lanes
+        )
+        return TransportError(
+            "session: the switch was decided, and failed while the state was on its way: "
+            f"{first_line(error)}\n"
+            f"  this rank has its parts of source and target: {held}\n"
+            "  expected all ranks to live until the state has arrived: mode='stream' frees the "
+            "source meanwhile\n"
+            "  no rank has a whole state, and none may train on: end the job, and start it from "
+            "its last checkpoint",
+            retryable=False,
+        )
+
+    def _checked_values(self) -> tuple[Published, int]:
+        if self._read is None:
+            assert self._refusal is not None
+            raise of_family(self._refusal, "comparing the values") from self._refusal
+        return self._read
+
+    def _checked_taken(self) -> int:
+        return 0 if self._read is None else self._read[1]
+
+    def _arrive(self) -> _Arrival:
+        failed = "this rank failed while the state was moving"
+        self._begin = self._clock.now()
+        with (
+            profiler_range("dynatrain::transfer"),
+            self._engine.lanes_end_with_an_error(failed),
+        ):
+            self._runs.extend(_run(self._engine, self._standing, self._controls))
+        published, taken = self._checked_values()
+        return taken, _taken(self._engine, self._standing, published, self._clock)
+
+    def _end(self, arrived: Share | None) -> None:
+        assert self._read is not None
+        assert self._handed is not None
+        before = self._handed.share
+        shares = None if before is None or arrived is None else (before, arrived)
+        self._moved = Moved(
+            max(start + result.seconds for start, result in self._runs),
+            sum(result.staging_peak_bytes for _, result in self._runs),
+            _spans(self._engine.rank, self._runs, self._begin),
+            self._read[0],
+            shares,
+        )
+        if shares is not None:
+            _check_same(*shares)
 
 
 def _check_same(before: Share, after: Share) -> None:
@@ -89,46 +218,6 @@ def _check_same(before: Share, after: Share) -> None:
         "  nothing was switched; the source state is intact and training may go on\n"
         "  an extra must hand over by state_dict() what load_state_dict() was given; if all do, "
         "check the memory of the hosts and report this as a bug"
-    )
-
-
-def _moved(engine: Engine, standing: Standing, kept: Kept, clock: Clock, after: ExitStack) -> Moved:
-    """Moves the state; fingerprints are told with what the ranks tell each other anyway."""
-    counted = standing.blueprint.counted
-
-    def share(values: Values) -> Share:
-        assert counted is not None
-        with clock.phase("fingerprint"):
-            return counted[0].share(engine, standing.source, values.shared)
-
-    with clock.phase("values"):
-        seats = standing.blueprint.called.source
-        handed = publish_values(engine, standing.source, seats, kept, share if counted else None)
-        read, refusal = attempt(lambda: _checked(engine, standing, handed))
-    begin = clock.now()
-    runs: _Runs = []
-
-    def arrive() -> _Arrival:
-        failed = "this rank failed while the state was moving"
-        with profiler_range("dynatrain::transfer"), engine.lanes_end_with_an_error(failed):
-            runs.extend(_run(engine, standing))
-        if read is None:
-            assert refusal is not None
-            raise of_family(refusal, "comparing the values") from refusal
-        return read[1], _taken(engine, standing, read[0], clock)
-
-    arrival, error = attempt(arrive)
-    after.enter_context(signals_held_off())
-    taken, arrived = _agreed(engine, arrival, error, clock)
-    assert read is not None  # else all ranks have raised
-    published = read[0]
-    engine.adapter.check_left(published, taken)  # the same outcome on every rank
-    return Moved(
-        max(start + result.seconds for start, result in runs),
-        sum(result.staging_peak_bytes for _, result in runs),
-        _spans(engine.rank, runs, begin),
-        published,
-        None if handed.share is None or arrived is None else (handed.share, arrived),
     )
 
 
@@ -174,16 +263,20 @@ def _taken(engine: Engine, standing: Standing, published: Published, clock: Cloc
             return counted[1].share(engine, found)
 
 
-def _run(engine: Engine, standing: Standing) -> _Runs:
+def _run(engine: Engine, standing: Standing, controls: Sequence[_native.RunControl]) -> _Runs:
     """Runs the lanes one after the other."""
     runs = []
     begin = time.perf_counter()
     after = engine.after_training()
-    for route in standing.routes:
+    for route, control in zip(standing.routes, controls, strict=True):
         assert route.run is not None  # a standing target has one for every lane
         start = time.perf_counter() - begin
         result = engine.lanes[route.moves.lane].executor.run(
-            route.run, engine.options.timeout.total_seconds(), after=after, ranges=native_ranges()
+            route.run,
+            engine.options.timeout.total_seconds(),
+            after=after,
+            ranges=native_ranges(),
+            control=control,
         )
         runs.append((start, result))
     return runs

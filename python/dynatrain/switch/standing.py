@@ -14,32 +14,18 @@ from dynatrain.generation.engine import Engine, Side
 from dynatrain.generation.held import Source
 from dynatrain.generation.lanes import DEVICE, HOST
 from dynatrain.report import PreparedSwitch, RankStats, Span, of_all_ranks
-from dynatrain.switch.blueprint import Blueprint, LaneMoves, draw
+from dynatrain.switch.blueprint import Blueprint, draw
 from dynatrain.switch.budget import check_budget, no_memory
 from dynatrain.switch.called import Called
 from dynatrain.switch.clock import Clock
+from dynatrain.switch.room import latest
+from dynatrain.switch.route import Route
+from dynatrain.switch.streams import streams_of
 
 _log = logging.getLogger("dynatrain.session")
 #: How CUDA names it in the text of a DeviceError.
 _OUT_OF_MEMORY = "cudaErrorMemoryAllocation"
 words.record(RankStats)
-
-
-@dataclass(frozen=True)
-class Route:
-    """What one lane runs in a switch.
-
-    Attributes:
-        moves: what goes by it.
-        schedule: the stages of that.
-        one_sided: whether receivers read in place, without staging.
-        run: used up by its one run; None before it is made.
-    """
-
-    moves: LaneMoves
-    schedule: _native.Schedule
-    one_sided: bool = False
-    run: _native.PreparedRun | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +64,12 @@ class Standing:
         return sum(route.schedule.staging_peak_bytes for route in self.routes)
 
     @property
+    def streamed_bytes(self) -> int:
+        """What source and target hold together at most beyond the source, where it is freed."""
+        streams = (route.streaming for route in self.routes)
+        return sum(each.peak_bytes - each.source_bytes for each in streams if each is not None)
+
+    @property
     def table_bytes(self) -> int:
         """Device memory of the descriptions of copies."""
         return sum(route.run.table_bytes for route in self.routes if route.run is not None)
@@ -106,6 +98,7 @@ class Standing:
             of_all.extra_peak_bytes,
             sum(route.schedule.num_stages for route in self.routes),
             self.held_bytes,
+            self.blueprint.mode,
         )
 
     def refreshed(self, engine: Engine, state: Source) -> Standing | None:
@@ -142,11 +135,13 @@ def prepare(engine: Engine, state: Source, called: Called, clock: Clock) -> Stan
 def _stand(engine: Engine, blueprint: Blueprint) -> Standing:
     """Takes the memory of a blueprint and makes its runs. Collective.
 
-    One exchange, and two more where a lane reads its peers' memory in place. When it fails, memory
-    and runs go with the last who names them; the lanes stand, but where the exchange of plan hashes
-    failed or peers' memory is mapped: then this rank makes them anew before the next call.
+    One exchange, one more where the source is streamed, and two more where a lane reads its peers'
+    memory in place. When it fails, memory and runs go with the last who names them; the lanes
+    stand, but where the exchange of plan hashes failed or peers' memory is mapped: then this rank
+    makes them anew before the next call.
     """
-    standing = _agreed(engine, "taking memory", lambda: _with_memory(engine, blueprint))
+    routes = _routes_of_all(engine, blueprint) if blueprint.streams else None
+    standing = _agreed(engine, "taking memory", lambda: _with_memory(engine, blueprint, routes))
     if all(route.run is not None for route in standing.routes):
         return standing
     try:
@@ -170,26 +165,47 @@ def _agreed(engine: Engine, phase: str, work: Callable[[], Standing]) -> Standin
             kept_bytes=plan.kept_bytes,
             lower_bound_bytes=plan.lower_bound_bytes,
             staging_peak_bytes=made[0].taken_staging_bytes,
-            extra_peak_bytes=made[0].held_bytes,
+            extra_peak_bytes=made[0].held_bytes + made[0].streamed_bytes,
         )
 
     of_all = engine.joined(phase, stats, of_all_ranks)
     return replace(made[0], of_all=of_all)
 
 
-def _with_memory(engine: Engine, blueprint: Blueprint) -> Standing:
-    """The target with its memory, and runs of all lanes that need nothing of their peers."""
-    _agree_on_pairs(engine, blueprint)  # first: nobody waits for a rank that lacks memory
-    routes = [
+def _routes(blueprint: Blueprint) -> list[Route]:
+    return [
         Route(moves, schedule)
         for moves, schedule in zip(blueprint.by_lane, blueprint.schedules(), strict=True)
     ]
+
+
+def _routes_of_all(engine: Engine, blueprint: Blueprint) -> list[Route]:
+    """Routes with what all ranks read of their sources, and when last. Collective."""
+    routes: list[Route] = []
+
+    def read() -> dict[str, bytes]:
+        routes.extend(_routes(blueprint))
+        source_map = blueprint.source_map
+        return {r.moves.lane: _native.last_reads(r.schedule, source_map) for r in routes}
+
+    of_all = engine.joined("cutting the plan", read, latest)
+    return [replace(route, last_reads=of_all[route.moves.lane]) for route in routes]
+
+
+def _with_memory(engine: Engine, blueprint: Blueprint, routes: list[Route] | None) -> Standing:
+    """The target with its memory, and runs of all lanes that need nothing of their peers."""
+    _agree_on_pairs(engine, blueprint)  # first: nobody waits for a rank that lacks memory
+    routes = _routes(blueprint) if routes is None else routes
     staging = sum(route.schedule.staging_peak_bytes for route in routes)
-    fresh = blueprint.missing_bytes(engine, staging)
+    fresh = 0 if blueprint.streams else blueprint.missing_bytes(engine, staging)
     if fresh:
         _native.trim_heap()  # here and not when a state is freed: a prepared switch waits for none
     target = engine.at_boundary(lambda: _materialized(engine, blueprint, fresh, staging))
     standing = Standing(blueprint, blueprint.source, target, routes, fresh)
+    if blueprint.streams:
+        streams = streams_of(engine, blueprint, target, routes)
+        routes = [replace(r, streaming=each) for r, each in zip(routes, streams, strict=True)]
+        return _with_runs(engine, replace(standing, routes=routes))
     if any(engine.lanes[route.moves.lane].transport.is_one_sided for route in routes):
         return standing
     return _with_runs(engine, standing)
@@ -209,7 +225,9 @@ def _materialized(engine: Engine, blueprint: Blueprint, fresh: int, staging: int
     try:
         adopted = blueprint.adopted(engine)
         with blueprint.called.entered():
-            return Side.of(engine.adapter.materialize(inventory, source, adopted))
+            streamed = blueprint.streams
+            made = engine.adapter.materialize(inventory, source, adopted, streamed=streamed)
+            return Side.of(made)
     except Exception as error:
         if is_out_of_memory(error):
             raise no_memory(engine.rank, fresh, staging, error) from error
@@ -218,7 +236,8 @@ def _materialized(engine: Engine, blueprint: Blueprint, fresh: int, staging: int
 
 def _with_runs(engine: Engine, standing: Standing) -> Standing:
     made = replace(standing, routes=[_with_run(engine, standing, each) for each in standing.routes])
-    needed = made.fresh_bytes + made.staging_peak_bytes + made.table_bytes
+    fresh = made.fresh_bytes + made.streamed_bytes
+    needed = fresh + made.staging_peak_bytes + made.table_bytes
     check_budget(engine.rank, needed, engine.options.memory_budget_bytes)
     return made
 
@@ -257,6 +276,7 @@ def _prepared_run(engine: Engine, standing: Standing, route: Route) -> _native.P
         engine.options.timeout.total_seconds(),
         "sums" in engine.options.verify,
         route.one_sided,
+        route.streaming,
     )
 
 

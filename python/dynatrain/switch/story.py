@@ -15,7 +15,7 @@ from dynatrain.given import described
 from dynatrain.report import PAIR, RankStats, SwitchReport, fill, of_all_ranks, pack_spans
 from dynatrain.switch.clock import Clock
 from dynatrain.switch.decided import Vote, decide
-from dynatrain.switch.moved import Moved, move
+from dynatrain.switch.moved import Moved, Transfer
 from dynatrain.switch.present import Present
 from dynatrain.switch.questions import check_replicas
 from dynatrain.switch.standing import Standing
@@ -59,7 +59,8 @@ def run(
     Raises:
         LayoutError: replicas differ, or the target does not take what is no tensor.
         TransportError: a peer failed, or another state arrived than was moved. In all cases the
-            source is as it was.
+            source is as it was, but where it was being freed already: then there is none, the rank
+            is undecided, and the error ends the job.
     """
     report, clock = telling.report, telling.clock
     if "replicas" in engine.options.verify:
@@ -67,12 +68,19 @@ def run(
             check_replicas(engine, standing.blueprint.source_map, standing.source)
     target = standing.blueprint.called.seats
     left, _ = attempt(lambda: _left_behind(engine, standing))  # the others are in the next exchange
-    moved = move(engine, standing, lambda: present.kept_states(target), clock, telling.after)
-    report.fingerprint_before = report.fingerprint_after = moved.fingerprint
+    transfer = Transfer(engine, standing, clock)
+    transfer.read(lambda: present.kept_states(target))
+    streams = standing.blueprint.streams
+    if streams:
+        transfer.agree(telling.after)
+    else:
+        transfer.move(telling.after)
     with clock.phase("commit"):
         joined = present.world is None
-        decide(engine.adapter, vote, present, standing)
+        decide(engine.adapter, vote, present, standing, transfer.stream if streams else None)
+        moved = transfer.moved
         errors, anew = _follow(engine.adapter, present, moved.published, report.step, joined=joined)
+    report.fingerprint_before = report.fingerprint_after = moved.fingerprint
     told = replace(
         telling,
         reseeded_streams=anew,
@@ -114,6 +122,7 @@ def _tell(engine: Engine, standing: Standing, moved: Moved, telling: Telling) ->
     report = telling.report
     try:
         stats = _own_numbers(engine, standing, moved, telling)
+        report.mode = standing.blueprint.mode
         report.num_stages = sum(route.schedule.num_stages for route in standing.routes)
         try:
             stats = engine.control.agree("the report", None, stats, of_all_ranks)
@@ -157,7 +166,10 @@ def _own_numbers(engine: Engine, standing: Standing, moved: Moved, telling: Tell
         kept_bytes=plan.kept_bytes,
         lower_bound_bytes=plan.lower_bound_bytes,
         staging_peak_bytes=moved.staging_peak_bytes,
-        extra_peak_bytes=standing.fresh_bytes + moved.staging_peak_bytes + standing.table_bytes,
+        extra_peak_bytes=standing.fresh_bytes
+        + standing.streamed_bytes
+        + moved.staging_peak_bytes
+        + standing.table_bytes,
         traffic=b"".join(PAIR.pack(engine.rank, peer, size) for peer, _, size, _ in plan.sends()),
         timeline=[pack_spans(clock.spans)],
         not_continuous=telling.not_continuous,

@@ -91,7 +91,7 @@ def test_a_parameter_that_is_copied_away_while_memory_is_taken_is_refused(start,
         model.weight.main = model.weight.detach()
         return TrainState(model)
 
-    def copy_away(module):
+    def copy_away(module, emptied):
         module.weight.data = module.weight.detach().clone()
 
     session = start(build)

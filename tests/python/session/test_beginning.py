@@ -183,7 +183,7 @@ ERRORS = {
 def test_memory_that_cannot_be_taken_is_a_budget_error_with_bytes(start, monkeypatch, text):
     session = start()
 
-    def fail(*args):
+    def fail(*args, **how):
         raise ERRORS[text](text)
 
     monkeypatch.setattr(session._part.adapter, "materialize", fail)

@@ -28,6 +28,7 @@
 | ``dropped.py`` | tensors that were set on modules as plain attributes |
 | ``optimizers.py`` | optimizers, those inside of others too, and what they keep beside slots |
 | ``slots.py`` | which tensors that optimizers and extras hold belong to the map |
+| ``storages.py`` | the storages behind tensors, and those that are empty for a while |
 | ``trees.py`` | tensors inside lists and dicts, taken out and put back |
 | ``meaning.py`` | whether two values mean the same, and where they differ |
 | ``codec.py`` | values as bytes |
@@ -190,10 +191,16 @@ class TorchAdapter(Adapter[LiveTensors]):
         return memory.lendable(target, source, adoptable, for_peers=self._for_peers)
 
     def materialize(
-        self, target: LiveTensors, source: LiveTensors | None, adopted: Collection[str]
+        self,
+        target: LiveTensors,
+        source: LiveTensors | None,
+        adopted: Collection[str],
+        *,
+        streamed: bool = False,
     ) -> LiveTensors:
         """Puts memory under the objects that build made."""
-        return memory.materialize(target, source, self._device, adopted, for_peers=self._for_peers)
+        how = memory.How(self._device, for_peers=self._for_peers, streamed=streamed)
+        return memory.materialize(target, source, adopted, how)
 
     def check_begun(self, state: TrainState) -> None:
         """Looks for meta tensors in extras, schedulers and scaler; the rest has memory by now."""

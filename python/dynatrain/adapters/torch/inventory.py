@@ -17,12 +17,13 @@ from torch import nn
 from dynatrain import _native
 from dynatrain._errors import LayoutError
 from dynatrain._torch_private.tensors import local_tensor, padded_bytes
-from dynatrain.adapters.port import Inventory, SlotNote
+from dynatrain.adapters.port import Inventory, SlotNote, Storages
 from dynatrain.adapters.torch import attributes, buffers, outside, sharing, slots, trees
 from dynatrain.adapters.torch.describing import Described, check_device, describe, facts
 from dynatrain.adapters.torch.names import BUFFER, PARAM, check_slot, clean_fqn, unwrapped
 from dynatrain.adapters.torch.optimizers import Holder, Role, asked, holders
 from dynatrain.adapters.torch.slots import ON_HOST
+from dynatrain.adapters.torch.storages import storages_of, without_memory
 from dynatrain.train_state import Stateful, TrainState
 
 #: First word of the note that an optimizer of a role holds a slot.
@@ -87,8 +88,8 @@ class LiveTensors(Inventory):
         self.values: dict[tuple[Role, str], object] = {}
         #: The objects of the state that stand behind tensors made here, by name.
         self.behind: dict[str, torch.Tensor] = {}
-        #: Whether something has no memory before the values that were published are loaded.
-        self.values_set_memory = False
+        self.values_set_memory = False  #: something has no memory before values are loaded
+        self.emptied: Mapping[int, int] = {}  #: sizes of storages that a run is to fill, by key
         self.apart = frozenset(apart)
         #: Names of tied tensors that are named apart, with the name that they are tied to.
         self.tied: dict[str, str] = {}
@@ -303,6 +304,10 @@ class LiveTensors(Inventory):
                 copies = self._copies(name, path)
                 yield from ((each, own) for each in copies if each not in self.tensors)
 
+    def storages(self) -> Storages:
+        """Of all but tensors on meta."""
+        return storages_of(self.tensors, self.emptied)
+
     def host_names(self) -> set[str]:
         """Names of the tensors that lie in host memory."""
         return {
@@ -361,7 +366,7 @@ class LiveTensors(Inventory):
         table = _native.StateTable()
         meshes: dict[int, int] = {}
         for name, tensor in self.tensors.items():
-            local = local_tensor(tensor)
+            local = without_memory(local_tensor(tensor), self.emptied)
             if self._device is not None:
                 check_device(name, local.device, self._device)
             describe(table, meshes, name, tensor, local)

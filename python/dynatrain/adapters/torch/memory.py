@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch.distributed.tensor import DTensor
@@ -22,6 +23,7 @@ from dynatrain.adapters.torch.inventory import (
 from dynatrain.adapters.torch.names import PARAM, dtype_named
 from dynatrain.adapters.torch.placing import check_held, fresh, place, span_bytes, wrap_like
 from dynatrain.adapters.torch.slots import ON_HOST, on_host_in
+from dynatrain.adapters.torch.storages import empty
 from dynatrain.train_state import TrainState
 
 
@@ -117,13 +119,24 @@ def _slot_like(
     )
 
 
+@dataclass(frozen=True)
+class How:
+    """What memory a target gets.
+
+    Attributes:
+        device: where parameters and buffers live.
+        for_peers: whether host memory of tensors of the map is such that other processes of the
+            machine can read it.
+        streamed: whether storages of tensors of the map are left empty, for a run to fill.
+    """
+
+    device: torch.device
+    for_peers: bool = False
+    streamed: bool = False
+
+
 def materialize(
-    target: LiveTensors,
-    source: LiveTensors | None,
-    device: torch.device,
-    adopted: Collection[str],
-    *,
-    for_peers: bool = False,
+    target: LiveTensors, source: LiveTensors | None, adopted: Collection[str], how: How
 ) -> LiveTensors:
     """Puts memory behind every meta tensor of the target: adopted where named, else fresh zeros.
 
@@ -132,20 +145,19 @@ def materialize(
     Args:
         target: a state built on meta, with its slots.
         source: the state that lends memory.
-        device: where parameters and buffers live.
         adopted: names of local tensors to share; dense, equal in shape and dtype on both sides.
-        for_peers: whether host memory of tensors of the map is such that other processes of the
-            machine can read it.
+        how: what memory.
 
     Returns:
         The tensors of the target as they are now.
     """
-    lent = {} if source is None else _lent(target, source, adopted)
+    lent, device = {} if source is None else _lent(target, source, adopted), how.device
     derived.give_memory(target.state, device)
     _give_modules_memory(target.state, device)
-    groups = _place_missing(target, lent, device, for_peers=for_peers)
+    emptied: dict[int, int] = {}
+    groups = _place_missing(target, lent, how, emptied)
     for _, module in target.state.named_modules():
-        refresh_fsdp_memory(module)
+        refresh_fsdp_memory(module, emptied)
     sharing.check_still_shared(groups, dict(target.live()))
     values_set_memory = leftovers.check_no_meta_left(target.state)
     if device.type == "cuda":
@@ -160,6 +172,7 @@ def materialize(
     )
     ties.give_copies(placed_target, lent)
     placed_target.values_set_memory = values_set_memory
+    placed_target.emptied = emptied
     return placed_target
 
 
@@ -178,15 +191,14 @@ def to_be_given(target: LiveTensors) -> set[int]:
 
 
 def _place_missing(
-    target: LiveTensors,
-    lent: Mapping[str, torch.Tensor],
-    device: torch.device,
-    *,
-    for_peers: bool,
+    target: LiveTensors, lent: Mapping[str, torch.Tensor], how: How, emptied: dict[int, int]
 ) -> list[sharing.Group]:
-    """Places what has no memory; returns what lies in one memory together."""
-    missing = {n: t for n, t in target.live() if local_tensor(t).is_meta}
-    blocks = Blocks(_needed_bytes(target, missing, lent)) if for_peers else None
+    """Places what has no memory; returns what lies in one memory together.
+
+    ``emptied`` takes the size of every storage that is left empty.
+    """
+    missing, device = {n: t for n, t in target.live() if local_tensor(t).is_meta}, how.device
+    blocks = Blocks(_needed_bytes(target, missing, lent)) if how.for_peers else None
     together: dict[str, torch.Tensor] = {}
     groups = sharing.groups(missing.items())
     for group in groups:
@@ -202,8 +214,11 @@ def _place_missing(
         local = together.get(name, lent.get(name))
         if local is None:
             room = target.padded.get(id(tensor), 0)
-            local = fresh(local_tensor(tensor), _device_of(tensor, device), room, blocks)
+            on = _device_of(tensor, device)
+            local = fresh(local_tensor(tensor), on, room, blocks, written=not how.streamed)
         place(name, tensor, local)
+        if how.streamed and name not in lent:
+            empty(local.untyped_storage(), emptied)
     return groups
 
 

@@ -67,10 +67,13 @@ def fresh(
     device: torch.device,
     room_bytes: int = 0,
     blocks: Blocks | None = None,
+    *,
+    written: bool = True,
 ) -> torch.Tensor:
     """Zeroed memory of the shape and strides of ``local``, read as ``local`` is read.
 
     There are at least ``room_bytes`` of it. Host memory comes from ``blocks`` where they are given.
+    Where it is not ``written``, it holds anything, and its pages may not be there yet.
     """
     shape, strides = tuple(local.shape), local.stride()
     if blocks is not None and device.type == "cpu" and local.numel():
@@ -82,7 +85,8 @@ def fresh(
     storage = strided.untyped_storage()
     if storage.nbytes() < room_bytes:
         storage.resize_(room_bytes)
-    torch.empty(0, dtype=torch.uint8, device=device).set_(storage).zero_()
+    if written:
+        torch.empty(0, dtype=torch.uint8, device=device).set_(storage).zero_()
     return read_as(strided, local)
 
 

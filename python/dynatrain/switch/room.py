@@ -1,0 +1,90 @@
+"""Whether a switch retains its source until the target stands, or streams it away meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from dynatrain import _native, words
+from dynatrain.generation.engine import Engine
+
+RETAIN, STREAM = "retain", "stream"
+#: What is streamed goes in so many stages, where a message of one is no smaller than that: source
+#: and target stand side by side by some stages' worth.
+_STREAM_STAGES, _STREAM_MESSAGE_BYTES = 64, 256 << 10
+
+
+def modes(wanted: str) -> tuple[str, ...]:
+    """The modes that a session may take, the preferred one first."""
+    return (RETAIN, STREAM) if wanted == "auto" else (wanted,)
+
+
+def schedule_options(
+    engine: Engine, lane: str, num_lanes: int, mode: str
+) -> _native.ScheduleOptions:
+    """How the moves of a lane are cut into stages."""
+    usual = _native.ScheduleOptions()
+    streams = mode == STREAM
+    return _native.ScheduleOptions(
+        staging_budget_bytes=engine.options.staging_budget_bytes // num_lanes,
+        max_direct_per_pair=engine.lanes[lane].max_direct,
+        num_stages_to_overlap=_STREAM_STAGES if streams else usual.num_stages_to_overlap,
+        min_message_bytes=_STREAM_MESSAGE_BYTES if streams else usual.min_message_bytes,
+        with_sums="sums" in engine.options.verify,
+    )
+
+
+@words.record
+@dataclass(frozen=True)
+class Room:
+    """What a rank needs of a memory, and what there is of it.
+
+    Attributes:
+        place: the memory, the same for all ranks that share it.
+        needed_bytes: by this rank.
+        left_bytes: for all of them.
+    """
+
+    place: str
+    needed_bytes: int
+    left_bytes: int
+
+    @staticmethod
+    def of(engine: Engine, needed_bytes: int) -> Room:
+        """The room of a rank: its budget, where it has one, else what its memory has left."""
+        budget = engine.options.memory_budget_bytes
+        if budget is not None:
+            return Room(f"rank {engine.rank}", needed_bytes, budget)
+        if engine.device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(engine.device)
+            cached = torch.cuda.memory_reserved(engine.device)
+            used = torch.cuda.memory_allocated(engine.device)
+            return Room(f"rank {engine.rank}", needed_bytes, free + cached - used)
+        node = engine.generation.members.node_of_rank[engine.rank]
+        return Room(f"node {node}", needed_bytes, _native.available_host_bytes())
+
+
+def fit(rooms: Sequence[Room]) -> bool:
+    """Whether what all ranks need fits."""
+    needed: dict[str, int] = {}
+    left: dict[str, int] = {}
+    for room in rooms:
+        needed[room.place] = needed.get(room.place, 0) + room.needed_bytes
+        left[room.place] = min(left.get(room.place, room.left_bytes), room.left_bytes)
+    return all(needed[place] <= left[place] for place in needed)
+
+
+def chosen(asked: Sequence[str], rooms: Sequence[Room | None]) -> str:
+    """The mode of a switch, from the rooms that all ranks have for the first of those asked for."""
+    if len(asked) == 1:
+        return asked[0]
+    return asked[0] if fit([room for room in rooms if room is not None]) else asked[1]
+
+
+def latest(of_all: Sequence[Mapping[str, bytes]]) -> dict[str, bytes]:
+    """The last reads of each lane, the largest of all ranks."""
+    return {
+        lane: _native.largest_last_reads([reads[lane] for reads in of_all]) for lane in of_all[0]
+    }

@@ -1,0 +1,29 @@
+"""One lane's part in a switch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dynatrain import _native
+from dynatrain.switch.blueprint import LaneMoves
+
+
+@dataclass(frozen=True)
+class Route:
+    """What one lane runs in a switch.
+
+    Attributes:
+        moves: what goes by it.
+        schedule: the stages of that.
+        one_sided: whether receivers read in place, without staging.
+        last_reads: of all ranks, where the source is freed while the target arrives.
+        streaming: what is freed and taken when; None where nothing is.
+        run: used up by its one run; None before it is made.
+    """
+
+    moves: LaneMoves
+    schedule: _native.Schedule
+    one_sided: bool = False
+    last_reads: bytes = b""
+    streaming: _native.StreamingRun | None = None
+    run: _native.PreparedRun | None = None

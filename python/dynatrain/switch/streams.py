@@ -1,0 +1,65 @@
+"""What a switch that streams frees of the source and takes of the target, lane by lane."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from dynatrain import _native
+from dynatrain.adapters.port import Inventory, Storages
+from dynatrain.generation.engine import Engine, Side
+from dynatrain.generation.lanes import HOST
+from dynatrain.switch.blueprint import Blueprint
+from dynatrain.switch.route import Route
+
+_NONE = Storages((), (), {}, frozenset())
+
+
+def streams_of(
+    engine: Engine, blueprint: Blueprint, target: Side, routes: Sequence[Route]
+) -> list[_native.StreamingRun]:
+    """What is freed and taken when, for each of ``routes``.
+
+    A storage belongs to the lane of its tensors. What lends memory to the target, or cannot be
+    freed, stays.
+    """
+    adopted = blueprint.adopted(engine)
+    source, taken = _storages(blueprint.source.inventory), _storages(target.inventory)
+    lent = {source.of_tensor[name][0] for name in adopted}
+    found = []
+    for route in routes:
+        names = frozenset(route.moves.names)
+        freed, kept = _of_lane(source, names, lent | source.fixed)
+        filled, _ = _of_lane(taken, names - adopted, ())
+        watermark = engine.lanes[HOST].executor.make_watermark()
+        found.append(
+            _native.StreamingRun(
+                route.schedule,
+                (blueprint.source_map, blueprint.target_map),
+                route.last_reads,
+                (freed, filled),
+                kept,
+                watermark,
+            )
+        )
+    return found
+
+
+def _storages(inventory: Inventory | None) -> Storages:
+    return _NONE if inventory is None else inventory.storages()
+
+
+def _of_lane(
+    storages: Storages, names: Collection[str], kept: Collection[int]
+) -> tuple[_native.NamedStorages, list[int]]:
+    """The storages in which tensors of these names lie, and which of them are in ``kept``."""
+    numbers: dict[int, int] = {}
+    of_tensor: dict[str, tuple[int, int]] = {}
+    for name, (number, offset) in storages.of_tensor.items():
+        if name in names:
+            of_tensor[name] = numbers.setdefault(number, len(numbers)), offset
+    named = _native.NamedStorages(*_sized(storages, numbers), of_tensor)
+    return named, [own for number, own in numbers.items() if number in kept]
+
+
+def _sized(storages: Storages, numbers: Mapping[int, int]) -> tuple[list[object], list[int]]:
+    return [storages.each[each] for each in numbers], [storages.size_bytes[n] for n in numbers]
