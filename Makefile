@@ -27,7 +27,7 @@ GPU_PYTHON ?= python3
 GPU_OUT ?= out/gpu-check
 
 .PHONY: help setup build build-tests demo demo-elastic test test-cpp test-python test-bare test-long \
-  lint bench bench-elastic gpu-check gpu-bundle wheel chaos what-travels api lock clean clean-all
+  lint bench bench-memory bench-elastic gpu-check gpu-bundle wheel chaos what-travels api lock clean clean-all
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -111,6 +111,9 @@ lint: build ## every formatter, linter and type checker
 
 bench: build ## time a switch beside torch's checkpoint and a measured ceiling
 	@$(TIMED) "bench" $(BIN)/python benchmarks/switch.py --json
+
+bench-memory: build ## what a switch takes of memory, predicted and measured, with a picture
+	@$(TIMED) "bench-memory" $(BIN)/python benchmarks/memory.py --picture out/memory.png
 
 bench-elastic: build ## time joins, leaves, deaths and resizes beside restarts, and replay a trace of preemptions
 	@$(TIMED) "bench-elastic" $(BIN)/python benchmarks/elastic.py $(if $(TRACE),--trace "$(TRACE)")
