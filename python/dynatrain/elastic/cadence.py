@@ -40,5 +40,5 @@ class Cadence:
         return self.not_before(version) if self.snapshot_every is None else version
 
     def following(self, version: int, soonest: int) -> int:
-        """The boundary behind a copy: the next multiple, or the one after it where that is near."""
-        return self.not_before(max(version + (self.every + 1) // 2, soonest))
+        """The boundary behind a copy: the next multiple that can be kept to."""
+        return self.not_before(max(version + 1, soonest))

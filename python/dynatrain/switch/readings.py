@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from dynatrain import _native, words
-from dynatrain._errors import Error, of_family
+from dynatrain._errors import Error, LayoutError, of_family
 from dynatrain.adapters.port import SlotNote, Slots
 from dynatrain.generation.control import Holders, Listing, holders, listing
 from dynatrain.generation.engine import Engine, Side
@@ -223,9 +223,28 @@ def _with_slots(engine: Engine, sources: Sources, slots: Slots, called: Called) 
     first, *others = sources.naming.each(counted=len(sources.sides) > 1)
     with called.entered():
         if built is not None:
+            if not all(called.source.ids):
+                _check_held(engine.read(built, None, first), slots.source)
             engine.adapter.make_slots(built, slots)
         side = engine.read(built, None, first)
     return [side, *(side.under(each) for each in others)]
+
+
+def _check_held(target: Side, source: _native.ShardMap) -> None:
+    """Refuses a source of which ranks are lost where whole tensors of it went with them.
+
+    Its map has no such tensor, so that none of its own would be found to lack a part.
+    """
+    lost = sorted(set(target.table.names()) - set(source.names()))
+    if lost:
+        more = f", nor of {len(lost) - 1} more tensors" if len(lost) > 1 else ""
+        raise LayoutError(
+            f"layout: no rank holds anything of {lost[0]!r}{more}\n"
+            f"  {len(lost)} tensors of the target have no owner\n"
+            "  expected every element to be held by a rank that is there, or by a copy\n"
+            "  nothing was moved; what each rank holds is as it was\n"
+            "  keep copies (snapshot_every), checkpoints, or replicas (dp_replicate)"
+        )
 
 
 def in_phase(phase: str, work: Callable[[], _T]) -> _T:

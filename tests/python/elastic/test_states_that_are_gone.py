@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from dynatrain import LayoutError, TransportError
+from dynatrain import LayoutError, TransportError, _native
 from dynatrain.elastic.attempts import UncoveredError, is_hole
 from dynatrain.elastic.driver import Driver
 from dynatrain.elastic.ends import STATE_GONE
@@ -16,7 +16,9 @@ from dynatrain.elastic.part import Asked, Part
 from dynatrain.elastic.ready import Ready, uncovered
 from dynatrain.elastic.standstill import Standstill
 from dynatrain.elastic.wishes import Wishes
+from dynatrain.generation.engine import Side
 from dynatrain.layout import Layout
+from dynatrain.switch.readings import _check_held
 from paper_job import HEARTBEAT_MS, TIMEOUT_S, PaperJob
 
 HOLE = "the state of 9 steps is not whole: no rank holds [11:22] of 'down.bias|exp_avg'"
@@ -158,6 +160,25 @@ def test_why_a_member_stands_still_is_told_at_once_and_again_at_times(caplog):
 
 
 # ---- a version that is not whole ---------------------------------------------------------------
+
+
+def table_of(*names):
+    table = _native.StateTable()
+    for name in names:
+        table.add_whole(name, [4], "float32", 4, 1 << 20, [1])
+    return table
+
+
+# A weight of one row lies whole on one rank: the map of the others does not know of it. That was
+# taken for a fault of the target, and those who were left stood for ever.
+def test_a_tensor_that_is_gone_as_a_whole_is_a_hole():
+    held = _native.ShardMap.merge([(table_of("a|param").encode_as([0]), [0])], 1)
+
+    with pytest.raises(LayoutError, match=r"'out\.weight\|param'") as refused:
+        _check_held(Side(None, table_of("a|param", "out.weight|param")), held)
+
+    assert is_hole(refused.value)
+    _check_held(Side(None, table_of("a|param")), held)
 
 
 def ready(*, taken=True):
