@@ -207,11 +207,13 @@ void Worker::report() {
 }
 
 void Worker::on(const LeaveWanted& event) {
+  if (!is_welcome_) {  // nobody counts on it
+    leave_as(EndReason::kReleased, {});
+    return;
+  }
   const std::int64_t grace_ms = std::clamp<std::int64_t>(event.grace_ms, 0, kMaxNumber);
   leave_by_ms_ = now_ms_ + grace_ms;
-  if (is_welcome_) {
-    tell(Leave{options_.id, grace_ms});
-  }
+  tell(Leave{options_.id, grace_ms});
 }
 
 void Worker::on(const ScriptFinished&) {

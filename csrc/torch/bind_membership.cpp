@@ -130,6 +130,7 @@ py::dict deadlines(std::int64_t timeout_ms) {
   out["heartbeat_ms"] = all.heartbeat_ms;
   out["lost_after_ms"] = all.lost_after_ms;
   out["decision_ms"] = all.decision_ms;
+  out["abandon_ms"] = all.abandon_ms;
   return out;
 }
 

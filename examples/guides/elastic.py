@@ -10,6 +10,7 @@ import sys
 import time
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.utils.data import TensorDataset
@@ -36,7 +37,17 @@ def make_loader() -> dynatrain.ElasticLoader:
     return dynatrain.ElasticLoader(dataset, sampler, micro_batch_size=4)
 
 
-def train_one_step(state: dynatrain.TrainState, loader: dynatrain.ElasticLoader) -> float:
+def average_over_replicas(model: nn.Module, world: dynatrain.World) -> None:
+    """Average gradients where replicas are whole; fully_shard does it where there are shards."""
+    if world.enabled("dp_replicate") and not world.enabled("dp_shard"):
+        for param in model.parameters():
+            dist.all_reduce(param.grad, group=world.group("dp_replicate"))
+            param.grad /= world.size("dp_replicate")
+
+
+def train_one_step(
+    state: dynatrain.TrainState, world: dynatrain.World, loader: dynatrain.ElasticLoader
+) -> float:
     """Train on this rank's share of the step's batch; returns what it adds to the mean loss."""
     total = 0.0
     for inputs, targets in next(loader):
@@ -44,6 +55,7 @@ def train_one_step(state: dynatrain.TrainState, loader: dynatrain.ElasticLoader)
         loss = loss * loader.loss_weight(len(inputs))
         loss.backward()
         total += loss.item()
+    average_over_replicas(state.model, world)
     state.optimizer.step()
     state.optimizer.zero_grad()
     return total
@@ -72,7 +84,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: session.leave(grace_s=30))
     for step in session.steps(options.steps):
         with session.recoverable():
-            loss = train_one_step(session.state, loader)
+            loss = train_one_step(session.state, session.world, loader)
             logging.info("step %d in %s: loss %.4f", step, session.world, loss)
         time.sleep(options.pause_s)
     logging.info("ended: %s", session.ended[0])

@@ -7,6 +7,7 @@ import gc
 import os
 import sys
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 from weakref import WeakSet
@@ -261,8 +262,9 @@ def _leave() -> None:
             session._part.end(in_store=False)  # the store ends with the job
     except LayoutError:  # a thread is in a call still, or this is a forked process
         return
-    if dist.is_initialized() and "nccl" not in dist.get_backend_config():
-        dist.destroy_process_group()
+    with suppress(Exception):  # the default group may have ended with a world, and nobody hears it
+        if dist.is_initialized() and "nccl" not in dist.get_backend_config():
+            dist.destroy_process_group()
 
 
 def _device(device: torch.device | None) -> torch.device:

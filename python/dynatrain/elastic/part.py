@@ -23,7 +23,7 @@ from dynatrain.elastic.attempts import UncoveredError
 from dynatrain.elastic.late import outlives, started
 from dynatrain.elastic.line import Line
 from dynatrain.elastic.seal import MEMBER, POLICY
-from dynatrain.elastic.standstill import Standstill
+from dynatrain.elastic.standstill import Standstill, Unanswered
 from dynatrain.elastic.trace import traced
 from dynatrain.generation.nodes import node_name
 
@@ -99,16 +99,16 @@ class Part:
         self._tasks = tasks
         self._timeout = timedelta(seconds=timeout_s)
         self._adviser = None if policy is None else Adviser(policy, self._roster, self._advise)
-        #: So long a member may be silent before it is lost.
-        self.lost_after_s = _native.membership_deadlines(timeout_ms)["lost_after_ms"] / 1000
+        deadlines = _native.membership_deadlines(timeout_ms)
+        self.lost_after_s = deadlines["lost_after_ms"] / 1000  #: so long a member may be silent
+        self._abandon_s = deadlines["abandon_ms"] / 1000
         self._tick_s = _native.membership_tick_ms(timeout_ms) / 1000
         self._changed = threading.Condition()
         self._asked: deque[Asked] = deque()
         self._to_say: deque[str] = deque()
         self._saying = threading.Lock()
-        self._ended = False
+        self._ended = self._is_to_search = False
         self._to_leave: deque[float] = deque()
-        self._is_to_search = False
         self._preparing: list[threading.Thread] = []
         self._refused: Exception | None = None
         path = None if traces is None else traces / f"member-{self.id}.trace"
@@ -207,6 +207,7 @@ class Part:
 
     def _run(self) -> None:
         was_connected = False
+        unanswered = Unanswered(self.id, self._line.addresses, self._abandon_s)
         while not self._ended:
             try:
                 if self._line.connect() is not was_connected:
@@ -219,6 +220,7 @@ class Part:
                     line = self._line.hear(self._tick_s)
                     if line is not None:
                         self._hear(line)
+                unanswered.told(is_there=self._line.connected)
                 if not self._line.connected:
                     time.sleep(self._tick_s)
                 self._feed(self._machine.tick)

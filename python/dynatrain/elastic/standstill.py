@@ -3,10 +3,54 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable
+from socket import gethostname
 
 _log = logging.getLogger("dynatrain.elastic")
+
+
+#: Between two lines that nobody has answered.
+_UNANSWERED_S = 60.0
+
+
+class Unanswered:
+    """Tells who this process is, and that no coordinator answers, as long as none ever has.
+
+    Args:
+        member: id of this process in the job.
+        addresses: that it asks.
+        patience_s: how long it does.
+        clock: seconds that never go back.
+    """
+
+    def __init__(
+        self,
+        member: int,
+        addresses: str,
+        patience_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._asked = addresses
+        self._patience_s = patience_s
+        self._clock = clock
+        self._again_s = 0.0
+        self._has_answered = False
+        _log.info("this process, %d on %s, is member %d", os.getpid(), gethostname(), member)
+
+    def told(self, *, is_there: bool) -> None:
+        """Whether a coordinator is there; to be told after each attempt."""
+        self._has_answered = self._has_answered or is_there
+        if self._has_answered or self._clock() < self._again_s:
+            return
+        self._again_s = self._clock() + _UNANSWERED_S
+        _log.warning(
+            "no coordinator answers at %s; this process asks for %g s (ten times timeout_s)\n"
+            "  look whether `dynatrain coordinator` runs there, and listens on that address",
+            self._asked,
+            self._patience_s,
+        )
 
 
 class Standstill:
