@@ -44,6 +44,8 @@ C10dGroup::C10dGroup(const py::object& group)
     : group_(resolve(group)),
       frombuffer_(py::module_::import("torch").attr("frombuffer")),
       uint8_(py::module_::import("torch").attr("uint8")),
+      empty_(py::module_::import("torch").attr("empty")(
+          0, py::arg("dtype") = uint8_, py::arg("device") = "cpu")),
       timedelta_(py::module_::import("datetime").attr("timedelta")),
       rank_(group_.attr("rank")().cast<int>()),
       size_(group_.attr("size")().cast<int>()) {}
@@ -51,12 +53,15 @@ C10dGroup::C10dGroup(const py::object& group)
 // pybind11's guard is not marked noexcept; it throws nothing once Python runs.
 C10dGroup::~C10dGroup() {  // NOLINT(bugprone-exception-escape)
   const py::gil_scoped_acquire gil;
-  for (py::object* const held : {&group_, &frombuffer_, &uint8_, &timedelta_}) {
+  for (py::object* const held : {&group_, &frombuffer_, &uint8_, &empty_, &timedelta_}) {
     *held = py::object();
   }
 }
 
 py::object C10dGroup::as_tensor(std::span<std::byte> data) const {
+  if (data.empty()) {
+    return empty_;
+  }
   const auto view = py::memoryview::from_memory(data.data(), static_cast<py::ssize_t>(data.size()));
   return frombuffer_(view, py::arg("dtype") = uint8_);
 }

@@ -31,7 +31,8 @@ class C10dGroup {
   [[nodiscard]] int rank() const { return rank_; }
   [[nodiscard]] int size() const { return size_; }
 
-  /// Posts one message and returns torch's Work. The memory must live until wait() returns.
+  /// Posts one message and returns torch's Work. The memory must live until wait() returns, or the
+  /// Work has gone. Empty ones are messages, too.
   [[nodiscard]] pybind11::object send(std::span<std::byte> data, int peer, int wire_tag);
   [[nodiscard]] pybind11::object receive(std::span<std::byte> data, int peer, int wire_tag);
 
@@ -54,6 +55,7 @@ class C10dGroup {
   pybind11::object group_;
   pybind11::object frombuffer_;
   pybind11::object uint8_;
+  pybind11::object empty_;  ///< a tensor of no bytes
   pybind11::object timedelta_;
   int rank_ = 0;
   int size_ = 0;

@@ -11,13 +11,18 @@ namespace {
 
 constexpr unsigned kTagBits = 18;
 constexpr std::uint32_t kTagMask = (1U << kTagBits) - 1U;
-/// One digest fewer than 12 bits hold, so that the largest wire tag stays free.
-constexpr std::uint64_t kNumDigests = 4095;
+/// Two digests fewer than 12 bits hold, for empty messages; the largest wire tag stays free.
+constexpr std::uint64_t kNumDigests = 4094;
 
 std::string describe(const WireMessage& message, bool is_send) {
   return std::string(is_send ? "send" : "receive") + " of " + std::to_string(message.size_bytes) +
          " bytes (message " + std::to_string(message.tag) + ") " + (is_send ? "to" : "from") +
          " rank " + std::to_string(message.peer);
+}
+
+int empty_tag(std::uint32_t tag, std::uint64_t digest) {
+  const auto high = static_cast<std::uint32_t>(digest) << (kTagBits + 1U);
+  return static_cast<int>(high | ((tag & kTagMask) << 1U));
 }
 
 constexpr const char* kAfterwards =
@@ -83,9 +88,12 @@ int piece_tag(std::uint32_t tag, std::int64_t message_size_bytes) {
   return static_cast<int>(high | ((tag & kTagMask) << 1U) | 1U);
 }
 
+int end_tag(std::uint32_t tag) {
+  return empty_tag(tag, kNumDigests);
+}
+
 int receipt_tag(std::uint32_t tag) {
-  const auto high = static_cast<std::uint32_t>(kNumDigests) << (kTagBits + 1U);
-  return static_cast<int>(high | ((tag & kTagMask) << 1U));
+  return empty_tag(tag, kNumDigests + 1);
 }
 
 bool says_consequence(std::string_view text) {

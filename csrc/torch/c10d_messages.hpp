@@ -38,7 +38,9 @@ inline constexpr std::size_t kMaxPieceBytes = std::size_t{1} << 30U;
 /// message's size, so that pieces of unequal messages do not meet.
 [[nodiscard]] int head_tag(std::uint32_t tag);
 [[nodiscard]] int piece_tag(std::uint32_t tag, std::int64_t message_size_bytes);
-/// Of what the receiver of a whole message sends back: even as of a head, with a digest of no size.
+/// Of two empty messages: the sender's behind the last piece, and the receiver's in answer to it.
+/// Even as of a head, with digests that no size has.
+[[nodiscard]] int end_tag(std::uint32_t tag);
 [[nodiscard]] int receipt_tag(std::uint32_t tag);
 
 /// True for what Gloo says to operations that end because another one timed out.

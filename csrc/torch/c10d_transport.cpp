@@ -16,18 +16,24 @@ namespace py = pybind11;
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
-/// One wire message. A message of the caller is a head, its pieces, and a receipt that goes back.
+/// One wire message. A message of the caller is a head, its pieces, an empty one behind them, and
+/// an empty one that goes back. These two alone are waited for: whatever Gloo has begun to send or
+/// to receive when a connection ends, it tells nobody of (docs/design/torch.md, "Messages").
 struct C10dTransport::Operation {
+  enum class Part { kHead, kPiece, kEnd, kReceipt };
+
+  Part part = Part::kPiece;
   bool is_send = false;
-  bool is_receipt = false;
   std::span<std::byte> bytes;
   int wire_tag = 0;
   WireMessage message;
-  std::unique_ptr<std::byte[]> own;  ///< what `bytes` are of a head or a receipt
-  py::object work;                   ///< null until it is posted
+  std::unique_ptr<std::byte[]> head;
+  py::object work;  ///< null until it is posted
 };
 
 struct C10dTransport::Submission {
+  using Part = Operation::Part;
+
   bool is_send = false;
   Deadline deadline;
   steady_clock::time_point start = steady_clock::now();
@@ -41,18 +47,19 @@ struct C10dTransport::Submission {
 
  private:
   void put_message(const WireMessage& message);
-  void put_receipt(const WireMessage& message);
+  void put_empty(Part part, const WireMessage& message);
 };
 
 void C10dTransport::Submission::put(std::span<const WireMessage> messages) {
   operations.emplace_back();
   for (const WireMessage& message : messages) {
     if (is_send) {
-      put_receipt(message);  // a receiver that has the message can give it at once, and go
-      put_message(message);
-    } else {
-      put_message(message);
-      put_receipt(message);
+      put_empty(Part::kReceipt, message);  // the receiver can give it as soon as it has all, and go
+    }
+    put_message(message);
+    put_empty(Part::kEnd, message);
+    if (!is_send) {
+      put_empty(Part::kReceipt, message);
     }
   }
 }
@@ -62,18 +69,17 @@ void C10dTransport::Submission::put_message(const WireMessage& message) {
   const std::span<std::byte> bytes(head.get(),
                                    is_send ? head_size_bytes(message.size_bytes) : kMaxHeadBytes);
   operations.front().push_back(
-      {is_send, false, bytes, head_tag(message.tag), message, std::move(head), {}});
+      {Part::kHead, is_send, bytes, head_tag(message.tag), message, std::move(head), {}});
+  const int tag = piece_tag(message.tag, message.size_bytes);
   for (const std::span<std::byte> piece : pieces_after_head(message)) {
-    operations.front().push_back(
-        {is_send, false, piece, piece_tag(message.tag, message.size_bytes), message, nullptr, {}});
+    operations.front().push_back({Part::kPiece, is_send, piece, tag, message, nullptr, {}});
   }
 }
 
-void C10dTransport::Submission::put_receipt(const WireMessage& message) {
-  auto own = std::make_unique<std::byte[]>(1);
-  const std::span<std::byte> bytes(own.get(), 1);
-  operations.front().push_back(
-      {!is_send, true, bytes, receipt_tag(message.tag), message, std::move(own), {}});
+void C10dTransport::Submission::put_empty(Part part, const WireMessage& message) {
+  const bool is_end = part == Part::kEnd;
+  const int tag = is_end ? end_tag(message.tag) : receipt_tag(message.tag);
+  operations.front().push_back({part, is_send == is_end, {}, tag, message, nullptr, {}});
 }
 
 C10dTransport::C10dTransport(const py::object& group, milliseconds timeout)
@@ -151,7 +157,7 @@ void C10dTransport::post_all(Submission& submission) noexcept {
 }
 
 bool C10dTransport::is_given_later(const Submission& submission, const Operation& operation) {
-  return operation.is_receipt && !submission.is_send;
+  return operation.part == Operation::Part::kReceipt && !submission.is_send;
 }
 
 void C10dTransport::forget_receipts() noexcept {
@@ -191,10 +197,14 @@ void C10dTransport::wait_for(Submission& submission) noexcept {
   {
     const py::gil_scoped_acquire gil;
     std::vector<Operation>& operations = submission.operations.front();
-    for (Operation& operation : operations) {
-      if (operation.is_receipt || !submission.is_send) {
-        end(submission, operation);
+    if (submission.is_send) {
+      for (Operation& operation : operations) {
+        if (operation.part == Operation::Part::kReceipt) {
+          static_cast<void>(wait_for(submission, operation));
+        }
       }
+    } else {
+      receive_all(submission, operations);
     }
     std::erase_if(operations,
                   [&](const Operation& each) { return !is_given_later(submission, each); });
@@ -204,25 +214,37 @@ void C10dTransport::wait_for(Submission& submission) noexcept {
   finish(submission);
 }
 
-void C10dTransport::end(Submission& submission, Operation& operation) noexcept {
-  if (!is_given_later(submission, operation)) {
-    wait_for(submission, operation);
-  } else if (submission.cause == nullptr && submission.consequence == nullptr) {
-    static_cast<void>(post(submission, operation));
+void C10dTransport::receive_all(Submission& submission, std::span<Operation> operations) noexcept {
+  const auto is_end = [](const Operation& each) { return each.part == Operation::Part::kEnd; };
+  for (auto begin = operations.begin(); begin != operations.end();) {
+    const auto end = std::find_if(begin, operations.end(), is_end);
+    if (end == operations.end()) {
+      return;  // it could not be posted, and the connections are closed
+    }
+    const bool is_whole = wait_for(submission, *end) && std::all_of(begin, end, [&](auto& each) {
+                            return wait_for(submission, each);
+                          });
+    begin = std::next(end);
+    if (begin != operations.end()) {
+      Operation& receipt = *begin++;
+      if (is_whole) {
+        static_cast<void>(post(submission, receipt));
+      }
+    }
   }
 }
 
-void C10dTransport::wait_for(Submission& submission, Operation& operation) noexcept {
+bool C10dTransport::wait_for(Submission& submission, Operation& operation) noexcept {
   const std::string text = text_of_end(submission, operation);
   const bool was_closed = is_closed_.load();
   const WireMessage& message = operation.message;
   const auto peer_failed = [&] { return peer_error(message, submission.is_send, text); };
   if (text.empty()) {
-    const bool is_received_head = operation.own != nullptr && !operation.is_receipt;
-    if (is_received_head && !take_head(operation.own.get(), message)) {
-      const auto make = [&] { return size_error(message, size_in_head(operation.own.get())); };
-      fail(submission, error_from(make), true);
+    if (operation.part != Operation::Part::kHead || take_head(operation.head.get(), message)) {
+      return true;
     }
+    const auto make = [&] { return size_error(message, size_in_head(operation.head.get())); };
+    fail(submission, error_from(make), true);
   } else if (was_closed || says_consequence(text)) {
     fail(submission, error_from(peer_failed), false);
   } else if (steady_clock::now() >= submission.deadline) {
@@ -232,6 +254,7 @@ void C10dTransport::wait_for(Submission& submission, Operation& operation) noexc
   } else {
     fail(submission, error_from(peer_failed), true);
   }
+  return false;
 }
 
 // NOLINTNEXTLINE(bugprone-exception-escape)

@@ -61,8 +61,8 @@ class C10dTransport final : public Transport {
   void post_all(Submission& submission) noexcept;
   bool post(Submission& submission, Operation& operation) noexcept;
   void wait_for(Submission& submission) noexcept;
-  void end(Submission& submission, Operation& operation) noexcept;
-  void wait_for(Submission& submission, Operation& operation) noexcept;
+  void receive_all(Submission& submission, std::span<Operation> operations) noexcept;
+  [[nodiscard]] bool wait_for(Submission& submission, Operation& operation) noexcept;
   [[nodiscard]] static bool is_given_later(const Submission& submission,
                                            const Operation& operation);
   void forget_receipts() noexcept;

@@ -69,3 +69,25 @@ def test_the_cause_of_a_failed_transfer_is_told_before_what_follows_from_it(pool
     for kind, text in pool.run(fail_in_the_transfer):
         assert kind == "DeviceError"
         assert "the system gives no thread" in text
+
+
+def leave_an_exchange(rank, world_size):
+    session = start("dp=4")
+    control = session._part.engine.control
+    agree = control.agree
+
+    def leaving(phase, *given):
+        if rank == 1 and phase == "reading the state":
+            raise KeyboardInterrupt
+        return agree(phase, *given)
+
+    session.prepare("dp=2,tp=2")
+    control.agree = leaving
+    with pytest.raises((TransportError, KeyboardInterrupt)):
+        session.switch("dp=2,tp=2")
+    return session.switch("dp=2,tp=2").epoch
+
+
+# Some ranks had its answer, and waited in a lane for those that had let go of the exchange alone.
+def test_who_waits_in_a_lane_hears_of_an_exchange_that_failed(pool):
+    assert pool.run(leave_an_exchange) == [1] * 4

@@ -95,13 +95,22 @@ class Control:
         members: all ranks.
         timeout: deadline of each exchange.
         connection: tells these groups from former ones of the same members.
+        when_lost: called when an exchange has failed: others may have had its answer, and wait for
+            this rank elsewhere.
     """
 
-    def __init__(self, members: Members, timeout: timedelta, connection: str) -> None:
+    def __init__(
+        self,
+        members: Members,
+        timeout: timedelta,
+        connection: str,
+        when_lost: Callable[[str], None] = lambda reason: None,
+    ) -> None:
         self.rank = members.rank
         self.num_ranks = members.num_ranks
         self.lost = False  #: an exchange has failed; the groups are of no further use
         self.timeout = timeout
+        self._when_lost = when_lost
         self._number = 0
         self._tree: Tree | None = Tree(members, timeout, f"{connection}/control")
 
@@ -233,12 +242,13 @@ class Control:
     def _losing_on_failure(self, phase: str) -> Iterator[None]:
         """Lets go of the groups where this rank leaves an exchange in the middle.
 
-        Their connections end, so that ranks that wait for this one hear of it.
+        Their connections end, and what else waits for this rank does, so that all hear of it.
         """
         try:
             yield
         except BaseException as error:
             self.release()
+            self._when_lost(f"the exchange of {phase} has failed")
             if isinstance(error, RuntimeError) and not isinstance(error, Error):
                 raise self._lost(error, phase) from error  # Gloo's have no class of their own
             raise

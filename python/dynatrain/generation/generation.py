@@ -89,7 +89,9 @@ class Generation:
             self.control.release()  # frames of an error may hold it
         try:
             with room_for_groups(self.members.num_ranks):
-                self.control = Control(self.members, self.options.timeout, connection)
+                self.control = Control(
+                    self.members, self.options.timeout, connection, self.disconnect
+                )
             self.lanes = self.maker.make(self.control, connection)
         except Error:
             raise

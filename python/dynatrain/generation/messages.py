@@ -1,9 +1,10 @@
-"""Messages over a group of Gloo, of which the sender hears that they have come.
+"""Messages over a group of Gloo, of which both ends hear when a connection ends.
 
-A receive of Gloo ends as soon as its connection does. A send does not, once it stands in the queue
-of the connection (torch 2.11 to 2.15): whoever waits for it waits for the whole deadline, whether
-the peer has died or the connection was cut. So nobody waits for a send here: its receiver says that
-it has come, and this is what the sender waits for.
+Gloo (torch 2.11 to 2.15) tells nobody of what it has begun to send or to receive when a connection
+ends: whoever waits for such a message waits for the whole deadline, whether the peer has died or
+the connection was cut. What it has not begun ends at once. So nobody waits for bytes here. Behind a
+message goes an empty one, which cannot be half there and comes when all before it have; and an
+empty one comes back, which is what the sender waits for.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from typing import Any
 
 import torch
 
-#: The tag of receipts; messages have others.
-_RECEIPT = 0
+#: Tags of the empty messages; others have others.
+_RECEIPT, _END = 0, 3
+#: What a connection takes in one piece, unless what is larger stands before it: a message of this
+#: size at most, alone on its way, has no empty one behind it.
+_AT_ONCE_BYTES = 4096
 
 
 class Messages:
@@ -52,15 +56,17 @@ class Messages:
         Args:
             buffer: bytes in host memory.
             positions: in the group.
-            tag: 1 or more.
+            tag: 1 or 2.
             answered: there is no receipt: before :meth:`await_receipts`, this rank receives what is
                 only sent when this has come. The receiver says so too.
         """
         for each in positions if buffer.numel() else ():
             if not answered:
                 # First: a receiver that has the message can say so at once, and go.
-                self._receipts.append(self._group.recv([_byte()], each, _RECEIPT))
+                self._receipts.append(self._group.recv([_nothing()], each, _RECEIPT))
             self._sent.append(self._group.send([buffer], each, tag))
+            if buffer.numel() > _AT_ONCE_BYTES:
+                self._sent.append(self._group.send([_nothing()], each, _END))
 
     def await_receipts(self, until: float) -> None:
         """Waits for all that was posted; ``until`` is in ``time.monotonic()``."""
@@ -77,9 +83,19 @@ class Messages:
     ) -> None:
         """Fills the buffers by the positions that they come from; tells these when all have."""
         filled = {position: buffer for position, buffer in buffers.items() if buffer.numel()}
-        _await([self._group.recv([each], at, tag) for at, each in filled.items()], until)
+        coming, ends = [], []
+        try:
+            for position, buffer in filled.items():
+                coming.append(self._group.recv([buffer], position, tag))
+                if buffer.numel() > _AT_ONCE_BYTES:
+                    ends.append(self._group.recv([_nothing()], position, _END))
+            _await(ends, until)
+            _await(coming, until)
+        finally:
+            coming.clear()
+            ends.clear()
         for position in () if answered else filled:
-            self._given[position] = self._group.send([_byte()], position, _RECEIPT)
+            self._given[position] = self._group.send([_nothing()], position, _RECEIPT)
 
 
 def _await(works: list[Any], until: float) -> None:
@@ -91,5 +107,5 @@ def _await(works: list[Any], until: float) -> None:
         works.clear()  # they hold connections, and frames of an error would hold them
 
 
-def _byte() -> torch.Tensor:
-    return torch.zeros(1, dtype=torch.uint8, device="cpu")
+def _nothing() -> torch.Tensor:
+    return torch.empty(0, dtype=torch.uint8, device="cpu")

@@ -31,18 +31,19 @@ import sys, types
 torch = types.ModuleType("torch")
 torch.frombuffer = lambda view, dtype: view
 torch.uint8 = None
+torch.empty = lambda size, dtype, device: memoryview(b"")
 sys.modules["torch"] = torch
 NEVER_SENT = 0x7fffffff
-RECEIPT = 1 << 19
+DIGEST = 1 << 19
 
 class Work:
     def __init__(self, group, data, tag, is_send):
         self.group, self.data, self.tag, self.is_send = group, data, tag, is_send
-        self.has_memory = not self.is_receipt()  # it is the transport's
+        self.has_memory = not self.is_empty()
         group.works.append(self)
 
-    def is_receipt(self):
-        return self.tag // RECEIPT == 4095
+    def is_empty(self):
+        return self.tag // DIGEST >= 4094
 
     def wait(self, timeout):
         self.group.fail_at("wait")
@@ -53,9 +54,9 @@ class Work:
             raise RuntimeError("timed out")
         if self.group.is_closed:
             raise RuntimeError("the time-out of another one caused pair closure")
-        if self.is_receipt():
+        if self.is_empty():
             for work in self.group.works:
-                if work.is_send and work.tag % RECEIPT // 2 == self.tag % RECEIPT // 2:
+                if work.is_send and work.tag % DIGEST // 2 == self.tag % DIGEST // 2:
                     work.has_memory = False
         elif not self.is_send and self.tag % 2 == 0:
             self.data[:8] = self.group.size_bytes.to_bytes(8, sys.byteorder)
