@@ -20,7 +20,7 @@ using std::chrono::steady_clock;
 /// an empty one that goes back. These two alone are waited for: whatever Gloo has begun to send or
 /// to receive when a connection ends, it tells nobody of (docs/design/torch.md, "Messages").
 struct C10dTransport::Operation {
-  enum class Part { kHead, kPiece, kEnd, kReceipt };
+  enum class Part : std::uint8_t { kHead, kPiece, kEnd, kReceipt };
 
   Part part = Part::kPiece;
   bool is_send = false;
