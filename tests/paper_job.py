@@ -27,13 +27,13 @@ class Member:
         copies: versions that it has copies of.
     """
 
-    def __init__(self, job, number, has_checkpoints=False):
+    def __init__(self, job, number, has_checkpoints=False, settings=""):
         self.id, self.done, self.hole, self.copies = number, [], "", ()
         self.version, self.is_alive, self._trains = 0, True, False
         self._job, self._to_hear = job, deque()
         host, timeout_ms = f"host-{number}", int(TIMEOUT_S * 1000)
         self.machine = _native.MembershipWorker(
-            number, host, timeout_ms, job.now_ms, has_checkpoints=has_checkpoints
+            number, host, timeout_ms, job.now_ms, has_checkpoints=has_checkpoints, settings=settings
         )
 
     def say(self, line):

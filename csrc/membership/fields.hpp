@@ -66,7 +66,10 @@ constexpr auto form(Of<Description> /*type*/) {
 // ---- from a member ----
 
 constexpr auto form(Of<Join> /*type*/) {
-  return named("join", field("id", &Join::id), field("host", &Join::host, kMaxHostBytes));
+  return named("join",
+               field("id", &Join::id),
+               field("host", &Join::host, kMaxHostBytes),
+               field("settings", &Join::settings, kMaxSettingsBytes));
 }
 constexpr auto form(Of<Heartbeat> /*type*/) {
   return named("heartbeat",
@@ -242,7 +245,8 @@ constexpr auto form(Of<Send> /*type*/) {
 constexpr auto form(Of<MemberJoined> /*type*/) {
   return named("member-joined",
                field("id", &MemberJoined::id),
-               field("host", &MemberJoined::host, kMaxHostBytes));
+               field("host", &MemberJoined::host, kMaxHostBytes),
+               field("settings", &MemberJoined::settings, kMaxSettingsBytes));
 }
 constexpr auto form(Of<MemberLeaves> /*type*/) {
   return named("member-leaves", field("id", &MemberLeaves::id));

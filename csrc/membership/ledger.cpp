@@ -38,8 +38,9 @@ void apply_one(DurableState& state, const MemberJoined& record) {
     refuse("expected a new member, got " + std::to_string(record.id.value) +
            (record.id.value == 0 ? ", the id of nobody" : ", which has joined before"));
   }
-  state.members.emplace(record.id,
-                        DurableMember{record.host, {}, Standing::kActive, state.num_joined});
+  state.members.emplace(
+      record.id,
+      DurableMember{record.host, {}, Standing::kActive, state.num_joined, record.settings});
   ++state.num_joined;
 }
 

@@ -1,6 +1,8 @@
 #include "base/clipped.hpp"
 #include "membership/coordinator_state.hpp"
 #include <algorithm>
+#include <sstream>
+#include <string>
 
 namespace dynatrain::membership {
 namespace {
@@ -13,6 +15,33 @@ void release(CoordinatorState& state, MemberId id) {
   persist(state, MemberReleased{id});
   forget(state, id);
   send(state, id, Released{});
+}
+
+/// The first line of settings that another text of them lacks; empty for none.
+std::string first_other_line(const std::string& settings, const std::string& other) {
+  std::istringstream lines(settings);
+  const std::string others = "\n" + other + "\n";
+  for (std::string line; std::getline(lines, line);) {
+    if (others.find("\n" + line + "\n") == std::string::npos) {
+      return line;
+    }
+  }
+  return {};
+}
+
+/// Why a process cannot join those that are there; empty where it can. It would be asked into world
+/// after world, of which each is refused.
+std::string other_settings(const CoordinatorState& state, const std::string& settings) {
+  if (state.live.empty()) {
+    return {};
+  }
+  const std::string& present = state.durable.members.at(state.live.begin()->first).settings;
+  if (present == settings) {
+    return {};
+  }
+  return "it was given other arguments of join than the members that are there: \"" +
+         clipped(first_other_line(settings, present), kMaxWhyBytes / 4) + "\", where they have \"" +
+         clipped(first_other_line(present, settings), kMaxWhyBytes / 4) + "\"";
 }
 
 }  // namespace
@@ -136,7 +165,11 @@ void on_join(CoordinatorState& state, const Join& message) {
     send(state, message.id, Refused{"the job has finished"});
     return;
   }
-  persist(state, MemberJoined{message.id, message.host});
+  if (const std::string other = other_settings(state, message.settings); !other.empty()) {
+    send(state, message.id, Refused{other});
+    return;
+  }
+  persist(state, MemberJoined{message.id, message.host, message.settings});
   Live live{.last_heard_ms = state.now_ms};
   live.search_deadline_ms = state.now_ms + state.options.deadlines.report_ms;
   state.live.emplace(message.id, std::move(live));

@@ -239,7 +239,7 @@ void Worker::on(const Tick&) {
   } else if (is_welcome_) {
     send_heartbeat();
   } else {
-    tell(Join{options_.id, options_.host});
+    tell(Join{options_.id, options_.host, options_.settings});
   }
 }
 

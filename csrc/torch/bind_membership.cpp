@@ -104,9 +104,11 @@ TracedWorker make_worker(std::uint64_t id,
                          std::string host,
                          std::int64_t timeout_ms,
                          std::int64_t now_ms,
-                         bool has_checkpoints) {
+                         bool has_checkpoints,
+                         std::string settings) {
   const membership::Deadlines deadlines = membership::make_deadlines(timeout_ms);
-  return TracedWorker(Worker({MemberId{id}, std::move(host), deadlines, has_checkpoints}, now_ms));
+  return TracedWorker(Worker(
+      {MemberId{id}, std::move(host), deadlines, has_checkpoints, std::move(settings)}, now_ms));
 }
 
 py::list handle(TracedWorker& self, std::int64_t now_ms, const WorkerEvent& event) {
@@ -236,7 +238,8 @@ void bind_worker(py::module_& m) {
            py::arg("host"),
            py::arg("timeout_ms"),
            py::arg("now_ms"),
-           py::arg("has_checkpoints") = false)
+           py::arg("has_checkpoints") = false,
+           py::arg("settings") = "")
       .def(
           "heard",
           [](TracedWorker& self, std::int64_t now_ms, const std::string& line) {

@@ -823,7 +823,13 @@ class MembershipWorker:
     """
 
     def __init__(
-        self, id: int, host: str, timeout_ms: int, now_ms: int, has_checkpoints: bool = False
+        self,
+        id: int,
+        host: str,
+        timeout_ms: int,
+        now_ms: int,
+        has_checkpoints: bool = False,
+        settings: str = "",
     ) -> None: ...
     def trace(self, is_on: bool) -> None:
         """Keeps the lines of a trace from now on, or no more; see ``membership/trace.hpp``."""

@@ -201,6 +201,8 @@ def _joined(
     snapshots = _snapshots(session, checked.options, device, note, copied)
     port = Joining(session._part, given.initialize, checked.keep, session._callbacks, snapshots)
     driver = Driver(port, make, checked.options.timeout, ways.wishes, snapshots)
+    shared = checked.shared().items()
+    driver.settings = "\n".join(f"{name} {value}" for name, value in shared if name != "layout")
     traces = checked.settings.trace_folder
     timeout_s = checked.options.timeout.total_seconds()
     driver.part = Part(ways.line, timeout_s, driver, traces, ways.policy)

@@ -15,6 +15,7 @@ namespace dynatrain::membership {
 struct MemberJoined {
   MemberId id;
   std::string host;
+  std::string settings{};  // NOLINT(readability-redundant-member-init): see ExecuteOptions
 };
 struct MemberLeaves {
   MemberId id;
@@ -66,6 +67,7 @@ struct DurableMember {
   std::string why;  ///< of a lost member
   Standing standing = Standing::kActive;
   std::int64_t order = 0;  ///< of joining
+  std::string settings{};  // NOLINT(readability-redundant-member-init): see ExecuteOptions
 
   friend bool operator==(const DurableMember&, const DurableMember&) = default;
 };

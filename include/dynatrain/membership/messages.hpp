@@ -32,6 +32,8 @@ enum class Activity : std::uint8_t {
 struct Join {
   MemberId id;
   std::string host;
+  /// What must be the same on all members, a line for each: its name, a space, its value.
+  std::string settings{};  // NOLINT(readability-redundant-member-init): see ExecuteOptions
 };
 
 /// All of a member's place: whatever message of it was lost, the next heartbeat says it again.
@@ -222,6 +224,7 @@ using FromCoordinator = std::variant<Welcome,
 inline constexpr std::size_t kMaxSuspects = 64;
 inline constexpr std::size_t kMaxSnapshots = 64;
 inline constexpr std::size_t kMaxHostBytes = 255;
+inline constexpr std::size_t kMaxSettingsBytes = 4096;
 inline constexpr std::size_t kMaxWhyBytes = 1000;
 inline constexpr std::size_t kMaxLayoutBytes = 1000;
 

@@ -168,6 +168,8 @@ struct WorkerOptions {
   /// The process looks for checkpoints: a state that is gone may still come from a folder that is
   /// there later. Without, there is nothing to wait for.
   bool has_checkpoints = false;
+  /// What must be the same on all members; see Join.
+  std::string settings{};  // NOLINT(readability-redundant-member-init): see ExecuteOptions
 };
 
 /// One member's side of the protocol. A pure state machine: events and the time in, actions out.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from datetime import timedelta
+from typing import Any
 
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
@@ -86,6 +87,7 @@ class Driver:
         self._broken = (-1, 0)  #: the step that has failed last, and how often in this world
         self.events = Events()
         self.ended = ("", "")
+        self.settings = ""  #: what must be the same on all members, a line for each
 
     # ---- in threads beside training ------------------------------------------------------------
 
@@ -155,9 +157,10 @@ class Driver:
             raise uncovered(ready, error, lost, self._session.previous) from error
 
     @property
-    def has_checkpoints(self) -> bool:
-        """Whether checkpoints of the job are looked for on disk."""
-        return self._snapshots is not None and self._snapshots.checkpoints is not None
+    def begins(self) -> Mapping[str, Any]:
+        """What the member's machine begins with."""
+        looks = self._snapshots is not None and self._snapshots.checkpoints is not None
+        return {"has_checkpoints": looks, "settings": self.settings}
 
     def find_versions(self) -> list[int]:
         """Versions of the job that this member finds on disk, or has copies of. Raises OSError."""

@@ -7,7 +7,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -57,8 +57,8 @@ class Tasks(Protocol):
         """Prepares an attempt, in a thread of its own; what it raises is told."""
 
     @property
-    def has_checkpoints(self) -> bool:
-        """Whether checkpoints of the job are looked for on disk."""
+    def begins(self) -> Mapping[str, Any]:
+        """``has_checkpoints`` and ``settings`` of ``membership::WorkerOptions``."""
 
     def find_versions(self) -> list[int]:
         """Versions of the job on disk, in a thread of its own; raises where that cannot be told."""
@@ -117,7 +117,7 @@ class Part:
             "host": node_name(),
             "timeout_ms": timeout_ms,
             "now_ms": _now_ms(),
-            "has_checkpoints": tasks.has_checkpoints,
+            **tasks.begins,
         }
         self._standstill = Standstill(timeout_s)
         self._machine, self._trace = traced(path, "worker", **begins)

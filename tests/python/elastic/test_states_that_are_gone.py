@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from datetime import timedelta
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 
@@ -75,6 +76,21 @@ def test_who_comes_to_a_job_whose_state_is_gone_is_told(monkeypatch):
     ((_, reason, why),) = late.asked("end")
     assert reason == STATE_GONE
     assert "nobody finds a checkpoint" in why
+
+
+# It was asked into one world after another, each was refused, and nobody else could come in.
+def test_who_was_given_other_arguments_is_refused_and_keeps_nobody_out(monkeypatch):
+    job = PaperJob(monkeypatch, "dp=2", "dp=1")
+    job.add(1, settings="timeout_s 60\nsnapshot_every 20")
+    (odd,) = job.add(1, settings="timeout_s 60\nsnapshot_every 10")
+    job.go_on(2 * HEARTBEAT_MS)
+
+    ((_, reason, why),) = odd.asked("end")
+    assert reason == "refused"
+    assert '"snapshot_every 10", where they have "snapshot_every 20"' in why
+    job.add(1, settings="timeout_s 60\nsnapshot_every 20")
+    job.go_on(20 * HEARTBEAT_MS)
+    assert job.world == "dp=2"
 
 
 def test_a_world_that_lacks_members_is_waited_for(monkeypatch):
@@ -233,7 +249,7 @@ def test_only_what_nothing_covers_is_a_warning(caplog, then, level):
     caplog.set_level(logging.INFO)
 
     class Tasks(Idle):
-        has_checkpoints = False
+        begins: ClassVar = {}
 
         def prepare(self, attempt):
             raise UncoveredError(HOLE, then=then)

@@ -12,6 +12,7 @@ from collections import deque
 from contextlib import suppress
 from itertools import cycle
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 
@@ -169,7 +170,7 @@ def test_a_coordinator_that_is_told_to_end_loses_nobody(caplog):
 class Idle:
     """What is done beside a training thread: nothing."""
 
-    has_checkpoints = False
+    begins: ClassVar = {}
 
     def prepare(self, attempt):
         """Nobody asks for it."""
