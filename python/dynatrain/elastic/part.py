@@ -92,8 +92,7 @@ class Part:
         traces: Path | None = None,
         policy: Policy | None = None,
     ) -> None:
-        self.id = secrets.randbits(52) + 1
-        self.store_at = ("", 0)
+        self.id, self.store_at = secrets.randbits(52) + 1, ("", 0)
         timeout_ms = int(timeout_s * 1000)
         self._line = line
         self._tasks = tasks
@@ -170,7 +169,8 @@ class Part:
         self._feed(lambda now: self._machine.switch_broke(now, attempt, clipped(why), is_refusal))
 
     def leave(self, grace_s: float) -> None:
-        """Asks to be left out of the next world."""
+        """Asks to be left out."""
+        _log.info("asks to leave; it goes in %g s, whatever the others have by then", grace_s)
         self._feed(lambda now: self._machine.leave_wanted(now, int(grace_s * 1000)))
 
     def leave_soon(self, grace_s: float) -> None:

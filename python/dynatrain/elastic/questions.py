@@ -49,7 +49,7 @@ class Asked:
         listed = [str(each) for each in self.layouts]
         if not layout or layout in listed:
             return ""
-        return f"it is none of the coordinator's layouts: {', '.join(listed)}"
+        return f"it is none of the coordinator's layouts: {'; '.join(listed)}"
 
     def after_wish(self, layout: str) -> str:
         """What follows from a wish that is taken."""

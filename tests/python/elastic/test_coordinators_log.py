@@ -92,7 +92,7 @@ def test_questions_of_operators_are_told(monkeypatch, lines):
     assert lines() == [
         "dp=1 is wished for",
         "the wish is taken back",
-        "refused: elastic: cannot wish for dp=9: it is none of the coordinator's layouts: dp=2, "
+        "refused: elastic: cannot wish for dp=9: it is none of the coordinator's layouts: dp=2; "
         "dp=1",
         "member 2 (rank 1, host-2) is to leave",
     ]

@@ -74,7 +74,9 @@ class Records:
     MEMBERS = range(1 << 52, (1 << 52) + 1500)
 
     def lines(self):
-        return [f"1 member-joined id={each} host=a-host-of-a-cluster settings=" for each in self.MEMBERS]
+        return [
+            f"1 member-joined id={each} host=a-host-of-a-cluster settings=" for each in self.MEMBERS
+        ]
 
     def append(self, line):
         """Nobody reads it again."""

@@ -28,7 +28,7 @@ def test_a_layout_that_is_not_in_the_list_is_refused_and_the_former_wish_stays(j
     answer = job.ask("resize", layout="dp=4")
     job.go_on(SETTLED_MS)
 
-    assert "none of the coordinator's layouts: dp=2,tp=2, dp=3, dp=2" in answer["error"]
+    assert "none of the coordinator's layouts: dp=2,tp=2; dp=3; dp=2" in answer["error"]
     assert "the job still goes to dp=3" in answer["error"]
     assert job.ask("status")["wish"] == "dp=3"
     assert job.world == "dp=3"
