@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextlib import suppress
+from weakref import WeakMethod
 
 import torch
 from torch._C._distributed_c10d import Store
@@ -90,7 +92,7 @@ class Generation:
         try:
             with room_for_groups(self.members.num_ranks):
                 self.control = Control(
-                    self.members, self.options.timeout, connection, self.disconnect
+                    self.members, self.options.timeout, connection, _disconnecting(self)
                 )
             self.lanes = self.maker.make(self.control, connection)
         except Error:
@@ -176,3 +178,15 @@ class Generation:
                 is_ahead = self.meeting is not None and self.meeting.is_ahead(key)
                 if not is_ahead and (with_worlds or not key.startswith("world/")):
                     store.delete_key(key)
+
+
+def _disconnecting(generation: Generation) -> Callable[[str], None]:
+    """Ends the lanes of a generation, and does not hold it: what it holds goes with it at once."""
+    held = WeakMethod(generation.disconnect)
+
+    def disconnect(reason: str) -> None:
+        method = held()
+        if method is not None:
+            method(reason)
+
+    return disconnect
