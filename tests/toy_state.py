@@ -139,6 +139,7 @@ class ToyInventory(Inventory):
         arrays = self.state.arrays or {}
         return Storages(
             [ToyStorage(each) for each in arrays.values()],
+            [id(each) for each in arrays.values()],
             [each.nbytes for each in arrays.values()],
             {name: (number, 0) for number, name in enumerate(arrays)},
             frozenset(range(len(arrays))),

@@ -103,6 +103,24 @@ def test_the_source_is_freed_and_nothing_of_the_target_is_taken_ahead(pool):
         assert prepared.mode == "stream"
 
 
+def hand_a_part_over_again(rank, world_size):
+    frozen = nn.Linear(_WIDE, _WIDE, bias=False).requires_grad_(False)
+
+    def build(world):
+        made = build_wide(world)
+        return TrainState([made.model, nn.ModuleDict({"frozen": frozen})], made.optimizer)
+
+    session = start("dp=4", build, initialize=None, mode="stream", verify=("fingerprint",))
+    before = frozen.weight.detach().clone()
+    session.switch("dp=2,tp=2")
+    return torch.equal(frozen.weight, before)
+
+
+# Its memory is that of the source and of the target, and was freed with the one.
+def test_what_build_hands_over_again_keeps_its_memory(pool):
+    assert all(pool.run(hand_a_part_over_again))
+
+
 class Refusing:
     """An extra that takes its values until it is told not to."""
 

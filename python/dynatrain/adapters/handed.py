@@ -20,12 +20,14 @@ class Storages:
 
     Attributes:
         each: the storages, of the framework's own class; one for all tensors that lie in it.
+        keys: what tells each from all others of this process.
         size_bytes: what each has when there is memory.
         of_tensor: the number of the storage of each tensor, by name, and where it begins in it.
         fixed: numbers of those that cannot be freed.
     """
 
     each: Sequence[Any]
+    keys: Sequence[Hashable]
     size_bytes: Sequence[int]
     of_tensor: Mapping[str, tuple[int, int]]
     fixed: frozenset[int]

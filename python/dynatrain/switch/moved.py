@@ -161,8 +161,8 @@ class Transfer:
             f"  this rank has its parts of source and target: {held}\n"
             "  expected all ranks to live until the state has arrived: mode='stream' frees the "
             "source meanwhile\n"
-            "  no rank has a whole state, and none may train on: end the job, and start it from "
-            "its last checkpoint",
+            "  no way leads back, and no rank may train on: end the job, and start it from its "
+            "last checkpoint",
             retryable=False,
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 
 from dynatrain import _native
 from dynatrain.adapters.port import Inventory, Storages
@@ -11,7 +11,7 @@ from dynatrain.generation.lanes import HOST
 from dynatrain.switch.blueprint import Blueprint
 from dynatrain.switch.route import Route
 
-_NONE = Storages((), (), {}, frozenset())
+_NONE = Storages((), (), (), {}, frozenset())
 
 
 def streams_of(
@@ -19,17 +19,19 @@ def streams_of(
 ) -> list[_native.StreamingRun]:
     """What is freed and taken when, for each of ``routes``.
 
-    A storage belongs to the lane of its tensors. What lends memory to the target, or cannot be
-    freed, stays.
+    A storage belongs to the lane of its tensors. What the target has as well, as memory that is
+    lent to it or a part of the state that build handed over again, stays as it is; so does what
+    cannot be freed.
     """
-    adopted = blueprint.adopted(engine)
     source, taken = _storages(blueprint.source.inventory), _storages(target.inventory)
-    lent = {source.of_tensor[name][0] for name in adopted}
+    shared = frozenset(source.keys) & frozenset(taken.keys)
     found = []
     for route in routes:
         names = frozenset(route.moves.names)
-        freed, kept = _of_lane(source, names, lent | source.fixed)
-        filled, _ = _of_lane(taken, names - adopted, ())
+        freed, kept = _of_lane(source, names, source.fixed | _numbers(source, shared))
+        there = _numbers(taken, shared)
+        has_memory = {name for name, (number, _) in taken.of_tensor.items() if number in there}
+        filled, _ = _of_lane(taken, names - has_memory, ())
         watermark = engine.lanes[HOST].executor.make_watermark()
         found.append(
             _native.StreamingRun(
@@ -42,6 +44,10 @@ def streams_of(
             )
         )
     return found
+
+
+def _numbers(storages: Storages, keys: Collection[Hashable]) -> set[int]:
+    return {number for number, key in enumerate(storages.keys) if key in keys}
 
 
 def _storages(inventory: Inventory | None) -> Storages:

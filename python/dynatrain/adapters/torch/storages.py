@@ -33,7 +33,7 @@ def storages_of(tensors: Mapping[str, torch.Tensor], emptied: Mapping[int, int])
             size_bytes.append(emptied.get(storage_key(storage), storage.nbytes()))
         of_tensor[name] = number, int(local.storage_offset()) * local.element_size()
     fixed = frozenset(n for n, storage in enumerate(each) if not storage.resizable())
-    return Storages(each, size_bytes, of_tensor, fixed)
+    return Storages(each, list(numbers), size_bytes, of_tensor, fixed)
 
 
 def without_memory(local: torch.Tensor, emptied: Mapping[int, int]) -> torch.Tensor:
