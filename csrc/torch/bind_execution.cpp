@@ -152,13 +152,15 @@ void bind_streaming(py::module_& m) {
   py::class_<NamedStorages>(m, "NamedStorages")
       .def(py::init([](std::vector<py::object> storages,
                        std::vector<std::int64_t> size_bytes,
-                       std::map<std::string, std::pair<int, std::int64_t>> of_tensor) {
-             return NamedStorages{{std::move(storages), std::move(size_bytes)},
+                       std::map<std::string, std::pair<int, std::int64_t>> of_tensor,
+                       std::vector<int> gaps) {
+             return NamedStorages{{std::move(storages), std::move(size_bytes), std::move(gaps)},
                                   std::move(of_tensor)};
            }),
            py::arg("storages"),
            py::arg("size_bytes"),
-           py::arg("of_tensor"));
+           py::arg("of_tensor"),
+           py::arg("gaps"));
   py::class_<Watermark, OwnedWatermark>(m, "Watermark");
   py::class_<StreamingRun>(m, "StreamingRun")
       .def(py::init(&make_streaming_run),

@@ -4,6 +4,7 @@
 
 #include "base/trim_heap.hpp"
 #include "torch/c10d_group.hpp"
+#include <algorithm>
 #include <new>
 #include <string>
 #include <utility>
@@ -17,6 +18,15 @@ namespace {
 /// Freed memory that the heap may keep for itself: much less than a model's state.
 constexpr std::int64_t kTrimBytes = std::int64_t{8} << 20U;
 
+/// Sets all bytes of a storage to zero, and waits for it.
+void zero(const py::object& storage) {
+  storage.attr("fill_")(0);
+  const py::object device = storage.attr("device");
+  if (std::string(py::str(device.attr("type"))) == "cuda") {
+    py::module_::import("torch").attr("cuda").attr("current_stream")(device).attr("synchronize")();
+  }
+}
+
 }  // namespace
 
 StreamedTensors::StreamedTensors(Side source, Side target)
@@ -28,10 +38,13 @@ std::byte* StreamedTensors::take(int storage) {
   const py::object& taken = target_.storages[index];
   try {
     taken.attr("resize_")(target_.size_bytes[index]);
+    if (std::ranges::find(target_.gaps, storage) != target_.gaps.end()) {
+      zero(taken);
+    }
     const auto address = taken.attr("data_ptr")().cast<std::uintptr_t>();
     return reinterpret_cast<std::byte*>(address);  // NOLINT(performance-no-int-to-ptr)
   } catch (const py::error_already_set& error) {
-    throw DeviceError("execution: torch has no memory of " +
+    throw DeviceError("execution: torch gives no memory of " +
                       std::to_string(target_.size_bytes[index]) +
                       " bytes for a storage of the target\n  torch: " + C10dGroup::text_of(error) +
                       "\n  the state is in parts, in source and target\n  free memory for it ahead "

@@ -21,12 +21,13 @@ class StreamedTensors final : public StreamedMemory {
   struct Side {
     std::vector<pybind11::object> storages;
     std::vector<std::int64_t> size_bytes;
+    std::vector<int> gaps;  ///< of which some bytes are no tensor's, and zeros when it is taken
   };
 
   /// Needs the GIL, as the destructor does.
   StreamedTensors(Side source, Side target);
 
-  /// Errors   std::bad_alloc where torch finds no memory; DeviceError for what else it says.
+  /// Errors   DeviceError with torch's words; std::bad_alloc where Python has no memory for them.
   [[nodiscard]] std::byte* take(int storage) override;
   /// Memory that torch does not give back stays with the storage.
   void free(int storage) noexcept override;

@@ -609,7 +609,8 @@ class NamedStorages:
     """The storages of one side of a rank, each a ``torch.UntypedStorage``.
 
     ``size_bytes`` are what they have when there is memory; ``of_tensor`` has the storage of each
-    tensor, and where in it it begins, in bytes.
+    tensor, and where in it it begins, in bytes. ``gaps`` are the numbers of those of which some
+    bytes are no tensor's: they are zeros when they are taken.
     """
 
     def __init__(
@@ -617,6 +618,7 @@ class NamedStorages:
         storages: Sequence[Any],
         size_bytes: Sequence[int],
         of_tensor: Mapping[str, tuple[int, int]],
+        gaps: Sequence[int],
     ) -> None: ...
 
 class Watermark:

@@ -102,9 +102,11 @@ def init(  # noqa: PLR0913 - the settings of a session, all but two with default
             ``timeout_s``, in other collectives for the deadline of these (torch's own is 30 min).
         mode: what a switch does with the memory of its source. ``retain`` keeps it until the target
             is whole and decided on: whatever fails before leaves every rank with the state it had,
-            and a rank needs memory for both. ``stream`` decides first, then frees the source, a
-            stage behind the other, while the target arrives: it needs memory for a few stages more
-            than the larger of the two, and a rank that dies meanwhile takes the state with it.
+            and a rank needs memory for both. ``stream`` decides first, then frees the source, some
+            stages behind, while the target arrives: it needs memory for a few stages more than the
+            larger of the two, and a rank that dies meanwhile takes the state with it; so does an
+            extra that holds tensors of parameters and refuses them. Whoever reads a tensor of the
+            former state afterwards, a view or a saver that is under way too, ends the process.
             ``auto`` retains where every rank has the memory (``memory_budget_bytes``, or what its
             host or GPU has left), and streams elsewhere.
 

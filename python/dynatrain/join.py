@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,9 @@ from dynatrain.layout import Layout
 from dynatrain.report import SwitchReport
 from dynatrain.session import Session
 from dynatrain.switch.beginning import Initialize
+
+#: Of a setting that the coordinator compares.
+_MOST_TOLD = 200
 
 
 def join(  # noqa: PLR0913 - the settings of a session, all but two with defaults
@@ -202,7 +206,9 @@ def _joined(
     port = Joining(session._part, given.initialize, checked.keep, session._callbacks, snapshots)
     driver = Driver(port, make, checked.options.timeout, ways.wishes, snapshots)
     shared = checked.shared().items()
-    driver.settings = "\n".join(f"{name} {value}" for name, value in shared if name != "layout")
+    driver.settings = "\n".join(
+        f"{name} {_told(value)}" for name, value in shared if name != "layout"
+    )
     traces = checked.settings.trace_folder
     timeout_s = checked.options.timeout.total_seconds()
     driver.part = Part(ways.line, timeout_s, driver, traces, ways.policy)
@@ -210,6 +216,13 @@ def _joined(
     session.drive_by(driver)
     remember(session)
     return session
+
+
+def _told(value: str) -> str:
+    """A value in one line that is not long: itself, or what tells it from others."""
+    if len(value) <= _MOST_TOLD and value.isprintable():
+        return value
+    return f"of {len(value)} characters, {sha256(value.encode()).hexdigest()[:16]}"
 
 
 def _of_first(session: Session) -> OnSwitch:

@@ -97,14 +97,16 @@ def padded_bytes(module: nn.Module) -> dict[int, int]:
     }
 
 
-def refresh_fsdp_memory(module: nn.Module, emptied: Mapping[int, int] | None = None) -> None:
+def refresh_fsdp_memory(
+    module: nn.Module, emptied: Mapping[int, tuple[torch.UntypedStorage, int]]
+) -> None:
     """Makes ``fully_shard`` read its shards from the parameters' present memory.
 
-    Storages whose keys are in ``emptied`` have that size for a moment, one at a time.
+    Storages whose keys are in ``emptied`` have the size there for a moment, one at a time.
     """
     for fsdp_param in _fsdp_params(module):
         storage = fsdp_param.sharded_param._local_tensor.untyped_storage()
-        size_bytes = (emptied or {}).get(storage_key(storage), 0)
+        _, size_bytes = emptied.get(storage_key(storage), (storage, 0))
         if size_bytes:
             storage.resize_(size_bytes)
         _refresh(fsdp_param)

@@ -24,13 +24,17 @@ class Storages:
         size_bytes: what each has when there is memory.
         of_tensor: the number of the storage of each tensor, by name, and where it begins in it.
         fixed: numbers of those that cannot be freed.
+        empty: numbers of those that have no memory until a run gives it.
+        gaps: numbers of those of which some bytes are no tensor's: zeros, as of fresh memory.
     """
 
     each: Sequence[Any]
     keys: Sequence[Hashable]
     size_bytes: Sequence[int]
     of_tensor: Mapping[str, tuple[int, int]]
-    fixed: frozenset[int]
+    fixed: frozenset[int] = frozenset()
+    empty: frozenset[int] = frozenset()
+    gaps: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -186,7 +186,7 @@ def _room(engine: Engine, blueprint: Blueprint) -> Room:
     inventory, plan = blueprint.target.inventory, blueprint.plan
     fresh = 0 if inventory is None else inventory.missing_bytes(blueprint.adopted(engine))
     moved = plan.received_bytes + plan.sent_bytes
-    return Room.of(engine, fresh + min(moved, engine.options.staging_budget_bytes))
+    return Room.of(engine, fresh + (engine.options.staging_budget_bytes if moved else 0))
 
 
 def _all_planned(

@@ -17,7 +17,7 @@ _log = logging.getLogger("dynatrain.session")
 #: Why a rank is undecided: constants, as there may be no memory left to say it in.
 _VOTES = "it has voted, and what follows has failed before it knew the outcome"
 _INSTALLS = "the switch was decided, and this rank could not install its part"
-_STREAMS = "the switch was decided, and failed while the state was on its way, in parts"
+_STREAMS = "the switch was decided, and failed before the new state stood; the former one is gone"
 
 
 @dataclass(frozen=True)

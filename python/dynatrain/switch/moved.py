@@ -144,19 +144,20 @@ class Transfer:
         try:
             _, arrived = _agreed(self._engine, arrival, error, self._clock)
             self._end(arrived)
-        except Exception as failed:
-            raise self._in_parts(failed) from failed
+        except Exception as failed:  # noqa: BLE001 - there is no way back, whatever it is
+            # Not from it: it tells of a switch that can be given up.
+            raise self._in_parts(failed) from failed.__cause__
 
     def _in_parts(self, error: Exception) -> TransportError:
         lanes = zip(self._standing.routes, self._controls, strict=True)
         held = "; ".join(
             f"{route.moves.lane} memory: of {route.schedule.num_stages} stages "
-            f"{control.landed_stages} have landed here, and what the first "
-            f"{control.freed_stages} read is freed on all ranks"
+            f"{control.landed_stages} have landed here and {control.freed_stages} on all ranks, "
+            "which free what only these have read"
             for route, control in lanes
         )
         return TransportError(
-            "session: the switch was decided, and failed while the state was on its way: "
+            "session: the switch was decided, and failed before the new state stood: "
             f"{first_line(error)}\n"
             f"  this rank has its parts of source and target: {held}\n"
             "  expected all ranks to live until the state has arrived: mode='stream' frees the "

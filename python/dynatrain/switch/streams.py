@@ -11,7 +11,7 @@ from dynatrain.generation.lanes import HOST
 from dynatrain.switch.blueprint import Blueprint
 from dynatrain.switch.route import Route
 
-_NONE = Storages((), (), (), {}, frozenset())
+_NONE = Storages((), (), (), {})
 
 
 def streams_of(
@@ -21,7 +21,7 @@ def streams_of(
 
     A storage belongs to the lane of its tensors. What the target has as well, as memory that is
     lent to it or a part of the state that build handed over again, stays as it is; so does what
-    cannot be freed.
+    cannot be freed. Of the target, what is empty is taken.
     """
     source, taken = _storages(blueprint.source.inventory), _storages(target.inventory)
     shared = frozenset(source.keys) & frozenset(taken.keys)
@@ -29,9 +29,8 @@ def streams_of(
     for route in routes:
         names = frozenset(route.moves.names)
         freed, kept = _of_lane(source, names, source.fixed | _numbers(source, shared))
-        there = _numbers(taken, shared)
-        has_memory = {name for name, (number, _) in taken.of_tensor.items() if number in there}
-        filled, _ = _of_lane(taken, names - has_memory, ())
+        lacking = {name for name, (number, _) in taken.of_tensor.items() if number in taken.empty}
+        filled, _ = _of_lane(taken, names & lacking, ())
         watermark = engine.lanes[HOST].executor.make_watermark()
         found.append(
             _native.StreamingRun(
@@ -44,6 +43,17 @@ def streams_of(
             )
         )
     return found
+
+
+def fresh_bytes(source: Side, target: Side) -> int:
+    """What the target has of memory that is neither the source's nor left empty."""
+    taken, held = _storages(target.inventory), _storages(source.inventory)
+    shared = frozenset(held.keys)
+    return sum(
+        size
+        for number, (key, size) in enumerate(zip(taken.keys, taken.size_bytes, strict=True))
+        if key not in shared and number not in taken.empty
+    )
 
 
 def _numbers(storages: Storages, keys: Collection[Hashable]) -> set[int]:
@@ -63,7 +73,8 @@ def _of_lane(
     for name, (number, offset) in storages.of_tensor.items():
         if name in names:
             of_tensor[name] = numbers.setdefault(number, len(numbers)), offset
-    named = _native.NamedStorages(*_sized(storages, numbers), of_tensor)
+    gaps = [own for number, own in numbers.items() if number in storages.gaps]
+    named = _native.NamedStorages(*_sized(storages, numbers), of_tensor, gaps)
     return named, [own for number, own in numbers.items() if number in kept]
 
 

@@ -23,7 +23,7 @@ from dynatrain.adapters.torch.describing import Described, check_device, describ
 from dynatrain.adapters.torch.names import BUFFER, PARAM, check_slot, clean_fqn, unwrapped
 from dynatrain.adapters.torch.optimizers import Holder, Role, asked, holders
 from dynatrain.adapters.torch.slots import ON_HOST
-from dynatrain.adapters.torch.storages import storages_of, without_memory
+from dynatrain.adapters.torch.storages import Emptied, storages_of, without_memory
 from dynatrain.train_state import Stateful, TrainState
 
 #: First word of the note that an optimizer of a role holds a slot.
@@ -89,7 +89,7 @@ class LiveTensors(Inventory):
         #: The objects of the state that stand behind tensors made here, by name.
         self.behind: dict[str, torch.Tensor] = {}
         self.values_set_memory = False  #: something has no memory before values are loaded
-        self.emptied: Mapping[int, int] = {}  #: sizes of storages that a run is to fill, by key
+        self.emptied: Emptied = {}  #: storages that a run is to fill
         self.apart = frozenset(apart)
         #: Names of tied tensors that are named apart, with the name that they are tied to.
         self.tied: dict[str, str] = {}

@@ -20,10 +20,10 @@ from dynatrain.adapters.torch.inventory import (
     scalar_slots,
     slots_by_fqn,
 )
-from dynatrain.adapters.torch.names import PARAM, dtype_named
+from dynatrain.adapters.torch.names import BUFFER, PARAM, dtype_named
 from dynatrain.adapters.torch.placing import check_held, fresh, place, span_bytes, wrap_like
 from dynatrain.adapters.torch.slots import ON_HOST, on_host_in
-from dynatrain.adapters.torch.storages import empty
+from dynatrain.adapters.torch.storages import Emptied, empty
 from dynatrain.train_state import TrainState
 
 
@@ -140,7 +140,8 @@ def materialize(
 ) -> LiveTensors:
     """Puts memory behind every meta tensor of the target: adopted where named, else fresh zeros.
 
-    Fresh memory is written once, so that its pages are there before a switch needs them.
+    Fresh memory is written once, so that its pages are there before a switch needs them; where it
+    is streamed, storages of parameters and slots are empty instead.
 
     Args:
         target: a state built on meta, with its slots.
@@ -154,7 +155,7 @@ def materialize(
     lent, device = {} if source is None else _lent(target, source, adopted), how.device
     derived.give_memory(target.state, device)
     _give_modules_memory(target.state, device)
-    emptied: dict[int, int] = {}
+    emptied: Emptied = {}
     groups = _place_missing(target, lent, how, emptied)
     for _, module in target.state.named_modules():
         refresh_fsdp_memory(module, emptied)
@@ -191,11 +192,11 @@ def to_be_given(target: LiveTensors) -> set[int]:
 
 
 def _place_missing(
-    target: LiveTensors, lent: Mapping[str, torch.Tensor], how: How, emptied: dict[int, int]
+    target: LiveTensors, lent: Mapping[str, torch.Tensor], how: How, emptied: Emptied
 ) -> list[sharing.Group]:
     """Places what has no memory; returns what lies in one memory together.
 
-    ``emptied`` takes the size of every storage that is left empty.
+    ``emptied`` takes every storage that is left empty.
     """
     missing, device = {n: t for n, t in target.live() if local_tensor(t).is_meta}, how.device
     blocks = Blocks(_needed_bytes(target, missing, lent)) if how.for_peers else None
@@ -204,7 +205,10 @@ def _place_missing(
     for group in groups:
         if not sharing.lent_together(group, lent):
             padded = {name: target.padded.get(id(missing[name]), 0) for name in group}
-            together |= sharing.fresh_together(group, device, padded, blocks)
+            made = sharing.fresh_together(group, device, padded, blocks)
+            together |= made
+            if how.streamed:
+                empty(next(iter(made.values())).untyped_storage(), emptied)
     check_placeable(target)
     placed: set[int] = set()
     for name, tensor in missing.items():
@@ -215,11 +219,20 @@ def _place_missing(
         if local is None:
             room = target.padded.get(id(tensor), 0)
             on = _device_of(tensor, device)
-            local = fresh(local_tensor(tensor), on, room, blocks, written=not how.streamed)
+            written = not how.streamed or _is_read_early(name, tensor)
+            local = fresh(local_tensor(tensor), on, room, blocks, written=written)
         place(name, tensor, local)
-        if how.streamed and name not in lent:
+        if how.streamed and name not in lent and not _is_read_early(name, tensor):
             empty(local.untyped_storage(), emptied)
     return groups
+
+
+def _is_read_early(name: str, tensor: torch.Tensor) -> bool:
+    """Whether code of the script may look at a tensor while values are tried against a target.
+
+    Steps of optimizers, and buffers of modules that have state of their own; they are small.
+    """
+    return not tensor.dim() or name.endswith(f"|{BUFFER}")
 
 
 def _needed_bytes(
