@@ -20,7 +20,7 @@ from dynatrain.switch.called import Called
 from dynatrain.switch.clock import Clock
 from dynatrain.switch.room import latest
 from dynatrain.switch.route import Route
-from dynatrain.switch.streams import fresh_bytes, streams_of
+from dynatrain.switch.streams import bytes_ahead, streams_of
 
 _log = logging.getLogger("dynatrain.session")
 #: How CUDA names it in the text of a DeviceError.
@@ -205,7 +205,7 @@ def _with_memory(engine: Engine, blueprint: Blueprint, routes: list[Route] | Non
     if blueprint.streams:
         streams = streams_of(engine, blueprint, target, routes)
         routes = [replace(r, streaming=each) for r, each in zip(routes, streams, strict=True)]
-        fresh = fresh_bytes(blueprint.source, target)
+        fresh = bytes_ahead(blueprint.source, target)
         return _with_runs(engine, replace(standing, routes=routes, fresh_bytes=fresh))
     if any(engine.lanes[route.moves.lane].transport.is_one_sided for route in routes):
         return standing

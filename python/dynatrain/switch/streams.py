@@ -45,7 +45,7 @@ def streams_of(
     return found
 
 
-def fresh_bytes(source: Side, target: Side) -> int:
+def bytes_ahead(source: Side, target: Side) -> int:
     """What the target has of memory that is neither the source's nor left empty."""
     taken, held = _storages(target.inventory), _storages(source.inventory)
     shared = frozenset(held.keys)
