@@ -63,6 +63,18 @@ TEST(CoordinatorMembers, ANameThatIsEmptyOrTooLongIsRefused) {
   EXPECT_EQ(sent<Refused>(desk.give(Join{{1}, std::string(256, 'h')})).size(), 1U);
 }
 
+// Each world that it was asked into was refused by all, and nobody else could come in.
+TEST(CoordinatorMembers, OneWithOtherSettingsIsRefusedWhereSomebodyIsThere) {
+  CoordinatorDesk desk(two_or_one());
+  EXPECT_EQ(sent<Welcome>(desk.give(Join{{1}, "host", "a 1\nb 2"})).size(), 1U);
+
+  const auto refused = sent<Refused>(desk.give(Join{{2}, "host", "a 1\nb 3"}));
+
+  ASSERT_EQ(refused.size(), 1U);
+  EXPECT_NE(refused[0].second.why.find("\"b 3\", where they have \"b 2\""), std::string::npos);
+  EXPECT_EQ(sent<Welcome>(desk.give(Join{{3}, "host", "a 1\nb 2"})).size(), 1U);
+}
+
 // It may hold a state of steps ago, and others may have taken its place.
 TEST(CoordinatorMembers, TheLostDoNotComeBack) {
   CoordinatorDesk desk = with_a_third();

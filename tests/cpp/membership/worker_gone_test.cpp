@@ -20,6 +20,17 @@ WorkerDesk halted(bool has_checkpoints) {
   return desk;
 }
 
+// It asked a coordinator that was not there, and SIGTERM waited for all of its grace.
+TEST(WorkerGone, WhoIsToLeaveBeforeAnybodyHasAnsweredEndsAtOnce) {
+  WorkerDesk desk;
+  (void)desk.wait(desk.deadlines().heartbeat_ms);
+
+  const auto ends = found<End>(desk.give(LeaveWanted{30'000}));
+
+  ASSERT_EQ(ends.size(), 1U);
+  EXPECT_EQ(ends[0].reason, EndReason::kReleased);
+}
+
 const Holds kGone{"no version can be put together", true};
 
 // Nothing that could still come would bring the shard back.
