@@ -134,7 +134,7 @@ RunResult run(Executor& executor,
 }
 
 std::unique_ptr<StreamingRun> make_streaming_run(const Schedule& schedule,
-                                                 std::pair<SharedMap, SharedMap> maps,
+                                                 const std::pair<SharedMap, SharedMap>& maps,
                                                  const std::string& last_reads_of_all,
                                                  std::pair<NamedStorages, NamedStorages> storages,
                                                  const std::vector<int>& kept,
@@ -161,7 +161,7 @@ void bind_streaming(py::module_& m) {
            py::arg("size_bytes"),
            py::arg("of_tensor"),
            py::arg("gaps"));
-  py::class_<Watermark, OwnedWatermark>(m, "Watermark");
+  const py::class_<Watermark, OwnedWatermark> watermark(m, "Watermark");
   py::class_<StreamingRun>(m, "StreamingRun")
       .def(py::init(&make_streaming_run),
            py::arg("schedule"),
