@@ -25,11 +25,11 @@ def streams_of(
     """
     source, taken = _storages(blueprint.source.inventory), _storages(target.inventory)
     shared = frozenset(source.keys) & frozenset(taken.keys)
+    lacking = {name for name, (number, _) in taken.of_tensor.items() if number in taken.empty}
     found = []
     for route in routes:
         names = frozenset(route.moves.names)
         freed, kept = _of_lane(source, names, source.fixed | _numbers(source, shared))
-        lacking = {name for name, (number, _) in taken.of_tensor.items() if number in taken.empty}
         filled, _ = _of_lane(taken, names & lacking, ())
         watermark = engine.lanes[HOST].executor.make_watermark()
         found.append(
