@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.parallel import RowwiseParallel, parallelize_module
 
 import dynatrain
 import training_jobs as jobs
-from dynatrain import DeviceError, TransportError
+from dynatrain import DeviceError, TrainState, TransportError
+from dynatrain.generation.messages import Messages
 from sessions import start
 
 
@@ -71,23 +77,44 @@ def test_the_cause_of_a_failed_transfer_is_told_before_what_follows_from_it(pool
         assert "the system gives no thread" in text
 
 
+def build_rows(world):
+    """Layers of which ranks 0 and 1 exchange parts, and 2 and 3, and no others."""
+    model = nn.Sequential(*(nn.Linear(8, 8, bias=False) for _ in range(2)))
+    if world.enabled("tp"):
+        parallelize_module(model, world.mesh["tp"], {str(n): RowwiseParallel() for n in range(2)})
+    mesh = world.submesh("dp_replicate", "dp_shard")
+    if mesh is not None:
+        fully_shard(model, mesh=mesh)
+    return TrainState(model, torch.optim.SGD(model.parameters(), lr=0.1))
+
+
 def leave_an_exchange(rank, world_size):
-    session = start("dp=4")
-    control = session._part.engine.control
-    agree = control.agree
-
-    def leaving(phase, *given):
-        if rank == 1 and phase == "reading the state":
-            raise KeyboardInterrupt
-        return agree(phase, *given)
-
+    session = start("dp=4", build_rows, initialize=None)
     session.prepare("dp=2,tp=2")
-    control.agree = leaving
+    control, store = session._part.engine.control, dist.group.WORLD.get_group_store()
+    messages, agree = control._tree._levels[0]._messages, control.agree
+
+    def heard(*given):
+        answer = agree(*given)
+        store.set("rank 2 has the answer", "")
+        return answer
+
+    def left(*given, **how):
+        store.wait(["rank 2 has the answer"])
+        raise KeyboardInterrupt
+
+    if rank == 1:
+        messages.post = lambda buffer, to, *given, **how: (
+            left() if list(to) == [3] else Messages.post(messages, buffer, to, *given, **how)
+        )
+    if rank == 2:
+        control.agree = heard
     with pytest.raises((TransportError, KeyboardInterrupt)):
         session.switch("dp=2,tp=2")
     return session.switch("dp=2,tp=2").epoch
 
 
-# Some ranks had its answer, and waited in a lane for those that had let go of the exchange alone.
+# Rank 1 does not pass an answer on to rank 3. Rank 2 has it, and waited in a lane for rank 3, which
+# had let go of the exchange alone.
 def test_who_waits_in_a_lane_hears_of_an_exchange_that_failed(pool):
     assert pool.run(leave_an_exchange) == [1] * 4
