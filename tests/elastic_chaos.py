@@ -170,17 +170,23 @@ class Chaos:
         """Waits until the job has gone on; fails with the coordinator's words where it does not."""
         before, until = self.steps(), time.monotonic() + seconds
         while self.steps() < before + 3:
-            if time.monotonic() > until:
+            if time.monotonic() > until or self._is_gone():
                 raise AssertionError(f"{self.happened[-8:]}\n{self.status()}\n{self._ends()}")
             self._wake()
             self.refill()
             time.sleep(0.2)
 
+    def _is_gone(self):
+        """Whether those who wait have been told that nothing can go on."""
+        said = (each.told()[-1:] for each in self.members[-NUM_MEMBERS:])
+        return any("state-gone" in each.get("ended", "") for last in said for each in last)
+
     def _ends(self):
-        return "\n".join(
-            f"{each.path.name}: {each.path.read_text()[-600:] if each.path.exists() else ''}"
-            for each in self.members[-9:]
-        )
+        """The last words of those that have ended, in the order of their ends, and of who lives."""
+        there = [each for each in self.members if each.path.exists()]
+        there.sort(key=lambda each: (each.process.is_alive(), each.path.stat().st_mtime))
+        words = [f"{each.path.name}: {each.path.read_text()[-1200:]}" for each in there]
+        return "\n".join([*words[:8], "...", *self.job.coordinator.lines[-30:]])
 
     def ask(self, **question):
         """What the coordinator answers; nothing where it refuses or is not there."""

@@ -101,18 +101,23 @@ class _IsGloo(type):
         return isinstance(instance, dist.ProcessGroupGloo)
 
 
-def _gloo_at_address(original: Any, address: Callable[[], str | None]) -> type:
-    class Listening(metaclass=_IsGloo):
+#: Does what it is given, which waits for peers, in a way that can be ended.
+_Apart = Callable[[Callable[[], Any]], Any]
+
+
+def _gloo_as_wanted(original: Any, wanted: Callable[[], tuple[str, _Apart] | None]) -> type:
+    class AsWanted(metaclass=_IsGloo):
         def __new__(cls, store: Store, *place: Any, timeout: timedelta, **rest: Any) -> Any:
-            own = address()
-            if not own:
+            own = wanted()
+            if own is None:
                 return original(store, place[0], place[1], timeout=timeout, **rest)
-            return gloo_group(store, place[0], place[1], timeout, own)
+            address, apart = own
+            return apart(lambda: gloo_group(store, place[0], place[1], timeout, address))
 
-    return Listening
+    return AsWanted
 
 
-_gloo = PerThread(distributed_c10d, "ProcessGroupGloo", _gloo_at_address)
+_gloo = PerThread(distributed_c10d, "ProcessGroupGloo", _gloo_as_wanted)
 _default = PerThread(
     distributed_c10d, "_get_default_group", lambda original, own: lambda: own() or original()
 )
@@ -124,9 +129,12 @@ _no_split = PerThread(
 
 
 @contextmanager
-def gloo_at(address: str) -> Iterator[None]:
-    """Has the groups that torch makes in this thread listen as those of :func:`gloo_group` do."""
-    with _gloo.wanting(address) if address else nullcontext():
+def gloo_at(address: str, apart: _Apart) -> Iterator[None]:
+    """Has the groups that torch makes in this thread be those of :func:`gloo_group`.
+
+    Each is made by ``apart``: it is given what waits for the group's other members.
+    """
+    with _gloo.wanting((address, apart)):
         yield
 
 

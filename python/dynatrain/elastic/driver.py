@@ -343,8 +343,9 @@ class Driver:
     def _hand_over(self, ready: Ready) -> None:
         """Goes on with the generation of an attempt that is decided."""
         with self._lock:
-            self._ready.clear()
-            self._connections.clear()
+            for there in (self._ready, self._connections):  # a later one may be prepared already
+                for attempt in [each for each in there if each <= self._attempt]:
+                    del there[attempt]
         former, self._present = self._present, ready.generation
         if former is not None:
             former.close(in_store=False)  # its keys are the coordinator's to delete

@@ -20,11 +20,11 @@ from dynatrain import _native, given
 from dynatrain.elastic import attempts
 from dynatrain.elastic.advice import Adviser, Answer, Policy, Roster, clipped, read
 from dynatrain.elastic.attempts import UncoveredError
-from dynatrain.elastic.late import outlives, started
 from dynatrain.elastic.line import Line
 from dynatrain.elastic.seal import MEMBER, POLICY
 from dynatrain.elastic.standstill import Standstill, Unanswered
 from dynatrain.elastic.trace import traced
+from dynatrain.generation.late import outlives, started
 from dynatrain.generation.nodes import node_name
 
 _log = logging.getLogger("dynatrain.elastic")

@@ -16,10 +16,10 @@ from dynatrain import _native, by_rank
 from dynatrain._errors import BudgetError
 from dynatrain.elastic.cadence import Cadence
 from dynatrain.elastic.copies import Snapshot, SnapshotSlots, bytes_of
-from dynatrain.elastic.late import outlives
 from dynatrain.elastic.partners import Agreed, Brought, Channel, Said
 from dynatrain.elastic.saving import Saving, Together, why_of
 from dynatrain.generation.connections import Connections
+from dynatrain.generation.late import outlives
 from dynatrain.generation.members import Members
 from dynatrain.given import described
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future, InvalidStateError
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from torch._C._distributed_c10d import Store
 
 from dynatrain._errors import TransportError
 from dynatrain._torch_private.gloo_links import Links, cut, give_up_after, links_of
+from dynatrain.generation.late import outlives, started
+
+_T = TypeVar("_T")
 
 
 class Connections:
@@ -18,13 +23,16 @@ class Connections:
 
     Args:
         patience: a connection ends when the host on its other side has not answered for so long.
+        within: others; once these are cut, no further group of these ones is made either.
     """
 
-    def __init__(self, patience: timedelta) -> None:
+    def __init__(self, patience: timedelta, within: Connections | None = None) -> None:
         self.patience = patience
+        self._within = within
         self._lock = threading.Lock()
         self._links: list[Links] = []
         self._backends: list[Any] = []
+        self._making: set[Future[Any]] = set()
         self._why = ""
 
     @property
@@ -33,7 +41,9 @@ class Connections:
         return bool(self._why)
 
     def check(self) -> None:
-        """Raises TransportError where they have been cut."""
+        """Raises TransportError where they have been cut, or those that they are within."""
+        if self._within is not None:
+            self._within.check()
         if self._why:
             raise TransportError(
                 f"elastic: the groups of this world were ended: {self._why}\n"
@@ -41,6 +51,43 @@ class Connections:
                 "  the state is as it was, but for the step that was under way\n"
                 "  the loop goes on with the members that remain"
             )
+
+    def apart(self, make: Callable[[], _T]) -> _T:
+        """What ``make`` returns, which waits for peers where nothing can end that.
+
+        A thread of its own does, up to the deadline of ``make``; this one waits for that thread no
+        longer than until the connections are cut, and what comes of it then is dropped.
+
+        Raises:
+            TransportError: they have been cut, before or meanwhile.
+        """
+        made: Future[_T] = Future()
+        try:
+            with self._ending(made):
+                self.check()
+                thread = started("dynatrain makes a group", _make, make, made)
+                if thread is None:  # the system has none left
+                    return make()
+                try:
+                    return made.result()
+                except CancelledError:
+                    outlives(thread, self.patience.total_seconds())
+                    self.check()
+                    raise
+        finally:
+            del made  # its error has this frame
+
+    @contextmanager
+    def _ending(self, made: Future[Any]) -> Iterator[None]:
+        """Has nobody wait for ``made`` any more once these, or those around them, are cut."""
+        with self._lock:
+            self._making.add(made)
+        try:
+            with nullcontext() if self._within is None else self._within._ending(made):
+                yield
+        finally:
+            with self._lock:
+                self._making.discard(made)
 
     def note(self, store: Store, prefix: str, place: tuple[int, int]) -> None:
         """A group of Gloo was made in ``store``; ``place`` is this rank and the number of ranks.
@@ -76,6 +123,19 @@ class Connections:
             cut(self._links)
             for backend in self._backends:
                 _abort(backend)
+            for made in self._making:
+                made.cancel()
+
+
+def _make(make: Callable[[], _T], made: Future[_T]) -> None:
+    """Has ``made`` be what ``make`` returns or raises, unless nobody waits for it any more."""
+    with suppress(InvalidStateError):
+        try:
+            found = make()
+        except BaseException as error:  # noqa: BLE001 - the waiting thread's to treat
+            made.set_exception(error)
+        else:
+            made.set_result(found)
 
 
 def _abort(backend: Any) -> None:

@@ -125,12 +125,12 @@ class Members:
             RuntimeError: a member does not come.
             TransportError: the connections of this generation were ended.
         """
-        if self.connections is not None:
-            self.connections.check()
         chosen = range(self.num_ranks) if ranks is None else ranks
         position = chosen.index(self.rank)
         store, address = self.store_of(purpose), self.own.address
-        group = gloo_group(store, position, len(chosen), timeout, address)
-        if self.connections is not None:
-            self.connections.note(store, "", (position, len(chosen)))
+        place = position, len(chosen)
+        if self.connections is None:
+            return gloo_group(store, *place, timeout, address)
+        group = self.connections.apart(lambda: gloo_group(store, *place, timeout, address))
+        self.connections.note(store, "", place)
         return group

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 
 from torch._C._distributed_c10d import Store
@@ -84,7 +84,7 @@ class WorldGroups:
         self._groups: list[ProcessGroup] = []
         #: Of these groups, where those of the generation are noted, too.
         noted = members.connections
-        self.connections = None if noted is None else Connections(noted.patience)
+        self.connections = None if noted is None else Connections(noted.patience, noted)
         self._meshes: list[DeviceMesh] = []
         self._noted: set[str] = set()  #: groups of the script
 
@@ -127,7 +127,7 @@ class WorldGroups:
         name = f"{_NAMES}{self._members.name}/{self._name}/{kind}/{self._num_made[kind]}"
         store, deadline = self._members.store_of(self._name), self._deadline()
         told = _told_of(f"ranks {ranks} for {purpose}", deadline)
-        with room_for_groups(len(ranks)), told, gloo_at(self._address):
+        with room_for_groups(len(ranks)), told, self._gloo():
             group = listed_group(store, name, ranks, self.rank, deadline, self.default)
         self._took(group, store, name)
         return group
@@ -141,7 +141,7 @@ class WorldGroups:
         name = f"{_NAMES}{self._members.name}/{self._name}"
         store, deadline = self._members.store_of(self._name), self._deadline()
         told = _told_of(f"all {num_ranks} ranks of the world", deadline)
-        with room_for_groups(num_ranks), told, gloo_at(self._address):
+        with room_for_groups(num_ranks), told, self._gloo():
             group = group_to_be_default(kind, store, name, (self.rank, num_ranks), deadline)
         self._took(group, store, name)
         self.default = group
@@ -163,6 +163,12 @@ class WorldGroups:
                 self.connections.note(store, GLOO_KEYS, (group.rank(), group.size()))
                 for backend in backends_that_abort(group):
                     self.connections.note_backend(backend)
+
+    def _gloo(self) -> AbstractContextManager[None]:
+        """Where groups of a job whose members come and go listen, and how they are waited for."""
+        if self.connections is None:
+            return nullcontext()
+        return gloo_at(self._address, self.connections.apart)
 
     def _took(self, group: ProcessGroup, store: Store, name: str) -> None:
         self._groups.append(group)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -144,6 +145,17 @@ def test_a_member_that_fails_before_its_vote_says_no_and_trains_on():
     assert driver.may_train()
     assert part.told == ["refused: BudgetError: no room"]
     assert session.went_back == 1
+
+
+# The member ended by a KeyError: its attempt was dropped with the one that had just been decided.
+def test_an_attempt_that_is_prepared_while_another_is_installed_stays():
+    driver, _, part = driven(voting(), Asked("install"), Asked("switch", 2, 4), Asked("install"))
+    part.asked.append(Asked("train"))
+    driver._ready[2] = replace(driver._ready[1], generation=FakeGeneration(), world=3)
+
+    assert driver.may_train()
+    assert part.told == ["yes", "yes"]
+    assert not driver._ready
 
 
 # Whether it has voted decides whether it may train on.

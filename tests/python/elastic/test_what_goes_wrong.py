@@ -265,8 +265,8 @@ def test_an_attempt_without_a_thread_for_it_fails_alone(monkeypatch):
 # It comes back from C++ while the interpreter ends: a script that had done all ended by SIGABRT.
 LATE = """
 import threading
-from dynatrain.elastic import late as threads
-from dynatrain.elastic.late import outlives
+from dynatrain.generation import late as threads
+from dynatrain.generation.late import outlives
 
 threads._MARGIN_S = 1.0
 connects, dead = threading.Event(), threading.Event()

@@ -1,0 +1,124 @@
+"""Groups whose other members never come: Gloo waits, and whoever asked for them need not."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from datetime import timedelta
+
+import pytest
+from torch._C._distributed_c10d import HashStore
+
+from dynatrain import TransportError
+from dynatrain._torch_private.groups import GroupKind
+from dynatrain.generation.connections import Connections
+from dynatrain.generation.members import Member, Members
+from dynatrain.generation.world_groups import WorldGroups
+
+ALONE = timedelta(seconds=8)  #: so long Gloo waits: what ends before has not waited for it
+
+
+def members(address):
+    each = (Member("one", address=address), Member("two", address=address))
+    return Members("a job", 0, each, HashStore(), connections=Connections(ALONE))
+
+
+def of_library(of, _):
+    of.group("a group", ALONE)
+
+
+def default_of_world(of, worlds):
+    groups = WorldGroups(of, "a world", 0, ALONE)
+    worlds.append(groups)
+    groups.make_default(GroupKind("gloo"), 2)
+
+
+def cut_while_made(make, of, cut):
+    """What ``make`` raises where ``cut`` is called once Gloo waits."""
+    worlds, raised = [], []
+
+    def caught():
+        try:
+            make(of, worlds)
+        except (TransportError, RuntimeError) as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=caught)
+    thread.start()
+    while not of.store.num_keys():
+        pass
+    cut(of, worlds)
+    thread.join(60)
+    assert not thread.is_alive()
+    return raised.pop()
+
+
+# The training thread of a member stood in a recovery until the deadline, the next recoveries waited
+# for it, and timed out with it: nobody trained for minutes behind a death at a bad moment.
+@pytest.mark.parametrize("address", ["", "127.0.0.1"])
+@pytest.mark.parametrize("make", [of_library, default_of_world])
+def test_a_group_is_waited_for_until_its_generation_is_ended(make, address):
+    error = cut_while_made(make, members(address), lambda of, _: of.connections.cut("no more"))
+
+    assert isinstance(error, TransportError)
+    assert "were ended: no more" in str(error)
+
+
+def test_a_group_of_a_world_is_waited_for_until_that_is_ended():
+    def cut(_, worlds):
+        worlds[0].connections.cut("a member is lost")
+
+    error = cut_while_made(default_of_world, members(""), cut)
+    assert "were ended: a member is lost" in str(error)
+
+
+def test_where_connections_are_cut_no_group_is_begun():
+    of = members("")
+    of.connections.cut("no more")
+    with pytest.raises(TransportError, match="were ended: no more"):
+        of.group("a group", ALONE)
+    assert not of.store.num_keys()
+
+
+class Found:
+    """What is made."""
+
+
+def test_what_is_made_apart_is_returned_or_raised_and_nobody_else_holds_it():
+    connections = Connections(ALONE)
+
+    def fail():
+        raise RuntimeError("a member did not come")
+
+    found = connections.apart(Found)
+    held = weakref.ref(found)
+    with pytest.raises(RuntimeError, match="did not come"):
+        connections.apart(fail)
+    del found
+    assert held() is None
+
+
+def test_what_comes_behind_the_end_is_dropped():
+    connections, may_go, made, threads = Connections(ALONE), threading.Event(), [], []
+
+    def late():
+        found = Found()
+        made.append(weakref.ref(found))
+        threads.append(threading.current_thread())
+        connections.cut("no more")
+        may_go.wait(60)
+        return found
+
+    with pytest.raises(TransportError, match="no more"):
+        connections.apart(late)
+    may_go.set()
+    threads[0].join(60)
+    assert made[0]() is None
+
+
+def test_without_a_thread_it_is_made_here(monkeypatch):
+    def refused(_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    assert isinstance(Connections(ALONE).apart(Found), Found)
