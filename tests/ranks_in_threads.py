@@ -158,7 +158,7 @@ class ThreadMembers(Members):
 
     def group(self, purpose: str, timeout: timedelta, ranks: Sequence[int] | None = None) -> Group:
         chosen = range(self.num_ranks) if ranks is None else ranks
-        return self.outside.group(self.rank, purpose, chosen)
+        return self.outside.group(self.rank, f"{self.name}/{purpose}", chosen)
 
 
 class Signals(threading.local):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 
@@ -58,7 +59,7 @@ class Trains:
         self.told, self.changed = [], threading.Condition()
         means = Means(torch.device("cpu"), 1, WAIT, lambda: [], self.note, self.copied)
         self.snapshots = Snapshots(Cadence(every, *checkpoints), adapter, self.present, means)
-        self.snapshots._member, self.snapshots._begins = f"member {rank}", Begins(1)
+        self.snapshots._member, self.snapshots._begins = f"member {rank}", Begins(1, 0, self.layout)
         self.snapshots._begin(partial(members_of, outside, rank))
 
     def note(self, kind, text):
@@ -89,10 +90,14 @@ class Trains:
             if min(self.outside.together(self.rank, len(self.told))) >= number:
                 return
 
-    def joins(self, version, num_trainers):
-        """Another world begins, in which so many of the first ranks have a place."""
+    def joins(self, version, *, trains):
+        """Another world begins, of as many ranks; this one has a place there or not."""
         members = members_of(self.outside, self.rank)
-        self.snapshots.go_on(Begins(2, version), members, num_trainers, lambda: self.outside.store)
+        num_ranks = members.num_ranks
+        if not trains:  # those that do come first
+            members = replace(members, each=members.each * 2, rank=num_ranks + self.rank)
+        begins = Begins(2, version, Layout(dp=num_ranks))
+        self.snapshots.go_on(begins, members, lambda: self.outside.store)
 
     def held(self, version, holders):
         self.snapshots.halt()

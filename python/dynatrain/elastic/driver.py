@@ -22,7 +22,7 @@ from dynatrain.elastic.attempts import (
     summary_of,
 )
 from dynatrain.elastic.driven import Driven
-from dynatrain.elastic.ends import error_of, given_up, undecided
+from dynatrain.elastic.ends import error_of, given_up, no_store, undecided
 from dynatrain.elastic.events import Events
 from dynatrain.elastic.part import Asked, Part
 from dynatrain.elastic.ready import Ready, uncovered
@@ -147,6 +147,8 @@ class Driver:
     def _store(self) -> TCPStore:
         """A connection of its own to the coordinator's store."""
         host, port = self.part.store_at
+        if not port:
+            raise no_store()
         return TCPStore(host, port, is_master=False, timeout=self._timeout)
 
     def _await_held(self, attempt: int, ready: Ready, lost: str) -> None:
@@ -350,9 +352,8 @@ class Driver:
         if former is not None:
             former.close(in_store=False)  # its keys are the coordinator's to delete
         if self._snapshots is not None:
-            begins = Begins(ready.world, self._session.completed)
-            members, num_trainers = ready.generation.members, ready.target.world_size
-            self._snapshots.go_on(begins, members, num_trainers, self._store)
+            begins = Begins(ready.world, self._session.completed, ready.target)
+            self._snapshots.go_on(begins, ready.generation.members, self._store)
         self._vote_is = _OPEN
 
     def _run(self, ready: Ready, version: int) -> None:

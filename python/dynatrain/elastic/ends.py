@@ -71,3 +71,13 @@ def undecided(target: str, heard: str) -> InternalError:
         "  this member has switched nothing, but others may have; it trains in neither world\n"
         "  end this process; the others go on without it"
     )
+
+
+def no_store() -> TransportError:
+    """What is raised where members are to meet over the store while there is none."""
+    return TransportError(
+        "elastic: the store of this job is with its coordinator, which is not there\n"
+        "  expected one at an address that this member was given\n"
+        "  training goes on; changes and snapshots that need the store wait\n"
+        "  start a coordinator with the ledger of this job"
+    )

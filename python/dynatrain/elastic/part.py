@@ -211,7 +211,7 @@ class Part:
         while not self._ended:
             try:
                 if self._line.connect() is not was_connected:
-                    was_connected = not was_connected
+                    was_connected, self.store_at = not was_connected, ("", 0)
                     kind = "coordinator-found" if was_connected else "coordinator-lost"
                     words = self._what_waits(was_connected)
                     self._tasks.notice(kind, words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,6 +16,7 @@ from dynatrain.elastic.copies import CopiedState
 from dynatrain.generation.members import Members
 from dynatrain.generation.messages import Messages
 from dynatrain.generation.tree import Tree
+from dynatrain.layout import Layout
 
 #: Bytes of one message: what a partner has not taken yet holds up no more than this.
 _PIECE_BYTES = 64 << 20
@@ -41,6 +43,22 @@ class Brought:
 
 @words.record
 @dataclass(frozen=True)
+class Done:
+    """What has come of the rounds of a world so far; versions, -1 where there is none.
+
+    Attributes:
+        whole: the last one of which all members and keepers have the copies.
+        tried: the last one that was to be written to disk.
+        saved: the last one that is on disk.
+    """
+
+    whole: int = -1
+    tried: int = -1
+    saved: int = -1
+
+
+@words.record
+@dataclass(frozen=True)
 class Said:
     """What a member says at the end of a round.
 
@@ -48,11 +66,13 @@ class Said:
         at: the boundary that it has come to, in completed steps.
         why: what it keeps for its partner, or has copied itself, is not whole; empty where all is.
         soon: whether the next round may work at once.
+        done: what it knows of.
     """
 
     at: int
     why: str = ""
     soon: bool = False
+    done: Done = Done()
 
 
 @words.record
@@ -64,25 +84,61 @@ class Agreed:
         at: the furthest boundary that one of them has come to.
         why: the reasons of those that failed, by rank; empty where all went well.
         soon: whether all that failed say so.
+        done: what one of them knows of.
     """
 
     at: int
     why: tuple[tuple[int, str], ...]
     soon: bool
+    done: Done
 
 
-def partners_of(rank: int, nodes: Sequence[int]) -> tuple[int, int]:
+def partners_of(rank: int, nodes: Sequence[int], layout: Layout | None = None) -> tuple[int, int]:
     """The rank that keeps what ``rank`` has copied, and the one that it keeps the copies of.
 
-    Half the way round all ranks, ordered by machine: on another one, unless most ranks share one.
+    About half the way round all ranks, ordered by machine: on another one, unless most ranks share
+    one; and where it can be, not on one that holds the same parts as a replica: with both of them
+    these parts would be lost, however many others live.
 
     Args:
         rank: one of them.
         nodes: the machine of each.
+        layout: of them; None where it has no replicas.
     """
+    replicated = layout is not None and layout.group(rank, "dp_replicate") != [rank]
+    alike = [*range(len(nodes))]
+    if layout is not None and replicated:
+        alike = [layout.group(each, "dp_replicate")[0] for each in alike]
     order = sorted(range(len(nodes)), key=lambda each: (nodes[each], each))
-    half, at = len(nodes) // 2, order.index(rank)
-    return order[(at + half) % len(nodes)], order[(at - half) % len(nodes)]
+
+    def cost(keepers: Sequence[int]) -> tuple[int, int, int]:
+        """Copies that are lost with their member, with its machine, with its replicas."""
+        pairs = [*enumerate(keepers)]
+        return (
+            sum(each == keeper for each, keeper in pairs),
+            sum(nodes[each] == nodes[keeper] for each, keeper in pairs),
+            sum(alike[each] == alike[keeper] for each, keeper in pairs),
+        )
+
+    half = len(nodes) // 2
+    ways = ((half + more, turn) for turn in range(2) for more in (0, 1, -1))
+    keepers = min((_keepers(order, nodes, *way) for way in ways), key=cost)
+    return keepers[rank], keepers.index(rank)
+
+
+def _keepers(order: Sequence[int], nodes: Sequence[int], shift: int, turn: int) -> list[int]:
+    """By rank, who stands ``shift`` places on in ``order``, and ``turn`` on within its machine."""
+    num_ranks = len(order)
+    begins: dict[int, int] = {}
+    for at, each in enumerate(order):
+        begins.setdefault(nodes[each], at)
+    sizes = Counter(nodes)
+    keepers = [0] * num_ranks
+    for at, each in enumerate(order):
+        there = (at + shift) % num_ranks
+        node = nodes[order[there]]
+        keepers[each] = order[begins[node] + (there - begins[node] + turn) % sizes[node]]
+    return keepers
 
 
 class Channel:
@@ -91,6 +147,7 @@ class Channel:
     Args:
         members: of a world, under a name of its own.
         timeout: deadline of the connecting and of every message.
+        layout: of the world.
         keeps: whether copies have a keeper; without one nothing is swapped. Needs two members.
 
     Raises:
@@ -98,12 +155,19 @@ class Channel:
         OSError: the system has no room for the groups.
     """
 
-    def __init__(self, members: Members, timeout: timedelta, *, keeps: bool = True) -> None:
+    def __init__(
+        self,
+        members: Members,
+        timeout: timedelta,
+        layout: Layout | None = None,
+        *,
+        keeps: bool = True,
+    ) -> None:
         self._rank = members.rank
         self._keeps = keeps
         pairs = set[tuple[int, ...]]()
         if keeps:
-            self.keeper, self.kept = partners_of(members.rank, members.node_of_rank)
+            self.keeper, self.kept = partners_of(members.rank, members.node_of_rank, layout)
             pairs = {tuple(sorted((self._rank, each))) for each in (self.keeper, self.kept)}
         self._timeout = timeout
         with room_for_groups(members.num_ranks, *[2] * len(pairs)):
@@ -186,5 +250,15 @@ def _agreed(parts: list[bytes]) -> bytes:
     said: list[Said] = [words.decode(each) for each in parts]
     failed = [(rank, each) for rank, each in enumerate(said) if each.why]
     why = tuple((rank, each.why) for rank, each in failed)
-    agreed = Agreed(max(each.at for each in said), why, all(each.soon for _, each in failed))
-    return words.encode(agreed)
+    return words.encode(
+        Agreed(
+            max(each.at for each in said),
+            why,
+            all(each.soon for _, each in failed),
+            Done(
+                max(each.done.whole for each in said),
+                max(each.done.tried for each in said),
+                max(each.done.saved for each in said),
+            ),
+        )
+    )

@@ -6,22 +6,25 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import torch
+from torch._C._distributed_c10d import PrefixStore
 
 from dynatrain import _native, by_rank
 from dynatrain._errors import BudgetError
+from dynatrain.elastic.boundaries import LATE, SLOW, Boundaries, EndedError
 from dynatrain.elastic.cadence import Cadence
 from dynatrain.elastic.copies import Snapshot, SnapshotSlots, bytes_of
-from dynatrain.elastic.partners import Agreed, Brought, Channel, Said
+from dynatrain.elastic.partners import Agreed, Brought, Channel, Done, Said
 from dynatrain.elastic.saving import Saving, Together, why_of
 from dynatrain.generation.connections import Connections
 from dynatrain.generation.late import outlives
 from dynatrain.generation.members import Members
 from dynatrain.given import described
+from dynatrain.layout import Layout
 
 _log = logging.getLogger("dynatrain.elastic")
 #: The part of ``timeout_s`` that the thread of a world that has ended may take to let go of its
@@ -32,8 +35,6 @@ _ENDING = 1 / 12
 _MOST_AHEAD = 64
 #: Why a member has copied nothing, where the next round may do better at once.
 GROWN = "the state has grown since there was room made for it"
-LATE = "its training was beyond that boundary when it came to know of it"
-SLOW = "its training has not come to a boundary for a third of timeout_s"
 #: Takes note of an event, by its kind and in words, in any thread.
 Note = Callable[[str, str], None]
 
@@ -67,10 +68,12 @@ class Begins:
     Attributes:
         epoch: of it, as the coordinator counts.
         version: completed steps.
+        layout: of it.
     """
 
     epoch: int = 0
     version: int = 0
+    layout: Layout = field(default_factory=Layout)
 
 
 class Rounds(threading.Thread):
@@ -78,7 +81,8 @@ class Rounds(threading.Thread):
 
     All members do the same rounds. When one ends, all agree at which boundary the next copies are
     made: one that none of them had come to when it spoke. A member that has passed it all the same
-    says so, and the round is given up.
+    says so, and the round is given up. Where one of them cannot go on, or the coordinator that they
+    meet over is gone, they meet anew until they can, each time under another number.
 
     Args:
         cadence: see there.
@@ -98,59 +102,31 @@ class Rounds(threading.Thread):
     ) -> None:
         super().__init__(name="dynatrain snapshots", daemon=True)
         self._cadence = cadence
-        self._epoch = begins.epoch
-        self._begun = self._written = begins.version
+        self._epoch, self._layout = begins.epoch, begins.layout
+        self._begun = begins.version
+        self._done = Done(tried=begins.version)
+        self._is_swept = False
         self.saved: list[int] = []  #: versions that have come to disk in this world
         self._slots = slots
         self._means = means
         self._members = members
-        self._connections = Connections(means.timeout)
-        #: For one step; it may be over twice before this member says so, and others outwait that.
-        self._patience_s = means.timeout.total_seconds() / 3
-        self._changed = threading.Condition()
-        self._size: int | None = None
-        self._at = 0
-        self._due: int | None = None
-        self._brought: Brought | None = None
-        self._blocked_s = 0.0
-        self._ended = False
+        self._connections = Connections(means.timeout)  #: of this try
+        self._try = -1
+        self.boundaries = Boundaries(means.timeout.total_seconds())
         self._holds = True  #: buffers or files, so that its end is to be waited for
         self._margin = 1
         self._no_room = ""  #: why the next copy has none
-        self._is_told = False
+        self._is_told = self._is_stopped = False
 
     # ---- of the training thread ----------------------------------------------------------------
 
-    def wanted_at(self, version: int) -> str:
-        """What is wanted at a boundary: ``size``, ``copy`` or nothing."""
-        with self._changed:
-            self._at = version
-            if self._size is None:
-                return "size"
-            if self._due == version:
-                self._due = None
-                return "copy"
-            return ""
-
-    def measured(self, size_bytes: int) -> None:
-        """So long is the state."""
-        with self._changed:
-            self._size = size_bytes
-            self._changed.notify_all()
-
-    def bring(self, brought: Brought, seconds: float) -> None:
-        """The state is copied, or is not; that has blocked the training for so long."""
-        with self._changed:
-            self._brought, self._blocked_s = brought, seconds
-            self._changed.notify_all()
-
     def end(self) -> bool:
         """Ends the thread; whether it has let go of the buffers, which is waited for."""
-        with self._changed:
-            self._ended = True
-            holds = self._holds
-            self._changed.notify_all()
-        self._connections.cut("the snapshots of this world have ended")
+        with self.boundaries.changed:
+            self.boundaries.ended = True
+            holds, connections = self._holds, self._connections
+            self.boundaries.wake()
+        connections.cut("the snapshots of this world have ended")
         if not holds:
             outlives(self, self._means.timeout.total_seconds())
             return True
@@ -167,17 +143,37 @@ class Rounds(threading.Thread):
     # ---- of its own ----------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Does rounds until the world ends, or a member does not answer."""
-        try:
-            self._do_rounds()
-        except _EndedError:
-            pass
-        except Exception as error:  # noqa: BLE001 - training goes on without snapshots
-            if not self._ended:
-                _log.warning(
-                    "no further snapshots in this world; the older one stands: %s",
-                    described(error),
-                )
+        """Does rounds until the world ends; meets the others anew where one does not answer."""
+        with suppress(EndedError):
+            while True:
+                try:
+                    self._do_rounds()
+                except EndedError:
+                    raise
+                except Exception as error:  # noqa: BLE001 - training goes on without snapshots
+                    self._tell_of_stop(error)
+                self._pause()
+
+    def _pause(self) -> None:
+        """Waits a moment, and until nothing of the try before is under way."""
+        with self._connecting():
+            self.boundaries.wait(lambda: False, self.boundaries.patience_s)
+            self.boundaries.begin_anew()
+        self._margin = 1  # as on all others
+        with self.boundaries.changed:
+            self._connections = Connections(self._means.timeout)
+
+    def _tell_of_stop(self, error: Exception) -> None:
+        if self.boundaries.ended:
+            return
+        level = logging.DEBUG if self._is_stopped else logging.WARNING
+        self._is_stopped = True
+        _log.log(
+            level,
+            "no snapshots for now, they are begun anew every %g s; the older one stands: %s",
+            self.boundaries.patience_s,
+            described(error),
+        )
 
     @contextmanager
     def _connecting(self) -> Iterator[None]:
@@ -187,33 +183,40 @@ class Rounds(threading.Thread):
         that could be cut.
 
         Raises:
-            _EndedError: the world has ended meanwhile.
+            EndedError: the world has ended meanwhile.
         """
-        with self._changed:
+        with self.boundaries.changed:
             self._holds = False
         yield
-        with self._changed:
-            if self._ended:
-                raise _EndedError
+        with self.boundaries.changed:
+            if self.boundaries.ended:
+                raise EndedError
             self._holds = True
 
     def _do_rounds(self) -> None:
         with self._connecting():
-            members = self._members(self._connections)
-        if (folder := self._cadence.folder) is not None and members.rank == 0:
+            members = self._numbered(self._members(self._connections))
+        if (
+            (folder := self._cadence.folder) is not None
+            and members.rank == 0
+            and not self._is_swept
+        ):
             folder.sweep(self._begun)
+            self._is_swept = True
         keeps = self._cadence.snapshot_every is not None and members.num_ranks > 1
         with self._connecting():
-            channel = Channel(members, self._means.timeout, keeps=keeps)
-        self._await(lambda: self._size is not None, self._patience_s)
-        slot, size = self._slots.spare, self._size or 0
+            channel = Channel(members, self._means.timeout, self._layout, keeps=keeps)
+        self.boundaries.wait(lambda: self.boundaries.size is not None, self.boundaries.patience_s)
+        size = self.boundaries.size or 0
         other = channel.swap(Brought(None, 0, size, "begins"), None, lambda _: None)
-        self._room(slot, size + other.size_bytes)
-        at = channel.agree(Said(self._at)).at
+        agreed = channel.agree(Said(self.boundaries.at, done=self._done))
+        self._catch_up(agreed.done, keeps=keeps)
+        self._room(self._slots.spare, size + other.size_bytes)
+        at = agreed.at
         due, every = self._cadence.first(at + self._margin), self._cadence.every
         while True:
             slot, began = self._slots.spare, time.perf_counter()
-            brought = self._brought_at(due)
+            brought = self.boundaries.brought_at(due)
             agreed, other = self._round(channel, slot, brought)
             at = agreed.at
             if agreed.why:
@@ -222,15 +225,48 @@ class Rounds(threading.Thread):
                     self._margin = min(self._margin * 2, _MOST_AHEAD)
                 due = at + self._margin if agreed.soon else self._cadence.not_before(at + every)
             else:
-                self._slots.is_whole()
+                self._is_whole(due, keeps=keeps)
                 if keeps:
-                    self._means.copied(self._epoch, False)
                     self._tell_of_success(slot, time.perf_counter() - began)
-                if self._cadence.is_checkpoint(due, self._written):
+                if self._cadence.is_checkpoint(due, self._done.tried):
                     at = max(at, self._save(channel, members, slot))
-                    self._written = due
+                    self._done = replace(self._done, tried=due)
                 due = self._cadence.following(due, at + self._margin)
             self._room(self._slots.spare, brought.size_bytes + other.size_bytes)
+
+    def _numbered(self, members: Members) -> Members:
+        """The members under the number of this try: no group is made twice under one name.
+
+        The store has it: each member that meets the others anew has it move on, once for all. A
+        coordinator that has come meanwhile has another store, and begins at 0.
+        """
+        store, key = members.store, "try"
+        store.compare_set(key, str(self._try), str(self._try + 1))
+        self._try = int(store.compare_set(key, "", "0"))
+        number = str(self._try)
+        return replace(members, name=f"{members.name}/{number}", store=PrefixStore(number, store))
+
+    def _catch_up(self, done: Done, *, keeps: bool) -> None:
+        """Takes note of what others have heard at the end of the try before, and this one has not.
+
+        It took part in it: what has become whole or was saved is so here, too.
+        """
+        if done.whole > self._done.whole and self._slots.spare.version == done.whole:
+            self._is_whole(done.whole, keeps=keeps)
+        if done.saved > self._done.saved:
+            self._is_saved(done.saved)
+        self._done = done
+
+    def _is_whole(self, version: int, *, keeps: bool) -> None:
+        self._slots.is_whole()
+        self._done, self._is_stopped = replace(self._done, whole=version), False
+        if keeps:
+            self._means.copied(self._epoch, False)
+
+    def _is_saved(self, version: int) -> None:
+        self._done = replace(self._done, saved=version)
+        self.saved.append(version)
+        self._means.copied(self._epoch, True)
 
     def _save(self, channel: Channel, members: Members, slot: Snapshot) -> int:
         """Takes copies to disk; the furthest boundary that a member has come to meanwhile."""
@@ -239,7 +275,7 @@ class Rounds(threading.Thread):
         assert slot.own is not None
         seconds = self._means.timeout.total_seconds()
         name = members.name.replace("/", "-")
-        wait, at = (self._await, self._wake), lambda: self._at
+        wait, at = (self.boundaries.wait, self.boundaries.wake), lambda: self.boundaries.at
         means = Together(folder, members.rank, name, channel.exchange, *wait, at, seconds)
         verdict = Saving(means).save(slot)
         version = slot.own.version
@@ -250,8 +286,7 @@ class Rounds(threading.Thread):
                 why_of(verdict),
             )
             return verdict.at
-        self.saved.append(version)
-        self._means.copied(self._epoch, True)
+        self._is_saved(version)
         self._means.note(
             "checkpoint",
             f"after {version} steps: {folder.of(version)}, {slot.own.size_bytes} bytes of this "
@@ -287,54 +322,9 @@ class Rounds(threading.Thread):
         other = channel.swap(brought, own, room_for)
         if brought.state is not None and other.state is not None and not problem:
             problem = _took(slot, other)
-        at = self._at
+        at = self.boundaries.at
         is_soon = problem in (GROWN, LATE, SLOW)
         return channel.agree(Said(at, problem, is_soon)), other
-
-    def _brought_at(self, due: int) -> Brought:
-        """What the training thread has copied at a boundary; nothing where it has passed it.
-
-        Nor where one of its steps does not end. Once it has begun to copy, that is waited for: the
-        slot is being written. A copy has a deadline of its own.
-        """
-        with self._changed:
-            if self._at >= due:
-                return Brought(None, 0, self._size or 0, LATE)
-            self._due = due
-        at = -1
-        while self._lacks(due):
-            if self._is_given_up(due, at):
-                return Brought(None, 0, self._size or 0, SLOW)
-            at = self._at
-            self._await(lambda: not self._lacks(due), self._patience_s)
-        self._await(lambda: self._brought is not None, 2 * self._means.timeout.total_seconds())
-        brought, self._brought = self._brought, None
-        if brought is None:
-            raise TimeoutError("a copy that was begun has not ended")
-        self._size = brought.size_bytes or self._size
-        return brought
-
-    def _lacks(self, due: int) -> bool:
-        """Whether the copy at a boundary has not begun."""
-        return self._due == due
-
-    def _is_given_up(self, due: int, at: int) -> bool:
-        """Whether training still stands where it stood, or went by; then nothing is copied."""
-        with self._changed:
-            is_over = self._lacks(due) and (self._at == at or self._at > due)
-            if is_over:
-                self._due = None
-            return is_over
-
-    def _await(self, is_there: Callable[[], bool], seconds: float) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: is_there() or self._ended, seconds)
-            if self._ended:
-                raise _EndedError
-
-    def _wake(self) -> None:
-        with self._changed:
-            self._changed.notify_all()
 
     def _room(self, slot: Snapshot, size_bytes: int) -> str:
         """Makes room; why there is none, or nothing."""
@@ -357,16 +347,12 @@ class Rounds(threading.Thread):
     def _tell_of_success(self, slot: Snapshot, seconds: float) -> None:
         assert slot.own is not None
         size = slot.own.size_bytes
-        blocked_ms = self._blocked_s * 1e3
+        blocked_ms = self.boundaries.blocked_s * 1e3
         self._means.note(
             "snapshot",
             f"after {slot.own.version} steps: {size} bytes, {blocked_ms:.1f} ms of the training "
             f"thread, whole after {seconds:.2f} s",
         )
-
-
-class _EndedError(Exception):
-    """The world of the rounds has ended."""
 
 
 def _took(slot: Snapshot, other: Brought) -> str:

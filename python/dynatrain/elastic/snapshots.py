@@ -60,13 +60,7 @@ class Snapshots:
 
     # ---- while the world trains ----------------------------------------------------------------
 
-    def go_on(
-        self,
-        begins: Begins,
-        members: Members,
-        num_trainers: int,
-        store: Callable[[], Store],
-    ) -> None:
+    def go_on(self, begins: Begins, members: Members, store: Callable[[], Store]) -> None:
         """A new world begins; forgets what does not lead to its state.
 
         A member that has no place in it keeps its copies: the others have none of this world yet.
@@ -74,12 +68,12 @@ class Snapshots:
         Args:
             begins: how the world does.
             members: of its generation, those that train first.
-            num_trainers: how many these are.
             store: makes a connection to the job's store; called in a thread.
         """
         self.halt()
         self._reader.forget()
         self._slots.follow(begins.version)
+        num_trainers = begins.layout.world_size
         trains = members.rank < num_trainers
         self._member = members.own.id if trains else ""
         self._begins, self._saved = begins, []
@@ -109,13 +103,13 @@ class Snapshots:
         rounds = self._rounds
         if rounds is None:
             return
-        wanted = rounds.wanted_at(version)
+        wanted = rounds.boundaries.wanted_at(version)
         if wanted == "size":
-            rounds.measured(self._size())
+            rounds.boundaries.measured(self._size())
         elif wanted == "copy":
             begin = time.perf_counter()
             brought = self._copied(version)
-            rounds.bring(brought, time.perf_counter() - begin)
+            rounds.boundaries.bring(brought, time.perf_counter() - begin)
 
     def _size(self) -> int:
         try:

@@ -5,23 +5,19 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 
 import pytest
-import torch
 
-from dynatrain.elastic import copies
+from dynatrain.elastic.boundaries import SLOW, Boundaries
 from dynatrain.elastic.partners import Brought
-from dynatrain.elastic.rounds import SLOW, Begins, Means, Rounds
 from ranks_in_threads import STUCK_S
 
 MINE = Brought(None, 0, 64, "mine")
 
 
-def rounds_of(seconds):
+def boundaries_of(seconds):
     """Those of a member whose messages have so long, measured and at no boundary yet."""
-    means = Means(torch.device("cpu"), 1, timedelta(seconds=seconds), lambda: [], None, None)
-    made = Rounds(4, copies.SnapshotSlots(), means, None, Begins())
+    made = Boundaries(seconds)
     made.measured(64)
     return made
 
@@ -43,11 +39,11 @@ def thread():
 # One that computes for long between two steps, as an evaluation does, held the thread until the
 # world ended. Nothing may be copied for the round that is over, and the next one goes on.
 def test_a_slow_step_costs_the_round_and_nothing_else(thread):
-    made = rounds_of(0.3)
+    made = boundaries_of(0.3)
 
-    assert made._brought_at(5).why == SLOW
+    assert made.brought_at(5).why == SLOW
     assert made.wanted_at(5) == ""
-    brought = thread.submit(made._brought_at, 9)
+    brought = thread.submit(made.brought_at, 9)
     come_when_wanted(made, 9)
     made.bring(MINE, 0.0)
     assert brought.result(STUCK_S) == MINE
@@ -55,8 +51,8 @@ def test_a_slow_step_costs_the_round_and_nothing_else(thread):
 
 # The next copy may be a hundred steps away: what has to end in time is each of them.
 def test_many_steps_that_go_on_are_waited_for(thread):
-    made = rounds_of(3)
-    brought = thread.submit(made._brought_at, 40)
+    made = boundaries_of(3)
+    brought = thread.submit(made.brought_at, 40)
     for version in range(40):
         made.wanted_at(version)
         threading.Event().wait(0.06)  # together longer than two thirds of the deadline
@@ -68,8 +64,8 @@ def test_many_steps_that_go_on_are_waited_for(thread):
 
 # It would write where the thread makes room for the next one.
 def test_a_copy_that_has_begun_is_waited_for(thread):
-    made = rounds_of(0.6)
-    brought = thread.submit(made._brought_at, 5)
+    made = boundaries_of(0.6)
+    brought = thread.submit(made.brought_at, 5)
     come_when_wanted(made, 5)
     threading.Event().wait(0.5)  # longer than a step may take
     made.bring(MINE, 0.0)
@@ -78,8 +74,8 @@ def test_a_copy_that_has_begun_is_waited_for(thread):
 
 
 def test_a_copy_that_does_not_end_ends_the_snapshots(thread):
-    made = rounds_of(0.3)
-    brought = thread.submit(made._brought_at, 5)
+    made = boundaries_of(0.3)
+    brought = thread.submit(made.brought_at, 5)
     come_when_wanted(made, 5)
 
     with pytest.raises(TimeoutError, match="a copy that was begun"):

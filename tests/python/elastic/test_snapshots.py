@@ -9,33 +9,10 @@ import torch
 
 from dynatrain import Layout, TransportError, _native
 from dynatrain.elastic import copies, rounds
-from dynatrain.elastic.partners import Brought, Channel, Said, partners_of
+from dynatrain.elastic.partners import Brought, Channel, Said
 from ranks_in_threads import Outside, run_ranks
 from toy_state import Place, Toy, ToyAdapter
 from trained_toys import WAIT, Job, Trains, fill, members_of
-
-# ---- who keeps whose copies ----------------------------------------------------------------------
-
-
-# Each is kept by one other, and keeps those of one: a member that keeps two would need more memory.
-@pytest.mark.parametrize("num_ranks", range(2, 18))
-def test_each_has_one_keeper_and_keeps_one(num_ranks):
-    pairs = [partners_of(rank, [0] * num_ranks) for rank in range(num_ranks)]
-    assert sorted(keeper for keeper, _ in pairs) == [*range(num_ranks)]
-    for rank, (keeper, _) in enumerate(pairs):
-        assert keeper != rank
-        assert pairs[keeper][1] == rank
-
-
-# A host takes all of its members with it. Where none has more than half of them, no copy is lost.
-@pytest.mark.parametrize(
-    "nodes",
-    [[0, 0, 1, 1], [0, 1, 0, 1], [0, 0, 0, 1, 1, 2], [0, 1, 2], [2, 0, 1, 1, 0, 2, 2], [0, 1] * 9],
-)
-def test_the_keeper_is_on_another_host(nodes):
-    for rank, node in enumerate(nodes):
-        assert nodes[partners_of(rank, nodes)[0]] != node
-
 
 # ---- the way there -------------------------------------------------------------------------------
 
@@ -144,7 +121,7 @@ def test_all_copy_at_one_boundary_behind_a_round_that_came_late_to_some():
 
     def work(rank):
         trains = Trains(outside, rank, layout="dp=3")
-        brought_at, was_late = trains.snapshots._rounds._brought_at, []
+        brought_at, was_late = trains.snapshots._rounds.boundaries.brought_at, []
 
         def late_once(due):
             if rank != 1 or was_late:
@@ -152,7 +129,7 @@ def test_all_copy_at_one_boundary_behind_a_round_that_came_late_to_some():
             was_late.append(due)
             return Brought(None, 0, 0, rounds.LATE)
 
-        trains.snapshots._rounds._brought_at = late_once
+        trains.snapshots._rounds.boundaries.brought_at = late_once
         trains.until_whole(4)
         return trains.snapshots.versions
 
@@ -248,7 +225,7 @@ def test_what_was_undone_is_forgotten():
         trains.until_whole(2)
         trains.snapshots.halt()
         newest, older = trains.snapshots.versions
-        trains.joins(older, num_trainers=0)
+        trains.joins(older, trains=False)
         return trains.snapshots.versions == [older], newest > older
 
     assert run_ranks(outside, work) == [(True, True), (True, True)]
@@ -261,7 +238,7 @@ def test_copies_stay_with_who_has_no_place_any_more_until_they_are_forgotten():
     def work(rank):
         trains = Trains(outside, rank, layout="dp=2")
         trains.until_whole(1)
-        trains.joins(trains.state.steps, num_trainers=0)
+        trains.joins(trains.state.steps, trains=False)
         kept = trains.snapshots.versions
         copied = trains.snapshots.copied_of(kept[0], ())
         trains.snapshots.forget()
@@ -368,7 +345,7 @@ def test_without_a_thread_there_are_no_snapshots_and_training_goes_on(monkeypatc
 
     with monkeypatch.context() as patched:
         patched.setattr(rounds.Rounds, "start", start)
-        trains.joins(0, num_trainers=1)
+        trains.joins(0, trains=True)
     trains.step()
     trains.snapshots.halt()
 
