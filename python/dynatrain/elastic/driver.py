@@ -12,6 +12,7 @@ from typing import Any
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from dynatrain._errors import Error, LayoutError, ends_job
+from dynatrain.elastic.asked import Asked
 from dynatrain.elastic.attempts import (
     is_of_communication,
     is_refusal,
@@ -24,7 +25,7 @@ from dynatrain.elastic.attempts import (
 from dynatrain.elastic.driven import Driven
 from dynatrain.elastic.ends import error_of, given_up, no_store, undecided
 from dynatrain.elastic.events import Events
-from dynatrain.elastic.part import Asked, Part
+from dynatrain.elastic.part import Part
 from dynatrain.elastic.ready import Ready, uncovered
 from dynatrain.elastic.rounds import Begins
 from dynatrain.elastic.slices import Slices

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
-from dynatrain._errors import TransportError
+from dynatrain._errors import Error, TransportError
 from dynatrain.elastic.addresses import Address, text_of
 from dynatrain.elastic.deadlines import office_deadlines
 from dynatrain.elastic.seal import MAX_LINE_BYTES, Seal, greeting, new_nonce, nonce_of
@@ -34,6 +34,9 @@ class _Connection:
         self._socket = socket.create_connection(address, connect_s)
         self._read = b""
         try:
+            if self._socket.getsockname() == self._socket.getpeername():
+                # The kernel may choose the port that nobody listens on for this side.
+                raise ConnectionError("connected to itself")
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             own = new_nonce()
             self._socket.sendall(greeting(own) + b"\n")
@@ -91,6 +94,11 @@ class Line:
         secret: of the job.
         silent_s: a coordinator that is not heard this long is left for another one that is there.
         connect_s: for a connection to one address, and as long again for its greeting.
+
+    Attributes:
+        is_known: whether a coordinator of this job has been heard. From then on what is at an
+            address and is none is taken for nobody: the job does not end for that.
+        own_host: from which the coordinator was reached last.
     """
 
     def __init__(
@@ -108,7 +116,9 @@ class Line:
         self._connection: _Connection | None = None
         self._heard_s = 0.0
         self._num_unheard = 0
-        self.own_host = ""  #: from which the coordinator was reached last
+        self._is_distrusted = False
+        self.is_known = False
+        self.own_host = ""
 
     @property
     def host(self) -> str:
@@ -136,9 +146,13 @@ class Line:
         Every call tries one address, and the next one after that has failed.
 
         Raises:
-            TransportError: what is there is no coordinator of this version.
+            TransportError: what is there is no coordinator of this version, and none is known.
         """
-        return self._connection is not None or self._connected_to(self._at)
+        try:
+            return self._connection is not None or self._connected_to(self._at)
+        except TransportError as error:
+            self.distrust(error)
+            return False
 
     def say(self, line: str) -> None:
         """Sends a line where a connection stands."""
@@ -155,7 +169,7 @@ class Line:
         """The next line, or None when none has come in time or the connection has ended.
 
         Raises:
-            TransportError: a line does not carry the job's code.
+            TransportError: a line does not carry the job's code, and no coordinator is known.
         """
         connection = self._connection
         if connection is None:
@@ -171,11 +185,30 @@ class Line:
             self._end(connection)
             self._count_unheard()
             return None
-        except TransportError:
-            self._end(connection)
-            raise
+        except TransportError as error:
+            self.distrust(error)
+            return None
         self._num_unheard, self._heard_s = 0, time.monotonic()
+        self._is_distrusted = False
         return said
+
+    def distrust(self, error: Error) -> None:
+        """Ends the connection to what is no coordinator of this job, or none that can be read.
+
+        Raises ``error`` where none is known: this process was given another address or secret.
+        """
+        self.end()
+        if not self.is_known:
+            raise error
+        self._at = (self._at + 1) % len(self._addresses)
+        level = logging.DEBUG if self._is_distrusted else logging.WARNING
+        self._is_distrusted = True
+        _log.log(
+            level,
+            "what answers in the place of the coordinator is not this job's; training goes on, and "
+            "changes wait for the coordinator: %s",
+            error,
+        )
 
     def end(self) -> None:
         """Ends the connection."""
@@ -213,7 +246,7 @@ class Line:
 
     def _count_unheard(self) -> None:
         self._num_unheard += 1
-        if self._num_unheard > _MOST_UNHEARD:
+        if self._num_unheard > _MOST_UNHEARD and not self.is_known:
             raise TransportError(
                 f"elastic: the coordinator at {text_of(self._addresses[self._at])} ends every "
                 "connection without a word\n"

@@ -8,7 +8,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -17,8 +16,10 @@ from typing import Any, Protocol
 from torch._C._distributed_c10d import TCPStore
 
 from dynatrain import _native, given
+from dynatrain._errors import LayoutError
 from dynatrain.elastic import attempts
 from dynatrain.elastic.advice import Adviser, Answer, Policy, Roster, clipped, read
+from dynatrain.elastic.asked import Asked
 from dynatrain.elastic.attempts import UncoveredError
 from dynatrain.elastic.line import Line
 from dynatrain.elastic.seal import MEMBER, POLICY
@@ -28,26 +29,6 @@ from dynatrain.generation.late import outlives, started
 from dynatrain.generation.nodes import node_name
 
 _log = logging.getLogger("dynatrain.elastic")
-#: What the training thread has to hear wherever it waits for other members.
-_ENDS_WAITS = ("stop", "discard", "end")
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What the training thread is to do.
-
-    Attributes:
-        kind: ``train``, ``hold``, ``slice``, ``switch``, ``install``, ``discard``, ``retire``,
-            ``forget``, ``stop`` or ``end``.
-        attempt: that it is about; 0 where it is about none.
-        version: completed steps with which the world begins, or at which it is left.
-        why: of an end, its kind and its reason; of a stop, only the latter.
-    """
-
-    kind: str
-    attempt: int = 0
-    version: int = 0
-    why: tuple[str, str] = ("", "")
 
 
 class Tasks(Protocol):
@@ -135,7 +116,7 @@ class Part:
 
         Raises:
             TransportError: the coordinator does not take this process for one of the job.
-            LayoutError: it has said what is no word of the protocol.
+            LayoutError: the first that it has said is no word of the protocol.
         """
         with self._changed:
             while not self._asked:
@@ -274,7 +255,11 @@ class Part:
                 self._adviser.asked(line.removeprefix("consult "))
         else:
             message = line.removeprefix(MEMBER)
-            self._feed(lambda now: self._machine.heard(now, message))
+            try:
+                self._feed(lambda now: self._machine.heard(now, message))
+                self._line.is_known = True
+            except LayoutError as error:  # it is of another version
+                self._line.distrust(error)
 
     def _say_all(self) -> None:
         with self._saying:
@@ -307,9 +292,9 @@ class Part:
                 elif kind in ("search", "stand"):
                     beside.append((kind, facts))
                 else:
-                    asked = _asked(kind, facts)
+                    asked = Asked.of(kind, facts)
                     self._asked.append(asked)
-                    if kind in _ENDS_WAITS:
+                    if asked.ends_waits:
                         to_interrupt.append(asked)
             self._changed.notify_all()
         for asked in to_interrupt:
@@ -378,22 +363,6 @@ class Part:
             _log.warning("attempt %d: %s; no member has another version of it", attempt, why)
         told = clipped(why)
         self._feed(lambda now: self._machine.prepare_broke(now, attempt, told, True, is_refusal))
-
-
-def _asked(kind: str, facts: Sequence[Any]) -> Asked:
-    if kind == "train":
-        return Asked(kind, version=facts[1])
-    if kind == "install":
-        return Asked(kind, facts[0], facts[2])
-    if kind in ("switch", "retire"):
-        return Asked(kind, facts[0], facts[1])
-    if kind == "forget":
-        return Asked(kind)
-    if kind == "stop":
-        return Asked(kind, why=("", facts[1]))
-    if kind == "end":
-        return Asked(kind, why=(facts[0], facts[1]))
-    return Asked(kind, facts[0])
 
 
 def _now_ms() -> int:

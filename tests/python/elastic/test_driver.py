@@ -11,9 +11,9 @@ from torch.distributed import DistNetworkError
 
 from dynatrain import BudgetError, LayoutError, TransportError
 from dynatrain._errors import like
+from dynatrain.elastic.asked import Asked
 from dynatrain.elastic.attempts import members_of
 from dynatrain.elastic.driver import Driver
-from dynatrain.elastic.part import Asked
 from dynatrain.elastic.ready import Ready
 from dynatrain.elastic.slices import Slices
 from dynatrain.elastic.wishes import Wishes

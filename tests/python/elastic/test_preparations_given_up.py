@@ -13,8 +13,8 @@ import pytest
 
 from dynatrain import TransportError
 from dynatrain.elastic import driver
+from dynatrain.elastic.asked import Asked
 from dynatrain.elastic.driver import Driver
-from dynatrain.elastic.part import Asked
 from dynatrain.elastic.ready import Ready
 from dynatrain.elastic.slices import Slices
 from dynatrain.generation.seats import Seats

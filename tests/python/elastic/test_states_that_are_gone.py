@@ -10,10 +10,11 @@ from typing import ClassVar
 import pytest
 
 from dynatrain import LayoutError, TransportError, _native
+from dynatrain.elastic.asked import Asked
 from dynatrain.elastic.attempts import UncoveredError, is_hole
 from dynatrain.elastic.driver import Driver
 from dynatrain.elastic.ends import STATE_GONE
-from dynatrain.elastic.part import Asked, Part
+from dynatrain.elastic.part import Part
 from dynatrain.elastic.ready import Ready, uncovered
 from dynatrain.elastic.standstill import Standstill
 from dynatrain.elastic.wishes import Wishes
