@@ -101,23 +101,22 @@ class _IsGloo(type):
         return isinstance(instance, dist.ProcessGroupGloo)
 
 
-#: Does what it is given, which waits for peers, in a way that can be ended.
-_Apart = Callable[[Callable[[], Any]], Any]
+#: Makes a group of Gloo: of a store, the own rank and the number of ranks, and a deadline.
+_Maker = Callable[[Store, tuple[int, int], timedelta], Any]
 
 
-def _gloo_as_wanted(original: Any, wanted: Callable[[], tuple[str, _Apart] | None]) -> type:
-    class AsWanted(metaclass=_IsGloo):
+def _gloo_by(original: Any, maker: Callable[[], _Maker | None]) -> type:
+    class ByMaker(metaclass=_IsGloo):
         def __new__(cls, store: Store, *place: Any, timeout: timedelta, **rest: Any) -> Any:
-            own = wanted()
+            own = maker()
             if own is None:
                 return original(store, place[0], place[1], timeout=timeout, **rest)
-            address, apart = own
-            return apart(lambda: gloo_group(store, place[0], place[1], timeout, address))
+            return own(store, (place[0], place[1]), timeout)
 
-    return AsWanted
+    return ByMaker
 
 
-_gloo = PerThread(distributed_c10d, "ProcessGroupGloo", _gloo_as_wanted)
+_gloo = PerThread(distributed_c10d, "ProcessGroupGloo", _gloo_by)
 _default = PerThread(
     distributed_c10d, "_get_default_group", lambda original, own: lambda: own() or original()
 )
@@ -129,12 +128,9 @@ _no_split = PerThread(
 
 
 @contextmanager
-def gloo_at(address: str, apart: _Apart) -> Iterator[None]:
-    """Has the groups that torch makes in this thread be those of :func:`gloo_group`.
-
-    Each is made by ``apart``: it is given what waits for the group's other members.
-    """
-    with _gloo.wanting((address, apart)):
+def gloo_by(maker: _Maker) -> Iterator[None]:
+    """Has the groups of Gloo that torch makes in this thread be made by ``maker``."""
+    with _gloo.wanting(maker):
         yield
 
 

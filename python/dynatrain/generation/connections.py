@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
@@ -13,6 +13,7 @@ from torch._C._distributed_c10d import Store
 
 from dynatrain._errors import TransportError
 from dynatrain._torch_private.gloo_links import Links, cut, give_up_after, links_of
+from dynatrain._torch_private.groups import gloo_group
 from dynatrain.generation.late import outlives, started
 
 _T = TypeVar("_T")
@@ -52,21 +53,37 @@ class Connections:
                 "  the loop goes on with the members that remain"
             )
 
-    def apart(self, make: Callable[[], _T]) -> _T:
-        """What ``make`` returns, which waits for peers where nothing can end that.
+    def group(
+        self, store: Store, place: tuple[int, int], timeout: timedelta, address: str = ""
+    ) -> Any:
+        """A ``ProcessGroupGloo`` whose members meet in ``store`` first; see :func:`gloo_group`.
 
-        A thread of its own does, up to the deadline of ``make``; this one waits for that thread no
-        longer than until the connections are cut, and what comes of it then is dropped.
+        ``place`` is this rank and the number of ranks. Nothing ends Gloo's own wait for a member:
+        until its deadline it tries a port that may be another group's by then, whose members take
+        what comes for one of theirs. So no member begins with Gloo before all are there.
 
         Raises:
-            TransportError: they have been cut, before or meanwhile.
+            RuntimeError: a member does not come in time.
+            TransportError: the connections have been cut, before or meanwhile.
+        """
+        return self._apart(
+            lambda: _meet(store, *place, timeout),
+            lambda: gloo_group(store, *place, timeout, address),
+        )
+
+    def _apart(self, meet: Callable[[], None], make: Callable[[], _T]) -> _T:
+        """What ``make`` returns behind ``meet``, both of which wait for others.
+
+        A thread of its own does; this one waits for that no longer than until the connections are
+        cut: then nothing is made any more, and what is made all the same is dropped.
         """
         made: Future[_T] = Future()
         try:
             with self._ending(made):
                 self.check()
-                thread = started("dynatrain makes a group", _make, make, made)
+                thread = started("dynatrain makes a group", _make, meet, make, made)
                 if thread is None:  # the system has none left
+                    meet()
                     return make()
                 try:
                     return made.result()
@@ -127,10 +144,34 @@ class Connections:
                 made.cancel()
 
 
-def _make(make: Callable[[], _T], made: Future[_T]) -> None:
+def _meet(store: Store, rank: int, num_ranks: int, timeout: timedelta) -> None:
+    """Waits for the other members of a group; raises RuntimeError that names who has not come."""
+    keys = [f"here/{each}" for each in range(num_ranks)]
+    store.set(keys[rank], "")
+    try:
+        store.wait(keys, timeout)
+    except RuntimeError as error:
+        late = [*_not_in(store, keys)]
+        if not late:
+            raise  # it is the store that does not answer
+        raise RuntimeError(
+            f"positions {late} of {num_ranks} did not come within {timeout.total_seconds():g} s"
+        ) from error
+
+
+def _not_in(store: Store, keys: Sequence[str]) -> Iterator[int]:
+    """Which of the keys the store has not, by their places; none where it does not answer."""
+    with suppress(RuntimeError):
+        yield from [at for at, key in enumerate(keys) if not store.check([key])]
+
+
+def _make(meet: Callable[[], None], make: Callable[[], _T], made: Future[_T]) -> None:
     """Has ``made`` be what ``make`` returns or raises, unless nobody waits for it any more."""
     with suppress(InvalidStateError):
         try:
+            meet()
+            if made.cancelled():
+                return
             found = make()
         except BaseException as error:  # noqa: BLE001 - the waiting thread's to treat
             made.set_exception(error)

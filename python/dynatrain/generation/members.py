@@ -131,6 +131,6 @@ class Members:
         place = position, len(chosen)
         if self.connections is None:
             return gloo_group(store, *place, timeout, address)
-        group = self.connections.apart(lambda: gloo_group(store, *place, timeout, address))
+        group = self.connections.group(store, place, timeout, address)
         self.connections.note(store, "", place)
         return group

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
+from functools import partial
 
 from torch._C._distributed_c10d import Store
 from torch.distributed import ProcessGroup
@@ -22,7 +23,7 @@ from dynatrain._torch_private.groups import (
     backends_that_abort,
     end_group,
     forget_groups,
-    gloo_at,
+    gloo_by,
     group_to_be_default,
     groups_of_others,
     listed_group,
@@ -168,7 +169,7 @@ class WorldGroups:
         """Where groups of a job whose members come and go listen, and how they are waited for."""
         if self.connections is None:
             return nullcontext()
-        return gloo_at(self._address, self.connections.apart)
+        return gloo_by(partial(self.connections.group, address=self._address))
 
     def _took(self, group: ProcessGroup, store: Store, name: str) -> None:
         self._groups.append(group)

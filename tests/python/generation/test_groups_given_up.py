@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -11,6 +12,7 @@ from torch._C._distributed_c10d import HashStore
 
 from dynatrain import TransportError
 from dynatrain._torch_private.groups import GroupKind
+from dynatrain.generation import connections as rooms
 from dynatrain.generation.connections import Connections
 from dynatrain.generation.members import Member, Members
 from dynatrain.generation.world_groups import WorldGroups
@@ -18,8 +20,11 @@ from dynatrain.generation.world_groups import WorldGroups
 ALONE = timedelta(seconds=8)  #: so long Gloo waits: what ends before has not waited for it
 
 
+MEMBERS = (Member("one"), Member("two"))
+
+
 def members(address):
-    each = (Member("one", address=address), Member("two", address=address))
+    each = tuple(replace(each, address=address) for each in MEMBERS)
     return Members("a job", 0, each, HashStore(), connections=Connections(ALONE))
 
 
@@ -80,6 +85,34 @@ def test_where_connections_are_cut_no_group_is_begun():
     assert not of.store.num_keys()
 
 
+# It went on to try the ports of members that had gone, which were other groups' by then.
+def test_nobody_begins_with_gloo_before_all_are_there(monkeypatch):
+    begun = []
+    monkeypatch.setattr(rooms, "gloo_group", lambda *_: begun.append("one") or Found())
+    of, threads = members(""), []
+
+    def cut(_, __):
+        threads.extend(each for each in threading.enumerate() if "makes a group" in each.name)
+        of.connections.cut("no more")
+
+    cut_while_made(of_library, of, cut)
+    of.store_of("a group").set("here/1", "")  # it comes late
+    threads[-1].join(60)
+    assert not begun
+
+    there = members("")
+    there.store_of("a group").set("here/1", "")
+    assert isinstance(there.group("a group", ALONE), Found)
+    assert begun == ["one"]
+
+
+def test_who_does_not_come_is_named():
+    of = Members("a job", 1, MEMBERS * 2, HashStore(), connections=Connections(ALONE))
+    of.store_of("a group").set("here/3", "")
+    with pytest.raises(RuntimeError, match=r"positions \[0, 2\] of 4 did not come within 0.1 s"):
+        of.group("a group", timedelta(seconds=0.1))
+
+
 class Found:
     """What is made."""
 
@@ -90,10 +123,10 @@ def test_what_is_made_apart_is_returned_or_raised_and_nobody_else_holds_it():
     def fail():
         raise RuntimeError("a member did not come")
 
-    found = connections.apart(Found)
+    found = connections._apart(int, Found)
     held = weakref.ref(found)
     with pytest.raises(RuntimeError, match="did not come"):
-        connections.apart(fail)
+        connections._apart(int, fail)
     del found
     assert held() is None
 
@@ -110,7 +143,7 @@ def test_what_comes_behind_the_end_is_dropped():
         return found
 
     with pytest.raises(TransportError, match="no more"):
-        connections.apart(late)
+        connections._apart(int, late)
     may_go.set()
     threads[0].join(60)
     assert made[0]() is None
@@ -121,4 +154,4 @@ def test_without_a_thread_it_is_made_here(monkeypatch):
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", refused)
-    assert isinstance(Connections(ALONE).apart(Found), Found)
+    assert isinstance(Connections(ALONE)._apart(int, Found), Found)
