@@ -215,8 +215,8 @@ class Rounds(threading.Thread):
         at = agreed.at
         due, every = self._cadence.first(at + self._margin), self._cadence.every
         while True:
-            slot, began = self._slots.spare, time.perf_counter()
-            brought = self.boundaries.brought_at(due)
+            slot, brought = self._slots.spare, self.boundaries.brought_at(due)
+            began = time.perf_counter()
             agreed, other = self._round(channel, slot, brought)
             at = agreed.at
             if agreed.why:
@@ -345,8 +345,9 @@ class Rounds(threading.Thread):
         _log.warning("the snapshot after %d steps is given up, an older one stands\n%s", due, lines)
 
     def _tell_of_success(self, slot: Snapshot, seconds: float) -> None:
+        """``seconds``: since its copy had been made."""
         assert slot.own is not None
-        size = slot.own.size_bytes
+        size, seconds = slot.own.size_bytes, seconds + self.boundaries.blocked_s
         blocked_ms = self.boundaries.blocked_s * 1e3
         self._means.note(
             "snapshot",
