@@ -15,8 +15,8 @@ from dynatrain.given import said
 #: What a Gloo group opens beside a connection to each peer (a listener, a poll, a pipe, a look at
 #: the interfaces), and some for other threads of the process.
 _BESIDE_PEERS = 8
-#: Threads of a Gloo group.
-_THREADS = 3
+#: Threads of a Gloo group, and the one that may wait for its members.
+_THREADS = 4
 #: How the C library, C++ and Python's ``threading`` say that there is no further thread.
 _NO_THREAD = ("resource temporarily unavailable", "can't start new thread")
 _NO_DESCRIPTOR = {

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future, InvalidStateError
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
 from torch._C._distributed_c10d import Store
+from torch.distributed import DistStoreError
 
 from dynatrain._errors import TransportError
 from dynatrain._torch_private.gloo_links import Links, cut, give_up_after, links_of
@@ -38,8 +39,8 @@ class Connections:
 
     @property
     def are_cut(self) -> bool:
-        """Whether they have been ended."""
-        return bool(self._why)
+        """Whether they have been ended, or those that they are within."""
+        return bool(self._why) or (self._within is not None and self._within.are_cut)
 
     def check(self) -> None:
         """Raises TransportError where they have been cut, or those that they are within."""
@@ -63,13 +64,23 @@ class Connections:
         what comes for one of theirs. So no member begins with Gloo before all are there.
 
         Raises:
-            RuntimeError: a member does not come in time.
+            DistStoreError: a member does not come in time.
+            RuntimeError: what else Gloo meets.
             TransportError: the connections have been cut, before or meanwhile.
         """
-        return self._apart(
-            lambda: _meet(store, *place, timeout),
-            lambda: gloo_group(store, *place, timeout, address),
-        )
+        try:
+            return self._apart(
+                lambda: _meet(store, *place, timeout),
+                lambda: gloo_group(store, *place, timeout, address),
+            )
+        except DistStoreError as error:
+            late = _first_late(store, place[1])
+            if late is None:
+                raise  # it is the store that does not answer
+            raise DistStoreError(
+                f"member {late} of the group's {place[1]} did not come within "
+                f"{timeout.total_seconds():g} s"
+            ) from error
 
     def _apart(self, meet: Callable[[], None], make: Callable[[], _T]) -> _T:
         """What ``make`` returns behind ``meet``, both of which wait for others.
@@ -87,9 +98,10 @@ class Connections:
                     return make()
                 try:
                     return made.result()
-                except CancelledError:
-                    outlives(thread, self.patience.total_seconds())
-                    self.check()
+                except BaseException:
+                    if made.cancel():  # else it is what the thread has met
+                        outlives(thread, self.patience.total_seconds())
+                        self.check()
                     raise
         finally:
             del made  # its error has this frame
@@ -144,39 +156,64 @@ class Connections:
                 made.cancel()
 
 
+#: What a member of a group that is not made says in the store behind its waiting.
+_LEFT = b"left"
+
+
+def _key(rank: int) -> str:
+    return f"here/{rank}"
+
+
 def _meet(store: Store, rank: int, num_ranks: int, timeout: timedelta) -> None:
-    """Waits for the other members of a group; raises RuntimeError that names who has not come."""
-    keys = [f"here/{each}" for each in range(num_ranks)]
-    store.set(keys[rank], "")
+    """Waits for the other members of a group; raises DistStoreError where one has left, or late.
+
+    Who does not see them all leaves: one that comes later would begin with Gloo alone.
+    """
+    keys = [_key(each) for each in range(num_ranks)]
+    store.set(keys[rank], "here")
     try:
         store.wait(keys, timeout)
-    except RuntimeError as error:
-        late = [*_not_in(store, keys)]
-        if not late:
-            raise  # it is the store that does not answer
-        raise RuntimeError(
-            f"positions {late} of {num_ranks} did not come within {timeout.total_seconds():g} s"
-        ) from error
+        said = store.multi_get(keys)
+        if _LEFT in said:
+            raise DistStoreError(
+                f"member {said.index(_LEFT)} of the group's {num_ranks} had come, and did not wait "
+                "any longer"
+            )
+    except BaseException:
+        with suppress(Exception):
+            store.set(keys[rank], _LEFT.decode())
+        raise
 
 
-def _not_in(store: Store, keys: Sequence[str]) -> Iterator[int]:
-    """Which of the keys the store has not, by their places; none where it does not answer."""
+def _first_late(store: Store, num_ranks: int) -> int | None:
+    """A member that is not there, found by halves; None where all are, or the store is not."""
     with suppress(RuntimeError):
-        yield from [at for at, key in enumerate(keys) if not store.check([key])]
+        begin, end = 0, num_ranks
+        while end - begin > 1:
+            middle = (begin + end) // 2
+            if store.check([_key(each) for each in range(begin, middle)]):
+                begin = middle
+            else:
+                end = middle
+        return None if store.check([_key(begin)]) else begin
+    return None
 
 
 def _make(meet: Callable[[], None], make: Callable[[], _T], made: Future[_T]) -> None:
     """Has ``made`` be what ``make`` returns or raises, unless nobody waits for it any more."""
-    with suppress(InvalidStateError):
-        try:
-            meet()
-            if made.cancelled():
-                return
-            found = make()
-        except BaseException as error:  # noqa: BLE001 - the waiting thread's to treat
+    try:
+        meet()
+        if made.cancelled():
+            return
+        found = make()
+    except BaseException as error:  # noqa: BLE001 - the waiting thread's to treat
+        with suppress(InvalidStateError):
             made.set_exception(error)
-        else:
+    else:
+        with suppress(InvalidStateError):
             made.set_result(found)
+    finally:
+        del made  # an error of it has this frame
 
 
 def _abort(backend: Any) -> None:

@@ -39,7 +39,11 @@ def outlives(thread: threading.Thread, seconds: float) -> None:
 
 @atexit.register
 def _await() -> None:
-    with _lock:
-        late = [*_until.items()]
-    for thread, until in late:
-        thread.join(max(0.0, until - time.monotonic()))
+    while True:  # a thread that is waited for may have another one be waited for
+        with _lock:
+            late = [(each, until) for each, until in _until.items() if each.is_alive()]
+            _until.clear()
+        if not late:
+            return
+        for thread, until in late:
+            thread.join(max(0.0, until - time.monotonic()))

@@ -16,6 +16,7 @@ from dynatrain._errors import Error, TransportError, is_refused
 from dynatrain._torch_private.groups import (
     GroupKind,
     default_group,
+    gloo_group,
     group_making,
     name_groups_from,
     num_groups_named,
@@ -30,6 +31,8 @@ from dynatrain.layout import Layout
 
 #: Where an error stands among those of the other ranks: the cause, then its echoes.
 _OWN, _OUT_OF_TORCH, _WAITED, _NONE = range(4)
+#: The files in which what Gloo raises comes up.
+_OF_GROUPS = (distributed_c10d.__file__, gloo_group.__code__.co_filename)
 #: Worlds that are kept besides those in use: each has groups, with threads and sockets.
 _MOST_UNUSED = 4
 #: The user's own code that makes the groups and meshes of a layout; called on all ranks.
@@ -51,6 +54,12 @@ class _Place:
     groups: WorldGroups | None = None
     keys: tuple[Store, str] | None = None
     is_made: bool = False
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether its connections were ended: no group of it is made or used any more."""
+        connections = None if self.groups is None else self.groups.connections
+        return connections is not None and connections.are_cut
 
 
 class Worlds:
@@ -90,7 +99,7 @@ class Worlds:
 
     def _made_seats(self) -> list[Seats]:
         places = [*self._places.items()]  # threads make some, too
-        return [seats for seats, place in places if place.is_made]
+        return [seats for seats, place in places if place.is_made and not place.is_ended]
 
     def at(
         self,
@@ -127,7 +136,7 @@ class Worlds:
         place = self._places.pop(seats, None)
         if place is not None:
             self._places[seats] = place
-        if place is None or not place.is_made:
+        if place is None or not place.is_made or place.is_ended:
             raise TransportError(
                 f"session: this rank has let go of its place in the world of {seats.layout} since "
                 "it told the others of it\n"
@@ -139,6 +148,9 @@ class Worlds:
         return place
 
     def _let_go_of_oldest(self, in_use: Collection[Seats]) -> None:
+        for seats, place in [*self._places.items()]:
+            if place.is_made and place.is_ended and seats not in in_use:
+                self._forget(seats)
         unused = [seats for seats in self._made_seats() if seats not in in_use]
         if self._make_groups is None:
             for seats in unused[:-_MOST_UNUSED]:
@@ -152,8 +164,7 @@ class Worlds:
     def forget_ended(self) -> None:
         """Forgets places whose connections were ended: their groups are of no use any more."""
         for seats, place in [*self._places.items()]:
-            connections = None if place.groups is None else place.groups.connections
-            if connections is not None and connections.are_cut:
+            if place.is_ended:
                 self._forget(seats)
 
     def end(self) -> None:
@@ -282,6 +293,6 @@ def _origin(error: BaseException) -> int:
         return _WAITED
     if isinstance(error, RuntimeError) and not is_refused(error):
         files = [frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__)]
-        if files[-1:] == [distributed_c10d.__file__]:
+        if files and files[-1] in _OF_GROUPS:
             return _OUT_OF_TORCH
     return _OWN

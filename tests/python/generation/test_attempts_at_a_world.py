@@ -118,6 +118,18 @@ def test_an_attempt_that_fails_ends_its_own_groups_and_leaves_nothing(worlds):
     assert worlds.kept == ()
 
 
+# It stayed the place of every later attempt, and no group could be made in it any more.
+def test_a_place_whose_connections_were_ended_is_made_anew(worlds):
+    first = attempt(worlds, "first")
+    first.groups.connections = SimpleNamespace(are_cut=True)
+
+    assert worlds.kept == ()
+    with pytest.raises(TransportError, match="call again on all ranks"):
+        attempt(worlds, "", kept=True)
+    assert attempt(worlds, "next") is not first
+    assert first.groups.ended
+
+
 # A thread prepared ahead while the training thread forgot what had ended: it died of a KeyError.
 def test_a_place_that_another_thread_has_let_go_of_is_told(worlds):
     attempt(worlds, "first")
