@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from datetime import timedelta
 from typing import Any
 
-from torch._C._distributed_c10d import PrefixStore, TCPStore
+from torch._C._distributed_c10d import PrefixStore
 
 from dynatrain._errors import Error, LayoutError, ends_job
 from dynatrain.elastic.asked import Asked
@@ -23,7 +23,7 @@ from dynatrain.elastic.attempts import (
     summary_of,
 )
 from dynatrain.elastic.driven import Driven
-from dynatrain.elastic.ends import error_of, given_up, no_store, undecided
+from dynatrain.elastic.ends import error_of, given_up, undecided
 from dynatrain.elastic.events import Events
 from dynatrain.elastic.part import Part
 from dynatrain.elastic.ready import Ready, uncovered
@@ -103,7 +103,7 @@ class Driver:
         connections = Connections(self._timeout)
         with self._lock:
             self._connections[attempt] = connections
-        store = self._store()
+        store = self.part.store()
         description, hosts = read_published(store.get(f"attempt/{attempt}"))
         target = description["target"]
         words = summary_of(attempt, description, hosts)
@@ -144,13 +144,6 @@ class Driver:
                 is_dropped = attempt not in self._ready
             if is_dropped:
                 ready.generation.close(in_store=False)
-
-    def _store(self) -> TCPStore:
-        """A connection of its own to the coordinator's store."""
-        host, port = self.part.store_at
-        if not port:
-            raise no_store()
-        return TCPStore(host, port, is_master=False, timeout=self._timeout)
 
     def _await_held(self, attempt: int, ready: Ready, lost: str) -> None:
         self.part.ask(Asked("hold", attempt))
@@ -354,7 +347,7 @@ class Driver:
             former.close(in_store=False)  # its keys are the coordinator's to delete
         if self._snapshots is not None:
             begins = Begins(ready.world, self._session.completed, ready.target)
-            self._snapshots.go_on(begins, ready.generation.members, self._store)
+            self._snapshots.go_on(begins, ready.generation.members, self.part.store)
         self._vote_is = _OPEN
 
     def _run(self, ready: Ready, version: int) -> None:

@@ -96,8 +96,7 @@ class Line:
         connect_s: for a connection to one address, and as long again for its greeting.
 
     Attributes:
-        is_known: whether a coordinator of this job has been heard. From then on what is at an
-            address and is none is taken for nobody: the job does not end for that.
+        is_heard: whether the coordinator has said something over the connection that stands.
         own_host: from which the coordinator was reached last.
     """
 
@@ -116,8 +115,8 @@ class Line:
         self._connection: _Connection | None = None
         self._heard_s = 0.0
         self._num_unheard = 0
-        self._is_distrusted = False
-        self.is_known = False
+        self._is_known = self._is_distrusted = False
+        self.is_heard = False
         self.own_host = ""
 
     @property
@@ -148,11 +147,7 @@ class Line:
         Raises:
             TransportError: what is there is no coordinator of this version, and none is known.
         """
-        try:
-            return self._connection is not None or self._connected_to(self._at)
-        except TransportError as error:
-            self.distrust(error)
-            return False
+        return self._connection is not None or self._connected_to(self._at)
 
     def say(self, line: str) -> None:
         """Sends a line where a connection stands."""
@@ -189,8 +184,16 @@ class Line:
             self.distrust(error)
             return None
         self._num_unheard, self._heard_s = 0, time.monotonic()
-        self._is_distrusted = False
+        self.is_heard = True
         return said
+
+    def trust(self) -> None:
+        """What was heard makes sense: this is the coordinator of this job.
+
+        From now on what is at an address and is none is taken for nobody: the job does not end for
+        that.
+        """
+        self._is_known, self._is_distrusted = True, False
 
     def distrust(self, error: Error) -> None:
         """Ends the connection to what is no coordinator of this job, or none that can be read.
@@ -198,9 +201,12 @@ class Line:
         Raises ``error`` where none is known: this process was given another address or secret.
         """
         self.end()
-        if not self.is_known:
-            raise error
+        self._tell_of_stranger(error)
         self._at = (self._at + 1) % len(self._addresses)
+
+    def _tell_of_stranger(self, error: Error) -> None:
+        if not self._is_known:
+            raise error
         level = logging.DEBUG if self._is_distrusted else logging.WARNING
         self._is_distrusted = True
         _log.log(
@@ -218,13 +224,15 @@ class Line:
     def _end(self, connection: _Connection) -> None:
         connection.close()
         if self._connection is connection:
-            self._connection = None
+            self._connection, self.is_heard = None, False
 
     def _connected_to(self, at: int) -> bool:
         """Connects to another address than that of a connection that stands, and ends that one."""
         try:
             made = _Connection(self._addresses[at], self._secret, self._connect_s)
-        except OSError as error:
+        except (OSError, TransportError) as error:
+            if isinstance(error, TransportError):
+                self._tell_of_stranger(error)
             _log.debug("no coordinator at %s: %s", self._addresses[at], error)
             if self._connection is None:
                 self._at = (at + 1) % len(self._addresses)
@@ -246,12 +254,16 @@ class Line:
 
     def _count_unheard(self) -> None:
         self._num_unheard += 1
-        if self._num_unheard > _MOST_UNHEARD and not self.is_known:
-            raise TransportError(
-                f"elastic: the coordinator at {text_of(self._addresses[self._at])} ends every "
-                "connection without a word\n"
-                "  expected it to answer lines with the code of its secret\n"
-                "  nothing was changed by this process\n"
-                "  give it the secret of this job's coordinator, and the same version of dynatrain",
-                retryable=False,
+        if self._num_unheard > _MOST_UNHEARD:
+            self._num_unheard = 0
+            self.distrust(
+                TransportError(
+                    f"elastic: the coordinator at {text_of(self._addresses[self._at])} ends every "
+                    "connection without a word\n"
+                    "  expected it to answer lines with the code of its secret\n"
+                    "  nothing was changed by this process\n"
+                    "  give it the secret of this job's coordinator, and the same version of "
+                    "dynatrain",
+                    retryable=False,
+                )
             )

@@ -21,6 +21,7 @@ from dynatrain.elastic import attempts
 from dynatrain.elastic.advice import Adviser, Answer, Policy, Roster, clipped, read
 from dynatrain.elastic.asked import Asked
 from dynatrain.elastic.attempts import UncoveredError
+from dynatrain.elastic.ends import no_store
 from dynatrain.elastic.line import Line
 from dynatrain.elastic.seal import MEMBER, POLICY
 from dynatrain.elastic.standstill import Standstill, Unanswered
@@ -73,7 +74,7 @@ class Part:
         traces: Path | None = None,
         policy: Policy | None = None,
     ) -> None:
-        self.id, self.store_at = secrets.randbits(52) + 1, ("", 0)
+        self.id, self._store_at = secrets.randbits(52) + 1, ("", 0)
         timeout_ms = int(timeout_s * 1000)
         self._line = line
         self._tasks = tasks
@@ -187,23 +188,20 @@ class Part:
     # ---- of its own thread ---------------------------------------------------------------------
 
     def _run(self) -> None:
-        was_connected = False
+        is_there = False
         unanswered = Unanswered(self.id, self._line.addresses, self._abandon_s)
         while not self._ended:
             try:
-                if self._line.connect() is not was_connected:
-                    was_connected, self.store_at = not was_connected, ("", 0)
-                    kind = "coordinator-found" if was_connected else "coordinator-lost"
-                    words = self._what_waits(was_connected)
-                    self._tasks.notice(kind, words)
-                    _log.info("%s: %s", kind, words)
-                if was_connected:
+                if self._line.connect():
                     line = self._line.hear(self._tick_s)
                     if line is not None:
                         self._hear(line)
-                unanswered.told(is_there=self._line.connected)
-                if not self._line.connected:
+                else:
                     time.sleep(self._tick_s)
+                if self._line.is_heard is not is_there:
+                    is_there = not is_there
+                    self._tell_of_coordinator(is_there)
+                unanswered.told(is_there=is_there)
                 self._feed(self._machine.tick)
                 self._do_late()
                 self._write_trace()
@@ -222,6 +220,14 @@ class Part:
             self._is_to_search = False
             if started("dynatrain looks for checkpoints", self._searched) is None:
                 self._is_to_search = True  # at the next tick again
+
+    def _tell_of_coordinator(self, is_there: bool) -> None:
+        kind = "coordinator-found" if is_there else "coordinator-lost"
+        words = self._what_waits(is_there)
+        self._tasks.notice(kind, words)
+        _log.info("%s: %s", kind, words)
+        if not is_there:
+            self._store_at = ("", 0)
 
     def _what_waits(self, is_there: bool) -> str:
         """What the coordinator's coming or going is for this member."""
@@ -247,19 +253,24 @@ class Part:
 
     def _hear(self, line: str) -> None:
         if line.startswith("store "):
-            self.store_at = (self._line.host, int(line.removeprefix("store ")))
+            self._store_at = (self._line.host, int(line.removeprefix("store ")))
             if self._adviser is not None:
                 self._advise(Answer(""))
         elif line.startswith("consult "):
             if self._adviser is not None:
                 self._adviser.asked(line.removeprefix("consult "))
         else:
-            message = line.removeprefix(MEMBER)
-            try:
-                self._feed(lambda now: self._machine.heard(now, message))
-                self._line.is_known = True
-            except LayoutError as error:  # it is of another version
-                self._line.distrust(error)
+            self._feed(partial(self._understood, line.removeprefix(MEMBER)))
+
+    def _understood(self, message: str, now: int) -> list[tuple[Any, ...]]:
+        """What the machine makes of a message; nothing of one of another version."""
+        try:
+            actions: list[tuple[Any, ...]] = self._machine.heard(now, message)
+        except LayoutError as error:
+            self._line.distrust(error)
+            return []
+        self._line.trust()
+        return actions
 
     def _say_all(self) -> None:
         with self._saying:
@@ -271,8 +282,19 @@ class Part:
 
     def _roster(self) -> tuple[str, Roster]:
         """What the coordinator has published for policies."""
-        host, port = self.store_at
-        return read(TCPStore(host, port, is_master=False, timeout=self._timeout).get("consult"))
+        return read(self.store().get("consult"))
+
+    def store(self) -> TCPStore:
+        """A connection of its own to the coordinator's store; in any thread.
+
+        Raises:
+            TransportError: there is no coordinator.
+            RuntimeError: its store does not answer.
+        """
+        host, port = self._store_at
+        if not port:
+            raise no_store()
+        return TCPStore(host, port, is_master=False, timeout=self._timeout)
 
     def _advise(self, answer: Answer) -> None:
         with self._saying:

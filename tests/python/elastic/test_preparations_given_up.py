@@ -213,7 +213,7 @@ def test_a_change_is_prepared_ahead_unless_all_are_told_otherwise(
 ):
     monkeypatch.setattr(driver, "read_published", lambda published: described(cold_because))
     monkeypatch.setattr(driver, "PrefixStore", lambda *of: None)
-    attempt.driver._store = lambda: {"attempt/8": b""}
+    attempt.driver.part.store = lambda: {"attempt/8": b""}
     attempt.session.prepare_ahead = lambda *given: "the target"
     told = []
     attempt.driver.events.call(told.append)

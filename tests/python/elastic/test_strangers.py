@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+import time
 from contextlib import suppress
 from types import SimpleNamespace
 
@@ -83,12 +84,12 @@ def asked_often(line):
 def test_a_stranger_is_nobody_to_who_knows_the_coordinator(stranger, caplog):
     there = Answering(STRANGERS[stranger])
     line = Line([there.address], SECRET)
-    line.is_known = True
+    line.trust()
     heard = asked_often(line)
 
     assert not any(heard)
     said = [each for each in caplog.records if each.levelno >= logging.WARNING]
-    assert len(said) <= 1
+    assert len(said) == 1
     there.answer = coordinates(SECRET)
     assert "a word" in asked_often(line)
 
@@ -101,11 +102,12 @@ def test_a_stranger_ends_who_knows_no_coordinator(stranger):
 
 
 # A coordinator of another version was started in the place of one that members know.
-def test_the_next_address_is_tried_where_a_stranger_is():
-    stranger = Answering(serves_pages)
+@pytest.mark.parametrize("stranger", STRANGERS)
+def test_the_next_address_is_tried_where_a_stranger_is(stranger):
+    stranger = Answering(STRANGERS[stranger])
     other = Answering(coordinates(SECRET), "127.0.0.2")
     line = Line([stranger.address, other.address], SECRET)
-    line.is_known = True
+    line.trust()
 
     assert "a word" in asked_often(line)
 
@@ -126,13 +128,29 @@ def test_words_of_another_version_end_who_knows_no_other_ones(is_known):
     part._machine, part._line = Machine(), Line([("127.0.0.1", 1)], SECRET)
     part._line.say = lambda line: None
     part._tasks = part._standstill = SimpleNamespace()
+    known = []
+    part._line.trust = lambda: known.append(1) or Line.trust(part._line)
     if is_known:
         part._hear(MEMBER + "welcome")
         part._hear(MEMBER + "of version 9")
     else:
         with pytest.raises(LayoutError):
             part._hear(MEMBER + "of version 9")
-    assert part._line.is_known == is_known
+    assert bool(known) == is_known
+
+
+# It would be lost: its coordinator counts whoever hangs up as gone.
+def test_a_stranger_elsewhere_ends_no_connection_to_a_silent_coordinator():
+    silent = Answering(coordinates(SECRET))
+    stranger = Answering(serves_pages, "127.0.0.2")
+    line = Line([silent.address, stranger.address], SECRET, silent_s=0.1)
+    assert line.connect()
+    assert line.hear(WAIT_S) == "a word"
+    line.trust()
+    until = time.monotonic() + 1.0
+    while time.monotonic() < until:
+        line.hear(0.05)
+        assert line.is_heard
 
 
 # Of a port that nobody listens on the kernel may make the other end of the connection, too.
