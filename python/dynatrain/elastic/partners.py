@@ -111,23 +111,28 @@ def partners_of(rank: int, nodes: Sequence[int], layout: Layout | None = None) -
         alike = [layout.group(each, "dp_replicate")[0] for each in alike]
     order = sorted(range(len(nodes)), key=lambda each: (nodes[each], each))
 
-    def cost(keepers: Sequence[int]) -> tuple[int, int, int]:
-        """Copies that are lost with their member, with its machine, with its replicas."""
+    def cost(keepers: Sequence[int]) -> tuple[int, ...]:
+        """Members that keep several; copies lost with their member, its machine, its replicas."""
         pairs = [*enumerate(keepers)]
         return (
+            len(keepers) - len({*keepers}),
             sum(each == keeper for each, keeper in pairs),
             sum(nodes[each] == nodes[keeper] for each, keeper in pairs),
             sum(alike[each] == alike[keeper] for each, keeper in pairs),
         )
 
     half = len(nodes) // 2
-    ways = ((half + more, turn) for turn in range(2) for more in (0, 1, -1))
+    ways = ((half + more, turn) for more in (0, 1, -1) for turn in range(2))
     keepers = min((_keepers(order, nodes, *way) for way in ways), key=cost)
     return keepers[rank], keepers.index(rank)
 
 
 def _keepers(order: Sequence[int], nodes: Sequence[int], shift: int, turn: int) -> list[int]:
-    """By rank, who stands ``shift`` places on in ``order``, and ``turn`` on within its machine."""
+    """By rank, who stands ``shift`` places on in ``order``, and ``turn`` on within its machine.
+
+    The second half of the ranks turns the other way: so two often keep each other's, and many pairs
+    are made at a time. In one large ring each pair would wait for the one before it.
+    """
     num_ranks = len(order)
     begins: dict[int, int] = {}
     for at, each in enumerate(order):
@@ -137,7 +142,8 @@ def _keepers(order: Sequence[int], nodes: Sequence[int], shift: int, turn: int) 
     for at, each in enumerate(order):
         there = (at + shift) % num_ranks
         node = nodes[order[there]]
-        keepers[each] = order[begins[node] + (there - begins[node] + turn) % sizes[node]]
+        turned = turn if at < num_ranks // 2 else -turn
+        keepers[each] = order[begins[node] + (there - begins[node] + turned) % sizes[node]]
     return keepers
 
 

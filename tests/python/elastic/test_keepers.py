@@ -58,3 +58,11 @@ def test_no_keeper_is_a_replica_of_whom_it_keeps(layout, nodes):
 def test_where_all_are_replicas_the_keeper_is_on_another_host():
     layout = Layout(dp_replicate=4)
     assert [partners_of(rank, [0, 0, 1, 1], layout)[0] for rank in range(4)] == [2, 3, 0, 1]
+
+
+# Each pair is made by its two members, one behind the other in a ring: a thousand of them had one
+# deadline together.
+def test_most_pairs_of_replicas_on_several_hosts_keep_each_others_copies():
+    layout, nodes = Layout(dp=4, tp=8, dp_replicate=2), [rank // 8 for rank in range(64)]
+    pairs = [partners_of(rank, nodes, layout) for rank in range(64)]
+    assert all(keeper == kept for keeper, kept in pairs)
