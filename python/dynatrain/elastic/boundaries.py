@@ -75,8 +75,12 @@ class Boundaries:
         """Waits until something is so, and no longer than that; raises EndedError at the end."""
         with self.changed:
             self.changed.wait_for(lambda: is_there() or self.ended, seconds)
-            if self.ended:
-                raise EndedError
+            self.check()
+
+    def check(self) -> None:
+        """Raises EndedError where the world has ended."""
+        if self.ended:
+            raise EndedError
 
     def wake(self) -> None:
         """Has whoever waits look again."""

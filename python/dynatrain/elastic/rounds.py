@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import torch
-from torch._C._distributed_c10d import PrefixStore
+from torch._C._distributed_c10d import PrefixStore, Store
 
 from dynatrain import _native, by_rank
 from dynatrain._errors import BudgetError
@@ -22,6 +23,7 @@ from dynatrain.elastic.partners import Agreed, Brought, Channel, Done, Said
 from dynatrain.elastic.saving import Saving, Together, why_of
 from dynatrain.generation.connections import Connections
 from dynatrain.generation.late import outlives
+from dynatrain.generation.leftovers import Leftovers
 from dynatrain.generation.members import Members
 from dynatrain.given import described
 from dynatrain.layout import Layout
@@ -31,6 +33,8 @@ _log = logging.getLogger("dynatrain.elastic")
 #: buffers. The training thread waits for it before it reports of a halted world; a member whose
 #: report does not come within a sixth is taken for lost.
 _ENDING = 1 / 12
+#: The key of the try that members are in, whose name is its value.
+_TRY = "try"
 #: How far ahead the next copy is at most set, in steps, where boundaries were missed.
 _MOST_AHEAD = 64
 #: Why a member has copied nothing, where the next round may do better at once.
@@ -81,8 +85,8 @@ class Rounds(threading.Thread):
 
     All members do the same rounds. When one ends, all agree at which boundary the next copies are
     made: one that none of them had come to when it spoke. A member that has passed it all the same
-    says so, and the round is given up. Where one of them cannot go on, or the coordinator that they
-    meet over is gone, they meet anew until they can, each time under another number.
+    says so, and the round is given up. Where one of them cannot go on they meet anew, in a try of
+    another name, until they can.
 
     Args:
         cadence: see there.
@@ -111,7 +115,9 @@ class Rounds(threading.Thread):
         self._means = means
         self._members = members
         self._connections = Connections(means.timeout)  #: of this try
-        self._try = -1
+        self._try = ""
+        self._meeting: Store | None = None  #: that this try is known in
+        self._former: list[str] = []  #: tries that this member has left
         self.boundaries = Boundaries(means.timeout.total_seconds())
         self._holds = True  #: buffers or files, so that its end is to be waited for
         self._margin = 1
@@ -152,16 +158,23 @@ class Rounds(threading.Thread):
                     raise
                 except Exception as error:  # noqa: BLE001 - training goes on without snapshots
                     self._tell_of_stop(error)
-                self._pause()
+                self._leave_try()
 
-    def _pause(self) -> None:
-        """Waits a moment, and until nothing of the try before is under way."""
+    def _leave_try(self) -> None:
+        """Has nobody join this try any more, and waits a moment and for what is under way."""
         with self._connecting():
+            self._connections.cut("a member has begun the snapshots anew")
+            with suppress(Exception):  # a store that is gone tells nobody of this try either
+                if self._meeting is not None:
+                    self._move_on(self._meeting)
             self.boundaries.wait(lambda: False, self.boundaries.patience_s)
             self.boundaries.begin_anew()
+        self._former.append(self._try)
         self._margin = 1  # as on all others
-        with self.boundaries.changed:
-            self._connections = Connections(self._means.timeout)
+
+    def _move_on(self, store: Store) -> None:
+        """Ends the try that this member was in last, unless somebody has: another one follows."""
+        store.compare_set(_TRY, self._try or "none", secrets.token_hex(8))
 
     def _tell_of_stop(self, error: Exception) -> None:
         if self.boundaries.ended:
@@ -170,7 +183,8 @@ class Rounds(threading.Thread):
         self._is_stopped = True
         _log.log(
             level,
-            "no snapshots for now, they are begun anew every %g s; the older one stands: %s",
+            "no snapshots for now; they begin anew once all members can, %g s from now at the "
+            "earliest, and the older one stands: %s",
             self.boundaries.patience_s,
             described(error),
         )
@@ -186,26 +200,21 @@ class Rounds(threading.Thread):
             EndedError: the world has ended meanwhile.
         """
         with self.boundaries.changed:
+            self.boundaries.check()
             self._holds = False
         yield
         with self.boundaries.changed:
-            if self.boundaries.ended:
-                raise EndedError
+            self.boundaries.check()
             self._holds = True
 
     def _do_rounds(self) -> None:
         with self._connecting():
-            members = self._numbered(self._members(self._connections))
-        if (
-            (folder := self._cadence.folder) is not None
-            and members.rank == 0
-            and not self._is_swept
-        ):
-            folder.sweep(self._begun)
-            self._is_swept = True
+            members = self._of_try()
+        self._sweep_once(members.rank)
         keeps = self._cadence.snapshot_every is not None and members.num_ranks > 1
         with self._connecting():
             channel = Channel(members, self._means.timeout, self._layout, keeps=keeps)
+            self._clean_up(members.rank)
         self.boundaries.wait(lambda: self.boundaries.size is not None, self.boundaries.patience_s)
         size = self.boundaries.size or 0
         other = channel.swap(Brought(None, 0, size, "begins"), None, lambda _: None)
@@ -234,17 +243,37 @@ class Rounds(threading.Thread):
                 due = self._cadence.following(due, at + self._margin)
             self._room(self._slots.spare, brought.size_bytes + other.size_bytes)
 
-    def _numbered(self, members: Members) -> Members:
-        """The members under the number of this try: no group is made twice under one name.
+    def _of_try(self) -> Members:
+        """The members, under the name of the try that all of them join: none is made of twice.
 
-        The store has it: each member that meets the others anew has it move on, once for all. A
-        coordinator that has come meanwhile has another store, and begins at 0.
+        The store has it. A coordinator that has come meanwhile has another store, and so other
+        names.
         """
-        store, key = members.store, "try"
-        store.compare_set(key, str(self._try), str(self._try + 1))
-        self._try = int(store.compare_set(key, "", "0"))
-        number = str(self._try)
-        return replace(members, name=f"{members.name}/{number}", store=PrefixStore(number, store))
+        with self.boundaries.changed:
+            self.boundaries.check()
+            self._connections = connections = Connections(self._means.timeout)
+        members = self._members(connections)
+        self._meeting = store = members.store
+        self._move_on(store)
+        self._try = store.compare_set(_TRY, "", secrets.token_hex(8)).decode()
+        own = PrefixStore(self._try, store)
+        return replace(members, name=f"{members.name}/{self._try}", store=own)
+
+    def _clean_up(self, rank: int) -> None:
+        """Deletes what former tries have left in the store; all members have left them."""
+        former, self._former = self._former, []
+        if rank != 0 or self._meeting is None:
+            return
+        leftovers = Leftovers()
+        for name in former:
+            leftovers.add(self._meeting, name)
+        leftovers.sweep(lambda: self.boundaries.ended)
+
+    def _sweep_once(self, rank: int) -> None:
+        """Deletes checkpoints of steps that were undone, as the world begins."""
+        folder, is_swept, self._is_swept = self._cadence.folder, self._is_swept, True
+        if folder is not None and rank == 0 and not is_swept:
+            folder.sweep(self._begun)
 
     def _catch_up(self, done: Done, *, keeps: bool) -> None:
         """Takes note of what others have heard at the end of the try before, and this one has not.

@@ -162,12 +162,16 @@ class Saving:
             return Verdict(True, 0, ((0, asked.why),))
         partial_at = means.folder.partial(state.version, means.name)
         by_digest = {listed[name][0]: blob for name, blob in contents.items()}
-        verdict = self._beside(partial(self._write, partial_at, slot, asked, by_digest))
-        if not verdict.why:
-            finish = partial(self._finish, partial_at, state.version)
-            verdict = self._beside(finish if means.rank == 0 else None)
-        if verdict.why and means.rank == 0:
-            means.folder.give_up(partial_at)
+        is_whole = False
+        try:
+            verdict = self._beside(partial(self._write, partial_at, slot, asked, by_digest))
+            if not verdict.why:
+                finish = partial(self._finish, partial_at, state.version)
+                verdict = self._beside(finish if means.rank == 0 else None)
+            is_whole = not verdict.why
+        finally:
+            if not is_whole and means.rank == 0:
+                means.folder.give_up(partial_at)
         return verdict
 
     # ---- in a thread of its own ----------------------------------------------------------------
