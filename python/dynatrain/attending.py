@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 
 from dynatrain._errors import Error, TransportError, ends_job, of_family
 from dynatrain.collective import Collective, Done
@@ -69,8 +70,7 @@ class Attendant:
         epoch = self._part.present.epoch
         with ExitStack() as after:
             try:
-                with self._part.public("a call of the others"):
-                    done = self._join_call(after)
+                done = self._part.public("a call of the others", partial(self._join_call, after))
             except Error as error:
                 # Where the epoch has gone on it is not whole, else nobody may know where it is.
                 if self._part.present.epoch != epoch or ends_job(error):

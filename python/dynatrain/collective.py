@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -97,20 +98,23 @@ class Collective:
         self._build = settled.build
         self._caller = Caller()
 
-    @contextmanager
-    def public(self, call: str) -> Iterator[None]:
-        """What every call runs under that ranks make together."""
+    def public(self, call: str, work: Callable[[], _T]) -> _T:
+        """What ``work`` returns, under what every call has that ranks make together."""
         self.present.check_decided()
         self.progress.check_not_over(f"session.{call}()")
+        return self._caller.alone(call, partial(self._within, call, work))
+
+    def _within(self, call: str, work: Callable[[], _T]) -> _T:
         family = only_family(call, lambda: self.present.epoch, lambda: self.present.undecided)
-        with self._caller.alone(call):
-            try:
-                with family, self.adapter.undisturbed(), self._others_need_not_wait(call):
-                    yield
-            except BaseException as error:
-                if not self.generation.connected:
-                    self._raise_named(error)
-                raise
+        if self.generation.meeting is not None:
+            self.generation.meeting.begin_call()
+        try:
+            with family, self.adapter.undisturbed(), self._others_need_not_wait(call):
+                return work()
+        except BaseException as error:
+            if not self.generation.connected:
+                self._raise_named(error)
+            raise
 
     @contextmanager
     def _others_need_not_wait(self, call: str) -> Iterator[None]:
@@ -142,17 +146,23 @@ class Collective:
 
     def prepare(self, layout: Layout | str, names: Mapping[str, str] | None) -> PreparedSwitch:
         """See :meth:`dynatrain.Session.prepare`."""
-        with self.public("prepare"):
+
+        def work() -> PreparedSwitch:
             target, renamed, problem = self._asked("prepare", layout, names)
             met = self._met("prepare", target, renamed, problem)
             return self.targets.prepare(target, renamed, met).told()
 
+        return self.public("prepare", work)
+
     def check(self, layout: Layout | str, names: Mapping[str, str] | None) -> int:
         """See :meth:`dynatrain.Session.check`."""
-        with self.public("check"):
+
+        def work() -> int:
             target, renamed, problem = self._asked("check", layout, names)
             met = self._met("check", target, renamed, problem)
             return self.targets.rehearse(target, renamed, met)
+
+        return self.public("check", work)
 
     def switch(
         self,
@@ -165,19 +175,23 @@ class Collective:
 
         ``callbacks`` are told of it; ``problem`` is what this rank refuses it with.
         """
+
+        def work() -> tuple[Done, Seats | None]:
+            target, renamed, wrong = self._asked("switch", layout, names)
+            clock = Clock(self.engine.rank)
+            with clock.phase("meet"):
+                met = self._met("switch", target, renamed, problem or wrong)
+            if self.present.world is None:
+                clock = Clock(self.engine.rank)  # who idles has stopped nothing until now
+            before = self.present.seats
+            done = self.switched(target, renamed, met, (clock, after), self.progress.told)
+            self.progress.count()
+            return done, before
+
         with ExitStack() as after:
             # From the call on: a rank that collects while it reads its state comes late to all.
-            with collector_held_off(), self.public("switch"):
-                target, renamed, wrong = self._asked("switch", layout, names)
-                clock = Clock(self.engine.rank)
-                with clock.phase("meet"):
-                    met = self._met("switch", target, renamed, problem or wrong)
-                if self.present.world is None:
-                    clock = Clock(self.engine.rank)  # who idles has stopped nothing until now
-                before = self.present.seats
-                steps = self.progress.told
-                report, errors = self.switched(target, renamed, met, (clock, after), steps)
-                self.progress.count()
+            with collector_held_off():
+                (report, errors), before = self.public("switch", work)
             try:
                 return tell_script(callbacks, report, errors, self.engine.rank)
             finally:
@@ -187,7 +201,8 @@ class Collective:
 
     def ask(self, question: str) -> Any:
         """Asks all ranks, idle ones too, something about the present state."""
-        with self.public(question):
+
+        def work() -> Any:
             connected = self.generation.connected
             layout, epoch = str(self.present.layout), self.present.epoch
             own = Call(
@@ -196,6 +211,8 @@ class Collective:
             met = self.calls.meet(own, self.refusal(), is_dated=self.progress.running > 0)
             self.reconnect(met)
             return QUESTIONS[question](self.engine, self.present)
+
+        return self.public(question, work)
 
     def _vote_in_a_meeting(self, target: str, epoch: int) -> None:
         self.calls.meet(Call("commit", target, epoch, ready=True, connected=True))
@@ -280,15 +297,14 @@ class Collective:
         """
         taken = [0.0]
 
+        def aside(work: Callable[[], _T]) -> _T:
+            with self.adapter.undisturbed(), only_groups_that_stand():
+                return work()
+
         def here(work: Callable[[], _T]) -> _T:
             began = time.perf_counter()
             try:
-                with (
-                    self._caller.alone("prepare"),
-                    self.adapter.undisturbed(),
-                    only_groups_that_stand(),
-                ):
-                    return work()
+                return self._caller.alone("prepare", partial(aside, work))
             finally:
                 taken[0] += time.perf_counter() - began
 
@@ -355,7 +371,8 @@ class Collective:
 
         Keys in the store go with those of the last rank, unless ``in_store`` is False.
         """
-        with self._caller.alone("close"):
+
+        def work() -> None:
             self.closed = True
             self.targets.drop()
             try:
@@ -363,3 +380,5 @@ class Collective:
                 self.worlds.end()
             finally:
                 self.generation.close(in_store=in_store and not self.in_trouble)
+
+        self._caller.alone("close", work)

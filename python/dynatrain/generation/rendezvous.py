@@ -79,12 +79,17 @@ class Rendezvous:
         self._num_ranks = num_ranks
         self._timeout = timeout
         self._attempt = 0
+        self._called_at = self._passed = -1  #: the attempt as a call began; one that this rank left
         #: The attempt that all ranks came to last: they are past all before it.
         self._last_met = -1
         self._failed_after = -2  #: what that was when a call failed on this rank after it
         self._forgotten = -1  #: attempts whose keys are deleted
         self._left: tuple[str, str] | None = None  #: what this rank has left, until it calls
         self._last_ended = ""  #: what this rank has left or heard the end of last
+
+    def begin_call(self) -> None:
+        """A call begins on this rank, which comes to a meeting if nothing ends it before."""
+        self._called_at = self._attempt
 
     def meet(self, payload: bytes, moment: str = "", *, is_dated: bool = True) -> Meeting:
         """Arrives with ``payload`` and waits for all others.
@@ -113,6 +118,8 @@ class Rendezvous:
                 answer = self._come(name, Entry(moment, payload))
                 if answer.startswith(_GO):
                     return self._met(name, answer)
+                if int(name) == self._passed:
+                    continue  # it was of a call that this rank has left by itself, and knows of
                 given_up = words.decode(answer.removeprefix(_NO))
                 if given_up.is_over(self._rank, moment, is_dated=is_dated):
                     raise given_up.error(name, self._rank, self._num_ranks)
@@ -147,6 +154,8 @@ class Rendezvous:
         Returns:
             Who has said nothing, and why others left; None where nobody knows.
         """
+        if why and self._attempt == self._called_at:
+            self._passed = self._attempt
         if self._failed_after == self._last_met:
             return None
         self._failed_after = self._last_met

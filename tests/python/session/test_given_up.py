@@ -114,6 +114,22 @@ def test_rank_without_a_loop_passes_over_what_was_given_up():
         assert outcome(members[0]) == called.result().name == "1"
 
 
+# It came one attempt behind the others from then on, to calls that they had given up, as long as it
+# called at the same moment: outside of session.steps() for ever.
+def test_rank_that_left_a_call_by_itself_meets_the_others_in_the_next():
+    members = ranks_of(HashStore(), 3)
+    for _ in range(2):
+        members[1].begin_call()
+        members[1].failed("KeyboardInterrupt")
+        others = [members[0], members[2]]
+        assert all("ranks [1] did not arrive" in str(each) for each in given_up(others))
+        for each in others:
+            each.failed()
+        for each in members:
+            each.begin_call()
+        assert len({*together(members)}) == 1  # the name of a meeting, and no error
+
+
 # A call that this rank does not make is not over for it.
 def test_late_rank_passes_over_calls_of_another_moment():
     members = ranks_of(HashStore(), 2)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 
 import pytest
 
 import training_jobs as jobs
 from dynatrain import LayoutError
+from dynatrain.caller import Caller, _Call
 
 CALLS = {
     "switch": lambda session: session.switch("dp=1"),
@@ -115,3 +117,54 @@ def test_a_forked_process_is_refused_and_leaves_its_parent_alone(start, call):
 
     assert os.waitstatus_to_exitcode(status) == 0
     session.switch("dp=1")
+
+
+class Interrupted(BaseException):
+    """What a handler of a signal raises."""
+
+
+# A handler had raised between the taking of the turn and the note of it, or behind the body: each
+# later call of the rank was refused, of one that had ended, and close() too.
+def test_a_call_that_a_signal_has_ended_anywhere_is_not_under_way():
+    caller = Caller()
+    lines = {line for *_, line in Caller.alone.__code__.co_lines() if line is not None}
+    reached, kept = set(), []
+
+    def interrupts_at(line):
+        def trace(frame, event, arg):
+            if frame.f_code is not Caller.alone.__code__:
+                return None
+
+            def in_it(frame, event, arg):
+                if event == "line" and frame.f_lineno == line and line not in reached:
+                    reached.add(line)
+                    raise Interrupted
+                return in_it
+
+            return in_it
+
+        return trace
+
+    for line in sorted(lines):
+        former = sys.gettrace()
+        sys.settrace(interrupts_at(line))
+        try:
+            caller.alone("switch", lambda: None)
+        except Interrupted as error:
+            kept.append(error)  # a log or a debugger may
+        finally:
+            sys.settrace(former)
+        assert caller.alone("switch", lambda: "done") == "done"
+    assert len(kept) >= 5
+
+
+def test_a_call_whose_thread_has_ended_is_not_under_way():
+    caller = Caller()
+
+    def begin():
+        caller._call = _Call("switch")
+
+    thread = threading.Thread(target=begin)
+    thread.start()
+    thread.join()
+    assert caller.alone("switch", lambda: "done") == "done"
