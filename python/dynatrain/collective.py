@@ -30,7 +30,7 @@ from dynatrain.progress import Progress
 from dynatrain.report import PreparedSwitch, SwitchReport
 from dynatrain.switch.beginning import Initialize, begin
 from dynatrain.switch.called import Called
-from dynatrain.switch.calls import Call, Calls, Met, check_target, cursors_of
+from dynatrain.switch.calls import UNREADABLE, Call, Calls, Met, check_target, cursors_of
 from dynatrain.switch.clock import Clock
 from dynatrain.switch.decided import Vote
 from dynatrain.switch.preparations import Preparations, Wanted
@@ -40,6 +40,8 @@ from dynatrain.switch.standing import Standing
 from dynatrain.switch.story import Telling, run, tell_script
 
 _T = TypeVar("_T")
+#: Of a call whose arguments cannot be read.
+_NOWHERE = Layout()
 #: What a switch returns: its report, and what kept objects raised when it was done.
 Done = tuple[SwitchReport, list[BaseException]]
 #: The clock of a call, and what is closed when the call has ended on this rank.
@@ -246,7 +248,7 @@ class Collective:
         try:
             return checked_layout(op, layout), checked_names(op, names), None
         except LayoutError as error:
-            return Layout(), {}, error  # nobody goes there
+            return _NOWHERE, {}, error
 
     def _met(
         self, op: str, layout: Layout, names: Mapping[str, str], problem: Error | None = None
@@ -264,7 +266,8 @@ class Collective:
             problem = of_family(error, f"the call of {op}")
         connected, places = self.generation.connected, self.worlds.kept
         renamed = tuple(sorted(names.items()))
-        own = Call(op, str(layout), self.progress.told, ready, connected, cursors, renamed, places)
+        target = UNREADABLE if layout is _NOWHERE else str(layout)
+        own = Call(op, target, self.progress.told, ready, connected, cursors, renamed, places)
         own = replace(own, is_held=self.present.held is not None, epoch=self.present.epoch)
         met = self.calls.meet(own, problem, is_dated=self.progress.running > 0)
         self.reconnect(met)

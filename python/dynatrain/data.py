@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 
 from dynatrain._errors import LayoutError
 from dynatrain._torch_private.groups import place_in_job
-from dynatrain.given import kind, shown, whole
+from dynatrain.given import kind, said, shown, whole
 from dynatrain.layout import Layout, Place
 from dynatrain.noise import SeededCollate, SeededDataset
 from dynatrain.order import EpochSample
@@ -109,7 +109,7 @@ class ElasticLoader(Iterator[Any]):
             self._loader()
         except (TypeError, ValueError) as error:
             raise LayoutError(
-                f"data: torch's DataLoader refuses the options {sorted(options)}: {error}\n"
+                f"data: torch's DataLoader refuses the options {sorted(options)}: {said(error)}\n"
                 "  expected a map-style dataset and options that leave batches to the sampler\n"
                 "  nothing was started\n"
                 "  leave out batch_size, shuffle, sampler, batch_sampler and drop_last"

@@ -51,27 +51,31 @@ def test_wrong_argument_of_one_rank_is_refused_on_all_at_once(pool, name):
         assert (kind, again) == (WRONG[name][1], True)
 
 
+#: And what names each.
 MISTAKES = {
-    "unknown axis": lambda session, call: call("dq=4"),
-    "no layout": lambda session, call: call(3),
-    "names": lambda session, call: call("dp=2,tp=2", names=["head.weight"]),
+    "unknown axis": (lambda session, call: call("dq=4"), "dq"),
+    "no layout": (lambda session, call: call(3), "3"),
+    "names": (lambda session, call: call("dp=2,tp=2", names=["head.weight"]), "head.weight"),
 }
 
 
 def call_wrongly(rank, world_size, mistake, op):
     session = start()
     call = getattr(session, op)
-    fault = outcome(lambda: MISTAKES[mistake](session, call) if rank == 2 else call("dp=2,tp=2"))
+    fault = outcome(lambda: MISTAKES[mistake][0](session, call) if rank == 2 else call("dp=2,tp=2"))
     return fault, session.switch("dp=2,tp=2").epoch
 
 
-# They waited for it until the deadline, and heard that it was not there.
+# They waited for it until the deadline, and heard that it was not there; later of a call to another
+# layout, which nobody had named.
 @pytest.mark.parametrize("op", ["switch", "check", "prepare"])
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_wrong_argument_of_a_call_on_one_rank_is_told_to_all(pool, mistake, op):
     for rank, ((kind, text), epoch) in enumerate(pool.run(call_wrongly, mistake, op)):
         assert (kind, epoch) == ("LayoutError", 1)
         assert rank == 2 or "rank 2" in text, text
+        assert MISTAKES[mistake][1] in text
+        assert "different calls" not in text
 
 
 def rename_on_some(rank, world_size):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+import training_jobs as jobs
+from dynatrain import LayoutError, TrainState
 from dynatrain._errors import is_out_of_memory, of_family
 from dynatrain.generation.control import Trouble
 from dynatrain.given import described, first_line, said
@@ -47,3 +49,28 @@ def test_kind_of_an_error_is_not_asked_of_its_metaclass():
     kind = type(Nameless)("NamelessError", (RuntimeError,), {})
 
     assert described(kind("no room")) == "NamelessError: no room"
+
+
+# It was told as an error of the library's own, of nothing that the user could find.
+def test_who_raised_an_error_without_text_is_named(start):
+    class Extra:
+        def state_dict(self):
+            raise UnspeakableError
+
+        def load_state_dict(self, state_dict):
+            pass
+
+    def build(world):
+        made = jobs.build(world)
+        return TrainState(made.model, made.optimizer, extra={"mute": Extra()})
+
+    with pytest.raises(LayoutError, match=r"state_dict\(\) of extra\.mute raised UnspeakableError"):
+        start(build).switch("dp=1")
+
+
+def test_what_build_raises_without_text_is_named(start):
+    def build(world):
+        raise UnspeakableError
+
+    with pytest.raises(LayoutError, match="build raised UnspeakableError"):
+        start(build)

@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor
 
 from dynatrain._errors import LayoutError
 from dynatrain._torch_private.tensors import safe_globals, storage_of
+from dynatrain.given import described, said
 
 _HOST = torch.device("cpu")
 _Kind = TypeVar("_Kind", bound=type)
@@ -163,7 +164,7 @@ def encode(name: str, value: Any) -> bytes:
         _Pickler(out).dump(value)
     except Exception as error:  # whatever the user's objects raise
         raise LayoutError(
-            f"adapters: the state of {name} cannot be sent: {error}\n"
+            f"adapters: the state of {name} cannot be sent: {said(error)}\n"
             "  expected tensors and plain values: other ranks read it without running code\n"
             "  nothing was switched; the source state is intact\n"
             "  return plain data from its state_dict(), or call "
@@ -178,7 +179,7 @@ def decode(blob: bytes, device: torch.device = _HOST) -> Any:
         return _Unpickler(blob, device).load()
     except Exception as error:  # whatever the user's objects raise
         raise LayoutError(
-            f"adapters: a value cannot be read back: {type(error).__name__}: {error}\n"
+            f"adapters: a value cannot be read back: {described(error)}\n"
             "  expected what a rank with the same classes and versions has written\n"
             "  nothing was switched; the source state is intact\n"
             "  return plain data from state_dict()"

@@ -16,6 +16,7 @@ from dynatrain._torch_private.tensors import clear_sharding_cache, orthogonal_on
 from dynatrain.adapters.torch.cures import cure
 from dynatrain.adapters.torch.optimizers import holders
 from dynatrain.adapters.torch.streams import random_streams, read_streams
+from dynatrain.given import described
 from dynatrain.train_state import TrainState
 
 _DDP = torch.nn.parallel.DistributedDataParallel
@@ -83,7 +84,7 @@ def build_for_real(make: Callable[[], object], device: torch.device) -> TrainSta
             if cure(error) is None:
                 raise
             raise LayoutError(
-                f"session: the first build raised {type(error).__name__}: {error}\n"
+                f"session: the first build raised {described(error)}\n"
                 f"  on the device {device}; it had run under the meta device before, on trial\n"
                 "  nothing was switched; the source state is intact\n"
                 f"  {_advice(error)}the traceback above this error says where"
@@ -138,7 +139,7 @@ def build_on_meta(make: Callable[[], object], place: str, device: torch.device) 
         if isinstance(error, Error):
             raise
         raise LayoutError(
-            f"session: build raised {type(error).__name__}: {error}\n"
+            f"session: build raised {described(error)}\n"
             f"  in {place}, under the meta device\n"
             "  nothing was switched; the source state is intact\n"
             f"  {_advice(error)}the traceback above this error says where"

@@ -22,6 +22,7 @@ from dynatrain.adapters.torch.inventory import LiveTensors
 from dynatrain.adapters.torch.names import BUFFER, PARAM
 from dynatrain.adapters.torch.optimizers import asked
 from dynatrain.adapters.torch.placing import wrap_like
+from dynatrain.given import described
 from dynatrain.train_state import Stateful, TrainState
 
 _INTACT = "nothing was switched; the source state is intact"
@@ -68,7 +69,7 @@ def _taken_apart(name: str, work: Callable[[], Any]) -> Any:
     except Exception as error:  # whatever the user's containers raise
         raise LayoutError(
             f"adapters: what state_dict() of {name} returns cannot be taken apart: "
-            f"{type(error).__name__}: {error}\n"
+            f"{described(error)}\n"
             "  expected dicts, lists and tuples that can be copied, with the same places in every "
             f"layout\n  {_INTACT}\n"
             "  return plain dicts by name, and lists of plain values"

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from dynatrain._errors import Error, LayoutError
 from dynatrain._torch_private.tensors import hooks_its_state_dict
+from dynatrain.given import described
 from dynatrain.train_state import TrainState
 
 _T = TypeVar("_T")
@@ -133,7 +134,7 @@ def asked(name: str, what: str, call: Callable[[], _T]) -> _T:
         raise
     except Exception as error:
         raise LayoutError(
-            f"adapters: {what} of {name} raised {type(error).__name__}: {error}\n"
+            f"adapters: {what} of {name} raised {described(error)}\n"
             f"  expected {what} to work between two steps, in every layout\n"
             "  the source state is intact and training may go on\n"
             "  the traceback above this error says where"

@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 from dynatrain._errors import LayoutError
 from dynatrain._torch_private.tensors import holders_in_autograd, put_under
 from dynatrain.adapters.torch.blocks import Blocks
+from dynatrain.given import said
 
 
 def wrap_like(tensor: torch.Tensor, local: torch.Tensor) -> torch.Tensor:
@@ -55,7 +56,7 @@ def place(name: str, tensor: torch.Tensor, local: torch.Tensor) -> None:
         put_under(tensor, memory)
     except RuntimeError as error:
         raise LayoutError(
-            f"materialize: no memory can be put under {name!r}: {error}\n"
+            f"materialize: no memory can be put under {name!r}: {said(error)}\n"
             "  expected a tensor of build that no C++ code refers to\n"
             "  nothing was switched; the source state is intact\n"
             "  drop what build made of it, or make it after the switch"
