@@ -53,22 +53,6 @@ RunResult run_to_end(MakeRun make_run, const RunCall& call) {
   return result;
 }
 
-/// Errors: DeviceError when there is no thread to watch the run; the peers are told.
-std::unique_ptr<RunMonitor> make_monitor(Transport& transport,
-                                         Watermark* watermark,
-                                         const RunControl& control,
-                                         Deadline deadline) {
-  try {
-    return std::make_unique<RunMonitor>(transport, watermark, control, deadline);
-  } catch (const std::exception& error) {
-    transport.abort(error.what());
-    if (watermark != nullptr) {
-      watermark->abort(std::current_exception());
-    }
-    throw;
-  }
-}
-
 /// Notes are a copy each way; the batches of a run are prepared.
 constexpr std::int64_t kCopiesOfNotes = 1;
 constexpr int kBatchesOfNotes = 4;
@@ -104,6 +88,8 @@ struct Executor::Impl {
   std::optional<SourceMap> sources;     ///< mapped ahead, for the next run
   std::shared_ptr<OpenSources> opened;  ///< with them, or with what could not be mapped
   std::weak_ptr<OpenSources> newest;    ///< of all runs; there is one publication at a time
+  /// Made ahead: a run whose source is freed meanwhile may be refused nothing.
+  ParkedThread watcher{"watches a run"};
 
   [[nodiscard]] Ports ports() {
     return {.transport = transport, .copier = copier, .tags = tags, .notes = notes};
@@ -227,18 +213,18 @@ std::unique_ptr<Watermark> Executor::make_watermark() {
 RunResult Executor::run(PreparedRun& prepared, const ExecuteOptions& options, RunControl& control) {
   DYNATRAIN_CHECK(prepared.run_ != nullptr, "execution: a prepared run was to run a second time");
   const Deadline deadline = deadline_in(options.timeout);
-  const auto monitor =
-      make_monitor(impl_->transport, prepared.run_->watermark(), control, deadline);
+  RunMonitor monitor(
+      impl_->watcher, impl_->transport, prepared.run_->watermark(), control, deadline);
   return run_to_end([&] { return std::move(prepared.run_); },
-                    RunCall{options, control, *monitor, deadline});
+                    RunCall{options, control, monitor, deadline});
 }
 
 RunResult Executor::run(RunInputs inputs, const ExecuteOptions& options, RunControl& control) {
   const Deadline deadline = deadline_in(options.timeout);
   Watermark* const watermark = inputs.streaming ? &inputs.streaming->watermark : nullptr;
-  const auto monitor = make_monitor(impl_->transport, watermark, control, deadline);
+  RunMonitor monitor(impl_->watcher, impl_->transport, watermark, control, deadline);
   return run_to_end([&] { return impl_->make_run(std::move(inputs), deadline); },
-                    RunCall{options, control, *monitor, deadline});
+                    RunCall{options, control, monitor, deadline});
 }
 
 }  // namespace dynatrain

@@ -1,7 +1,6 @@
 #include "execution/run_monitor.hpp"
 
 #include "dynatrain/base/error.hpp"
-#include "dynatrain/base/thread.hpp"
 
 #include "base/error_from.hpp"
 #include "execution/abort_because.hpp"
@@ -48,12 +47,17 @@ std::string words_of(int stage) {
 
 }  // namespace
 
-RunMonitor::RunMonitor(Transport& transport,
+RunMonitor::RunMonitor(ParkedThread& thread,
+                       Transport& transport,
                        Watermark* watermark,
                        const RunControl& control,
                        Deadline deadline)
-    : transport_(transport), watermark_(watermark), control_(control), deadline_(deadline) {
-  thread_ = start_thread("watches a run", [this] { run(); });
+    : thread_(thread),
+      transport_(transport),
+      watermark_(watermark),
+      control_(control),
+      deadline_(deadline) {
+  thread_.begin([this] { run(); });
 }
 
 RunMonitor::~RunMonitor() {
@@ -66,9 +70,7 @@ void RunMonitor::stop() {
     is_stopping_ = true;
   }
   changed_.notify_all();
-  if (thread_.joinable()) {
-    thread_.join();
-  }
+  thread_.join();
 }
 
 void RunMonitor::watch(int stage, std::int64_t size_bytes, std::vector<Token> tokens) {

@@ -2,6 +2,7 @@
 
 #include "dynatrain/execution/executor.hpp"
 
+#include "base/parked_thread.hpp"
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -11,12 +12,11 @@
 #include <mutex>
 #include <optional>
 #include <string>
-#include <thread>
 #include <vector>
 
 namespace dynatrain {
 
-/// Watches a run from a thread of its own: the messages of each stage, cancel and the deadline. The
+/// Watches a run from another thread: the messages of each stage, cancel and the deadline. The
 /// first failure of the run is kept here and aborts the transport, which frees every other waiter.
 /// Threads  members may be called from any thread.
 class RunMonitor {
@@ -25,8 +25,9 @@ class RunMonitor {
   /// Of what fails before the first stage or behind the last one.
   static constexpr int kNoStage = -1;
 
-  /// A failure aborts `watermark`, too; null for none.
-  RunMonitor(Transport& transport,
+  /// A failure aborts `watermark`, too; null for none. `thread` has no other work until stop().
+  RunMonitor(ParkedThread& thread,
+             Transport& transport,
              Watermark* watermark,
              const RunControl& control,
              Deadline deadline);
@@ -51,7 +52,7 @@ class RunMonitor {
   [[nodiscard]] double seconds_at(Clock::time_point time) const {
     return std::chrono::duration<double>(time - begin_).count();
   }
-  /// Ends the thread once the watched messages have ended; a failed run's are not waited for.
+  /// Lets go of the thread once the watched messages have ended; a failed run's are not waited for.
   void stop();
 
  private:
@@ -75,6 +76,7 @@ class RunMonitor {
   [[nodiscard]] std::exception_ptr with_stage(int stage,
                                               const std::exception_ptr& error) const noexcept;
 
+  ParkedThread& thread_;
   Transport& transport_;
   Watermark* watermark_;
   const RunControl& control_;
@@ -87,7 +89,6 @@ class RunMonitor {
   std::exception_ptr error_;
   bool is_stopping_ = false;
   std::atomic<int> stage_{kNoStage};  ///< that was submitted last
-  std::thread thread_;
 };
 
 }  // namespace dynatrain

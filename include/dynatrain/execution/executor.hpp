@@ -122,7 +122,8 @@ class PreparedRun {
 /// Runs schedules of one rank over a transport and a copier. Reusable; one run at a time.
 class Executor {
  public:
-  /// Ownership: keeps references; both must outlive the executor.
+  /// Ownership: keeps references; both must outlive the executor. Has a thread, which watches runs.
+  /// Errors: DeviceError when the system gives no thread.
   Executor(Transport& transport, Copier& copier, int first_tag);
   ~Executor();
   Executor(const Executor&) = delete;

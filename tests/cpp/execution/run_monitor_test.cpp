@@ -57,7 +57,9 @@ bool has_failed(const RunMonitor& monitor) {
 TEST(RunMonitorWithoutMemory, FailureIsKeptAsItIs) {
   CountingTransport transport;
   const RunControl control;
-  RunMonitor monitor(transport, nullptr, control, Deadline::max() - std::chrono::seconds(1));
+  ParkedThread thread("watches a run");
+  RunMonitor monitor(
+      thread, transport, nullptr, control, Deadline::max() - std::chrono::seconds(1));
   const std::exception_ptr error = std::make_exception_ptr(TransportError("cut", 3, -1, true));
   {
     const FailingAllocation none(0, kAll);
@@ -76,7 +78,9 @@ TEST(RunMonitorWithoutMemory, FailureIsKeptAsItIs) {
 TEST(RunMonitorWithoutMemory, CancelledRunEnds) {
   CountingTransport transport;
   RunControl control;
-  RunMonitor monitor(transport, nullptr, control, Deadline::max() - std::chrono::seconds(1));
+  ParkedThread thread("watches a run");
+  RunMonitor monitor(
+      thread, transport, nullptr, control, Deadline::max() - std::chrono::seconds(1));
   {
     const FailingAllocation none(0, kAll);
     control.cancel = true;
@@ -89,7 +93,9 @@ TEST(RunMonitorWithoutMemory, CancelledRunEnds) {
 TEST(RunMonitorWithoutMemory, SpanThatCannotBeNotedFailsTheRunAlone) {
   CountingTransport transport;
   const RunControl control;
-  RunMonitor monitor(transport, nullptr, control, Deadline::max() - std::chrono::seconds(1));
+  ParkedThread thread("watches a run");
+  RunMonitor monitor(
+      thread, transport, nullptr, control, Deadline::max() - std::chrono::seconds(1));
   const auto messages = std::make_shared<HostCompletion>();
   monitor.watch(0, 8, {Token(messages)});
   {
