@@ -2,6 +2,7 @@
 
 #include "dynatrain/base/error.hpp"
 #include "dynatrain/base/thread.hpp"
+
 #include <utility>
 
 namespace dynatrain {

@@ -28,7 +28,7 @@ ADAPTERS = "dynatrain.adapters"
 CHOOSE_THE_ADAPTER = ("dynatrain.api", "dynatrain.join")
 #: What room 11 may know besides itself: values, errors, the core, torch's private names.
 ABOVE_ADAPTERS = {
-    "_errors", "_native", "_torch_private", "layout", "report", "train_state", "words",
+    "_errors", "_native", "_torch_private", "given", "layout", "report", "train_state", "words",
 }  # fmt: skip
 FORBIDDEN_ROOM_NAMES = {"utils", "common", "helpers", "misc", "core"}
 MAX_LINES = 400

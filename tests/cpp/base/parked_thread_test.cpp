@@ -69,7 +69,7 @@ bool works_without_a_further_thread() {
   return is_done;
 }
 
-// A run whose source was being freed was refused one behind the decision: the state of all was lost.
+// A run whose source was being freed was refused one: the state of all ranks was lost.
 TEST(ParkedThreadDeathTest, NeedsNoThreadOnceItIsMade) {
   DYNATRAIN_SKIP_UNDER_SANITIZERS();
   EXPECT_EXIT(
