@@ -110,9 +110,19 @@ class Collective:
         family = only_family(call, lambda: self.present.epoch, lambda: self.present.undecided)
         if self.generation.meeting is not None:
             self.generation.meeting.begin_call()
+        with (
+            self._naming_who_is_lost(),
+            family,
+            self.adapter.undisturbed(),
+            self._others_need_not_wait(call),
+        ):
+            return work()
+
+    @contextmanager
+    def _naming_who_is_lost(self) -> Iterator[None]:
+        """Says that this rank lives where its groups are lost, and hears who does not."""
         try:
-            with family, self.adapter.undisturbed(), self._others_need_not_wait(call):
-                return work()
+            yield
         except BaseException as error:
             if not self.generation.connected:
                 self._raise_named(error)
@@ -148,23 +158,13 @@ class Collective:
 
     def prepare(self, layout: Layout | str, names: Mapping[str, str] | None) -> PreparedSwitch:
         """See :meth:`dynatrain.Session.prepare`."""
-
-        def work() -> PreparedSwitch:
-            target, renamed, problem = self._asked("prepare", layout, names)
-            met = self._met("prepare", target, renamed, problem)
-            return self.targets.prepare(target, renamed, met).told()
-
-        return self.public("prepare", work)
+        met = partial(self._called, "prepare", layout, names)
+        return self.public("prepare", lambda: self.targets.prepare(*met()).told())
 
     def check(self, layout: Layout | str, names: Mapping[str, str] | None) -> int:
         """See :meth:`dynatrain.Session.check`."""
-
-        def work() -> int:
-            target, renamed, problem = self._asked("check", layout, names)
-            met = self._met("check", target, renamed, problem)
-            return self.targets.rehearse(target, renamed, met)
-
-        return self.public("check", work)
+        met = partial(self._called, "check", layout, names)
+        return self.public("check", lambda: self.targets.rehearse(*met()))
 
     def switch(
         self,
@@ -249,6 +249,13 @@ class Collective:
             return checked_layout(op, layout), checked_names(op, names), None
         except LayoutError as error:
             return _NOWHERE, {}, error
+
+    def _called(
+        self, op: str, layout: Layout | str, names: Mapping[str, str] | None
+    ) -> tuple[Layout, dict[str, str], Met]:
+        """What a call is given, and the meeting of all ranks over it."""
+        target, renamed, problem = self._asked(op, layout, names)
+        return target, renamed, self._met(op, target, renamed, problem)
 
     def _met(
         self, op: str, layout: Layout, names: Mapping[str, str], problem: Error | None = None
@@ -349,6 +356,11 @@ class Collective:
         self.calls = Calls(generation)
 
     # ---- life ----------------------------------------------------------------------------------
+
+    def begin(self, layout: Layout, initialize: Initialize | None, keep: Mapping[str, Any]) -> None:
+        """Starts a session of ranks that nobody else tells of each other. Collective."""
+        with self._naming_who_is_lost(), self._others_need_not_wait("init"):
+            self.start(layout, initialize, keep)
 
     def start(self, layout: Layout, initialize: Initialize | None, keep: Mapping[str, Any]) -> None:
         """Builds the first world and state. Collective."""

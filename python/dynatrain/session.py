@@ -258,7 +258,7 @@ class Session(Position):
 
     def start(self, layout: Layout, initialize: Initialize | None, keep: Mapping[str, Any]) -> None:
         """Builds the first world and state; called once by :func:`dynatrain.init`. Collective."""
-        self._part.start(layout, initialize, keep)
+        self._part.begin(layout, initialize, keep)
 
     def place_kept(self) -> None:
         """Tells the kept objects of the first world; called once by :func:`dynatrain.init`.

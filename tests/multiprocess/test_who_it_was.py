@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -46,6 +49,39 @@ def test_the_others_hear_which_rank_has_left_the_call_and_why(pool):
         text, peer = results[rank][0]
         assert "could not finish build" in text
         assert "rank 2 has left the call: KeyboardInterrupt" in text
+        assert peer == 2
+
+
+def be_lost_in_init(rank, world_size, way):
+    def build(world):
+        if rank == 2 and way == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if rank == 2 and way == "leave":
+            raise KeyboardInterrupt
+        return jobs.build(world)
+
+    try:
+        start("dp=4", build)
+    except TransportError as error:
+        return str(error), error.peer
+    except KeyboardInterrupt:
+        return "interrupted", -1
+
+
+# They were given the address of a rank, here and there of one that had only waited as well.
+@pytest.mark.parametrize(
+    ("way", "words"),
+    [
+        ("die", "not heard of since: rank 2"),
+        ("leave", "rank 2 has left the call: KeyboardInterrupt"),
+    ],
+)
+def test_who_is_lost_while_a_session_begins_is_named(pool, way, words):
+    results = pool.run(be_lost_in_init, way, may_die=[2] if way == "die" else [])
+    for rank in (0, 1, 3):
+        text, peer = results[rank]
+        assert "could not finish" in text
+        assert words in text
         assert peer == 2
 
 
