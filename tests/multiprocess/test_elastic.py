@@ -124,7 +124,8 @@ def say_to(address, *lines):
         found = []
         with suppress(ConnectionError), made.makefile("rb") as answers:
             made.sendall(b"".join(line + b"\n" for line in lines))
-            made.shutdown(socket.SHUT_WR)
+            with suppress(OSError):  # it is not connected where the coordinator was faster
+                made.shutdown(socket.SHUT_WR)
             found.extend(answers)
         return found
 
