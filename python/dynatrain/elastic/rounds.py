@@ -117,7 +117,7 @@ class Rounds(threading.Thread):
         self._connections = Connections(means.timeout)  #: of this try
         self._try = ""
         self._meeting: Store | None = None  #: that this try is known in
-        self._former: list[str] = []  #: tries that this member has left
+        self._former: set[str] = set()  #: tries that this member has left
         self.boundaries = Boundaries(means.timeout.total_seconds())
         self._holds = True  #: buffers or files, so that its end is to be waited for
         self._margin = 1
@@ -169,7 +169,7 @@ class Rounds(threading.Thread):
                     self._move_on(self._meeting)
             self.boundaries.wait(lambda: False, self.boundaries.patience_s)
             self.boundaries.begin_anew()
-        self._former.append(self._try)
+        self._former.add(self._try)
         self._margin = 1  # as on all others
 
     def _move_on(self, store: Store) -> None:
@@ -221,8 +221,7 @@ class Rounds(threading.Thread):
         agreed = channel.agree(Said(self.boundaries.at, done=self._done))
         self._catch_up(agreed.done, keeps=keeps)
         self._room(self._slots.spare, size + other.size_bytes)
-        at = agreed.at
-        due, every = self._cadence.first(at + self._margin), self._cadence.every
+        due, every = self._cadence.first(agreed.at + self._margin), self._cadence.every
         while True:
             slot, brought = self._slots.spare, self.boundaries.brought_at(due)
             began = time.perf_counter()
@@ -261,12 +260,13 @@ class Rounds(threading.Thread):
 
     def _clean_up(self, rank: int) -> None:
         """Deletes what former tries have left in the store; all members have left them."""
-        former, self._former = self._former, []
-        if rank != 0 or self._meeting is None:
+        former, self._former, store = self._former, set(), self._meeting
+        if rank != 0 or store is None or not former:
             return
         leftovers = Leftovers()
-        for name in former:
-            leftovers.add(self._meeting, name)
+        with suppress(Exception):  # who cannot clean up goes on all the same
+            keys = store.list_keys()  # once, however many tries there were
+            leftovers.add_keys(store, [key for key in keys if key.partition("/")[0] in former])
         leftovers.sweep(lambda: self.boundaries.ended)
 
     def _sweep_once(self, rank: int) -> None:

@@ -161,7 +161,7 @@ def test_one_rank_deletes_what_former_tries_have_left(rank, left):
     made, store = rounds_of(HashStore(), rank)
     for key in ("a/here/1", "c/here/0"):
         store.set(key, "")
-    made._meeting, made._former = store, ["a", "b"]
+    made._meeting, made._former = store, {"a", "b"}
     made._clean_up(rank)
     assert sorted(store.list_keys()) == left
     assert not made._former
