@@ -7,6 +7,7 @@
 
 #include "execution/source_map.hpp"
 #include "execution/switch_over_loopback.hpp"
+#include "execution/tampering_transport.hpp"
 #include "execution/wrapped_copier.hpp"
 #include <array>
 #include <atomic>
@@ -22,37 +23,6 @@
 
 namespace dynatrain {
 namespace {
-
-/// Calls `before_send` ahead of every batch of sends that carries bytes of a stage.
-class TamperingTransport final : public Transport {
- public:
-  using BeforeSend = std::function<void(int batch, std::vector<WireMessage>& messages)>;
-
-  TamperingTransport(std::unique_ptr<Transport> inner, BeforeSend before_send)
-      : inner_(std::move(inner)), before_send_(std::move(before_send)) {}
-
-  [[nodiscard]] int rank() const override { return inner_->rank(); }
-  [[nodiscard]] int size() const override { return inner_->size(); }
-  Token submit_sends(std::span<const WireMessage> messages,
-                     std::span<const Token> after,
-                     Deadline deadline) override {
-    wait_all(after, deadline);
-    std::vector<WireMessage> changed(messages.begin(), messages.end());
-    before_send_(num_batches_++, changed);
-    return inner_->submit_sends(changed, {}, deadline);
-  }
-  Token submit_receives(std::span<const WireMessage> messages,
-                        std::span<const Token> after,
-                        Deadline deadline) override {
-    return inner_->submit_receives(messages, after, deadline);
-  }
-  void abort(std::string_view reason) noexcept override { inner_->abort(reason); }
-
- private:
-  std::unique_ptr<Transport> inner_;
-  BeforeSend before_send_;
-  int num_batches_ = 0;  ///< the first is agree()'s
-};
 
 /// Reads other bytes than lie there, wherever a copy with a sum writes what it reads.
 class MisreadingCopier final : public WrappedCopier {
