@@ -97,14 +97,49 @@ def per_tensor_over_nccl(
     return lambda: wait_for(dist.batch_isend_irecv(operations) if operations else ())
 
 
-def device_copies(session: dynatrain.Session, moves: Sequence[Move]) -> Callable[[], None]:
-    """What this rank receives, or keeps at another address, as one copy on its GPU."""
+def elems_to_copy(session: dynatrain.Session, moves: Sequence[Move]) -> tuple[int, int]:
+    """Elements that this rank receives, and those that it keeps at another address.
+
+    Args:
+        session: has a switch prepared.
+        moves: of that switch.
+    """
     adopted = set(_plan(session).adoptable())
-    num_elems = sum(
-        math.prod(e - b for b, e in zip(begin, end, strict=True))
-        for name, begin, end, src, dst in moves
-        if dst == dist.get_rank() and not (src == dst and name in adopted)
-    )
-    numbers = torch.rand(num_elems, device=session.device)
-    copy = torch.empty_like(numbers)
+    received, kept = 0, 0
+    for name, begin, end, src, dst in moves:
+        size = math.prod(e - b for b, e in zip(begin, end, strict=True))
+        if src != dst == dist.get_rank():
+            received += size
+        elif src == dst and name not in adopted:
+            kept += size
+    return received, kept
+
+
+def plain_copy(num_elems: int, device: torch.device) -> Callable[[], object]:
+    """One copy of so many float32 within the memory of this rank."""
+    numbers = torch.rand(num_elems, device=device)
+    copy = torch.zeros_like(numbers)  # its pages are there before the clock runs
     return lambda: copy.copy_(numbers)
+
+
+def in_turn(*works: Callable[[], object]) -> Callable[[], None]:
+    """One call that makes all of them."""
+
+    def call_all() -> None:
+        for work in works:
+            work()
+
+    return call_all
+
+
+def state_dict(session: dynatrain.Session) -> dict[str, torch.Tensor]:
+    """Parameters and moments by name, as torch's checkpoint takes them."""
+    if not session.active:
+        return {}
+    state = session.state
+    tensors: dict[str, torch.Tensor] = {}
+    for name, param in state.model.named_parameters():
+        tensors[name] = param.detach()
+        for slot, value in state.optimizer.state[param].items():
+            tensors[f"{name}.{slot}"] = value
+    return tensors

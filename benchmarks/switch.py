@@ -8,9 +8,11 @@ dynatrain-*      session.switch() to a prepared layout, and once more to one tha
 dcp-tmpfs        torch.distributed.checkpoint, save in the source, load in the target, in tmpfs
 c10d-per-tensor  each box that crosses as a message of its own, without cutting or joining tensors
 c10d-ceiling     the bytes that cross between ranks, one large raw message per pair of ranks
+c10d-ceiling-with-copies  the same, and what stays on a rank at another address as one plain copy
+copy-ceiling     with --device cpu: the bytes that each rank receives or copies, as one plain copy
+                 in its own memory, all ranks at once; the ceiling of ranks that share a host
 nccl-per-tensor  with --transport nccl: c10d-per-tensor over NCCL, on the GPU's own memory
-device-copy      with --device cuda: the bytes that each rank receives or copies, as one plain copy
-                 on its GPU, all ranks at once; the ceiling of ranks that share a GPU
+device-copy      with --device cuda: the same on its GPU; the ceiling of ranks that share a GPU
 
 With --device cuda the state lies on GPUs, which ranks may share. Gloo's messages then start and end
 in host memory: per tensor they are fetched and put back, the ceiling stays in host memory.
@@ -46,11 +48,14 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 
 import dynatrain
 from contenders import (
-    device_copies,
+    elems_to_copy,
+    in_turn,
     per_tensor_messages,
     per_tensor_over_nccl,
+    plain_copy,
     plan_moves,
     raw_messages,
+    state_dict,
 )
 from device_memory import LeastFree, planned_bytes
 from dynatrain import Layout, TrainState, World, _native
@@ -67,7 +72,7 @@ PAIRS = (
 )
 HIDDEN = 1024
 OURS = "dynatrain"
-PEERS = ("dcp-tmpfs", "c10d-per-tensor", "c10d-ceiling")
+PEERS = ("dcp-tmpfs", "c10d-per-tensor", "c10d-ceiling", "c10d-ceiling-with-copies")
 
 
 class FeedForward(nn.Module):
@@ -161,19 +166,6 @@ def timed(work: Callable[[], object]) -> float:
     return float(seconds)
 
 
-def state_dict(session: dynatrain.Session) -> dict[str, torch.Tensor]:
-    """Parameters and moments by name, as torch's checkpoint takes them."""
-    if not session.active:
-        return {}
-    state = session.state
-    tensors: dict[str, torch.Tensor] = {}
-    for name, param in state.model.named_parameters():
-        tensors[name] = param.detach()
-        for slot, value in state.optimizer.state[param].items():
-            tensors[f"{name}.{slot}"] = value
-    return tensors
-
-
 def watched_switch(session: dynatrain.Session, target: str) -> tuple[int, int]:
     """Bytes that a switch took on the GPU at most, and what the plan said. Collective."""
     gc.collect()
@@ -200,8 +192,9 @@ def run_pair(
     """Runs all contenders ``runs`` times in turn, ending in the pair's source."""
     source, target = pair
     on_gpu = session.device.type == "cuda"
-    more = (["device-copy"] if on_gpu else []) + (["nccl-per-tensor"] if nccl else [])
-    samples = {name: Samples() for name in (OURS, *PEERS, *more)}
+    copies = "device-copy" if on_gpu else "copy-ceiling"
+    more = ("nccl-per-tensor",) if nccl else ()
+    samples = {name: Samples() for name in (OURS, *PEERS, copies, *more)}
     if session.layout != Layout.parse(source):
         session.switch(source)
     if on_gpu:
@@ -211,8 +204,8 @@ def run_pair(
         seconds = timed(partial(dcp.save, state_dict(session), checkpoint_id=folder))
         session.prepare(target)
         moves = plan_moves(session)
-        if on_gpu:
-            samples["device-copy"].seconds.append(timed(device_copies(session, moves)))
+        received, kept = elems_to_copy(session, moves)
+        samples[copies].seconds.append(timed(plain_copy(received + kept, session.device)))
         ours = samples[OURS]
         ours.seconds.append(timed(partial(switch_to, session, target, ours)))
         seconds += timed(partial(dcp.load, state_dict(session), checkpoint_id=folder))
@@ -223,7 +216,11 @@ def run_pair(
         messages = per_tensor_messages(moves, session.device)
         samples["c10d-per-tensor"].seconds.append(timed(messages))
         del messages  # each contender has the memory to itself
-        samples["c10d-ceiling"].seconds.append(timed(raw_messages(ours.report.traffic)))
+        messages = raw_messages(ours.report.traffic)
+        samples["c10d-ceiling"].seconds.append(timed(messages))
+        both = in_turn(messages, plain_copy(kept, session.device))
+        samples["c10d-ceiling-with-copies"].seconds.append(timed(both))
+        del messages, both
         if nccl is not None:
             over_nccl = per_tensor_over_nccl(moves, session.device, nccl)
             samples["nccl-per-tensor"].seconds.append(timed(over_nccl))
@@ -242,7 +239,8 @@ def rows_of(pair: tuple[str, str], samples: dict[str, Samples], transport: str) 
     """Summarises one pair."""
     report = samples[OURS].report
     assert report is not None
-    ceiling = samples.get("device-copy", samples["c10d-ceiling"]).seconds
+    on_host = "copy-ceiling" if transport == "shared_memory" else "c10d-ceiling"
+    ceiling = samples["device-copy" if "device-copy" in samples else on_host]
     rows = []
     for name, sample in samples.items():
         ours = name == OURS
@@ -263,7 +261,7 @@ def rows_of(pair: tuple[str, str], samples: dict[str, Samples], transport: str) 
                 extra_peak_bytes=report.extra_peak_bytes if ours else 0,
                 device_peak_bytes=sample.device_bytes[0],
                 planned_device_peak_bytes=sample.device_bytes[1],
-                share_of_ceiling=statistics.median(ceiling) / median,
+                share_of_ceiling=statistics.median(ceiling.seconds) / median,
             )
         )
     return rows

@@ -16,7 +16,14 @@ import dynatrain
 from checkout import ROOT
 
 PAIRS = [("dp=4", "dp=2,tp=2"), ("tp=4", "dp=2,tp=2"), ("dp=2,tp=2", "tp=4"), ("dp=4", "dp=2")]
-CONTENDERS = {"dynatrain-c10d", "dcp-tmpfs", "c10d-per-tensor", "c10d-ceiling"}
+CONTENDERS = {
+    "dynatrain-c10d",
+    "dcp-tmpfs",
+    "c10d-per-tensor",
+    "c10d-ceiling",
+    "c10d-ceiling-with-copies",
+    "copy-ceiling",
+}
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +102,7 @@ def run_what_a_gpu_adds(rank, world_size):
     session = dynatrain.init(job.build, "dp=2", initialize=job.initialize)
     session.prepare("tp=2")
     moves = benchmark.plan_moves(session)
-    copied = benchmark.device_copies(session, moves)()
+    copied = benchmark.plain_copy(sum(benchmark.elems_to_copy(session, moves)), session.device)()
     benchmark.per_tensor_over_nccl(moves, session.device, dist.new_group(backend="gloo"))()
     planned = benchmark.planned_bytes(session)
     report = session.switch("tp=2")
