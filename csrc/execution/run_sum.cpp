@@ -16,13 +16,23 @@
 namespace dynatrain {
 namespace {
 
+/// `Salt` is what is added to the bits: as many of its bits as the term depends on.
+struct NarrowPartTerm {
+  using Salt = std::uint32_t;
+  static std::uint64_t mix(std::uint32_t salted_bits) {
+    return part_sum_term(0, salted_bits - kSumStep, true);
+  }
+};
+
 struct PartTerm {
+  using Salt = std::uint64_t;
   static std::uint64_t mix(std::uint64_t salted_bits) {
-    return part_sum_term(0, salted_bits - kSumStep);
+    return part_sum_term(0, salted_bits - kSumStep, false);
   }
 };
 
 struct FingerprintTerm {
+  using Salt = std::uint64_t;
   static std::uint64_t mix(std::uint64_t salted_bits) {
     return fingerprint_term(0, 0, salted_bits - kSumStep);
   }
@@ -31,13 +41,15 @@ struct FingerprintTerm {
 template <class Term, class Word>
 [[gnu::always_inline]] inline std::uint64_t dense_sum(const std::byte* data,
                                                       std::int64_t count,
-                                                      std::uint64_t salt) {
+                                                      std::uint64_t first_salt) {
+  using Salt = typename Term::Salt;
   std::uint64_t sum = 0;
+  auto salt = static_cast<Salt>(first_salt);
   for (std::int64_t i = 0; i < count; ++i) {
     Word bits = 0;
     std::memcpy(&bits, data + i * static_cast<std::int64_t>(sizeof(Word)), sizeof(Word));
-    sum += Term::mix(static_cast<std::uint64_t>(bits) + salt);
-    salt += kSumStep;
+    sum += Term::mix(static_cast<Salt>(bits) + salt);
+    salt += static_cast<Salt>(kSumStep);
   }
   return sum;
 }
@@ -78,7 +90,7 @@ std::uint64_t sum_any(const ElementRun& run, std::uint64_t salt) {
       std::memcpy(&bits,
                   element + byte,
                   static_cast<std::size_t>(std::min<std::int64_t>(8, run.elem_bytes - byte)));
-      sum += Term::mix(bits + salt);
+      sum += Term::mix(static_cast<typename Term::Salt>(bits + salt));
       salt += kSumStep;
     }
   }
@@ -110,7 +122,8 @@ std::uint64_t sum_run(const ElementRun& run, std::uint64_t key, std::uint64_t fi
 }  // namespace
 
 std::uint64_t part_sum_run(const ElementRun& run, std::uint64_t first_index) {
-  return sum_run<PartTerm>(run, 0, first_index);
+  return run.elem_bytes <= kMaxNarrowBytes ? sum_run<NarrowPartTerm>(run, 0, first_index)
+                                           : sum_run<PartTerm>(run, 0, first_index);
 }
 
 std::uint64_t fingerprint_run(const ElementRun& run, std::uint64_t key, std::uint64_t first_index) {

@@ -8,7 +8,12 @@
 
 #include "execution/switch_over_loopback.hpp"
 #include "execution/wrapped_copier.hpp"
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
 #include <cstring>
+#include <random>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -144,6 +149,45 @@ TEST(RunSum, KeyMayBePartOfTheIndex) {
   }
 }
 
+// Damage of one element alone is always seen: no other value has its term, wherever it stands.
+TEST(RunSum, NoTwoValuesOfAnElementHaveTheSameTerm) {
+  for (const std::uint64_t index : {0ULL, 1ULL, 40'503ULL, 3'000'000'000ULL}) {
+    std::set<std::uint64_t> terms;
+    for (std::uint64_t bits = 0; bits < 1ULL << 16U; ++bits) {
+      terms.insert(part_sum_term(index, bits, true));
+      terms.insert(part_sum_term(index, bits << 16U | 0xffffU, true));  // these are shared: ffff
+    }
+    EXPECT_EQ(terms.size(), (2ULL << 16U) - 1) << "index " << index;
+  }
+}
+
+// Elements that changed places, alone or as rows, are what a wrong copy makes of a right one.
+TEST(RunSum, SeesElementsAndRowsThatChangedPlaces) {
+  constexpr std::int64_t kRow = 24;
+  std::mt19937_64 random(7);
+  for (const std::int64_t width : {1, 2, 4, 8}) {
+    std::vector<std::byte> data(static_cast<std::size_t>(kRow * kRow * width));
+    std::ranges::generate(data, [&] { return static_cast<std::byte>(random()); });
+    const auto sum = [&] {
+      return part_sum_run({.data = data.data(), .elem_bytes = width, .count = kRow * kRow}, 3);
+    };
+    const std::uint64_t right = sum();
+    for (const std::int64_t elems : {std::int64_t{1}, kRow}) {
+      for (int trial = 0; trial < 500; ++trial) {
+        const auto size = static_cast<std::uint64_t>(elems * width);
+        const std::uint64_t places = data.size() / size;
+        const auto a = data.begin() + static_cast<std::ptrdiff_t>(random() % places * size);
+        const auto b = data.begin() + static_cast<std::ptrdiff_t>(random() % places * size);
+        const auto end = a + static_cast<std::ptrdiff_t>(size);
+        const bool is_other = !std::equal(a, end, b);
+        std::swap_ranges(a, end, b);
+        EXPECT_EQ(sum() != right, is_other) << width << " bytes, " << elems << " elements";
+        std::swap_ranges(a, end, b);
+      }
+    }
+  }
+}
+
 // Vectorised runs, odd widths and strides must all be the plain sum of the terms.
 TEST(RunSum, EqualsElementByElementSums) {
   std::vector<std::byte> data(4096);
@@ -165,7 +209,7 @@ TEST(RunSum, EqualsElementByElementSums) {
                     << static_cast<unsigned>(8 * b);
           }
           const std::uint64_t index = (static_cast<std::uint64_t>(i) + 9) * words + word;
-          sum += part_sum_term(index, bits);
+          sum += part_sum_term(index, bits, width <= 4);
           fingerprint += fingerprint_term(5, index, bits);
         }
       }
