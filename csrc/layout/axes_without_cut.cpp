@@ -8,7 +8,7 @@
 namespace dynatrain {
 namespace {
 
-constexpr std::array<Axis, 2> kCutting{Axis::kPp, Axis::kTp};
+constexpr std::array<Axis, 3> kCutting{Axis::kDpShard, Axis::kPp, Axis::kTp};
 
 /// By rank of the map, the first of those that differ from it along `axis` alone; -1 elsewhere.
 std::vector<int> neighbours_along(const Layout& layout,

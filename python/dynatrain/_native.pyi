@@ -388,7 +388,10 @@ class ShardMap:
         """Raises LayoutError unless the map's answer for a rank equals its live tensors."""
 
     def axes_without_cut(self, layout: Layout, ranks: Sequence[int]) -> list[str]:
-        """Of pp and tp, those that cut no tensor; ``ranks`` of the map by rank of the layout."""
+        """Of dp_shard, pp and tp, those that cut no tensor.
+
+        ``ranks`` are those of the map by rank of the layout.
+        """
 
     def prove_coverage(self) -> None:
         """Raises LayoutError naming a box that nobody holds."""

@@ -29,7 +29,6 @@ FORMAT = "%(asctime)s %(name)s %(levelname)s %(message)s"
 OnSwitch = Callable[[Callable[[SwitchReport], None]], None]
 
 _package = logging.getLogger("dynatrain")
-_package.addHandler(logging.NullHandler())  # silent by default, warnings too
 _log = logging.getLogger("dynatrain.session")
 
 
@@ -105,8 +104,7 @@ def _no_folder(text: str, error: Exception) -> LayoutError:
 def _show_lines(level: int) -> None:
     if _package.level == logging.NOTSET:
         _package.setLevel(level)
-    others = [h for h in _package.handlers if not isinstance(h, logging.NullHandler)]
-    if not others and not logging.getLogger().handlers:
+    if not _package.handlers and not logging.getLogger().handlers:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter(FORMAT))
         _package.addHandler(handler)

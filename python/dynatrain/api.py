@@ -76,8 +76,9 @@ def init(  # noqa: PLR0913 - the settings of a session, all but two with default
             else the CPU. ``"cuda"`` is the GPU that the script has chosen, else the one numbered
             LOCAL_RANK, else the rank's modulo their number. A GPU is made the process's current
             one. Host memory and memory of this device can be switched.
-        timeout_s: deadline of every wait; but for ranks that come to ``init`` itself, which are
-            waited for a minute at least: processes of a job begin at different times.
+        timeout_s: deadline of every wait of dynatrain's; but for ranks that come to ``init``
+            itself, which are waited for a minute at least: processes of a job begin at different
+            times. Collectives of training wait as long as ``init_process_group(timeout=)`` says.
         staging_budget_bytes: staging memory of a transfer, per rank; 1024 at the least. A switch
             needs 1024 for each rank that a rank sends to, and for each that it receives from, and
             is refused with the number where that is more than the budget.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from datetime import timedelta
 
 import pytest
 import torch
@@ -142,6 +143,23 @@ def test_layouts_with_equal_dense_meshes_stay_apart(pool):
     assert pool.run(meshes_of_products) == [[True] * 5] * 4
 
 
+def patience_of_groups(rank, world_size):
+    cpu = torch.device("cpu")
+    everybody = dist.group.WORLD._get_backend(cpu)
+    everybody._set_default_timeout(timedelta(seconds=77))  # as init_process_group(timeout=) does
+    world = start("dp=2,tp=2", build_nothing, initialize=None).world
+    groups = [world.mesh["tp"].get_group(), world.mesh_over("fsdp", "tp")["fsdp"].get_group()]
+    return [group._get_backend(cpu).options._timeout.total_seconds() for group in groups]
+
+
+# A script that sets a timeout relies on it in the steps too; half an hour in a hung one is lost.
+def test_groups_of_a_world_wait_as_long_as_the_group_of_all_ranks(pool):
+    assert pool.run(patience_of_groups) == [[77, 77]] * 4
+
+
+SAME_WORK = "They do the same work, and drift apart where they draw random numbers"
+
+
 def pass_over_an_axis(rank, world_size, layout):
     class Heard(logging.Handler):
         def emit(self, record):
@@ -159,13 +177,20 @@ def pass_over_an_axis(rank, world_size, layout):
 
 
 # Nothing failed, and ranks along the axis that drew random numbers had parameters of their own.
-@pytest.mark.parametrize(("layout", "axis"), [("dp_replicate=2,pp=2", "pp"), ("tp=4", "tp")])
-def test_a_build_that_passes_over_an_axis_is_told_of_it(pool, layout, axis):
+@pytest.mark.parametrize(
+    ("layout", "axis", "comes_of_it"),
+    [
+        ("dp_replicate=2,pp=2", "pp", SAME_WORK),
+        ("tp=4", "tp", SAME_WORK),
+        ("dp=4", "dp_shard", "They drift apart unless their gradients are averaged"),
+    ],
+)
+def test_a_build_that_passes_over_an_axis_is_told_of_it(pool, layout, axis, comes_of_it):
     heard = pool.run(pass_over_an_axis, layout)
 
-    assert heard[0] == [
+    (told,) = heard[0]
+    assert told.startswith(
         f"layout {layout}: ranks that differ along {axis} alone hold the same part of every "
-        f"tensor. Does build use {axis}? They do the same work, and drift apart where they draw "
-        "random numbers"
-    ]
+        f"tensor. Does build use {axis}? {comes_of_it}"
+    )
     assert heard[1:] == [[], [], []]

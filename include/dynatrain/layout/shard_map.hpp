@@ -174,7 +174,7 @@ void prove_live(const ShardMap& map, int rank, std::span<const LiveTensor> live)
 void prove_coverage(const ShardMap& map);
 
 /// Axes of `layout` that cut no tensor: ranks that differ along one alone hold the same boxes. Of
-/// pp and tp, which are there to cut the state; data may be parallel without.
+/// dp_shard, pp and tp, which are there to cut the state.
 ///
 /// `ranks` are those of the map by rank of the layout.
 /// Cost     the boxes of each distinct sharding, up to the first that is cut.

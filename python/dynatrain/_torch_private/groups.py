@@ -101,6 +101,8 @@ class _IsGloo(type):
         return isinstance(instance, dist.ProcessGroupGloo)
 
 
+#: What a deadline may lose on its way through torch, which counts milliseconds.
+_ROUNDING = timedelta(milliseconds=2)
 #: Makes a group of Gloo: of a store, the own rank and the number of ranks, and a deadline.
 _Maker = Callable[[Store, tuple[int, int], timedelta], Any]
 
@@ -145,8 +147,9 @@ def listed_group(  # noqa: PLR0913 - what the group is, and how it is made
     """A group that its members alone make, ``rank`` among them, of the kind of a default one.
 
     torch lists it by ``name``, as functional collectives ask, but does not count it. ``deadline``
-    is for the making; what is done over the group has torch's default. ``default`` is the group
-    that numbers the ranks, torch's default one where it is None; other threads see nothing of it.
+    is for the making; what is done over the group has the deadline of ``default``. That is the
+    group which numbers the ranks, torch's default one where it is None; other threads see nothing
+    of it.
 
     Raises:
         RuntimeError: a member did not come in time.
@@ -169,7 +172,7 @@ def listed_group(  # noqa: PLR0913 - what the group is, and how it is made
         )
     assert isinstance(group, ProcessGroup)
     distributed_c10d._world.pg_group_ranks[group] = {each: at for at, each in enumerate(ranks)}
-    _wait_as_usual(group, deadline)
+    _wait_as_usual(group, deadline, numbers)
     return group
 
 
@@ -196,7 +199,7 @@ def group_to_be_default(
     )
     assert isinstance(group, ProcessGroup)
     distributed_c10d._world.pg_group_ranks[group] = {each: each for each in range(num_ranks)}
-    _wait_as_usual(group, deadline)
+    _wait_as_usual(group, deadline, None)
     return group
 
 
@@ -316,17 +319,32 @@ def group_making(deadline: timedelta) -> Iterator[None]:
     finally:
         distributed_c10d._get_default_timeout = original
         for group in set(world.pg_map) - before:
-            _wait_as_usual(group, deadline)
+            _wait_as_usual(group, deadline, None)
 
 
-def _wait_as_usual(group: ProcessGroup, deadline: timedelta) -> None:
-    """Gives a group that was made with ``deadline`` the deadline that torch would have given it."""
+def _wait_as_usual(group: ProcessGroup, deadline: timedelta, like: ProcessGroup | None) -> None:
+    """Gives a group that was made with ``deadline`` that of ``like``, or torch's own.
+
+    The group of all ranks has what the script gave ``init_process_group``; torch gives its default
+    to every other one. A group that was made with another deadline keeps it.
+    """
     name = distributed_c10d._world.pg_map[group][0]
     for device in group._device_types:
         with suppress(RuntimeError):  # a backend that tells no options keeps its own
             backend = group._get_backend(device)
-            if getattr(backend.options, "_timeout", None) == deadline:
-                backend._set_default_timeout(distributed_c10d._get_default_timeout(name))
+            found = getattr(backend.options, "_timeout", timedelta.max)
+            if abs(found - deadline) <= _ROUNDING:
+                usual = distributed_c10d._get_default_timeout(name)
+                backend._set_default_timeout(_timeout(like, device, usual) if like else usual)
+
+
+def _timeout(group: ProcessGroup, device: torch.device, otherwise: timedelta) -> timedelta:
+    """How long a group waits for what is done on ``device``."""
+    with suppress(RuntimeError):
+        found = getattr(group._get_backend(device).options, "_timeout", None)
+        if isinstance(found, timedelta):
+            return found
+    return otherwise
 
 
 def num_groups_named() -> int:

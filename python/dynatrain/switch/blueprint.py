@@ -103,7 +103,7 @@ class Blueprint:
         inventory, fresh = self.target.inventory, 0
         if inventory is not None:
             fresh = inventory.missing_bytes(self.adopted(engine))
-        check_budget(engine.rank, fresh + staging_bytes, engine.options.memory_budget_bytes)
+        check_budget(engine.rank, fresh + staging_bytes, engine.options)
         return fresh
 
 
@@ -231,16 +231,24 @@ def _check_same_tensors(
         raise LayoutError(reason) from error
 
 
+#: What comes of an axis that build passes over, by its name; that of all others without a name.
+_WITHOUT_CUT = {
+    "dp_shard": "They drift apart unless their gradients are averaged; replicas are dp_replicate's",
+    "": "They do the same work, and drift apart where they draw random numbers",
+}
+
+
 def _warn_of_axes_without_cut(engine: Engine, called: Called, target_map: _native.ShardMap) -> None:
     """Where build passes over an axis nothing fails, and each rank along it trains for itself."""
     ranks = engine.generation.members.ranks_of(called.seats.ids)
     for axis in target_map.axes_without_cut(called.layout.native, ranks):
         _log.warning(
             "layout %s: ranks that differ along %s alone hold the same part of every tensor. Does "
-            "build use %s? They do the same work, and drift apart where they draw random numbers",
+            "build use %s? %s",
             called.layout,
             axis,
             axis,
+            _WITHOUT_CUT.get(axis, _WITHOUT_CUT[""]),
         )
 
 

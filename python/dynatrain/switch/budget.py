@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from dynatrain._errors import BudgetError
+from dynatrain.generation.options import Options
 from dynatrain.given import first_line
 
 
-def check_budget(rank: int, extra_bytes: int, budget_bytes: int | None) -> None:
+def check_budget(rank: int, extra_bytes: int, options: Options) -> None:
     """Raises BudgetError when a switch needs more beside the source than it may take."""
+    budget_bytes = options.memory_budget_bytes
     if budget_bytes is not None and extra_bytes > budget_bytes:
+        retains = options.mode == "retain"
+        stream = "; mode='auto' of dynatrain.init frees the source meanwhile" if retains else ""
         raise BudgetError(
             f"session: the switch needs {extra_bytes} bytes beside the source on rank {rank}\n"
             f"  the budget is {budget_bytes} bytes\n"
             "  nothing was moved; the source state is intact\n"
-            "  raise memory_budget_bytes, or lower staging_budget_bytes",
+            f"  raise memory_budget_bytes, or lower staging_budget_bytes{stream}",
             extra_bytes,
             budget_bytes,
         )

@@ -170,7 +170,7 @@ class Transfer:
     def _checked_values(self) -> tuple[Published, int]:
         if self._read is None:
             assert self._refusal is not None
-            raise of_family(self._refusal, "comparing the values") from self._refusal
+            raise of_family(self._refusal, "comparing the values")
         return self._read
 
     def _checked_taken(self) -> int:

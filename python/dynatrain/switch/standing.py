@@ -239,7 +239,7 @@ def _with_runs(engine: Engine, standing: Standing) -> Standing:
     made = replace(standing, routes=[_with_run(engine, standing, each) for each in standing.routes])
     fresh = made.fresh_bytes + made.streamed_bytes
     needed = fresh + made.staging_peak_bytes + made.table_bytes
-    check_budget(engine.rank, needed, engine.options.memory_budget_bytes)
+    check_budget(engine.rank, needed, engine.options)
     return made
 
 

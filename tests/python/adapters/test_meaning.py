@@ -71,3 +71,18 @@ def test_ring_of_references_ends():
     ring["self"] = ring
 
     assert digest(ring) == digest(pickle.loads(pickle.dumps(ring)))
+
+
+# "A tensor of this shape and a tensor of this shape" says nothing to who looks for the cause.
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.bfloat16, torch.bool])
+def test_tensors_that_look_the_same_are_told_apart_by_their_first_element(dtype):
+    first = torch.zeros(3, 4, dtype=dtype)
+    second = first.clone()
+    second[1, 2] = second[2, 0] = 1
+
+    name = str(dtype).removeprefix("torch.")
+    zero, one = first[1, 2].item(), second[1, 2].item()
+    assert difference({"a": first}, {"a": second}) == (
+        f".a: a {name} tensor of shape (3, 4) each, the first element that differs is [1, 2]: "
+        f"{zero} and {one}"
+    )

@@ -120,11 +120,12 @@ def lines_on_stderr():
     return lines[: lines.index("--")], lines[lines.index("--") + 1 :]
 
 
-# A library that nobody asked prints nothing; one that was asked needs no set-up of logging.
-def test_silent_until_the_variable_asks_for_lines():
+# A library that nobody asked prints nothing but what is amiss, as Python's logging does; one that
+# was asked needs no set-up of logging.
+def test_warnings_alone_until_the_variable_asks_for_lines():
     unasked, asked = lines_on_stderr()
 
-    assert unasked == []
+    assert unasked == ["a surprise"]
     assert asked == ["session INFO a switch", "execution WARNING a surprise"]
 
 

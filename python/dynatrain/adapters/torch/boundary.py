@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NoReturn
 
 from torch import nn
 
@@ -30,6 +30,18 @@ _USES = (
     "scale",
     "unscale_",
     "state_dict",
+    "load_state_dict",
+)
+#: What has no hook of torch. Each would do its work on what trains no more, and say nothing.
+_USES_OF_OPTIMIZERS = ("zero_grad", "add_param_group", "load_state_dict")
+_USES_OF_MODULES = (
+    "zero_grad",
+    "parameters",
+    "named_parameters",
+    "buffers",
+    "named_buffers",
+    "train",
+    "requires_grad_",
     "load_state_dict",
 )
 _UNCHANGED = "nothing was switched; the source state is intact"
@@ -116,23 +128,34 @@ def retire(state: TrainState, target: LiveTensors | None, successor: str) -> Non
         # A rank that idles from now on may be given the same object again when it returns.
         for name, item in _with_nested(state):
             if id(item) not in again:
-                _refuse_uses(item, _refusing(_words_for(name), successor))
+                _refuse_uses(item, _refusing(_words_for(name), successor), _USES)
     for optimizer in (item for holder in holders(state) for item in holder.all):
         if id(optimizer) not in again:
             optimizer.state.clear()
             hook_uses(optimizer, refuse)
+            _refuse_uses(optimizer, refuse, _USES_OF_OPTIMIZERS)
+    inside_again = _modules_inside(target)
     for _, module in state.named_modules():
         if id(module) not in again:
             module.register_forward_pre_hook(refuse, prepend=True)
             module.register_state_dict_pre_hook(refuse)  # type: ignore[no-untyped-call]
             release_memory(module, again)
+            for each in module.modules():
+                if id(each) not in inside_again:
+                    _refuse_uses(each, refuse, _USES_OF_MODULES)
     state.retire(successor)
 
 
-def _refusing(what: str, successor: str) -> Callable[..., None]:
+def _modules_inside(target: LiveTensors | None) -> set[int]:
+    if target is None:
+        return set()
+    return {id(each) for _, item in target.state.named_modules() for each in item.modules()}
+
+
+def _refusing(what: str, successor: str) -> Callable[..., NoReturn]:
     """What stands before the methods of a replaced object."""
 
-    def refuse(*_: object, **__: object) -> None:
+    def refuse(*_: object, **__: object) -> NoReturn:
         raise StaleStateError(
             f"session: {what} that the switch to {successor} replaced was used\n"
             "  the present state is intact\n  read session.state again after every switch"
@@ -154,12 +177,12 @@ def _with_nested(state: TrainState) -> Iterator[tuple[str, Any]]:
             yield name, item
 
 
-def _refuse_uses(item: Any, refuse: Callable[..., None]) -> None:
+def _refuse_uses(item: Any, refuse: Callable[..., None], uses: Iterable[str]) -> None:
     """Puts a refusal before what a script calls in training, and when it saves, on one object."""
     try:
         own = object.__getattribute__(item, "__dict__")
     except AttributeError:
         return  # of slots alone: nothing can be put before its methods
-    for use in _USES:
+    for use in uses:
         if any(use in vars(base) for base in type(item).__mro__):
             own[use] = refuse

@@ -42,7 +42,24 @@ def difference(first: Any, second: Any) -> str | None:
         below = difference(one, other)
         if below is not None:
             return f".{key}{below}"
-    return f": {_short(first)} and {_short(second)}"
+    return f": {_unlike(first, second) or f'{_short(first)} and {_short(second)}'}"
+
+
+def _unlike(first: Any, second: Any) -> str | None:
+    """Where two tensors that look the same differ; None of what looks different."""
+    both = isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor)
+    if not both or _short(first) != _short(second) or first.is_meta or second.is_meta:
+        return None
+    one, other = (each.detach().cpu().contiguous().reshape(-1) for each in (first, second))
+    differing = (one.view(torch.uint8) != other.view(torch.uint8)).nonzero()
+    if not len(differing):
+        return None
+    at = int(differing[0]) // one.element_size()
+    place = [int(index) for index in torch.unravel_index(torch.tensor(at), first.shape)]
+    return (
+        f"{_short(first)} each, the first element that differs is {place}: "
+        f"{_short(one[at].item())} and {_short(other[at].item())}"
+    )
 
 
 def _paired(first: Any, second: Any) -> Iterator[tuple[Any, Any, Any]]:
