@@ -269,7 +269,7 @@ class Coordinator:
                 self._carry_out(self._machine.resize(_now_ms(), layout))
                 answer = self._asked().after_wish(layout)
             elif asked["ask"] == "drain":
-                member = self._asked().drained(asked["rank"])
+                member = self._asked().drained(rank=asked.get("rank"), member=asked.get("member"))
                 self._carry_out(self._machine.drain(_now_ms(), member))
                 answer = self._asked().after_drain(member)
             elif asked["ask"] == "wish":

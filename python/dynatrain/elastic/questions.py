@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from dynatrain._errors import LayoutError
 from dynatrain.given import shown
@@ -65,15 +65,33 @@ class Asked:
             return f"the job is in {layout} already; the wish is kept"
         return f"{layout} is wished for: it is prepared beside training, and switched to then"
 
-    def drained(self, rank: object) -> int:
-        """The member at a rank that is to leave.
+    def drained(self, *, rank: object = None, member: object = None) -> int:
+        """The member that is to leave, one of those that are there.
+
+        Args:
+            rank: of it in the present world.
+            member: its id, where it is not asked for by rank; one that has no place in the world
+                has no other name.
 
         Raises:
-            LayoutError: there is no such rank, its member is lost, or the job has finished.
+            LayoutError: there is no such rank or member, it is lost, or the job has finished.
         """
         self._check_runs("nobody is drained")
+        return self._at_rank(rank) if member is None else self._known(member)
+
+    def _known(self, member: object) -> int:
+        there = sorted(each["id"] for each in self.status["members"])
+        if not _is_number(member) or member not in there:
+            raise LayoutError(
+                f"elastic: there is no member {shown(member)} to drain\n"
+                f"  expected one of those that are there: {shown(there)}\n"
+                "  nothing was changed\n  `dynatrain status` tells who is there"
+            )
+        return member
+
+    def _at_rank(self, rank: object) -> int:
         members = self.status["world"]["members"]
-        if not isinstance(rank, int) or not 0 <= rank < len(members):
+        if not _is_number(rank) or not 0 <= rank < len(members):
             raise LayoutError(
                 f"elastic: there is no rank {shown(rank)} to drain\n"
                 f"  expected one of the {len(members)} ranks of the present world\n"
@@ -93,8 +111,10 @@ class Asked:
         """What follows when a member is to leave; of the status behind that."""
         each = next((each for each in self.status["members"] if each["id"] == member), None)
         if each is None:
-            return f"member {member} was released"
-        who = f"rank {each['rank']} (member {member}, {each['host']})"
+            return f"member {member} had no place in the world: it leaves, and its process ends"
+        who = f"member {member} ({each['host']})"
+        if each["rank"] is not None:
+            who = f"rank {each['rank']} (member {member}, {each['host']})"
         smallest = min(self.layouts, key=lambda layout: layout.world_size)
         left = self._num_staying
         if left < smallest.world_size:
@@ -116,6 +136,10 @@ class Asked:
                 "  expected a job that trains\n  nothing was changed\n"
                 "  end this coordinator; another job needs another ledger"
             )
+
+
+def _is_number(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _are_there(num_members: int) -> str:

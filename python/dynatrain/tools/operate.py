@@ -28,8 +28,15 @@ def add_commands(commands: Any) -> None:
         run=run, question=lambda options: {"ask": "resize", "layout": options.layout}
     )
     drain = _command(commands, "drain", "take a rank out of the world and let it end")
-    drain.add_argument("rank", type=int, help="in the present world")
-    drain.set_defaults(run=run, question=lambda options: {"ask": "drain", "rank": options.rank})
+    who = drain.add_mutually_exclusive_group(required=True)
+    who.add_argument("rank", type=int, nargs="?", help="in the present world")
+    who.add_argument(
+        "--member", type=int, metavar="ID", help="as status lists it; a spare has no rank"
+    )
+    drain.set_defaults(
+        run=run,
+        question=lambda options: {"ask": "drain", "rank": options.rank, "member": options.member},
+    )
 
 
 def _command(commands: Any, name: str, what: str) -> argparse.ArgumentParser:

@@ -102,9 +102,31 @@ def test_a_drain_that_can_be_followed_says_so(job):
     )
 
 
-@pytest.mark.parametrize("rank", [3, -1, "1", None])
+@pytest.mark.parametrize("rank", [3, -1, "1", None, True])
 def test_a_rank_that_is_none_is_refused(job, rank):
     assert "there is no rank" in job.ask("drain", rank=rank)["error"]
+
+
+# A spare has no rank: who wanted its machine back had to find the process and kill it.
+def test_a_spare_is_drained_by_its_member(monkeypatch):
+    job = PaperJob(monkeypatch, "dp=2")
+    job.add(3)
+    job.go_on(SETTLED_MS)
+    answer = job.ask("drain", member=3)["answer"]
+
+    assert answer == "member 3 had no place in the world: it leaves, and its process ends"
+    job.go_on(SETTLED_MS)
+    assert [each["id"] for each in job.ask("status")["members"]] == [1, 2]
+    assert job.world == "dp=2"
+
+
+def test_a_rank_is_drained_by_its_member_too(job):
+    assert job.ask("drain", member=3)["answer"].startswith("rank 2 (member 3, host-3) leaves")
+
+
+@pytest.mark.parametrize("member", [0, 9, "3", True, 3.0])
+def test_a_member_that_is_none_is_refused(job, member):
+    assert "there is no member" in job.ask("drain", member=member)["error"]
 
 
 # Nothing was changed by it, and the command said that all was well.
