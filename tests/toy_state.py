@@ -117,6 +117,7 @@ class ToyStorage:
 class ToyInventory(Inventory):
     def __init__(self, state):
         self.state = state
+        self.tied = {}
 
     def table(self):
         table = _native.StateTable()
@@ -243,6 +244,9 @@ class ToyAdapter(Adapter):
 
     def check_left(self, published, taken):
         assert taken == 1
+
+    def check_tied(self, differing):
+        assert not differing
 
     def take_values(self, target, published):
         target.state.steps = published.shared["steps"][0].value

@@ -92,11 +92,11 @@ View view_of(const LogicalTensor& tensor, const SummedBox& piece, const TensorMe
 }
 
 std::uint64_t sum_box(const LogicalTensor& tensor,
-                      const Box& box,
+                      const SummedBox& piece,
                       const View& view,
                       const std::byte* base) {
+  const Box& box = piece.box;
   const Shape shape = box.shape();
-  const std::uint64_t key = tensor_key(tensor);
   const Strides index_strides = row_major_strides(tensor.shape);
   const InnerRun inner = inner_run(shape, tensor.shape, view.strides);
   std::int64_t offset = view.offset_elems;
@@ -111,7 +111,7 @@ std::uint64_t sum_box(const LogicalTensor& tensor,
                             .elem_bytes = tensor.dtype.size_bytes,
                             .stride_elems = inner.stride_elems,
                             .count = inner.count},
-                           key,
+                           piece.key,
                            static_cast<std::uint64_t>(index));
     for (int d = inner.first_dim - 1; d >= 0; --d) {
       offset += view.strides[d];

@@ -14,6 +14,7 @@ struct SummedBox {
   TensorId tensor;
   Box box;
   Fragment fragment;
+  std::uint64_t key = 0;   ///< stands for the tensor in the terms
   std::int64_t owner = 0;  ///< what the sum belongs to; free for the caller
 };
 
@@ -30,10 +31,10 @@ void append_pieces(std::vector<SummedBox>& pieces, const SummedBox& whole, std::
 /// What stands for a tensor in its elements' terms.
 [[nodiscard]] std::uint64_t tensor_key(const LogicalTensor& tensor);
 
-/// The sum of fingerprint_term over the elements of `box`, which lie as `view` says from `base`,
+/// The sum of fingerprint_term over the elements of `piece`, which lie as `view` says from `base`,
 /// each with its index in the row-major order of the whole tensor.
 [[nodiscard]] std::uint64_t sum_box(const LogicalTensor& tensor,
-                                    const Box& box,
+                                    const SummedBox& piece,
                                     const View& view,
                                     const std::byte* base);
 

@@ -1,5 +1,7 @@
 #include "dynatrain/fingerprint/fingerprint.hpp"
 
+#include "dynatrain/base/error.hpp"
+
 #include "fingerprint/box_sum.hpp"
 #include "fingerprint/held_tensors.hpp"
 #include "fingerprint/sum_pieces.hpp"
@@ -26,6 +28,23 @@ std::vector<Box> lowest_owned(const Box& box, int rank, const std::vector<OwnedB
   return left;
 }
 
+/// The pieces of a tensor of which `rank` is the lowest owner.
+void append_lowest(std::vector<SummedBox>& pieces,
+                   const ShardMap& map,
+                   int rank,
+                   const HeldTensor& held,
+                   std::uint64_t key,
+                   std::int64_t owner) {
+  for (const Fragment& fragment : held.fragments) {
+    for (const Box& box : lowest_owned(fragment.box, rank, held.owned)) {
+      append_pieces(
+          pieces,
+          {.tensor = held.id, .box = box, .fragment = fragment, .key = key, .owner = owner},
+          map.tensor(held.id).dtype.size_bytes);
+    }
+  }
+}
+
 }  // namespace
 
 std::uint64_t fingerprint_share(const ShardMap& map,
@@ -34,13 +53,7 @@ std::uint64_t fingerprint_share(const ShardMap& map,
                                 const HashMeans& means) {
   std::vector<SummedBox> pieces;
   for_each_held(map, rank, [&](const HeldTensor& held) {
-    for (const Fragment& fragment : held.fragments) {
-      for (const Box& box : lowest_owned(fragment.box, rank, held.owned)) {
-        append_pieces(pieces,
-                      {.tensor = held.id, .box = box, .fragment = fragment, .owner = 0},
-                      map.tensor(held.id).dtype.size_bytes);
-      }
-    }
+    append_lowest(pieces, map, rank, held, tensor_key(map.tensor(held.id)), 0);
   });
   const std::vector<std::uint64_t> sums = sum_pieces(map, pieces, memory, means);
   std::uint64_t total = 0;
@@ -48,6 +61,26 @@ std::uint64_t fingerprint_share(const ShardMap& map,
     total += sum;
   }
   return total;
+}
+
+std::vector<std::uint64_t> content_shares(const ShardMap& map,
+                                          int rank,
+                                          const TensorMemory& memory,
+                                          std::span<const std::string> names,
+                                          const HashMeans& means) {
+  std::vector<SummedBox> pieces;
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    const TensorId id = map.find(names[i]);
+    DYNATRAIN_CHECK(id.value >= 0, "execution: the map has no tensor '" + names[i] + "'");
+    const HeldTensor held{id, map.fragments(id, rank), map.owned_boxes(id)};
+    append_lowest(pieces, map, rank, held, 0, static_cast<std::int64_t>(i));
+  }
+  const std::vector<std::uint64_t> sums = sum_pieces(map, pieces, memory, means);
+  std::vector<std::uint64_t> shares(names.size());
+  for (std::size_t i = 0; i < pieces.size(); ++i) {
+    shares[static_cast<std::size_t>(pieces[i].owner)] += sums[i];
+  }
+  return shares;
 }
 
 }  // namespace dynatrain

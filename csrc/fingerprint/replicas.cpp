@@ -87,10 +87,13 @@ std::vector<FragmentHash> fragment_hashes(const ShardMap& map,
     for (const Fragment& fragment : held.fragments) {
       for (const Box& cell :
            is_cut ? cells_of(fragment.box, held.owned) : std::vector<Box>{fragment.box}) {
-        append_pieces(
-            pieces,
-            {.tensor = held.id, .box = cell, .fragment = fragment, .owner = std::ssize(hashes)},
-            tensor.dtype.size_bytes);
+        append_pieces(pieces,
+                      {.tensor = held.id,
+                       .box = cell,
+                       .fragment = fragment,
+                       .key = tensor_key(tensor),
+                       .owner = std::ssize(hashes)},
+                      tensor.dtype.size_bytes);
         hashes.push_back({.tensor = held.id, .box = cell, .hash = 0});
       }
     }

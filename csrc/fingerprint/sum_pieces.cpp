@@ -34,7 +34,7 @@ void add_piece(DeviceSums& work,
        .elem_bytes = tensor.dtype.size_bytes,
        .copy = collapse(piece.box.shape(), view_of(tensor, piece, memory), indices),
        .sum_slot = static_cast<int>(work.batch.copies.size()),
-       .sum_key = tensor_key(tensor)});
+       .sum_key = piece.key});
 }
 
 /// Sums the pieces with the given indices on the device where they lie.
@@ -85,8 +85,8 @@ std::vector<std::uint64_t> sum_pieces(const ShardMap& map,
     const std::size_t index = on_host[static_cast<std::size_t>(i)];
     const SummedBox& piece = pieces[index];
     const LogicalTensor& tensor = map.tensor(piece.tensor);
-    sums[index] = sum_box(
-        tensor, piece.box, view_of(tensor, piece, memory), memory.base[piece.tensor.index()]);
+    sums[index] =
+        sum_box(tensor, piece, view_of(tensor, piece, memory), memory.base[piece.tensor.index()]);
   });
   if (!on_device.empty()) {
     sum_on_device(map, pieces, on_device, memory, means, sums);

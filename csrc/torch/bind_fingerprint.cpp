@@ -49,6 +49,21 @@ void bind_fingerprint(py::module_& m) {
       py::arg("means") = HashMeans{},
       NoGil());
   m.def(
+      "content_shares",
+      [](const ShardMap& map,
+         int rank,
+         const StateTable& table,
+         const std::vector<std::string>& names,
+         const HashMeans& means) {
+        return content_shares(map, rank, table.memory_for(map), names, means);
+      },
+      py::arg("map"),
+      py::arg("rank"),
+      py::arg("table"),
+      py::arg("names"),
+      py::arg("means") = HashMeans{},
+      NoGil());
+  m.def(
       "fragment_hashes",
       [](const ShardMap& map, int rank, const StateTable& table, const HashMeans& means) {
         std::string blob;

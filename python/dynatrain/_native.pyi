@@ -742,6 +742,11 @@ class HashMeans:
 def fingerprint_share(map: ShardMap, rank: int, table: StateTable, means: HashMeans = ...) -> int:
     """This rank's share of the state's fingerprint: add up over all ranks, modulo 2**64."""
 
+def content_shares(
+    map: ShardMap, rank: int, table: StateTable, names: Sequence[str], means: HashMeans = ...
+) -> list[int]:
+    """The same of single tensors, whose names do not count: equal sums tell equal contents."""
+
 def fragment_hashes(map: ShardMap, rank: int, table: StateTable, means: HashMeans = ...) -> bytes:
     """The hashes of what a rank holds, to be exchanged and given to ``compare_replicas``."""
 

@@ -32,6 +32,15 @@ struct HashMeans {
                                               const TensorMemory& memory,
                                               const HashMeans& means);
 
+/// This rank's shares of sums that tell whether tensors of one shape hold the same: of each name,
+/// as fingerprint_share() of a state that has the tensor alone, whose name does not count.
+/// Errors and cost as fingerprint_share(); InternalError for a name that the map has not.
+[[nodiscard]] std::vector<std::uint64_t> content_shares(const ShardMap& map,
+                                                        int rank,
+                                                        const TensorMemory& memory,
+                                                        std::span<const std::string> names,
+                                                        const HashMeans& means);
+
 /// A rank's hash of one of its fragments; ranks that hold the same box must agree.
 struct FragmentHash {
   TensorId tensor;

@@ -30,9 +30,12 @@ class Inventory(ABC):
 
     Attributes:
         state: what was read.
+        tied: names of what the state ties and a switch names apart, as the other side has copies
+            of it, with the name that each is tied to.
     """
 
     state: TrainState
+    tied: Mapping[str, str]
 
     @abstractmethod
     def table(self) -> _native.StateTable:
@@ -78,8 +81,8 @@ class Adapter(ABC, Generic[_Inventory]):
     The order of a switch: ``why_not_now``, ``check_trained``, ``inventory``, ``build_on_meta``,
     ``check_alike``, ``check_apart``, ``make_slots``, ``inventory`` of the target, ``materialize``;
     then, with all ranks stopped, ``values`` and ``encode``, ``decode``, ``check_values`` and
-    ``check_left``, the bytes move, ``take_values``; and after the vote ``retire`` and
-    ``continue_streams``.
+    ``check_left`` (``check_tied`` where the source is freed), the bytes move, ``take_values``; and
+    after the vote ``retire`` and ``continue_streams``.
 
     Threads   the training thread, between two steps. What looks at inventories alone, or at
               values, may be called from another one that prepares a switch.
@@ -295,6 +298,14 @@ class Adapter(ABC, Generic[_Inventory]):
     @abstractmethod
     def check_left(self, published: Published, taken: int) -> None:
         """Raises LayoutError when no rank takes some value; ``taken`` has the bits of all ranks."""
+
+    @abstractmethod
+    def check_tied(self, differing: Collection[tuple[str, str]]) -> None:
+        """Raises LayoutError for names that a target ties and whose contents differ in the source.
+
+        What is retained is compared as it arrives, by :meth:`take_values`; this is asked before a
+        source is freed.
+        """
 
     @abstractmethod
     def take_values(self, target: _Inventory, published: Published) -> None:

@@ -214,6 +214,12 @@ class Engine:
         """What the elements of this rank add to the fingerprint of a state."""
         return _native.fingerprint_share(shard_map, self.rank, table, self._hash_means())
 
+    def content_shares(
+        self, shard_map: _native.ShardMap, table: _native.StateTable, names: Sequence[str]
+    ) -> list[int]:
+        """What this rank adds to sums that are equal where named tensors hold the same."""
+        return _native.content_shares(shard_map, self.rank, table, names, self._hash_means())
+
     def differing_replicas(
         self, shard_map: _native.ShardMap, table: _native.StateTable
     ) -> list[str]:

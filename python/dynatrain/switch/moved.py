@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
@@ -114,11 +114,33 @@ class Transfer:
         """Learns whether all targets take the values; nothing moves. Signals wait from then on."""
         _, error = attempt(self._checked_values)
         after.enter_context(signals_held_off())
-        taken = self._engine.control.agree(
-            "comparing the values", error, self._checked_taken(), taken_by_any
+        taken, tied = self._engine.control.agree(
+            "comparing the values", error, (self._checked_taken(), self._tied()), _all_taken
         )
         assert self._read is not None  # else all ranks have raised
         self._engine.adapter.check_left(self._read[0], taken)  # the same outcome on every rank
+        if tied:
+            self._check_tied(tied)
+
+    def _tied(self) -> frozenset[tuple[str, str]]:
+        """What this rank's target ties and the source has copies of, as pairs of names."""
+        target = self._standing.target.inventory
+        pairs = {} if target is None else target.tied
+        return frozenset((first, name) for name, first in pairs.items())
+
+    def _check_tied(self, pairs: Collection[tuple[str, str]]) -> None:
+        """Holds copies of the source against each other, while it is there. One exchange."""
+        engine, source = self._engine, self._standing.source
+        names = sorted({name for pair in pairs for name in pair})
+        sums = engine.joined(
+            "comparing tied tensors",
+            lambda: engine.content_shares(self._standing.blueprint.source_map, source.table, names),
+            lambda shares: [sum(of_one) % 2**64 for of_one in zip(*shares, strict=True)],
+        )
+        by_name = dict(zip(names, sums, strict=True))
+        engine.adapter.check_tied(
+            [pair for pair in sorted(pairs) if by_name[pair[0]] != by_name[pair[1]]]
+        )
 
     def move(self, after: ExitStack) -> None:
         """Moves the state into the target; the source is only read.
@@ -233,6 +255,14 @@ def _agreed(
     except Exception:
         engine.generation.disconnect("a rank failed while the state was moving")
         raise
+
+
+def _all_taken(
+    answers: Sequence[tuple[int, frozenset[tuple[str, str]]]],
+) -> tuple[int, frozenset[tuple[str, str]]]:
+    """What some rank takes, and what some rank ties."""
+    tied = frozenset[tuple[str, str]]().union(*(pairs for _, pairs in answers))
+    return taken_by_any(taken for taken, _ in answers), tied
 
 
 def _all_arrived(answers: Sequence[_Arrival]) -> _Arrival:

@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <random>
 #include <set>
 #include <string>
@@ -79,6 +80,58 @@ TEST(Fingerprint, ChangesWhenTwoTensorsAreExchanged) {
   std::swap(buffers.bytes[map.find("layers.3.up|param").index()],
             buffers.bytes[map.find("layers.4.up|param").index()]);
   EXPECT_NE(fingerprint_share(map, 0, buffers.memory(), {}), before);
+}
+
+// Two copies that one tensor is to take the place of: cut in other ways, under other names.
+TEST(ContentShares, AreEqualForEqualContentsWhateverTheNameAndTheCut) {
+  const Shape shape{6, 5};
+  const DType dtype{"float32", 4};
+  const Placement rows{.kind = Placement::Kind::kShard, .dim = 0, .split_factor = 1};
+  const ShardMap map({{{"first", shape, dtype}, make_replicated_sharding({2})},
+                      {{"second", shape, dtype}, make_compact_sharding({{2}, {0, 1}}, {rows})},
+                      {{"third", shape, dtype}, make_replicated_sharding({0, 2})}});
+  const std::vector<std::string> names{"third", "second", "first"};
+  const auto sums_after = [&](const std::function<void(std::vector<RankBuffers>&)>& change) {
+    std::vector<RankBuffers> buffers;
+    for (int rank = 0; rank < 3; ++rank) {
+      buffers.push_back(empty_buffers(map, rank));
+      for (const std::string& name : names) {
+        std::vector<std::byte>& bytes = buffers.back().bytes[map.find(name).index()];
+        const std::size_t skipped = name == "second" && rank == 1 ? bytes.size() : 0;
+        for (std::size_t i = 0; i < bytes.size(); ++i) {
+          bytes[i] = static_cast<std::byte>((i + skipped) * 37 / 5);
+        }
+      }
+    }
+    change(buffers);
+    std::vector<std::uint64_t> sums(names.size());
+    for (int rank = 0; rank < 3; ++rank) {
+      const std::vector<std::uint64_t> shares =
+          content_shares(map, rank, buffers[static_cast<std::size_t>(rank)].memory(), names, {});
+      for (std::size_t i = 0; i < sums.size(); ++i) {
+        sums[i] += shares[i];
+      }
+    }
+    return sums;
+  };
+
+  const std::vector<std::uint64_t> sums = sums_after([](auto&) {});
+  EXPECT_EQ(sums[0], sums[1]);
+  EXPECT_EQ(sums[0], sums[2]);
+  const std::vector<std::uint64_t> others = sums_after([&](std::vector<RankBuffers>& buffers) {
+    buffers[1].bytes[map.find("second").index()].back() ^= std::byte{1};
+  });
+  EXPECT_EQ(others[0], sums[0]);
+  EXPECT_NE(others[1], sums[1]);
+  EXPECT_EQ(others[2], sums[2]);
+}
+
+TEST(ContentShares, RefuseATensorThatTheMapHasNot) {
+  const ShardMap map = model_map(Layout::parse("dp=1"));
+  RankBuffers buffers = tagged_buffers(map, 0);
+  const std::vector<std::string> names{"none"};
+  EXPECT_THROW(static_cast<void>(content_shares(map, 0, buffers.memory(), names, {})),
+               InternalError);
 }
 
 /// A copier of a device whose memory the test can see: the CPU's, but nothing is the host's.

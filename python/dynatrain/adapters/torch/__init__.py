@@ -270,6 +270,11 @@ class TorchAdapter(Adapter[LiveTensors]):
         if taken + 1 != 1 << len(keys):
             values.check_left([key for n, key in enumerate(keys) if not taken >> n & 1])
 
+    def check_tied(self, differing: Collection[tuple[str, str]]) -> None:
+        """See the port."""
+        for first, name in differing:
+            raise ties.differs(first, name)
+
     def take_values(self, target: LiveTensors, published: Published) -> None:
         """Puts nested slots together and loads objects that hold tensors of the map."""
         values.take_shared(target, published)

@@ -44,11 +44,15 @@ def check_equal(target: LiveTensors) -> None:
     for name, first in target.tied.items():
         a, b = (local_tensor(target.tensors[key]).contiguous() for key in (first, name))
         if not torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8)):
-            raise LayoutError(
-                f"adapters: {first!r} and {name!r} are one tensor in the target, and differ in the "
-                "source\n"
-                "  expected copies that are equal to the bit: only one of them can go on\n"
-                "  nothing was changed; the source state is intact\n"
-                "  all-reduce the gradients of tied parameters between their stages in every step, "
-                "or do not tie them in this layout"
-            )
+            raise differs(first, name)
+
+
+def differs(first: str, name: str) -> LayoutError:
+    """What is said of two names of the source that one tensor of the target is to have."""
+    return LayoutError(
+        f"adapters: {first!r} and {name!r} are one tensor in the target, and differ in the source\n"
+        "  expected copies that are equal to the bit: only one of them can go on\n"
+        "  nothing was changed; the source state is intact\n"
+        "  all-reduce the gradients of tied parameters between their stages in every step, or do "
+        "not tie them in this layout"
+    )
