@@ -217,9 +217,9 @@ def check_repeated(members, layout, told=("loss",)):
 
 
 @contextmanager
-def running(folder, layouts):
+def running(folder, layouts, timeout_s=TIMEOUT_S):
     """A job whose processes end with the test."""
-    made = Job(folder, layouts)
+    made = Job(folder, layouts, timeout_s=timeout_s)
     try:
         yield made
     finally:

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,10 @@ from dynatrain.join import join
 
 faulthandler.register(signal.SIGUSR1)
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+
+
+#: From then on the training thread stands in its next step.
+hangs = threading.Event()
 
 
 def say(kind, **facts):
@@ -101,6 +106,7 @@ def main(coordinator, secret_file, total, hurry, timeout_s):
         checkpoint_every=int(os.environ.get("CHECKPOINT_EVERY", 0)) or None,
         checkpoint_dir=os.environ.get("CHECKPOINT_DIR"),
     )
+    signal.signal(signal.SIGUSR2, lambda *_: hangs.set())
     signal.signal(signal.SIGTERM, lambda *_: session.leave(grace_s=60))
     session.on_switch(lambda report: say("switch", target=report.target, prepared=report.prepared))
     session.on_event(lambda event: say("event", what=event.kind, text=event.text))
@@ -123,6 +129,8 @@ def train(session, loader, own, total, hurry):
             session.request(wanted.pop(0)).add_done_callback(tell_of_request)
         world, loss, draw = session.world, None, None
         with session.recoverable():
+            if hangs.is_set():
+                threading.Event().wait()
             if own is not None:
                 own.meet()
             samples = [sample for piece in next(loader) for sample in piece.tolist()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 import pytest
 
@@ -38,6 +39,11 @@ def started_in(job, layout, number, **environment):
     for member in members:
         trains_in(member, layout)
     return members
+
+
+def num_told(member, after_s=0):
+    time.sleep(after_s)
+    return len(member.told("step"))
 
 
 def check_losses(members, num_cut):
@@ -86,6 +92,27 @@ def test_members_go_on_when_one_stops(job):
 
     assert stopped.told("end")[0]["why"][0] == "lost"
     check_losses(members, 1)
+
+
+# It hears that it is lost, and nothing ends what it hangs in: its process stayed for half an hour,
+# and so long its launcher started no other one.
+@pytest.mark.long
+def test_a_lost_member_that_hangs_ends_its_process(tmp_path):
+    with running(tmp_path, LAYOUTS, timeout_s=12) as job:
+        members = started_in(job, HSDP, 4)
+        by_rank = sorted(members, key=lambda member: member.told("step")[-1]["place"])
+        *living, hangs, dies = by_rank  # the other replica has all of the state
+        os.kill(hangs.child.pid, signal.SIGUSR2)
+        hangs.wait_for(lambda: num_told(hangs) == num_told(hangs, after_s=1))
+        dies.child.kill()
+        trains_in(living[0], "dp=2")
+        status = hangs.end(3 * job.timeout_s)
+        finish(job, living)
+
+        assert status == 1
+        assert not hangs.told("end")  # no line of its script ran
+        assert any("training thread has stood in one call" in line for line in hangs.lines)
+        check_losses(members, 1)
 
 
 # Its process lives on, say for an evaluation, and its heart beat: the others waited for it in a

@@ -1,0 +1,94 @@
+"""A training thread that hangs in a member that has ended: the process goes, and says where."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+import pytest
+
+from dynatrain.elastic.stuck import Stuck
+
+PATIENCE_S = 30
+
+
+class Standing:
+    """A thread that stands in one call, until it is told to go on to the next one."""
+
+    def __init__(self):
+        self._go_on, self._is_there = threading.Semaphore(0), threading.Semaphore(0)
+        self._thread = threading.Thread(target=self._stand, daemon=True)
+        self._thread.start()
+        self._is_there.acquire()
+
+    def _stand(self):
+        self._is_there.release()
+        self._go_on.acquire()
+        self._is_there.release()
+        self._go_on.acquire()
+
+    @property
+    def ident(self):
+        return self._thread.ident
+
+    def go_on(self):
+        self._go_on.release()
+        self._is_there.acquire()
+
+    def end(self):
+        self._go_on.release(2)
+        self._thread.join()
+
+
+@pytest.fixture
+def thread():
+    made = Standing()
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def watch(thread):
+    """Looks at a second of a clock, and says whether the process has ended by then."""
+    now, ended = [0.0], []
+    stuck = Stuck(thread.ident, PATIENCE_S, lambda: now[0], lambda: ended.append(True))
+
+    def look(second, why="it was not heard"):
+        now[0] = second
+        stuck.look(why)
+        return bool(ended)
+
+    return look
+
+
+def stand_still(watch, first, last):
+    """Whether it has ended in any of these seconds; the thread needs some to come to rest."""
+    return [watch(second) for second in range(first, last)][-1]
+
+
+def test_who_stands_for_too_long_ends_and_says_where(watch, caplog):
+    assert not stand_still(watch, 0, PATIENCE_S)
+    with caplog.at_level(logging.CRITICAL):
+        assert stand_still(watch, PATIENCE_S, PATIENCE_S + 3)
+
+    assert "it was not heard" in caplog.text
+    assert "in _stand" in caplog.text
+
+
+# A long step is no hang.
+def test_who_goes_on_is_left_alone(watch, thread):
+    assert not stand_still(watch, 0, PATIENCE_S)
+    thread.go_on()
+    assert not stand_still(watch, PATIENCE_S, 2 * PATIENCE_S - 3)
+
+
+def test_who_is_in_its_job_may_stand(watch):
+    assert not stand_still(watch, 0, PATIENCE_S)
+    assert not watch(PATIENCE_S, why="")
+    assert not stand_still(watch, PATIENCE_S + 1, 2 * PATIENCE_S)
+
+
+def test_a_thread_that_has_gone_ends_nothing(watch, thread):
+    assert not watch(0)
+    thread.end()
+    assert not watch(10 * PATIENCE_S)
