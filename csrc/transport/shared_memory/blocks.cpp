@@ -4,6 +4,7 @@
 #include "dynatrain/base/host_memory.hpp"
 #include "dynatrain/transport/shared_memory.hpp"
 
+#include "transport/shared_memory/unmapping.hpp"
 #include <cerrno>
 #include <fcntl.h>
 #include <iterator>
@@ -68,6 +69,7 @@ SharedBlock::SharedBlock(std::int64_t size_bytes) : size_bytes_(size_bytes) {
     throw_no_file(errno);
   }
   Blocks& all = blocks();
+  wait_for_unmapping();
   take_pages(file, size_bytes);
   const auto size = static_cast<std::size_t>(size_bytes);
   void* const mapped =
@@ -91,7 +93,7 @@ SharedBlock::~SharedBlock() {
     const std::lock_guard lock(all.mutex);
     all.by_base.erase(data_);
   }
-  munmap(data_, static_cast<std::size_t>(size_bytes_));
+  unmap_meanwhile(data_, static_cast<std::size_t>(size_bytes_));
 }
 
 bool SharedBlock::holds(const std::byte* address) {

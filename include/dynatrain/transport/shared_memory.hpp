@@ -13,7 +13,8 @@ namespace dynatrain {
 /// Host memory that other processes of the machine can map: pages of an anonymous file.
 ///
 /// Ownership  of its pages, until it is destroyed; who has them mapped keeps them longer. A forked
-///            child shares the pages with its parent: what either writes, both see.
+///            child shares the pages with its parent: what either writes, both see. A large block
+///            goes in a thread of its own, 80 ms for each GB, and the next one waits for that.
 /// Errors     std::bad_alloc when the system refuses it; DeviceError when it has no more files.
 /// Cost       every page is touched once, at about 1.3 GB/s with pages of 4 KiB; a file descriptor.
 class SharedBlock {

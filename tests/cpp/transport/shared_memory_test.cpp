@@ -12,7 +12,11 @@
 #include "transport/transport_conformance.hpp"
 #include <array>
 #include <csignal>
+#include <cstdint>
+#include <fstream>
+#include <memory>
 #include <optional>
+#include <string>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -115,6 +119,38 @@ TEST(SharedBlocks, KeepOneFileEachAsLongAsTheyLive) {
     EXPECT_EQ(count_open_files(), before + 2);
   }
   EXPECT_EQ(count_open_files(), before);
+}
+
+/// Pages of files that this process has, in bytes.
+std::int64_t resident_bytes() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with("RssShmem:")) {
+      return std::stoll(line.substr(line.find(':') + 1)) << 10U;
+    }
+  }
+  return -1;
+}
+
+// A large block goes while its owner goes on; a switch would need memory for three states if the
+// next one were taken meanwhile.
+TEST(SharedBlocks, TheNextOneWaitsForThoseThatGo) {
+  constexpr std::int64_t kLarge = 128LL << 20U;
+  constexpr std::int64_t kSmall = 4096;
+  const std::int64_t before = resident_bytes();
+  for (int round = 0; round < 3; ++round) {
+    std::optional<SharedBlock> large(std::in_place, kLarge);
+    const IpcPiece piece{.kind = IpcKind::kFile, .base = large->data(), .size_bytes = kLarge};
+    const std::shared_ptr<IpcApi> ipc = make_host_ipc();
+    const std::array sizes{kLarge};
+    const std::byte* const peer =
+        ipc->map_files(sizes, [&](std::size_t /*piece*/) { return ipc->export_file(piece); });
+    EXPECT_GE(resident_bytes(), before + 2 * kLarge);
+    ipc->unmap_files(peer, kLarge);
+    large.reset();
+    const SharedBlock next(kSmall);
+    EXPECT_LE(resident_bytes(), before + kLarge / 16) << "round " << round;
+  }
 }
 
 // Pages that the system cannot give must be refused when they are asked for: touched later, they

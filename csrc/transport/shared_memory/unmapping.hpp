@@ -1,0 +1,16 @@
+#pragma once
+
+#include <cstddef>
+
+namespace dynatrain {
+
+/// Ends a mapping, by a thread of its own where it is large: its pages, of 4 KiB, take the system
+/// 80 ms for each GB, and whoever waits for that stands still. Nothing may touch it any more. Any
+/// thread.
+void unmap_meanwhile(const std::byte* data, std::size_t size_bytes) noexcept;
+
+/// Waits until all such mappings have gone, some seconds at most. Who takes memory next may need
+/// theirs.
+void wait_for_unmapping();
+
+}  // namespace dynatrain
