@@ -95,7 +95,10 @@ class GivenUp:
             advice = "call again: the next call of this rank meets the next one of the others"
         else:
             said = f"a collective call was given up: {missing}"
-            advice = "make the same call on every rank between the same two steps"
+            advice = (
+                "make the same call on every rank between the same two steps; raise timeout_s where "
+                "ranks are only late"
+            )
         return TransportError(
             f"session: {said}\n"
             f"  expected all {num_ranks} ranks within {self.seconds:g} s{called} (meeting {name})\n"
