@@ -122,8 +122,8 @@ std::uint64_t sum_run(const ElementRun& run, std::uint64_t key, std::uint64_t fi
 }  // namespace
 
 std::uint64_t part_sum_run(const ElementRun& run, std::uint64_t first_index) {
-  return run.elem_bytes <= kMaxNarrowBytes ? sum_run<NarrowPartTerm>(run, 0, first_index)
-                                           : sum_run<PartTerm>(run, 0, first_index);
+  return is_narrow(run.elem_bytes) ? sum_run<NarrowPartTerm>(run, 0, first_index)
+                                   : sum_run<PartTerm>(run, 0, first_index);
 }
 
 std::uint64_t fingerprint_run(const ElementRun& run, std::uint64_t key, std::uint64_t first_index) {

@@ -168,9 +168,9 @@ DYNATRAIN_HOST_DEVICE inline UnitPlace locate_element(const LoadedBox& box, std:
 template <TableSums kSums>
 DYNATRAIN_HOST_DEVICE inline std::uint64_t sum_term(std::uint64_t index,
                                                     std::uint64_t word,
-                                                    bool is_narrow) {
+                                                    bool of_narrow) {
   return kSums == TableSums::kFingerprints ? fingerprint_term(0, index, word)
-                                           : part_sum_term(index, word, is_narrow);
+                                           : part_sum_term(index, word, of_narrow);
 }
 
 /// The sum of the words that the first kBytes of `bits` are, numbered from `index` on.
@@ -185,7 +185,7 @@ DYNATRAIN_HOST_DEVICE inline std::uint64_t sum_of_words(Bits bits,
   DYNATRAIN_UNROLL for (int at = 0; at < kBytes; at += 8) {
     std::uint64_t rest = at == 0 ? bits.low : bits.high;
     DYNATRAIN_NO_UNROLL for (int left = kBytes < 8 ? kBytes : 8; left > 0; left -= 1 << word_log2) {
-      sum += sum_term<kSums>(0, (rest & mask) + salt, half_word_bits <= 4 * kMaxNarrowBytes);
+      sum += sum_term<kSums>(0, (rest & mask) + salt, is_narrow(1 << word_log2));
       salt += kSumStep;
       rest = rest >> half_word_bits >> half_word_bits;  // by 64 at once would be undefined
     }
@@ -264,7 +264,7 @@ DYNATRAIN_HOST_DEVICE inline void move_element(const BoxRecord& box,
     }
     word |= bits.low << (8U * (at % 8U));
     if ((at + kWidth) % 8U == 0 || at + kWidth >= box.elem_bytes) {
-      sum += sum_term<Machine::kSums>(index++, word, box.elem_bytes <= kMaxNarrowBytes);
+      sum += sum_term<Machine::kSums>(index++, word, is_narrow(box.elem_bytes));
       word = 0;
     }
   }

@@ -16,27 +16,26 @@ struct ElementRun {
 /// What a term's bits grow by from one index to the next.
 inline constexpr std::uint64_t kSumStep = 0x9e3779b97f4a7c15ULL;
 
-/// Elements up to this width have terms that cost a tenth of a copy.
-inline constexpr std::int64_t kMaxNarrowBytes = 4;
+/// Whether elements have the term that several of them are made of at once.
+[[nodiscard]] constexpr bool is_narrow(std::int64_t elem_bytes) {
+  return elem_bytes <= 4;
+}
 
 /// What element `index` with the little-endian `bits` (zero-extended to 64) adds to a part's sum.
 /// A part's sum is the sum of its elements' terms modulo 2^64, hence free of order and layout.
 /// An element wider than 8 bytes is ceil(bytes / 8) words: word j of element i has the index
 /// i * words + j. No two values of an element have the same term.
 ///
-/// The term of a narrow element is the square of 32 bits, which a processor without products of 64
-/// bits makes for several elements at once.
-/// Source   Etzel, Patel and Ramzan, "Square Hash" (CRYPTO 1999), whose random keys are multiples
-///          of a constant here: what is guarded against is damage, nobody's intent.
+/// The term of a narrow element begins with the square of 32 bits: processors make products of
+/// these for several elements at once, and none of 64 bits. Folded, it is linear in nothing: a sum
+/// of squares alone is, in value times index, and rows of zeros and ones that changed places had
+/// equal ones.
 [[nodiscard]] constexpr std::uint64_t part_sum_term(std::uint64_t index,
                                                     std::uint64_t bits,
-                                                    bool is_narrow) {
+                                                    bool of_narrow) {
   const std::uint64_t salted = bits + kSumStep * (index + 1);
-  if (is_narrow) {
-    const std::uint64_t low = salted & 0xffffffffU;
-    return low * low;
-  }
-  const std::uint64_t x = salted * 0xd6e8feb86659fd93ULL;
+  const std::uint64_t low = salted & 0xffffffffU;
+  const std::uint64_t x = of_narrow ? low * low : salted * 0xd6e8feb86659fd93ULL;
   return x ^ (x >> 32U);
 }
 
@@ -62,9 +61,9 @@ inline constexpr std::int64_t kMaxNarrowBytes = 4;
 }
 
 /// Adds up part_sum_term over a run whose elements have the indices first_index, first_index + 1...
-/// Cost     a third of a copy of the bytes or less, for contiguous elements with AVX2 (chosen at
-/// run
-///          time); docs/design/execution.md, "Sums", has speeds.
+/// Cost     docs/design/execution.md, "Sums": less than a copy for contiguous elements of 2 bytes
+/// and
+///          more, where the processor has AVX2.
 [[nodiscard]] std::uint64_t part_sum_run(const ElementRun& run, std::uint64_t first_index);
 
 /// Adds up fingerprint_term over a run, as part_sum_run does.

@@ -214,28 +214,46 @@ TEST(RunSum, NoTwoValuesOfAnElementHaveTheSameTerm) {
   }
 }
 
-// Elements that changed places, alone or as rows, are what a wrong copy makes of a right one.
+/// Rows of one kind of content, as elements of `width` bytes.
+using Content = std::function<std::uint64_t(std::int64_t row, std::int64_t column)>;
+
+// Elements that changed places, alone or as rows, are what a wrong copy makes of a right one; and
+// tensors are masks, signs, tables of positions as well as noise.
 TEST(RunSum, SeesElementsAndRowsThatChangedPlaces) {
   constexpr std::int64_t kRow = 24;
   std::mt19937_64 random(7);
+  const std::vector<std::pair<const char*, Content>> contents{
+      {"noise", [&](auto /*row*/, auto /*column*/) { return random(); }},
+      {"one-hot", [](auto row, auto column) { return row == column ? 1U : 0U; }},
+      {"one-hot floats", [](auto row, auto column) { return row == column ? 0x3f800000U : 0U; }},
+      {"masks", [&](auto /*row*/, auto /*column*/) { return random() & 1U; }},
+      {"signs", [&](auto /*row*/, auto /*column*/) { return (random() & 1U) ? 0x3f80U : 0xbf80U; }},
+      {"rotated", [](auto row, auto column) { return (row + column) % kRow; }}};
   for (const std::int64_t width : {1, 2, 4, 8}) {
-    std::vector<std::byte> data(static_cast<std::size_t>(kRow * kRow * width));
-    std::ranges::generate(data, [&] { return static_cast<std::byte>(random()); });
-    const auto sum = [&] {
-      return part_sum_run({.data = data.data(), .elem_bytes = width, .count = kRow * kRow}, 3);
-    };
-    const std::uint64_t right = sum();
-    for (const std::int64_t elems : {std::int64_t{1}, kRow}) {
-      for (int trial = 0; trial < 500; ++trial) {
-        const auto size = static_cast<std::uint64_t>(elems * width);
-        const std::uint64_t places = data.size() / size;
-        const auto a = data.begin() + static_cast<std::ptrdiff_t>(random() % places * size);
-        const auto b = data.begin() + static_cast<std::ptrdiff_t>(random() % places * size);
-        const auto end = a + static_cast<std::ptrdiff_t>(size);
-        const bool is_other = !std::equal(a, end, b);
-        std::swap_ranges(a, end, b);
-        EXPECT_EQ(sum() != right, is_other) << width << " bytes, " << elems << " elements";
-        std::swap_ranges(a, end, b);
+    for (const auto& [name, content] : contents) {
+      std::vector<std::byte> data(static_cast<std::size_t>(kRow * kRow * width));
+      for (std::int64_t i = 0; i < kRow * kRow; ++i) {
+        const std::uint64_t bits = content(i / kRow, i % kRow);
+        std::memcpy(
+            &data[static_cast<std::size_t>(i * width)], &bits, static_cast<std::size_t>(width));
+      }
+      const auto sum = [&] {
+        return part_sum_run({.data = data.data(), .elem_bytes = width, .count = kRow * kRow}, 3);
+      };
+      const std::uint64_t right = sum();
+      for (const std::int64_t elems : {std::int64_t{1}, kRow}) {
+        for (int trial = 0; trial < 500; ++trial) {
+          const auto size = static_cast<std::uint64_t>(elems * width);
+          const std::uint64_t places = data.size() / size;
+          const auto a = data.begin() + static_cast<std::ptrdiff_t>(random() % places * size);
+          const auto b = data.begin() + static_cast<std::ptrdiff_t>(random() % places * size);
+          const auto end = a + static_cast<std::ptrdiff_t>(size);
+          const bool is_other = !std::equal(a, end, b);
+          std::swap_ranges(a, end, b);
+          EXPECT_EQ(sum() != right, is_other)
+              << name << ", " << width << " bytes, " << elems << " elements";
+          std::swap_ranges(a, end, b);
+        }
       }
     }
   }
