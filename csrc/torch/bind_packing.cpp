@@ -1,5 +1,6 @@
 #include "dynatrain/base/checked.hpp"
 #include "dynatrain/base/host_memory.hpp"
+#include "dynatrain/transport/shared_memory.hpp"
 
 #include "torch/bind.hpp"
 #include "torch/packed_state.hpp"
@@ -65,7 +66,13 @@ void bind_packing(py::module_& m) {
       .def_buffer([](HostRun& self) {
         return py::buffer_info(reinterpret_cast<std::uint8_t*>(self.data()), self.size_bytes());
       });
-  m.def("available_host_bytes", &available_host_bytes);
+  m.def(
+      "available_host_bytes",
+      [] {
+        SharedBlock::wait_for_leaving();  // theirs is left, too
+        return available_host_bytes();
+      },
+      NoGil());
   py::class_<PackedState>(m, "PackedState")
       .def(py::init<const StateTable&, int>(), py::arg("table"), py::arg("rank"), NoGil())
       .def_property_readonly("size_bytes", &PackedState::size_bytes)

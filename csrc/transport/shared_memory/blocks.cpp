@@ -96,6 +96,10 @@ SharedBlock::~SharedBlock() {
   unmap_meanwhile(data_, static_cast<std::size_t>(size_bytes_));
 }
 
+void SharedBlock::wait_for_leaving() {
+  wait_for_unmapping();
+}
+
 bool SharedBlock::holds(const std::byte* address) {
   return block_at(address).has_value();
 }

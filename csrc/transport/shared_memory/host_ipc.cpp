@@ -5,7 +5,6 @@
 
 #include "transport/peer_memory/owned_file.hpp"
 #include "transport/shared_memory/blocks.hpp"
-#include "transport/shared_memory/unmapping.hpp"
 #include <cerrno>
 #include <cstring>
 #include <map>
@@ -97,7 +96,9 @@ class HostIpc final : public IpcApi {
   }
 
   void unmap_files(const std::byte* base, std::int64_t size_bytes) override {
-    unmap_meanwhile(base, static_cast<std::size_t>(size_bytes));
+    if (munmap(const_cast<std::byte*>(base), static_cast<std::size_t>(size_bytes)) != 0) {
+      throw_unmapped(errno);
+    }
   }
 
   IpcPiece allocate(IpcKind kind) override {

@@ -9,8 +9,8 @@ namespace dynatrain {
 /// thread.
 void unmap_meanwhile(const std::byte* data, std::size_t size_bytes) noexcept;
 
-/// Waits until all such mappings have gone, some seconds at most. Who takes memory next may need
-/// theirs.
+/// Waits until all such mappings of this process have gone; for as long as that can take. Who takes
+/// memory next, or asks how much is left, may count on theirs.
 void wait_for_unmapping();
 
 }  // namespace dynatrain

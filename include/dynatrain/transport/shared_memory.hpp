@@ -14,7 +14,8 @@ namespace dynatrain {
 ///
 /// Ownership  of its pages, until it is destroyed; who has them mapped keeps them longer. A forked
 ///            child shares the pages with its parent: what either writes, both see. A large block
-///            goes in a thread of its own, 80 ms for each GB, and the next one waits for that.
+///            goes in a thread of its own, 80 ms for each GB; wait_for_leaving() waits for that,
+///            and so does the making of a block.
 /// Errors     std::bad_alloc when the system refuses it; DeviceError when it has no more files.
 /// Cost       every page is touched once, at about 1.3 GB/s with pages of 4 KiB; a file descriptor.
 class SharedBlock {
@@ -29,6 +30,8 @@ class SharedBlock {
 
   [[nodiscard]] std::byte* data() const { return data_; }
   [[nodiscard]] std::int64_t size_bytes() const { return size_bytes_; }
+  /// Waits until all blocks that were destroyed have given their pages back. Any thread.
+  static void wait_for_leaving();
   /// Whether an address lies in a block of this process. Any thread.
   [[nodiscard]] static bool holds(const std::byte* address);
 

@@ -153,6 +153,27 @@ TEST(SharedBlocks, TheNextOneWaitsForThoseThatGo) {
   }
 }
 
+// Loaders fork their workers right behind a switch: these have none of the threads by which blocks
+// go, and perhaps a lock that one of them held.
+TEST(SharedBlocks, AChildWaitsForNoneThatWentAsItWasForked) {
+  for (int round = 0; round < 5; ++round) {
+    std::optional<SharedBlock> large(std::in_place, 64LL << 20U);
+    large.reset();
+    const pid_t child = fork();
+    if (child == 0) {
+      alarm(2);  // ends it
+      {
+        const SharedBlock own(8LL << 20U);
+      }
+      SharedBlock::wait_for_leaving();
+      _exit(0);
+    }
+    int status = -1;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    EXPECT_EQ(status, 0) << "round " << round;
+  }
+}
+
 // Pages that the system cannot give must be refused when they are asked for: touched later, they
 // end the process.
 TEST(SharedBlocks, MemoryThatTheSystemRefusesIsAnError) {
