@@ -745,7 +745,10 @@ def fingerprint_share(map: ShardMap, rank: int, table: StateTable, means: HashMe
 def content_shares(
     map: ShardMap, rank: int, table: StateTable, names: Sequence[str], means: HashMeans = ...
 ) -> list[int]:
-    """The same of single tensors, whose names do not count: equal sums tell equal contents."""
+    """This rank's shares of a sum over each named tensor: add up over all ranks, modulo 2**64.
+
+    Tensors of one shape with equal sums hold the same; their names do not count.
+    """
 
 def fragment_hashes(map: ShardMap, rank: int, table: StateTable, means: HashMeans = ...) -> bytes:
     """The hashes of what a rank holds, to be exchanged and given to ``compare_replicas``."""

@@ -146,9 +146,11 @@ def test_layouts_with_equal_dense_meshes_stay_apart(pool):
 def patience_of_groups(rank, world_size):
     cpu = torch.device("cpu")
     everybody = dist.group.WORLD._get_backend(cpu)
+    former = everybody.options._timeout
     everybody._set_default_timeout(timedelta(seconds=77))  # as init_process_group(timeout=) does
     world = start("dp=2,tp=2", build_nothing, initialize=None).world
     groups = [world.mesh["tp"].get_group(), world.mesh_over("fsdp", "tp")["fsdp"].get_group()]
+    everybody._set_default_timeout(former)  # the pool's processes run other tests, too
     return [group._get_backend(cpu).options._timeout.total_seconds() for group in groups]
 
 

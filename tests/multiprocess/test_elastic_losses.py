@@ -111,7 +111,7 @@ def test_a_lost_member_that_hangs_ends_its_process(tmp_path):
 
         assert status == 1
         assert not hangs.told("end")  # no line of its script ran
-        assert any("training thread has stood in one call" in line for line in hangs.lines)
+        assert any("training thread has stood in one place" in line for line in hangs.lines)
         check_losses(members, 1)
 
 

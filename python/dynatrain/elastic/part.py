@@ -21,11 +21,11 @@ from dynatrain.elastic import attempts
 from dynatrain.elastic.advice import Adviser, Answer, Policy, Roster, clipped, read
 from dynatrain.elastic.asked import Asked
 from dynatrain.elastic.attempts import UncoveredError
-from dynatrain.elastic.ends import error_of, no_store
+from dynatrain.elastic.ends import no_store
 from dynatrain.elastic.line import Line
 from dynatrain.elastic.seal import MEMBER, POLICY
 from dynatrain.elastic.standstill import Standstill, Unanswered
-from dynatrain.elastic.stuck import Stuck
+from dynatrain.elastic.stuck import Stuck, why_lost
 from dynatrain.elastic.trace import traced
 from dynatrain.generation.late import outlives, started
 from dynatrain.generation.nodes import node_name
@@ -102,7 +102,7 @@ class Part:
             **tasks.begins,
         }
         self._standstill = Standstill(timeout_s)
-        self._stuck = Stuck(threading.get_ident(), timeout_s)
+        self._stuck = Stuck(timeout_s)
         self._machine, self._trace = traced(path, "worker", **begins)
         self._thread = threading.Thread(target=self._run, name="dynatrain membership", daemon=True)
         self._thread.start()
@@ -111,6 +111,7 @@ class Part:
 
     def at_boundary(self, version: int) -> Asked:
         """What is to be done between two steps: to train, or something before that. Blocks."""
+        self._stuck.watch(threading.current_thread())
         self._feed(lambda now: self._machine.at_boundary(now, version))
         return self.next()
 
@@ -206,7 +207,9 @@ class Part:
                 unanswered.told(is_there=is_there)
                 self._feed(self._machine.tick)
                 self._do_late()
-                self._stuck.look(self._why_lost())
+                with self._changed:
+                    asked = [*self._asked]
+                self._stuck.look(why_lost(asked))
                 self._write_trace()
             except Exception as error:  # noqa: BLE001 - the training thread waits for this one
                 self._refuse(error)
@@ -214,12 +217,6 @@ class Part:
         self._say_all()
         self._line.end()
         self._write_trace()
-
-    def _why_lost(self) -> str:
-        """Why this member ends by an error that its training thread has not heard of; or empty."""
-        with self._changed:
-            ends = [asked.why for asked in self._asked if asked.kind == "end"]
-        return next((why for kind, why in ends if error_of(kind, why) is not None), "")
 
     def _do_late(self) -> None:
         """What others have left to this thread, or what has found no thread before."""

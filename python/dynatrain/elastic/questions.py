@@ -74,7 +74,7 @@ class Asked:
                 has no other name.
 
         Raises:
-            LayoutError: there is no such rank or member, it is lost, or the job has finished.
+            LayoutError: there is no such rank or member, or no more, or the job has finished.
         """
         self._check_runs("nobody is drained")
         return self._at_rank(rank) if member is None else self._known(member)
@@ -83,7 +83,7 @@ class Asked:
         there = sorted(each["id"] for each in self.status["members"])
         if not _is_number(member) or member not in there:
             raise LayoutError(
-                f"elastic: there is no member {shown(member)} to drain\n"
+                f"elastic: there is no member {shown(member)} to drain, or it is lost already\n"
                 f"  expected one of those that are there: {shown(there)}\n"
                 "  nothing was changed\n  `dynatrain status` tells who is there"
             )

@@ -5,49 +5,68 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import NoReturn
+
+from dynatrain.elastic.asked import Asked
+from dynatrain.elastic.ends import error_of
+from dynatrain.generation.late import outlives, started
 
 _log = logging.getLogger("dynatrain.elastic")
 #: As of a script that the error of its loop has ended.
 _STATUS = 1
+#: For the last words: what the thread hangs in may be the writing of others.
+_WORDS_S = 5.0
+#: Processor time of a thread that does something; what hangs has less in any time.
+_BUSY_S = 0.1
+
+
+def why_lost(asked: Iterable[Asked]) -> str:
+    """Why a member ends by an error that its training thread has not heard of yet; or empty."""
+    ends = (each.why for each in asked if each.kind == "end")
+    return next((why for kind, why in ends if error_of(kind, why) is not None), "")
 
 
 def _end_process() -> NoReturn:
-    logging.shutdown()
     os._exit(_STATUS)
 
 
 class Stuck:
-    """Ends the process when its training thread has stood in one call for too long.
+    """Ends the process when its training thread has stood in one place for too long.
 
     Gloo, for one, does not end a wait for a message that a peer has begun to send when it died: the
     group's own deadline does, after half an hour. A launcher would wait as long before it starts
     another process in place of this one, which has no part in the job any more.
 
+    A thread stands as long as it is seen in the same line of the same calls, and takes no processor
+    time to speak of; a loop that sleeps looks like that, too.
+
     Args:
-        thread: that trains, by its identifier.
-        patience_s: so long it may stand.
+        patience_s: so long the thread may stand.
         clock: seconds that never go back.
         end: ends the process.
     """
 
     def __init__(
         self,
-        thread: int,
         patience_s: float,
         clock: Callable[[], float] = time.monotonic,
         end: Callable[[], None] = _end_process,
     ) -> None:
-        self._thread = thread
         self._patience_s = patience_s
         self._clock = clock
         self._end = end
-        self._stand: tuple[tuple[object, int], ...] = ()
+        self._thread: threading.Thread | None = None
+        self._stand: tuple[object, ...] = ()
         self._since = 0.0
+
+    def watch(self, thread: threading.Thread) -> None:
+        """Says which thread trains."""
+        self._thread = thread
 
     def look(self, why: str) -> None:
         """Looks once more where the thread stands, which has not yet heard that it is to end.
@@ -55,31 +74,44 @@ class Stuck:
         Args:
             why: it is to end; empty where it is not, or has heard it.
         """
-        frame = sys._current_frames().get(self._thread) if why else None
-        if frame is None:
+        thread = self._thread
+        if not why or thread is None or not thread.is_alive() or thread.ident is None:
             self._stand = ()
             return
-        stand = _stand(frame)
+        frame = sys._current_frames().get(thread.ident)
+        stand = (_processor_time(thread.ident), *_calls(frame))
         if stand != self._stand:
             self._stand, self._since = stand, self._clock()
         elif self._clock() - self._since >= self._patience_s:
-            _log.critical(
-                "this member has ended, and its training thread has stood in one call for %g s "
-                "since: %s\n"
-                "  expected it to come to the end of its step, or to an error of the group that it "
-                "waits in\n"
-                "  this process ends; nothing of it is part of the job any more. It stands at\n%s",
-                self._patience_s,
-                why,
-                "".join(traceback.format_stack(frame)),
-            )
+            words = "".join(traceback.format_stack(frame))
+            speaker = started("dynatrain says its last words", self._say, why, words)
+            if speaker is not None:
+                outlives(speaker, _WORDS_S)
             self._end()
 
+    def _say(self, why: str, where: str) -> None:
+        _log.critical(
+            "this member has ended, and its training thread has stood in one place for %g s since: "
+            "%s\n"
+            "  expected it to come to the end of its step, or to an error of the group that it "
+            "waits in\n"
+            "  this process ends; nothing of it is part of the job any more. It stands at\n%s",
+            self._patience_s,
+            why,
+            where,
+        )
+        logging.shutdown()
 
-def _stand(frame: FrameType | None) -> tuple[tuple[object, int], ...]:
-    """What differs as soon as a thread goes on: each call on its way, and how far that is."""
-    found: list[tuple[object, int]] = []
+
+def _processor_time(thread: int) -> int:
+    """Of a living thread, in pieces that a thread which hangs does not fill."""
+    return int(time.clock_gettime(time.pthread_getcpuclockid(thread)) / _BUSY_S)
+
+
+def _calls(frame: FrameType | None) -> list[tuple[int, int]]:
+    """Each call on its way, and how far it is."""
+    found = []
     while frame is not None:
-        found.append((frame.f_code, frame.f_lasti))
+        found.append((id(frame), frame.f_lasti))
         frame = frame.f_back
-    return tuple(found)
+    return found

@@ -96,8 +96,8 @@ class GivenUp:
         else:
             said = f"a collective call was given up: {missing}"
             advice = (
-                "make the same call on every rank between the same two steps; raise timeout_s where "
-                "ranks are only late"
+                "make the same call on every rank between the same two steps; raise timeout_s "
+                "where ranks are only late"
             )
         return TransportError(
             f"session: {said}\n"

@@ -231,11 +231,9 @@ def _check_same_tensors(
         raise LayoutError(reason) from error
 
 
-#: What comes of an axis that build passes over, by its name; that of all others without a name.
-_WITHOUT_CUT = {
-    "dp_shard": "They drift apart unless their gradients are averaged; replicas are dp_replicate's",
-    "": "They do the same work, and drift apart where they draw random numbers",
-}
+#: What comes of an axis that build passes over: of dp_shard, and of those that cut a step's work.
+_APART = "They drift apart unless their gradients are averaged; replicas are dp_replicate's"
+_SAME_WORK = "They do the same work, and drift apart where they draw random numbers"
 
 
 def _warn_of_axes_without_cut(engine: Engine, called: Called, target_map: _native.ShardMap) -> None:
@@ -248,7 +246,7 @@ def _warn_of_axes_without_cut(engine: Engine, called: Called, target_map: _nativ
             called.layout,
             axis,
             axis,
-            _WITHOUT_CUT.get(axis, _WITHOUT_CUT[""]),
+            _APART if axis == "dp_shard" else _SAME_WORK,
         )
 
 

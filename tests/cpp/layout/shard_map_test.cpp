@@ -62,7 +62,8 @@ TEST(ShardMap, TellsTheAxesThatCutNoTensor) {
   EXPECT_EQ(axes_without_cut(whole, layout, ranks), (std::vector<Axis>{Axis::kPp, Axis::kTp}));
   EXPECT_EQ(axes_without_cut(by_tp, layout, ranks), std::vector<Axis>{Axis::kPp});
   EXPECT_EQ(axes_without_cut(by_pp, layout, ranks), std::vector<Axis>{Axis::kTp});
-  EXPECT_EQ(axes_without_cut(whole, Layout::parse("dp=4"), ranks), std::vector<Axis>{Axis::kDpShard});
+  EXPECT_EQ(axes_without_cut(whole, Layout::parse("dp=4"), ranks),
+            std::vector<Axis>{Axis::kDpShard});
   EXPECT_TRUE(axes_without_cut(whole, Layout::parse("dp_replicate=4"), ranks).empty());
 }
 

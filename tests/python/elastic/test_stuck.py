@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 
 import pytest
 
-from dynatrain.elastic.stuck import Stuck
+from dynatrain.elastic.asked import Asked
+from dynatrain.elastic.ends import LOST
+from dynatrain.elastic.stuck import Stuck, why_lost
 
 PATIENCE_S = 30
+
+
+def come_to_rest():
+    """Lets the thread get from its last word into the call behind it."""
+    time.sleep(0.1)
 
 
 class Standing:
@@ -20,6 +28,7 @@ class Standing:
         self._thread = threading.Thread(target=self._stand, daemon=True)
         self._thread.start()
         self._is_there.acquire()
+        come_to_rest()
 
     def _stand(self):
         self._is_there.release()
@@ -28,12 +37,13 @@ class Standing:
         self._go_on.acquire()
 
     @property
-    def ident(self):
-        return self._thread.ident
+    def thread(self):
+        return self._thread
 
     def go_on(self):
         self._go_on.release()
         self._is_there.acquire()
+        come_to_rest()
 
     def end(self):
         self._go_on.release(2)
@@ -51,7 +61,8 @@ def thread():
 def watch(thread):
     """Looks at a second of a clock, and says whether the process has ended by then."""
     now, ended = [0.0], []
-    stuck = Stuck(thread.ident, PATIENCE_S, lambda: now[0], lambda: ended.append(True))
+    stuck = Stuck(PATIENCE_S, lambda: now[0], lambda: ended.append(True))
+    stuck.watch(thread.thread)
 
     def look(second, why="it was not heard"):
         now[0] = second
@@ -92,3 +103,36 @@ def test_a_thread_that_has_gone_ends_nothing(watch, thread):
     assert not watch(0)
     thread.end()
     assert not watch(10 * PATIENCE_S)
+
+
+# One long backward pass is seen in the same line all the time.
+def test_who_works_in_one_line_is_left_alone():
+    now, ended, is_over = [0.0], [], threading.Event()
+
+    def work():
+        while not is_over.is_set():
+            sum(range(20_000))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    stuck = Stuck(PATIENCE_S, lambda: now[0], lambda: ended.append(True))
+    stuck.watch(thread)
+    try:
+        for second in (0, PATIENCE_S, 2 * PATIENCE_S):
+            now[0] = second
+            stuck.look("it was not heard")
+            begun = time.thread_time_ns()
+            while time.thread_time_ns() - begun < 3e8:  # this thread and that one take turns
+                pass
+    finally:
+        is_over.set()
+        thread.join()
+    assert not ended
+
+
+def test_only_an_end_by_an_error_is_watched():
+    ends = [Asked("end", why=(kind, "so it is")) for kind in ("released", "finished", LOST)]
+
+    assert why_lost([Asked("train")]) == ""
+    assert why_lost(ends[:2]) == ""
+    assert why_lost(ends) == "so it is"

@@ -55,7 +55,7 @@ def test_state_replaced_by_a_switch_cannot_be_used(session):
         optimizer.zero_grad,
         model.zero_grad,
         lambda: torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0),
-        lambda: list(model.head.named_parameters()),
+        lambda: list(model.named_parameters()),
         model.eval,
         lambda: model.requires_grad_(False),
         lambda: model.load_state_dict({}),

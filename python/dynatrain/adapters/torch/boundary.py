@@ -134,22 +134,14 @@ def retire(state: TrainState, target: LiveTensors | None, successor: str) -> Non
             optimizer.state.clear()
             hook_uses(optimizer, refuse)
             _refuse_uses(optimizer, refuse, _USES_OF_OPTIMIZERS)
-    inside_again = _modules_inside(target)
-    for _, module in state.named_modules():
-        if id(module) not in again:
-            module.register_forward_pre_hook(refuse, prepend=True)
-            module.register_state_dict_pre_hook(refuse)  # type: ignore[no-untyped-call]
-            release_memory(module, again)
-            for each in module.modules():
-                if id(each) not in inside_again:
-                    _refuse_uses(each, refuse, _USES_OF_MODULES)
+    replaced = [module for _, module in state.named_modules() if id(module) not in again]
+    for module in replaced:
+        module.register_forward_pre_hook(refuse, prepend=True)
+        module.register_state_dict_pre_hook(refuse)  # type: ignore[no-untyped-call]
+        release_memory(module, again)
+    for module in replaced:  # one may hold another
+        _refuse_uses(module, refuse, _USES_OF_MODULES)
     state.retire(successor)
-
-
-def _modules_inside(target: LiveTensors | None) -> set[int]:
-    if target is None:
-        return set()
-    return {id(each) for _, item in target.state.named_modules() for each in item.modules()}
 
 
 def _refusing(what: str, successor: str) -> Callable[..., NoReturn]:

@@ -50,16 +50,17 @@ def _unlike(first: Any, second: Any) -> str | None:
     both = isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor)
     if not both or _short(first) != _short(second) or first.is_meta or second.is_meta:
         return None
-    one, other = (each.detach().cpu().contiguous().reshape(-1) for each in (first, second))
-    differing = (one.view(torch.uint8) != other.view(torch.uint8)).nonzero()
-    if not len(differing):
-        return None
-    at = int(differing[0]) // one.element_size()
-    place = [int(index) for index in torch.unravel_index(torch.tensor(at), first.shape)]
-    return (
-        f"{_short(first)} each, the first element that differs is {place}: "
-        f"{_short(one[at].item())} and {_short(other[at].item())}"
-    )
+    try:
+        one, other = (each.detach().cpu().contiguous().reshape(-1) for each in (first, second))
+        differing = (one.view(torch.uint8) != other.view(torch.uint8)).nonzero()
+        if not len(differing):
+            return None
+        at = int(differing[0]) // one.element_size()
+        place = [int(index) for index in torch.unravel_index(torch.tensor(at), first.shape)]
+        values = f"{_short(one[at].item())} and {_short(other[at].item())}"
+    except (RuntimeError, NotImplementedError, TypeError):
+        return None  # no dense elements, or of a dtype that torch cannot print
+    return f"{_short(first)} each, the first element that differs is {place}: {values}"
 
 
 def _paired(first: Any, second: Any) -> Iterator[tuple[Any, Any, Any]]:
