@@ -42,7 +42,7 @@ template <class Term, class Word>
 [[gnu::always_inline]] inline std::uint64_t dense_sum(const std::byte* data,
                                                       std::int64_t count,
                                                       std::uint64_t first_salt) {
-  using Salt = typename Term::Salt;
+  using Salt = Term::Salt;
   std::uint64_t sum = 0;
   auto salt = static_cast<Salt>(first_salt);
   for (std::int64_t i = 0; i < count; ++i) {
@@ -90,7 +90,7 @@ std::uint64_t sum_any(const ElementRun& run, std::uint64_t salt) {
       std::memcpy(&bits,
                   element + byte,
                   static_cast<std::size_t>(std::min<std::int64_t>(8, run.elem_bytes - byte)));
-      sum += Term::mix(static_cast<typename Term::Salt>(bits + salt));
+      sum += Term::mix(static_cast<Term::Salt>(bits + salt));
       salt += kSumStep;
     }
   }
