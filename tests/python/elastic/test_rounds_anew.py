@@ -134,7 +134,7 @@ def comes(store, rank, former, lag_s):
     made, _ = rounds_of(store, rank)
     made._try = former
     threading.Event().wait(lag_s)
-    for _ in range(6):
+    for _ in range(20):  # of 0.6 s; it takes two or three of them at rest
         try:
             made._do_rounds()
         except MetError:
