@@ -69,7 +69,8 @@ constexpr auto form(Of<Join> /*type*/) {
   return named("join",
                field("id", &Join::id),
                field("host", &Join::host, kMaxHostBytes),
-               field("settings", &Join::settings, kMaxSettingsBytes));
+               field("settings", &Join::settings, kMaxSettingsBytes),
+               field("machine", &Join::machine, kMaxHostBytes));
 }
 constexpr auto form(Of<Heartbeat> /*type*/) {
   return named("heartbeat",
@@ -246,7 +247,8 @@ constexpr auto form(Of<MemberJoined> /*type*/) {
   return named("member-joined",
                field("id", &MemberJoined::id),
                field("host", &MemberJoined::host, kMaxHostBytes),
-               field("settings", &MemberJoined::settings, kMaxSettingsBytes));
+               field("settings", &MemberJoined::settings, kMaxSettingsBytes),
+               field("machine", &MemberJoined::machine, kMaxHostBytes));
 }
 constexpr auto form(Of<MemberLeaves> /*type*/) {
   return named("member-leaves", field("id", &MemberLeaves::id));

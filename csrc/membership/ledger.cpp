@@ -40,7 +40,8 @@ void apply_one(DurableState& state, const MemberJoined& record) {
   }
   state.members.emplace(
       record.id,
-      DurableMember{record.host, {}, Standing::kActive, state.num_joined, record.settings});
+      DurableMember{
+          record.host, {}, Standing::kActive, state.num_joined, record.settings, record.machine});
   ++state.num_joined;
 }
 

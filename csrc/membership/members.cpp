@@ -169,7 +169,7 @@ void on_join(CoordinatorState& state, const Join& message) {
     send(state, message.id, Refused{other});
     return;
   }
-  persist(state, MemberJoined{message.id, message.host, message.settings});
+  persist(state, MemberJoined{message.id, message.host, message.settings, message.machine});
   Live live{.last_heard_ms = state.now_ms};
   live.search_deadline_ms = state.now_ms + state.options.deadlines.report_ms;
   state.live.emplace(message.id, std::move(live));

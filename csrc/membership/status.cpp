@@ -85,6 +85,7 @@ MemberStatus member_status(const CoordinatorState& state, MemberId id, const Liv
   MemberStatus status;
   status.id = id;
   status.host = durable.host;
+  status.machine = durable.machine;
   status.epoch = live.epoch;
   status.version = live.version;
   const auto rank = state.ranks.find(id);

@@ -12,12 +12,14 @@ namespace {
 
 void check_options(const WorkerOptions& options) {
   check_deadlines(options.deadlines);
-  if (options.id.value == 0 || options.host.empty() || options.host.size() > kMaxHostBytes) {
-    throw LayoutError("membership: cannot make a member with id " +
-                      std::to_string(options.id.value) + " and a host's name of " +
-                      std::to_string(options.host.size()) +
-                      " bytes\n  the id is not 0, the name has 1 to " +
-                      std::to_string(kMaxHostBytes) + " bytes\n  nothing was started");
+  if (options.id.value == 0 || options.host.empty() || options.host.size() > kMaxHostBytes ||
+      options.machine.size() > kMaxHostBytes) {
+    throw LayoutError(
+        "membership: cannot make a member with id " + std::to_string(options.id.value) +
+        " and a host's name of " + std::to_string(options.host.size()) +
+        " bytes, on a machine with one of " + std::to_string(options.machine.size()) +
+        " bytes\n  the id is not 0, the names have up to " + std::to_string(kMaxHostBytes) +
+        " bytes, a host's is not empty\n  nothing was started");
   }
 }
 
@@ -239,7 +241,7 @@ void Worker::on(const Tick&) {
   } else if (is_welcome_) {
     send_heartbeat();
   } else {
-    tell(Join{options_.id, options_.host, options_.settings});
+    tell(Join{options_.id, options_.host, options_.settings, options_.machine});
   }
 }
 

@@ -32,6 +32,7 @@ py::dict as_dict(const membership::Status& status) {
     py::dict out;
     out["id"] = each.id.value;
     out["host"] = each.host;
+    out["machine"] = each.machine;
     out["role"] = std::string(membership::role_name(each.role));
     out["rank"] = each.rank;
     out["epoch"] = each.epoch;
@@ -105,10 +106,16 @@ TracedWorker make_worker(std::uint64_t id,
                          std::int64_t timeout_ms,
                          std::int64_t now_ms,
                          bool has_checkpoints,
-                         std::string settings) {
+                         std::string settings,
+                         std::string machine) {
   const membership::Deadlines deadlines = membership::make_deadlines(timeout_ms);
-  return TracedWorker(Worker(
-      {MemberId{id}, std::move(host), deadlines, has_checkpoints, std::move(settings)}, now_ms));
+  return TracedWorker(Worker({MemberId{id},
+                              std::move(host),
+                              deadlines,
+                              has_checkpoints,
+                              std::move(settings),
+                              std::move(machine)},
+                             now_ms));
 }
 
 py::list handle(TracedWorker& self, std::int64_t now_ms, const WorkerEvent& event) {
@@ -239,7 +246,8 @@ void bind_worker(py::module_& m) {
            py::arg("timeout_ms"),
            py::arg("now_ms"),
            py::arg("has_checkpoints") = false,
-           py::arg("settings") = "")
+           py::arg("settings") = "",
+           py::arg("machine") = "")
       .def(
           "heard",
           [](TracedWorker& self, std::int64_t now_ms, const std::string& line) {

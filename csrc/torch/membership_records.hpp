@@ -28,7 +28,7 @@ inline py::dict world_dict(const membership::World& world) {
 }
 
 inline py::tuple record(const membership::MemberJoined& one) {
-  return py::make_tuple("joined", one.id.value, one.host);
+  return py::make_tuple("joined", one.id.value, one.host, one.machine);
 }
 inline py::tuple record(const membership::MemberLeaves& one) {
   return py::make_tuple("leaves", one.id.value);

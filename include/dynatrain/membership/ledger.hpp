@@ -16,6 +16,7 @@ struct MemberJoined {
   MemberId id;
   std::string host;
   std::string settings{};  // NOLINT(readability-redundant-member-init): see ExecuteOptions
+  std::string machine{};   // NOLINT(readability-redundant-member-init): see ExecuteOptions
 };
 struct MemberLeaves {
   MemberId id;
@@ -68,6 +69,7 @@ struct DurableMember {
   Standing standing = Standing::kActive;
   std::int64_t order = 0;  ///< of joining
   std::string settings{};  // NOLINT(readability-redundant-member-init): see ExecuteOptions
+  std::string machine{};   // NOLINT(readability-redundant-member-init): see ExecuteOptions
 
   friend bool operator==(const DurableMember&, const DurableMember&) = default;
 };

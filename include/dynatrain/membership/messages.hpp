@@ -31,9 +31,11 @@ enum class Activity : std::uint8_t {
 
 struct Join {
   MemberId id;
-  std::string host;
+  std::string host;  ///< what people call its machine, or its container
   /// What must be the same on all members, a line for each: its name, a space, its value.
   std::string settings{};  // NOLINT(readability-redundant-member-init): see ExecuteOptions
+  /// The same for all members of one machine, whichever containers they are in.
+  std::string machine{};  // NOLINT(readability-redundant-member-init): see ExecuteOptions
 };
 
 /// All of a member's place: whatever message of it was lost, the next heartbeat says it again.

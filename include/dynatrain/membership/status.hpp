@@ -30,6 +30,7 @@ enum class Role : std::uint8_t { kMember, kSpare, kLeaving };
 struct MemberStatus {
   MemberId id;
   std::string host;
+  std::string machine;
   Role role = Role::kSpare;
   std::optional<int> rank;  ///< in the present world
   std::int64_t epoch = 0;   ///< as last told by the member itself

@@ -168,8 +168,9 @@ struct WorkerOptions {
   /// The process looks for checkpoints: a state that is gone may still come from a folder that is
   /// there later. Without, there is nothing to wait for.
   bool has_checkpoints = false;
-  /// What must be the same on all members; see Join.
+  /// See Join.
   std::string settings{};  // NOLINT(readability-redundant-member-init): see ExecuteOptions
+  std::string machine{};   // NOLINT(readability-redundant-member-init): see ExecuteOptions
 };
 
 /// One member's side of the protocol. A pure state machine: events and the time in, actions out.
@@ -177,8 +178,8 @@ struct WorkerOptions {
 /// Units    milliseconds of any clock that never goes back while the object lives.
 /// Threads and streams   none; one call at a time.
 /// Errors   the constructor throws LayoutError for an id of 0, a host that is empty or too
-///          long, and deadlines in the wrong order. handle() refuses nothing: what comes too late
-///          is counted.
+///          long, a machine that is too long, and deadlines in the wrong order. handle() refuses
+///          nothing: what comes too late is counted.
 /// Source   own; docs/design/membership.md.
 class Worker {
  public:

@@ -16,6 +16,8 @@ from dynatrain.layout import Layout
 _log = logging.getLogger("dynatrain.elastic")
 #: Of why something failed; the protocol takes little more.
 _MOST_BYTES = 900
+#: Of a member in the coordinator's status, what a policy is told as it is.
+_TOLD = ("id", "host", "machine", "rank")
 
 
 @dataclass(frozen=True)
@@ -24,13 +26,15 @@ class Attending:
 
     Attributes:
         id: of this start of a process; no other one has it.
-        host: its machine.
+        host: name of its machine, or of its container.
+        machine: the same for all members of one machine, whichever containers they are in.
         rank: in the present world, None where it has no place.
         is_leaving: it has asked to leave, or is drained; no place of the next world is for it.
     """
 
     id: int
     host: str
+    machine: str
     rank: int | None
     is_leaving: bool
 
@@ -63,7 +67,7 @@ Policy = Callable[[Roster], Layout | str | None]
 def written(question: str, status: Mapping[str, Any], layouts: Sequence[Layout]) -> str:
     """A question with its roster, as the coordinator publishes it."""
     members = [
-        Attending(each["id"], each["host"], each["rank"], each["role"] == "leaving")
+        Attending(**{key: each[key] for key in _TOLD}, is_leaving=each["role"] == "leaving")
         for each in status["members"]
     ]
     facts = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch.distributed import DistError
 
@@ -43,10 +43,27 @@ class UncoveredError(Exception):
         self.then = then
 
 
-def read_published(published: bytes) -> tuple[dict[str, Any], dict[int, str]]:
-    """The description of an attempt, and the hosts of members by their ids."""
-    line, hosts = json.loads(published)
-    return _native.membership_description(line), dict(hosts)
+class Place(NamedTuple):
+    """Where a member runs.
+
+    Attributes:
+        host: what people call it: a machine's name, or a container's.
+        machine: the same for all members of one machine, whichever containers they are in.
+    """
+
+    host: str
+    machine: str
+
+
+def published(description: str, places: Mapping[int, Place]) -> str:
+    """An attempt as the coordinator publishes it: its description, and where members run."""
+    return json.dumps([description, [(member, *place) for member, place in places.items()]])
+
+
+def read_published(text: bytes) -> tuple[dict[str, Any], dict[int, Place]]:
+    """The description of an attempt, and the places of members by their ids."""
+    line, places = json.loads(text)
+    return _native.membership_description(line), {id_: Place(*place) for id_, *place in places}
 
 
 def members_of(description: dict[str, Any]) -> list[int]:
@@ -73,22 +90,27 @@ def seats_of(description: dict[str, Any]) -> Seats | None:
     return Seats(Layout.parse(source["layout"]), ids)
 
 
-def summary_of(attempt: int, description: dict[str, Any], hosts: Mapping[int, str]) -> str:
+def summary_of(attempt: int, description: dict[str, Any], places: Mapping[int, Place]) -> str:
     """What an attempt is to do."""
     source, target = (description[side]["layout"] or "nothing" for side in ("source", "target"))
     version = f" of step {description['target']['version']}" if description["is_recovery"] else ""
     why = description["cold_because"].partition("\n")[0]
-    lost = lost_of(description, hosts)
+    lost = lost_of(description, places)
     without = f", without {lost}" if lost else ""
     where = f", in the stop: it could not be prepared beside training ({why})" if why else ""
     return f"attempt {attempt}: {source}{version} -> {target}{without}{where}"
 
 
-def lost_of(description: dict[str, Any], hosts: Mapping[int, str]) -> str:
+def host_in(places: Mapping[int, Place], member: int) -> str:
+    """The host of a member, in words where it is not known."""
+    return places[member].host if member in places else "a host that is not known"
+
+
+def lost_of(description: dict[str, Any], places: Mapping[int, Place]) -> str:
     """The members of a halted world that are there no more, in words; empty where all are."""
     source, there = description["source"], _holdings(description)
     lost = [
-        f"rank {rank} (member {member}, {hosts.get(member, 'of a host that is not known')})"
+        f"rank {rank} (member {member}, {host_in(places, member)})"
         for rank, member in enumerate(source["members"])
         if there.get(member, Holding.LIVE) == Holding.ABSENT
     ]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dynatrain import _native
-from dynatrain.elastic.attempts import Holding, summary_of
+from dynatrain.elastic.attempts import Holding, Place, host_in, summary_of
 
 _log = logging.getLogger("dynatrain.elastic")
 #: Members of a world that a line names.
@@ -24,7 +24,7 @@ class Chronicle:
     """
 
     def __init__(self, records: Iterable[str]) -> None:
-        self.hosts: dict[int, str] = {}  #: of all members that have joined
+        self.places: dict[int, Place] = {}  #: of all members that have joined
         self._there: set[int] = set()
         self._ranks: dict[int, int] = {}  #: of the present world
         self._waits = ""
@@ -41,7 +41,7 @@ class Chronicle:
     def published(self, attempt: int, description: str) -> None:
         """An attempt begins."""
         read = _native.membership_description(description)
-        words = summary_of(attempt, read, self.hosts)
+        words = summary_of(attempt, read, self.places)
         if read["is_recovery"]:
             holdings = read["holdings"]
             live, copies = map(holdings.count, (Holding.LIVE, Holding.SNAPSHOT))
@@ -62,7 +62,7 @@ class Chronicle:
 
     def _note(self, kind: str, *facts: Any) -> None:
         if kind == "joined":
-            self.hosts[facts[0]] = facts[1]
+            self.places[facts[0]] = Place(*facts[1:])
             self._there.add(facts[0])
         elif kind in ("released", "lost"):
             self._there.discard(facts[0])
@@ -93,7 +93,7 @@ class Chronicle:
 
     def _of_world(self, world: dict[str, Any]) -> str:
         ids = world["members"]
-        named = ", ".join(f"{each} on {self.hosts.get(each, '?')}" for each in ids[:_MOST_NAMED])
+        named = ", ".join(f"{each} on {host_in(self.places, each)}" for each in ids[:_MOST_NAMED])
         more = f" and {len(ids) - _MOST_NAMED} more" if len(ids) > _MOST_NAMED else ""
         return (
             f"world {world['epoch']} trains: {world['layout']} from step {world['version']}, "
@@ -102,7 +102,7 @@ class Chronicle:
 
     def _name(self, member: int) -> str:
         place = f"rank {self._ranks[member]}, " if member in self._ranks else ""
-        return f"member {member} ({place}{self.hosts.get(member, '?')})"
+        return f"member {member} ({place}{host_in(self.places, member)})"
 
 
 def _first(why: str) -> str:

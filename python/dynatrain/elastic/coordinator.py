@@ -25,6 +25,7 @@ from dynatrain import _native
 from dynatrain._errors import Error, LayoutError, TransportError
 from dynatrain.elastic.advice import Answer, written
 from dynatrain.elastic.answers import in_lines
+from dynatrain.elastic.attempts import published
 from dynatrain.elastic.chronicle import Chronicle
 from dynatrain.elastic.ledger import Ledger
 from dynatrain.elastic.questions import Asked
@@ -331,8 +332,8 @@ class Coordinator:
         """Puts an attempt where all who are asked to prepare will look for it."""
         status = self._machine.status(_now_ms())
         named = {*status["world"]["members"], *(each["id"] for each in status["members"])}
-        hosts = [(each, self._chronicle.hosts[each]) for each in named]
-        self._store.set(f"attempt/{attempt}", json.dumps([description, hosts]))
+        places = {each: self._chronicle.places[each] for each in named}
+        self._store.set(f"attempt/{attempt}", published(description, places))
         self._chronicle.published(attempt, description)
         self._forget_worlds_before(status["world"]["epoch"], attempt)
 

@@ -104,15 +104,15 @@ class Driver:
         with self._lock:
             self._connections[attempt] = connections
         store = self.part.store()
-        description, hosts = read_published(store.get(f"attempt/{attempt}"))
+        description, places = read_published(store.get(f"attempt/{attempt}"))
         target = description["target"]
-        words = summary_of(attempt, description, hosts)
+        words = summary_of(attempt, description, places)
         self.events.note("preparing", words)
         if description["cold_because"]:
             _log.info("%s", words)
         ids = members_of(description)
         name = f"{target['epoch']}.{attempt}"
-        each = tuple(Member(str(member), hosts.get(member, "")) for member in ids)
+        each = tuple(Member(str(member), places[member].machine) for member in ids)
         prefixed = PrefixStore(name, store)
         members = Members(name, ids.index(self.part.id), each, prefixed, connections=connections)
         ready = Ready(
@@ -132,7 +132,7 @@ class Driver:
             ready.generation.close(in_store=False)
             connections.check()
         if ready.version is not None:
-            self._await_held(attempt, ready, lost_of(description, hosts))
+            self._await_held(attempt, ready, lost_of(description, places))
         elif ready.source is not None and not description["cold_because"]:
             self._prepare_ahead(attempt, ready, (ready.source, ready.epoch))
 

@@ -28,7 +28,7 @@ from dynatrain.elastic.standstill import Standstill, Unanswered
 from dynatrain.elastic.stuck import Stuck, why_lost
 from dynatrain.elastic.trace import traced
 from dynatrain.generation.late import outlives, started
-from dynatrain.generation.nodes import node_name
+from dynatrain.generation.nodes import host_name, node_name
 
 _log = logging.getLogger("dynatrain.elastic")
 
@@ -96,7 +96,8 @@ class Part:
         path = None if traces is None else traces / f"member-{self.id}.trace"
         begins = {
             "id": self.id,
-            "host": node_name(),
+            "host": host_name(),
+            "machine": node_name(),
             "timeout_ms": timeout_ms,
             "now_ms": _now_ms(),
             **tasks.begins,

@@ -17,6 +17,11 @@ def node_name() -> str:
         return socket.gethostname()
 
 
+def host_name() -> str:
+    """What people call the machine, or the container, of this process."""
+    return socket.gethostname() or "a host without a name"
+
+
 def numbered(names: Sequence[Hashable]) -> list[int]:
     """The node of each rank as a number, in the order in which nodes first occur."""
     numbers: dict[Hashable, int] = {}

@@ -265,8 +265,8 @@ TEST(Trace, TheFirstDifferenceIsNamed) {
 
   ASSERT_TRUE(difference.has_value());
   EXPECT_EQ(difference->line, 6);
-  EXPECT_EQ(difference->expected, "1 persist member-joined id=2 host=b settings=");
-  EXPECT_EQ(difference->got, "1 persist member-joined id=2 host=c settings=");
+  EXPECT_EQ(difference->expected, "1 persist member-joined id=2 host=b settings= machine=");
+  EXPECT_EQ(difference->got, "1 persist member-joined id=2 host=c settings= machine=");
 }
 
 TEST(Trace, AnActionThatIsMissingIsADifference) {

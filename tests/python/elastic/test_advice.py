@@ -12,17 +12,17 @@ from dynatrain.layout import Layout
 WAIT_S = 10.0
 STATUS = {
     "members": [
-        {"id": 5, "host": "a", "rank": 0, "role": "member", "version": 3},
-        {"id": 6, "host": "b", "rank": None, "role": "spare", "version": 0},
-        {"id": 7, "host": "b", "rank": 1, "role": "leaving", "version": 3},
+        {"id": 5, "host": "pod-a", "machine": "a", "rank": 0, "role": "member", "version": 3},
+        {"id": 6, "host": "pod-b", "machine": "b", "rank": None, "role": "spare", "version": 0},
+        {"id": 7, "host": "pod-b", "machine": "b", "rank": 1, "role": "leaving", "version": 3},
     ],
     "world": {"layout": "dp=2"},
 }
 ROSTER = Roster(
     (
-        Attending(5, "a", 0, is_leaving=False),
-        Attending(6, "b", None, is_leaving=False),
-        Attending(7, "b", 1, is_leaving=True),
+        Attending(5, "pod-a", "a", 0, is_leaving=False),
+        Attending(6, "pod-b", "b", None, is_leaving=False),
+        Attending(7, "pod-b", "b", 1, is_leaving=True),
     ),
     "dp=2",
     ("dp=2,tp=2", "dp=2"),

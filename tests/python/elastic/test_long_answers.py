@@ -75,7 +75,8 @@ class Records:
 
     def lines(self):
         return [
-            f"1 member-joined id={each} host=a-host-of-a-cluster settings=" for each in self.MEMBERS
+            f"1 member-joined id={each} host=a-host-of-a-cluster settings= machine=a-machine"
+            for each in self.MEMBERS
         ]
 
     def append(self, line):

@@ -14,6 +14,7 @@ import pytest
 from dynatrain import TransportError
 from dynatrain.elastic import driver
 from dynatrain.elastic.asked import Asked
+from dynatrain.elastic.attempts import Place
 from dynatrain.elastic.driver import Driver
 from dynatrain.elastic.ready import Ready
 from dynatrain.elastic.slices import Slices
@@ -197,12 +198,16 @@ def test_a_target_is_kept_for_the_switch(attempt, threads):
     assert attempt.generation.events == []
 
 
+#: Two pods of one machine.
+PLACES = {1: Place("pod-a", "one"), 2: Place("pod-b", "one")}
+
+
 def described(cold_because):
     """A change from dp=2 to dp=1, as it is published."""
     source = {"epoch": 1, "layout": "dp=2", "members": [1, 2], "version": 0}
     target = {"epoch": 2, "layout": "dp=1", "members": [1], "version": 0}
     facts = {"is_recovery": False, "holdings": [], "former": [], "cold_because": cold_because}
-    return {"attempt": 8, "source": source, "target": target, **facts}, {}
+    return {"attempt": 8, "source": source, "target": target, **facts}, PLACES
 
 
 # No two boundaries fit together where the tensors of members differ at each step: the coordinator
@@ -215,11 +220,13 @@ def test_a_change_is_prepared_ahead_unless_all_are_told_otherwise(
     monkeypatch.setattr(driver, "PrefixStore", lambda *of: None)
     attempt.driver.part.store = lambda: {"attempt/8": b""}
     attempt.session.prepare_ahead = lambda *given: "the target"
-    told = []
+    met, told = [], []
+    attempt.driver._make = lambda members: met.append(members) or attempt.generation
     attempt.driver.events.call(told.append)
     attempt.driver.prepare(8)
     attempt.driver.events.tell()
 
+    assert [each.host for each in met[0].each] == ["one", "one"]  # one machine, as the bytes go
     assert attempt.driver._ready[8].standing == ([] if cold_because else ["the target"])
     text = ", in the stop: it could not be prepared beside training ({})"
     why = text.format("member 2 cannot prepare: other tensors") if cold_because else ""
