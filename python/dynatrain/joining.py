@@ -91,7 +91,7 @@ class Joining:
             found += self._snapshots.versions + self._snapshots.on_disk
         return [*dict.fromkeys(found)]
 
-    def begin(self, generation: Generation, layout: Layout) -> None:
+    def begin(self, generation: Generation, layout: Layout, epoch: int) -> None:
         """Builds the first world and state, and votes; collective over the generation.
 
         What a kept object raises is raised behind the vote: the world has begun on all members.
@@ -101,8 +101,8 @@ class Joining:
         if folder is not None:
             self._part.engine.together("the first layout", folder.check_unused)
         self._begun(
-            lambda: self._part.start(layout, self._initialize, self._keep),
-            lambda: self._part.vote.cast(str(layout), 0),
+            lambda: self._part.start(layout, self._initialize, self._keep, epoch),
+            lambda: self._part.vote.cast(str(layout), epoch - 1),
         )
 
     def stand_by(self, generation: Generation, seats: Seats, epoch: int, step: int) -> None:

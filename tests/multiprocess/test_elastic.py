@@ -43,13 +43,17 @@ def test_members_join_leave_and_return_while_the_job_trains(job):
     trains_in(first[0], "dp=2,tp=2")
     later[1].child.terminate()  # as a preemption does, with a grace
     trains_in(first[0], "dp=2")
-    job.ask("drain", 0)
+    status = job.ask("drain", 0)
+    steps = first[0].told("step")
     stayed = first[1]
     stayed.wait_for(lambda: stayed.told("switch")[2:])
     job.hurry.touch()
     assert [member.end(120) for member in (*first, *later)] == [0, 0, 0, 0]
     ends = [member.told("end")[0]["why"][0] for member in (*first, *later)]
 
+    # An operator's host and world are those of the members' logs and reports.
+    assert {each["host"] for each in status["members"]} == {socket.gethostname()}
+    assert status["world"]["epoch"] == steps[-1]["epoch"]
     # Nobody stood still while a target was built.
     assert all(said["prepared"] for member in (*first, *later) for said in member.told("switch"))
     assert losses_of([*first, *later], TOTAL) == pytest.approx(undisturbed(TOTAL), rel=1e-4)

@@ -32,8 +32,8 @@ class Driven(Protocol):
     def previous(self) -> Sequence[int]:
         """Earlier versions that can be gone back to."""
 
-    def begin(self, generation: Generation, layout: Layout) -> None:
-        """Builds the first world and state; collective over the generation."""
+    def begin(self, generation: Generation, layout: Layout, epoch: int) -> None:
+        """Builds the first world, of this epoch, and state; collective over the generation."""
 
     def stand_by(self, generation: Generation, seats: Seats, epoch: int, step: int) -> None:
         """Takes note of the world of others, in which this rank has no place."""

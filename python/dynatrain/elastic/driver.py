@@ -120,7 +120,7 @@ class Driver:
             source=seats_of(description),
             target=Layout.parse(target["layout"]),
             world=target["epoch"],
-            epoch=description["source"]["epoch"] - 1,
+            epoch=description["source"]["epoch"],
             version=target["version"] if description["is_recovery"] else None,
             slices=Slices(lambda: self.part.ask(Asked("slice", attempt)), self._timeout),
         )
@@ -352,7 +352,7 @@ class Driver:
 
     def _run(self, ready: Ready, version: int) -> None:
         if ready.source is None and ready.version is None:
-            self._session.begin(ready.generation, ready.target)
+            self._session.begin(ready.generation, ready.target, ready.world)
             return
         if ready.version is None and ready.source is not None:
             if str(self.part.id) in ready.source.ids:

@@ -27,8 +27,8 @@ class Ready:
         generation: of all who are in the source or the target; the target's ranks come first.
         source: who trains now, or what is left of them in a recovery; None where nobody does.
         target: the layout to go to.
-        world: the epoch of that, as the coordinator counts.
-        epoch: of the source, as sessions count.
+        world: the epoch of that, which the coordinator has counted.
+        epoch: of the source, 0 for none.
         version: of a recovery, the completed steps of what is left; else None.
         slices: what the thread of a planned change has the training thread do.
         taken: of a recovery, set when this member has what is left of the version.

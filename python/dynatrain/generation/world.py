@@ -60,7 +60,7 @@ class World:
             without expert parallelism.
         device: where parameters live.
         groups: what the hook ``groups=`` of ``dynatrain.init`` made for this layout, else None.
-        epoch: counts the switches that led to this world; 0 for the first.
+        epoch: counts the switches that led to this world; the first is 0, in an elastic job 1.
     """
 
     def __init__(

@@ -35,9 +35,10 @@ def begin(engine: Engine, called: Called, initialize: Initialize | None) -> Trai
             the same kind on every rank.
     """
     world = called.world
-    place = None if world is None else world.at_epoch(0)  # build may keep it; ours is to train on
+    # A build may keep the world that it is given; the other one is to train on.
+    own = None if world is None else world.at_epoch(world.epoch)
     with leaving_nothing():
-        return _begin(engine, called, replace(called, world=place), initialize)
+        return _begin(engine, called, replace(called, world=own), initialize)
 
 
 def _begin(
