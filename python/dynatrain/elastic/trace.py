@@ -30,7 +30,7 @@ def traced(path: Path | None, kind: str, **begins: Any) -> tuple[Any, Trace]:
         LayoutError: the file cannot be written, or the machine refuses how it is to begin.
     """
     machine = _machine(kind, begins)
-    return machine, Trace(machine, path, json.dumps({"machine": kind, **begins}))
+    return machine, Trace(machine, path, json.dumps({"machine": kind, "begins": begins}))
 
 
 class Trace:
@@ -118,8 +118,8 @@ def _parts(path: Path) -> Iterator[tuple[int, Machine, str]]:
 
 def _begun(path: Path, number: int, line: str) -> Machine:
     try:
-        begins = json.loads(line)
-        return _machine(begins.pop("machine"), begins)
+        read = json.loads(line)
+        return _machine(read["machine"], read["begins"])
     except Error:
         raise
     except (KeyError, TypeError, ValueError) as error:

@@ -9,7 +9,7 @@ import pytest
 from dynatrain import LayoutError
 from dynatrain.elastic import trace
 
-BEGINS = {"id": 7, "host": "a host", "timeout_ms": 30_000, "now_ms": 0}
+BEGINS = {"id": 7, "host": "a host", "machine": "one", "timeout_ms": 30_000, "now_ms": 0}
 
 
 # Whoever asks for a trace wants to know before the job has run that there will be none.
@@ -47,7 +47,14 @@ def test_an_action_that_the_trace_lacks_is_told(tmp_path):
 # Of a file that is something else, Python's own errors told nothing of what to do.
 @pytest.mark.parametrize(
     "text",
-    ["", "no trace\n", "{\n", "{}\n", '{"machine": "worker"}\n', '{"machine": "another"}\n'],
+    [
+        "",
+        "no trace\n",
+        "{\n",
+        "{}\n",
+        '{"machine": "worker"}\n',
+        '{"machine": "another", "begins": {}}\n',
+    ],
 )
 def test_a_file_that_is_no_trace_is_refused(tmp_path, text):
     path = tmp_path / "file"
