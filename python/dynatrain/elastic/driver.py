@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from torch._C._distributed_c10d import PrefixStore
@@ -33,6 +34,7 @@ from dynatrain.elastic.snapshots import Snapshots
 from dynatrain.elastic.wishes import Wishes
 from dynatrain.generation.connections import Connections
 from dynatrain.generation.generation import Generation
+from dynatrain.generation.late import beside
 from dynatrain.generation.members import Member, Members
 from dynatrain.generation.seats import Seats
 from dynatrain.given import described
@@ -344,7 +346,7 @@ class Driver:
                     del there[attempt]
         former, self._present = self._present, ready.generation
         if former is not None:
-            former.close(in_store=False)  # its keys are the coordinator's to delete
+            self._close(former)
         if self._snapshots is not None:
             begins = Begins(ready.world, self._session.completed, ready.target)
             self._snapshots.go_on(begins, ready.generation.members, self.part.store)
@@ -375,7 +377,12 @@ class Driver:
             self._connections.pop(attempt, None)
             is_used = ready is not None and ready.ahead.running()  # its thread closes it then
         if ready is not None and not is_used:
-            ready.generation.close(in_store=False)
+            self._close(ready.generation)
+
+    def _close(self, generation: Generation) -> None:
+        """Lets go of groups that nothing uses any more; the coordinator deletes their keys."""
+        close = partial(generation.close, in_store=False)
+        beside("dynatrain closes groups", close, self._timeout.total_seconds())
 
     def _vote(self, target: str, epoch: int) -> None:
         """Votes yes, and waits for the decision of the coordinator."""

@@ -29,6 +29,15 @@ def started(name: str, work: Callable[..., None], *args: Any) -> threading.Threa
     return thread
 
 
+def beside(name: str, work: Callable[[], None], seconds: float) -> None:
+    """Does ``work``, which has a deadline, in a thread; here where the system gives none."""
+    thread = started(name, work)
+    if thread is None:
+        work()
+    else:
+        outlives(thread, seconds)
+
+
 def outlives(thread: threading.Thread, seconds: float) -> None:
     """Has the end of the process wait for ``thread``, which has a deadline in ``seconds``."""
     with _lock:

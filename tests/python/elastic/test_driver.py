@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from dataclasses import replace
 from datetime import timedelta
 
@@ -99,11 +100,19 @@ class FakeSession:
 
 
 class FakeGeneration:
-    def __init__(self):
-        self.closed = False
+    """Groups whose closing takes as long as a test says.
+
+    Attributes:
+        is_closed: set once they are.
+    """
+
+    def __init__(self, closes_when=None):
+        self.is_closed, self._closes_when = threading.Event(), closes_when
 
     def close(self, *, in_store):
-        self.closed = True
+        if self._closes_when is not None:
+            assert self._closes_when.wait(WAIT.total_seconds())
+        self.is_closed.set()
 
 
 def driven(go, *asked):
@@ -328,7 +337,33 @@ def test_what_a_callback_raises_behind_the_decision_undoes_nothing(error):
         driver.may_train()
     assert (part.told, session.went_back) == (["yes"], 0)
     assert driver._present is ready.generation
-    assert (former.closed, ready.generation.closed) == (True, False)
+    assert former.is_closed.wait(WAIT.total_seconds())
+    assert not ready.generation.is_closed.is_set()
+
+
+# Gloo took 40 ms to end the former groups: twice as long as the switch that all waited for.
+def test_training_goes_on_while_groups_are_closed():
+    trains = threading.Event()
+    driver, _, _ = driven(voting(), Asked("install", 1), Asked("train"))
+    former = driver._present = FakeGeneration(closes_when=trains)
+
+    assert driver.may_train()
+    assert not former.is_closed.is_set()
+    trains.set()
+    assert former.is_closed.wait(WAIT.total_seconds())
+
+
+def test_training_goes_on_while_an_attempt_that_is_given_up_is_closed():
+    trains = threading.Event()
+    driver, _, _ = driven(voting())
+    dropped = FakeGeneration(closes_when=trains)
+    driver._ready[1] = replace(driver._ready[1], generation=dropped)
+    driver.part.asked = [Asked("discard", 1), Asked("train")]
+
+    assert driver.may_train()
+    assert not dropped.is_closed.is_set()
+    trains.set()
+    assert dropped.is_closed.wait(WAIT.total_seconds())
 
 
 # Who reads the output of one member alone could not tell why it stood still.

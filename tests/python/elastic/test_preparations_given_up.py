@@ -122,13 +122,14 @@ class Closable:
     """In place of a generation."""
 
     def __init__(self):
-        self.events = []
+        self.events, self.is_closed = [], threading.Event()
 
     def abort(self, why):
         self.events.append("aborted")
 
     def close(self, *, in_store):
         self.events.append("closed")
+        self.is_closed.set()
 
 
 class Preparing:
@@ -254,7 +255,7 @@ def test_a_generation_is_closed_at_once_where_its_thread_has_ended(attempt, thre
     preparing.result()
     attempt.driver._do(Asked("discard", 7))
 
-    assert attempt.generation.events == ["closed"]
+    assert attempt.generation.is_closed.wait(SECONDS.total_seconds())
 
 
 # The coordinator gives it up while the thread waits for a step to end, which may take long.
