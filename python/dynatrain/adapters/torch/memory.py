@@ -273,17 +273,24 @@ def lendable(
     """Those of ``adoptable`` that have room for the padding of the target's shards.
 
     Without it ``fully_shard`` would copy a shard away from what lies over it. With ``for_peers``,
-    of host memory only what other processes can read.
+    of host memory only what other processes can read. What is tied in the source and comes apart in
+    the target is lent once: a step would else reach all of it through each.
     """
+    goes_to: dict[sharing.Memory, sharing.Memory] = {}
 
     def lends(local: torch.Tensor, room_bytes: int) -> bool:
         is_far = for_peers and local.device.type == "cpu" and not can_be_read(local)
         return not is_far and _room_bytes(local) >= room_bytes
 
+    def lends_once(name: str) -> bool:
+        there, to = (sharing.memory_of(live.tensors[name]) for live in (source, target))
+        return goes_to.setdefault(there, to) == to
+
     return [
         name
-        for name in adoptable
+        for name in sorted(adoptable)
         if lends(local_tensor(source.tensors[name]), target.padded.get(id(target.tensors[name]), 0))
+        and lends_once(name)
     ]
 
 

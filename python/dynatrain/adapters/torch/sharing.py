@@ -19,6 +19,16 @@ from dynatrain.adapters.torch.placing import read_as, span_bytes
 SHARED, OVERLAP = "one memory", "same elements"
 #: Local tensors by name, all in one storage.
 Group = dict[str, torch.Tensor]
+#: Where elements lie: a storage and a place there; a tensor that has none, and 0.
+Memory = tuple[int, int]
+
+
+def memory_of(tensor: torch.Tensor) -> Memory:
+    """Where the elements of a living tensor lie; one object under several names has one memory."""
+    if not _reach(tensor):
+        return id(tensor), 0
+    local = local_tensor(tensor)
+    return local.untyped_storage()._cdata, int(local.storage_offset())
 
 
 def groups(tensors: Iterable[tuple[str, torch.Tensor]]) -> list[Group]:
