@@ -199,6 +199,9 @@ std::vector<CoordinatorAction> Coordinator::handle(std::int64_t now_ms,
 
 std::string Coordinator::why_not(const std::string& layout, std::int64_t epoch) const {
   const DurableState& durable = state_->durable;
+  if (state_->attempt && state_->attempt->description.target.layout == layout) {
+    return {};  // it was begun for this wish, or an earlier one, and may still be committed
+  }
   if (durable.wish != layout) {
     return durable.wish.empty() ? "the wish was taken back"
                                 : "'" + durable.wish + "' was wished for since";

@@ -149,7 +149,8 @@ constexpr auto form(Of<Welcome> /*type*/) {
   return named("welcome");
 }
 constexpr auto form(Of<Refused> /*type*/) {
-  return named("refused", field("why", &Refused::why, kMaxWhyBytes));
+  return named(
+      "refused", field("why", &Refused::why, kMaxWhyBytes), field("over", &Refused::is_over));
 }
 constexpr auto form(Of<Heard> /*type*/) {
   return named("heard");

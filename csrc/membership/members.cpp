@@ -162,7 +162,7 @@ void on_join(CoordinatorState& state, const Join& message) {
     return;
   }
   if (state.durable.is_finished) {
-    send(state, message.id, Refused{"the job has finished"});
+    send(state, message.id, Refused{.why = "the job has finished", .is_over = true});
     return;
   }
   if (const std::string other = other_settings(state, message.settings); !other.empty()) {

@@ -32,9 +32,10 @@ struct Names<Activity> {
 };
 template <>
 struct Names<EndReason> {
-  static constexpr std::array<std::string_view, 8> kAll{"released",
+  static constexpr std::array<std::string_view, 9> kAll{"released",
                                                         "finished",
                                                         "grace-over",
+                                                        "over",
                                                         "refused",
                                                         "lost",
                                                         "undecided",

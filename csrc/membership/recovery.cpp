@@ -222,7 +222,10 @@ void on_step_failed(CoordinatorState& state, const StepFailed& message) {
     return;
   }
   if (state.durable.is_finished) {
-    lose(state, message.id, "its last step failed while others have finished the job");
+    lose(state,
+         message.id,
+         "the job has finished, as others have done all of their steps, while a step of this one "
+         "failed");
     return;
   }
   if (state.recovery) {

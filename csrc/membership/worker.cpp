@@ -60,7 +60,7 @@ void Worker::on(const Welcome&) {
 }
 
 void Worker::on(const Refused& message) {
-  end(EndReason::kRefused, message.why);
+  end(message.is_over ? EndReason::kOver : EndReason::kRefused, message.why);
 }
 
 void Worker::on(const Released&) {

@@ -139,6 +139,7 @@ struct Welcome {};
 /// The member cannot take part, and ends.
 struct Refused {
   std::string why;
+  bool is_over = false;  ///< the job has finished: nothing is left to do, which is no error
 };
 
 /// The answer to a heartbeat: the coordinator lives.

@@ -133,6 +133,7 @@ enum class EndReason : std::uint8_t {
   kReleased,   ///< not needed any more: no error
   kFinished,   ///< the script is done: no error
   kGraceOver,  ///< asked to leave, and the grace is over
+  kOver,       ///< the job had finished when it came: no error
   kRefused,    ///< the coordinator does not know or want this member
   kLost,       ///< declared lost
   kUndecided,  ///< has voted yes and could not learn the decision

@@ -250,7 +250,9 @@ TEST(CoordinatorFinish, NobodyJoinsAJobThatHasFinished) {
   desk.make_world({1, 2});
   (void)desk.give(Gone{{1}, true});
 
-  EXPECT_EQ(sent<Refused>(desk.give(Join{{4}, "host"})).size(), 1U);
+  const auto refused = sent<Refused>(desk.give(Join{{4}, "host"}));
+  ASSERT_EQ(refused.size(), 1U);
+  EXPECT_TRUE(refused[0].second.is_over);
 }
 
 // ---- options -----------------------------------------------------------------------------------

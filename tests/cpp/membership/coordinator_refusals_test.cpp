@@ -157,6 +157,18 @@ TEST(CoordinatorRefusals, AWishForThePresentLayoutIsToldThatItStands) {
       << "the report of a switch is on its way";
 }
 
+// It was told that no switch follows, and the switch came.
+TEST(CoordinatorRefusals, AWishWhoseChangeIsUnderWayMayStillComeTrue) {
+  CoordinatorDesk desk = with_a_third();
+  (void)desk.give(Resize{"dp=3"});
+  ASSERT_EQ(desk.status().phase, Phase::kPreparing);
+  (void)desk.give(Resize{"dp=1"});
+
+  EXPECT_EQ(desk.why_not("dp=3", desk.durable().world.epoch), "");
+  (void)desk.give(Gone{{3}, false});
+  EXPECT_EQ(desk.why_not("dp=3", desk.durable().world.epoch), "'dp=1' was wished for since");
+}
+
 // The first of the list would stop training for a layout that nobody asked for.
 TEST(CoordinatorRefusals, BehindARefusedWishThePresentWorldStays) {
   CoordinatorDesk desk(up_to_three());

@@ -138,5 +138,16 @@ TEST(WorkerGone, AStopNamesWhoIsLost) {
   EXPECT_EQ(stops[0].why, "member 2 was lost");
 }
 
+// A launcher starts a process once more than there is something to do.
+TEST(WorkerGone, WhoComesToAFinishedJobHasNothingToDoWhichIsNoError) {
+  for (const bool is_over : {true, false}) {
+    WorkerDesk desk;
+    const auto ends = found<End>(desk.hear(Refused{"why", is_over}));
+    ASSERT_EQ(ends.size(), 1U);
+    EXPECT_EQ(ends[0].reason, is_over ? EndReason::kOver : EndReason::kRefused);
+    EXPECT_EQ(ends[0].why, "why");
+  }
+}
+
 }  // namespace
 }  // namespace dynatrain::membership
