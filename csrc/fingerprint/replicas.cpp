@@ -7,7 +7,10 @@
 #include <array>
 #include <cstdint>
 #include <map>
+#include <set>
+#include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -78,11 +81,16 @@ std::string line_of(const ShardMap& map,
 std::vector<FragmentHash> fragment_hashes(const ShardMap& map,
                                           int rank,
                                           const TensorMemory& memory,
-                                          const HashMeans& means) {
+                                          const HashMeans& means,
+                                          std::span<const std::string> names) {
   std::vector<FragmentHash> hashes;
   std::vector<SummedBox> pieces;
+  const std::set<std::string_view> wanted(names.begin(), names.end());
   for_each_held(map, rank, [&](const HeldTensor& held) {
     const LogicalTensor& tensor = map.tensor(held.id);
+    if (!wanted.empty() && !wanted.contains(tensor.name)) {
+      return;
+    }
     const bool is_cut = has_partial_overlap(held.owned, tensor.shape);
     for (const Fragment& fragment : held.fragments) {
       for (const Box& cell :

@@ -65,18 +65,23 @@ void bind_fingerprint(py::module_& m) {
       NoGil());
   m.def(
       "fragment_hashes",
-      [](const ShardMap& map, int rank, const StateTable& table, const HashMeans& means) {
+      [](const ShardMap& map,
+         int rank,
+         const StateTable& table,
+         const HashMeans& means,
+         const std::vector<std::string>& names) {
         std::string blob;
         {
           const py::gil_scoped_release no_gil;
-          blob = encode_hashes(fragment_hashes(map, rank, table.memory_for(map), means));
+          blob = encode_hashes(fragment_hashes(map, rank, table.memory_for(map), means, names));
         }
         return py::bytes(blob);
       },
       py::arg("map"),
       py::arg("rank"),
       py::arg("table"),
-      py::arg("means") = HashMeans{});
+      py::arg("means") = HashMeans{},
+      py::arg("names") = std::vector<std::string>{});
   m.def("compare_replicas", &compare, py::arg("map"), py::arg("hashes_of_rank"));
 }
 

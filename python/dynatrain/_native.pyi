@@ -750,8 +750,17 @@ def content_shares(
     Tensors of one shape with equal sums hold the same; their names do not count.
     """
 
-def fragment_hashes(map: ShardMap, rank: int, table: StateTable, means: HashMeans = ...) -> bytes:
-    """The hashes of what a rank holds, to be exchanged and given to ``compare_replicas``."""
+def fragment_hashes(
+    map: ShardMap,
+    rank: int,
+    table: StateTable,
+    means: HashMeans = ...,
+    names: Sequence[str] = ...,
+) -> bytes:
+    """The hashes of what a rank holds, to be exchanged and given to ``compare_replicas``.
+
+    Of the tensors that are named, or of all where none is.
+    """
 
 def compare_replicas(map: ShardMap, hashes_of_rank: Sequence[bytes]) -> list[str]:
     """One line per box of which two ranks hold different bits; empty when replicas agree."""

@@ -47,11 +47,12 @@ struct FragmentHash {
   Box box;
   std::uint64_t hash = 0;
 };
-/// Errors and cost as fingerprint_share().
+/// Of the tensors that are named, or of all where none is. Errors and cost as fingerprint_share().
 [[nodiscard]] std::vector<FragmentHash> fragment_hashes(const ShardMap& map,
                                                         int rank,
                                                         const TensorMemory& memory,
-                                                        const HashMeans& means);
+                                                        const HashMeans& means,
+                                                        std::span<const std::string> names = {});
 /// Compares what all ranks hold of each cell. `hashes_of_rank[r]` is fragment_hashes() of rank r.
 /// Returns  one line per difference, naming tensor, box and ranks; empty when replicas agree.
 [[nodiscard]] std::vector<std::string> compare_replicas(

@@ -221,12 +221,12 @@ class Engine:
         return _native.content_shares(shard_map, self.rank, table, names, self._hash_means())
 
     def differing_replicas(
-        self, shard_map: _native.ShardMap, table: _native.StateTable
+        self, shard_map: _native.ShardMap, table: _native.StateTable, names: Sequence[str] = ()
     ) -> list[str]:
-        """One line per cell on which owners differ. Collective."""
+        """One line per cell on which owners differ, of named tensors or of all. Collective."""
         return self.joined(
             "comparing replicas",
-            lambda: _native.fragment_hashes(shard_map, self.rank, table, self._hash_means()),
+            lambda: _native.fragment_hashes(shard_map, self.rank, table, self._hash_means(), names),
             lambda hashes: _native.compare_replicas(shard_map, hashes),
         )
 

@@ -18,6 +18,7 @@ from dynatrain.profiling import native_ranges, profiler_range
 from dynatrain.report import Span
 from dynatrain.switch.clock import Clock
 from dynatrain.switch.fingerprints import Share, fingerprint_text, together_if_asked
+from dynatrain.switch.questions import check_replicas
 from dynatrain.switch.standing import Standing
 from dynatrain.switch.values import Handed, publish_values, read_values, taken_by_any
 
@@ -129,9 +130,13 @@ class Transfer:
         return frozenset((first, name) for name, first in pairs.items())
 
     def _check_tied(self, pairs: Collection[tuple[str, str]]) -> None:
-        """Holds copies of the source against each other, while it is there. One exchange."""
+        """Holds copies of the source against each other, while it is there. Two exchanges.
+
+        And owners of each: what arrives of a copy may be of any of them.
+        """
         engine, source = self._engine, self._standing.source
         names = sorted({name for pair in pairs for name in pair})
+        check_replicas(engine, self._standing.blueprint.source_map, source, names)
         sums = engine.joined(
             "comparing tied tensors",
             lambda: engine.content_shares(self._standing.blueprint.source_map, source.table, names),

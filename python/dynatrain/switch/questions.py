@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from dynatrain import _native
 from dynatrain._errors import LayoutError
@@ -24,9 +24,14 @@ def differing_replicas(engine: Engine, present: Present) -> list[str]:
     return engine.differing_replicas(engine.publish_map(side, present.seats), side.table)
 
 
-def check_replicas(engine: Engine, source_map: _native.ShardMap, source: Side) -> None:
-    """Refuses a state of which owners differ; the same on every rank. Collective."""
-    lines = engine.differing_replicas(source_map, source.table)
+def check_replicas(
+    engine: Engine, source_map: _native.ShardMap, source: Side, names: Sequence[str] = ()
+) -> None:
+    """Refuses a state of which owners differ, in named tensors or in any. Collective.
+
+    The same on every rank.
+    """
+    lines = engine.differing_replicas(source_map, source.table, names)
     if lines:
         raise LayoutError(
             f"session: replicas differ in {len(lines)} cells\n  "

@@ -1,4 +1,4 @@
-"""Copies that one layout ties and another keeps apart: each has memory of its own there."""
+"""Copies that one layout ties and another keeps apart, and what they are held to."""
 
 from __future__ import annotations
 
@@ -66,3 +66,35 @@ def test_what_comes_apart_has_memory_of_its_own(pool, source, mode):
         assert (num_tensors, num_memories) == (12, 12)
         assert steps == [2.0, 2.0, 2.0]
         assert moved == pytest.approx([0.1] * 3, rel=0.02)
+
+
+def tie_what_differs_on_one_rank(rank, world_size):
+    """Streams to a layout that ties what is equal, but for one element of one owner."""
+    del world_size
+    session = dynatrain.init(build, APART, mode="stream", transport="c10d")
+    step_all(session.state)
+    weights = [module.weight for module in session.state.model.children()]
+    slots = [session.state.optimizer.state[weight] for weight in weights]
+    with torch.no_grad():
+        for weight, slot in zip(weights, slots, strict=True):
+            weight.copy_(torch.arange(15.0).reshape(3, 5))
+            for name in ("exp_avg", "exp_avg_sq"):
+                slot[name].fill_(0.5)
+        weights[2][-1, -1] += rank
+    before = [weight.clone() for weight in weights]
+    try:
+        session.switch("dp=2")
+    except dynatrain.LayoutError as error:
+        said = str(error)
+    still = [module.weight for module in session.state.model.children()]
+    same = all(torch.equal(old, new) for old, new in zip(before, still, strict=True))
+    layout = str(session.world.layout)
+    session.close()
+    return said, same, layout
+
+
+# The lowest owners of both held the same, and what arrived was another owner's: behind the vote.
+def test_owners_of_a_copy_that_differ_are_refused_while_the_source_is_whole(pool):
+    for said, same, layout in pool.run(tie_what_differs_on_one_rank, world_size=2):
+        assert "'c.weight|param' [0:3, 0:5] differs between ranks" in said
+        assert (same, layout) == (True, APART)
