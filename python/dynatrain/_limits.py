@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from dynatrain._threads import Beside
 from dynatrain.given import said
 
 #: What a Gloo group opens beside a connection to each peer (a listener, a poll, a pipe, a look at
@@ -66,10 +67,10 @@ def room_for_groups(*sizes: int) -> Iterator[None]:
 
 def _check_threads(needed: int) -> None:
     """Has as many threads at once; their stacks are of the size of Gloo's."""
-    end, started = threading.Event(), list[threading.Thread]()
+    end, started = threading.Event(), list[Beside]()
     try:
         for _ in range(needed):
-            thread = threading.Thread(target=end.wait, daemon=True)
+            thread = Beside("dynatrain looks for room", end.wait)
             thread.start()
             started.append(thread)
     finally:

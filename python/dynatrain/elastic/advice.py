@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from dynatrain._threads import started
 from dynatrain.door import checked_layout
 from dynatrain.given import described
 from dynatrain.layout import Layout
@@ -152,7 +153,10 @@ class Adviser:
             if self._is_busy:
                 return
             self._is_busy = True
-        threading.Thread(target=self._run, name="dynatrain policy", daemon=True).start()
+        if started("dynatrain policy", self._run) is None:
+            with self._lock:
+                self._is_busy = False
+            self._say(Answer(question, why="there is no thread for it"))
 
     def _run(self) -> None:
         while True:

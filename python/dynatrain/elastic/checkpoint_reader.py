@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import threading
 import zlib
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPla
 
 from dynatrain import _native
 from dynatrain._errors import BudgetError, LayoutError, of_family
+from dynatrain._threads import Beside
 from dynatrain.elastic.checkpoint_files import (
     METADATA,
     VALUE,
@@ -75,7 +75,7 @@ def in_time(work: Callable[[], _T], folder: Path, patience: timedelta) -> _T:
             reading.set_exception(error)
 
     try:
-        threading.Thread(target=read, name="dynatrain reads a checkpoint", daemon=True).start()
+        Beside("dynatrain reads a checkpoint", read).start()
     except RuntimeError as error:
         raise of_family(error, "reading a checkpoint") from error
     seconds = patience.total_seconds()

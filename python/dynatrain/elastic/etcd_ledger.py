@@ -12,6 +12,7 @@ import threading
 from typing import Any
 
 from dynatrain._errors import LayoutError, TransportError
+from dynatrain._threads import Beside
 from dynatrain.elastic.deadlines import OfficeDeadlines
 from dynatrain.elastic.etcd import Etcd, now_s, packed, unpacked
 
@@ -70,7 +71,7 @@ class EtcdLedger:
             return self._holder() or "another coordinator"
         self._lease, self._revision = lease, taken["header"]["revision"]
         self._until_s = asked_s + lease_s
-        threading.Thread(target=self._renew, name="dynatrain lease", daemon=True).start()
+        Beside("dynatrain lease", self._renew).start()
         return ""
 
     def check(self) -> None:

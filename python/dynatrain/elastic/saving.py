@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from dynatrain import _native, by_rank, words
+from dynatrain._threads import started
 from dynatrain.adapters.port import SlotNote
 from dynatrain.elastic.checkpoint_files import (
     APART,
@@ -226,7 +227,9 @@ class Saving:
                 done.set()
                 means.wake()
 
-        threading.Thread(target=run, name="dynatrain checkpoint", daemon=True).start()
+        if started("dynatrain checkpoint", run) is None:
+            failed.append("there is no thread for it")
+            done.set()
         try:
             verdict, is_told = Verdict(False, 0), False
             for _ in range(_MOST_WAITS):

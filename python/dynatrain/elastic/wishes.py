@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from dynatrain._errors import Error, LayoutError, TransportError, of_family
+from dynatrain._threads import Beside
 from dynatrain.layout import Layout
 from dynatrain.report import SwitchFuture, SwitchReport
 
@@ -38,9 +39,8 @@ class Wishes:
         future: Future[SwitchReport] = SwitchFuture()
         with self._lock:
             self._open.append((str(layout), future))
-        watch = threading.Thread(target=self._watch, args=(str(layout), future), daemon=True)
         try:
-            watch.start()
+            Beside("dynatrain watches a wish", self._watch, str(layout), future).start()
         except RuntimeError as error:
             self._fail(future, error)
         return future

@@ -13,9 +13,10 @@ from torch._C._distributed_c10d import Store
 from torch.distributed import DistStoreError
 
 from dynatrain._errors import TransportError
+from dynatrain._threads import started
 from dynatrain._torch_private.gloo_links import Links, cut, give_up_after, links_of
 from dynatrain._torch_private.groups import gloo_group
-from dynatrain.generation.late import outlives, started
+from dynatrain.generation.late import outlives
 
 _T = TypeVar("_T")
 
@@ -72,6 +73,7 @@ class Connections:
             return self._apart(
                 lambda: _meet(store, *place, timeout),
                 lambda: gloo_group(store, *place, timeout, address),
+                lambda: _give_up(store, place[1]),
             )
         except DistStoreError as error:
             late = _first_late(store, place[1])
@@ -82,11 +84,14 @@ class Connections:
                 f"{timeout.total_seconds():g} s"
             ) from error
 
-    def _apart(self, meet: Callable[[], None], make: Callable[[], _T]) -> _T:
+    def _apart(
+        self, meet: Callable[[], None], make: Callable[[], _T], give_up: Callable[[], None]
+    ) -> _T:
         """What ``make`` returns behind ``meet``, both of which wait for others.
 
         A thread of its own does; this one waits for that no longer than until the connections are
-        cut: then nothing is made any more, and what is made all the same is dropped.
+        cut: then nothing is made any more, what is made all the same is dropped, and ``give_up``
+        ends ``meet``, in a thread.
         """
         made: Future[_T] = Future()
         try:
@@ -100,6 +105,9 @@ class Connections:
                     return made.result()
                 except BaseException:
                     if made.cancel():  # else it is what the thread has met
+                        ending = started("dynatrain gives up a group", give_up)
+                        if ending is not None:
+                            outlives(ending, self.patience.total_seconds())
                         outlives(thread, self.patience.total_seconds())
                         self.check()
                     raise
@@ -158,6 +166,8 @@ class Connections:
 
 #: What a member of a group that is not made says in the store behind its waiting.
 _LEFT = b"left"
+#: What is said there for all members of a group that is given up.
+_GIVEN_UP = b"given up"
 
 
 def _key(rank: int) -> str:
@@ -174,6 +184,8 @@ def _meet(store: Store, rank: int, num_ranks: int, timeout: timedelta) -> None:
     try:
         store.wait(keys, timeout)
         said = store.multi_get(keys)
+        if _GIVEN_UP in said:
+            raise DistStoreError("the group was given up before all of its members had come")
         if _LEFT in said:
             raise DistStoreError(
                 f"member {said.index(_LEFT)} of the group's {num_ranks} had come, and did not wait "
@@ -183,6 +195,13 @@ def _meet(store: Store, rank: int, num_ranks: int, timeout: timedelta) -> None:
         with suppress(Exception):
             store.set(keys[rank], _LEFT.decode())
         raise
+
+
+def _give_up(store: Store, num_ranks: int) -> None:
+    """Has nobody wait in :func:`_meet` any longer: waiting threads would outlive the script."""
+    with suppress(Exception):  # the store is gone, and so is their waiting
+        own: Any = store.clone()  # the connection of the other is the waiting thread's
+        own.multi_set([_key(each) for each in range(num_ranks)], [_GIVEN_UP.decode()] * num_ranks)
 
 
 def _first_late(store: Store, num_ranks: int) -> int | None:

@@ -251,7 +251,7 @@ class LaneMaker:
         """
         if len(set(self._members.node_of_rank)) == 1:
             return ""
-        hosts = sorted({member.host for member in self._members.each})
+        hosts = sorted({member.called or member.host for member in self._members.each})
         return f"  the ranks run on several machines: {hosts}"
 
     def _shared_memory(self, messages: Lane) -> tuple[Lane, str]:

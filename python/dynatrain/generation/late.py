@@ -8,32 +8,33 @@ SIGABRT would end the process, behind a script that has done all of its work.
 from __future__ import annotations
 
 import atexit
+import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
+from dynatrain._threads import started
+from dynatrain.given import described
+
+_log = logging.getLogger("dynatrain.session")
 #: What a thread takes behind its deadline to come to its end.
 _MARGIN_S = 10.0
 _until: dict[threading.Thread, float] = {}
 _lock = threading.Lock()
 
 
-def started(name: str, work: Callable[..., None], *args: Any) -> threading.Thread | None:
-    """Does ``work`` in a thread; None where the system gives none."""
-    thread = threading.Thread(target=work, args=args, name=name, daemon=True)
-    try:
-        thread.start()
-    except RuntimeError:
-        return None
-    return thread
-
-
-def beside(name: str, work: Callable[[], None], seconds: float) -> None:
+def beside(name: str, work: Callable[[], object], seconds: float) -> None:
     """Does ``work``, which has a deadline, in a thread; here where the system gives none."""
-    thread = started(name, work)
+
+    def told() -> None:
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001 - nobody waits for it
+            _log.warning("%s failed: %s", name, described(error))
+
+    thread = started(name, told)
     if thread is None:
-        work()
+        told()
     else:
         outlives(thread, seconds)
 

@@ -23,6 +23,7 @@ class Member:
     Attributes:
         id: tells it from all other processes that are or were in the job.
         host: the same for all processes of one machine; empty where nobody has asked yet.
+        called: what people call its host; empty where that is not known.
         address: that its groups of Gloo listen on, the library's and those of worlds; torch chooses
             one where it is empty. Of this member alone, the others find it in the store.
     """
@@ -30,6 +31,7 @@ class Member:
     id: str
     host: str = ""
     address: str = ""
+    called: str = ""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from torch._C._distributed_c10d import HashStore
+from torch._C._distributed_c10d import HashStore, TCPStore
 from torch.distributed import DistStoreError
 
 from dynatrain import TransportError
@@ -42,9 +42,12 @@ def default_of_world(of, worlds):
     groups.make_default(GroupKind("gloo"), 2)
 
 
-def cut_while_made(make, of, cut):
-    """What ``make`` raises where ``cut`` is called once it waits."""
-    worlds, raised = [], []
+def cut_while_made(make, of, cut, looked_at=None):
+    """What ``make`` raises where ``cut`` is called once it waits.
+
+    ``looked_at``: another connection to the store, where one serves one thread.
+    """
+    worlds, raised, store = [], [], looked_at or of.store
 
     def caught():
         try:
@@ -54,7 +57,7 @@ def cut_while_made(make, of, cut):
 
     thread = threading.Thread(target=caught)
     thread.start()
-    while not of.store.num_keys():
+    while not store.num_keys() and thread.is_alive():
         threading.Event().wait(0.001)
     cut(of, worlds)
     thread.join(60)
@@ -110,6 +113,24 @@ def test_nobody_begins_with_gloo_before_all_are_there(monkeypatch):
     assert begun == ["one"]
 
 
+# It waited for the store to its deadline, and the end of the process for it: a member that was
+# released stayed for as long, and its launcher killed it.
+def test_a_thread_that_waits_for_others_ends_with_its_group():
+    threads, store = [], TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    of = replace(members(""), store=TCPStore("127.0.0.1", store.port))
+
+    def cut(_, __):
+        threads.extend(each for each in threading.enumerate() if "makes a group" in each.name)
+        of.connections.cut("no more")
+
+    cut_while_made(of_library, of, cut, store)
+    threads[-1].join(ALONE.total_seconds() / 2)
+    assert not threads[-1].is_alive()
+    late = replace(of, rank=1, store=store, connections=Connections(ALONE))
+    with pytest.raises(DistStoreError, match="did not wait any longer"):
+        late.group("a group", ALONE)
+
+
 def test_who_does_not_come_is_named():
     of = Members("a job", 1, MEMBERS * 2, HashStore(), connections=Connections(ALONE))
     of.store_of("a group").set("here/3", "")
@@ -142,7 +163,7 @@ def test_who_has_waited_for_others_is_no_cause():
     code = gloo_fails.__code__.replace(co_filename=gloo_group.__code__.co_filename)
     of, gloo_fails.__code__ = Connections(ALONE), code
     with pytest.raises(RuntimeError) as of_gloo:
-        of._apart(int, gloo_fails)
+        of._apart(int, gloo_fails, int)
     assert _place_of(of_gloo.value) == _OUT_OF_TORCH
 
 
@@ -157,7 +178,7 @@ def test_an_error_that_is_let_go_of_holds_nothing():
 
     def make():
         found = Found()
-        return Connections(ALONE)._apart(int, lambda: fail(found))
+        return Connections(ALONE)._apart(int, lambda: fail(found), int)
 
     gc.collect()
     gc.disable()
@@ -188,10 +209,10 @@ def test_what_is_made_apart_is_returned_or_raised_and_nobody_else_holds_it():
     def fail():
         raise RuntimeError("a member did not come")
 
-    found = connections._apart(int, Found)
+    found = connections._apart(int, Found, int)
     held = weakref.ref(found)
     with pytest.raises(RuntimeError, match="did not come"):
-        connections._apart(int, fail)
+        connections._apart(int, fail, int)
     del found
     assert held() is None
 
@@ -208,7 +229,7 @@ def test_what_comes_behind_the_end_is_dropped():
         return found
 
     with pytest.raises(TransportError, match="no more"):
-        connections._apart(int, late)
+        connections._apart(int, late, int)
     may_go.set()
     threads[0].join(60)
     assert made[0]() is None
@@ -219,4 +240,4 @@ def test_without_a_thread_it_is_made_here(monkeypatch):
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", refused)
-    assert isinstance(Connections(ALONE)._apart(int, Found), Found)
+    assert isinstance(Connections(ALONE)._apart(int, Found, int), Found)
