@@ -136,8 +136,8 @@ class Job:
         self.processes.append(process)
         return process
 
-    def member(self, within=(), **environment):
-        command = (WORKER, self.address, self.secret, TOTAL, self.hurry, self.timeout_s)
+    def member(self, within=(), total=TOTAL, **environment):
+        command = (WORKER, self.address, self.secret, total, self.hurry, self.timeout_s)
         return self.started(*command, within=within, **environment)
 
     def ask(self, *question):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 import training_jobs as jobs
 from dynatrain import ElasticLoader, ElasticSampler, Layout, LayoutError
@@ -117,7 +118,17 @@ def main(coordinator, secret_file, total, hurry, timeout_s):
         train(session, loader, own, total, hurry)
     finally:
         say("end", step=session.step, why=session.ended)
+    if "GATHERS" in os.environ and session.ended[0] == "finished":
+        gather(session.state.model)
     session.close()
+
+
+def gather(model):
+    """What a script does behind its loop that is to keep its model."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    whole = get_model_state_dict(model, options=options)
+    if dist.get_rank() == 0:
+        say("gathered", shapes={name: list(each.shape) for name, each in whole.items()})
 
 
 def train(session, loader, own, total, hurry):

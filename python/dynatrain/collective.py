@@ -362,23 +362,16 @@ class Collective:
         with self._naming_who_is_lost(), self._others_need_not_wait("init"):
             self.start(layout, initialize, keep)
 
-    def start(
-        self,
-        layout: Layout,
-        initialize: Initialize | None,
-        keep: Mapping[str, Any],
-        epoch: int = 0,
-    ) -> None:
-        """Builds the first world, which has this epoch, and state. Collective."""
+    def start(self, layout: Layout, initialize: Initialize | None, keep: Mapping[str, Any]) -> None:
+        """Builds the first world, of the present epoch, and state. Collective."""
         engine = self.engine
         if not self.generation.connected:
             self.generation.connect("start")
         engine.together("the first layout", lambda: self.check_now(layout, keep))
         seats = Seats.first_of(self.generation.members, layout)
-        world = self.worlds.at(seats, epoch, "world/start", kept=False)
+        world = self.worlds.at(seats, self.present.epoch, "world/start", kept=False)
         state = begin(engine, Called(seats, seats, world, self._build), initialize)
         self.present.install(seats, world, state)
-        self.present.epoch = epoch
         self.present.keep = dict(keep)
 
     def stand_by(self, seats: Seats, epoch: int, keep: Mapping[str, Any]) -> None:

@@ -97,11 +97,12 @@ class Joining:
         What a kept object raises is raised behind the vote: the world has begun on all members.
         """
         self._part.regroup(generation)
+        self._part.present.epoch = epoch
         folder = None if self._snapshots is None else self._snapshots.checkpoints
         if folder is not None:
             self._part.engine.together("the first layout", folder.check_unused)
         self._begun(
-            lambda: self._part.start(layout, self._initialize, self._keep, epoch),
+            lambda: self._part.start(layout, self._initialize, self._keep),
             lambda: self._part.vote.cast(str(layout), epoch - 1),
         )
 

@@ -26,8 +26,11 @@ class Gate(Protocol):
     def may_train(self) -> bool:
         """Blocks until a step may begin; False when this rank is to end."""
 
-    def finish(self) -> None:
-        """All steps are done."""
+    def ends_at(self, total: int) -> None:
+        """So many steps are to be done."""
+
+    def finish(self) -> bool:
+        """All steps are done; False where one may have to be done again. Blocks until it knows."""
 
     def quit(self) -> None:
         """The script has left its loop before its end: the others go on without this process."""
@@ -77,6 +80,8 @@ class Loop:
         self._leave(self._progress.running)  # where somebody still holds it
         loop = self._progress.enter()
         failed = False
+        if self.gate is not None:
+            self.gate.ends_at(total)
         try:
             while self._goes_on(loop, total):
                 self._progress.begin(loop, self._now.epoch, self._watch)
@@ -134,9 +139,11 @@ class Loop:
             return self._await_activity(loop) and self._progress.completed < total
         if self.gate.ended != ("", ""):  # the script has left an earlier loop
             return False
-        if self._progress.completed < total:
-            return self.gate.may_train()
-        self.gate.finish()
+        while self._progress.completed < total or not self.gate.finish():
+            if not self.gate.may_train():
+                return False
+            if self._progress.completed < total:  # else it was resumed from its last step
+                return True
         return False
 
     def _await_activity(self, loop: int) -> bool:

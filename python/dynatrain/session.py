@@ -293,7 +293,8 @@ class Session(Position):
             LayoutError: another call is under way, or the process was forked.
         """
         try:
-            self._part.end()
+            # Keys of an elastic job are its coordinator's to delete, which may be gone.
+            self._part.end(in_store=self._loop.gate is None)
         finally:
             if self._part.closed:  # else it was refused, and the session goes on
                 self._end_loop()

@@ -25,16 +25,16 @@ def ask(line: Line, question: Mapping[str, Any], timeout_s: float = 5.0) -> dict
     """
     try:
         if not any(line.connect() for _ in range(line.num_addresses)):
-            raise _silent(line, "nobody listens")
+            raise _silent(line, line.why_not)
         line.say(OPERATOR + json.dumps(question))
-        until = time.monotonic() + timeout_s
+        began = time.monotonic()
+        until = began + timeout_s
         answer = of_lines(lambda: line.hear(max(0.0, until - time.monotonic())))
     finally:
         line.end()
     if answer is None:
-        raise _silent(
-            line, f"no whole answer within {timeout_s:g} s; its secret may be another one"
-        )
+        seconds = time.monotonic() - began
+        raise _silent(line, f"no whole answer in {seconds:.1f} s; its secret may be another one")
     found: dict[str, Any] = json.loads(answer)
     if "error" in found:
         raise LayoutError(found["error"])
@@ -43,7 +43,7 @@ def ask(line: Line, question: Mapping[str, Any], timeout_s: float = 5.0) -> dict
 
 def _silent(line: Line, why: str) -> TransportError:
     return TransportError(
-        f"elastic: no coordinator at {line.addresses}: {why}\n"
+        f"elastic: no answer of a coordinator at {line.addresses}: {why}\n"
         "  expected the address and the secret of a coordinator that runs and is in office\n"
         "  nothing was changed; members that train go on, nobody joins or leaves without one\n"
         "  see the output of `dynatrain coordinator`",

@@ -1,4 +1,4 @@
-"""What a coordinator publishes of an attempt, read; and whether an error is of communication."""
+"""What a coordinator publishes of an attempt, and what members read of it; whose errors are."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from enum import IntEnum
 from typing import Any, NamedTuple
 
+from torch._C._distributed_c10d import PrefixStore, Store
 from torch.distributed import DistError
 
 from dynatrain import _native
 from dynatrain._errors import BudgetError, LayoutError, TransportError
+from dynatrain.generation.members import Member, Members
 from dynatrain.generation.seats import Seats
 from dynatrain.layout import Layout
 
@@ -77,6 +79,16 @@ def members_of(description: dict[str, Any]) -> list[int]:
     return [*dict.fromkeys([*target, *others, *description["former"]])]
 
 
+def met_in(
+    description: dict[str, Any], places: Mapping[int, Place], own: int, store: Store
+) -> Members:
+    """Those who take part in an attempt as they meet, of whom this process is ``own``."""
+    ids = members_of(description)
+    name = f"{description['target']['epoch']}.{description['attempt']}"
+    each = (Member(str(id_), places[id_].machine, called=places[id_].host) for id_ in ids)
+    return Members(name, ids.index(own), tuple(each), PrefixStore(name, store))
+
+
 def seats_of(description: dict[str, Any]) -> Seats | None:
     """Who has which part of the source; None where there is none.
 
@@ -92,8 +104,9 @@ def seats_of(description: dict[str, Any]) -> Seats | None:
 
 def summary_of(attempt: int, description: dict[str, Any], places: Mapping[int, Place]) -> str:
     """What an attempt is to do."""
-    source, target = (description[side]["layout"] or "nothing" for side in ("source", "target"))
+    source, target = (description[side]["layout"] for side in ("source", "target"))
     version = f" of step {description['target']['version']}" if description["is_recovery"] else ""
+    source = source or ("a checkpoint" if version else "nothing")
     why = description["cold_because"].partition("\n")[0]
     lost = lost_of(description, places)
     without = f", without {lost}" if lost else ""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Callable
 
 from dynatrain.elastic.partners import Brought
@@ -10,6 +12,10 @@ from dynatrain.elastic.partners import Brought
 #: Why a member has copied nothing, where the next round may do better at once.
 LATE = "its training was beyond that boundary when it came to know of it"
 SLOW = "its training has not come to a boundary for a third of timeout_s"
+
+
+#: Between two looks whether a member has something else to do than to wait.
+_LOOKS_S = 0.1
 
 
 class EndedError(Exception):
@@ -27,6 +33,7 @@ class Boundaries:
         ended: whether the world has.
         at: the boundary that training has come to, in completed steps.
         size: bytes of the state, None as long as nobody has measured.
+        last: the boundary at which the script ends, -1 where that is not known.
         blocked_s: how long the last copy has held up training.
         patience_s: for one step; it may be over twice before this member says so, and others
             outwait that.
@@ -35,7 +42,7 @@ class Boundaries:
     def __init__(self, timeout_s: float) -> None:
         self.changed = threading.Condition()
         self.ended = False
-        self.at = 0
+        self.at, self.last = 0, -1
         self.size: int | None = None
         self.blocked_s = 0.0
         self.patience_s = timeout_s / 3
@@ -43,6 +50,7 @@ class Boundaries:
         self._due: int | None = None
         self._copies = False  #: the training thread does
         self._brought: Brought | None = None
+        self._is_busy = False  #: a copy is made, or taken where it is to go
 
     # ---- of the training thread ----------------------------------------------------------------
 
@@ -53,7 +61,7 @@ class Boundaries:
             if self.size is None:
                 return "size"
             if self._due == version:
-                self._due, self._copies = None, True
+                self._due, self._copies, self._is_busy = None, True, True
                 return "copy"
             return ""
 
@@ -68,6 +76,22 @@ class Boundaries:
         with self.changed:
             self._brought, self.blocked_s, self._copies = brought, seconds, False
             self.changed.notify_all()
+
+    def await_next(self, is_over: Callable[[], bool]) -> None:
+        """Waits for the next copy's boundary to be known, or ``is_over``, or for a while."""
+        self._wait_here(lambda: self._due is None, is_over, self.patience_s)
+
+    def await_rest(self, is_over: Callable[[], bool]) -> None:
+        """Waits until what was copied is where it is to go, or is given up, or ``is_over``."""
+        self._wait_here(lambda: self._is_busy, is_over, math.inf)
+
+    def _wait_here(
+        self, is_so: Callable[[], bool], is_over: Callable[[], bool], seconds: float
+    ) -> None:
+        until = time.monotonic() + seconds
+        with self.changed:
+            while is_so() and not self.ended and not is_over() and time.monotonic() < until:
+                self.changed.wait(_LOOKS_S)
 
     # ---- of the thread beside it ---------------------------------------------------------------
 
@@ -93,6 +117,8 @@ class Boundaries:
             self.wait(lambda: not self._copies, self.patience_s)
         with self.changed:
             self._due = self._brought = None
+            self._is_busy = False
+            self.changed.notify_all()
 
     def brought_at(self, due: int) -> Brought:
         """What the training thread has copied at a boundary; nothing where it has passed it.
@@ -101,6 +127,8 @@ class Boundaries:
         slot is being written. A copy has a deadline of its own.
         """
         with self.changed:
+            self._is_busy = False
+            self.changed.notify_all()
             if self.at >= due:
                 return Brought(None, 0, self.size or 0, LATE)
             self._due = due

@@ -39,6 +39,17 @@ class Cadence:
         """The boundary of a world's first copy: at once, where another member is to keep it."""
         return self.not_before(version) if self.snapshot_every is None else version
 
+    def not_beyond(self, due: int, at: int, last: int, tried: int) -> int:
+        """The next boundary; the script's last one, where its copy goes to disk and none is before.
+
+        Args:
+            due: the boundary but for that.
+            at: that all have come to.
+            last: of the script, on all members; -1 where they do not say the same.
+            tried: the last version that was to go to disk.
+        """
+        return last if at < last < due and self.is_checkpoint(last, tried) else due
+
     def following(self, version: int, soonest: int) -> int:
         """The boundary behind a copy: the next multiple that can be kept to."""
         return self.not_before(max(version + 1, soonest))

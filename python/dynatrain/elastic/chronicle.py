@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
+from urllib.parse import unquote
 
 from dynatrain import _native
 from dynatrain.elastic.attempts import Holding, Place, host_in, summary_of
@@ -12,6 +13,8 @@ from dynatrain.elastic.attempts import Holding, Place, host_in, summary_of
 _log = logging.getLogger("dynatrain.elastic")
 #: Members of a world that a line names.
 _MOST_NAMED = 16
+#: In a message that a process is not taken; what follows is the reason.
+_REFUSES = " refused why="
 #: Why nothing is under way where all is well.
 _AT_REST = "the present world is the one that is wanted"
 
@@ -51,6 +54,13 @@ class Chronicle:
     def refused(self, why: str) -> None:
         """An operator's question is refused."""
         _log.info("refused: %s", _first(why))
+
+    def told(self, member: int, line: str) -> None:
+        """A member is sent a message."""
+        if _REFUSES in line:
+            why, is_over = line.partition(_REFUSES)[2].split(" over=")
+            level = logging.INFO if int(is_over) else logging.WARNING
+            _log.log(level, "member %d is not taken: %s", member, unquote(why))
 
     def waits(self, why: str) -> None:
         """Why nothing is under way; empty where something is."""

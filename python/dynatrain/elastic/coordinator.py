@@ -29,6 +29,7 @@ from dynatrain.elastic.attempts import published
 from dynatrain.elastic.chronicle import Chronicle
 from dynatrain.elastic.ledger import Ledger
 from dynatrain.elastic.questions import Asked
+from dynatrain.elastic.said_once import SaidOnce
 from dynatrain.elastic.seal import (
     MAX_LINE_BYTES,
     MEMBER,
@@ -153,6 +154,7 @@ class Coordinator:
             TransportError: a record cannot be written, or another coordinator may write them; what
                 the ledger has is what was told.
         """
+        asyncio.get_running_loop().set_exception_handler(SaidOnce())
         server = await asyncio.start_server(self._attend, sock=self._socket, limit=MAX_LINE_BYTES)
         async with server:
             try:
@@ -183,8 +185,9 @@ class Coordinator:
                 await writer.drain()
                 line = await reader.readline()
         except (Error, ValueError) as error:
-            self._num_refused += 1
-            _log.warning("a connection was refused: %s", error)
+            if self._broken is None:  # else it is what ends this coordinator
+                self._num_refused += 1
+                _log.warning("a connection was refused: %s", error)
         except OSError as error:
             _log.debug("a connection has ended: %s", error)
             is_told = error.errno not in _NO_ANSWER
@@ -225,7 +228,7 @@ class Coordinator:
         if not connection.member:
             connection.member = member
             self._connections[member] = connection
-            connection.say(f"store {self._store_port}")
+            connection.say(f"store {self._store_port} {self._settings.timeout_s!r}")
         if connection.member != member:
             raise TransportError(
                 f"elastic: a connection of member {connection.member} spoke for {member}\n"
@@ -258,8 +261,9 @@ class Coordinator:
         member = connection.member
         if member and self._connections.get(member) is connection:
             del self._connections[member]
-            if is_told:
-                self._carry_out(self._machine.connection_closed(_now_ms(), member))
+            if is_told and self._broken is None:
+                with suppress(Error):  # of the ledger: it ends this coordinator
+                    self._carry_out(self._machine.connection_closed(_now_ms(), member))
 
     def _answer(self, asked: Any) -> dict[str, Any]:
         """What an operator is told; an answer with ``error`` refuses."""
@@ -305,6 +309,7 @@ class Coordinator:
                 self._abdicate(*facts)
             else:
                 member, line = facts
+                self._chronicle.told(member, line)
                 if member in self._connections:
                     self._connections[member].say(MEMBER + line)
 

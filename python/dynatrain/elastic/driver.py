@@ -6,11 +6,9 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from dataclasses import replace
 from datetime import timedelta
-from functools import partial
 from typing import Any
-
-from torch._C._distributed_c10d import PrefixStore
 
 from dynatrain._errors import Error, LayoutError, ends_job
 from dynatrain.elastic.asked import Asked
@@ -18,7 +16,7 @@ from dynatrain.elastic.attempts import (
     is_of_communication,
     is_refusal,
     lost_of,
-    members_of,
+    met_in,
     read_published,
     seats_of,
     summary_of,
@@ -26,6 +24,7 @@ from dynatrain.elastic.attempts import (
 from dynatrain.elastic.driven import Driven
 from dynatrain.elastic.ends import error_of, given_up, undecided
 from dynatrain.elastic.events import Events
+from dynatrain.elastic.failed_steps import FailedSteps
 from dynatrain.elastic.part import Part
 from dynatrain.elastic.ready import Ready, uncovered
 from dynatrain.elastic.rounds import Begins
@@ -34,8 +33,7 @@ from dynatrain.elastic.snapshots import Snapshots
 from dynatrain.elastic.wishes import Wishes
 from dynatrain.generation.connections import Connections
 from dynatrain.generation.generation import Generation
-from dynatrain.generation.late import beside
-from dynatrain.generation.members import Member, Members
+from dynatrain.generation.members import Members
 from dynatrain.generation.seats import Seats
 from dynatrain.given import described
 from dynatrain.layout import Layout
@@ -47,8 +45,6 @@ _log = logging.getLogger("dynatrain.elastic")
 _QUIT_S = 2.0
 #: A vote that is not given yet, or whose attempt is given up; is given; has led to a new world.
 _OPEN, _GIVEN, _DECIDED = range(3)
-#: How often one step may fail in its communication before it is the script's own error.
-_MOST_FAILURES = 3
 
 
 class Driver:
@@ -78,18 +74,16 @@ class Driver:
         self._session = session
         self._make = make
         self._timeout = timeout
-        self._wishes = wishes
-        self._snapshots = snapshots
+        self._wishes, self._snapshots = wishes, snapshots
         self._lock = threading.Lock()
         self._ready: dict[int, Ready] = {}
         self._connections: dict[int, Connections] = {}
         self._present: Generation | None = None
         session.vote_by(Vote(self._vote, lambda: self._vote_is != _OPEN))
-        self._attempt = 0
-        self._vote_is = _OPEN  #: this member's in the switch under way
-        self._broken = (-1, 0)  #: the step that has failed last, and how often in this world
-        self.events = Events()
-        self.ended = ("", "")
+        self._attempt, self._vote_is = 0, _OPEN  #: the switch under way, this member's vote in it
+        self._has_finished = False  #: the script has done its last step
+        self._failed = FailedSteps()
+        self.events, self.ended = Events(), ("", "")
         self.settings = ""  #: what must be the same on all members, a line for each
 
     # ---- in threads beside training ------------------------------------------------------------
@@ -112,13 +106,9 @@ class Driver:
         self.events.note("preparing", words)
         if description["cold_because"]:
             _log.info("%s", words)
-        ids = members_of(description)
-        name = f"{target['epoch']}.{attempt}"
-        each = tuple(Member(str(member), places[member].machine) for member in ids)
-        prefixed = PrefixStore(name, store)
-        members = Members(name, ids.index(self.part.id), each, prefixed, connections=connections)
+        members = met_in(description, places, self.part.id, store)
         ready = Ready(
-            generation=self._make(members),
+            generation=self._make(replace(members, connections=connections)),
             source=seats_of(description),
             target=Layout.parse(target["layout"]),
             world=target["epoch"],
@@ -179,7 +169,8 @@ class Driver:
         elif asked.why[0] == "released" and self._vote_is != _OPEN:
             return  # it is left out of a world that others go to: it ends that switch with them
         why = "a member is lost" if asked.kind == "stop" else "this member has ended"
-        self._session.abort(why)
+        if not (self._has_finished and asked.why[0] == "finished"):  # no step needs an end
+            self._session.abort(why)
         if asked.kind == "end":
             for attempt in [*self._connections]:
                 self._abort(attempt, why)
@@ -201,9 +192,7 @@ class Driver:
         asked = self.part.at_boundary(self._session.completed)
         while asked.kind != "train":
             if asked.kind == "end":
-                self._end(asked)
-                if (error := error_of(*asked.why)) is not None:
-                    raise error
+                self._end_or_raise(asked)
                 return False
             self._do(asked)
             self.events.tell()
@@ -223,23 +212,34 @@ class Driver:
             return True
         if not is_of_communication(error):
             return self.part.is_to_stop(self.part.lost_after_s)
-        step, times = self._session.completed, 1
-        times += self._broken[1] if self._broken[0] == step else 0
-        self._broken = (step, times)
-        if times > _MOST_FAILURES:
+        step = self._session.completed
+        if not self._failed.once_more(step):
             return False
         self.part.step_broke()
         _log.info("step %d failed in its communication, the coordinator is told: %s", step, error)
         return True
 
-    def finish(self) -> None:
-        """Tells that the script has done its last step, and waits until all know."""
+    def ends_at(self, total: int) -> None:
+        """So many steps are to be done; a checkpoint of the last one may be due."""
+        if self._snapshots is not None:
+            self._snapshots.ends_at = total
+
+    def finish(self) -> bool:
+        """Tells that the script has done its last step; the world's groups stay, to gather by.
+
+        False where a member is lost before that: steps may have to be done again.
+        """
+        self.part.rests()
+        if self._snapshots is not None:
+            self._snapshots.at_end(self._session.completed, lambda: self.part.is_to_stop(0))
+        if self.part.is_to_stop(0):
+            return False
+        self._has_finished = True
         self.part.finished()
         while (asked := self.part.next()).kind != "end":
             self._do(asked)
-        self._end(asked)
-        if (error := error_of(*asked.why)) is not None:
-            raise error
+        self._end_or_raise(asked)
+        return True
 
     def quit(self) -> None:
         """Leaves at once, as a process that dies; waits a moment for the coordinator to hear it."""
@@ -261,6 +261,11 @@ class Driver:
         """Asks the coordinator for a layout."""
         return self._wishes.wish(layout)
 
+    def _end_or_raise(self, asked: Asked) -> None:
+        self._end(asked)
+        if (error := error_of(*asked.why)) is not None:
+            raise error
+
     def _end(self, asked: Asked) -> None:
         self.ended = asked.why
         if self._snapshots is not None:
@@ -269,7 +274,7 @@ class Driver:
         self._wishes.end()
         self.events.note("ended", " ".join(asked.why).strip())
         self.events.tell()
-        _log.info("this member has ended: %s %s", *asked.why)
+        _log.info("this member has ended: %s", " ".join(asked.why).strip())
 
     def _do(self, asked: Asked) -> None:
         if asked.kind == "switch":
@@ -346,7 +351,7 @@ class Driver:
                     del there[attempt]
         former, self._present = self._present, ready.generation
         if former is not None:
-            self._close(former)
+            former.close_beside()
         if self._snapshots is not None:
             begins = Begins(ready.world, self._session.completed, ready.target)
             self._snapshots.go_on(begins, ready.generation.members, self.part.store)
@@ -377,12 +382,7 @@ class Driver:
             self._connections.pop(attempt, None)
             is_used = ready is not None and ready.ahead.running()  # its thread closes it then
         if ready is not None and not is_used:
-            self._close(ready.generation)
-
-    def _close(self, generation: Generation) -> None:
-        """Lets go of groups that nothing uses any more; the coordinator deletes their keys."""
-        close = partial(generation.close, in_store=False)
-        beside("dynatrain closes groups", close, self._timeout.total_seconds())
+            ready.generation.close_beside()
 
     def _vote(self, target: str, epoch: int) -> None:
         """Votes yes, and waits for the decision of the coordinator."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dynatrain._errors import InternalError, TransportError
+from dynatrain._errors import InternalError, LayoutError, TransportError
 
 #: The state cannot be put together from what is left of it.
 STATE_GONE = "state-gone"
@@ -10,6 +10,8 @@ STATE_GONE = "state-gone"
 LOST = "lost"
 #: The coordinator is not heard.
 ABANDONED = "abandoned"
+#: The coordinator does not take it.
+REFUSED = "refused"
 
 
 def error_of(kind: str, why: str) -> TransportError | None:
@@ -22,7 +24,7 @@ def error_of(kind: str, why: str) -> TransportError | None:
         why: in words.
 
     Returns:
-        None where all steps are done, or the member was let go or not taken.
+        None where all steps are done, or the member was let go.
     """
     if kind == LOST:
         text = (
@@ -30,7 +32,8 @@ def error_of(kind: str, why: str) -> TransportError | None:
             "  expected it to be heard of at least every twelfth of timeout_s, and to answer\n"
             "  it has ended; the others go on without it, and its state is no part of theirs any "
             "more\n"
-            "  start this process again, it joins as another member; see `dynatrain status`"
+            "  start this process again, it joins as another member unless the job has finished; "
+            "see `dynatrain status`"
         )
     elif kind == ABANDONED:
         text = (
@@ -38,6 +41,14 @@ def error_of(kind: str, why: str) -> TransportError | None:
             "  expected a word of the coordinator within ten times timeout_s\n"
             "  nothing trains here; on the coordinator's side of the network others may go on\n"
             "  look after the coordinator and the way to it, then start this process again"
+        )
+    elif kind == REFUSED:
+        text = (
+            f"elastic: the coordinator does not take this process: {why}\n"
+            "  expected the arguments that all members have, and a coordinator with this job's "
+            "ledger\n"
+            "  this process has ended its part; the others go on without it\n"
+            "  start it again as they were started"
         )
     elif kind == STATE_GONE:
         text = (
@@ -70,6 +81,17 @@ def undecided(target: str, heard: str) -> InternalError:
         "  expected the coordinator to say so within the deadline\n"
         "  this member has switched nothing, but others may have; it trains in neither world\n"
         "  end this process; the others go on without it"
+    )
+
+
+def other_timeout(own_s: float, theirs_s: float) -> LayoutError:
+    """What a process raises that is no member yet, and whose coordinator has another deadline."""
+    return LayoutError(
+        f"elastic: join(timeout_s={own_s:g}), and the coordinator has --timeout-s {theirs_s:g}\n"
+        "  expected one deadline in all of a job: a member that is heard as often as it was told "
+        "would count as lost, or one that is lost as there\n"
+        "  this process has not joined; the job is as it was\n"
+        "  give both the same"
     )
 
 

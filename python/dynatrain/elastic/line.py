@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
+from dynatrain import given
 from dynatrain._errors import Error, TransportError
 from dynatrain.elastic.addresses import Address, text_of
 from dynatrain.elastic.deadlines import office_deadlines
@@ -98,6 +99,7 @@ class Line:
     Attributes:
         is_heard: whether the coordinator has said something over the connection that stands.
         own_host: from which the coordinator was reached last.
+        why_not: why it was not, the last time that it could not be.
     """
 
     def __init__(
@@ -117,7 +119,7 @@ class Line:
         self._num_unheard = 0
         self._is_known = self._is_distrusted = False
         self.is_heard = False
-        self.own_host = ""
+        self.own_host = self.why_not = ""
 
     @property
     def host(self) -> str:
@@ -234,6 +236,7 @@ class Line:
             if isinstance(error, TransportError):
                 self._tell_of_stranger(error)
             _log.debug("no coordinator at %s: %s", self._addresses[at], error)
+            self.why_not = given.described(error)
             if self._connection is None:
                 self._at = (at + 1) % len(self._addresses)
             return False

@@ -17,17 +17,19 @@ from torch._C._distributed_c10d import TCPStore
 
 from dynatrain import _native, given
 from dynatrain._errors import LayoutError
+from dynatrain._threads import Beside, started
 from dynatrain.elastic import attempts
 from dynatrain.elastic.advice import Adviser, Answer, Policy, Roster, clipped, read
 from dynatrain.elastic.asked import Asked
 from dynatrain.elastic.attempts import UncoveredError
-from dynatrain.elastic.ends import no_store
+from dynatrain.elastic.ends import no_store, other_timeout
 from dynatrain.elastic.line import Line
 from dynatrain.elastic.seal import MEMBER, POLICY
+from dynatrain.elastic.searching import found_at_last
 from dynatrain.elastic.standstill import Standstill, Unanswered
 from dynatrain.elastic.stuck import Stuck, why_lost
 from dynatrain.elastic.trace import traced
-from dynatrain.generation.late import outlives, started
+from dynatrain.generation.late import outlives
 from dynatrain.generation.nodes import host_name, node_name
 
 _log = logging.getLogger("dynatrain.elastic")
@@ -105,16 +107,20 @@ class Part:
         self._standstill = Standstill(timeout_s)
         self._stuck = Stuck(timeout_s)
         self._machine, self._trace = traced(path, "worker", **begins)
-        self._thread = threading.Thread(target=self._run, name="dynatrain membership", daemon=True)
+        self._thread = Beside("dynatrain membership", self._run)
         self._thread.start()
 
     # ---- of the training thread ----------------------------------------------------------------
 
     def at_boundary(self, version: int) -> Asked:
         """What is to be done between two steps: to train, or something before that. Blocks."""
-        self._stuck.watch(threading.current_thread())
+        self.rests()
         self._feed(lambda now: self._machine.at_boundary(now, version))
         return self.next()
+
+    def rests(self) -> None:
+        """The calling thread trains, and is between two steps."""
+        self._stuck.watch(threading.current_thread())
 
     def next(self) -> Asked:
         """What is to be done next. Blocks until there is something.
@@ -128,6 +134,8 @@ class Part:
                 if self._refused is not None:
                     raise self._refused
                 self._changed.wait(1.0)
+            if self._asked[0].kind == "train":
+                self._stuck.begins()
             return self._asked.popleft()
 
     def ask(self, asked: Asked) -> None:
@@ -260,7 +268,10 @@ class Part:
 
     def _hear(self, line: str) -> None:
         if line.startswith("store "):
-            self._store_at = (self._line.host, int(line.removeprefix("store ")))
+            port, timeout_s = line.removeprefix("store ").split()
+            self._store_at = (self._line.host, int(port))
+            if self._machine.epoch == 0 and float(timeout_s) != self._timeout.total_seconds():
+                raise other_timeout(self._timeout.total_seconds(), float(timeout_s))
             if self._adviser is not None:
                 self._advise(Answer(""))
         elif line.startswith("consult "):
@@ -350,19 +361,10 @@ class Part:
 
     def _searched(self) -> None:
         """Says which versions are on disk, once that can be told: the coordinator waits for it."""
-        said = ""
-        while not self._ended:
-            try:
-                versions = self._tasks.find_versions()
-            except Exception as error:  # noqa: BLE001 - whatever it is, nobody else can tell
-                why = given.described(error)
-                if why != said:
-                    said = why
-                    _log.warning("checkpoints cannot be looked for, it is tried again: %s", why)
-                time.sleep(self._tick_s)
-            else:
-                self._feed(partial(self._found, versions))
-                return
+        find, is_over = self._tasks.find_versions, lambda: self._ended
+        versions = found_at_last(find, is_over, self._tick_s)
+        if versions is not None:
+            self._feed(partial(self._found, versions))
 
     def _found(self, versions: Sequence[int], now: int) -> list[tuple[Any, ...]]:
         actions: list[tuple[Any, ...]] = self._machine.found(now, versions)

@@ -67,12 +67,14 @@ class Said:
         why: what it keeps for its partner, or has copied itself, is not whole; empty where all is.
         soon: whether the next round may work at once.
         done: what it knows of.
+        last: the boundary at which its script ends.
     """
 
     at: int
     why: str = ""
     soon: bool = False
     done: Done = Done()
+    last: int = -1
 
 
 @words.record
@@ -85,12 +87,14 @@ class Agreed:
         why: the reasons of those that failed, by rank; empty where all went well.
         soon: whether all that failed say so.
         done: what one of them knows of.
+        last: the boundary at which all scripts end; -1 where they do not say the same.
     """
 
     at: int
     why: tuple[tuple[int, str], ...]
     soon: bool
     done: Done
+    last: int
 
 
 def partners_of(rank: int, nodes: Sequence[int], layout: Layout | None = None) -> tuple[int, int]:
@@ -266,5 +270,6 @@ def _agreed(parts: list[bytes]) -> bytes:
                 max(each.done.tried for each in said),
                 max(each.done.saved for each in said),
             ),
+            said[0].last if len({each.last for each in said}) == 1 else -1,
         )
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import secrets
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -16,6 +15,7 @@ from torch._C._distributed_c10d import PrefixStore, Store
 
 from dynatrain import _native, by_rank
 from dynatrain._errors import BudgetError
+from dynatrain._threads import Beside
 from dynatrain.elastic.boundaries import LATE, SLOW, Boundaries, EndedError
 from dynatrain.elastic.cadence import Cadence
 from dynatrain.elastic.copies import Snapshot, SnapshotSlots, bytes_of
@@ -80,7 +80,7 @@ class Begins:
     layout: Layout = field(default_factory=Layout)
 
 
-class Rounds(threading.Thread):
+class Rounds(Beside):
     """The thread beside training in one world: a round takes copies to their keepers, and to disk.
 
     All members do the same rounds. When one ends, all agree at which boundary the next copies are
@@ -104,12 +104,11 @@ class Rounds(threading.Thread):
         members: Callable[[Connections], Members],
         begins: Begins,
     ) -> None:
-        super().__init__(name="dynatrain snapshots", daemon=True)
+        super().__init__("dynatrain snapshots", self._do_all)
         self._cadence = cadence
         self._epoch, self._layout = begins.epoch, begins.layout
         self._begun = begins.version
         self._done = Done(tried=begins.version)
-        self._is_swept = False
         self.saved: list[int] = []  #: versions that have come to disk in this world
         self._slots = slots
         self._means = means
@@ -122,7 +121,7 @@ class Rounds(threading.Thread):
         self._holds = True  #: buffers or files, so that its end is to be waited for
         self._margin = 1
         self._no_room = ""  #: why the next copy has none
-        self._is_told = self._is_stopped = False
+        self._is_swept = self._is_told = self._is_stopped = False
 
     # ---- of the training thread ----------------------------------------------------------------
 
@@ -148,7 +147,7 @@ class Rounds(threading.Thread):
 
     # ---- of its own ----------------------------------------------------------------------------
 
-    def run(self) -> None:
+    def _do_all(self) -> None:
         """Does rounds until the world ends; meets the others anew where one does not answer."""
         with suppress(EndedError):
             while True:
@@ -218,11 +217,13 @@ class Rounds(threading.Thread):
         self.boundaries.wait(lambda: self.boundaries.size is not None, self.boundaries.patience_s)
         size = self.boundaries.size or 0
         other = channel.swap(Brought(None, 0, size, "begins"), None, lambda _: None)
-        agreed = channel.agree(Said(self.boundaries.at, done=self._done))
+        agreed = channel.agree(Said(self.boundaries.at, done=self._done, last=self.boundaries.last))
         self._catch_up(agreed.done, keeps=keeps)
         self._room(self._slots.spare, size + other.size_bytes)
-        due, every = self._cadence.first(agreed.at + self._margin), self._cadence.every
+        at, every = agreed.at, self._cadence.every
+        due = self._cadence.first(at + self._margin)
         while True:
+            due = self._cadence.not_beyond(due, at, agreed.last, self._done.tried)
             slot, brought = self._slots.spare, self.boundaries.brought_at(due)
             began = time.perf_counter()
             agreed, other = self._round(channel, slot, brought)
@@ -351,9 +352,8 @@ class Rounds(threading.Thread):
         other = channel.swap(brought, own, room_for)
         if brought.state is not None and other.state is not None and not problem:
             problem = _took(slot, other)
-        at = self.boundaries.at
-        is_soon = problem in (GROWN, LATE, SLOW)
-        return channel.agree(Said(at, problem, is_soon)), other
+        at, last = self.boundaries.at, self.boundaries.last
+        return channel.agree(Said(at, problem, problem in (GROWN, LATE, SLOW), last=last)), other
 
     def _room(self, slot: Snapshot, size_bytes: int) -> str:
         """Makes room; why there is none, or nothing."""

@@ -56,6 +56,7 @@ class Snapshots:
         self._rounds: Rounds | None = None
         self._begins = Begins(version=-1)  #: the present world
         self._saved: list[int] = []  #: versions that have come to disk in it, until it was halted
+        self.ends_at = -1  #: the last step of the script, where it is known
         self._member = ""  #: id of this one in the present world; empty where it has no place there
 
     # ---- while the world trains ----------------------------------------------------------------
@@ -88,6 +89,7 @@ class Snapshots:
 
     def _begin(self, members: Callable[[Connections], Members]) -> None:
         rounds = Rounds(self._cadence, self._slots, self._means, members, self._begins)
+        rounds.boundaries.last = self.ends_at
         try:
             rounds.start()
         except RuntimeError as error:  # the world stands already, and trains without
@@ -110,6 +112,20 @@ class Snapshots:
             begin = time.perf_counter()
             brought = self._copied(version)
             rounds.boundaries.bring(brought, time.perf_counter() - begin)
+
+    def at_end(self, version: int, is_over: Callable[[], bool]) -> None:
+        """The script has done its last step: a checkpoint that is due, or under way, is waited for.
+
+        No longer than until ``is_over``, which is looked at again and again.
+        """
+        rounds = self._rounds
+        if rounds is None or self._cadence.folder is None:
+            return
+        _log.info("the last step is done; a checkpoint that is due, or under way, is waited for")
+        rounds.boundaries.await_rest(is_over)
+        rounds.boundaries.await_next(is_over)
+        self.at_boundary(version)
+        rounds.boundaries.await_rest(is_over)
 
     def _size(self) -> int:
         try:

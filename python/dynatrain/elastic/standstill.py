@@ -13,6 +13,8 @@ _log = logging.getLogger("dynatrain.elastic")
 
 #: Between two lines that nobody has answered.
 _UNANSWERED_S = 60.0
+#: So long a coordinator that is there may take for its first word.
+_ANSWERS_S = 2.0
 
 
 class Unanswered:
@@ -35,7 +37,7 @@ class Unanswered:
         self._asked = addresses
         self._patience_s = patience_s
         self._clock = clock
-        self._again_s = 0.0
+        self._again_s = clock() + _ANSWERS_S
         self._has_answered = False
         _log.info("this process, %d on %s, is member %d", os.getpid(), gethostname(), member)
 

@@ -1,8 +1,9 @@
-"""A member that is to end and whose training thread stands where nothing can end it."""
+"""A training thread that stands: in a step that does not end, or where nothing can end it."""
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import threading
@@ -12,9 +13,9 @@ from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import NoReturn
 
+from dynatrain._threads import started
 from dynatrain.elastic.asked import Asked
 from dynatrain.elastic.ends import error_of
-from dynatrain.generation.late import outlives, started
 
 _log = logging.getLogger("dynatrain.elastic")
 #: As of a script that the error of its loop has ended.
@@ -23,6 +24,8 @@ _STATUS = 1
 _WORDS_S = 5.0
 #: Processor time of a thread that does something; what hangs has less in any time.
 _BUSY_S = 0.1
+#: Of a thread that a warning shows, the innermost.
+_MOST_CALLS = 4
 
 
 def why_lost(asked: Iterable[Asked]) -> str:
@@ -36,7 +39,7 @@ def _end_process() -> NoReturn:
 
 
 class Stuck:
-    """Ends the process when its training thread has stood in one place for too long.
+    """Tells of a step that does not end, and ends the process where nothing else will.
 
     Gloo, for one, does not end a wait for a message that a peer has begun to send when it died: the
     group's own deadline does, after half an hour. A launcher would wait as long before it starts
@@ -62,31 +65,64 @@ class Stuck:
         self._end = end
         self._thread: threading.Thread | None = None
         self._stand: tuple[object, ...] = ()
-        self._since = 0.0
+        self._since = self._looked = 0.0
+        self._lock = threading.Lock()
+        self._warns_s = math.inf  #: when the step takes too long
 
     def watch(self, thread: threading.Thread) -> None:
-        """Says which thread trains."""
-        self._thread = thread
+        """Says which thread trains, and that it is between two steps."""
+        with self._lock:
+            self._thread, self._warns_s = thread, math.inf
+
+    def begins(self) -> None:
+        """A step does."""
+        with self._lock:
+            self._warns_s = self._clock() + self._patience_s
+
+    def _warn_of_long_step(self) -> None:
+        """Says where a step stands that does not end: nothing else tells, and others wait in it."""
+        now, thread, due_s = self._clock(), self._thread, self._warns_s
+        if now < due_s or thread is None or thread.ident is None:
+            return
+        with self._lock:
+            if self._warns_s != due_s:
+                return  # the step has ended meanwhile
+            self._warns_s = now + self._patience_s
+        frame = sys._current_frames().get(thread.ident)
+        if frame is not None:  # the files of its code may be on a disk that hangs
+            started("dynatrain tells of a long step", self._tell_of_long_step, frame)
+
+    def _tell_of_long_step(self, frame: FrameType) -> None:
+        where = traceback.format_list(traceback.extract_stack(frame)[-_MOST_CALLS:])
+        _log.warning(
+            "a step has not ended for %g s (timeout_s); where all others stand in a collective and "
+            "one does not, that one holds them up: kill it, and they go on without it\n"
+            "  this member's training thread is at\n%s",
+            self._patience_s,
+            "".join(where).rstrip(),
+        )
 
     def look(self, why: str) -> None:
-        """Looks once more where the thread stands, which has not yet heard that it is to end.
+        """Looks once more where the thread stands: in a long step, or where it hears no end.
 
         Args:
             why: it is to end; empty where it is not, or has heard it.
         """
+        self._warn_of_long_step()
         thread = self._thread
         if not why or thread is None or not thread.is_alive() or thread.ident is None:
             self._stand = ()
             return
         frame = sys._current_frames().get(thread.ident)
-        stand = (_processor_time(thread.ident), *_calls(frame))
-        if stand != self._stand:
-            self._stand, self._since = stand, self._clock()
-        elif self._clock() - self._since >= self._patience_s:
+        stand, now = (_processor_time(thread.ident), *_calls(frame)), self._clock()
+        was_stopped, self._looked = now - self._looked > self._patience_s / 4, now
+        if stand != self._stand or was_stopped:  # all of this process was, and nothing ran in it
+            self._stand, self._since = stand, now
+        elif now - self._since >= self._patience_s:
             words = "".join(traceback.format_stack(frame))
             speaker = started("dynatrain says its last words", self._say, why, words)
             if speaker is not None:
-                outlives(speaker, _WORDS_S)
+                speaker.join(_WORDS_S)
             self._end()
 
     def _say(self, why: str, where: str) -> None:

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from dynatrain import TransportError
-from dynatrain.elastic import driver
+from dynatrain.elastic import attempts, driver
 from dynatrain.elastic.asked import Asked
 from dynatrain.elastic.attempts import Place
 from dynatrain.elastic.driver import Driver
@@ -122,14 +122,16 @@ class Closable:
     """In place of a generation."""
 
     def __init__(self):
-        self.events, self.is_closed = [], threading.Event()
+        self.events = []
 
     def abort(self, why):
         self.events.append("aborted")
 
     def close(self, *, in_store):
         self.events.append("closed")
-        self.is_closed.set()
+
+    def close_beside(self):
+        self.events.append("closed beside training")
 
 
 class Preparing:
@@ -218,7 +220,7 @@ def test_a_change_is_prepared_ahead_unless_all_are_told_otherwise(
     attempt, monkeypatch, cold_because
 ):
     monkeypatch.setattr(driver, "read_published", lambda published: described(cold_because))
-    monkeypatch.setattr(driver, "PrefixStore", lambda *of: None)
+    monkeypatch.setattr(attempts, "PrefixStore", lambda *of: None)
     attempt.driver.part.store = lambda: {"attempt/8": b""}
     attempt.session.prepare_ahead = lambda *given: "the target"
     met, told = [], []
@@ -255,7 +257,7 @@ def test_a_generation_is_closed_at_once_where_its_thread_has_ended(attempt, thre
     preparing.result()
     attempt.driver._do(Asked("discard", 7))
 
-    assert attempt.generation.is_closed.wait(SECONDS.total_seconds())
+    assert attempt.generation.events == ["closed beside training"]
 
 
 # The coordinator gives it up while the thread waits for a step to end, which may take long.

@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 
+from dynatrain.elastic import stuck as module
 from dynatrain.elastic.asked import Asked
 from dynatrain.elastic.ends import LOST
 from dynatrain.elastic.stuck import Stuck, why_lost
 
 PATIENCE_S = 30
+#: A log whose handler takes its time, as one that goes over a network.
+LAST_WORDS = """
+import logging, sys, threading, time
+from dynatrain.elastic.stuck import Stuck
+
+class Slow(logging.FileHandler):
+    def emit(self, record):
+        time.sleep(0.3)
+        super().emit(record)
+
+logging.getLogger().addHandler(Slow(sys.argv[1]))
+thread = threading.Thread(target=threading.Event().wait, daemon=True)
+thread.start()
+stuck = Stuck(0.2)
+stuck.watch(thread)
+while True:
+    stuck.look("it was not heard")
+    time.sleep(0.02)
+"""
 
 
 def come_to_rest():
@@ -105,6 +127,41 @@ def test_a_thread_that_has_gone_ends_nothing(watch, thread):
     assert not watch(10 * PATIENCE_S)
 
 
+# Nothing told of it: the coordinator heard all members, and the job stood.
+def test_a_step_that_does_not_end_is_told_with_its_place(thread, caplog, monkeypatch):
+    monkeypatch.setattr(module, "started", lambda _, work, *given: work(*given))
+    now = [0.0]
+    stuck = Stuck(PATIENCE_S, lambda: now[0])
+    stuck.watch(thread.thread)
+    for second, is_told in ((PATIENCE_S, 0), (2 * PATIENCE_S, 1), (2 * PATIENCE_S + 1, 1)):
+        now[0] = second
+        if second == PATIENCE_S:
+            stuck.begins()
+        stuck.look("")
+        assert caplog.text.count("a step has not ended") == is_told
+    assert "in _stand" in caplog.text
+
+    stuck.watch(thread.thread)  # it has come to an end
+    now[0] = 9 * PATIENCE_S
+    stuck.look("")
+    assert caplog.text.count("a step has not ended") == 1
+
+
+# SIGSTOP and SIGCONT: it was ended at once, and had stood nowhere.
+def test_time_in_which_the_whole_process_was_stopped_does_not_count(watch):
+    assert not stand_still(watch, 0, 3)
+    assert not watch(10 * PATIENCE_S)
+    assert stand_still(watch, 10 * PATIENCE_S, 11 * PATIENCE_S + 3)
+
+
+# The process ended while they were written: every second one was lost.
+def test_last_words_are_written_before_the_process_ends(tmp_path):
+    words = tmp_path / "words"
+    found = subprocess.run([sys.executable, "-c", LAST_WORDS, words], timeout=60, check=False)
+    assert found.returncode == 1
+    assert "this member has ended" in words.read_text()
+
+
 # One long backward pass is seen in the same line all the time.
 def test_who_works_in_one_line_is_left_alone():
     now, ended, is_over = [0.0], [], threading.Event()
@@ -118,11 +175,11 @@ def test_who_works_in_one_line_is_left_alone():
     stuck = Stuck(PATIENCE_S, lambda: now[0], lambda: ended.append(True))
     stuck.watch(thread)
     try:
-        for second in (0, PATIENCE_S, 2 * PATIENCE_S):
+        for second in range(0, 2 * PATIENCE_S + 1, PATIENCE_S // 5):
             now[0] = second
             stuck.look("it was not heard")
             begun = time.thread_time_ns()
-            while time.thread_time_ns() - begun < 3e8:  # this thread and that one take turns
+            while time.thread_time_ns() - begun < 2e8:  # this thread and that one take turns
                 pass
     finally:
         is_over.set()
