@@ -128,7 +128,7 @@ class Member:
         return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
 
     def signalled(self, number):
-        with suppress(ProcessLookupError):
+        if self.process.is_alive():  # else its number may be another process's by now
             os.kill(self.process.pid, number)
 
 

@@ -19,6 +19,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 
 import training_jobs as jobs
 from dynatrain import ElasticLoader, ElasticSampler, Layout, LayoutError
+from dynatrain.elastic import saving
 from dynatrain.join import join
 
 faulthandler.register(signal.SIGUSR1)
@@ -85,6 +86,17 @@ def never_ahead(session):
     session._part.prepare_ahead = refuse
 
 
+def write_slowly(seconds):
+    """Has each checkpoint take so long on disk."""
+    write = saving.write_entries
+
+    def slowly(*given):
+        time.sleep(seconds)
+        return write(*given)
+
+    saving.write_entries = slowly
+
+
 def build(world):
     if str(world.layout) == os.environ.get("REFUSES"):
         raise ValueError(f"nobody can cut this model for {world.layout}")
@@ -111,6 +123,8 @@ def main(coordinator, secret_file, total, hurry, timeout_s):
     signal.signal(signal.SIGTERM, lambda *_: session.leave(grace_s=60))
     session.on_switch(lambda report: say("switch", target=report.target, prepared=report.prepared))
     session.on_event(lambda event: say("event", what=event.kind, text=event.text))
+    if "WRITES_S" in os.environ:
+        write_slowly(float(os.environ["WRITES_S"]))
     if "NEVER_AHEAD" in os.environ:
         never_ahead(session)
     run_out_once(session, os.environ.get("RUNS_OUT"))

@@ -51,6 +51,20 @@ def test_a_job_that_has_finished_leaves_its_model_and_its_last_checkpoint(job):
     assert late.told("end")[0]["why"] == ["over", "the job has finished"]
 
 
+# All who were left said that the job had finished, and its last checkpoint was not there.
+def test_a_death_while_the_last_checkpoint_is_written_is_one_as_any_other(tmp_path):
+    with running(tmp_path, ("dp=2", "dp=1")) as job:
+        stays, dies = started(job, 2, WRITES_S="1", CHECKPOINT_EVERY="6")
+        stays.wait_for(lambda: [each for each in stays.told("step") if each["step"] == STEPS - 1])
+        dies.child.kill()
+
+        assert stays.end(120) == 0
+        assert stays.told("end")[0] == {"kind": "end", "step": STEPS, "why": ["finished", ""]}
+        assert [said["layout"] for said in stays.told("step")][-1] == "dp=1"
+        written = {path.name for path in (job.folder / "checkpoints").glob("step-*")}
+        assert f"step-{STEPS}" in written
+
+
 # It ended with 0 and without a word: `until python ...` took it for done.
 def test_a_process_with_other_arguments_ends_with_an_error_that_names_them(job):
     members = [job.member() for _ in range(2)]

@@ -24,6 +24,8 @@ _STATUS = 1
 _WORDS_S = 5.0
 #: Processor time of a thread that does something; what hangs has less in any time.
 _BUSY_S = 0.1
+#: The lower bits of Linux's clocks of threads: of one thread, and its processor time.
+_CLOCK_OF_THREAD = 4 | 2
 #: Of a thread that a warning shows, the innermost.
 _MOST_CALLS = 4
 
@@ -114,7 +116,7 @@ class Stuck:
             self._stand = ()
             return
         frame = sys._current_frames().get(thread.ident)
-        stand, now = (_processor_time(thread.ident), *_calls(frame)), self._clock()
+        stand, now = (_processor_time(thread.native_id or 0), *_calls(frame)), self._clock()
         was_stopped, self._looked = now - self._looked > self._patience_s / 4, now
         if stand != self._stand or was_stopped:  # all of this process was, and nothing ran in it
             self._stand, self._since = stand, now
@@ -140,8 +142,15 @@ class Stuck:
 
 
 def _processor_time(thread: int) -> int:
-    """Of a living thread, in pieces that a thread which hangs does not fill."""
-    return int(time.clock_gettime(time.pthread_getcpuclockid(thread)) / _BUSY_S)
+    """Of a thread by the kernel's number, in pieces that a thread which hangs does not fill.
+
+    Linux makes its clock of that number, and refuses that of a thread which has ended;
+    ``pthread_getcpuclockid`` would read memory of it that may be gone.
+    """
+    try:
+        return int(time.clock_gettime((~thread << 3) | _CLOCK_OF_THREAD) / _BUSY_S)
+    except OSError:
+        return 0
 
 
 def _calls(frame: FrameType | None) -> list[tuple[int, int]]:
