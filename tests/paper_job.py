@@ -31,9 +31,14 @@ class Member:
         self.id, self.done, self.hole, self.copies = number, [], "", ()
         self.version, self.is_alive, self._trains = 0, True, False
         self._job, self._to_hear = job, deque()
-        host, timeout_ms = f"host-{number}", int(TIMEOUT_S * 1000)
+        place, timeout_ms = (f"host-{number}", ""), int(TIMEOUT_S * 1000)
         self.machine = _native.MembershipWorker(
-            number, host, timeout_ms, job.now_ms, has_checkpoints=has_checkpoints, settings=settings
+            number,
+            place,
+            timeout_ms,
+            job.now_ms,
+            has_checkpoints=has_checkpoints,
+            settings=settings,
         )
 
     def say(self, line):

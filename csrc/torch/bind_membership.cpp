@@ -101,20 +101,20 @@ TracedCoordinator make_coordinator(const std::vector<std::pair<std::string, int>
       Coordinator(std::move(options), membership::replay_ledger(read), now_ms));
 }
 
+/// `place` is what people call the host, and its machine.
 TracedWorker make_worker(std::uint64_t id,
-                         std::string host,
+                         std::pair<std::string, std::string> place,
                          std::int64_t timeout_ms,
                          std::int64_t now_ms,
                          bool has_checkpoints,
-                         std::string settings,
-                         std::string machine) {
+                         std::string settings) {
   const membership::Deadlines deadlines = membership::make_deadlines(timeout_ms);
   return TracedWorker(Worker({MemberId{id},
-                              std::move(host),
+                              std::move(place.first),
                               deadlines,
                               has_checkpoints,
                               std::move(settings),
-                              std::move(machine)},
+                              std::move(place.second)},
                              now_ms));
 }
 
@@ -242,12 +242,11 @@ void bind_worker(py::module_& m) {
   bound
       .def(py::init(&make_worker),
            py::arg("id"),
-           py::arg("host"),
+           py::arg("place"),
            py::arg("timeout_ms"),
            py::arg("now_ms"),
            py::arg("has_checkpoints") = false,
-           py::arg("settings") = "",
-           py::arg("machine") = "")
+           py::arg("settings") = "")
       .def(
           "heard",
           [](TracedWorker& self, std::int64_t now_ms, const std::string& line) {

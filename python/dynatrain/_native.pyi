@@ -842,12 +842,14 @@ class MembershipWorker:
     attempt, version)``, ``("discard", attempt)``, ``("install", attempt, epoch, version)``,
     ``("retire", attempt, version)``, ``("forget",)``, ``("stop", epoch, why)``, ``("stand", why,
     is_gone)``, ``("search",)`` and ``("end", reason, why)``. Not thread-safe.
+
+    ``place``: what people call its host, and what tells machines apart.
     """
 
     def __init__(
         self,
         id: int,
-        host: str,
+        place: tuple[str, str],
         timeout_ms: int,
         now_ms: int,
         has_checkpoints: bool = False,

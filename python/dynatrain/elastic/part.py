@@ -98,8 +98,7 @@ class Part:
         path = None if traces is None else traces / f"member-{self.id}.trace"
         begins = {
             "id": self.id,
-            "host": host_name(),
-            "machine": node_name(),
+            "place": (host_name(), node_name()),
             "timeout_ms": timeout_ms,
             "now_ms": _now_ms(),
             **tasks.begins,

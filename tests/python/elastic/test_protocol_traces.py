@@ -9,7 +9,7 @@ import pytest
 from dynatrain import LayoutError
 from dynatrain.elastic import trace
 
-BEGINS = {"id": 7, "host": "a host", "machine": "one", "timeout_ms": 30_000, "now_ms": 0}
+BEGINS = {"id": 7, "place": ["a host", "one"], "timeout_ms": 30_000, "now_ms": 0}
 
 
 # Whoever asks for a trace wants to know before the job has run that there will be none.

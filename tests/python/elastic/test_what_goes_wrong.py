@@ -80,7 +80,7 @@ def serve():
 
 def join_line():
     """What a member says first."""
-    worker = _native.MembershipWorker(7, "a host", int(TIMEOUT_S * 1000), 0)
+    worker = _native.MembershipWorker(7, ("a host", ""), int(TIMEOUT_S * 1000), 0)
     return next(
         facts[0] for now in (0, 10_000) for kind, *facts in worker.tick(now) if kind == "tell"
     )
@@ -100,7 +100,7 @@ def test_a_coordinator_that_cannot_write_its_ledger_ends(serve):
 
 def heartbeat_line():
     """What a member says that another coordinator has welcomed."""
-    worker = _native.MembershipWorker(7, "a host", int(TIMEOUT_S * 1000), 0)
+    worker = _native.MembershipWorker(7, ("a host", ""), int(TIMEOUT_S * 1000), 0)
     worker.tick(0)
     worker.heard(0, "1 welcome")
     return next(facts[0] for kind, *facts in worker.tick(10_000) if kind == "tell")
