@@ -156,7 +156,7 @@ def test_lines_without_the_jobs_code_are_refused_and_counted(job):
 # The guide's script, as a new user starts it.
 def test_the_guides_script_trains_under_its_coordinator(tmp_path):
     guide = WORKER.parents[1] / "examples" / "guides" / "elastic.py"
-    with running(tmp_path, ["dp=2"]) as job:  # one alone would not wait for the other
+    with running(tmp_path, ["dp=2"], 60) as job:  # one alone would not wait for the other
         settings = ["--secret-file", job.secret, "--steps", 8, "--pause-s", 0]
         members = [job.started(guide, job.address, *settings) for _ in range(2)]
         assert [member.end(60) for member in members] == [0, 0]
@@ -181,7 +181,7 @@ def test_commands_in_the_guide_are_commands():
 @pytest.mark.long
 def test_a_job_begins_in_a_layout_of_several_axes(tmp_path):
     guide = WORKER.parents[1] / "examples" / "guides" / "elastic.py"
-    with running(tmp_path, ["dp=2,tp=2"]) as job:
+    with running(tmp_path, ["dp=2,tp=2"], 60) as job:
         settings = ["--secret-file", job.secret, "--steps", 4, "--pause-s", 0]
         members = [job.started(guide, job.address, *settings) for _ in range(4)]
 

@@ -53,7 +53,7 @@ def events(member, what):
     ("layout", "after"), [("dp=2,pp=2", "pp=2"), ("tp=2,pp=2", "tp=2"), ("dp=2,tp=2", "dp=2")]
 )
 def test_what_is_lost_of_a_tied_model_comes_back(tmp_path, monkeypatch, way, layout, after):
-    with running(tmp_path, (layout, after)) as job:
+    with running(tmp_path, (layout, after), 60) as job:  # as the example has it
         members = [started(job, way) for _ in range(4)]
         for member in members:
             trains_in(member, layout)

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.long
 
 @pytest.fixture
 def job(tmp_path):
-    with running(tmp_path, LAYOUTS) as made:
+    with running(tmp_path, LAYOUTS, 60) as made:  # as the guide's script has it
         yield made
         for process in made.processes:
             process.child.terminate()  # an agent ends its workers, too

@@ -57,10 +57,12 @@ def test_one_member_alone_writes_the_trace_of_a_switch():
 def test_a_member_that_closes_its_session_leaves_the_job():
     did = []
     session = Session.__new__(Session)
-    session._part = SimpleNamespace(end=lambda: did.append("ended its groups"), closed=True)
+    session._part = SimpleNamespace(
+        end=lambda in_store: did.append(f"keys: {in_store}"), closed=True
+    )
     gate = SimpleNamespace(quit=lambda: did.append("left the job"))
     session._loop = SimpleNamespace(gate=gate, request=None)
 
     session.close()
 
-    assert did == ["ended its groups", "left the job"]
+    assert did == ["keys: False", "left the job"]  # these are its coordinator's to delete
