@@ -153,9 +153,9 @@ def list_events(axes: Axes, elastic: Course, restarted: Course) -> None:
     """Write beside the pictures what each event has cost both of them."""
     lines = [f"{'  time lost to training':<26}{'in place':>9}{'restart':>10}"]
     for number, pair in enumerate(zip(elastic.history, restarted.history, strict=True), 1):
-        ours, usual = (f"{each.lost_seconds:.1f} s" for each in pair)
+        ours, usual = f"{pair[0].lost_seconds:.2f} s", f"{pair[1].lost_seconds:.1f} s"
         lines.append(f"{number} {pair[0].event.kind.words:<24}{ours:>9}{usual:>10}")
     ours, usual = (sum(e.lost_seconds for e in c.history) for c in (elastic, restarted))
-    lines.append(f"{'  in all':<26}{f'{ours:.1f} s':>9}{f'{usual:.1f} s':>10}")
+    lines.append(f"{'  in all':<26}{f'{ours:.2f} s':>9}{f'{usual:.1f} s':>10}")
     words = {"transform": axes.transAxes, "ha": "left", "va": "top", "fontsize": 8.5}
     axes.text(1.01, 1, "\n".join(lines), family="monospace", **words)
