@@ -116,16 +116,21 @@ class Snapshots:
     def at_end(self, version: int, is_over: Callable[[], bool]) -> None:
         """The script has done its last step: a checkpoint that is due, or under way, is waited for.
 
-        No longer than until ``is_over``, which is looked at again and again.
+        No longer than until ``is_over``, which is looked at again and again, nor than the thread of
+        the rounds lives, whose waits have deadlines.
         """
         rounds = self._rounds
         if rounds is None or self._cadence.folder is None:
             return
         _log.info("the last step is done; a checkpoint that is due, or under way, is waited for")
-        rounds.boundaries.await_rest(is_over)
-        rounds.boundaries.await_next(is_over)
+
+        def is_vain() -> bool:
+            return is_over() or not rounds.is_alive()
+
+        rounds.boundaries.await_rest(is_vain)
+        rounds.boundaries.await_next(is_vain)
         self.at_boundary(version)
-        rounds.boundaries.await_rest(is_over)
+        rounds.boundaries.await_rest(is_vain)
 
     def _size(self) -> int:
         try:

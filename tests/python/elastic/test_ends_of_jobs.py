@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+from types import SimpleNamespace
+
 import pytest
 
 from driven_members import driven, voting
 from dynatrain.elastic.asked import Asked
+from dynatrain.elastic.boundaries import Boundaries
 from dynatrain.elastic.cadence import Cadence
+from dynatrain.elastic.snapshots import Snapshots
 
 
 class LastCopies:
@@ -69,3 +74,16 @@ def test_a_checkpoint_that_is_due_at_the_end_of_the_script_is_written_there(due,
 
 def test_what_is_on_disk_already_is_not_written_again_at_the_end():
     assert Cadence(5, 12).not_beyond(30, 25, 26, tried=25) == 30
+
+
+# The script would stand behind its last step for ever.
+def test_a_thread_of_snapshots_that_has_ended_is_not_waited_for():
+    made, boundaries = object.__new__(Snapshots), Boundaries(timeout_s=30.0)
+    boundaries.size, boundaries._due = 8, 24
+    assert boundaries.wanted_at(24) == "copy"  # and nobody takes it
+    made._cadence = Cadence(None, 12, "a folder")
+    made._rounds = SimpleNamespace(boundaries=boundaries, is_alive=lambda: False)
+    ended = threading.Thread(target=made.at_end, args=(24, lambda: False), daemon=True)
+    ended.start()
+    ended.join(10)
+    assert not ended.is_alive()
