@@ -269,7 +269,7 @@ class Part:
         if line.startswith("store "):
             port, timeout_s = line.removeprefix("store ").split()
             self._store_at = (self._line.host, int(port))
-            if self._machine.epoch == 0 and float(timeout_s) != self._timeout.total_seconds():
+            if self._machine.epoch == 0 and timedelta(seconds=float(timeout_s)) != self._timeout:
                 raise other_timeout(self._timeout.total_seconds(), float(timeout_s))
             if self._adviser is not None:
                 self._advise(Answer(""))

@@ -9,7 +9,8 @@ import sys
 import threading
 import time
 from collections import deque
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from datetime import timedelta
 from itertools import cycle
 from types import SimpleNamespace
 from typing import ClassVar
@@ -348,3 +349,14 @@ def test_keys_of_former_worlds_go_in_pieces_and_all_go(monkeypatch):
 
     assert left == [301, 237, 173, 109, 45, 0]
     assert stay <= {*store.list_keys()}
+
+
+# A third has no end in decimals: the coordinator's own number was refused.
+@pytest.mark.parametrize(("theirs_s", "is_taken"), [(100 / 3, True), (33.3, False)])
+def test_only_another_deadline_than_the_coordinators_is_refused(theirs_s, is_taken):
+    part = object.__new__(Part)
+    part._timeout, part._adviser = timedelta(seconds=100 / 3), None
+    part._line, part._machine = SimpleNamespace(host="here"), SimpleNamespace(epoch=0)
+    with nullcontext() if is_taken else pytest.raises(LayoutError, match=r"--timeout-s 33\.3\n"):
+        part._hear(f"store 7 {theirs_s!r}")
+    assert part._store_at == ("here", 7)
