@@ -35,7 +35,6 @@ help: ## list the targets
 $(LOCKED): requirements-dev.lock requirements-titan.txt
 	@$(TIMED) "set-up of the environment" scripts/make_venv "$(VENV)" requirements-dev.lock \
 	  requirements-titan.txt
-	@touch $@
 
 $(BUILD)/build.ninja: $(LOCKED)
 	@cmake --preset release -DPython_EXECUTABLE="$(BIN)/python" -DDYNATRAIN_BUILD_PYTHON=ON \
@@ -83,7 +82,6 @@ test-python: build ## the Python tests, multi-process ones too
 
 $(OLDEST_VENV)/.locked: requirements-oldest.txt
 	@$(TIMED) "set-up of the oldest torch" scripts/make_venv "$(OLDEST_VENV)" requirements-oldest.txt
-	@touch $@
 
 test-bare: ## demo, tests and pip's install where CUDA, GoogleTest, CMake, Ninja and ccache are hidden
 	@$(TIMED) "make test-bare" scripts/bare.py
