@@ -39,7 +39,7 @@ import dynatrain
 from dynatrain import TrainState, World, _native
 from dynatrain.report import SCHEMA_VERSION
 from gpu_ranks import free_port
-from switch import HIDDEN, FeedForward, Job
+from stack_of_blocks import HIDDEN, FeedForward, Job
 
 NUM_RANKS = 4
 MODES = ("retain", "stream")

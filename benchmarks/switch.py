@@ -9,6 +9,7 @@ dcp-tmpfs        torch.distributed.checkpoint, save in the source, load in the t
 c10d-per-tensor  each box that crosses as a message of its own, without cutting or joining tensors
 c10d-ceiling     the bytes that cross between ranks, one large raw message per pair of ranks
 c10d-ceiling-with-copies  the same, and what stays on a rank at another address as one plain copy
+restart          with --restarts: a checkpoint as in dcp-tmpfs, and a new torchrun that loads it
 copy-ceiling     with --device cpu: the bytes that each rank receives or copies, as one plain copy
                  in its own memory, all ranks at once; the ceiling of ranks that share a host
 nccl-per-tensor  with --transport nccl: c10d-per-tensor over NCCL, on the GPU's own memory
@@ -42,9 +43,6 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 import torch.multiprocessing as mp
-from torch import nn
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 import dynatrain
 from contenders import (
@@ -58,9 +56,11 @@ from contenders import (
     state_dict,
 )
 from device_memory import LeastFree, planned_bytes
-from dynatrain import Layout, TrainState, World, _native
+from dynatrain import Layout, _native
 from dynatrain.report import SCHEMA_VERSION
 from gpu_ranks import free_port
+from restarted import Restart
+from stack_of_blocks import HIDDEN, Job
 
 #: How the state travels in the switches of dynatrain.
 WAYS = ("c10d", "shared_memory", "nccl", "cuda_ipc")
@@ -70,51 +70,8 @@ PAIRS = (
     ("dp=2,tp=2", "tp=4"),
     ("dp=4", "dp=2"),
 )
-HIDDEN = 1024
 OURS = "dynatrain"
 PEERS = ("dcp-tmpfs", "c10d-per-tensor", "c10d-ceiling", "c10d-ceiling-with-copies")
-
-
-class FeedForward(nn.Module):
-    """Two matrices and a norm: 8 * HIDDEN**2 parameters and a few."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm = nn.RMSNorm(HIDDEN)
-        self.up = nn.Linear(HIDDEN, 4 * HIDDEN, bias=False)
-        self.down = nn.Linear(4 * HIDDEN, HIDDEN, bias=False)
-
-
-@dataclass(frozen=True)
-class Job:
-    """A stack of blocks with AdamW's two moments, in any layout of dp and tp."""
-
-    num_blocks: int
-
-    def build(self, world: World) -> TrainState:
-        """Builds the stack; nothing is ever computed with it."""
-        model = nn.ModuleList(FeedForward() for _ in range(self.num_blocks))
-        for block in model:
-            if world.enabled("tp"):
-                plan = {"up": ColwiseParallel(), "down": RowwiseParallel()}
-                parallelize_module(block, world.mesh["tp"], plan)
-            mesh = world.submesh("dp_replicate", "dp_shard")
-            if mesh is not None:
-                fully_shard(block, mesh=mesh)
-        return TrainState(model, torch.optim.AdamW(model.parameters(), foreach=False))
-
-    @staticmethod
-    def initialize(state: TrainState, world: World) -> None:
-        """Fills weights and moments with numbers that differ from rank to rank."""
-        generator = torch.Generator(world.device).manual_seed(world.rank)
-        with torch.no_grad():
-            for param in state.model.parameters():
-                slots = {"step": torch.tensor(7.0)}
-                slots |= {slot: torch.empty_like(param) for slot in ("exp_avg", "exp_avg_sq")}
-                state.optimizer.state[param] = slots
-                for tensor in (param, slots["exp_avg"], slots["exp_avg_sq"]):
-                    local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-                    local.uniform_(generator=generator)
 
 
 @dataclass
@@ -129,6 +86,18 @@ class Samples:
     cold_seconds: list[float] = field(default_factory=list)
     report: dynatrain.SwitchReport | None = None
     device_bytes: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Contenders that are not always there.
+
+    ``restart`` is timed ``restarts`` times at most, as each takes as long as all others together.
+    """
+
+    nccl: dist.ProcessGroup | None = None
+    restart: Restart | None = None
+    restarts: int = 0
 
 
 @dataclass
@@ -187,21 +156,25 @@ def run_pair(
     pair: tuple[str, str],
     runs: int,
     folder: Path,
-    nccl: dist.ProcessGroup | None = None,
+    asked: Asked = Asked(),
 ) -> dict[str, Samples]:
     """Runs all contenders ``runs`` times in turn, ending in the pair's source."""
     source, target = pair
     on_gpu = session.device.type == "cuda"
     copies = "device-copy" if on_gpu else "copy-ceiling"
-    more = ("nccl-per-tensor",) if nccl else ()
-    samples = {name: Samples() for name in (OURS, *PEERS, copies, *more)}
+    samples = {name: Samples() for name in (OURS, *PEERS, copies)}
+    samples |= {"nccl-per-tensor": Samples()} if asked.nccl else {}
+    samples |= {"restart": Samples()} if asked.restart else {}
     if session.layout != Layout.parse(source):
         session.switch(source)
     if on_gpu:
         samples[OURS].device_bytes = watched_switch(session, target)
         session.switch(source)
-    for _ in range(runs):
+    for run in range(runs):
         seconds = timed(partial(dcp.save, state_dict(session), checkpoint_id=folder))
+        if asked.restart is not None and run < asked.restarts:
+            samples["restart"].seconds.append(seconds + timed(asked.restart))
+            asked.restart.end()
         session.prepare(target)
         moves = plan_moves(session)
         received, kept = elems_to_copy(session, moves)
@@ -221,8 +194,8 @@ def run_pair(
         both = in_turn(messages, plain_copy(kept, session.device))
         samples["c10d-ceiling-with-copies"].seconds.append(timed(both))
         del messages, both
-        if nccl is not None:
-            over_nccl = per_tensor_over_nccl(moves, session.device, nccl)
+        if asked.nccl is not None:
+            over_nccl = per_tensor_over_nccl(moves, session.device, asked.nccl)
             samples["nccl-per-tensor"].seconds.append(timed(over_nccl))
         session.switch(source)
         ours.cold_seconds.append(timed(partial(session.switch, target)))
@@ -298,8 +271,11 @@ def worker(rank: int, num_ranks: int, options: argparse.Namespace, folder: str) 
         nccl = dist.new_group(backend="nccl")
         dist.all_reduce(torch.ones(1, device=device), group=nccl)  # connects all ranks
     rows = []
+    checkpoint = Path(folder) / "checkpoint"
+    restart = Restart(job, pairs[0][1], checkpoint) if options.restarts else None
     for pair in pairs:
-        samples = run_pair(session, pair, options.runs, Path(folder) / "checkpoint", nccl)
+        asked = Asked(nccl, restart if pair == pairs[0] else None, options.restarts)
+        samples = run_pair(session, pair, options.runs, checkpoint, asked)
         way = f"{options.transport}{'-registered' if options.register_staging else ''}"
         rows += rows_of(pair, samples, way)
         if rank == 0:
@@ -316,6 +292,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--source", help="one pair only: its source, e.g. dp=4")
     parser.add_argument("--target", help="one pair only: its target, e.g. dp=2,tp=2")
     parser.add_argument("--runs", type=int, default=5, help="runs of every contender")
+    parser.add_argument(
+        "--restarts", type=int, default=0, help="time so many restarts, of the first pair, too"
+    )
     parser.add_argument("--staging-mib", type=int, default=256, help="staging budget per rank")
     parser.add_argument(
         "--verify", nargs="*", default=["sums"], help="what a switch verifies: sums fingerprint"

@@ -26,15 +26,16 @@ CONTENDERS = {
 }
 
 
-@pytest.fixture(scope="module")
-def rows():
-    command = (sys.executable, str(ROOT / "benchmarks/switch.py"), "--json")
-    smallest = ("--params=1e6", "--runs=1")
-    done = subprocess.run(
-        (*command, *smallest), check=False, timeout=200, capture_output=True, text=True
-    )
+def timed(*options):
+    command = (sys.executable, str(ROOT / "benchmarks/switch.py"), "--json", *options)
+    done = subprocess.run(command, check=False, timeout=200, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return timed("--params=1e6", "--runs=1")
 
 
 # A number without its neighbours says nothing: every pair has all contenders beside each other.
@@ -65,6 +66,15 @@ def test_only_the_switch_has_a_stop_of_its_own(rows):
     for row in rows:
         apart = row["stop_seconds_median"] != row["seconds_median"]
         assert apart == (row["contender"] == "dynatrain-c10d")
+
+
+# What users do without us is a real torchrun; it counts when its ranks have loaded the state.
+@pytest.mark.long
+def test_a_restart_is_timed_where_it_is_asked_for():
+    one_pair = ("--source=dp=4", "--target=dp=2,tp=2", "--restarts=1")
+    rows = timed("--params=1e6", "--runs=2", *one_pair)
+
+    assert {row["contender"] for row in rows} == CONTENDERS | {"restart"}
 
 
 def run_one_pair(rank, world_size, folder):
