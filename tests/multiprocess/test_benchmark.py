@@ -77,6 +77,15 @@ def test_a_restart_is_timed_where_it_is_asked_for():
     assert {row["contender"] for row in rows} == CONTENDERS | {"restart"}
 
 
+# Megatron-Core is in no list of ours: who asks for it here must hear what to do.
+def test_a_contender_that_is_not_installed_is_skipped_with_the_reason():
+    command = (sys.executable, str(ROOT / "benchmarks/beside_megatron.py"))
+    done = subprocess.run(command, check=False, timeout=100, capture_output=True, text=True)
+
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == "skipped: megatron-core is not in this environment; see --help\n"
+
+
 def run_one_pair(rank, world_size, folder):
     sys.path.insert(0, str(ROOT / "benchmarks"))
     try:
