@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from checkout import ROOT
-from what_travels import modules, objects, optimizers, schedulers
+from what_travels import elements, modules, objects, optimizers, schedulers
 from what_travels.trial import tried
 
 PAGE = ROOT / "docs/reference/what-travels.md"
@@ -22,6 +22,7 @@ KINDS = {
     "Optimizers": optimizers.CASES,
     "Schedulers": schedulers.CASES,
     "Modules and averages": modules.CASES,
+    "Elements, precision, parts": elements.CASES,
     "Loaders, extras, streams": objects.CASES,
 }
 #: What is to be said below a table.
