@@ -68,7 +68,7 @@ class Reader {
  public:
   explicit Reader(std::string_view bytes) : bytes_(bytes) {}
 
-  /// A number in [0, most].
+  /// A number in [0, most], in its shortest spelling.
   std::int64_t number(std::int64_t most = std::numeric_limits<std::int64_t>::max()) {
     std::uint64_t value = 0;
     unsigned shift = 0;
@@ -79,19 +79,19 @@ class Reader {
       const auto byte = static_cast<unsigned char>(bytes_[at_++]);
       value |= (byte & kVarintMask) << shift;
       if (byte <= kVarintMask) {
+        if (byte == 0 && shift > 0) {
+          refuse_bytes("a number is longer than it must be before byte " + std::to_string(at_));
+        }
         break;
       }
       shift += kVarintBits;
     }
-    if (value > static_cast<std::uint64_t>(most)) {
-      refuse_bytes("number " + std::to_string(value) + " before byte " + std::to_string(at_) +
-                   " is over " + std::to_string(most));
-    }
-    return static_cast<std::int64_t>(value);
+    return checked(static_cast<std::int64_t>(value), most);
   }
   /// How many items follow; each takes a byte at least, so a huge count cannot take memory.
   std::size_t count() {
-    return static_cast<std::size_t>(number(static_cast<std::int64_t>(bytes_.size() - at_)));
+    const std::int64_t items = number();
+    return static_cast<std::size_t>(checked(items, std::ssize(bytes_.substr(at_))));
   }
   int small_number() { return static_cast<int>(number(std::numeric_limits<int>::max() - 1)); }
   std::vector<int> small_numbers() {
@@ -112,6 +112,14 @@ class Reader {
   [[nodiscard]] bool at_end() const { return at_ == bytes_.size(); }
 
  private:
+  [[nodiscard]] std::int64_t checked(std::int64_t value, std::int64_t most) const {
+    if (value > most) {
+      refuse_bytes("number " + std::to_string(value) + " before byte " + std::to_string(at_) +
+                   " is over " + std::to_string(most));
+    }
+    return value;
+  }
+
   std::string_view bytes_;
   std::size_t at_ = 0;
 };
@@ -138,6 +146,8 @@ BlobCut read_cut(Reader& reader) {
     const auto dim = static_cast<int>(reader.number(kMaxDims));
     if (split_factor > 0) {
       placement = {Placement::Kind::kShard, dim, split_factor};
+    } else if (dim > 0) {
+      refuse_bytes("a replicated mesh dimension cuts dimension " + std::to_string(dim));
     }
   }
   return cut;

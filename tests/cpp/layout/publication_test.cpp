@@ -267,6 +267,35 @@ TEST(PublicationFuzz, EveryTruncationIsRefused) {
   EXPECT_TRUE(is_refused(sealed(blob.substr(0, blob.size() - 8) + "x")));
 }
 
+/// The bytes of a blob from its magic on, with a checksum that fits.
+std::string blob_of(std::string_view body) {
+  return sealed("dynatrain map 1\n" + std::string(body));
+}
+
+// A count was held against the bytes from its own first one on, and may be one too large: what
+// comes next was read behind the end, and from there on no count was refused any more. What is read
+// there is the checksum, so that it takes many names to have it say something.
+TEST(PublicationFuzz, ATextThatEndsBehindTheBlobIsRefused) {
+  for (int i = 0; i < 4096; ++i) {
+    const std::string name{static_cast<char>('0' + i % 64), static_cast<char>('0' + i / 64), 'x'};
+
+    ASSERT_THROW(static_cast<void>(decode_blob(blob_of(std::string("\0\1\4", 3) + name))),
+                 LayoutError)
+        << name;
+  }
+}
+
+// Ranks that hold the same are told by equal bytes.
+TEST(PublicationFuzz, WhatIsSpelledInAnotherWayIsRefused) {
+  const std::string_view overlong("\0\1\3abc\0\1x\x81\0\0", 12);
+  const std::string_view cut_replica("\1\1\1\1\0\1\0\1\0", 9);
+  const std::string_view replica("\1\1\1\1\0\1\0\0\0", 9);
+
+  EXPECT_THROW(static_cast<void>(decode_blob(blob_of(overlong))), LayoutError);
+  EXPECT_THROW(static_cast<void>(decode_blob(blob_of(cut_replica))), LayoutError);
+  EXPECT_NO_THROW(static_cast<void>(decode_blob(blob_of(replica))));
+}
+
 // Bytes with a fitting checksum may still be nonsense (another version, a bug): the answer is a map
 // or a LayoutError, never memory out of bounds, no unbounded work, no other exception.
 TEST(PublicationFuzz, NonsenseWithAFittingChecksumIsAnAnswerOrALayoutError) {
