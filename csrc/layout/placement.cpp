@@ -98,6 +98,7 @@ std::string cut_misfit(const Shape& shape,
     return "there are " + std::to_string(placements.size()) + " placements for a mesh of " +
            std::to_string(mesh_shape.size()) + " dimensions";
   }
+  std::int64_t num_pieces = 1;
   for (const Placement& placement : placements) {
     if (placement.kind == Placement::Kind::kReplicate) {
       continue;
@@ -109,6 +110,11 @@ std::string cut_misfit(const Shape& shape,
     if (placement.split_factor < 1 || placement.split_factor > kMaxSplitFactor) {
       return "split_factor " + std::to_string(placement.split_factor) + " is not in [1, " +
              std::to_string(kMaxSplitFactor) + "]";
+    }
+    num_pieces *= placement.split_factor;
+    if (num_pieces > kMaxSplitFactor) {  // before the next factor is as large again
+      return "placements " + describe(placements) + " cut a tensor into more than " +
+             std::to_string(kMaxSplitFactor) + " pieces";
     }
   }
   return {};

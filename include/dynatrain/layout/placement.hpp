@@ -9,7 +9,7 @@
 
 namespace dynatrain {
 
-/// No mesh cuts a dimension into more pieces than this.
+/// No mesh cuts a tensor into more pieces than this, by the split factors of all its dimensions.
 inline constexpr std::int64_t kMaxSplitFactor = 1LL << 20U;
 
 /// How one mesh dimension cuts a tensor.
@@ -47,7 +47,7 @@ using DimIntervals = std::vector<Interval>;
 ///          after those (that is what FSDP inside TP does); any other one cuts the index space into
 ///          split_factor pieces and each piece into parts, and takes the own part of each piece.
 /// Errors   LayoutError when placements and mesh disagree in length, a dim is out of range, or a
-///          split_factor is not in [1, kMaxSplitFactor].
+///          split_factor, or the product of all, is not in [1, kMaxSplitFactor].
 /// Source   own; docs/design/layout.md, "From placements to boxes".
 [[nodiscard]] std::vector<DimIntervals> local_intervals(const Shape& shape,
                                                         std::span<const int> mesh_shape,

@@ -125,6 +125,18 @@ TEST(LocalIntervals, RefusesWhatDoesNotFit) {
   EXPECT_THROW(static_cast<void>(held(4, {2}, {}, {shard(0)})), LayoutError);
 }
 
+// Each factor alone was bounded: two of a million on one dimension took an hour, on two dimensions
+// more memory than there is. A publication says so in a few bytes.
+TEST(LocalIntervals, PiecesOfAllFactorsTogetherAreBounded) {
+  const std::vector<Placement> few{shard(0, 64), shard(1, 32)};
+  const std::vector<Placement> many{shard(0, kMaxSplitFactor), shard(1, 2)};
+
+  EXPECT_EQ(local_intervals({128, 64}, std::vector{2, 2}, std::vector{0, 0}, few)[0].size(), 64U);
+  EXPECT_THROW(
+      static_cast<void>(local_intervals({4, 4}, std::vector{2, 2}, std::vector{0, 0}, many)),
+      LayoutError);
+}
+
 // A mesh that lists a rank twice would give one rank two shards.
 TEST(Mesh, RefusesRepeatedMissingAndNegativeRanks) {
   EXPECT_THROW((Mesh{{2, 2}, {0, 1, 2, 2}}.check()), LayoutError);
