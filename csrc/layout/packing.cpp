@@ -4,6 +4,7 @@
 
 #include "layout/blob.hpp"
 #include "layout/describe.hpp"
+#include "layout/reach.hpp"
 #include <algorithm>
 #include <map>
 #include <memory>
@@ -76,6 +77,16 @@ void check_fragments(const BlobTensor& item) {
   }
 }
 
+void check_reach(const LogicalTensor& tensor, const Fragment& fragment) {
+  if (!fits_a_buffer(fragment.box, fragment.view)) {
+    refuse_map("cannot join packed states at '" + tensor.name + "'",
+               fragment.box.to_string() + " at element " +
+                   std::to_string(fragment.view.offset_elems) + " with strides " +
+                   fragment.view.strides.to_string() + " reaches further than any buffer does",
+               "give what make_packing() has told of each run");
+  }
+}
+
 std::int64_t aligned(std::int64_t size_bytes) {
   return checked_add(size_bytes, kPackedAlignment - 1) / kPackedAlignment * kPackedAlignment;
 }
@@ -118,6 +129,7 @@ class Joiner {
     }
     for (Fragment& fragment : item.fragments) {
       fragment.view.offset_elems = checked_add(fragment.view.offset_elems, offset_bytes / itemsize);
+      check_reach(item.tensor, fragment);
       add_fragment(known.fragments, fragment);
     }
   }

@@ -4,6 +4,7 @@
 
 #include "layout/describe.hpp"
 #include "layout/owned.hpp"
+#include "layout/reach.hpp"
 #include <algorithm>
 #include <limits>
 #include <utility>
@@ -95,21 +96,6 @@ class TableSharding final : public Sharding {
 /// No buffer has more elements: the largest have 16 bytes, and offsets in bytes fit 64 bits.
 constexpr std::int64_t kMostElems = std::numeric_limits<std::int64_t>::max() / 16;
 
-/// Whether all elements of a view that walks forward have a number below kMostElems.
-bool fits_a_buffer(const Box& box, const View& view) {
-  std::int64_t last = view.offset_elems;
-  for (int d = 0; d < box.rank(); ++d) {
-    std::int64_t size = 0;
-    std::int64_t way = 0;
-    if (__builtin_sub_overflow(box.end[d], box.begin[d], &size) ||
-        __builtin_mul_overflow(size - 1, view.strides[d], &way) ||
-        __builtin_add_overflow(last, way, &last)) {
-      return false;
-    }
-  }
-  return last < kMostElems;
-}
-
 void check_row(int rank, const std::vector<Fragment>& fragments) {
   const std::string what = "cannot make a table for rank " + std::to_string(rank);
   for (const Fragment& fragment : fragments) {
@@ -149,6 +135,20 @@ void check_row(int rank, const std::vector<Fragment>& fragments) {
 }
 
 }  // namespace
+
+bool fits_a_buffer(const Box& box, const View& view) {
+  std::int64_t last = view.offset_elems;
+  for (int d = 0; d < box.rank(); ++d) {
+    std::int64_t size = 0;
+    std::int64_t way = 0;
+    if (__builtin_sub_overflow(box.end[d], box.begin[d], &size) ||
+        __builtin_mul_overflow(size - 1, view.strides[d], &way) ||
+        __builtin_add_overflow(last, way, &last)) {
+      return false;
+    }
+  }
+  return last < kMostElems;
+}
 
 std::vector<OwnedBox> group_by_box(std::vector<OwnedBox> owned) {
   std::ranges::sort(owned, {}, &OwnedBox::box);

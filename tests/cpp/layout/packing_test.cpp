@@ -186,5 +186,14 @@ TEST(Packing, ABoxThatTheTensorDoesNotHaveIsRefused) {
   EXPECT_THROW((void)joined({Box{{3, 0}, {1, 4}}, {0, {4, 1}}}), LayoutError) << "turned round";
 }
 
+// Where two runs share a part, places in the rest are counted by its strides: a product that does
+// not fit 64 bits would be a place before the run.
+TEST(Packing, AViewThatReachesFurtherThanAnyBufferIsRefused) {
+  constexpr std::int64_t kFar = std::int64_t{1} << 62U;
+
+  EXPECT_THROW((void)joined({Box{{0, 0}, {4, 4}}, {0, {kFar, 1}}}), LayoutError) << "by strides";
+  EXPECT_THROW((void)joined({Box{{0, 0}, {4, 4}}, {kFar, {4, 1}}}), LayoutError) << "by its begin";
+}
+
 }  // namespace
 }  // namespace dynatrain
