@@ -1,6 +1,7 @@
 #include "transport/peer_memory/publication.hpp"
 
 #include "transport/peer_memory/words.hpp"
+#include <cstdint>
 #include <limits>
 #include <utility>
 
@@ -54,7 +55,11 @@ std::int64_t size_of(const PublishedRange& range) {
 
 PublishedBuffer read_buffer(WordReader& in, const std::vector<std::int64_t>& range_sizes_bytes) {
   PublishedBuffer buffer;
-  buffer.buffer = BufferId(static_cast<std::int64_t>(in.number()));
+  const std::uint64_t id = in.number();
+  if (!std::in_range<std::int32_t>(id)) {
+    in.refuse();  // it would be cut to that of another buffer
+  }
+  buffer.buffer = BufferId(static_cast<std::int64_t>(id));
   buffer.range = in.number();
   buffer.offset_bytes = static_cast<std::int64_t>(in.number());
   buffer.size_bytes = static_cast<std::int64_t>(in.number());
@@ -103,6 +108,7 @@ IpcPublication decode_publication(const std::string& bytes, int peer) {
   for (std::uint64_t left = in.number(); left > 0; --left) {
     publication.buffers.push_back(read_buffer(in, range_sizes_bytes));
   }
+  in.expect_end();
   return publication;
 }
 

@@ -45,6 +45,11 @@ class WordReader {
     at_ += size;
     return bytes_.substr(at_ - size, size);
   }
+  void expect_end() const {
+    if (at_ != bytes_.size()) {
+      refuse();
+    }
+  }
   [[noreturn]] void refuse() const {
     throw TransportError(
         "transport: what rank " + std::to_string(peer_) +

@@ -290,6 +290,20 @@ TEST(CudaIpcRefusal, PublicationThatNoRankWritesIsRefused) {
   }
 }
 
+// The number of a buffer was cut to 32 bits: one that no rank has stood for another one.
+TEST(CudaIpcRefusal, PublicationIsReadToItsEndAndWithItsOwnNumbers) {
+  IpcPublication publication;
+  publication.ranges.push_back(
+      {.kind = IpcKind::kFile, .base = 4096, .pieces = {{.size_bytes = 64, .handle = {}}}});
+  publication.buffers.push_back({.buffer = BufferId(3), .offset_bytes = 8, .size_bytes = 56});
+  const std::string words = encode(publication);
+  std::string cut = words;
+  cut[words.size() - 32 + 4] = 1;  // the fifth byte of the number of its only buffer
+
+  EXPECT_THROW(static_cast<void>(decode_publication(cut, 2)), TransportError);
+  EXPECT_THROW(static_cast<void>(decode_publication(words + 'x', 2)), TransportError);
+}
+
 /// Connects and expects that no rank has a one-sided part, all for the same reason.
 std::string common_problem(const FakeIpcWorld::Change& change) {
   FakeIpcWorld world(3, change);
