@@ -23,7 +23,7 @@ std::vector<std::string> compare(const ShardMap& map, const std::vector<py::byte
   std::vector<std::vector<FragmentHash>> hashes_of_rank;
   hashes_of_rank.reserve(published.size());
   for (const std::string& blob : published) {
-    hashes_of_rank.push_back(decode_hashes(blob));
+    hashes_of_rank.push_back(decode_hashes(blob, map.num_tensors()));
   }
   return compare_replicas(map, hashes_of_rank);
 }

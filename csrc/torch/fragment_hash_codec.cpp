@@ -34,6 +34,15 @@ class Words {
     return word;
   }
 
+  /// The id of one of `num_tensors`; a larger number would be cut to that of another one.
+  TensorId next_tensor(std::size_t num_tensors) {
+    const std::uint64_t id = next();
+    if (id >= num_tensors) {
+      fail();
+    }
+    return TensorId(static_cast<std::int64_t>(id));
+  }
+
   Dims next_dims(std::uint64_t rank) {
     if (rank > kMaxDims) {
       fail();
@@ -69,12 +78,12 @@ std::string encode_hashes(std::span<const FragmentHash> hashes) {
   return blob;
 }
 
-std::vector<FragmentHash> decode_hashes(std::string_view blob) {
+std::vector<FragmentHash> decode_hashes(std::string_view blob, std::size_t num_tensors) {
   std::vector<FragmentHash> hashes;
   Words words(blob);
   while (!words.empty()) {
     FragmentHash& one = hashes.emplace_back();
-    one.tensor = TensorId(static_cast<std::int64_t>(words.next()));
+    one.tensor = words.next_tensor(num_tensors);
     const std::uint64_t rank = words.next();
     one.box.begin = words.next_dims(rank);
     one.box.end = words.next_dims(rank);

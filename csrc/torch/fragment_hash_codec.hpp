@@ -2,6 +2,7 @@
 
 #include "dynatrain/fingerprint/fingerprint.hpp"
 
+#include <cstddef>
 #include <span>
 #include <string>
 #include <string_view>
@@ -13,7 +14,9 @@ namespace dynatrain {
 /// id, the number of dimensions, begins, ends, and the hash.
 [[nodiscard]] std::string encode_hashes(std::span<const FragmentHash> hashes);
 
-/// Reads what encode_hashes() made. Errors: LayoutError when the bytes are anything else.
-[[nodiscard]] std::vector<FragmentHash> decode_hashes(std::string_view blob);
+/// Reads what encode_hashes() made of tensors of a map that has `num_tensors`. Errors: LayoutError
+/// when the bytes are anything else.
+[[nodiscard]] std::vector<FragmentHash> decode_hashes(std::string_view blob,
+                                                      std::size_t num_tensors);
 
 }  // namespace dynatrain
