@@ -38,8 +38,8 @@ TraceLine split(std::int64_t number, std::string_view line) {
   result.number = number;
   const char* const end = std::to_address(line.end());
   const auto [stopped, status] = std::from_chars(std::to_address(line.begin()), end, result.now_ms);
-  if (status != std::errc{}) {
-    refuse_line(number, "it does not begin with a time in ms");
+  if (status != std::errc{} || result.now_ms < 0 || result.now_ms > kMaxNumber) {
+    refuse_line(number, "it does not begin with a time in ms, of 0 to 2^53");
   }
   line.remove_prefix(static_cast<std::size_t>(stopped - line.data()));
   constexpr std::string_view event = " event ";

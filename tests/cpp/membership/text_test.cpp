@@ -284,5 +284,14 @@ TEST(Trace, LinesThatAreNoneAreRefused) {
   EXPECT_THROW((void)replayed("5 event 1 tick\n4 event 1 tick\n"), LayoutError);
 }
 
+// Deadlines are sums of a time and what is waited: at the end of 64 bits they would be in the past.
+TEST(Trace, TimesThatNoClockHasAreRefused) {
+  EXPECT_FALSE(replayed("9007199254740992 event 1 tick\n").has_value());
+
+  EXPECT_THROW((void)replayed("9007199254740993 event 1 tick\n"), LayoutError);
+  EXPECT_THROW((void)replayed("9223372036854775807 event 1 tick\n"), LayoutError);
+  EXPECT_THROW((void)replayed("-1 event 1 tick\n"), LayoutError);
+}
+
 }  // namespace
 }  // namespace dynatrain::membership
