@@ -11,6 +11,7 @@ from typing import Any
 
 from dynatrain._threads import started
 from dynatrain.door import checked_layout
+from dynatrain.elastic.json_text import value_of
 from dynatrain.given import described
 from dynatrain.layout import Layout
 
@@ -81,7 +82,7 @@ def written(question: str, status: Mapping[str, Any], layouts: Sequence[Layout])
 
 def read(published: bytes | str) -> tuple[str, Roster]:
     """What :func:`written` wrote."""
-    found = json.loads(published)
+    found = value_of(published)
     members = tuple(Attending(**each) for each in found["members"])
     return found["question"], Roster(members, found["layout"], tuple(found["layouts"]))
 
@@ -107,7 +108,7 @@ class Answer:
     @staticmethod
     def of_line(line: str) -> Answer:
         """Reads what :meth:`to_line` wrote; ValueError where it is something else."""
-        found = json.loads(line)
+        found = value_of(line)
         if not isinstance(found, dict) or set(found) != {"question", "layout", "why"}:
             raise ValueError("this is no answer of a policy")
         return Answer(**{name: str(value) for name, value in found.items()})

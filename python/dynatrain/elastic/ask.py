@@ -9,8 +9,10 @@ from typing import Any
 
 from dynatrain._errors import LayoutError, TransportError
 from dynatrain.elastic.answers import of_lines
+from dynatrain.elastic.json_text import value_of
 from dynatrain.elastic.line import Line
 from dynatrain.elastic.seal import OPERATOR
+from dynatrain.given import shown
 
 
 def ask(line: Line, question: Mapping[str, Any], timeout_s: float = 5.0) -> dict[str, Any]:
@@ -20,7 +22,7 @@ def ask(line: Line, question: Mapping[str, Any], timeout_s: float = 5.0) -> dict
     has ``timeout_s``.
 
     Raises:
-        TransportError: nobody answers there, or not to this secret.
+        TransportError: nobody answers there, not to this secret, or with what is no answer.
         LayoutError: the coordinator refuses.
     """
     try:
@@ -35,9 +37,24 @@ def ask(line: Line, question: Mapping[str, Any], timeout_s: float = 5.0) -> dict
     if answer is None:
         seconds = time.monotonic() - began
         raise _silent(line, f"no whole answer in {seconds:.1f} s; its secret may be another one")
-    found: dict[str, Any] = json.loads(answer)
+    found = _facts(answer)
     if "error" in found:
         raise LayoutError(found["error"])
+    return found
+
+
+def _facts(answer: str) -> dict[str, Any]:
+    try:
+        found = value_of(answer)
+        if not isinstance(found, dict):
+            raise ValueError("it has no facts by name")
+    except ValueError as error:
+        raise TransportError(
+            f"elastic: the coordinator has answered {shown(answer)}: {error}\n"
+            "  expected a JSON object\n  nothing was changed by this process\n"
+            "  run the same version of dynatrain everywhere",
+            retryable=False,
+        ) from error
     return found
 
 

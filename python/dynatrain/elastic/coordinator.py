@@ -27,6 +27,7 @@ from dynatrain.elastic.advice import Answer, written
 from dynatrain.elastic.answers import in_lines
 from dynatrain.elastic.attempts import published
 from dynatrain.elastic.chronicle import Chronicle
+from dynatrain.elastic.json_text import value_of
 from dynatrain.elastic.ledger import Ledger
 from dynatrain.elastic.questions import Asked
 from dynatrain.elastic.said_once import SaidOnce
@@ -50,6 +51,8 @@ _log = logging.getLogger("dynatrain.elastic")
 _NO_ANSWER = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)
 #: How long keys of former worlds are deleted in each tick: what members say waits for it.
 _SWEEP_S = 0.01
+#: Of a question's number, at most.
+_NUMBER_DIGITS = 15
 #: Members that may come at the same time.
 _BACKLOG = 4096
 
@@ -216,7 +219,7 @@ class Coordinator:
 
     def _hear(self, connection: _Connection, line: str) -> None:
         if line.startswith(OPERATOR):
-            answer = json.dumps(self._answer(json.loads(line.removeprefix(OPERATOR))))
+            answer = json.dumps(self._answer(value_of(line.removeprefix(OPERATOR))))
             for each in in_lines(answer):
                 connection.say(each)
             return
@@ -243,6 +246,8 @@ class Coordinator:
         if not answer.question:
             self._carry_out(self._machine.advises(_now_ms(), member))
         elif office == self._office:
+            if not number.isdecimal() or len(number) > _NUMBER_DIGITS:
+                raise ValueError(f"no question has the number {shown(number)}")
             layout, size, why = answer.taken()
             if why:
                 _log.warning("the policy of member %d failed: %s", member, why)
@@ -384,7 +389,7 @@ def bound_to(address: str, port: int) -> socket.socket:
         bound = socket.socket(family, socket.SOCK_STREAM)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((address, port))
-    except OSError as error:
+    except (OSError, OverflowError, ValueError) as error:  # a port, or a name, that cannot be
         raise TransportError(
             f"elastic: the coordinator cannot listen on {address}:{port}: {error}\n"
             "  expected an address of this machine and a port that is free\n"

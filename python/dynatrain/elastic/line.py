@@ -32,7 +32,7 @@ class _Connection:
     """
 
     def __init__(self, address: Address, secret: bytes, connect_s: float) -> None:
-        self._socket = socket.create_connection(address, connect_s)
+        self._socket = _connected(address, connect_s)
         self._read = b""
         try:
             if self._socket.getsockname() == self._socket.getpeername():
@@ -83,6 +83,13 @@ class _Connection:
         """Ends it."""
         with suppress(OSError):
             self._socket.close()
+
+
+def _connected(address: Address, connect_s: float) -> socket.socket:
+    try:
+        return socket.create_connection(address, connect_s)
+    except ValueError as error:  # before anybody is asked, where it cannot be a name
+        raise OSError(f"{given.shown(address[0])} is no name of a host: {error}") from error
 
 
 class Line:

@@ -23,7 +23,7 @@ def read_secret(path: Path | str) -> bytes:
     """
     try:
         secret = Path(path).read_bytes().strip()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise _unusable(path, str(error)) from error
     if len(secret) < _LEAST_BYTES:
         raise _unusable(path, f"it has {len(secret)} bytes, and a secret at least {_LEAST_BYTES}")
@@ -41,7 +41,7 @@ def made_secret(path: Path | str) -> bytes:
     except FileExistsError:
         _await_writer(path)
         return read_secret(path)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise _unusable(path, str(error)) from error
     with os.fdopen(made, "w") as file:
         file.write(secrets.token_hex(32) + "\n")

@@ -23,6 +23,8 @@ class SqliteLedger:
     def __init__(self, path: Path | str) -> None:
         self._path = path
         try:
+            if not str(path):
+                raise ValueError("no file is named")  # SQLite would take one that nobody finds
             self._file = sqlite3.connect(path, isolation_level=None, timeout=1)
             self._file.execute("PRAGMA journal_mode=WAL")
             self._file.execute("PRAGMA synchronous=FULL")
@@ -30,14 +32,14 @@ class SqliteLedger:
             self._file.execute("BEGIN IMMEDIATE")  # takes the lock that EXCLUSIVE keeps
             self._file.execute(_TABLE)
             self._file.execute("COMMIT")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, ValueError) as error:
             raise self._unusable(error) from error
 
     def lines(self) -> list[str]:
         """All records, in the order in which they were appended."""
         try:
             found = self._file.execute("SELECT line FROM records ORDER BY number")
-            return [line for (line,) in found]
+            return [str(line) for (line,) in found]
         except sqlite3.Error as error:
             raise self._unusable(error) from error
 
@@ -55,7 +57,7 @@ class SqliteLedger:
         """Lets go of the file; another coordinator may open it then."""
         self._file.close()
 
-    def _unusable(self, error: sqlite3.Error) -> TransportError:
+    def _unusable(self, error: Exception) -> TransportError:
         return TransportError(
             f"elastic: the coordinator's ledger {self._path} cannot be used: {error}\n"
             "  expected a file that no other coordinator has open, on a disk with room\n"

@@ -15,9 +15,12 @@ from typing import Any
 
 from dynatrain import _native
 from dynatrain._errors import Error, LayoutError
-from dynatrain.given import first_line
+from dynatrain.elastic.json_text import value_of
+from dynatrain.given import first_line, shown, whole
 
 _log = logging.getLogger("dynatrain.elastic")
+#: Times up to here, as the lines of a trace may have: sums of a few of them fit 64 bits.
+_LAST_MS = 1 << 53
 Machine = _native.MembershipCoordinator | _native.MembershipWorker
 
 
@@ -50,9 +53,10 @@ class Trace:
         if path is not None:
             try:
                 self._append(path, begins + "\n")
-            except OSError as error:
+            except (OSError, ValueError) as error:
+                why = error.strerror if isinstance(error, OSError) else error
                 raise LayoutError(
-                    f"elastic: cannot write a trace to {path}: {error.strerror}\n"
+                    f"elastic: cannot write a trace to {path}: {why}\n"
                     "  expected a file that can be made or written\n  nothing was started\n"
                     "  name another file, or leave it out"
                 ) from error
@@ -118,11 +122,14 @@ def _parts(path: Path) -> Iterator[tuple[int, Machine, str]]:
 
 def _begun(path: Path, number: int, line: str) -> Machine:
     try:
-        read = json.loads(line)
+        read = value_of(line)
+        now_ms = whole(read["begins"]["now_ms"])
+        if now_ms is None or not 0 <= now_ms <= _LAST_MS:
+            raise ValueError(f"{shown(now_ms)} is no time in ms")
         return _machine(read["machine"], read["begins"])
     except Error:
         raise
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise _no_trace(path, number, first_line(error)) from error
 
 
