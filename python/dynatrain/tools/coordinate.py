@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("dynatrain.elastic")
 DEFAULT_SECRET = "dynatrain.secret"
+#: Of a time-out; the protocol takes a day at most, and says so.
+_ENDLESS_S = 1e9
 EXIT_STATUS = (
     "exit status: 0 when it was ended by SIGTERM or Ctrl-C, 1 when it cannot start, its ledger "
     "cannot be written or another coordinator is in office, 2 when the command line is wrong"
@@ -61,13 +63,26 @@ def add_command(commands: Any) -> None:
         "--secret-file", default=DEFAULT_SECRET, help="made if absent (default: %(default)s)"
     )
     command.add_argument(
-        "--timeout-s", type=float, default=60.0, help="of all members (default: %(default)s)"
+        "--timeout-s", type=_seconds, default=60.0, help="of all members (default: %(default)s)"
     )
     command.add_argument(
         "--trace", default="", metavar="FILE", help="write what the protocol does, to run it again"
     )
     command.add_argument("--json", action="store_true", help="say where it listens as JSON")
     command.set_defaults(run=run)
+
+
+def _has_port(address: str) -> bool:
+    """Whether it says on which to listen: one that is mistyped must not be any that is free."""
+    port = address.rpartition(":")[2]
+    return port.isdecimal() and len(port) <= len("65535") and int(port) < 1 << 16
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < _ENDLESS_S:  # a NaN neither
+        raise argparse.ArgumentTypeError(f"{text} is no number of seconds")
+    return seconds
 
 
 def run(options: argparse.Namespace) -> int:
@@ -78,6 +93,9 @@ def run(options: argparse.Namespace) -> int:
         options.etcd_ca and options.etcd_cert and options.etcd_key
     ):
         sys.stderr.write("--etcd-cert and --etcd-key go together, and need --etcd-ca\n")
+        return 2
+    if not _has_port(options.listen):
+        sys.stderr.write(f"--listen is HOST:PORT, and {options.listen!r} is not\n")
         return 2
     if bool(options.etcd_user) != bool(options.etcd_password_file):
         sys.stderr.write("--etcd-user and --etcd-password-file go together\n")
@@ -120,7 +138,7 @@ def settings_of(options: argparse.Namespace) -> CoordinatorSettings:
     host, _, port = options.listen.rpartition(":")
     return CoordinatorSettings(
         address=host.strip("[]") or "127.0.0.1",
-        port=int(port) if port.isdecimal() else 0,
+        port=int(port),
         layouts=tuple(Layout.parse(layout) for layout in options.layout),
         timeout_s=options.timeout_s,
         secret=made_secret(options.secret_file),
