@@ -26,8 +26,11 @@ WITH_TESTS := $(BUILD)/.with-tests
 GPU_PYTHON ?= python3
 GPU_OUT ?= out/gpu-check
 
+# Of each target of `make fuzz`, which `make test-long` runs, too.
+FUZZ_SECONDS ?= 60
+
 .PHONY: help setup build build-tests demo demo-elastic test test-cpp test-python test-bare test-long \
-  lint bench bench-memory bench-elastic gpu-check gpu-bundle wheel chaos what-travels api lock clean clean-all
+  fuzz lint bench bench-memory bench-elastic gpu-check gpu-bundle wheel chaos what-travels api lock clean clean-all
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -98,11 +101,15 @@ api: build ## write docs/reference/api.md from the docstrings
 test-long: build-tests $(OLDEST_VENV)/.locked ## the tests that take minutes, and the deeper linter
 	@$(TIMED) "make lint, deep" scripts/lint $(BUILD) --deep
 	@$(TIMED) "long C++ tests" ctest --test-dir $(BUILD) -L long --output-on-failure
+	@$(MAKE) fuzz
 	@DYNATRAIN_OLDEST_VENV="$(OLDEST_VENV)" $(TIMED) "long Python tests" $(PYTEST) -m long --timeout=1800 $(PYTEST_FOLDERS)
 	@$(TIMED) "Python tests under the oldest torch" env OMP_NUM_THREADS=1 PYTHONPATH=python \
 	  $(OLDEST_VENV)/bin/python -m pytest -m "not long" $(SPREAD) tests/python tests/multiprocess \
 	  --ignore=tests/python/package
 	@$(TIMED) "bare machine" scripts/bare.py --skip-where-impossible
+
+fuzz: $(LOCKED) ## search for inputs that break what is read from outside, FUZZ_SECONDS a target
+	@$(TIMED) "fuzz" scripts/fuzz build/fuzz "$(FUZZ_SECONDS)"
 
 lint: build ## every formatter, linter and type checker
 	@$(TIMED) "make lint" scripts/lint $(BUILD)

@@ -8,6 +8,10 @@ function(dynatrain_own_target target)
     # g++ 12 reports overlaps inside std::string's own operator+ (gcc bug 105651).
     target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-Wno-restrict>)
   endif()
+  if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+    # clang++ reports what libstdc++ uses of its own in std::stable_sort.
+    target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-Wno-deprecated-declarations>)
+  endif()
   if(DYNATRAIN_WERROR)
     target_compile_options(${target} PRIVATE
       $<$<COMPILE_LANGUAGE:CXX>:-Werror>
