@@ -30,7 +30,8 @@ GPU_OUT ?= out/gpu-check
 FUZZ_SECONDS ?= 60
 
 .PHONY: help setup build build-tests demo demo-elastic test test-cpp test-python test-bare test-long \
-  fuzz lint bench bench-memory bench-elastic gpu-check gpu-bundle wheel chaos what-travels api lock clean clean-all
+  sanitize fuzz lint bench bench-memory bench-elastic gpu-check gpu-bundle wheel chaos what-travels api \
+  lock clean clean-all
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -82,6 +83,19 @@ test-cpp: build-tests ## the C++ tests
 
 test-python: build ## the Python tests, multi-process ones too
 	@$(TIMED) "Python tests" $(PYTEST) -m "not long" $(SPREAD) $(PYTEST_FOLDERS)
+
+# Of the thread sanitizer's build, the programs whose code starts threads.
+SANITIZED_asan := all
+SANITIZED_tsan := base_test execution_test fingerprint_test kernels_test transport_test \
+  cuda_on_host_test
+UNBUILT_tsan := |^Fuzz[.]
+sanitize-%: $(LOCKED)
+	@cmake --preset $* -DDYNATRAIN_INSTALL_GOOGLETEST=ON --log-level=WARNING
+	@$(TIMED) "build with $*" cmake --build build/$* -j $(JOBS) --target $(SANITIZED_$*) -- --quiet
+	@$(TIMED) "C++ tests with $*" env TSAN_OPTIONS=die_after_fork=0 ctest --test-dir build/$* \
+	  -LE 'long|gpu' -E '_NOT_BUILT$(UNBUILT_$*)' --output-on-failure -j $(JOBS) --no-tests=error
+
+sanitize: sanitize-asan sanitize-tsan ## the C++ tests under the sanitizers: addresses, undefined behaviour, threads
 
 $(OLDEST_VENV)/.locked: requirements-oldest.txt
 	@$(TIMED) "set-up of the oldest torch" scripts/make_venv "$(OLDEST_VENV)" requirements-oldest.txt

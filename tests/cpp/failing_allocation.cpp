@@ -49,3 +49,16 @@ void operator delete(void* memory) noexcept {
 void operator delete(void* memory, std::size_t /*size_bytes*/) noexcept {
   std::free(memory);
 }
+
+// The standard library's own would do the same; a sanitizer puts its own in their place.
+void* operator new(std::size_t size_bytes, const std::nothrow_t& /*tag*/) noexcept {
+  try {
+    return operator new(size_bytes);
+  } catch (const std::bad_alloc&) {
+    return nullptr;
+  }
+}
+
+void operator delete(void* memory, const std::nothrow_t& /*tag*/) noexcept {
+  std::free(memory);
+}

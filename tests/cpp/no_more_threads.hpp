@@ -7,10 +7,11 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-// Sanitizers take address space as they like, and end the process where they get none.
+// Sanitizers take address space as they like, open files to look at an object, and end the process
+// where they get none.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define DYNATRAIN_SKIP_UNDER_SANITIZERS() \
-  GTEST_SKIP() << "a sanitizer does not run in limited address space"
+  GTEST_SKIP() << "a sanitizer does not run where space or files are short"
 #else
 #define DYNATRAIN_SKIP_UNDER_SANITIZERS() static_cast<void>(0)
 #endif

@@ -4,6 +4,7 @@
 
 #include "dynatrain/transport/loopback.hpp"
 
+#include "no_more_threads.hpp"
 #include "transport/open_files.hpp"
 #include "transport/peer_memory/transport.hpp"
 #include "transport/shared_memory/blocks.hpp"
@@ -183,6 +184,7 @@ TEST(SharedBlocks, MemoryThatTheSystemRefusesIsAnError) {
 }
 
 TEST(SharedBlocks, FilesThatTheSystemRefusesAreAnError) {
+  DYNATRAIN_SKIP_UNDER_SANITIZERS();
   rlimit former{};
   ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &former), 0);
   const int next = dup(0);
