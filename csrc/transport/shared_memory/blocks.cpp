@@ -14,6 +14,7 @@
 #include <string>
 #include <sys/mman.h>
 #include <system_error>
+#include <unistd.h>
 #include <utility>
 
 namespace dynatrain {
@@ -45,19 +46,43 @@ std::string reason(int error) {
                     "  let this process open more files, or move the state by messages");
 }
 
-/// Has the system give all pages now: one that lacks later would end the process. It gives pages of
-/// files until it kills processes, so that more than is left is not asked for.
-void take_pages(const OwnedFile& file, std::int64_t size_bytes) {
-  if (size_bytes > available_host_bytes()) {
-    throw std::bad_alloc();
-  }
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23  // of Linux 5.14
+#endif
+
+/// Calls until no signal interrupts; returns the errno of a failure, 0 of a success.
+template <class Call>
+int error_of(Call call) {
   int error = EINTR;
   while (error == EINTR) {
-    error = fallocate(file.get(), 0, 0, size_bytes) == 0 ? 0 : errno;
+    error = call() == 0 ? 0 : errno;
   }
-  if (error != 0) {
+  return error;
+}
+
+/// Maps the whole of an empty file, and has the system give all of its pages now: one that lacks
+/// later would end the process. It gives pages of files until it kills processes, so that more than
+/// is left is not asked for. Huge pages, where the system gives any to shared memory, come ten
+/// times as fast.
+std::byte* take_pages(const OwnedFile& file, std::int64_t size_bytes) {
+  const auto size = static_cast<std::size_t>(size_bytes);
+  if (size_bytes > available_host_bytes() || ftruncate(file.get(), size_bytes) != 0) {
     throw std::bad_alloc();
   }
+  void* const mapped = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, file.get(), 0);
+  if (mapped == MAP_FAILED) {  // NOLINT(performance-no-int-to-ptr): how mmap says it
+    throw std::bad_alloc();
+  }
+  static_cast<void>(madvise(mapped, size, MADV_HUGEPAGE));  // refused where there are none
+  int error = error_of([&] { return madvise(mapped, size, MADV_POPULATE_WRITE); });
+  if (error == EINVAL) {  // an older system; the pages are mapped as they are touched
+    error = error_of([&] { return fallocate(file.get(), 0, 0, size_bytes); });
+  }
+  if (error != 0) {
+    munmap(mapped, size);
+    throw std::bad_alloc();
+  }
+  return static_cast<std::byte*>(mapped);
 }
 
 }  // namespace
@@ -70,19 +95,12 @@ SharedBlock::SharedBlock(std::int64_t size_bytes) : size_bytes_(size_bytes) {
   }
   Blocks& all = blocks();
   wait_for_unmapping();
-  take_pages(file, size_bytes);
-  const auto size = static_cast<std::size_t>(size_bytes);
-  void* const mapped =
-      mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, file.get(), 0);
-  if (mapped == MAP_FAILED) {  // NOLINT(performance-no-int-to-ptr): how mmap says it
-    throw std::bad_alloc();
-  }
-  data_ = static_cast<std::byte*>(mapped);
+  data_ = take_pages(file, size_bytes);
   try {
     const std::lock_guard lock(all.mutex);
     all.by_base.emplace(data_, Block{.size_bytes = size_bytes, .file = std::move(file)});
   } catch (...) {
-    munmap(mapped, size);
+    munmap(data_, static_cast<std::size_t>(size_bytes));
     throw;
   }
 }

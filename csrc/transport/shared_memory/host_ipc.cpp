@@ -7,12 +7,14 @@
 #include "transport/shared_memory/blocks.hpp"
 #include "transport/shared_memory/unmapping.hpp"
 #include <cerrno>
+#include <cstdint>
 #include <cstring>
 #include <map>
 #include <mutex>
 #include <string>
 #include <sys/mman.h>
 #include <system_error>
+#include <unistd.h>
 #include <utility>
 
 namespace dynatrain {
@@ -32,6 +34,26 @@ constexpr std::int64_t kProbeBytes = 4096;
                     "\n  expected room in this process's address space for all of it\n  nothing of "
                     "it was read; no state has changed\n  raise the limits on memory (ulimit -v, "
                     "vm.max_map_count), or run over messages");
+}
+
+/// So much address space, from where huge pages can be mapped as such.
+std::byte* reserve(std::size_t size_bytes) {
+  constexpr std::size_t kHugePage = 2U << 20U;
+  const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+  const std::size_t kept_bytes = (size_bytes + page - 1) / page * page;
+  constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+  void* const reserved = mmap(nullptr, kept_bytes + kHugePage, PROT_NONE, kFlags, -1, 0);
+  if (reserved == MAP_FAILED) {  // NOLINT(performance-no-int-to-ptr): how mmap says it
+    throw_unmapped(errno);
+  }
+  auto* const first = static_cast<std::byte*>(reserved);
+  const std::size_t before =
+      (kHugePage - reinterpret_cast<std::uintptr_t>(first) % kHugePage) % kHugePage;
+  if (before > 0) {
+    munmap(first, before);
+  }
+  munmap(first + before + kept_bytes, kHugePage - before);
+  return first + before;
 }
 
 class HostIpc final : public IpcApi {
@@ -72,12 +94,7 @@ class HostIpc final : public IpcApi {
       total += static_cast<std::size_t>(size_bytes);
     }
     DYNATRAIN_CHECK(total > 0, "transport: there is no memory to map");
-    void* const reserved =
-        mmap(nullptr, total, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (reserved == MAP_FAILED) {  // NOLINT(performance-no-int-to-ptr): how mmap says it
-      throw_unmapped(errno);
-    }
-    auto* const base = static_cast<std::byte*>(reserved);
+    std::byte* const base = reserve(total);
     try {
       std::byte* at = base;
       for (std::size_t i = 0; i < sizes_bytes.size(); ++i) {
@@ -90,7 +107,7 @@ class HostIpc final : public IpcApi {
         at += size;
       }
     } catch (...) {  // what `open` throws, too
-      munmap(reserved, total);
+      munmap(base, total);
       throw;
     }
     return base;

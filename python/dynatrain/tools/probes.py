@@ -20,6 +20,8 @@ OLDEST_PYTHON, NEWEST_PYTHON = (3, 10), (3, 13)
 OLDEST_TORCH, NEWEST_TORCH = (2, 11), (2, 15)
 PROBE_TIMEOUT_S = 20.0
 NO_DRIVER = "it needs the NVIDIA driver, which is not here"
+#: Which pages of shared memory may be huge; what is chosen stands in brackets.
+HUGE_SHARED_PAGES = Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
 MIN_SHARED_BYTES = 64 * 2**20
 MIN_FREE_BYTES = 2**30
 
@@ -147,6 +149,19 @@ def shared_memory() -> str:
             "in a container start it with a larger --shm-size"
         )
     return f"/dev/shm, {gigabytes(free_bytes)} free"
+
+
+def huge_shared_pages() -> str:
+    """Looks whether the system gives huge pages to memory that processes of one host share."""
+    if not HUGE_SHARED_PAGES.exists():
+        raise ProbeError("this system has none")
+    chosen = HUGE_SHARED_PAGES.read_text().partition("[")[2].partition("]")[0]
+    if chosen in ("never", "deny"):
+        raise ProbeError(
+            f"{HUGE_SHARED_PAGES} is {chosen}; with advise, transport='shared_memory' takes and "
+            "frees memory ten times as fast"
+        )
+    return f"{HUGE_SHARED_PAGES} is {chosen}"
 
 
 def free_memory() -> str:

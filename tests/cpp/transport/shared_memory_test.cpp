@@ -154,6 +154,34 @@ TEST(SharedBlocks, TheNextOneWaitsForThoseThatGo) {
   }
 }
 
+/// Address space that this process has, in pages.
+std::int64_t address_space_pages() {
+  std::int64_t pages = 0;
+  std::ifstream("/proc/self/statm") >> pages;
+  return pages;
+}
+
+// What a peer has may be mapped by huge pages only from where one can begin. The room that is taken
+// to find such a place goes at once, and the rest with the mapping: a job switches for a month.
+TEST(SharedMemory, MappingsBeginWhereAHugePageCanAndLeaveNoAddressSpaceBehind) {
+  DYNATRAIN_SKIP_UNDER_SANITIZERS();
+  constexpr std::int64_t kOdd = 5000;
+  constexpr std::uintptr_t kHugePage = 2U << 20U;
+  const SharedBlock block(kOdd);
+  const IpcPiece piece{.kind = IpcKind::kFile, .base = block.data(), .size_bytes = kOdd};
+  const std::shared_ptr<IpcApi> ipc = make_host_ipc();
+  const std::array sizes{kOdd};
+  const std::int64_t before = address_space_pages();
+  for (int round = 0; round < 100; ++round) {
+    const std::byte* const peer =
+        ipc->map_files(sizes, [&](std::size_t /*piece*/) { return ipc->export_file(piece); });
+    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(peer) % kHugePage, 0U);
+    EXPECT_LE(address_space_pages(), before + 2);
+    ipc->unmap_files(peer, kOdd);
+  }
+  EXPECT_EQ(address_space_pages(), before);
+}
+
 // Loaders fork their workers right behind a switch: these have none of the threads by which blocks
 // go, and perhaps a lock that one of them held.
 TEST(SharedBlocks, AChildWaitsForNoneThatWentAsItWasForked) {

@@ -62,6 +62,29 @@ def test_missing_optional_part_is_absent_and_missing_required_part_fails():
     assert (finding.status, finding.detail) == ("failed", "not here")
 
 
+# The system's default gives small pages alone, and nothing else tells why memory comes so slowly.
+@pytest.mark.parametrize(
+    ("setting", "status"),
+    [
+        ("always within_size advise [never] deny force", "absent"),
+        ("always within_size advise never [deny] force", "absent"),
+        ("always within_size [advise] never deny force", "ok"),
+        (None, "absent"),
+    ],
+)
+def test_huge_shared_pages_are_absent_where_the_system_gives_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, setting: str | None, status: str
+):
+    file = tmp_path / "shmem_enabled"
+    if setting is not None:
+        file.write_text(setting + "\n")
+    monkeypatch.setattr(probes, "HUGE_SHARED_PAGES", file)
+
+    finding = doctor.run_check(doctor.Check("huge", False, probes.huge_shared_pages))
+
+    assert finding.status == status, finding.detail
+
+
 # The native module is what breaks most easily; the doctor must survive its absence to say so.
 def test_doctor_runs_where_the_native_module_is_missing(tmp_path: Path):
     copy_without_native_module(tmp_path)
