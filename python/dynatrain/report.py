@@ -62,7 +62,8 @@ class SwitchReport:
         build_seconds: building and materialising the target, but for what boundary_seconds has.
         prepare_seconds: all of the preparation, ahead of the call when ``prepared``; beside
             training (of an elastic job) it waits for the ends of steps as well.
-        plan_seconds: maps, plan and schedule, a part of prepare_seconds.
+        plan_seconds: maps of all ranks, slots of the target and the plan, with two exchanges and
+            the waits for the slowest rank in them, a part of prepare_seconds.
         boundary_seconds: what a preparation beside training took of the training thread between
             two steps, a part of prepare_seconds; training has lost it ahead of the stop.
         bytes_moved: bytes that crossed between ranks.

@@ -40,7 +40,7 @@ class Standing:
         fresh_bytes: memory that was taken for the target.
         of_all: bytes and peaks of all ranks.
         build_seconds: the user's build, the target's memory and its runs.
-        plan_seconds: maps and plan.
+        plan_seconds: maps, slots and plan, exchanges included.
         prepare_seconds: all of the preparation.
         boundary_seconds: what it took of the training thread, of one that was prepared beside it.
         spans: of the preparation.
