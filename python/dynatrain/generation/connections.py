@@ -73,7 +73,7 @@ class Connections:
             return self._apart(
                 lambda: _meet(store, *place, timeout),
                 lambda: gloo_group(store, *place, timeout, address),
-                lambda: _give_up(store, place[1]),
+                lambda: _give_up(store),
             )
         except DistStoreError as error:
             late = _first_late(store, place[1])
@@ -164,10 +164,9 @@ class Connections:
                 made.cancel()
 
 
-#: What a member of a group that is not made says in the store behind its waiting.
-_LEFT = b"left"
-#: What is said there for all members of a group that is given up.
-_GIVEN_UP = b"given up"
+#: How many members have come to a group, and what has become of their meeting: written once.
+_NUM_HERE, _OUTCOME = "here", "outcome"
+_ALL_HERE, _GIVEN_UP = "all here", "given up"
 
 
 def _key(rank: int) -> str:
@@ -177,31 +176,44 @@ def _key(rank: int) -> str:
 def _meet(store: Store, rank: int, num_ranks: int, timeout: timedelta) -> None:
     """Waits for the other members of a group; raises DistStoreError where one has left, or late.
 
-    Who does not see them all leaves: one that comes later would begin with Gloo alone.
+    The last one to come says that all are there. Who leaves says so in its place: one that comes
+    later would begin with Gloo alone. Four messages of a member, whatever their number.
     """
-    keys = [_key(each) for each in range(num_ranks)]
-    store.set(keys[rank], "here")
+    store.set(_key(rank), "")
     try:
-        store.wait(keys, timeout)
-        said = store.multi_get(keys)
-        if _GIVEN_UP in said:
-            raise DistStoreError("the group was given up before all of its members had come")
-        if _LEFT in said:
-            raise DistStoreError(
-                f"member {said.index(_LEFT)} of the group's {num_ranks} had come, and did not wait "
-                "any longer"
-            )
-    except BaseException:
+        if store.add(_NUM_HERE, 1) == num_ranks:
+            outcome = _decided(store, _ALL_HERE)
+        else:
+            store.wait([_OUTCOME], timeout)
+            outcome = store.get(_OUTCOME).decode()
+    except BaseException as error:
+        outcome = ""
         with suppress(Exception):
-            store.set(keys[rank], _LEFT.decode())
+            outcome = _decided(store, str(rank))
+        if outcome == _ALL_HERE and isinstance(error, DistStoreError):
+            return  # the last one has come meanwhile, and all the others go on
         raise
+    if outcome == _GIVEN_UP:
+        raise DistStoreError("the group was given up before all of its members had come")
+    if outcome != _ALL_HERE:
+        raise DistStoreError(
+            f"member {outcome} of the group's {num_ranks} had come, and did not wait any longer"
+        )
 
 
-def _give_up(store: Store, num_ranks: int) -> None:
+def _decided(store: Store, outcome: str) -> str:
+    """What has become of a meeting: this, where nobody has said anything else before."""
+    told = store.compare_set(_OUTCOME, "", outcome)
+    if told.decode() == outcome:
+        store.set(_OUTCOME, outcome)  # once more, as that alone wakes waits in every store
+    return told.decode()
+
+
+def _give_up(store: Store) -> None:
     """Has nobody wait in :func:`_meet` any longer: waiting threads would outlive the script."""
     with suppress(Exception):  # the store is gone, and so is their waiting
         own: Any = store.clone()  # the connection of the other is the waiting thread's
-        own.multi_set([_key(each) for each in range(num_ranks)], [_GIVEN_UP.decode()] * num_ranks)
+        _decided(own, _GIVEN_UP)
 
 
 def _first_late(store: Store, num_ranks: int) -> int | None:

@@ -32,6 +32,13 @@ def members(address):
     return Members("a job", 0, each, HashStore(), connections=Connections(ALONE))
 
 
+def comes(of, rank):
+    """A member of the group comes, and waits for nobody."""
+    store = of.store_of("a group")
+    store.set(f"here/{rank}", "")
+    store.add("here", 1)
+
+
 def of_library(of, _):
     of.group("a group", ALONE)
 
@@ -103,12 +110,12 @@ def test_nobody_begins_with_gloo_before_all_are_there(monkeypatch):
         of.connections.cut("no more")
 
     cut_while_made(of_library, of, cut)
-    of.store_of("a group").set("here/1", "")  # it comes late
+    comes(of, 1)  # late
     threads[-1].join(60)
     assert not begun
 
     there = members("")
-    there.store_of("a group").set("here/1", "")
+    comes(there, 1)
     assert isinstance(there.group("a group", ALONE), Found)
     assert begun == ["one"]
 
@@ -127,16 +134,16 @@ def test_a_thread_that_waits_for_others_ends_with_its_group():
     threads[-1].join(ALONE.total_seconds() / 2)
     assert not threads[-1].is_alive()
     late = replace(of, rank=1, store=store, connections=Connections(ALONE))
-    with pytest.raises(DistStoreError, match="did not wait any longer"):
+    with pytest.raises(DistStoreError, match="was given up before all of its members had come"):
         late.group("a group", ALONE)
 
 
 def test_who_does_not_come_is_named():
     of = Members("a job", 1, MEMBERS * 2, HashStore(), connections=Connections(ALONE))
-    of.store_of("a group").set("here/3", "")
+    comes(of, 3)
     with pytest.raises(DistStoreError, match="member 0 of the group's 4 did not come"):
         of.group("a group", timedelta(seconds=0.1))
-    of.store_of("a group").set("here/0", "")
+    comes(of, 0)
     with pytest.raises(DistStoreError, match="member 2 of the group's 4 did not come"):
         of.group("a group", timedelta(seconds=0.1))
 
@@ -149,6 +156,51 @@ def test_who_has_waited_in_vain_is_there_no_more():
     late = replace(of, rank=1)
     with pytest.raises(DistStoreError, match="member 0 of the group's 2 had come"):
         late.group("a group", ALONE)
+
+
+class OutOfTime:
+    """A store whose waits end in vain, behind something that happens meanwhile."""
+
+    def __init__(self, store, meanwhile):
+        self._store, self._meanwhile = store, meanwhile
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+    def wait(self, keys, timeout):
+        self._meanwhile()
+        raise DistStoreError("not within its time")
+
+
+# The last one had gone on to Gloo, and waited there for one that had gone.
+def test_who_leaves_as_the_last_one_comes_goes_on_with_it():
+    store = HashStore()
+    rooms._meet(OutOfTime(store, lambda: rooms._meet(store, 1, 2, ALONE)), 0, 2, ALONE)
+
+    alone = HashStore()
+    with pytest.raises(DistStoreError, match="not within its time"):
+        rooms._meet(OutOfTime(alone, lambda: None), 0, 2, ALONE)
+    with pytest.raises(DistStoreError, match="member 0 of the group's 2 had come"):
+        rooms._meet(alone, 1, 2, ALONE)
+
+
+# What each of them said and asked for grew with their number.
+def test_a_member_of_a_large_group_sends_no_more_than_one_of_a_small_one():
+    class Counted(OutOfTime):
+        def __getattr__(self, name):
+            asked.append(name)
+            return super().__getattr__(name)
+
+        def wait(self, keys, timeout):
+            asked.append("wait")
+            assert keys == ["outcome"]
+
+    asked: list[str] = []
+    store = HashStore()
+    store.add("here", 1_000)
+    store.set("outcome", "all here")
+    rooms._meet(Counted(store, lambda: None), 7, 1_024, ALONE)
+    assert asked == ["set", "add", "wait", "get"]
 
 
 # The rank that had a reason of its own was told of as one that did not come.
