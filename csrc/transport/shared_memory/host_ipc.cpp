@@ -38,21 +38,21 @@ constexpr std::int64_t kProbeBytes = 4096;
 
 /// So much address space, from where huge pages can be mapped as such.
 std::byte* reserve(std::size_t size_bytes) {
-  constexpr std::size_t kHugePage = 2U << 20U;
+  constexpr std::size_t huge_page = 2U << 20U;
   const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
   const std::size_t kept_bytes = (size_bytes + page - 1) / page * page;
-  constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-  void* const reserved = mmap(nullptr, kept_bytes + kHugePage, PROT_NONE, kFlags, -1, 0);
+  constexpr int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+  void* const reserved = mmap(nullptr, kept_bytes + huge_page, PROT_NONE, flags, -1, 0);
   if (reserved == MAP_FAILED) {  // NOLINT(performance-no-int-to-ptr): how mmap says it
     throw_unmapped(errno);
   }
   auto* const first = static_cast<std::byte*>(reserved);
   const std::size_t before =
-      (kHugePage - reinterpret_cast<std::uintptr_t>(first) % kHugePage) % kHugePage;
+      (huge_page - reinterpret_cast<std::uintptr_t>(first) % huge_page) % huge_page;
   if (before > 0) {
     munmap(first, before);
   }
-  munmap(first + before + kept_bytes, kHugePage - before);
+  munmap(first + before + kept_bytes, huge_page - before);
   return first + before;
 }
 
