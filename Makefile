@@ -95,7 +95,8 @@ UNSCATTERED := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 sanitize-%: $(LOCKED)
 	@cmake --preset $* -DDYNATRAIN_INSTALL_GOOGLETEST=ON --log-level=WARNING
 	@$(TIMED) "build with $*" cmake --build build/$* -j $(JOBS) --target $(SANITIZED_$*) -- --quiet
-	@$(TIMED) "C++ tests with $*" env TSAN_OPTIONS=die_after_fork=0 $(UNSCATTERED) ctest --test-dir build/$* \
+	@TSAN_OPTIONS="die_after_fork=0 suppressions='$(CURDIR)/tests/thread_sanitizer.txt'" \
+	  $(TIMED) "C++ tests with $*" $(UNSCATTERED) ctest --test-dir build/$* \
 	  -LE 'long|gpu' -E '_NOT_BUILT$(UNTRIED_$*)' --output-on-failure -j $(JOBS) --no-tests=error
 
 sanitize: sanitize-asan sanitize-tsan ## the C++ tests under the sanitizers: addresses, undefined behaviour, threads
