@@ -23,6 +23,8 @@ from stack_of_blocks import Job
 
 #: What a rank 0 prints when all of them have their state.
 LOADED = "loaded"
+#: In which processes end that have said it.
+END_S = 60.0
 
 
 @dataclass
@@ -63,7 +65,7 @@ class Restart:
     def end(self) -> None:
         """Waits until the new processes have ended."""
         for torchrun in self.torchruns:
-            torchrun.wait()
+            torchrun.wait(END_S)
 
 
 def environment() -> dict[str, str]:
