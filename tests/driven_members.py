@@ -45,8 +45,15 @@ class FakePart:
     def step_broke(self):
         self.told.append("step broke")
 
+    def stopped(self, version, earlier, *, is_clean):
+        self.told.append("stopped")
+
     def end(self):
         """There is no thread."""
+
+    @property
+    def waiting(self):
+        return [*self.asked]
 
     def rests(self):
         self.is_resting = True
@@ -63,7 +70,7 @@ class FakeSession:
         aborted: why its groups were ended, each time.
     """
 
-    completed, steps_lost = 3, 0
+    completed, steps_lost, previous, is_whole = 3, 0, (), True
 
     def __init__(self, go):
         self.went_back, self.aborted, self._go = 0, [], go
@@ -98,10 +105,14 @@ class FakeGeneration:
 
     Attributes:
         is_closed: whether they are.
+        aborted: why what waits in them was ended, each time.
     """
 
     def __init__(self):
-        self.is_closed = False
+        self.is_closed, self.aborted = False, []
+
+    def abort(self, why):
+        self.aborted.append(why)
 
     def close_beside(self):
         self.is_closed = True
@@ -116,7 +127,7 @@ def driven(go, *asked):
     slices = Slices(lambda: None, WAIT)  # nothing was prepared ahead
     facts = {"source": source, "target": LAYOUT, "epoch": 0, "world": 2, "version": None}
     ready = Ready(generation=FakeGeneration(), slices=slices, **facts)
-    driver._ready[1] = ready
+    driver._attempts.stand(1, ready)
     return driver, session, part
 
 

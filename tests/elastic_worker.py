@@ -21,6 +21,7 @@ import training_jobs as jobs
 from dynatrain import ElasticLoader, ElasticSampler, Layout, LayoutError
 from dynatrain.elastic import saving
 from dynatrain.join import join
+from dynatrain.switch import moved
 
 faulthandler.register(signal.SIGUSR1)
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
@@ -56,6 +57,10 @@ class OwnGroup:
         dist.all_reduce(torch.ones(1), group=self.group)
 
 
+def told_of(report):
+    return {"prepared": report.prepared, "mode": report.mode}
+
+
 def policy_of(layout):
     """Wants one layout, and waits until there are members for it."""
     if layout is None:
@@ -75,6 +80,32 @@ def run_out_once(session, target):
         vote.cast(layout, epoch)
 
     session._part.vote = replace(vote, cast=fails_once)
+
+
+def disturb_stream(target, how):
+    """Has the first state that streams to ``target`` meet what it may meet on its way here."""
+    run, hand_over = moved._run, moved._hand_over
+    left = [how]
+
+    def is_now(standing, *hows):
+        is_there = str(standing.blueprint.called.layout) == target and standing.blueprint.streams
+        return is_there and left[-1:] and left[-1] in hows and left.pop()
+
+    def disturbed(engine, standing, controls):
+        if is_now(standing, "killed"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if is_now(standing, "stopped"):
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return run(engine, standing, controls)
+
+    def refused(engine, standing, published):
+        if is_now(standing, "killed late"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if is_now(standing, "refuses"):
+            raise ValueError("this one takes nothing")
+        hand_over(engine, standing, published)
+
+    moved._run, moved._hand_over = disturbed, refused
 
 
 def never_ahead(session):
@@ -115,18 +146,21 @@ def main(coordinator, secret_file, total, hurry, timeout_s):
         policy=policy_of(os.environ.get("POLICY")),
         timeout_s=float(timeout_s),
         verify=("sums", "fingerprint"),
-        snapshot_every=int(os.environ.get("SNAPSHOT_EVERY", 0)) or None,
+        snapshot_every=int(os.environ.get("SNAPSHOT_EVERY") or 0) or None,
         checkpoint_every=int(os.environ.get("CHECKPOINT_EVERY", 0)) or None,
         checkpoint_dir=os.environ.get("CHECKPOINT_DIR"),
+        mode=os.environ.get("MODE", "retain"),
     )
     signal.signal(signal.SIGUSR2, lambda *_: hangs.set())
     signal.signal(signal.SIGTERM, lambda *_: session.leave(grace_s=60))
-    session.on_switch(lambda report: say("switch", target=report.target, prepared=report.prepared))
+    session.on_switch(lambda report: say("switch", target=report.target, **told_of(report)))
     session.on_event(lambda event: say("event", what=event.kind, text=event.text))
     if "WRITES_S" in os.environ:
         write_slowly(float(os.environ["WRITES_S"]))
     if "NEVER_AHEAD" in os.environ:
         never_ahead(session)
+    if "IN_STREAM" in os.environ:
+        disturb_stream(*os.environ["IN_STREAM"].split(":"))
     run_out_once(session, os.environ.get("RUNS_OUT"))
     try:
         train(session, loader, own, total, hurry)

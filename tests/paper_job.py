@@ -105,7 +105,7 @@ class PaperJob:
 
     def __init__(self, monkeypatch, *layouts):
         self.now_ms, self.members = 0, []
-        monkeypatch.setattr(coordinators, "_now_ms", lambda: self.now_ms)
+        monkeypatch.setattr(coordinators, "now_ms", lambda: self.now_ms)
         listed = tuple(Layout.parse(each) for each in layouts)
         settings = CoordinatorSettings("127.0.0.1", 0, listed, TIMEOUT_S, b"a secret")
         self._settings, self._ledger = settings, SqliteLedger(":memory:")

@@ -69,6 +69,10 @@ class TransportError(Error, DistError):
         self.retryable = retryable
 
 
+class LostStateError(TransportError):
+    """A switch was decided, and failed before its state stood; the former one is gone here."""
+
+
 class DeviceError(Error):
     """A device call failed, or the system refused a thread or a descriptor."""
 

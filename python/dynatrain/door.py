@@ -19,6 +19,7 @@ from dynatrain._errors import (
     Error,
     InternalError,
     LayoutError,
+    LostStateError,
     ends_job,
     is_refused,
     of_family,
@@ -51,7 +52,7 @@ def only_family(
     except Exception as error:
         if (why := undecided()) and not (isinstance(error, Error) and ends_job(error)):
             raise _in_between(call, why, error) from error
-        if epoch() != before:
+        if epoch() != before and not isinstance(error, LostStateError):
             raise _after_the_vote(call, error) from error
         if isinstance(error, Error):
             raise

@@ -70,6 +70,7 @@ def join(  # noqa: PLR0913 - the settings of a session, all but two with default
     transport: str | Nccl = "auto",
     verify: Collection[str] = ("sums",),
     seed: int = 0,
+    mode: str = "retain",
     snapshot_every: int | None = None,
     checkpoint_dir: Path | str | None = None,
     checkpoint_every: int | None = None,
@@ -108,6 +109,10 @@ def join(  # noqa: PLR0913 - the settings of a session, all but two with default
         transport: see there.
         verify: see there.
         seed: see there.
+        mode: see there; the coordinator's decision comes first where a switch streams. A member
+            that is lost behind it takes the state of all with it: they go on from snapshots or a
+            checkpoint, and have as much host memory or disk for these as they are told to here.
+            What a member holds of another version goes before its part of the new one is taken.
         snapshot_every: steps after which each member copies its state to host memory and, beside
             training, to a member on another host: what dies with a member comes from there, and all
             go back to that step. Copies are made at completed steps that it divides, and once more
@@ -144,6 +149,7 @@ def join(  # noqa: PLR0913 - the settings of a session, all but two with default
         verify=verify,
         seed=seed,
         groups=None,
+        mode=mode,
         snapshot_every=snapshot_every,
         checkpoint_dir=checkpoint_dir,
         checkpoint_every=checkpoint_every,

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from dynatrain._errors import LayoutError, TransportError
+from dynatrain._errors import LayoutError, LostStateError, TransportError
 from dynatrain.collective import Collective
 from dynatrain.elastic.missing import Brings, Recovery, read_missing, seats_in
 from dynatrain.elastic.snapshots import Snapshots
@@ -21,6 +21,7 @@ from dynatrain.report import SwitchReport
 from dynatrain.switch.beginning import Initialize
 from dynatrain.switch.decided import Vote
 from dynatrain.switch.preparations import Wanted
+from dynatrain.switch.present import Unused
 from dynatrain.switch.standing import Standing
 from dynatrain.train_state import TrainState
 
@@ -34,7 +35,7 @@ class _Stood:
     state: TrainState | None
     epoch: int
     completed: int
-    reached: int  #: steps that it had completed, before it went back
+    reached: int  #: steps that it had completed, before it went back; 0 where it had no place
 
 
 class Joining:
@@ -67,6 +68,7 @@ class Joining:
         self._keep = keep
         self._callbacks = callbacks
         self._stood: _Stood | None = None  #: while a recovery is tried
+        self._reached = 0  #: steps that it had completed before recoveries that have lost the state
 
     def vote_by(self, vote: Vote) -> None:
         """Has every switch be decided by ``vote``."""
@@ -155,31 +157,31 @@ class Joining:
 
     def go(self, layout: Layout) -> SwitchReport:
         """Switches; collective over the generation."""
-        idled, epoch = self._part.present.state is None, self._part.present.epoch
+        epoch = self._part.present.epoch
         try:
             report = self._part.switch(layout, None, self._callbacks)
+        except LostStateError:
+            self._is_decided(is_torn=True)
+            raise
         finally:
             if self._part.present.epoch != epoch:  # also where the script's own code has raised
                 self._let_go_of_held()
-        self._part.progress.is_torn = False
+        reached = self._is_decided(is_torn=False)
+        self.steps_lost = max(reached - self._part.progress.completed, 0)
+        self._reached = 0
+        return report
+
+    def _is_decided(self, *, is_torn: bool) -> int:
+        """There is no way back any more; returns how many steps this rank had completed."""
+        self._part.progress.is_torn = is_torn
         self._part.keeper.forget()
         stood, self._stood = self._stood, None
-        self.steps_lost = 0
-        if stood is not None and stood.world is not None:
-            self.steps_lost = stood.reached - self._part.progress.completed
-        if stood is not None and idled:
-            self._end_unused(stood, layout)
-        return report
+        if stood is not None:
+            self._reached = max(self._reached, stood.reached)
+        return self._reached
 
     def _let_go_of_held(self) -> None:
         self._part.present.held, self._part.present.own_kept = None, {}
-
-    def _end_unused(self, stood: _Stood, layout: Layout) -> None:
-        """Ends what a rank has that held another version than the one that all go on with."""
-        with self._part.adapter.undisturbed():
-            self._part.adapter.retire(stood.state, None, str(layout))
-        if stood.world is not None:
-            stood.world.retire(f"the switch to {layout} replaced")
 
     def back_to(self, generation: Generation | None) -> None:
         """Goes on with a former generation, or as before the first one.
@@ -238,19 +240,32 @@ class Joining:
         found = self._copied(step, seats)
         if is_holder and found is None:
             self._come_to(step)
+        trained = present.world is not None or progress.is_torn
         self._stood = _Stood(
-            present.seats, present.world, present.state, present.epoch, progress.completed, reached
+            present.seats,
+            present.world,
+            present.state,
+            present.epoch,
+            progress.completed,
+            reached if trained else 0,
         )
         self._part.worlds.forget_ended()
         if is_holder and found is None:
             self.enter(generation)
             present.seats = seats
         else:
-            self.stand_by(generation, seats, epoch, step)
+            self._stand_without(generation, seats, epoch, step)
         if found is not None:
             present.held, present.own_kept = found
         if has_checkpoints:
             self._fill(generation, epoch, step, is_known)
+
+    def _stand_without(self, generation: Generation, seats: Seats, epoch: int, step: int) -> None:
+        """Comes to a recovery without a live state; what it has goes when that is decided."""
+        stood = self._stood
+        assert stood is not None
+        self.stand_by(generation, seats, epoch, step)
+        self._part.present.unused = Unused(stood.state, stood.world)
 
     def _seats_on_disk(self, step: int) -> Seats:
         """The places of the world that has written a checkpoint. Collective."""
@@ -298,7 +313,7 @@ class Joining:
             present.seats = left
             return
         found = snapshots.held(step, seats.ids, read)
-        self.stand_by(generation, left, epoch, step)
+        self._stand_without(generation, left, epoch, step)
         present.held, present.own_kept = found or (None, {})
 
     def _copied(self, step: int, seats: Seats) -> tuple[Held, dict[str, Any]] | None:
@@ -339,6 +354,7 @@ class Joining:
     def _stand_again(self) -> None:
         """Is again what it was when its world was halted, if a recovery was tried since."""
         stood, self._stood = self._stood, None
+        self._part.present.unused = None
         self._let_go_of_held()
         if stood is None or stood.seats is None:
             return  # a rank that was in no world yet stands by once more

@@ -27,6 +27,7 @@ from dynatrain.elastic.advice import Answer, written
 from dynatrain.elastic.answers import in_lines
 from dynatrain.elastic.attempts import published
 from dynatrain.elastic.chronicle import Chronicle
+from dynatrain.elastic.deadlines import now_ms
 from dynatrain.elastic.json_text import value_of
 from dynatrain.elastic.ledger import Ledger
 from dynatrain.elastic.questions import Asked
@@ -122,7 +123,7 @@ class Coordinator:
             "layouts": [(str(layout), layout.world_size) for layout in settings.layouts],
             "timeout_ms": timeout_ms,
             "records": records,
-            "now_ms": _now_ms(),
+            "now_ms": now_ms(),
         }
         self._machine, self._trace = traced(settings.trace, "coordinator", **begins)
         self._chronicle = Chronicle(records)
@@ -165,7 +166,7 @@ class Coordinator:
                     if self._broken is not None:
                         raise self._broken
                     self._ledger.check()
-                    self._carry_out(self._machine.tick(_now_ms()))
+                    self._carry_out(self._machine.tick(now_ms()))
                     self._chronicle.waits(self._machine.stands_because())
                     self._trace.write()
                     self._sweep()
@@ -239,24 +240,24 @@ class Coordinator:
                 "  run the same version of dynatrain everywhere",
                 retryable=False,
             )
-        self._carry_out(self._machine.heard(_now_ms(), said))
+        self._carry_out(self._machine.heard(now_ms(), said))
 
     def _hear_policy(self, member: int, answer: Answer) -> None:
         office, _, number = answer.question.partition(".")
         if not answer.question:
-            self._carry_out(self._machine.advises(_now_ms(), member))
+            self._carry_out(self._machine.advises(now_ms(), member))
         elif office == self._office:
             if not number.isdecimal() or len(number) > _NUMBER_DIGITS:
                 raise ValueError(f"no question has the number {shown(number)}")
             layout, size, why = answer.taken()
             if why:
                 _log.warning("the policy of member %d failed: %s", member, why)
-            self._carry_out(self._machine.advice(_now_ms(), int(number), layout, size, why))
+            self._carry_out(self._machine.advice(now_ms(), int(number), layout, size, why))
 
     def _consult(self, number: int, member: int) -> None:
         """Asks a member for what its script's policy says of who is there."""
         question = f"{self._office}.{number}"
-        status = self._machine.status(_now_ms())
+        status = self._machine.status(now_ms())
         self._store.set("consult", written(question, status, self._settings.layouts))
         if member in self._connections:
             self._connections[member].say(f"consult {question}")
@@ -268,7 +269,7 @@ class Coordinator:
             del self._connections[member]
             if is_told and self._broken is None:
                 with suppress(Error):  # of the ledger: it ends this coordinator
-                    self._carry_out(self._machine.connection_closed(_now_ms(), member))
+                    self._carry_out(self._machine.connection_closed(now_ms(), member))
 
     def _answer(self, asked: Any) -> dict[str, Any]:
         """What an operator is told; an answer with ``error`` refuses."""
@@ -276,11 +277,11 @@ class Coordinator:
         try:
             if asked["ask"] == "resize":
                 layout = self._asked().layout(asked["layout"])
-                self._carry_out(self._machine.resize(_now_ms(), layout))
+                self._carry_out(self._machine.resize(now_ms(), layout))
                 answer = self._asked().after_wish(layout)
             elif asked["ask"] == "drain":
                 member = self._asked().drained(rank=asked.get("rank"), member=asked.get("member"))
-                self._carry_out(self._machine.drain(_now_ms(), member))
+                self._carry_out(self._machine.drain(now_ms(), member))
                 answer = self._asked().after_drain(member)
             elif asked["ask"] == "wish":
                 return {"why_not": self._why_not(asked["layout"], asked["epoch"])}
@@ -289,11 +290,11 @@ class Coordinator:
         except (Error, KeyError, TypeError, ValueError) as error:
             self._chronicle.refused(str(error))
             return {"error": str(error)}
-        status = self._machine.status(_now_ms())
+        status = self._machine.status(now_ms())
         return {**status, "num_refused": self._num_refused, "answer": answer}
 
     def _asked(self) -> Asked:
-        return Asked(self._settings.layouts, self._machine.status(_now_ms()))
+        return Asked(self._settings.layouts, self._machine.status(now_ms()))
 
     def _why_not(self, layout: str, epoch: int) -> str:
         """Why no switch to a layout, wished for in ``epoch``, follows; empty where it may."""
@@ -340,7 +341,7 @@ class Coordinator:
 
     def _publish(self, attempt: int, description: str) -> None:
         """Puts an attempt where all who are asked to prepare will look for it."""
-        status = self._machine.status(_now_ms())
+        status = self._machine.status(now_ms())
         named = {*status["world"]["members"], *(each["id"] for each in status["members"])}
         places = {each: self._chronicle.places[each] for each in named}
         self._store.set(f"attempt/{attempt}", published(description, places))
@@ -372,10 +373,6 @@ def _unknown(asked: object) -> str:
         "  expected status, resize, drain or wish\n  nothing was changed\n"
         "  run the same version of dynatrain everywhere"
     )
-
-
-def _now_ms() -> int:
-    return time.monotonic_ns() // 1_000_000
 
 
 def bound_to(address: str, port: int) -> socket.socket:

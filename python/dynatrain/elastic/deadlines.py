@@ -6,6 +6,7 @@ All follow from the job's ``timeout_s``, as those of the protocol do (membership
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 
 from dynatrain import _native
@@ -87,6 +88,11 @@ def office_deadlines(timeout_s: float) -> OfficeDeadlines:
     )
     check_office_deadlines(found)
     return found
+
+
+def now_ms() -> int:
+    """The time as machines of the protocol have it: milliseconds of a clock that goes on."""
+    return time.monotonic_ns() // 1_000_000
 
 
 def check_office_deadlines(deadlines: OfficeDeadlines) -> None:

@@ -54,7 +54,11 @@ class Driven(Protocol):
         """Has the next switch take what was prepared ahead."""
 
     def go(self, layout: Layout) -> SwitchReport:
-        """Switches; collective over the generation."""
+        """Switches; collective over the generation.
+
+        Raises:
+            LostStateError: it was decided, and this member is in the new world without a state.
+        """
 
     def back_to(self, generation: Generation | None) -> None:
         """Goes on with a former generation, or as before the first one."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from dynatrain._errors import Error, LayoutError, ends_job
+from dynatrain._errors import Error, LayoutError, LostStateError, ends_job
 from dynatrain.elastic.asked import Asked
 from dynatrain.elastic.attempts import (
     is_of_communication,
@@ -30,6 +29,7 @@ from dynatrain.elastic.ready import Ready, uncovered
 from dynatrain.elastic.rounds import Begins
 from dynatrain.elastic.slices import Slices
 from dynatrain.elastic.snapshots import Snapshots
+from dynatrain.elastic.underway import Underway
 from dynatrain.elastic.wishes import Wishes
 from dynatrain.generation.connections import Connections
 from dynatrain.generation.generation import Generation
@@ -75,13 +75,12 @@ class Driver:
         self._make = make
         self._timeout = timeout
         self._wishes, self._snapshots = wishes, snapshots
-        self._lock = threading.Lock()
-        self._ready: dict[int, Ready] = {}
-        self._connections: dict[int, Connections] = {}
+        self._attempts = Underway()
         self._present: Generation | None = None
-        session.vote_by(Vote(self._vote, lambda: self._vote_is != _OPEN))
+        session.vote_by(Vote(self._vote, lambda: self._vote_is != _OPEN, recovers=True))
         self._attempt, self._vote_is = 0, _OPEN  #: the switch under way, this member's vote in it
         self._has_finished = False  #: the script has done its last step
+        self._lacks_state = False  #: that of the present world was lost on its way here
         self._failed = FailedSteps()
         self.events, self.ended = Events(), ("", "")
         self.settings = ""  #: what must be the same on all members, a line for each
@@ -97,8 +96,7 @@ class Driver:
             UncoveredError: the version cannot be put together from what is left.
         """
         connections = Connections(self._timeout)
-        with self._lock:
-            self._connections[attempt] = connections
+        self._attempts.begin(attempt, connections)
         store = self.part.store()
         description, places = read_published(store.get(f"attempt/{attempt}"))
         target = description["target"]
@@ -116,13 +114,7 @@ class Driver:
             version=target["version"] if description["is_recovery"] else None,
             slices=Slices(lambda: self.part.ask(Asked("slice", attempt)), self._timeout),
         )
-        with self._lock:
-            is_over = connections.are_cut
-            if not is_over:
-                self._ready[attempt] = ready
-        if is_over:
-            ready.generation.close(in_store=False)
-            connections.check()
+        self._attempts.stand(attempt, ready)
         if ready.version is not None:
             self._await_held(attempt, ready, lost_of(description, places))
         elif ready.source is not None and not description["cold_because"]:
@@ -132,9 +124,7 @@ class Driver:
         try:
             ready.prepare_ahead(self._session, source)
         finally:
-            with self._lock:
-                is_dropped = attempt not in self._ready
-            if is_dropped:
+            if self._attempts.find(attempt) is None:
                 ready.generation.close(in_store=False)
 
     def _await_held(self, attempt: int, ready: Ready, lost: str) -> None:
@@ -162,27 +152,25 @@ class Driver:
         """Ends what the training thread may hang in: the present world, or an attempt."""
         if asked.kind == "discard":
             self.events.note("given-up", f"attempt {asked.attempt}")
-            self._abort(asked.attempt, "the attempt was given up")
+            self._attempts.abort(asked.attempt, "the attempt was given up")
             return
         if asked.kind == "stop":
             self.events.note("halted", asked.why[1])
-        elif asked.why[0] == "released" and self._vote_is != _OPEN:
-            return  # it is left out of a world that others go to: it ends that switch with them
-        why = "a member is lost" if asked.kind == "stop" else "this member has ended"
+        if self._lets_switch_end(asked):
+            return
+        why = _why_cut(asked)
         if not (self._has_finished and asked.why[0] == "finished"):  # no step needs an end
             self._session.abort(why)
         if asked.kind == "end":
-            for attempt in [*self._connections]:
-                self._abort(attempt, why)
+            self._attempts.abort_all(why)
+        elif self._vote_is == _DECIDED:
+            self._attempts.abort(
+                self._attempt, why
+            )  # what is left of that switch waits for the others
 
-    def _abort(self, attempt: int, why: str) -> None:
-        with self._lock:
-            ready, connections = self._ready.get(attempt), self._connections.get(attempt)
-        if connections is not None:
-            connections.cut(why)
-        if ready is not None:
-            ready.slices.end(why)
-            ready.generation.abort(why)
+    def _lets_switch_end(self, asked: Asked) -> bool:
+        """Whether a member is left out of a world that others go to: it ends that switch first."""
+        return asked.why[0] == "released" and self._vote_is != _OPEN
 
     # ---- in the training thread ----------------------------------------------------------------
 
@@ -190,7 +178,7 @@ class Driver:
         """Blocks until a step may begin; False when this member has ended."""
         self.events.tell()
         asked = self.part.at_boundary(self._session.completed)
-        while asked.kind != "train":
+        while asked.kind != "train" or self._lacks_state:
             if asked.kind == "end":
                 self._end_or_raise(asked)
                 return False
@@ -284,26 +272,24 @@ class Driver:
         elif asked.kind == "slice":
             self._serve(asked.attempt)
         elif asked.kind == "discard":
-            self._drop(asked.attempt)
+            self._attempts.drop(asked.attempt)
         elif asked.kind == "forget" and self._snapshots is not None:
             self._snapshots.forget()
         elif asked.kind == "stop":
             session = self._session
+            self._lacks_state = False
             if self._snapshots is not None:
                 self._snapshots.halt()
             self.part.stopped(session.completed, session.previous, is_clean=session.is_whole)
 
     def _serve(self, attempt: int) -> None:
         """Does a piece of a preparation, unless that was given up meanwhile."""
-        with self._lock:
-            ready = self._ready.get(attempt)
-        if ready is not None:
+        if (ready := self._attempts.find(attempt)) is not None:
             ready.slices.serve()
 
     def _hold(self, attempt: int) -> None:
         """Prepares a recovery, from what is left of the world."""
-        with self._lock:
-            ready = self._ready.get(attempt)
+        ready = self._attempts.find(attempt)
         if ready is None:
             return  # it was given up meanwhile
         assert ready.version is not None
@@ -321,11 +307,13 @@ class Driver:
 
     def _switch(self, attempt: int, version: int) -> None:
         """Runs an attempt up to its decision; what fails is told, and all go on as before."""
-        with self._lock:
-            ready = self._ready[attempt]  # where it is given up, it is aborted from elsewhere
+        ready = self._attempts.find(attempt)  # where it is given up, it is aborted from elsewhere
+        assert ready is not None
         self._attempt, self._vote_is = attempt, _OPEN
         try:
             self._run(ready, version)
+        except LostStateError as error:
+            self._go_on_without_state(ready, error)
         except BaseException as error:
             if self._vote_is == _DECIDED:  # a callback's or a kept object's
                 self._hand_over(ready)
@@ -338,24 +326,37 @@ class Driver:
                 self.part.broke(attempt, described(error), is_refusal=is_refusal(error))
             if not goes_on:
                 raise
-            self._drop(attempt)
+            self._attempts.drop(attempt)
             _log.warning("attempt %d has failed here: %s", attempt, error)
         else:
             self._hand_over(ready)
 
-    def _hand_over(self, ready: Ready) -> None:
-        """Goes on with the generation of an attempt that is decided."""
-        with self._lock:
-            for there in (self._ready, self._connections):  # a later one may be prepared already
-                for attempt in [each for each in there if each <= self._attempt]:
-                    del there[attempt]
+    def _go_on_without_state(self, ready: Ready, error: LostStateError) -> None:
+        """A switch that was decided has lost the state: its world halts before its first step.
+
+        As often as a step may fail: where nobody is lost, it may be the script that fails here.
+        """
+        self._hand_over(ready, stands=False)
+        self._lacks_state = True
+        is_last = not (self.part.is_to_stop(0) or self._failed.once_more(self._session.completed))
+        self.part.step_broke()
+        if is_last:
+            raise error
+        _log.warning("attempt %d has lost the state on its way: %s", self._attempt, error)
+
+    def _hand_over(self, ready: Ready, *, stands: bool = True) -> None:
+        """Goes on with the generation of an attempt that is decided; ``stands``: its state does."""
+        self._attempts.decided(self._attempt)
         former, self._present = self._present, ready.generation
         if former is not None:
             former.close_beside()
         if self._snapshots is not None:
             begins = Begins(ready.world, self._session.completed, ready.target)
-            self._snapshots.go_on(begins, ready.generation.members, self.part.store)
-        self._vote_is = _OPEN
+            if stands:
+                self._snapshots.go_on(begins, ready.generation.members, self.part.store)
+            else:
+                self._snapshots.follow(begins)
+        self._vote_is, self._lacks_state = _OPEN, False
 
     def _run(self, ready: Ready, version: int) -> None:
         if ready.source is None and ready.version is None:
@@ -376,14 +377,6 @@ class Driver:
         if lost := self._session.steps_lost:
             self.events.note("went-back", f"to step {self._session.completed}: steps_lost={lost}")
 
-    def _drop(self, attempt: int) -> None:
-        with self._lock:
-            ready = self._ready.pop(attempt, None)
-            self._connections.pop(attempt, None)
-            is_used = ready is not None and ready.ahead.running()  # its thread closes it then
-        if ready is not None and not is_used:
-            ready.generation.close_beside()
-
     def _vote(self, target: str, epoch: int) -> None:
         """Votes yes, and waits for the decision of the coordinator."""
         self._vote_is = _GIVEN
@@ -393,8 +386,15 @@ class Driver:
                 self._do(asked)
         if asked.kind in ("install", "retire"):
             self._vote_is = _DECIDED
+            for later in self.part.waiting:  # it was asked before that was known
+                if later.ends_waits and not self._lets_switch_end(later):
+                    self._attempts.abort(self._attempt, _why_cut(later))
             return
         if asked.kind == "discard":
             self._vote_is = _OPEN
             raise given_up(target, epoch)
         raise undecided(target, f"{asked.kind} {asked.why}")
+
+
+def _why_cut(asked: Asked) -> str:
+    return "a member is lost" if asked.kind == "stop" else "this member has ended"

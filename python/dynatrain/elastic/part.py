@@ -22,6 +22,7 @@ from dynatrain.elastic import attempts
 from dynatrain.elastic.advice import Adviser, Answer, Policy, Roster, clipped, read
 from dynatrain.elastic.asked import Asked
 from dynatrain.elastic.attempts import UncoveredError
+from dynatrain.elastic.deadlines import now_ms
 from dynatrain.elastic.ends import no_store, other_timeout
 from dynatrain.elastic.line import Line
 from dynatrain.elastic.seal import MEMBER, POLICY
@@ -100,7 +101,7 @@ class Part:
             "id": self.id,
             "place": (host_name(), node_name()),
             "timeout_ms": timeout_ms,
-            "now_ms": _now_ms(),
+            "now_ms": now_ms(),
             **tasks.begins,
         }
         self._standstill = Standstill(timeout_s)
@@ -149,6 +150,12 @@ class Part:
             return self._changed.wait_for(
                 lambda: any(asked.kind in ("stop", "end") for asked in self._asked), seconds
             )
+
+    @property
+    def waiting(self) -> list[Asked]:
+        """What the training thread is asked for, and has not heard yet."""
+        with self._changed:
+            return [*self._asked]
 
     def moved(self, attempt: int) -> None:
         """The state has moved: this member votes yes."""
@@ -215,9 +222,7 @@ class Part:
                 unanswered.told(is_there=is_there)
                 self._feed(self._machine.tick)
                 self._do_late()
-                with self._changed:
-                    asked = [*self._asked]
-                self._stuck.look(why_lost(asked))
+                self._stuck.look(why_lost(self.waiting))
                 self._write_trace()
             except Exception as error:  # noqa: BLE001 - the training thread waits for this one
                 self._refuse(error)
@@ -323,7 +328,7 @@ class Part:
         """Gives the machine an event and hands on what it asks for."""
         to_prepare, to_interrupt, beside = [], [], []
         with self._changed:
-            for kind, *facts in event(_now_ms()):
+            for kind, *facts in event(now_ms()):
                 if kind == "tell":
                     self._to_say.append(facts[0])
                 elif kind == "prepare":
@@ -393,7 +398,3 @@ class Part:
             _log.warning("attempt %d: %s; no member has another version of it", attempt, why)
         told = clipped(why)
         self._feed(lambda now: self._machine.prepare_broke(now, attempt, told, True, is_refusal))
-
-
-def _now_ms() -> int:
-    return time.monotonic_ns() // 1_000_000

@@ -71,13 +71,10 @@ class Snapshots:
             members: of its generation, those that train first.
             store: makes a connection to the job's store; called in a thread.
         """
-        self.halt()
-        self._reader.forget()
-        self._slots.follow(begins.version)
+        self.follow(begins)
         num_trainers = begins.layout.world_size
         trains = members.rank < num_trainers
         self._member = members.own.id if trains else ""
-        self._begins, self._saved = begins, []
 
         def trainers(connections: Connections) -> Members:
             own = PrefixStore(f"{members.name}/snapshots", store())
@@ -86,6 +83,13 @@ class Snapshots:
 
         if trains and (num_trainers > 1 or self._cadence.folder is not None):
             self._begin(trainers)
+
+    def follow(self, begins: Begins) -> None:
+        """The same where the state of the new world does not stand here: nothing is copied."""
+        self.halt()
+        self._reader.forget()
+        self._slots.follow(begins.version)
+        self._begins, self._saved = begins, []
 
     def _begin(self, members: Callable[[Connections], Members]) -> None:
         rounds = Rounds(self._cadence, self._slots, self._means, members, self._begins)

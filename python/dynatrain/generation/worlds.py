@@ -157,9 +157,13 @@ class Worlds:
                 self._forget(seats)
 
     def note_idle(self, seats: Seats) -> None:
-        """Takes note of the world that others train in, so that it counts as kept on this rank."""
+        """Takes note of the world that others train in, so that it counts as kept on this rank.
+
+        Of one in which it has its place, and no state any more, nothing is kept.
+        """
         self._forget(seats)
-        self._places[seats] = _Place(is_made=True)
+        if seats.place_of(self._engine.generation.members.own.id) is None:
+            self._places[seats] = _Place(is_made=True)
 
     def forget_ended(self) -> None:
         """Forgets places whose connections were ended: their groups are of no use any more."""

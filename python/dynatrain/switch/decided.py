@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from dynatrain._errors import Error, ends_job
+from dynatrain._errors import Error, LostStateError, ends_job
 from dynatrain.adapters.port import Adapter
 from dynatrain.given import described
 from dynatrain.switch.present import Present
@@ -28,10 +28,12 @@ class Vote:
         cast: votes for a target, in words, after an epoch; raises where it is not to be installed.
         may_count: whether others may have heard the vote; asked where ``cast`` has raised what is
             none of the family's.
+        recovers: whether a state that is lost behind a vote may come from elsewhere.
     """
 
     cast: Callable[[str, int], None]
     may_count: Callable[[], bool] = lambda: True
+    recovers: bool = False
 
 
 def decide(
@@ -50,13 +52,16 @@ def decide(
     undecided: whatever ends it between the two, out of memory too, leaves no rank that would train
     on in the former world beside others in the next.
 
+    What a rank has of a version that nobody goes on with is let go of behind the vote, and before
+    ``stream``, which may need its memory.
+
     Raises:
         an error of the vote: no rank installs. Where this rank could not learn how the vote ended,
         nobody knows that, and it stays undecided: see :class:`Present`. So it does with an error
-        of ``stream``.
+        of ``stream``, unless the state may come from elsewhere: then this rank is in the new world
+        without one.
     """
-    called, former, place = standing.blueprint.called, present.state, present.world
-    target, epoch = str(called.layout), present.epoch
+    target, epoch = str(standing.blueprint.called.layout), present.epoch
     present.undecided = _VOTES
     try:
         vote.cast(target, epoch)
@@ -68,14 +73,47 @@ def decide(
         raise
     if stream is not None:
         present.undecided = _STREAMS
-        stream()
+        _end_unused(adapter, present, target)
+        try:
+            stream()
+        except LostStateError:
+            if vote.recovers:
+                _install(adapter, present, standing, stands=False)
+            raise
     present.undecided = _INSTALLS
-    present.install(called.seats, called.world, standing.target.state)
-    present.epoch = epoch + 1
+    _install(adapter, present, standing)
+    _end_unused(adapter, present, target)
+
+
+def _install(
+    adapter: Adapter[Any], present: Present, standing: Standing, *, stands: bool = True
+) -> None:
+    """Takes the target's place, and lets go of the former one; without a state if none stands."""
+    called, former, place = standing.blueprint.called, present.state, present.world
+    target, made = str(called.layout), standing.target
+    if stands:
+        present.install(called.seats, called.world, made.state)
+    else:
+        present.install(called.seats, None, None)
+    present.epoch += 1
     present.undecided = ""
-    _let_go("the former state", lambda: adapter.retire(former, standing.target.inventory, target))
+    _let_go("the former state", lambda: adapter.retire(former, made.inventory, target))
     if place is not None:
         _let_go("the former world", lambda: place.retire(f"the switch to {target} replaced"))
+    if not stands:
+        _let_go("its target", lambda: adapter.retire(made.state, None, target))
+        if (world := called.world) is not None:
+            world.abort(f"the switch to {target} has failed")
+            _let_go("its world", lambda: world.retire(f"the failed switch to {target} had made"))
+
+
+def _end_unused(adapter: Adapter[Any], present: Present, target: str) -> None:
+    unused, present.unused = present.unused, None
+    if unused is None:
+        return
+    _let_go("a state of another version", lambda: adapter.retire(unused.state, None, target))
+    if (world := unused.world) is not None:
+        _let_go("the world of that", lambda: world.retire(f"the switch to {target} replaced"))
 
 
 def _let_go(what: str, end: Callable[[], None]) -> None:

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from dynatrain import _native
-from dynatrain._errors import Error, LayoutError, TransportError, of_family
+from dynatrain._errors import Error, LayoutError, LostStateError, TransportError, of_family
 from dynatrain.adapters.port import Published, Values
 from dynatrain.generation.control import attempt
 from dynatrain.generation.engine import Engine
@@ -65,6 +65,7 @@ class Transfer:
         engine: of the job.
         standing: the target, and the runs.
         clock: of the switch.
+        recovers: whether a state that is lost in ``stream`` may come from elsewhere.
 
     Raises:
         LayoutError: a target does not take what is no tensor; the source is intact.
@@ -72,8 +73,11 @@ class Transfer:
             another fingerprint; the source is intact, but where it was freed.
     """
 
-    def __init__(self, engine: Engine, standing: Standing, clock: Clock) -> None:
+    def __init__(
+        self, engine: Engine, standing: Standing, clock: Clock, *, recovers: bool = False
+    ) -> None:
         self._engine = engine
+        self._recovers = recovers
         self._standing = standing
         self._clock = clock
         self._runs: _Runs = []
@@ -165,7 +169,7 @@ class Transfer:
         """Moves the state, and frees it meanwhile; what fails leaves it in parts.
 
         Raises:
-            TransportError: it ends the job; says what this rank holds.
+            LostStateError: says what this rank holds.
         """
         arrival, error = attempt(self._arrive)
         try:
@@ -175,7 +179,7 @@ class Transfer:
             # Not from it: it tells of a switch that can be given up.
             raise self._in_parts(failed) from failed.__cause__
 
-    def _in_parts(self, error: Exception) -> TransportError:
+    def _in_parts(self, error: Exception) -> LostStateError:
         lanes = zip(self._standing.routes, self._controls, strict=True)
         held = "; ".join(
             f"{route.moves.lane} memory: of {route.schedule.num_stages} stages "
@@ -183,14 +187,19 @@ class Transfer:
             "which free what only these have read"
             for route, control in lanes
         )
-        return TransportError(
+        then = (
+            "no way leads back: all members let go of their parts, and take the state from their "
+            "snapshots or a checkpoint"
+            if self._recovers
+            else "no way leads back, and no rank may train on: end the job, and start it from its "
+            "last checkpoint"
+        )
+        return LostStateError(
             "session: the switch was decided, and failed before the new state stood: "
             f"{first_line(error)}\n"
             f"  this rank has its parts of source and target: {held}\n"
             "  expected all ranks to live until the state has arrived: mode='stream' frees the "
-            "source meanwhile\n"
-            "  no way leads back, and no rank may train on: end the job, and start it from its "
-            "last checkpoint",
+            f"source meanwhile\n  {then}",
             retryable=False,
         )
 

@@ -15,6 +15,14 @@ from dynatrain.layout import Layout
 from dynatrain.train_state import Stateful, TrainState
 
 
+@dataclass(frozen=True)
+class Unused:
+    """A state that a rank holds and nobody goes on with, and the world that it is of."""
+
+    state: TrainState | None
+    world: World | None
+
+
 @dataclass
 class Present:
     """What a rank is now: its place, its state, and what it keeps across switches.
@@ -31,6 +39,7 @@ class Present:
             the others may be in another world.
         held: what this rank holds of a state of which no live one is left; it is its source then.
         own_kept: states of kept objects that come with ``held``, by ``keep.name``, decoded.
+        unused: what it has beside its source, until a switch is decided.
     """
 
     seed: int
@@ -42,6 +51,7 @@ class Present:
     undecided: str = ""
     held: Held | None = None
     own_kept: dict[str, Any] = field(default_factory=dict)
+    unused: Unused | None = None
 
     @property
     def source(self) -> Source:

@@ -203,7 +203,8 @@ def _with_memory(engine: Engine, blueprint: Blueprint, routes: list[Route] | Non
     target = engine.at_boundary(lambda: _materialized(engine, blueprint, fresh, staging))
     standing = Standing(blueprint, blueprint.source, target, routes, fresh)
     if blueprint.streams:
-        streams = streams_of(engine, blueprint, target, routes)
+        taken = routes
+        streams = engine.at_boundary(lambda: streams_of(engine, blueprint, target, taken))
         routes = [replace(r, streaming=each) for r, each in zip(routes, streams, strict=True)]
         fresh = bytes_ahead(blueprint.source, target)
         return _with_runs(engine, replace(standing, routes=routes, fresh_bytes=fresh))

@@ -59,8 +59,8 @@ def run(
     Raises:
         LayoutError: replicas differ, or the target does not take what is no tensor.
         TransportError: a peer failed, or another state arrived than was moved. In all cases the
-            source is as it was, but where it was being freed already: then there is none, the rank
-            is undecided, and the error ends the job.
+            source is as it was, but where it was being freed already: LostStateError then, and the
+            rank is undecided, or in the new world without a state.
     """
     report, clock = telling.report, telling.clock
     if "replicas" in engine.options.verify:
@@ -68,7 +68,7 @@ def run(
             check_replicas(engine, standing.blueprint.source_map, standing.source)
     target = standing.blueprint.called.seats
     left, _ = attempt(lambda: _left_behind(engine, standing))  # the others are in the next exchange
-    transfer = Transfer(engine, standing, clock)
+    transfer = Transfer(engine, standing, clock, recovers=vote.recovers)
     transfer.read(lambda: present.kept_states(target))
     streams = standing.blueprint.streams
     if streams:

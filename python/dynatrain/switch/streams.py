@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Mapping, Sequence
 
+import torch
+
 from dynatrain import _native
-from dynatrain.adapters.port import Inventory, Storages
+from dynatrain.adapters.port import Storages
 from dynatrain.generation.engine import Engine, Side
 from dynatrain.generation.lanes import HOST
 from dynatrain.switch.blueprint import Blueprint
 from dynatrain.switch.route import Route
 
 _NONE = Storages((), (), (), {})
+#: In place of memory that is not freed.
+_NOTHING = torch.UntypedStorage(0)  # type: ignore[no-untyped-call]
 
 
 def streams_of(
@@ -21,9 +25,10 @@ def streams_of(
 
     A storage belongs to the lane of its tensors. What the target has as well, as memory that is
     lent to it or a part of the state that build handed over again, stays as it is; so does what
-    cannot be freed. Of the target, what is empty is taken.
+    cannot be freed, and what this rank holds of a state that is not live. Of the target, what is
+    empty is taken.
     """
-    source, taken = _storages(blueprint.source.inventory), _storages(target.inventory)
+    source, taken = _storages(blueprint.source), _storages(target)
     shared = frozenset(source.keys) & frozenset(taken.keys)
     lacking = {name for name, (number, _) in taken.of_tensor.items() if number in taken.empty}
     found = []
@@ -47,7 +52,7 @@ def streams_of(
 
 def bytes_ahead(source: Side, target: Side) -> int:
     """What the target has of memory that is neither the source's nor left empty."""
-    taken, held = _storages(target.inventory), _storages(source.inventory)
+    taken, held = _storages(target), _storages(source)
     shared = frozenset(held.keys)
     return sum(
         size
@@ -60,8 +65,12 @@ def _numbers(storages: Storages, keys: Collection[Hashable]) -> set[int]:
     return {number for number, key in enumerate(storages.keys) if key in keys}
 
 
-def _storages(inventory: Inventory | None) -> Storages:
-    return _NONE if inventory is None else inventory.storages()
+def _storages(side: Side) -> Storages:
+    """Where the tensors of a side lie; copies of a state that is not live are not to be freed."""
+    if side.held is not None:
+        of_tensor = dict.fromkeys(side.table.names(), (0, 0))
+        return Storages((_NOTHING,), ("held",), (0,), of_tensor, fixed=frozenset({0}))
+    return _NONE if side.inventory is None else side.inventory.storages()
 
 
 def _of_lane(

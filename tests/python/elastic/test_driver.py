@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -15,7 +16,7 @@ from driven_members import (
     voting,
 )
 from dynatrain import BudgetError, LayoutError, TransportError
-from dynatrain._errors import like
+from dynatrain._errors import LostStateError, like
 from dynatrain.elastic.asked import Asked
 from dynatrain.elastic.attempts import members_of
 
@@ -33,11 +34,13 @@ def test_a_member_that_fails_before_its_vote_says_no_and_trains_on():
 def test_an_attempt_that_is_prepared_while_another_is_installed_stays():
     driver, _, part = driven(voting(), Asked("install"), Asked("switch", 2, 4), Asked("install"))
     part.asked.append(Asked("train"))
-    driver._ready[2] = replace(driver._ready[1], generation=FakeGeneration(), world=3)
+    first = driver._attempts.find(1)
+    driver._attempts.stand(2, replace(first, generation=FakeGeneration(), world=3))
 
     assert driver.may_train()
     assert part.told == ["yes", "yes"]
-    assert not driver._ready
+    assert driver._attempts.find(1) is None
+    assert driver._attempts.find(2) is None
 
 
 # Whether it has voted decides whether it may train on.
@@ -169,11 +172,11 @@ def test_nobody_but_the_session_holds_a_target_while_it_switches():
     seen = []
 
     def go(vote):
-        seen.extend(driver._ready[1].standing)
+        seen.extend(driver._attempts.find(1).standing)
         raise BudgetError("no room", 1, 0)
 
     driver, session, _ = driven(go, Asked("train"))
-    driver._ready[1].standing.append("the target")
+    driver._attempts.find(1).standing.append("the target")
     driver.may_train()
 
     assert session.adopted == "the target"
@@ -205,7 +208,7 @@ def test_a_member_that_fails_behind_its_vote_does_not_train_on():
 @pytest.mark.parametrize("error", [LayoutError("of a callback"), ValueError("of a callback")])
 def test_what_a_callback_raises_behind_the_decision_undoes_nothing(error):
     driver, session, part = driven(voting(error), Asked("install", 1))
-    former, ready = driver._present, driver._ready[1]
+    former, ready = driver._present, driver._attempts.find(1)
 
     with pytest.raises(type(error), match="of a callback"):
         driver.may_train()
@@ -217,7 +220,7 @@ def test_what_a_callback_raises_behind_the_decision_undoes_nothing(error):
 # Gloo takes 40 ms to end groups: twice as long as the switch that all have waited for.
 def test_groups_of_an_attempt_that_is_given_up_do_not_hold_up_training():
     driver, _, part = driven(voting())
-    dropped = driver._ready[1].generation
+    dropped = driver._attempts.find(1).generation
     part.asked = [Asked("discard", 1), Asked("train")]
 
     assert driver.may_train()
@@ -242,3 +245,52 @@ def test_a_step_that_keeps_failing_is_the_scripts_error():
     part.asked = []
 
     assert [driver.survives(DistNetworkError("again")) for _ in range(4)] == [True] * 3 + [False]
+
+
+def losing(text="no rank may train on"):
+    """A switch that is decided, and whose state is lost on its way."""
+    return voting(LostStateError(text, retryable=False))
+
+
+# The machine lets the step of a committed world begin at once: it would be one on parts of a state.
+def test_a_member_whose_state_is_lost_on_the_way_trains_no_step_before_a_halt():
+    asked = (Asked("install", 1), Asked("train"), Asked("stop", why=("", "a step failed")))
+    driver, session, part = driven(losing(), *asked, Asked("end", why=("released", "")))
+
+    assert not driver.may_train()
+    assert part.told == ["yes", "step broke", "stopped"]
+    assert session.went_back == 0
+    assert driver._present is not None
+
+
+# Its own code may be what fails: nobody else is lost, and it would fail so for ever.
+def test_a_state_that_is_lost_again_and_again_ends_the_member():
+    driver, _, part = driven(losing("its own code"))
+    attempt = driver._attempts.find(1)
+    kinds = ("switch", "install", "train", "stop", "train")
+    for _ in range(3):
+        part.asked = [Asked(kind, 1, 3) for kind in kinds]
+        driver._attempts.stand(1, attempt)
+        assert driver.may_train()
+
+    part.asked = [Asked(kind, 1, 3) for kind in kinds]
+    driver._attempts.stand(1, attempt)
+    with pytest.raises(LostStateError, match="its own code"):
+        driver.may_train()
+
+
+# Who hangs in the exchanges of a switch that was decided hears of a death by their end alone.
+@pytest.mark.parametrize("kind", ["stop", "end"])
+def test_a_halt_behind_the_decision_ends_the_exchanges_of_the_switch(kind):
+    later = Asked(kind, why=("lost", "it was silent"))
+
+    def go(vote):
+        vote("dp=2", 0)
+        return generation.aborted
+
+    driver, _, _ = driven(go, Asked("install", 1), later, Asked("train"))
+    generation = driver._attempts.find(1).generation
+    with suppress(TransportError):
+        driver.may_train()
+
+    assert generation.aborted == ["a member is lost" if kind == "stop" else "this member has ended"]

@@ -163,6 +163,10 @@ class Given:
     def next(self):
         return self.asked.pop(0)
 
+    @property
+    def waiting(self):
+        return [*self.asked]
+
     def moved(self, attempt):
         """Nobody hears the vote."""
 
@@ -177,7 +181,7 @@ def attempt():
     slices = Slices(lambda: ask(Asked("slice", 7)), SECONDS)
     facts = {"source": SEATS, "target": Layout(tp=2), "epoch": 0, "world": 2, "version": None}
     ready = Ready(generation=generation, slices=slices, **facts)
-    driver._ready[7] = ready
+    driver._attempts.stand(7, ready)
     return SimpleNamespace(driver=driver, session=session, generation=generation, ready=ready)
 
 
@@ -230,7 +234,7 @@ def test_a_change_is_prepared_ahead_unless_all_are_told_otherwise(
     attempt.driver.events.tell()
 
     assert [each.host for each in met[0].each] == ["one", "one"]  # one machine, as the bytes go
-    assert attempt.driver._ready[8].standing == ([] if cold_because else ["the target"])
+    assert attempt.driver._attempts.find(8).standing == ([] if cold_because else ["the target"])
     text = ", in the stop: it could not be prepared beside training ({})"
     why = text.format("member 2 cannot prepare: other tensors") if cold_because else ""
     assert [each.text for each in told] == [f"attempt 8: dp=2 -> dp=1{why}"]
