@@ -3,6 +3,7 @@
 #include "dynatrain/kernels/cuda_copier.hpp"
 
 #include "torch/bind.hpp"
+#include "torch/landed_parts.hpp"
 #include "torch/state_table.hpp"
 #include "torch/streaming_run.hpp"
 #include <map>
@@ -186,6 +187,15 @@ void bind_streaming(py::module_& m) {
         return py::bytes(largest_last_reads(encoded));
       },
       py::arg("encoded"));
+  m.def(
+      "landed_parts",
+      [](const std::vector<std::pair<const Schedule*, int>>& schedules_and_stages,
+         const ShardMap& map,
+         const PlacesByName& places) { return landed_parts(schedules_and_stages, map, places); },
+      py::arg("schedules_and_stages"),
+      py::arg("map"),
+      py::arg("places"),
+      NoGil());
   py::class_<RunControl>(m, "RunControl")
       .def(py::init<>())
       .def_property_readonly("landed_stages",

@@ -83,11 +83,15 @@ void bind_packing(py::module_& m) {
              Copier& copier,
              HostRun& run,
              const std::vector<Token>& after,
-             double timeout_s) { self.copy(copier, run, after, deadline_in(to_ms(timeout_s))); },
+             double timeout_s,
+             std::int64_t begin_bytes) {
+            self.copy(copier, run, after, deadline_in(to_ms(timeout_s)), begin_bytes);
+          },
           py::arg("copier"),
           py::arg("run"),
           py::arg("after"),
           py::arg("timeout_s"),
+          py::arg("begin_bytes") = 0,
           NoGil());
   m.def("packed_boxes", &boxes_of, py::arg("blob"));
   m.def("packed_table",

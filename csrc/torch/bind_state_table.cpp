@@ -186,6 +186,7 @@ void bind_state_table(py::module_& m) {
       .def("hash", &StateTable::hash, NoGil())
       .def("signature", &StateTable::signature, NoGil())
       .def("with_names", &StateTable::with_names, py::arg("names"))
+      .def("only", &StateTable::only, py::arg("names"))
       .def("names", &names_of)
       .def("data_ptrs", &addresses_of)
       .def("__len__", &StateTable::size);

@@ -79,11 +79,13 @@ PackedState::PackedState(const StateTable& table, int rank)
 void PackedState::copy(Copier& copier,
                        HostRun& run,
                        std::span<const Token> after,
-                       Deadline deadline) const {
-  if (run.size_bytes() < size_bytes()) {
+                       Deadline deadline,
+                       std::int64_t begin_bytes) const {
+  if (begin_bytes < 0 || run.size_bytes() - begin_bytes < size_bytes()) {
     throw LayoutError("layout: a state of " + std::to_string(size_bytes()) +
                       " bytes does not fit a run of " + std::to_string(run.size_bytes()) +
-                      "\n  nothing was copied\n  make the run as long");
+                      " from byte " + std::to_string(begin_bytes) +
+                      " on\n  nothing was copied\n  make the run as long");
   }
   auto work = std::make_unique<PackingCopies>();
   const BufferId packed{static_cast<std::int64_t>(memory_.size())};
@@ -91,7 +93,7 @@ void PackedState::copy(Copier& copier,
     work->addresses.set(
         BufferId{static_cast<std::int64_t>(i)}, memory_[i].base, memory_[i].size_bytes);
   }
-  work->addresses.set(packed, run.data(), run.size_bytes());
+  work->addresses.set(packed, run.data() + begin_bytes, run.size_bytes() - begin_bytes);
   for (const PackedPiece& piece : packing_.pieces) {
     CopyDescriptor copy;
     copy.src = BufferId{static_cast<std::int64_t>(piece.index)};

@@ -47,10 +47,14 @@ class PackedState {
   [[nodiscard]] std::int64_t size_bytes() const { return packing_.size_bytes; }
   /// What the run holds, for join_packed().
   [[nodiscard]] std::string blob() const { return encode_descriptors(packing_.held); }
-  /// Copies all tensors to the begin of `run`, once `after` are done, and waits for it.
+  /// Copies all tensors to `run`, from `begin_bytes` on, once `after` are done, and waits for it.
   /// Errors   LayoutError where the run is too short; TransportError at the deadline. A copy that
   ///          has not ended half a minute later keeps the run, which is given up.
-  void copy(Copier& copier, HostRun& run, std::span<const Token> after, Deadline deadline) const;
+  void copy(Copier& copier,
+            HostRun& run,
+            std::span<const Token> after,
+            Deadline deadline,
+            std::int64_t begin_bytes = 0) const;
 
  private:
   Packing packing_;

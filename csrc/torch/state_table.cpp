@@ -51,6 +51,17 @@ StateTable StateTable::with_names(const NewNames& names) const {
   return out;
 }
 
+StateTable StateTable::only(const std::set<std::string>& names) const {
+  StateTable out;
+  out.meshes_ = meshes_;
+  for (std::size_t i = 0; i < size(); ++i) {
+    if (names.contains(descriptors_[i].tensor.name)) {
+      out.add(descriptors_[i], memory_[i]);
+    }
+  }
+  return out;
+}
+
 std::string StateTable::encode_as(std::span<const int> ranks) const {
   for (const Descriptor& descriptor : descriptors_) {
     for (const int rank : descriptor.mesh.ranks) {

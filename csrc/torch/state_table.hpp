@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <set>
 #include <span>
 #include <string>
 #include <unordered_map>
@@ -35,6 +36,9 @@ class StateTable {
   /// for. Errors: LayoutError when the table lacks a tensor or has a new name already.
   using NewNames = std::vector<std::pair<std::string, std::string>>;
   [[nodiscard]] StateTable with_names(const NewNames& names) const;
+
+  /// Some of the tensors; names that it lacks are passed over.
+  [[nodiscard]] StateTable only(const std::set<std::string>& names) const;
 
   [[nodiscard]] const Mesh& mesh(int index) const;
   [[nodiscard]] std::size_t size() const { return descriptors_.size(); }

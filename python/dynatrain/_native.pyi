@@ -6,7 +6,7 @@ are two lists, ``begin`` and ``end``, with one entry per dimension; ranges are h
 are plain integers (``Tensor.data_ptr()``); whoever passes one keeps the memory alive.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from typing import Any
 
 __version__: str
@@ -268,6 +268,9 @@ class StateTable:
         Raises LayoutError when the table lacks a tensor, or has a new name already.
         """
 
+    def only(self, names: Set[str]) -> StateTable:
+        """Some of the tensors; names that the table lacks are passed over."""
+
     def encode_as(self, ranks: Sequence[int]) -> bytes:
         """The bytes to publish where the rank r of a mesh is ``ranks[r]`` of those that hear it."""
 
@@ -317,8 +320,15 @@ class PackedState:
     def blob(self) -> bytes:
         """What the run holds, for packed_table()."""
 
-    def copy(self, copier: Copier, run: HostRun, after: Sequence[Token], timeout_s: float) -> None:
-        """Copies all tensors to the begin of ``run`` once ``after`` are done, and waits for it.
+    def copy(
+        self,
+        copier: Copier,
+        run: HostRun,
+        after: Sequence[Token],
+        timeout_s: float,
+        begin_bytes: int = 0,
+    ) -> None:
+        """Copies all tensors to ``run``, from ``begin_bytes`` on, once ``after`` are done; waits.
 
         Raises LayoutError where the run is too short, TransportError at the deadline.
         """
@@ -668,6 +678,16 @@ def last_reads(schedule: Schedule, source: ShardMap) -> bytes:
 
 def largest_last_reads(encoded: Sequence[bytes]) -> bytes:
     """The last stage in which any rank reads each tensor, of what each has."""
+
+def landed_parts(
+    schedules_and_stages: Sequence[tuple[Schedule, int]],
+    map: ShardMap,
+    places: Mapping[str, tuple[int, int]],
+) -> StateTable:
+    """What the first stages of some schedules have brought to this rank's target, by boxes.
+
+    ``places`` has the address of each tensor that has memory, and how many bytes are there.
+    """
 
 class Executor:
     """Runs schedules of one rank. One run at a time; it may be used again."""

@@ -109,10 +109,10 @@ def join(  # noqa: PLR0913 - the settings of a session, all but two with default
         transport: see there.
         verify: see there.
         seed: see there.
-        mode: see there; the coordinator's decision comes first where a switch streams. A member
-            that is lost behind it takes the state of all with it: they go on from snapshots or a
-            checkpoint, and have as much host memory or disk for these as they are told to here.
-            What a member holds of another version goes before its part of the new one is taken.
+        mode: see there; the coordinator's decision comes first where a switch streams. What fails
+            behind it leaves each member with parts of two states, which it copies to host memory
+            where that has room for them; the state comes from these where they are all of it, else
+            from a snapshot or a checkpoint.
         snapshot_every: steps after which each member copies its state to host memory and, beside
             training, to a member on another host: what dies with a member comes from there, and all
             go back to that step. Copies are made at completed steps that it divides, and once more
@@ -249,11 +249,11 @@ def _snapshots(
     copied: Callable[[int, bool], None],
 ) -> Snapshots | None:
     """Those of a member; None where none are wanted."""
-    every, folder = options.checkpoint_every, options.checkpoint_dir
-    if options.snapshot_every is None and every is None:
-        return None
+    folder = options.checkpoint_dir
     checkpoints = None if folder is None else CheckpointFolder(folder)
-    cadence = Cadence(options.snapshot_every, every, checkpoints)
+    cadence = Cadence(options.snapshot_every, options.checkpoint_every, checkpoints)
+    if cadence.is_idle and options.mode == "retain":
+        return None  # else there is what a switch may leave in parts
     part = session._part
     after = part.engine.after_training
     means = Means(device, options.num_threads, options.timeout, after, note, copied)

@@ -42,6 +42,11 @@ class Asked:
         return Asked(kind, facts[0])
 
     @property
+    def cuts_because(self) -> str:
+        """Why what waits for others is ended by a stop or an end, in words."""
+        return "a member is lost" if self.kind == "stop" else "this member has ended"
+
+    @property
     def ends_waits(self) -> bool:
         """Whether the training thread has to hear it wherever it waits for other members."""
         return self.kind in ("stop", "discard", "end")

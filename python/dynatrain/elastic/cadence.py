@@ -22,6 +22,11 @@ class Cadence:
     folder: CheckpointFolder | None = None
 
     @property
+    def is_idle(self) -> bool:
+        """Whether no copies are made at all."""
+        return self.snapshot_every is None and self.checkpoint_every is None
+
+    @property
     def every(self) -> int:
         """Steps between two copies."""
         return self.snapshot_every or self.checkpoint_every or 1

@@ -51,6 +51,11 @@ class CopiedState:
     notes: frozenset[SlotNote]
     on_host: frozenset[str]
 
+    @staticmethod
+    def of_parts(member: str, on_host: frozenset[str]) -> CopiedState:
+        """Of tensors alone, which are of no world; without a version or a run."""
+        return CopiedState(0, "", -1, member, 0, b"", {}, None, {}, frozenset(), on_host)
+
 
 @dataclass
 class Snapshot:
@@ -231,10 +236,8 @@ class StateReader:
             self._known = table, _native.PackedState(table, now.world.rank)
         return inventory, self._known[1]
 
-    def told(
-        self, inventory: Any, packed: _native.PackedState, version: int, member: str
-    ) -> CopiedState:
-        """What is to be told of a copy of the state that ``inventory`` has read."""
+    def told(self, inventory: Any, version: int, member: str) -> CopiedState:
+        """What is to be told of a copy of the state that ``inventory`` has read, but for a run."""
         adapter, now = self._adapter, self._now
         assert now.state is not None
         kept = now.states_of_kept(per_rank=False)
@@ -248,8 +251,8 @@ class StateReader:
             str(now.layout),
             version,
             member,
-            packed.size_bytes,
-            packed.blob(),
+            0,
+            b"",
             encoded(adapter, adapter.values(inventory), kept),
             apart,
             copies,

@@ -26,6 +26,7 @@ from dynatrain.elastic.events import Events
 from dynatrain.elastic.failed_steps import FailedSteps
 from dynatrain.elastic.part import Part
 from dynatrain.elastic.ready import Ready, uncovered
+from dynatrain.elastic.rescue import RescueOfParts
 from dynatrain.elastic.rounds import Begins
 from dynatrain.elastic.slices import Slices
 from dynatrain.elastic.snapshots import Snapshots
@@ -77,7 +78,8 @@ class Driver:
         self._wishes, self._snapshots = wishes, snapshots
         self._attempts = Underway()
         self._present: Generation | None = None
-        session.vote_by(Vote(self._vote, lambda: self._vote_is != _OPEN, recovers=True))
+        rescue = None if snapshots is None else RescueOfParts(snapshots, session)
+        session.vote_by(Vote(self._vote, lambda: self._vote_is != _OPEN, rescue))
         self._attempt, self._vote_is = 0, _OPEN  #: the switch under way, this member's vote in it
         self._has_finished = False  #: the script has done its last step
         self._lacks_state = False  #: that of the present world was lost on its way here
@@ -158,7 +160,7 @@ class Driver:
             self.events.note("halted", asked.why[1])
         if self._lets_switch_end(asked):
             return
-        why = _why_cut(asked)
+        why = asked.cuts_because
         if not (self._has_finished and asked.why[0] == "finished"):  # no step needs an end
             self._session.abort(why)
         if asked.kind == "end":
@@ -388,13 +390,9 @@ class Driver:
             self._vote_is = _DECIDED
             for later in self.part.waiting:  # it was asked before that was known
                 if later.ends_waits and not self._lets_switch_end(later):
-                    self._attempts.abort(self._attempt, _why_cut(later))
+                    self._attempts.abort(self._attempt, later.cuts_because)
             return
         if asked.kind == "discard":
             self._vote_is = _OPEN
             raise given_up(target, epoch)
         raise undecided(target, f"{asked.kind} {asked.why}")
-
-
-def _why_cut(asked: Asked) -> str:
-    return "a member is lost" if asked.kind == "stop" else "this member has ended"

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch._C._distributed_c10d import PrefixStore, Store
 
 from dynatrain import _native
-from dynatrain.adapters.port import Adapter
+from dynatrain.adapters.port import Adapter, Inventory
 from dynatrain.elastic.cadence import Cadence
 from dynatrain.elastic.checkpoint_folder import CheckpointFolder
-from dynatrain.elastic.copies import Snapshot, SnapshotSlots, StateReader
+from dynatrain.elastic.copies import CopiedState, Snapshot, SnapshotSlots, StateReader
 from dynatrain.elastic.missing import Read
 from dynatrain.elastic.partners import Brought
 from dynatrain.elastic.rounds import GROWN, Begins, Means, Rounds
@@ -24,6 +25,25 @@ from dynatrain.given import described
 from dynatrain.switch.present import Present
 
 _log = logging.getLogger("dynatrain.elastic")
+
+
+@dataclass(frozen=True)
+class Noted:
+    """A state as it was before a switch that frees it.
+
+    Attributes:
+        inventory: of it.
+        table: of its tensors.
+        rank: of this member in its meshes.
+        told: what a copy would tell, without a version or a run.
+        own_kept: state of kept objects that belong to this rank, encoded.
+    """
+
+    inventory: Inventory
+    table: _native.StateTable
+    rank: int
+    told: CopiedState
+    own_kept: dict[str, bytes]
 
 
 class Snapshots:
@@ -81,6 +101,8 @@ class Snapshots:
             each = members.each[:num_trainers]
             return Members(members.name, members.rank, each, own, connections=connections)
 
+        if self._cadence.is_idle:
+            return
         if trains and (num_trainers > 1 or self._cadence.folder is not None):
             self._begin(trainers)
 
@@ -157,7 +179,8 @@ class Snapshots:
                 size = packed.size_bytes
                 if slot.run is None or slot.run.size_bytes < size:
                     return Brought(None, 0, size, GROWN)
-                state = self._reader.told(inventory, packed, version, self._member)
+                told = self._reader.told(inventory, version, self._member)
+                state = replace(told, size_bytes=size, blob=packed.blob())
                 slot.own_kept = self._reader.own_kept()
                 seconds = self._means.timeout.total_seconds()
                 packed.copy(self._made_copier(), slot.run, [*self._means.after()], seconds)
@@ -175,6 +198,48 @@ class Snapshots:
                 else _native.CudaCopier(device.index)
             )
         return self._copier
+
+    # ---- where a switch frees its source --------------------------------------------------------
+
+    def read(self) -> Noted | None:
+        """What a copy of the present state would tell, and where that lies; None without one."""
+        now = self._now
+        if now.state is None or now.world is None:
+            return None
+        inventory = self._adapter.inventory(now.state)
+        told = self._reader.told(inventory, -1, self._member)
+        own_kept = self._reader.own_kept()
+        return Noted(inventory, inventory.table(), now.world.rank, told, own_kept)
+
+    def keep(
+        self,
+        version: int,
+        parts: Sequence[tuple[CopiedState, _native.PackedState]],
+        own_kept: dict[str, bytes],
+    ) -> None:
+        """Copies parts of a version, two at most, in place of what is not whole everywhere yet.
+
+        It is a version as any other then, of which other members have other parts.
+
+        Raises:
+            BudgetError: this host has no memory for them.
+            What the copier raises.
+        """
+        self.halt()
+        slot, size = self._slots.spare, sum(packed.size_bytes for _, packed in parts)
+        slot.forget()
+        slot.make_room(size, self._means.device)
+        run, begin, kept = slot.run, 0, []
+        assert run is not None
+        seconds = self._means.timeout.total_seconds()
+        for number, (state, packed) in enumerate(parts):
+            end = begin + packed.size_bytes
+            packed.copy(self._made_copier(), run, [*self._means.after()], seconds, begin)
+            slot.sums[number] = run.sum(begin, end)
+            kept.append(replace(state, version=version, size_bytes=end - begin, blob=packed.blob()))
+            begin = end
+        slot.own_kept = own_kept
+        slot.own, slot.other = kept[0], kept[1] if kept[1:] else None
 
     # ---- after a loss --------------------------------------------------------------------------
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from dynatrain._errors import Error, LostStateError, ends_job
 from dynatrain.adapters.port import Adapter
 from dynatrain.given import described
 from dynatrain.switch.present import Present
+from dynatrain.switch.remains import Remains, Rescue
 from dynatrain.switch.standing import Standing
 
 _log = logging.getLogger("dynatrain.session")
@@ -28,12 +29,23 @@ class Vote:
         cast: votes for a target, in words, after an epoch; raises where it is not to be installed.
         may_count: whether others may have heard the vote; asked where ``cast`` has raised what is
             none of the family's.
-        recovers: whether a state that is lost behind a vote may come from elsewhere.
+        rescue: keeps what is left where the state is lost behind a vote, and comes from such parts
+            or from elsewhere; None where it does not come at all.
     """
 
     cast: Callable[[str, int], None]
     may_count: Callable[[], bool] = lambda: True
-    recovers: bool = False
+    rescue: Rescue | None = None
+
+
+class Stream(Protocol):
+    """The bytes of a switch whose source is freed while its target arrives."""
+
+    def stream(self) -> None:
+        """Moves them. Raises LostStateError."""
+
+    def remains(self) -> Remains:
+        """What has landed where it has failed."""
 
 
 def decide(
@@ -41,7 +53,7 @@ def decide(
     vote: Vote,
     present: Present,
     standing: Standing,
-    stream: Callable[[], None] | None = None,
+    stream: Stream | None = None,
 ) -> None:
     """Votes, then installs the target. Collective; to be called with signals held off.
 
@@ -63,6 +75,8 @@ def decide(
     """
     target, epoch = str(standing.blueprint.called.layout), present.epoch
     present.undecided = _VOTES
+    if stream is not None and vote.rescue is not None:
+        vote.rescue.note()
     try:
         vote.cast(target, epoch)
     except Error as error:
@@ -75,9 +89,10 @@ def decide(
         present.undecided = _STREAMS
         _end_unused(adapter, present, target)
         try:
-            stream()
+            stream.stream()
         except LostStateError:
-            if vote.recovers:
+            if (rescue := vote.rescue) is not None:
+                _let_go("its parts", lambda: rescue.keep(stream.remains()))
                 _install(adapter, present, standing, stands=False)
             raise
     present.undecided = _INSTALLS

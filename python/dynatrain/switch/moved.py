@@ -19,6 +19,7 @@ from dynatrain.report import Span
 from dynatrain.switch.clock import Clock
 from dynatrain.switch.fingerprints import Share, fingerprint_text, together_if_asked
 from dynatrain.switch.questions import check_replicas
+from dynatrain.switch.remains import Remains, remains_of
 from dynatrain.switch.standing import Standing
 from dynatrain.switch.values import Handed, publish_values, read_values, taken_by_any
 
@@ -179,6 +180,10 @@ class Transfer:
             # Not from it: it tells of a switch that can be given up.
             raise self._in_parts(failed) from failed.__cause__
 
+    def remains(self) -> Remains:
+        """What has landed of the target where the stream has failed."""
+        return remains_of(self._standing, self._controls)
+
     def _in_parts(self, error: Exception) -> LostStateError:
         lanes = zip(self._standing.routes, self._controls, strict=True)
         held = "; ".join(
@@ -188,8 +193,8 @@ class Transfer:
             for route, control in lanes
         )
         then = (
-            "no way leads back: all members let go of their parts, and take the state from their "
-            "snapshots or a checkpoint"
+            "no way leads back: all members keep their parts in host memory where there is room; "
+            "the state comes from these, or from snapshots or a checkpoint"
             if self._recovers
             else "no way leads back, and no rank may train on: end the job, and start it from its "
             "last checkpoint"

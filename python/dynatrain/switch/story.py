@@ -68,7 +68,7 @@ def run(
             check_replicas(engine, standing.blueprint.source_map, standing.source)
     target = standing.blueprint.called.seats
     left, _ = attempt(lambda: _left_behind(engine, standing))  # the others are in the next exchange
-    transfer = Transfer(engine, standing, clock, recovers=vote.recovers)
+    transfer = Transfer(engine, standing, clock, recovers=vote.rescue is not None)
     transfer.read(lambda: present.kept_states(target))
     streams = standing.blueprint.streams
     if streams:
@@ -77,7 +77,7 @@ def run(
         transfer.move(telling.after)
     with clock.phase("commit"):
         joined = present.world is None
-        decide(engine.adapter, vote, present, standing, transfer.stream if streams else None)
+        decide(engine.adapter, vote, present, standing, transfer if streams else None)
         moved = transfer.moved
         errors, anew = _follow(engine.adapter, present, moved.published, report.step, joined=joined)
     report.fingerprint_before = report.fingerprint_after = moved.fingerprint
