@@ -73,7 +73,7 @@ def train_step(state, world, step):
     return loss.item()
 
 
-def member(address, secret, told, hurry, snapshot_every):
+def member(address, secret, told, hurry, options):
     """Takes part in the job, and writes what it does to the file ``told``."""
     from dynatrain.join import join
 
@@ -92,7 +92,7 @@ def member(address, secret, told, hurry, snapshot_every):
             initialize=jobs.initialize,
             timeout_s=float(TIMEOUT_S),
             verify=("sums", "fingerprint"),
-            snapshot_every=snapshot_every,
+            **options,
         )
         try:
             for step in session.steps(TOTAL):
@@ -112,10 +112,10 @@ def member(address, secret, told, hurry, snapshot_every):
 class Member:
     """A process of the job, and what it has written."""
 
-    def __init__(self, context, job, number, snapshot_every):
+    def __init__(self, context, job, number, options):
         self.path = job.folder / f"member-{number}"
         files = (str(job.secret), str(self.path), str(job.hurry))
-        args = (job.address, *files, snapshot_every)
+        args = (job.address, *files, options)
         self.process = context.Process(target=member, args=args, daemon=True)
         self.process.start()
         self.is_held = False
@@ -137,7 +137,8 @@ class Chaos:
 
     Args:
         folder: for its files.
-        seed: of what happens; members of a job with an odd one make snapshots.
+        seed: of what happens; members of a job with an odd one make snapshots, and stream where three
+            divides it.
     """
 
     def __init__(self, folder, seed):
@@ -145,7 +146,11 @@ class Chaos:
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["torch", "torch.distributed.fsdp", "elastic_chaos"])
         self.job = Job(folder, LAYOUTS)
-        self.snapshot_every = 15 if seed % 2 else None
+        streams = seed % 6 == 3  # a death on the way takes what has no other owner with it
+        self.options = {
+            "snapshot_every": 15 if seed % 2 else None,
+            "mode": "stream" if streams else "retain",
+        }
         self.members = []
         self.happened = []
         self._to_wake = []
@@ -155,7 +160,7 @@ class Chaos:
     def refill(self):
         """Starts members until as many live as are wanted."""
         while len(self.living()) < NUM_MEMBERS:
-            made = Member(self.context, self.job, len(self.members), self.snapshot_every)
+            made = Member(self.context, self.job, len(self.members), self.options)
             self.members.append(made)
 
     def living(self):

@@ -2,6 +2,7 @@
 #include "dynatrain/kernels/cpu_copier.hpp"
 #include "dynatrain/kernels/cuda_copier.hpp"
 
+#include "schedule/last_reads_codec.hpp"
 #include "torch/bind.hpp"
 #include "torch/landed_parts.hpp"
 #include "torch/state_table.hpp"
@@ -143,7 +144,7 @@ std::unique_ptr<StreamingRun> make_streaming_run(const Schedule& schedule,
   return std::make_unique<StreamingRun>(
       schedule,
       std::pair<const ShardMap&, const ShardMap&>(*maps.first, *maps.second),
-      decoded_last_reads(last_reads_of_all),
+      decode_last_reads(last_reads_of_all, maps.first->num_tensors()),
       std::move(storages),
       kept,
       watermark);
@@ -177,7 +178,7 @@ void bind_streaming(py::module_& m) {
   m.def(
       "last_reads",
       [](const Schedule& schedule, const ShardMap& source) {
-        return py::bytes(encoded_last_reads(schedule, source.num_tensors()));
+        return py::bytes(encode_last_reads(last_reads(schedule, source.num_tensors())));
       },
       py::arg("schedule"),
       py::arg("source"));

@@ -1,26 +1,10 @@
 #include "torch/streaming_run.hpp"
 
-#include "dynatrain/base/error.hpp"
-
-#include <algorithm>
-#include <cstring>
 #include <numeric>
 #include <span>
 
 namespace dynatrain {
 namespace {
-
-std::vector<std::int32_t> words_of(const std::string& encoded) {
-  std::vector<std::int32_t> words(encoded.size() / sizeof(std::int32_t));
-  std::memcpy(words.data(), encoded.data(), words.size() * sizeof(std::int32_t));
-  return words;
-}
-
-std::string bytes_of(const std::vector<std::int32_t>& words) {
-  std::string bytes(words.size() * sizeof(std::int32_t), '\0');
-  std::memcpy(bytes.data(), words.data(), bytes.size());
-  return bytes;
-}
 
 std::int64_t sum_of(const std::vector<std::int64_t>& sizes) {
   return std::accumulate(sizes.begin(), sizes.end(), std::int64_t{0});
@@ -65,29 +49,6 @@ Streaming StreamingRun::streaming() {
           .target_offset_bytes = target_offset_bytes_,
           .memory = memory_,
           .watermark = watermark_};
-}
-
-std::string encoded_last_reads(const Schedule& schedule, std::size_t num_tensors) {
-  const std::vector<int> last = last_reads(schedule, num_tensors);
-  return bytes_of({last.begin(), last.end()});
-}
-
-std::string largest_last_reads(const std::vector<std::string>& encoded) {
-  std::vector<std::int32_t> largest = words_of(encoded.front());
-  for (const std::string& each : encoded) {
-    const std::vector<std::int32_t> words = words_of(each);
-    DYNATRAIN_CHECK(words.size() == largest.size(),
-                    "schedule: ranks read sources of different numbers of tensors");
-    std::ranges::transform(largest, words, largest.begin(), [](std::int32_t a, std::int32_t b) {
-      return std::max(a, b);
-    });
-  }
-  return bytes_of(largest);
-}
-
-std::vector<int> decoded_last_reads(const std::string& encoded) {
-  const std::vector<std::int32_t> words = words_of(encoded);
-  return {words.begin(), words.end()};
 }
 
 }  // namespace dynatrain

@@ -53,10 +53,4 @@ class StreamingRun {
   Watermark& watermark_;
 };
 
-/// last_reads() as bytes, for Python to pass on, and the largest of several, tensor by tensor.
-[[nodiscard]] std::string encoded_last_reads(const Schedule& schedule, std::size_t num_tensors);
-/// Errors   InternalError where they are of different numbers of tensors.
-[[nodiscard]] std::string largest_last_reads(const std::vector<std::string>& encoded);
-[[nodiscard]] std::vector<int> decoded_last_reads(const std::string& encoded);
-
 }  // namespace dynatrain
