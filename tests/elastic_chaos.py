@@ -24,6 +24,7 @@ from dynatrain.elastic.addresses import addresses_of
 from dynatrain.elastic.ask import ask
 from dynatrain.elastic.line import Line
 from dynatrain.elastic.secret import read_secret
+from dynatrain.switch import moved
 from elastic_jobs import TIMEOUT_S, Job
 
 HSDP = "dp=2,dp_replicate=2"
@@ -33,6 +34,8 @@ TOTAL = 1200
 NUM_MEMBERS, NUM_TRAINING = 6, 4
 #: Who was heard of since does not stand: three heartbeats, and less than a loss takes.
 HEARD_S = 1.5
+#: As long takes the state to move where it is streamed.
+_STREAM_S = 0.3
 #: What happens, and how often among all that does.
 EVENTS = {
     "kill": 50,
@@ -73,6 +76,17 @@ def train_step(state, world, step):
     return loss.item()
 
 
+def stream_slowly():
+    """Has the bytes of each switch take a moment, so that something happens in it."""
+    run = moved._run
+
+    def slowly(*given):
+        time.sleep(_STREAM_S)
+        return run(*given)
+
+    moved._run = slowly
+
+
 def member(address, secret, told, hurry, options):
     """Takes part in the job, and writes what it does to the file ``told``."""
     from dynatrain.join import join
@@ -85,6 +99,8 @@ def member(address, secret, told, hurry, options):
             file.write(json.dumps(facts) + "\n")
 
         os.dup2(file.fileno(), 2)
+        if options["mode"] == "stream":
+            stream_slowly()
         session = join(
             build,
             address,
@@ -137,8 +153,8 @@ class Chaos:
 
     Args:
         folder: for its files.
-        seed: of what happens; members of a job with an odd one make snapshots, and stream where three
-            divides it.
+        seed: of what happens; members of a job with an odd one make snapshots, and stream where it
+            is a multiple of three.
     """
 
     def __init__(self, folder, seed):
