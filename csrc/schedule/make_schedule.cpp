@@ -19,8 +19,6 @@ struct Context {
   const ScheduleOptions& options;
 };
 
-enum class Direction : std::uint8_t { kSend, kReceive };
-
 /// The lists in circle order: the peer one place on (for sends) or back (for receives) comes first.
 std::vector<const PairList*> in_circle_order(const std::vector<PairList>& lists,
                                              Direction direction,
@@ -45,13 +43,13 @@ void add_list(std::vector<Stage>& stages,
               Direction direction,
               const Context& context) {
   const auto cuts = cut_list(list.moves, context.source, static_cast<int>(stages.size()));
-  const auto runs = direct_run_elems(
+  const auto runs = dense_runs(
       list.moves, context.source, context.target, context.options.direct_threshold_bytes);
   for (std::size_t k = 0; k < stages.size(); ++k) {
     const Travel travel = choose_direct(cuts[k], list.moves, runs, context.source, context.options);
     auto& messages = direction == Direction::kSend ? stages[k].sends : stages[k].receives;
     for (StageMessage& message :
-         make_messages(travel, list, context.source, context.options.with_sums)) {
+         make_messages(travel, list, context.source, direction, context.options.with_sums)) {
       messages.push_back(std::move(message));
     }
   }

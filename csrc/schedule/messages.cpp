@@ -26,7 +26,7 @@ StageMessage pack(const Travel& travel, const PairList& list, const ShardMap& ma
     message.parts.push_back(part);
   }
   if (with_sums) {
-    const auto num_sums = static_cast<std::int64_t>(travel.packed.size() + travel.direct.size());
+    const auto num_sums = static_cast<std::int64_t>(travel.packed.size() + travel.singles.size());
     message.sums_offset_bytes = align_up(message.size_bytes, kSumBytes);
     message.size_bytes = message.sums_offset_bytes + num_sums * kSumBytes;
   }
@@ -46,17 +46,19 @@ Part to_part(const ListPart& part, const std::vector<Move>& moves) {
 std::vector<StageMessage> make_messages(const Travel& travel,
                                         const PairList& list,
                                         const ShardMap& map,
+                                        Direction direction,
                                         bool with_sums) {
   std::vector<StageMessage> messages;
-  if (!travel.packed.empty() || (with_sums && !travel.direct.empty())) {
+  if (!travel.packed.empty() || (with_sums && !travel.singles.empty())) {
     messages.push_back(pack(travel, list, map, with_sums));
   }
-  for (std::size_t i = 0; i < travel.direct.size(); ++i) {
+  for (const SinglePart& single : travel.singles) {
     StageMessage message;
     message.peer = list.peer;
-    message.ordinal = static_cast<int>(i) + 1;
-    message.direct = true;
-    message.parts.push_back(to_part(travel.direct[i], list.moves));
+    message.ordinal = messages.empty() ? 1 : messages.back().ordinal + 1;
+    message.direct =
+        direction == Direction::kSend ? single.is_direct_at_src : single.is_direct_at_dst;
+    message.parts.push_back(to_part(single.part, list.moves));
     message.part_offsets_bytes.push_back(0);
     message.size_bytes = size_of(message.parts.front(), map);
     messages.push_back(std::move(message));
@@ -68,13 +70,17 @@ std::int64_t place_messages(Stage& stage) {
   std::int64_t end = 0;
   for (std::vector<StageMessage>* messages : {&stage.sends, &stage.receives}) {
     for (StageMessage& message : *messages) {
-      if (!message.direct) {
-        message.staging_offset_bytes = end;
-        end = checked_add(end, align_up(message.size_bytes, kMessageAlignment));
+      if (message.direct) {
+        continue;
       }
+      // A single one takes no more than it would in the packed message of its pair.
+      const bool is_packed = message.ordinal == 0;
+      end = align_up(end, is_packed ? kMessageAlignment : kPartAlignment);
+      message.staging_offset_bytes = end;
+      end = checked_add(end, message.size_bytes);
     }
   }
-  return end;
+  return align_up(end, kMessageAlignment);
 }
 
 std::int64_t num_parts(const std::vector<StageMessage>& messages) {

@@ -18,7 +18,8 @@ struct ScheduleOptions {
   std::int64_t staging_budget_bytes = 256LL << 20U;
   /// A run this long that is contiguous on both ends travels alone, without staging.
   std::int64_t direct_threshold_bytes = 1LL << 20U;
-  /// Direct messages per ordered pair and stage at most; longer runs first, the rest is packed.
+  /// Single messages per ordered pair and stage at most, those first that save the most staging;
+  /// the rest is packed.
   int max_direct_per_pair = 8;
   /// Stages to aim for where memory would allow fewer, so that pack, wire and unpack overlap.
   int num_stages_to_overlap = 4;
@@ -41,18 +42,19 @@ struct Part {
 };
 
 /// One message between this rank and `peer` in one stage. Packed: parts lie one after another,
-/// each begin aligned to kPartAlignment, from staging_offset_bytes of the stage's slot on. Direct:
-/// one part, no staging.
+/// each begin aligned to kPartAlignment, from staging_offset_bytes of the stage's slot on. Single:
+/// one part, which lies without gaps in its tensor at one end or at both, and takes no staging
+/// there.
 struct StageMessage {
   int peer = 0;
-  int ordinal = 0;  ///< 0 is the packed message of the pair and stage, 1... the direct ones
-  bool direct = false;
+  int ordinal = 0;      ///< 0 is the packed message of the pair and stage, 1... the single ones
+  bool direct = false;  ///< of a single one: it lies in the tensor itself at this end
   std::vector<Part> parts;
   std::vector<std::int64_t> part_offsets_bytes;  ///< within the message; as many as parts
   std::int64_t size_bytes = 0;                   ///< on the wire, alignment and sums included
   /// Only with sums and ordinal 0: where the sums of the parts of this pair and stage begin, the
-  /// packed parts first, then the direct messages' parts by ordinal; -1 otherwise. A pair with
-  /// direct messages only still has an ordinal 0 message for its sums.
+  /// packed parts first, then the single messages' parts by ordinal; -1 otherwise. A pair with
+  /// single messages only still has an ordinal 0 message for its sums.
   std::int64_t sums_offset_bytes = -1;
   std::int64_t staging_offset_bytes = 0;  ///< within the slot; 0 for direct messages
 };

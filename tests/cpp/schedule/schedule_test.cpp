@@ -152,6 +152,27 @@ TEST(DirectMessages, LongRowsOfAStridedShardGoAlone) {
   EXPECT_EQ(schedule.staging_peak_bytes, 0);
 }
 
+// What is contiguous at one end alone takes no staging there: a copy of the state less.
+TEST(DirectMessages, AColumnShardIsPackedWhereItIsCutAndLiesWhereItGoes) {
+  const ShardMap source = equal_tensors({"w"}, {64, 128}, make_replicated_sharding({0}));
+  const auto halves = make_table_sharding({{1, {{Box{{0, 64}, {64, 128}}, View{0, {64, 1}}}}},
+                                           {0, {{Box{{0, 0}, {64, 64}}, View{0, {64, 1}}}}}});
+  const ShardMap target = equal_tensors({"w"}, {64, 128}, halves);
+  const ScheduleOptions options{.direct_threshold_bytes = 4096, .with_sums = false};
+
+  const Schedule sender =
+      make_schedule(make_plan(source, target, 0, {}), source, target, 1, options);
+  const Schedule receiver =
+      make_schedule(make_plan(source, target, 1, {}), source, target, 1, options);
+
+  ASSERT_EQ(sender.stages[0].sends.size(), 1U);
+  EXPECT_FALSE(sender.stages[0].sends[0].direct);
+  EXPECT_EQ(sender.staging_peak_bytes, 64 * 64 * 4);
+  ASSERT_EQ(receiver.stages[0].receives.size(), 1U);
+  EXPECT_TRUE(receiver.stages[0].receives[0].direct);
+  EXPECT_EQ(receiver.staging_peak_bytes, 0);
+}
+
 // Their sums need a carrier: without one the receiver could not check a direct message.
 TEST(DirectMessages, SumsTravelInAPackedMessageEvenWhenNothingElseDoes) {
   const ShardMap source = equal_tensors({"w"}, {4096}, make_replicated_sharding({0}));
