@@ -215,9 +215,14 @@ void check_record(const DecisionRecord& record, int num_ranks) {
 }  // namespace
 
 Plan part_of(const Plan& plan, const ShardMap& map, std::span<const TensorId> tensors) {
-  const auto is_wanted = [&](TensorId tensor) {
-    return std::ranges::binary_search(tensors, tensor);
-  };
+  return part_of(plan, map, [tensors](const Move& move) {
+    return std::ranges::binary_search(tensors, move.tensor);
+  });
+}
+
+Plan part_of(const Plan& plan,
+             const ShardMap& map,
+             const std::function<bool(const Move&)>& is_wanted) {
   const auto size_of = [&](const std::vector<Move>& moves) {
     std::int64_t bytes = 0;
     for (const Move& move : moves) {
@@ -227,7 +232,7 @@ Plan part_of(const Plan& plan, const ShardMap& map, std::span<const TensorId> te
     return bytes;
   };
   const auto wanted_moves = [&](std::vector<Move> moves) {
-    std::erase_if(moves, [&](const Move& move) { return !is_wanted(move.tensor); });
+    std::erase_if(moves, [&](const Move& move) { return !is_wanted(move); });
     return moves;
   };
   const auto wanted_lists = [&](const std::vector<PairList>& lists) {

@@ -5,6 +5,7 @@
 #include "dynatrain/layout/shard_map.hpp"
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -87,6 +88,10 @@ void check_same_tensors(const ShardMap& source, const ShardMap& target);
 [[nodiscard]] Plan part_of(const Plan& plan,
                            const ShardMap& map,
                            std::span<const TensorId> tensors);
+/// The moves that `is_wanted` says alone; both ends of a pair must say the same of each.
+[[nodiscard]] Plan part_of(const Plan& plan,
+                           const ShardMap& map,
+                           const std::function<bool(const Move&)>& is_wanted);
 
 /// Checks the plans of all ranks together, by other arithmetic than the planner's: every target
 /// element arrives exactly once, every src holds what it sends, both ends of a pair list the same
