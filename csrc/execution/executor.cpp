@@ -57,24 +57,13 @@ RunResult run_to_end(MakeRun make_run, const RunCall& call) {
 constexpr std::int64_t kCopiesOfNotes = 1;
 constexpr int kBatchesOfNotes = 4;
 
-std::string hex(std::uint64_t value) {
-  std::string text(16, '0');
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    text[text.size() - 1 - i] = "0123456789abcdef"[(value >> (4 * i)) & 15U];
-  }
-  return text;
-}
-
-[[noreturn]] void throw_disagreement(int rank, int peer, std::uint64_t own, std::uint64_t theirs) {
-  throw TransportError("execution: ranks " + std::to_string(rank) + " and " + std::to_string(peer) +
-                           " have different lists of moves between them\n  hash on rank " +
-                           std::to_string(rank) + ": " + hex(own) + ", on rank " +
-                           std::to_string(peer) + ": " + hex(theirs) +
-                           "\n  nothing was moved; the source state is intact\n  give all ranks "
-                           "the same layouts, tensors and decision record",
-                       peer,
-                       -1,
-                       false);
+[[noreturn]] void throw_not_in_place(int rank, const std::string& problem) {
+  throw DeviceError("execution: rank " + std::to_string(rank) +
+                    " cannot read in place all that it receives, or have all read that it sends" +
+                    (problem.empty() ? "" : ": " + problem) +
+                    "\n  expected sources of one machine that peers can map\n  nothing was moved; "
+                    "the source state is intact\n  run the two plans of map_sources, or run over "
+                    "messages (allow_one_sided = false on all ranks)");
 }
 
 }  // namespace
@@ -119,8 +108,12 @@ std::unique_ptr<PulledRun> Executor::Impl::make_mapping_run(RunInputs inputs,
                                                             Deadline deadline) {
   const std::shared_ptr<OpenSources> open_sources = open(one_sided);
   try {
-    return std::make_unique<PulledRun>(
-        std::move(inputs), ports(), open_sources, std::nullopt, deadline);
+    DividedSources made = divide_sources(
+        one_sided, ports(), {inputs.plan, inputs.source, inputs.source_memory}, deadline);
+    if (!made.plans.by_messages.sends.empty() || !made.plans.by_messages.receives.empty()) {
+      throw_not_in_place(inputs.plan.rank, made.plans.problem);
+    }
+    return std::make_unique<PulledRun>(std::move(inputs), ports(), open_sources, made.map);
   } catch (const std::exception& error) {
     transport.abort(error.what());  // the peers map, too: they must not wait for what is closed now
     throw;
@@ -135,11 +128,8 @@ std::unique_ptr<Run> Executor::Impl::make_run(RunInputs inputs, Deadline deadlin
   std::shared_ptr<OpenSources> open_sources = std::exchange(opened, nullptr);
   OneSided* const one_sided = transport.one_sided();
   if (inputs.allow_one_sided && !inputs.streaming && one_sided != nullptr) {
-    return mapped.has_value() ? std::make_unique<PulledRun>(std::move(inputs),
-                                                            ports(),
-                                                            std::move(open_sources),
-                                                            std::move(mapped),
-                                                            deadline)
+    return mapped.has_value() ? std::make_unique<PulledRun>(
+                                    std::move(inputs), ports(), std::move(open_sources), *mapped)
                               : make_mapping_run(std::move(inputs), *one_sided, deadline);
   }
   open_sources.reset();  // what was mapped ahead; all ranks go by messages
@@ -184,21 +174,24 @@ void Executor::agree(const Plan& plan, const ExecuteOptions& options) {
   }
 }
 
-std::string Executor::map_sources(const Plan& plan,
+DividedPlan Executor::map_sources(const Plan& plan,
+                                  const ShardMap& source,
                                   const TensorMemory& source_memory,
                                   const ExecuteOptions& options) {
   OneSided* const one_sided = impl_->transport.one_sided();
   if (one_sided == nullptr) {
-    return "the transport has no one-sided part";
+    return {.in_place = part_of(plan, source, [](const Move& /*move*/) { return false; }),
+            .by_messages = plan,
+            .problem = {}};
   }
-  // Stays open where this fails: peers map, too, and go by messages once all have heard of it.
+  // Stays open where this fails: peers map, too.
   impl_->opened = impl_->open(*one_sided);
-  try {
-    impl_->sources = make_source_map(*one_sided, plan, source_memory, deadline_in(options.timeout));
-  } catch (const DeviceError& error) {
-    return error.what();
-  }
-  return "";
+  DividedSources made = divide_sources(*one_sided,
+                                       impl_->ports(),
+                                       {.plan = plan, .map = source, .memory = source_memory},
+                                       deadline_in(options.timeout));
+  impl_->sources = std::move(made.map);
+  return std::move(made.plans);
 }
 
 std::unique_ptr<PreparedRun> Executor::prepare(RunInputs inputs, const ExecuteOptions& options) {

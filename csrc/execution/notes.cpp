@@ -1,6 +1,7 @@
 #include "execution/notes.hpp"
 
 #include "dynatrain/base/checked.hpp"
+#include "dynatrain/base/error.hpp"
 
 #include "execution/draining.hpp"
 #include <algorithm>
@@ -8,6 +9,7 @@
 #include <chrono>
 #include <cstring>
 #include <exception>
+#include <string>
 #include <utility>
 
 namespace dynatrain {
@@ -27,6 +29,14 @@ std::int64_t size_bytes_of(std::span<const Note> notes) {
     size_bytes += size_bytes_of(note);
   }
   return size_bytes;
+}
+
+std::string hex(std::uint64_t value) {
+  std::string text(16, '0');
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    text[text.size() - 1 - i] = "0123456789abcdef"[(value >> (4 * i)) & 15U];
+  }
+  return text;
 }
 
 /// The copies of one exchange between the two sides of the notes' memory: sent notes first.
@@ -165,6 +175,18 @@ void exchange_notes(const Ports& ports,
     std::memcpy(note.words.data(), host, static_cast<std::size_t>(size_bytes_of(note)));
     host += size_bytes_of(note);
   }
+}
+
+void throw_disagreement(int rank, int peer, std::uint64_t own, std::uint64_t theirs) {
+  throw TransportError("execution: ranks " + std::to_string(rank) + " and " + std::to_string(peer) +
+                           " have different lists of moves between them\n  hash on rank " +
+                           std::to_string(rank) + ": " + hex(own) + ", on rank " +
+                           std::to_string(peer) + ": " + hex(theirs) +
+                           "\n  nothing was moved; the source state is intact\n  give all ranks "
+                           "the same layouts, tensors and decision record",
+                       peer,
+                       -1,
+                       false);
 }
 
 std::int64_t note_bytes(const Schedule& schedule, int num_ranks) {

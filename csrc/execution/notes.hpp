@@ -72,6 +72,9 @@ void exchange_notes(const Ports& ports,
                     std::span<Note> receives,
                     Deadline deadline);
 
+/// Throws the TransportError of two ranks that have other hashes of the moves between them.
+[[noreturn]] void throw_disagreement(int rank, int peer, std::uint64_t own, std::uint64_t theirs);
+
 /// Bytes of the largest exchange of a run: a hash and a sum of every part, with every peer.
 [[nodiscard]] std::int64_t note_bytes(const Schedule& schedule, int num_ranks);
 

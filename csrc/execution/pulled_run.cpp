@@ -36,8 +36,7 @@ std::vector<Note> notes_of(const std::vector<PairList>& lists) {
 PulledRun::PulledRun(RunInputs inputs,
                      const Ports& ports,
                      std::shared_ptr<OpenSources> open,
-                     std::optional<SourceMap> sources,
-                     Deadline deadline)
+                     const SourceMap& sources)
     : inputs_(std::move(inputs)),
       ports_(ports),
       open_(std::move(open)),
@@ -46,7 +45,7 @@ PulledRun::PulledRun(RunInputs inputs,
       addresses_(patch_addresses(
           inputs_, {.num_tensors = static_cast<std::int64_t>(inputs_.source.num_tensors())})),
       running_(program_.stages.size()) {
-  map_peers(std::move(sources), deadline);
+  set_addresses_of(sources);
   std::vector<CopyBatch*> batches;
   for (std::size_t k = 0; k < running_.size(); ++k) {
     StageProgram& stage = program_.stages[k];
@@ -108,15 +107,10 @@ void PulledRun::timed(const RunCall& call, TraceSpan::Phase phase, Work work) {
   host_spans_.push_back({.phase = phase, .begin_seconds = begin, .end_seconds = end});
 }
 
-void PulledRun::map_peers(std::optional<SourceMap> sources, Deadline deadline) {
-  if (sources.has_value()) {
-    check_made_for(*sources, inputs_.plan, inputs_.source_memory);
-  } else {
-    sources = make_source_map(
-        *ports_.transport.one_sided(), inputs_.plan, inputs_.source_memory, deadline);
-  }
+void PulledRun::set_addresses_of(const SourceMap& sources) {
+  check_made_for(sources, inputs_.plan, inputs_.source_memory);
   for (const MappedBuffer& mapped : program_.mapped) {
-    const std::byte* base = sources->mapped.at({mapped.peer, mapped.tensor});
+    const std::byte* base = sources.mapped.at({mapped.peer, mapped.tensor});
     // Only read: the table has one kind of address for sources and targets.
     addresses_.set(mapped.id, const_cast<std::byte*>(base), mapped.size_bytes);
   }

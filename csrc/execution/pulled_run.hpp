@@ -6,7 +6,6 @@
 #include "execution/source_map.hpp"
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <vector>
 
 namespace dynatrain {
@@ -15,13 +14,11 @@ namespace dynatrain {
 /// in one strided pass; owners withdraw their memory after every reader has acknowledged.
 class PulledRun final : public Run {
  public:
-  /// `sources` are those that were mapped ahead; without them they are mapped here, until the
-  /// deadline. `open` closes either, with this run.
+  /// `open` closes what was mapped as `sources`, with this run.
   PulledRun(RunInputs inputs,
             const Ports& ports,
             std::shared_ptr<OpenSources> open,
-            std::optional<SourceMap> sources,
-            Deadline deadline);
+            const SourceMap& sources);
 
   void run(const RunCall& call) override;
   /// Lets go of the peers' memory and withdraws this rank's as well.
@@ -45,7 +42,7 @@ class PulledRun final : public Run {
   void timed(const RunCall& call, TraceSpan::Phase phase, Work work);
   /// Errors: InternalError when a later run has mapped its own meanwhile.
   void check_open() const;
-  void map_peers(std::optional<SourceMap> sources, Deadline deadline);
+  void set_addresses_of(const SourceMap& sources);
   void meet_owners(const RunCall& call);
   /// Tells readers the sums of what they read here, and takes those of what this rank reads.
   void exchange_sums(const RunCall& call);

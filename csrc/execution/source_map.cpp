@@ -5,8 +5,10 @@
 
 #include <algorithm>
 #include <exception>
+#include <map>
 #include <set>
 #include <string>
+#include <utility>
 
 namespace dynatrain {
 namespace {
@@ -30,6 +32,67 @@ bool is_same(const ExposedBuffer& a, const ExposedBuffer& b) {
                       " was to run over sources that were mapped for other " + what +
                       "\n  nothing was moved; the source state is intact\n  please report this as "
                       "a bug of dynatrain");
+}
+
+/// The peers' sources in this process, and why that of some is not among them.
+struct MappedPeers {
+  std::map<std::pair<int, TensorId>, const std::byte*> mapped{};  ///< null: it is not exposed
+  std::string problem{};
+
+  /// The list of one owner whole, or nothing of it.
+  void add(OneSided& one_sided, const PairList& list, Deadline deadline) {
+    std::map<std::pair<int, TensorId>, const std::byte*> of_owner;
+    try {
+      for (const Move& move : list.moves) {
+        const auto [place, is_new] = of_owner.try_emplace({list.peer, move.tensor}, nullptr);
+        if (is_new) {
+          place->second = one_sided.map(list.peer, BufferId(move.tensor.value), deadline);
+        }
+      }
+      mapped.merge(of_owner);
+    } catch (const DeviceError& error) {
+      problem = error.what();  // the owner is told, and sends it
+    }
+  }
+};
+
+int peer_of(const Plan& plan, const Move& move) {
+  return move.src_rank == plan.rank ? move.dst_rank : move.src_rank;
+}
+
+/// The hash of a peer's list; 0 where there is none.
+std::uint64_t hash_of(const std::vector<PairList>& lists, int peer) {
+  const auto found = std::ranges::lower_bound(lists, peer, {}, &PairList::peer);
+  return found != lists.end() && found->peer == peer ? found->hash : 0;
+}
+
+/// The peers that read in place what `readable` has for them: every reader tells its owners the
+/// hash of what it reads so, 0 where it wants it by messages.
+std::set<int> agree_on_readers(const Ports& ports,
+                               const Plan& reached,
+                               const Plan& readable,
+                               Deadline deadline) {
+  std::vector<Note> reads;
+  for (const PairList& list : reached.receives) {
+    reads.push_back({.peer = list.peer, .words = {hash_of(readable.receives, list.peer)}});
+  }
+  std::vector<Note> told;
+  for (const PairList& list : reached.sends) {
+    told.push_back({.peer = list.peer, .words = {0}});
+  }
+  exchange_notes(ports, reads, told, deadline);
+  std::set<int> readers;
+  for (const Note& note : told) {
+    const std::uint64_t own = hash_of(readable.sends, note.peer);
+    const std::uint64_t theirs = note.words.front();
+    if (theirs != 0 && theirs != own) {
+      throw_disagreement(reached.rank, note.peer, own, theirs);
+    }
+    if (theirs != 0) {
+      readers.insert(note.peer);
+    }
+  }
+  return readers;
 }
 
 }  // namespace
@@ -68,21 +131,43 @@ std::vector<ExposedBuffer> exposed_by(const Plan& plan, const TensorMemory& memo
   return exposed;
 }
 
-SourceMap make_source_map(OneSided& one_sided,
-                          const Plan& plan,
-                          const TensorMemory& memory,
-                          Deadline deadline) {
-  SourceMap map{.lists = lists_of(plan), .exposed = exposed_by(plan, memory), .mapped = {}};
-  one_sided.publish(map.exposed);
-  for (const PairList& list : plan.receives) {
-    for (const Move& move : list.moves) {
-      const auto [place, is_new] = map.mapped.try_emplace({list.peer, move.tensor}, nullptr);
-      if (is_new) {
-        place->second = one_sided.map(list.peer, BufferId(move.tensor.value), deadline);
-      }
-    }
+DividedSources divide_sources(OneSided& one_sided,
+                              const Ports& ports,
+                              const SourceInputs& source,
+                              Deadline deadline) {
+  const Plan& plan = source.plan;
+  const auto is_reached = [&](const Move& move) {
+    const bool is_local = move.src_rank == move.dst_rank;
+    return !is_local && one_sided.reaches(peer_of(plan, move));
+  };
+  const Plan reached = part_of(plan, source.map, is_reached);
+  const Unreadable own = one_sided.publish(exposed_by(reached, source.memory));
+  MappedPeers peers;
+  for (const PairList& list : reached.receives) {
+    peers.add(one_sided, list, deadline);
   }
-  return map;
+  const auto could_be_read = [&](const Move& move) {
+    if (move.src_rank == plan.rank) {
+      return !std::ranges::binary_search(own.buffers, BufferId(move.tensor.value));
+    }
+    const auto found = peers.mapped.find({move.src_rank, move.tensor});
+    return found != peers.mapped.end() && found->second != nullptr;
+  };
+  const std::set<int> readers =
+      agree_on_readers(ports, reached, part_of(reached, source.map, could_be_read), deadline);
+  const auto is_in_place = [&](const Move& move) {
+    return is_reached(move) && could_be_read(move) &&
+           (move.src_rank != plan.rank || readers.contains(move.dst_rank));
+  };
+  DividedSources made;
+  made.plans.in_place = part_of(plan, source.map, is_in_place);
+  made.plans.by_messages =
+      part_of(plan, source.map, [&](const Move& move) { return !is_in_place(move); });
+  made.plans.problem = own.reason.empty() ? std::move(peers.problem) : own.reason;
+  made.map = {.lists = lists_of(made.plans.in_place),
+              .exposed = exposed_by(made.plans.in_place, source.memory),
+              .mapped = std::move(peers.mapped)};
+  return made;
 }
 
 void check_made_for(const SourceMap& map, const Plan& plan, const TensorMemory& memory) {

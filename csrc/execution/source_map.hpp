@@ -2,6 +2,7 @@
 
 #include "dynatrain/execution/executor.hpp"
 
+#include "execution/notes.hpp"
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -41,12 +42,28 @@ struct SourceMap {
 /// The source buffers that this rank's peers read by the plan.
 [[nodiscard]] std::vector<ExposedBuffer> exposed_by(const Plan& plan, const TensorMemory& memory);
 
-/// Publishes this rank's sources and maps those of its peers. Collective.
-/// Errors: as OneSided.
-[[nodiscard]] SourceMap make_source_map(OneSided& one_sided,
-                                        const Plan& plan,
-                                        const TensorMemory& memory,
-                                        Deadline deadline);
+/// A source as this rank has it, and what is to be moved of it.
+struct SourceInputs {
+  const Plan& plan;
+  const ShardMap& map;
+  const TensorMemory& memory;
+};
+
+struct DividedSources {
+  DividedPlan plans;
+  SourceMap map;  ///< of what is read in place
+};
+
+/// Publishes this rank's sources, maps those of the peers that it reaches, and agrees with each on
+/// what is read in place. Collective.
+///
+/// Errors  TransportError when a peer is gone or late, or exposes other moves than are read.
+/// Cost    one publication a rank, one read for each owner, and one word for each pair.
+/// Source  own; docs/design/execution.md, "The one-sided run".
+[[nodiscard]] DividedSources divide_sources(OneSided& one_sided,
+                                            const Ports& ports,
+                                            const SourceInputs& source,
+                                            Deadline deadline);
 
 /// Errors: InternalError when the map was made for another plan or for other addresses.
 void check_made_for(const SourceMap& map, const Plan& plan, const TensorMemory& memory);

@@ -255,7 +255,11 @@ void bind_executor(py::module_& m) {
              double timeout_s) {
             ExecuteOptions options;
             options.timeout = to_ms(timeout_s);
-            return self.map_sources(plan.plan, source_table.memory_for(source), options);
+            DividedPlan divided =
+                self.map_sources(plan.plan, source, source_table.memory_for(source), options);
+            return std::tuple(NamedPlan{std::move(divided.in_place), plan.map},
+                              NamedPlan{std::move(divided.by_messages), plan.map},
+                              std::move(divided.problem));
           },
           py::arg("plan"),
           py::arg("source"),

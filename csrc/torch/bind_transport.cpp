@@ -141,16 +141,22 @@ void bind_nccl(py::module_& m) {
 
 PeerMemoryConnection connect_cuda_ipc(Transport& messages,
                                       std::shared_ptr<Store> store,
+                                      std::vector<int> ranks,
                                       int device,
                                       double timeout_s) {
-  return make_cuda_ipc_transport(
-      messages, std::move(store), {.device = device}, deadline_in(to_ms(timeout_s)));
+  return make_cuda_ipc_transport(messages,
+                                 std::move(store),
+                                 std::move(ranks),
+                                 {.device = device},
+                                 deadline_in(to_ms(timeout_s)));
 }
 
 PeerMemoryConnection connect_shared_memory(Transport& messages,
                                            std::shared_ptr<Store> store,
+                                           std::vector<int> ranks,
                                            double timeout_s) {
-  return make_shared_memory_transport(messages, std::move(store), deadline_in(to_ms(timeout_s)));
+  return make_shared_memory_transport(
+      messages, std::move(store), std::move(ranks), deadline_in(to_ms(timeout_s)));
 }
 
 void bind_peer_memory(py::module_& m) {
@@ -168,6 +174,7 @@ void bind_peer_memory(py::module_& m) {
         &connect_cuda_ipc,
         py::arg("messages"),
         py::arg("store"),
+        py::arg("ranks"),
         py::arg("device"),
         py::arg("timeout_s"),
         py::keep_alive<0, 1>(),
@@ -176,6 +183,7 @@ void bind_peer_memory(py::module_& m) {
         &connect_shared_memory,
         py::arg("messages"),
         py::arg("store"),
+        py::arg("ranks"),
         py::arg("timeout_s"),
         py::keep_alive<0, 1>(),
         NoGil());

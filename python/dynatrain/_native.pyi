@@ -71,7 +71,7 @@ class PeerMemoryReport:
         """The same for what is handed over as files: expandable segments, and host memory."""
 
 class PeerMemoryConnection:
-    """A transport over ``messages`` whose ranks read each other's memory in place."""
+    """A transport over ``messages`` where ranks of a machine read each other's memory in place."""
 
     @property
     def transport(self) -> Transport:
@@ -81,16 +81,16 @@ class PeerMemoryConnection:
     def report(self) -> PeerMemoryReport: ...
 
 def connect_cuda_ipc(
-    messages: Transport, store: Store, device: int, timeout_s: float
+    messages: Transport, store: Store, ranks: Sequence[int], device: int, timeout_s: float
 ) -> PeerMemoryConnection:
-    """For memory of devices. Collective over the ranks of ``messages``.
+    """For memory of devices. Collective over ``ranks``, those of this machine in ascending order.
 
-    ``store`` was never used before. Raises TransportError when a rank does not come; nothing is
-    left behind.
+    ``store`` is theirs alone, and was never used before. Raises TransportError when a rank does not
+    come; nothing is left behind.
     """
 
 def connect_shared_memory(
-    messages: Transport, store: Store, timeout_s: float
+    messages: Transport, store: Store, ranks: Sequence[int], timeout_s: float
 ) -> PeerMemoryConnection:
     """For host memory that lies in a :class:`SharedBlock`; else as :func:`connect_cuda_ipc`."""
 
@@ -701,11 +701,12 @@ class Executor:
 
     def map_sources(
         self, plan: Plan, source: ShardMap, source_table: StateTable, timeout_s: float
-    ) -> str:
+    ) -> tuple[Plan, Plan, str]:
         """Makes peers' sources readable in place for the next run to be prepared. Collective.
 
-        Returns why that cannot be; unless all ranks get an empty answer, all must prepare with
-        ``allow_one_sided=False``. Raises TransportError when a peer is gone or late.
+        Returns the moves that are read in place, all others, and why some of these are not read.
+        Unless no rank has any of one kind, the first run takes the former, and a run with
+        ``allow_one_sided=False`` the latter. Raises TransportError when a peer is gone or late.
         """
 
     def prepare(

@@ -194,7 +194,8 @@ int run_rank(int rank, const std::filesystem::path& folder) {
   const CudaMemory context = allocate_cuda_memory(CudaMemoryKind::kDevice, 1);
   NoMessages messages(rank);
   const auto store = std::make_shared<FolderStore>(folder);
-  const PeerMemoryConnection connection = make_cuda_ipc_transport(messages, store, {}, late());
+  const PeerMemoryConnection connection =
+      make_cuda_ipc_transport(messages, store, {0, 1}, {}, late());
   expect(connection.report.handle_problem.empty(), connection.report.handle_problem);
   expect(connection.report.file_problem.empty(), connection.report.file_problem);
   OneSided& side = *connection.transport->one_sided();

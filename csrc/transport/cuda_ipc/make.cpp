@@ -9,10 +9,11 @@ namespace dynatrain {
 
 PeerMemoryConnection make_cuda_ipc_transport(Transport& messages,
                                              std::shared_ptr<Store> store,
+                                             std::vector<int> ranks,
                                              const CudaIpcOptions& options,
                                              Deadline deadline) {
   IpcProbe probe{.rank = messages.rank(),
-                 .size = messages.size(),
+                 .ranks = std::move(ranks),
                  .api = nullptr,
                  .api_problem = {},
                  .place = this_place()};

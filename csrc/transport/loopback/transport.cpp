@@ -45,8 +45,14 @@ class LoopbackTransport final : public Transport, public OneSided {
     return state_->options().one_sided ? this : nullptr;
   }
 
-  void publish(std::span<const ExposedBuffer> buffers) override {
+  [[nodiscard]] bool reaches(int peer) const override {
+    const int of_one = state_->options().ranks_per_machine;
+    return of_one == 0 || peer / of_one == rank_ / of_one;
+  }
+
+  Unreadable publish(std::span<const ExposedBuffer> buffers) override {
     state_->publish(rank_, ++num_published_, buffers);
+    return {};
   }
 
   [[nodiscard]] const std::byte* map(int peer, BufferId buffer, Deadline deadline) override {

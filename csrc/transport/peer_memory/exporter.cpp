@@ -25,52 +25,66 @@ PublishedBuffer place(const ExposedBuffer& buffer, const std::vector<PublishedRa
           .size_bytes = buffer.size_bytes};
 }
 
+/// The first counts: others mostly say the same.
+void note_refusal(IpcPublication& publication, const DeviceError& error) {
+  if (publication.refusal.empty()) {
+    publication.refusal = error.what();
+  }
+}
+
 }  // namespace
 
 IpcPublication Exporter::make(std::span<const ExposedBuffer> buffers) {
   close();
   IpcPublication publication;
-  try {
-    Pieces pieces;
-    for (const ExposedBuffer& buffer : buffers) {
-      find_pieces(buffer, pieces);
+  Pieces pieces;
+  std::vector<ExposedBuffer> exported;
+  for (const ExposedBuffer& buffer : buffers) {
+    try {
+      for (const IpcPiece& piece : pieces_of(buffer, pieces)) {
+        pieces.insert({piece.base, piece});
+      }
+      exported.push_back(buffer);
+    } catch (const DeviceError& error) {
+      note_refusal(publication, error);
     }
+  }
+  try {
     publication.ranges = join(pieces);
-    for (const ExposedBuffer& buffer : buffers) {
+    for (const ExposedBuffer& buffer : exported) {
       publication.buffers.push_back(place(buffer, publication.ranges));
     }
     publication.file_server = files_ != nullptr ? files_->name() : "";
   } catch (const DeviceError& error) {
     close();
-    publication.refusal = error.what();
-    publication.file_server.clear();
+    note_refusal(publication, error);
     publication.ranges.clear();
-    publication.buffers.clear();
   }
   return publication;
 }
 
-void Exporter::find_pieces(const ExposedBuffer& buffer, Pieces& pieces) {
+std::vector<IpcPiece> Exporter::pieces_of(const ExposedBuffer& buffer, const Pieces& known) {
+  std::vector<IpcPiece> pieces;
   const std::byte* const end = buffer.base + buffer.size_bytes;
   const std::byte* at = buffer.base;
   do {
-    const auto after = pieces.upper_bound(at);
-    const bool is_known = after != pieces.begin() &&
+    const auto after = known.upper_bound(at);
+    const bool is_known = after != known.begin() &&
                           std::prev(after)->second.base + std::prev(after)->second.size_bytes > at;
     const IpcPiece piece = is_known ? std::prev(after)->second : api_->piece_at(at);
-    pieces.insert({piece.base, piece});
+    pieces.push_back(piece);
     at = piece.base + piece.size_bytes;
     if (at < end && piece.kind == IpcKind::kHandle) {
-      throw DeviceError(
-          "transport: buffer " + std::to_string(buffer.buffer.value) + " of " +
-          std::to_string(buffer.size_bytes) +
-          " bytes reaches past its allocation\n  expected its last byte within " +
-          std::to_string(piece.size_bytes) + " bytes, it begins at byte " +
-          std::to_string(buffer.base - piece.base) +
-          "\n  nothing was published; no state has changed\n  describe tensors by the "
-          "memory that they lie in");
+      throw DeviceError("transport: buffer " + std::to_string(buffer.buffer.value) + " of " +
+                        std::to_string(buffer.size_bytes) +
+                        " bytes reaches past its allocation\n  expected its last byte within " +
+                        std::to_string(piece.size_bytes) + " bytes, it begins at byte " +
+                        std::to_string(buffer.base - piece.base) +
+                        "\n  it was not published; no state has changed\n  describe tensors by the "
+                        "memory that they lie in");
     }
   } while (at < end);
+  return pieces;
 }
 
 PublishedPiece Exporter::publish(const IpcPiece& piece) {

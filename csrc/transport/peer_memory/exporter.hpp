@@ -19,7 +19,7 @@ class Exporter {
   Exporter(const Exporter&) = delete;
   Exporter& operator=(const Exporter&) = delete;
 
-  /// A publication that holds its refusal when the driver refuses any of the buffers.
+  /// A publication of the buffers that can be exported, with the refusal of the first that cannot.
   /// Cost: one look a tensor and a piece. Files are made when a peer asks.
   [[nodiscard]] IpcPublication make(std::span<const ExposedBuffer> buffers);
   void close() noexcept;
@@ -27,7 +27,9 @@ class Exporter {
  private:
   using Pieces = std::map<const std::byte*, IpcPiece>;
 
-  void find_pieces(const ExposedBuffer& buffer, Pieces& pieces);
+  /// The pieces that a buffer lies in, of those that are known or new.
+  /// Errors: DeviceError when it cannot be exported.
+  [[nodiscard]] std::vector<IpcPiece> pieces_of(const ExposedBuffer& buffer, const Pieces& known);
   [[nodiscard]] PublishedPiece publish(const IpcPiece& piece);
   [[nodiscard]] std::vector<PublishedRange> join(const Pieces& pieces);
 

@@ -26,15 +26,12 @@ void Mappings::meet(int peer, std::int64_t number, IpcPublication publication) {
 const std::byte* Mappings::map(int peer, BufferId buffer, const PeerWait& wait) {
   Peer& known = peers_.at(peer);
   const IpcPublication& publication = known.publication;
-  if (!publication.refusal.empty()) {
-    throw DeviceError("transport: rank " + std::to_string(peer) +
-                      " cannot let others read its memory: " + publication.refusal +
-                      "\n  nothing of it was read; no state has changed\n  run over messages "
-                      "(allow_one_sided = false on all ranks)");
-  }
   const auto published =
       std::ranges::lower_bound(publication.buffers, buffer, {}, &PublishedBuffer::buffer);
   if (published == publication.buffers.end() || published->buffer != buffer) {
+    if (!publication.refusal.empty()) {
+      return nullptr;
+    }
     throw TransportError("transport: rank " + std::to_string(peer) + " did not publish buffer " +
                              std::to_string(buffer.value) + "\n  it published " +
                              std::to_string(publication.buffers.size()) +

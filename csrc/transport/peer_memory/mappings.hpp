@@ -22,6 +22,7 @@ class Mappings {
   /// Takes the newest publication of `peer`: what was mapped of its former one is closed.
   void meet(int peer, std::int64_t number, IpcPublication publication);
   [[nodiscard]] bool has_met(int peer, std::int64_t number) const;
+  /// Null where the peer has said that it cannot export some buffers, and this is one of them.
   /// Errors: TransportError when the peer did not publish it, else as IpcApi and FileFetcher.
   [[nodiscard]] const std::byte* map(int peer, BufferId buffer, const PeerWait& wait);
   void close_all() noexcept;

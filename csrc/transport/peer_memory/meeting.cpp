@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
+#include <span>
 
 namespace dynatrain {
 namespace {
@@ -17,7 +18,7 @@ std::vector<std::string> gather(const Meeting& meeting,
                                 const std::string& purpose,
                                 const std::string& word) {
   std::vector<std::string> words{word};
-  for (int peer = 1; peer < meeting.size; ++peer) {
+  for (const int peer : std::span(meeting.ranks).subspan(1)) {
     words.push_back(
         wait_for_word(meeting.store, purpose + "/" + std::to_string(peer), peer, meeting.wait));
   }
@@ -38,8 +39,8 @@ void tell_failure(Store& store, const std::string& answer_key, const TransportEr
   }
 }
 
-std::string read_answer(const std::string& words) {
-  WordReader in(words, 0);
+std::string read_answer(const std::string& words, int first) {
+  WordReader in(words, first);
   if (in.number() == kAnswered) {
     return in.text();
   }
@@ -50,12 +51,12 @@ std::string read_answer(const std::string& words) {
 
 }  // namespace
 
-Deadline deadline_of_rank(int rank, Deadline deadline) {
+Deadline deadline_of_first(Deadline deadline) {
   using Clock = std::chrono::steady_clock;
   const Clock::duration left = deadline - Clock::now();
   const Clock::duration earlier =
       std::clamp<Clock::duration>(left / 8, Clock::duration::zero(), std::chrono::seconds(1));
-  return rank == 0 ? deadline - earlier : deadline;
+  return deadline - earlier;
 }
 
 std::string meet(const Meeting& meeting,
@@ -63,9 +64,10 @@ std::string meet(const Meeting& meeting,
                  const std::string& word,
                  const std::function<std::string(const std::vector<std::string>&)>& answer) {
   const std::string answer_key = purpose + "/all";
-  if (meeting.rank != 0) {
+  const int first = meeting.ranks.front();
+  if (meeting.rank != first) {
     meeting.store.set(purpose + "/" + std::to_string(meeting.rank), word);
-    return read_answer(wait_for_word(meeting.store, answer_key, 0, meeting.wait));
+    return read_answer(wait_for_word(meeting.store, answer_key, first, meeting.wait), first);
   }
   try {
     const std::string answered = answer(gather(meeting, purpose, word));

@@ -161,9 +161,10 @@ void try_peer(const Trial& trial, int peer, const std::string& introduction, Pro
 Problems try_all(const Trial& trial,
                  const std::vector<std::string>& introductions,
                  Problems problems) {
-  for (int peer = 0; peer < trial.probe.size; ++peer) {
+  for (std::size_t i = 0; i < introductions.size(); ++i) {
+    const int peer = trial.probe.ranks[i];
     if (peer != trial.probe.rank) {
-      try_peer(trial, peer, introductions[static_cast<std::size_t>(peer)], problems);
+      try_peer(trial, peer, introductions[i], problems);
     }
   }
   return problems;
@@ -198,9 +199,9 @@ std::string encode_answer(const Problems& of_first, const std::vector<std::strin
   return all_have_one(of_first) ? answer : answer + out.take();
 }
 
-/// The problems of this rank, once it has tried its peers. Where rank 0 has one of each kind they
-/// are the verdict already, and nobody tries more: in a job of several machines not even what the
-/// ranks say of themselves goes around.
+/// The problems of this rank, once it has tried its peers. Where the first has one of each kind
+/// they are the verdict already, and nobody tries more: not even what the ranks say of themselves
+/// goes around.
 Problems try_peers(const Trial& trial,
                    const Meeting& meeting,
                    const std::string& introduction,
@@ -211,15 +212,15 @@ Problems try_peers(const Trial& trial,
         found = try_all(trial, introductions, own);
         return encode_answer(found, introductions);
       });
-  if (meeting.rank == 0) {
+  if (meeting.rank == meeting.ranks.front()) {
     return found;
   }
-  WordReader in(answer, 0);
+  WordReader in(answer, meeting.ranks.front());
   Problems of_first = read_problems(in);
   if (all_have_one(of_first)) {
     return of_first;
   }
-  std::vector<std::string> introductions(static_cast<std::size_t>(meeting.size));
+  std::vector<std::string> introductions(meeting.ranks.size());
   for (std::string& each : introductions) {
     each = in.text();
   }
@@ -228,11 +229,11 @@ Problems try_peers(const Trial& trial,
 
 /// The problem of the lowest rank that has one, the same on all ranks.
 Problems agree_on(const Problems& own, const Meeting& meeting) {
-  const std::string agreed =
-      meet(meeting, "probe/verdict", encode(own), [](const std::vector<std::string>& verdicts) {
+  const std::string agreed = meet(
+      meeting, "probe/verdict", encode(own), [&meeting](const std::vector<std::string>& verdicts) {
         Problems lowest;
-        for (std::size_t rank = 0; rank < verdicts.size(); ++rank) {
-          WordReader in(verdicts[rank], static_cast<int>(rank));
+        for (std::size_t i = 0; i < verdicts.size(); ++i) {
+          WordReader in(verdicts[i], meeting.ranks[i]);
           const Problems theirs = read_problems(in);
           for (std::size_t k = 0; k < lowest.size(); ++k) {
             lowest[k] = lowest[k].empty() ? theirs[k] : lowest[k];
@@ -240,7 +241,7 @@ Problems agree_on(const Problems& own, const Meeting& meeting) {
         }
         return encode(lowest);
       });
-  WordReader in(agreed, 0);
+  WordReader in(agreed, meeting.ranks.front());
   return read_problems(in);
 }
 
@@ -283,13 +284,14 @@ PeerMemoryReport run_probe(const IpcProbe& probe,
                            Store& store,
                            Deadline deadline) {
   const AbortFlag never_aborted;
-  const PeerWait wait{.deadline = deadline_of_rank(probe.rank, deadline),
+  const bool is_first = probe.rank == probe.ranks.front();
+  const PeerWait wait{.deadline = is_first ? deadline_of_first(deadline) : deadline,
                       .aborted = never_aborted,
                       .lifelines = &lifelines};
   const ProbeMemory handle_memory(probe, IpcKind::kHandle, wait.deadline);
   const ProbeMemory file_memory(probe, IpcKind::kFile, wait.deadline);
   const std::array memory{&handle_memory, &file_memory};
-  const Meeting meeting{.rank = probe.rank, .size = probe.size, .store = store, .wait = wait};
+  const Meeting meeting{.rank = probe.rank, .ranks = probe.ranks, .store = store, .wait = wait};
   const Trial trial{.probe = probe, .wait = wait, .lifelines = lifelines};
   const Problems found = try_peers(trial,
                                    meeting,

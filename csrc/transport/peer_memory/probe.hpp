@@ -7,6 +7,7 @@
 #include "transport/peer_memory/lifelines.hpp"
 #include <memory>
 #include <string>
+#include <vector>
 
 namespace dynatrain {
 
@@ -22,13 +23,14 @@ struct IpcPlace {
 /// One rank as it takes part in the probe.
 struct IpcProbe {
   int rank = 0;
-  int size = 1;
+  std::vector<int> ranks;       ///< of one machine, ascending, this one among them
   std::shared_ptr<IpcApi> api;  ///< null where there is none
   std::string api_problem;      ///< why there is none
   IpcPlace place;
 };
 
-/// Tries both kinds of memory between all ranks, and agrees on what works everywhere. Collective.
+/// Tries both kinds of memory between these ranks, and agrees on what works between all of them.
+/// Collective over them; `store` is theirs alone.
 /// Afterwards `lifelines` watches all peers that can be reached.
 /// Errors: TransportError when a rank does not come; the probe's memory is freed all the same.
 [[nodiscard]] PeerMemoryReport run_probe(const IpcProbe& probe,

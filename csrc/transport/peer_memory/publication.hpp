@@ -31,7 +31,7 @@ struct PublishedBuffer {
 
 /// All that a rank tells its peers about its memory, as one value of the store.
 struct IpcPublication {
-  std::string refusal;      ///< why nothing can be exported; empty when all is
+  std::string refusal;      ///< why some buffers are not among these; empty when all are
   std::string file_server;  ///< name of the owner's; empty when no range is a kFile
   std::vector<PublishedRange> ranges;
   std::vector<PublishedBuffer> buffers;

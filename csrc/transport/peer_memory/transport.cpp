@@ -3,6 +3,8 @@
 #include "dynatrain/base/error.hpp"
 
 #include "transport/peer_memory/peer_wait.hpp"
+#include <algorithm>
+#include <set>
 #include <utility>
 
 namespace dynatrain {
@@ -12,13 +14,35 @@ std::string key_of(int rank, std::int64_t number) {
   return "memory/" + std::to_string(rank) + "/" + std::to_string(number);
 }
 
+Unreadable left_out(std::span<const ExposedBuffer> buffers, const IpcPublication& publication) {
+  Unreadable found{.buffers = {}, .reason = publication.refusal};
+  if (publication.refusal.empty()) {
+    return found;
+  }
+  std::set<BufferId> published;
+  for (const PublishedBuffer& buffer : publication.buffers) {
+    published.insert(buffer.buffer);
+  }
+  for (const ExposedBuffer& buffer : buffers) {
+    if (!published.contains(buffer.buffer)) {
+      found.buffers.push_back(buffer.buffer);
+    }
+  }
+  std::ranges::sort(found.buffers);
+  return found;
+}
+
 }  // namespace
 
 PeerMemoryTransport::PeerMemoryTransport(Transport& messages,
                                          std::shared_ptr<Store> store,
+                                         std::vector<int> ranks,
                                          std::shared_ptr<IpcApi> api,
                                          std::unique_ptr<Lifelines> lifelines)
-    : messages_(messages), store_(std::move(store)), lifelines_(std::move(lifelines)) {
+    : messages_(messages),
+      store_(std::move(store)),
+      ranks_(std::move(ranks)),
+      lifelines_(std::move(lifelines)) {
   if (api != nullptr) {
     exporter_ = std::make_unique<Exporter>(api);
     mappings_ = std::make_unique<Mappings>(std::move(api));
@@ -31,18 +55,13 @@ void PeerMemoryTransport::abort(std::string_view reason) noexcept {
   messages_.abort(reason);
 }
 
-void PeerMemoryTransport::publish(std::span<const ExposedBuffer> buffers) {
+Unreadable PeerMemoryTransport::publish(std::span<const ExposedBuffer> buffers) {
   // Counted first: the peers count this publication whether it comes to be or not.
   ++num_published_;
   aborted_.check();
   const IpcPublication publication = exporter_->make(buffers);
   store_->set(key_of(rank(), num_published_), encode(publication));
-  if (!publication.refusal.empty()) {
-    throw DeviceError("transport: rank " + std::to_string(rank()) +
-                      " cannot let others read its memory\n  " + publication.refusal +
-                      "\n  nothing was published; no state has changed\n  run over messages "
-                      "(allow_one_sided = false on all ranks)");
-  }
+  return left_out(buffers, publication);
 }
 
 const std::byte* PeerMemoryTransport::map(int peer, BufferId buffer, Deadline deadline) {
@@ -72,7 +91,7 @@ PeerMemoryConnection connect_peer_memory(Transport& messages,
   connection.report = run_probe(probe, *lifelines, *store, deadline);
   const bool works = connection.report.problem.empty();
   connection.transport = std::make_unique<PeerMemoryTransport>(
-      messages, std::move(store), works ? probe.api : nullptr, std::move(lifelines));
+      messages, std::move(store), probe.ranks, works ? probe.api : nullptr, std::move(lifelines));
   return connection;
 }
 

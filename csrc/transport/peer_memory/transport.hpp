@@ -7,20 +7,25 @@
 #include "transport/peer_memory/mappings.hpp"
 #include "transport/peer_memory/peer_wait.hpp"
 #include "transport/peer_memory/probe.hpp"
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace dynatrain {
 
-/// One rank's port: messages as the other transport has them, and peers' memory where it lies.
+/// One rank's port: messages as the other transport has them, and where memory of the machine's
+/// ranks lies.
 class PeerMemoryTransport final : public Transport, public OneSided {
  public:
-  /// `lifelines` watches the peers; `api` is null where there is no one-sided part.
+  /// `ranks`, ascending, are those of this machine; `lifelines` watches them; `api` is null where
+  /// there is no one-sided part.
   PeerMemoryTransport(Transport& messages,
                       std::shared_ptr<Store> store,
+                      std::vector<int> ranks,
                       std::shared_ptr<IpcApi> api,
                       std::unique_ptr<Lifelines> lifelines);
 
@@ -50,7 +55,10 @@ class PeerMemoryTransport final : public Transport, public OneSided {
     return exporter_ != nullptr ? this : nullptr;
   }
 
-  void publish(std::span<const ExposedBuffer> buffers) override;
+  [[nodiscard]] bool reaches(int peer) const override {
+    return std::ranges::binary_search(ranks_, peer);
+  }
+  Unreadable publish(std::span<const ExposedBuffer> buffers) override;
   [[nodiscard]] const std::byte* map(int peer, BufferId buffer, Deadline deadline) override;
   void release() override;
   void withdraw() override;
@@ -58,6 +66,7 @@ class PeerMemoryTransport final : public Transport, public OneSided {
  private:
   Transport& messages_;
   std::shared_ptr<Store> store_;
+  std::vector<int> ranks_;
   AbortFlag aborted_;
   std::unique_ptr<Lifelines> lifelines_;
   std::unique_ptr<Exporter> exporter_;  ///< null where there is no one-sided part

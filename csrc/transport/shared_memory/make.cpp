@@ -8,9 +8,10 @@ namespace dynatrain {
 
 PeerMemoryConnection make_shared_memory_transport(Transport& messages,
                                                   std::shared_ptr<Store> store,
+                                                  std::vector<int> ranks,
                                                   Deadline deadline) {
   const IpcProbe probe{.rank = messages.rank(),
-                       .size = messages.size(),
+                       .ranks = std::move(ranks),
                        .api = make_host_ipc(),
                        .api_problem = {},
                        .place = this_place()};

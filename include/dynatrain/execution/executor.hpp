@@ -119,6 +119,15 @@ class PreparedRun {
   std::int64_t table_bytes_;
 };
 
+/// A plan by the ways that its moves take. Both ends of a pair have divided its list alike.
+struct DividedPlan {
+  Plan in_place;     ///< what its receivers read where it lies
+  Plan by_messages;  ///< all the rest: of other machines, in memory that cannot be mapped, local
+  /// Why moves between ranks that reach each other's memory are in `by_messages`, as far as it is
+  /// up to this rank; empty where it is not.
+  std::string problem;
+};
+
 /// Runs schedules of one rank over a transport and a copier. Reusable; one run at a time.
 class Executor {
  public:
@@ -134,20 +143,24 @@ class Executor {
   void agree(const Plan& plan, const ExecuteOptions& options);
 
   /// Makes the sources of this rank's peers readable in place for the next run that is prepared,
-  /// which then maps nothing. Reads no source byte: contents may change until every rank is in
-  /// run(), addresses may not. Collective over all ranks of the transport, one after the other with
-  /// run().
+  /// as far as they can be, and agrees on that with each of them. Reads no source byte: contents
+  /// may change until every rank is in run(), addresses may not. Collective over all ranks of the
+  /// transport, one after the other with run().
   ///
-  /// Returns  why this rank cannot read or be read in place; empty when it can. Ranks may get
-  ///          different answers: unless all are empty, all must run with allow_one_sided = false.
-  /// Errors   TransportError when a peer is gone or late; nothing was moved.
-  [[nodiscard]] std::string map_sources(const Plan& plan,
+  /// Returns  the plan in two. The run that is prepared next takes `in_place`, or the whole plan
+  ///          where no rank has moves in `by_messages`. Where no rank has any in `in_place`, one
+  ///          run with allow_one_sided = false takes the whole plan.
+  /// Errors   TransportError when a peer is gone or late, or has divided its list otherwise;
+  ///          nothing was moved.
+  [[nodiscard]] DividedPlan map_sources(const Plan& plan,
+                                        const ShardMap& source,
                                         const TensorMemory& source_memory,
                                         const ExecuteOptions& options);
 
   /// Makes a run ahead of its time, so that run() pays for moving bytes alone: takes and touches
   /// staging, turns parts into copies, binds them to their memory and lets the copier lay them out.
-  /// One-sided, it takes the sources that were mapped, or maps them itself and is collective then.
+  /// One-sided, it takes the sources that were mapped, or maps them itself and is collective then:
+  /// all moves between ranks must be such as can be read in place.
   /// Ownership  the executor must outlive what is returned, and memory must stay where it is. Runs
   ///            that are prepared share their staging.
   /// Errors     as run(), InternalError also when sources were mapped for other addresses or lists;

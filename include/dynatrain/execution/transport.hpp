@@ -9,8 +9,10 @@
 #include <exception>
 #include <memory>
 #include <span>
+#include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 namespace dynatrain {
 
@@ -30,6 +32,12 @@ struct ExposedBuffer {
   std::int64_t size_bytes = 0;
 };
 
+/// Buffers that peers cannot read where they lie.
+struct Unreadable {
+  std::vector<BufferId> buffers;  ///< ascending
+  std::string reason;             ///< of the first that was met; empty where there is none
+};
+
 /// The optional one-sided part of a transport: the receiver reads where the data lies.
 ///
 /// Ranks publish in step: the n-th publish() of a rank is what its peers map after their own n-th.
@@ -38,14 +46,16 @@ struct ExposedBuffer {
 class OneSided {
  public:
   virtual ~OneSided() = default;
-  /// Lets peers read all of `buffers` until withdraw(). What lies there is final once the owner
-  /// tells them so, which is not this call. Never waits for a peer.
-  /// Errors  DeviceError when a buffer cannot be exported; it is published that nothing can be,
-  ///         so that the peers' map() says the same. TransportError when nobody could be told.
-  virtual void publish(std::span<const ExposedBuffer> buffers) = 0;
+  /// Whether this rank and `peer` may read each other's memory; both are told the same.
+  [[nodiscard]] virtual bool reaches(int peer) const = 0;
+  /// Lets the peers that it reaches read `buffers` until withdraw(), but for those that cannot be
+  /// exported, which are returned. What lies there is final once the owner tells them so, which is
+  /// not this call. Never waits for a peer.
+  /// Errors  TransportError when nobody could be told.
+  virtual Unreadable publish(std::span<const ExposedBuffer> buffers) = 0;
   /// The address in this process of what `peer` published as `buffer`, valid until release() or
-  /// until the peer's next publication is mapped. The peer must not withdraw before this rank has
-  /// acknowledged. Blocks until the peer has published.
+  /// until the peer's next publication is mapped; null where the peer could not export it. The peer
+  /// must not withdraw before this rank has acknowledged. Blocks until the peer has published.
   /// Errors  DeviceError when the memory cannot be reached from here: messages still can.
   ///         TransportError when the peer is gone, has no such buffer, or the deadline passes.
   [[nodiscard]] virtual const std::byte* map(int peer, BufferId buffer, Deadline deadline) = 0;

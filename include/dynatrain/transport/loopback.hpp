@@ -17,6 +17,8 @@ struct LoopbackOptions {
   /// the same choices.
   std::uint64_t adversary_seed = 0;
   bool one_sided = false;
+  /// Ranks of one machine read each other's memory, those of several do not; 0: all are of one.
+  int ranks_per_machine = 0;
 };
 
 /// Ranks as threads of one process. Thread-safe.

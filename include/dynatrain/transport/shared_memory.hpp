@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 namespace dynatrain {
 
@@ -40,21 +41,24 @@ class SharedBlock {
   std::int64_t size_bytes_ = 0;
 };
 
-/// Adds to `messages` a one-sided part through which ranks of one machine read what lies in each
-/// other's SharedBlocks, where every rank can; otherwise it only forwards. The report says why.
+/// Adds to `messages` a one-sided part through which `ranks`, those of this machine in ascending
+/// order, read what lies in each other's SharedBlocks, where every one of them can; otherwise it
+/// only forwards. The report says why.
 ///
-/// Memory that lies elsewhere cannot be published: such a run goes by messages.
+/// Memory that lies elsewhere is told to be unreadable, as that of other ranks is: messages bring
+/// what lies there.
 ///
-/// Ownership  `messages` must outlive the transport, which keeps `store`.
-/// Threads    collective over the ranks of `messages`. The one-sided part: one caller at a time;
-///            abort() at any time.
+/// Ownership  `messages` must outlive the transport, which keeps `store`: one of these ranks alone.
+/// Threads    collective over `ranks`. The one-sided part: one caller at a time; abort() at any
+///            time.
 /// Errors     TransportError when a rank does not come before the deadline; nothing is left behind.
-/// Cost       2 values set and 2 (size - 1) got, once: for the ranks of one machine; then 1 set a
-///            publication and rank, and 1 got for each peer that is read. Two sockets, a connection
-///            to each peer, and a thread that sleeps.
+/// Cost       2 values set and 2 got by each, once; then 1 set a publication and rank, and 1 got
+///            for each peer that is read. Two sockets, a connection to each of these ranks, and a
+///            thread that sleeps.
 /// Source     own; docs/design/transport.md, "shared_memory".
 [[nodiscard]] PeerMemoryConnection make_shared_memory_transport(Transport& messages,
                                                                 std::shared_ptr<Store> store,
+                                                                std::vector<int> ranks,
                                                                 Deadline deadline);
 
 }  // namespace dynatrain

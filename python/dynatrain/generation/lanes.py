@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TypeVar
 
@@ -50,12 +51,19 @@ class Lane:
         transport: the union communicator.
         executor: runs schedules over it.
         max_direct: messages per pair and stage that may lie in tensors themselves.
+        reads_in_place: whether ranks of some machine read each other's memory where it lies; equal
+            on all ranks.
     """
 
     name: str
     transport: _native.Transport
     executor: _native.Executor
     max_direct: int
+    reads_in_place: bool = False
+
+
+#: A lane, and what keeps ranks from reading in place over it; empty where nothing does.
+_InPlace = tuple[Lane, str]
 
 
 def take_device(device: torch.device, rank: int) -> torch.device:
@@ -202,10 +210,10 @@ class LaneMaker:
             # The others would wait in the making of a group.
             _, error = attempt(lambda: self._make_copiers(made.enter_context))
             control.agree("making the copiers", error, None)
-            lanes = {HOST: self._in_place(control, _made(control, self._host_lane))}
+            lanes = {HOST: self._host_in_place(control, _made(control, self._host_lane))}
             if self.device_copier is not None:
                 messages = self._nccl_lane(control) or _made(control, self._staged_lane)
-                lanes[DEVICE] = self._shared_lane(control, messages) or messages
+                lanes[DEVICE] = self._device_in_place(control, messages)
                 _log.info("device memory travels over %s", lanes[DEVICE].name)
             return lanes
 
@@ -232,34 +240,52 @@ class LaneMaker:
         executor = _native.Executor(transport, self.host_copier)
         return Lane("c10d", transport, executor, _DIRECT_MESSAGES)
 
-    def _in_place(self, control: Control, messages: Lane) -> Lane:
+    def _host_in_place(self, control: Control, messages: Lane) -> Lane:
         """Host memory that ranks of one machine read where it lies, if they shall."""
-        if self._wanted != "shared_memory" or self._members.num_ranks == 1:
+        if self._wanted != "shared_memory":
             return messages
-        apart = self._apart()
-        if apart:
-            raise _not_to_be_had(self._wanted, apart)
-        lane, problem = _made(control, lambda: self._shared_memory(messages))
+        lane, problem = self._in_place(control, messages, self._shared_memory)
         if problem:
             raise _not_to_be_had(self._wanted, problem)
         return lane
 
-    def _apart(self) -> str:
-        """What keeps ranks from reading each other's memory wherever they run; "" on one machine.
+    def _device_in_place(self, control: Control, messages: Lane) -> Lane:
+        """Device memory that ranks of one machine read where it lies, where they can and shall."""
+        if self._wanted in ("nccl", "c10d"):
+            return messages
+        lane, problem = self._in_place(control, messages, self._cuda_ipc)
+        if problem and self._wanted == "cuda_ipc":
+            raise _not_to_be_had(self._wanted, problem)
+        if problem:
+            _log.info("ranks do not read each other's device memory:\n%s", problem)
+        return lane
 
-        Known to all of them without a word: no probe is needed.
+    def _in_place(
+        self, control: Control, messages: Lane, connect: Callable[[Lane, list[int]], _InPlace]
+    ) -> _InPlace:
+        """A lane whose ranks read each other's memory on each machine where all of its ranks can.
+
+        With what keeps those of other machines from it. Collective: each machine is a group of its
+        own, and moves between them go by messages.
         """
-        if len(set(self._members.node_of_rank)) == 1:
-            return ""
-        hosts = sorted({member.called or member.host for member in self._members.each})
-        return f"  the ranks run on several machines: {hosts}"
+        nodes = self._members.node_of_rank
+        num_on = Counter(nodes)
+        if max(num_on.values()) == 1:
+            return messages, ""
+        ranks = [rank for rank, node in enumerate(nodes) if node == nodes[self._members.rank]]
+        lane, problem = _made(control, lambda: connect(messages, ranks))
+        beside = [num_on[node] for node in nodes]
+        works, lines = control.agree(
+            "connecting the ranks", None, problem, lambda told: _on_machines(beside, told)
+        )
+        return (replace(lane, reads_in_place=True) if works else messages), lines
 
-    def _shared_memory(self, messages: Lane) -> tuple[Lane, str]:
-        """The lane, and what keeps the ranks from taking it."""
+    def _shared_memory(self, messages: Lane, ranks: list[int]) -> _InPlace:
+        """The lane, and what keeps the ranks of this machine from it."""
         assert self.host_copier is not None
-        store = self._fresh_store("shared_memory")
+        store = self._fresh_store(f"shared_memory/{ranks[0]}")
         seconds = self._timeout.total_seconds()
-        connection = _native.connect_shared_memory(messages.transport, store, seconds)
+        connection = _native.connect_shared_memory(messages.transport, store, ranks, seconds)
         transport = self._noted(connection.transport)
         executor = _native.Executor(transport, self.host_copier)
         lane = Lane("shared_memory", transport, executor, messages.max_direct)
@@ -299,26 +325,13 @@ class LaneMaker:
         _log.warning("messages go through the host, as there is no NCCL:\n%s", obstacle)
         return None
 
-    def _shared_lane(self, control: Control, messages: Lane) -> Lane | None:
-        """Ranks of one host read each other's memory; None when they cannot or shall not."""
-        if self._wanted in ("nccl", "c10d") or self._members.num_ranks == 1:
-            return None
-        problem = self._apart()
-        if not problem:
-            lane, problem = _made(control, lambda: self._cuda_ipc(messages))
-            if not problem:
-                return lane
-        if self._wanted == "cuda_ipc":
-            raise _not_to_be_had("cuda_ipc", problem)
-        _log.info("ranks do not read each other's device memory: %s", problem)
-        return None
-
-    def _cuda_ipc(self, messages: Lane) -> tuple[Lane, str]:
-        """The lane, and what keeps the ranks from taking it."""
+    def _cuda_ipc(self, messages: Lane, ranks: list[int]) -> _InPlace:
+        """As :meth:`_shared_memory`, for memory of devices."""
         assert self.device_copier is not None
         connection = _native.connect_cuda_ipc(
             messages.transport,
-            self._fresh_store("cuda_ipc"),
+            self._fresh_store(f"cuda_ipc/{ranks[0]}"),
+            ranks,
             self._device.index,
             self._timeout.total_seconds(),
         )
@@ -354,6 +367,13 @@ class LaneMaker:
         found = control.gather(obstacle, "connecting the ranks")
         told = {rank: text for rank, text in enumerate(found) if text is not None}
         return by_rank.lines(told) or None
+
+
+def _on_machines(num_beside: Sequence[int], problems: Sequence[str]) -> tuple[bool, str]:
+    """Whether ranks of any machine read in place, and what keeps others that are not alone."""
+    told = {rank: text for rank, text in enumerate(problems) if text and num_beside[rank] > 1}
+    works = any(num > 1 and not text for num, text in zip(num_beside, problems, strict=False))
+    return works, by_rank.lines(told)
 
 
 def _not_to_be_had(transport: str, obstacle: str) -> DeviceError:

@@ -78,14 +78,15 @@ class Blueprint:
         """What the switch does with the memory of its source."""
         return STREAM if self.streams else RETAIN
 
+    def schedule_of(self, moves: LaneMoves) -> _native.Schedule:
+        """The stages of some moves."""
+        return _native.make_schedule(
+            moves.plan, self.source_map, self.target_map, moves.num_stages, moves.options
+        )
+
     def schedules(self) -> list[_native.Schedule]:
         """The stages of every lane."""
-        return [
-            _native.make_schedule(
-                each.plan, self.source_map, self.target_map, each.num_stages, each.options
-            )
-            for each in self.by_lane
-        ]
+        return [self.schedule_of(each) for each in self.by_lane]
 
     def adopted(self, engine: Engine) -> frozenset[str]:
         """Names whose memory in the source serves the target as it is."""

@@ -1,4 +1,4 @@
-"""One lane's part in a switch."""
+"""One run of a switch: what goes by one lane, in one way."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dynatrain.switch.blueprint import LaneMoves
 
 @dataclass(frozen=True)
 class Route:
-    """What one lane runs in a switch.
+    """What one lane runs in a switch, of moves that go alike.
 
     Attributes:
         moves: what goes by it.

@@ -8,19 +8,20 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from dynatrain import _native, by_rank, words
+from dynatrain import _native, words
 from dynatrain._errors import DeviceError, is_out_of_memory
 from dynatrain.generation.engine import Engine, Side
 from dynatrain.generation.held import Source
-from dynatrain.generation.lanes import DEVICE, HOST
+from dynatrain.generation.lanes import DEVICE
 from dynatrain.report import PreparedSwitch, RankStats, Span, of_all_ranks
-from dynatrain.switch.blueprint import Blueprint, draw
+from dynatrain.switch.blueprint import Blueprint, LaneMoves, draw
 from dynatrain.switch.budget import check_budget, no_memory
 from dynatrain.switch.called import Called
 from dynatrain.switch.clock import Clock
 from dynatrain.switch.room import latest
 from dynatrain.switch.route import Route
 from dynatrain.switch.streams import bytes_ahead, streams_of
+from dynatrain.switch.ways import Way, ways_of
 
 _log = logging.getLogger("dynatrain.session")
 #: How CUDA names it in the text of a DeviceError.
@@ -36,7 +37,7 @@ class Standing:
         blueprint: what it was made from.
         source: this rank's tensors in the source, as they were read last.
         target: its tensors in the target.
-        routes: one for each lane.
+        routes: one for each lane, or two where some of it is read in place and some is not.
         fresh_bytes: memory that was taken for the target.
         of_all: bytes and peaks of all ranks.
         build_seconds: the user's build, the target's memory and its runs.
@@ -59,11 +60,6 @@ class Standing:
     spans: Sequence[Span] = ()
 
     @property
-    def staging_peak_bytes(self) -> int:
-        """Staging of all lanes together."""
-        return sum(route.schedule.staging_peak_bytes for route in self.routes)
-
-    @property
     def streamed_bytes(self) -> int:
         """What source and target hold together at most beyond the source, where it is freed."""
         streams = (route.streaming for route in self.routes)
@@ -75,15 +71,15 @@ class Standing:
         return sum(route.run.table_bytes for route in self.routes if route.run is not None)
 
     @property
-    def taken_staging_bytes(self) -> int:
-        """Staging that was taken: what is read in place needs none."""
+    def staging_bytes(self) -> int:
+        """Staging that is taken: what is read in place needs none."""
         staged = [route.schedule for route in self.routes if not route.one_sided]
         return sum(schedule.staging_peak_bytes for schedule in staged)
 
     @property
     def held_bytes(self) -> int:
         """Memory that this rank holds for the target, until it is switched to or dropped."""
-        return self.fresh_bytes + self.taken_staging_bytes + self.table_bytes
+        return self.fresh_bytes + self.staging_bytes + self.table_bytes
 
     def told(self) -> PreparedSwitch:
         """What the script is told of it."""
@@ -145,9 +141,9 @@ def _stand(engine: Engine, blueprint: Blueprint) -> Standing:
     if all(route.run is not None for route in standing.routes):
         return standing
     try:
-        routes = [_with_sources(engine, standing, route) for route in standing.routes]
-        mapped = replace(standing, routes=routes)
-        return _agreed(engine, "taking staging memory", lambda: _with_runs(engine, mapped))
+        table = standing.source.table
+        ways = [ways_of(engine, blueprint, table, route.moves) for route in standing.routes]
+        return _agreed(engine, "taking staging memory", lambda: _by_ways(engine, standing, ways))
     except Exception:
         engine.generation.disconnect("peers' memory could not be mapped")
         raise
@@ -164,7 +160,7 @@ def _agreed(engine: Engine, phase: str, work: Callable[[], Standing]) -> Standin
             received_bytes=plan.received_bytes,
             kept_bytes=plan.kept_bytes,
             lower_bound_bytes=plan.lower_bound_bytes,
-            staging_peak_bytes=made[0].taken_staging_bytes,
+            staging_peak_bytes=made[0].staging_bytes,
             extra_peak_bytes=made[0].held_bytes + made[0].streamed_bytes,
         )
 
@@ -208,7 +204,7 @@ def _with_memory(engine: Engine, blueprint: Blueprint, routes: list[Route] | Non
         routes = [replace(r, streaming=each) for r, each in zip(routes, streams, strict=True)]
         fresh = bytes_ahead(blueprint.source, target)
         return _with_runs(engine, replace(standing, routes=routes, fresh_bytes=fresh))
-    if any(engine.lanes[route.moves.lane].transport.is_one_sided for route in routes):
+    if any(engine.lanes[route.moves.lane].reads_in_place for route in routes):
         return standing
     return _with_runs(engine, standing)
 
@@ -236,10 +232,24 @@ def _materialized(engine: Engine, blueprint: Blueprint, fresh: int, staging: int
         raise
 
 
+def _by_ways(engine: Engine, standing: Standing, ways: Sequence[Sequence[Way]]) -> Standing:
+    """The same with runs of the ways that each lane's moves take."""
+    routes = [
+        Route(way.moves, _schedule_of(standing.blueprint, route, way.moves), way.one_sided)
+        for route, of_lane in zip(standing.routes, ways, strict=True)
+        for way in of_lane
+    ]
+    return _with_runs(engine, replace(standing, routes=routes))
+
+
+def _schedule_of(blueprint: Blueprint, route: Route, moves: LaneMoves) -> _native.Schedule:
+    return route.schedule if moves is route.moves else blueprint.schedule_of(moves)
+
+
 def _with_runs(engine: Engine, standing: Standing) -> Standing:
     made = replace(standing, routes=[_with_run(engine, standing, each) for each in standing.routes])
     fresh = made.fresh_bytes + made.streamed_bytes
-    needed = fresh + made.staging_peak_bytes + made.table_bytes
+    needed = fresh + made.staging_bytes + made.table_bytes
     check_budget(engine.rank, needed, engine.options)
     return made
 
@@ -280,28 +290,3 @@ def _prepared_run(engine: Engine, standing: Standing, route: Route) -> _native.P
         route.one_sided,
         route.streaming,
     )
-
-
-def _with_sources(engine: Engine, standing: Standing, route: Route) -> Route:
-    """Maps the peers' sources ahead of the switch, where all ranks can. Collective."""
-    lane = engine.lanes[route.moves.lane]
-    if not lane.transport.is_one_sided:
-        return route
-    seconds = engine.options.timeout.total_seconds()
-    source_map, table = standing.blueprint.source_map, standing.source.table
-
-    def mapped() -> str:  # what does not work is returned; peers wait for a rank that raises
-        with engine.lanes_end_with_an_error("this rank could not map the sources of its peers"):
-            return lane.executor.map_sources(route.moves.plan, source_map, table, seconds)
-
-    lines = engine.joined(
-        "mapping the sources",
-        mapped,
-        lambda problems: by_rank.lines({rank: text for rank, text in enumerate(problems) if text}),
-    )
-    if lines:
-        # Of host memory it is the rule for what build, or the first steps, have made.
-        level = logging.DEBUG if route.moves.lane == HOST else logging.WARNING
-        if engine.rank == 0:  # all ranks have the same lines
-            _log.log(level, "this switch goes by messages, not in place:\n%s", lines)
-    return replace(route, one_sided=not lines)

@@ -23,7 +23,7 @@ namespace {
 struct Open {
   bool is_published = false;
   bool is_mapped = false;
-  bool refuses_to_map = false;
+  bool can_expose = true;
 };
 
 /// A transport that tells what is open, and which operations were posted.
@@ -53,13 +53,12 @@ class WatchedTransport final : public Transport, public OneSided {
   }
   [[nodiscard]] OneSided* one_sided() noexcept override { return this; }
 
-  void publish(std::span<const ExposedBuffer> buffers) override {
+  [[nodiscard]] bool reaches(int peer) const override { return inner_->one_sided()->reaches(peer); }
+  Unreadable publish(std::span<const ExposedBuffer> buffers) override {
     open_.is_published = true;
     open_.is_mapped = true;
     inner_->one_sided()->publish(buffers);
-    if (open_.refuses_to_map) {
-      throw DeviceError("the peer's memory cannot be opened");
-    }
+    return {.buffers = {}, .reason = open_.can_expose ? "" : "the memory cannot be opened"};
   }
   [[nodiscard]] const std::byte* map(int peer, BufferId buffer, Deadline deadline) override {
     return inner_->one_sided()->map(peer, buffer, deadline);
@@ -121,7 +120,7 @@ class WhateverEnds : public ::testing::Test {
     return executor_.prepare(inputs(allow_one_sided), {});
   }
   [[nodiscard]] std::string map_sources() {
-    return executor_.map_sources(plan_, source_.memory(), {});
+    return executor_.map_sources(plan_, map_, source_.memory(), {}).problem;
   }
   [[nodiscard]] bool is_open() const { return open_.is_published || open_.is_mapped; }
 
@@ -163,8 +162,8 @@ TEST_F(WhateverEnds, RunOverMessagesClosesWhatWasMappedForIt) {
 }
 
 // Its peers may still be at it, and would take an end of what it has published for its death.
-TEST_F(WhateverEnds, WhatCannotBeMappedStaysPublishedUntilAllHaveHeardOfIt) {
-  open_.refuses_to_map = true;
+TEST_F(WhateverEnds, WhatIsNotReadInPlaceStaysPublishedUntilAllHaveHeardOfIt) {
+  open_.can_expose = false;
   EXPECT_NE(map_sources(), "");
   EXPECT_TRUE(open_.is_published);
   const auto prepared = prepare(false);
@@ -246,7 +245,7 @@ TEST_F(WhateverEnds, WhatFailsWhileAStageIsSubmittedNamesThatStage) {
 }
 
 TEST_F(WhateverEnds, WhatFailsWhileSourcesAreReadNamesItsStage) {
-  copier_.throws_at = 3 + 2 * 3;  // words and the sums of what is exposed come first; then two each
+  copier_.throws_at = 5 + 2 * 3;  // words, twice, and sums of what is exposed; then two of each
   EXPECT_EQ(stage_of_error(executor_, inputs(true), control_), 3);
 }
 

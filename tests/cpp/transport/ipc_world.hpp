@@ -9,11 +9,19 @@
 #include "transport/thread_store.hpp"
 #include <chrono>
 #include <functional>
+#include <map>
 #include <memory>
+#include <numeric>
 #include <thread>
 #include <vector>
 
 namespace dynatrain {
+
+inline std::vector<int> all_ranks(int num_ranks) {
+  std::vector<int> ranks(static_cast<std::size_t>(num_ranks));
+  std::iota(ranks.begin(), ranks.end(), 0);
+  return ranks;
+}
 
 struct FakeIpcWorld {
   using Change = std::function<void(FakeIpcWorld& world, IpcProbe& probe)>;
@@ -24,20 +32,23 @@ struct FakeIpcWorld {
     for (int rank = 0; rank < num_ranks; ++rank) {
       messages.push_back(loopback.transport(rank));
       probes.push_back({.rank = rank,
-                        .size = num_ranks,
+                        .ranks = all_ranks(num_ranks),
                         .api = std::make_shared<FakeIpc>(machine, rank),
                         .api_problem = {},
                         .place = {.boot = "boot", .host = "host", .network_space = "space"}});
       if (change) {
         change(*this, probes.back());
       }
+      stores.try_emplace(probes.back().ranks.front(), std::make_shared<ThreadStore>());
     }
     std::vector<std::thread> threads;
     for (int rank = 0; rank < num_ranks; ++rank) {
       threads.emplace_back([&, rank] {
         const auto index = static_cast<std::size_t>(rank);
-        connections[index] = connect_peer_memory(
-            *messages[index], store, probes[index], deadline_in(std::chrono::seconds(20)));
+        connections[index] = connect_peer_memory(*messages[index],
+                                                 stores.at(probes[index].ranks.front()),
+                                                 probes[index],
+                                                 deadline_in(std::chrono::seconds(20)));
       });
     }
     for (std::thread& thread : threads) {
@@ -56,7 +67,7 @@ struct FakeIpcWorld {
   }
 
   std::shared_ptr<FakeIpcMachine> machine = std::make_shared<FakeIpcMachine>();
-  std::shared_ptr<ThreadStore> store = std::make_shared<ThreadStore>();
+  std::map<int, std::shared_ptr<ThreadStore>> stores;  ///< of each machine, by its first rank
   LoopbackWorld loopback;
   std::vector<std::unique_ptr<Transport>> messages;
   std::vector<PeerMemoryConnection> connections;

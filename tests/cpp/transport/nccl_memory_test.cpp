@@ -145,7 +145,8 @@ TEST_F(NcclMemory, IsNotFreedWhileAnAbortOfAnotherThreadRuns) {
 
 // cuda_ipc only forwards messages; without this its staged runs would lose what was asked for.
 TEST_F(NcclMemory, IsHandedOutThroughATransportThatForwardsMessages) {
-  PeerMemoryTransport forwarding(world_.rank(0), std::make_shared<ThreadStore>(), nullptr, nullptr);
+  PeerMemoryTransport forwarding(
+      world_.rank(0), std::make_shared<ThreadStore>(), {}, nullptr, nullptr);
   EXPECT_NE(forwarding.allocate_messages(64), nullptr);
 }
 

@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include "transport/ipc_fake.hpp"
+#include "transport/ipc_world.hpp"
 #include "transport/thread_store.hpp"
 #include <chrono>
 #include <memory>
@@ -58,7 +59,7 @@ std::vector<Outcome> probe_all(int num_ranks, int num_come, std::chrono::millise
       CountingStore store(shared);
       Lifelines lifelines;
       const IpcProbe probe{.rank = rank,
-                           .size = num_ranks,
+                           .ranks = all_ranks(num_ranks),
                            .api = std::make_shared<FakeIpc>(machine, rank),
                            .api_problem = {},
                            .place = {.boot = "boot", .host = "host", .network_space = "space"}};

@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <fstream>
 #include <memory>
+#include <numeric>
 #include <optional>
 #include <string>
 #include <sys/mman.h>
@@ -36,6 +37,8 @@ class SharedWorld final : public TransportWorld {
   explicit SharedWorld(int num_ranks)
       : loopback_(num_ranks, {}), connections_(static_cast<std::size_t>(num_ranks)) {
     auto store = std::make_shared<ThreadStore>();
+    std::vector<int> ranks(connections_.size());
+    std::iota(ranks.begin(), ranks.end(), 0);
     std::vector<std::thread> threads;
     messages_.reserve(connections_.size());
     threads.reserve(connections_.size());
@@ -44,7 +47,7 @@ class SharedWorld final : public TransportWorld {
     }
     for (std::size_t rank = 0; rank < connections_.size(); ++rank) {
       threads.emplace_back([&, rank] {
-        connections_[rank] = make_shared_memory_transport(*messages_[rank], store, late());
+        connections_[rank] = make_shared_memory_transport(*messages_[rank], store, ranks, late());
       });
     }
     for (std::thread& thread : threads) {
@@ -282,18 +285,22 @@ TEST(SharedMemory, ReaderCannotWrite) {
   EXPECT_TRUE(WIFSIGNALED(status));
 }
 
-// What the first state lies in is malloc's: it is told to all, and the next publication is as good.
-TEST(SharedMemory, MemoryOfThisProcessAloneIsRefusedOnBothEnds) {
+// What the first state lies in is malloc's: both ends must know of it, and read the rest.
+TEST(SharedMemory, MemoryOfThisProcessAloneIsLeftOutOnBothEndsAndTheRestIsRead) {
   SharedWorld world(2);
   std::vector<std::byte> own(64);
-  const ExposedBuffer buffer{BufferId(0), own.data(), 64};
-  EXPECT_THROW(world.side(1).publish(std::array{buffer}), DeviceError);
-  world.side(0).publish({});
-  EXPECT_THROW(static_cast<void>(world.side(0).map(1, BufferId(0), late())), DeviceError);
-
   std::byte* const memory = world.memory(1, 64);
   memory[0] = std::byte{5};
-  EXPECT_EQ(*Read(world, memory, 64).data(), std::byte{5});
+  const std::array buffers{ExposedBuffer{BufferId(7), memory, 64},
+                           ExposedBuffer{BufferId(0), own.data(), 64}};
+  const Unreadable unreadable = world.side(1).publish(buffers);
+  EXPECT_EQ(unreadable.buffers, std::vector{BufferId(0)});
+  EXPECT_NE(unreadable.reason.find("this process's alone"), std::string::npos) << unreadable.reason;
+  world.side(0).publish({});
+  EXPECT_EQ(world.side(0).map(1, BufferId(0), late()), nullptr);
+  EXPECT_EQ(*world.side(0).map(1, BufferId(7), late()), std::byte{5});
+  world.side(0).release();
+  world.side(1).withdraw();
 }
 
 // A file that is handed out after its block is freed would be that of other memory.

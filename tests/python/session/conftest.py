@@ -5,8 +5,13 @@ from __future__ import annotations
 from functools import partial
 
 import pytest
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore
 
 import training_jobs as jobs
+from dynatrain import _native
+from stand_in_lanes import Properties
 
 
 @pytest.fixture
@@ -23,3 +28,14 @@ def start(start_alone):
 def start_verified(start_alone):
     """Starts what ``build`` makes; every switch compares sums and fingerprints."""
     return partial(start_alone, verify=("sums", "fingerprint"))
+
+
+@pytest.fixture
+def job(monkeypatch):
+    """A job of one process, in which a CUDA device seems to work."""
+    dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+    monkeypatch.setattr(_native, "CudaCopier", lambda _: _native.CpuCopier(1))
+    monkeypatch.setattr(_native, "nccl_report", lambda: type("Report", (), {"problem": ""})())
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Properties)
+    yield monkeypatch
+    dist.destroy_process_group()

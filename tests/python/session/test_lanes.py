@@ -3,40 +3,15 @@
 from __future__ import annotations
 
 import logging
-from datetime import timedelta
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore
 
 from dynatrain import DeviceError, Nccl, TransportError, _native
-from dynatrain.generation.control import Control
-from dynatrain.generation.lanes import DEVICE, HOST, LaneMaker, check_transport, take_device
+from dynatrain.generation.lanes import DEVICE, HOST, check_transport, take_device
 from dynatrain.generation.members import Members
-
-GPU = torch.device("cuda", 0)
-
-
-class Properties:
-    uuid = "GPU-one"
-
-
-class PairControl(Control):
-    """This rank's control, and a peer that answers what the test says."""
-
-    def __init__(self, answers):
-        super().__init__(
-            Members.of_ranks("a session", 0, 1, HashStore()), timedelta(seconds=20), "a pair"
-        )
-        self.answers = list(answers)
-
-    def gather(self, value, phase):
-        return [value, self.answers.pop(0)]
-
-    def agree(self, phase, error, value, combine=list):
-        assert error is None
-        return combine([value, value if value is None else self.answers.pop(0)])
+from stand_in_lanes import GPU, PairControl, alone, connect, maker, only_host_groups
 
 
 class FreshStore:
@@ -51,63 +26,6 @@ class FreshStore:
 
     def get(self, key, timeout_s):
         return self.store.get(key)
-
-
-@pytest.fixture
-def job(monkeypatch):
-    """A job of one process, in which a CUDA device seems to work."""
-    dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
-    monkeypatch.setattr(_native, "CudaCopier", lambda _: _native.CpuCopier(1))
-    monkeypatch.setattr(_native, "nccl_report", lambda: type("Report", (), {"problem": ""})())
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Properties)
-    yield monkeypatch
-    dist.destroy_process_group()
-
-
-def connect(job, store_keys=None):
-    """NCCL that works; returns whether each transport was to register its staging."""
-    world = _native.LoopbackWorld(1)
-    registered = []
-
-    def transport(*place, register_staging):
-        rank, _, store, device, timeout_s = place
-        assert (rank, device, timeout_s) == (0, 0, 20)
-        registered.append(register_staging)
-        store.set("id", b"\0\xff")
-        if store_keys is not None:
-            store_keys.append(store.get("id", 1))
-        return world.transport(0)
-
-    job.setattr(_native, "NcclTransport", transport)
-    return registered
-
-
-def maker(transport, num_ranks=1):
-    members = Members.of_ranks("a session", 0, num_ranks, HashStore())
-    return LaneMaker(members, GPU, transport, timedelta(seconds=20), 1)
-
-
-def alone():
-    """The control of one rank."""
-    return Control(
-        Members.of_ranks("a session", 0, 1, HashStore()), timedelta(seconds=20), "a test"
-    )
-
-
-def share(job, problem):
-    """CUDA IPC between two ranks that works, or not; returns the messages it was laid over."""
-    laid_over = []
-
-    def connection(messages, store, device, timeout_s):
-        assert (device, timeout_s) == (0, 20)
-        store.set("probe", b"never used before")
-        laid_over.append(messages)
-        world = _native.LoopbackWorld(2, one_sided=not problem)
-        report = type("Report", (), {"problem": problem})
-        return type("Connection", (), {"transport": world.transport(0), "report": report})
-
-    job.setattr(_native, "connect_cuda_ipc", connection)
-    return laid_over
 
 
 def raise_if_any(phase, error, value, combine=list):
@@ -216,56 +134,6 @@ def test_ranks_that_share_a_gpu_try_nccl_where_it_was_told_to(job):
     lanes = maker("auto").make(PairControl(["GPU-one", None, None]), "1")
 
     assert lanes[DEVICE].name == "nccl"
-
-
-def only_host_groups(made, job):
-    """A maker of two ranks whose Gloo groups are this process's alone."""
-    world = _native.LoopbackWorld(1)
-    job.setattr(made, "_c10d", lambda kind: world.transport(0))
-    return made
-
-
-def test_ranks_of_one_host_read_each_other_in_place(job):
-    connect(job)
-    laid_over = share(job, "")
-    made = only_host_groups(maker("auto", num_ranks=2), job)
-    lane = made.make(alone(), "1")[DEVICE]
-
-    assert lane.name == "cuda_ipc"
-    assert lane.transport.is_one_sided
-    assert len(laid_over) == 1
-
-
-def test_ranks_that_cannot_read_each_other_send_messages(job):
-    connect(job)
-    share(job, "rank 1 is on another host")
-    made = only_host_groups(maker("auto", num_ranks=2), job)
-    lane = made.make(alone(), "1")[DEVICE]
-
-    assert lane.name == "nccl"
-    assert not lane.transport.is_one_sided
-
-
-def test_cuda_ipc_that_was_asked_for_is_not_replaced(job):
-    connect(job)
-    share(job, "rank 1 is on another host")
-    made = only_host_groups(maker("cuda_ipc", num_ranks=2), job)
-    with pytest.raises(DeviceError, match="rank 1 is on another host"):
-        made.make(alone(), "1")
-
-
-# The probe would have every rank tell the store what it holds, for an answer that all know.
-@pytest.mark.parametrize("transport", ["auto", "cuda_ipc"])
-def test_ranks_of_several_machines_do_not_probe(job, transport):
-    connect(job)
-    job.setattr(_native, "connect_cuda_ipc", pytest.fail)
-    job.setattr(Members, "node_of_rank", [0, 1])
-    made = only_host_groups(maker(transport, num_ranks=2), job)
-    if transport == "auto":
-        assert made.make(alone(), "1")[DEVICE].name == "nccl"
-    else:
-        with pytest.raises(DeviceError, match="the ranks run on several machines"):
-            made.make(alone(), "1")
 
 
 class Ending:
