@@ -67,6 +67,8 @@ class SwitchReport:
         boundary_seconds: what a preparation beside training took of the training thread between
             two steps, a part of prepare_seconds; training has lost it ahead of the stop.
         bytes_moved: bytes that crossed between ranks.
+        bytes_in_place: those of them that ranks of one machine read where they lay; all others went
+            by messages.
         bytes_kept: bytes that stayed on their rank (adopted or copied).
         lower_bound_bytes: what any switch between these layouts must move.
         staging_peak_bytes: staging of the rank that used most.
@@ -95,6 +97,7 @@ class SwitchReport:
     plan_seconds: float = 0.0
     boundary_seconds: float = 0.0
     bytes_moved: int = 0
+    bytes_in_place: int = 0
     bytes_kept: int = 0
     lower_bound_bytes: int = 0
     staging_peak_bytes: int = 0
@@ -138,13 +141,20 @@ class SwitchReport:
             f"{self.source} -> {self.target} ({mark}): stop {self.stop_seconds * 1e3:.1f} ms, "
             f"transfer {self.transfer_seconds * 1e3:.1f} ms{built and f', {built}'}; "
             f"moved {_mebi(self.bytes_moved)} (bound {_mebi(self.lower_bound_bytes)}), "
-            f"kept {_mebi(self.bytes_kept)}; extra peak {_mebi(self.extra_peak_bytes)}"
-            f"{_streamed(self.mode)}"
+            f"{self._by_ways()}kept {_mebi(self.bytes_kept)}; "
+            f"extra peak {_mebi(self.extra_peak_bytes)}{_streamed(self.mode)}"
         )
         if self.fingerprint_before is not None:
             same = "=" if self.fingerprint_before == self.fingerprint_after else "!="
             text += f"; fingerprint {self.fingerprint_before} {same} {self.fingerprint_after}"
         return text + "".join(f"; not continuous: {reason}" for reason in self.not_continuous)
+
+    def _by_ways(self) -> str:
+        """What went which way, where any of it was read in place."""
+        if not self.bytes_in_place:
+            return ""
+        sent = self.bytes_moved - self.bytes_in_place
+        return f"{_mebi(self.bytes_in_place)} in place and {_mebi(sent)} by messages, "
 
 
 def _streamed(mode: str) -> str:
@@ -261,6 +271,7 @@ class RankStats:
     plan_seconds: float = 0.0
     boundary_seconds: float = 0.0
     received_bytes: int = 0
+    in_place_bytes: int = 0
     kept_bytes: int = 0
     lower_bound_bytes: int = 0
     staging_peak_bytes: int = 0
@@ -283,6 +294,7 @@ def of_all_ranks(ranks: Sequence[RankStats]) -> RankStats:
         max(stats.plan_seconds for stats in ranks),
         max(stats.boundary_seconds for stats in ranks),
         sum(stats.received_bytes for stats in ranks),
+        sum(stats.in_place_bytes for stats in ranks),
         sum(stats.kept_bytes for stats in ranks),
         sum(stats.lower_bound_bytes for stats in ranks),
         max(stats.staging_peak_bytes for stats in ranks),
@@ -318,6 +330,7 @@ def fill(report: SwitchReport, of_all: RankStats) -> None:
         key = f"{name}_seconds"
         setattr(report, key, getattr(of_all, key))
     report.bytes_moved = of_all.received_bytes
+    report.bytes_in_place = of_all.in_place_bytes
     report.bytes_kept = of_all.kept_bytes
     report.lower_bound_bytes = of_all.lower_bound_bytes
     report.staging_peak_bytes = of_all.staging_peak_bytes

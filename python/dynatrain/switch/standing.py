@@ -77,6 +77,11 @@ class Standing:
         return sum(schedule.staging_peak_bytes for schedule in staged)
 
     @property
+    def in_place_bytes(self) -> int:
+        """What this rank reads where it lies."""
+        return sum(route.moves.plan.received_bytes for route in self.routes if route.one_sided)
+
+    @property
     def held_bytes(self) -> int:
         """Memory that this rank holds for the target, until it is switched to or dropped."""
         return self.fresh_bytes + self.staging_bytes + self.table_bytes

@@ -163,6 +163,7 @@ def _own_numbers(engine: Engine, standing: Standing, moved: Moved, telling: Tell
         plan_seconds=standing.plan_seconds,
         boundary_seconds=standing.boundary_seconds,
         received_bytes=plan.received_bytes,
+        in_place_bytes=standing.in_place_bytes,
         kept_bytes=plan.kept_bytes,
         lower_bound_bytes=plan.lower_bound_bytes,
         staging_peak_bytes=moved.staging_peak_bytes,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -22,6 +23,7 @@ def stats(rank, **changes):
         "prepare_seconds": 0.4,
         "plan_seconds": 0.1,
         "received_bytes": 100,
+        "in_place_bytes": 30,
         "kept_bytes": 10,
         "lower_bound_bytes": 100,
         "staging_peak_bytes": 7,
@@ -55,6 +57,7 @@ def test_times_are_the_slowest_rank_s_and_bytes_are_sums():
 
     assert report.stop_seconds == 2.0
     assert report.bytes_moved == 150
+    assert report.bytes_in_place == 60
     assert report.bytes_kept == 20
     assert report.staging_peak_bytes == 9
     assert report.traffic == [(0, 1, 100), (1, 0, 100)]
@@ -71,6 +74,13 @@ def test_text_names_layouts_and_says_whether_the_bits_are_the_same():
     report.not_continuous = ["a reason"]
     assert "!=" in str(report)
     assert "not continuous: a reason" in str(report)
+
+
+# Bytes by either way are told apart where there are two.
+def test_text_tells_what_was_read_in_place_from_what_was_sent():
+    assert "in place" not in str(replace(filled(), bytes_in_place=0))
+    report = replace(filled(), bytes_moved=3 << 20, bytes_in_place=1 << 20)
+    assert "1.00 MiB in place and 2.00 MiB by messages, kept" in str(report)
 
 
 # Beside a stop of 61 ms, a build of 826 ms read as a fault of the numbers.
