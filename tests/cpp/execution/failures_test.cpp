@@ -243,44 +243,6 @@ TEST_F(SwitchFailure, AgreeRefusesListsThatDifferAndShowsBothHashes) {
   }
 }
 
-// A rank whose buffers moved after they were mapped would be read where they no longer are.
-TEST(MappedSources, ThatMovedOrAreOfAnotherPlanAreRefused) {
-  const ShardMap source = model_map(Layout::parse("dp=2"));
-  const ShardMap target = model_map(Layout::parse("tp=2"));
-  LoopbackWorld world(2, {.one_sided = true});
-  std::vector<std::thread> threads;
-  for (int rank = 0; rank < 2; ++rank) {
-    threads.emplace_back([&, rank] {
-      const Plan plan = make_plan(source, target, rank, {});
-      const Schedule schedule = make_schedule(plan, source, target, 1, {});
-      RankBuffers buffers = tagged_buffers(source, rank);
-      RankBuffers moved = buffers;
-      RankBuffers arrived = empty_buffers(target, rank);
-      const auto transport = world.transport(rank);
-      const auto copier = make_cpu_copier(1);
-      Executor executor(*transport, *copier, 0);
-      const auto prepare_after_mapping = [&](const Plan& other, const TensorMemory& memory) {
-        EXPECT_EQ(executor.map_sources(plan, source, buffers.memory(), {}).problem, "");
-        return executor.prepare({.plan = other,
-                                 .schedule = schedule,
-                                 .source = source,
-                                 .target = target,
-                                 .source_memory = memory,
-                                 .target_memory = arrived.memory()},
-                                {});
-      };
-      Plan receives_alone = plan;
-      receives_alone.sends.clear();
-      EXPECT_THROW(prepare_after_mapping(plan, moved.memory()), InternalError);
-      EXPECT_THROW(prepare_after_mapping(receives_alone, buffers.memory()), InternalError);
-      EXPECT_NE(prepare_after_mapping(plan, buffers.memory()), nullptr);
-    });
-  }
-  for (std::thread& thread : threads) {
-    thread.join();
-  }
-}
-
 /// Runs a switch of one rank in which the target buffers are the source buffers.
 RunResult run_in_place(const ShardMap& source, const ShardMap& target, RankBuffers& buffers) {
   LoopbackWorld world(1, {});

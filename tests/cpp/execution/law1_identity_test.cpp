@@ -99,6 +99,20 @@ TEST(Law1Identity, SourcesMappedAheadAreReadOnceTheyAreFinal) {
   }
 }
 
+// A rank of another machine is in the messages while these are read in place, in whatever order
+// they arrive.
+TEST(Law1Identity, RanksOfSeveralMachinesGetTheSameBits) {
+  SwitchCase what = many_stages();
+  what.loopback = {.adversary_seed = 5, .one_sided = true, .ranks_per_machine = 2};
+  what.map_ahead = true;
+  std::mt19937_64 random(8);
+  const std::vector<Layout> layouts = layouts_of(4, true);
+  for (int i = 0; i < 40; ++i) {
+    switch_and_expect(layouts[random() % layouts.size()], layouts[random() % layouts.size()], what);
+    ASSERT_FALSE(HasFailure());
+  }
+}
+
 // Sums are optional, and their absence moves every offset in a message.
 TEST(Law1Identity, HoldsWithoutSumsAndInMailboxes) {
   SwitchCase what = many_stages();

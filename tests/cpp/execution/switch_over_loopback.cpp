@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <deque>
 #include <exception>
 #include <thread>
 #include <utility>
@@ -206,21 +207,81 @@ ShardMap model_map(const Layout& layout) {
 namespace {
 
 /// Maps while the source holds nothing of worth, as training goes on until the run.
-void map_ahead(Executor& executor,
-               const Plan& plan,
-               const ShardMap& map,
-               RankBuffers& source,
-               const ExecuteOptions& options) {
+DividedPlan map_ahead(Executor& executor,
+                      const Plan& plan,
+                      const ShardMap& map,
+                      RankBuffers& source,
+                      const ExecuteOptions& options) {
   const RankBuffers final_bytes = source;
   for (std::vector<std::byte>& buffer : source.bytes) {
     std::fill(buffer.begin(), buffer.end(), std::byte{0xAA});
   }
-  const DividedPlan divided = executor.map_sources(plan, map, source.memory(), options);
-  EXPECT_TRUE(divided.by_messages.sends.empty() && divided.by_messages.receives.empty());
+  DividedPlan divided = executor.map_sources(plan, map, source.memory(), options);
   for (std::size_t i = 0; i < source.bytes.size(); ++i) {
     std::ranges::copy(final_bytes.bytes[i], source.bytes[i].begin());
   }
+  return divided;
 }
+
+/// One rank's runs of a switch: of the whole plan, or of the two that it was divided into.
+class RankRuns {
+ public:
+  RankRuns(Executor& executor,
+           const SwitchCase& what,
+           std::pair<const ShardMap&, const ShardMap&> maps,
+           std::size_t rank,
+           SwitchOutcome& outcome)
+      : executor_(executor),
+        what_(what),
+        maps_(std::move(maps)),
+        source_(outcome.source[rank]),
+        target_(outcome.target[rank]) {
+    const Plan& plan = outcome.plans[rank];
+    const Schedule& schedule = outcome.schedules[rank];
+    if (!what.map_ahead) {
+      prepare(plan, schedule, what.allow_one_sided);
+      return;
+    }
+    divided_ = map_ahead(executor, plan, maps.first, source_, what.execute);
+    const int num_stages = static_cast<int>(schedule.stages.size());
+    for (const Plan* const part : {&divided_.in_place, &divided_.by_messages}) {
+      schedules_.push_back(
+          make_schedule(*part, maps_.first, maps_.second, num_stages, what.schedule));
+      prepare(*part, schedules_.back(), part == &divided_.in_place);
+    }
+  }
+
+  /// What the last run says.
+  RunResult run(RunControl& control) {
+    RunResult result;
+    for (const auto& prepared : prepared_) {
+      result = executor_.run(*prepared, what_.execute, control);
+    }
+    return result;
+  }
+
+ private:
+  void prepare(const Plan& plan, const Schedule& schedule, bool allow_one_sided) {
+    prepared_.push_back(executor_.prepare({.plan = plan,
+                                           .schedule = schedule,
+                                           .source = maps_.first,
+                                           .target = maps_.second,
+                                           .source_memory = source_.memory(),
+                                           .target_memory = target_.memory(),
+                                           .verify_sums = what_.verify_sums,
+                                           .allow_one_sided = allow_one_sided},
+                                          what_.execute));
+  }
+
+  Executor& executor_;
+  const SwitchCase& what_;
+  std::pair<const ShardMap&, const ShardMap&> maps_;
+  RankBuffers& source_;
+  RankBuffers& target_;
+  DividedPlan divided_;
+  std::deque<Schedule> schedules_;
+  std::vector<std::unique_ptr<PreparedRun>> prepared_;
+};
 
 }  // namespace
 
@@ -258,22 +319,11 @@ SwitchOutcome switch_over_loopback(
         Executor executor(*transport, *copier, 0);
         RunControl& control = *outcome.controls[index];
         executor.agree(outcome.plans[index], what.execute);
-        if (what.map_ahead) {
-          map_ahead(executor, outcome.plans[index], source, outcome.source[index], what.execute);
-        }
-        const auto prepared = executor.prepare({.plan = outcome.plans[index],
-                                                .schedule = outcome.schedules[index],
-                                                .source = source,
-                                                .target = target,
-                                                .source_memory = outcome.source[index].memory(),
-                                                .target_memory = outcome.target[index].memory(),
-                                                .verify_sums = what.verify_sums,
-                                                .allow_one_sided = what.allow_one_sided},
-                                               what.execute);
+        RankRuns runs(executor, what, {source, target}, index, outcome);
         if (on_rank) {
           on_rank(rank, world, control);
         }
-        outcome.results[index] = executor.run(*prepared, what.execute, control);
+        outcome.results[index] = runs.run(control);
       } catch (...) {
         outcome.errors[index] = std::current_exception();
       }

@@ -51,7 +51,8 @@ struct SwitchCase {
   LoopbackOptions loopback;
   bool verify_sums = true;
   bool allow_one_sided = true;
-  /// Maps the sources ahead of the run, while they hold other bytes than in it.
+  /// Maps the sources ahead, while they hold other bytes than in the runs: one in place, one by
+  /// messages.
   bool map_ahead = false;
   /// Wraps a rank's transport, to make it misbehave; none: as it is.
   std::function<std::unique_ptr<Transport>(std::unique_ptr<Transport>, LoopbackWorld&)> wrap;

@@ -100,6 +100,7 @@ def test_all_ranks_take_the_ways_that_any_of_them_needs(seven_stages):
 
     assert ways((SOME, NONE), reads) == [Way(moves, one_sided=True)]
     assert ways((NONE, SOME), sends) == [Way(moves)]
+    assert [way.one_sided for way in ways((NONE, SOME), reads)] == [True, False]
     in_place, by_messages = ways((SOME, NONE), sends)
     assert (in_place.one_sided, in_place.moves.num_stages, in_place.moves.plan) == (True, 7, SOME)
     assert (by_messages.one_sided, by_messages.moves.num_stages) == (False, 9)
