@@ -36,8 +36,8 @@ bool is_same(const ExposedBuffer& a, const ExposedBuffer& b) {
 
 /// The peers' sources in this process, and why that of some is not among them.
 struct MappedPeers {
-  std::map<std::pair<int, TensorId>, const std::byte*> mapped{};  ///< null: it is not exposed
-  std::string problem{};
+  std::map<std::pair<int, TensorId>, const std::byte*> mapped;  ///< null: it is not exposed
+  std::string problem;
 
   /// The list of one owner whole, or nothing of it.
   void add(OneSided& one_sided, const PairList& list, Deadline deadline) {
@@ -73,10 +73,12 @@ std::set<int> agree_on_readers(const Ports& ports,
                                const Plan& readable,
                                Deadline deadline) {
   std::vector<Note> reads;
+  reads.reserve(reached.receives.size());
   for (const PairList& list : reached.receives) {
     reads.push_back({.peer = list.peer, .words = {hash_of(readable.receives, list.peer)}});
   }
   std::vector<Note> told;
+  told.reserve(reached.sends.size());
   for (const PairList& list : reached.sends) {
     told.push_back({.peer = list.peer, .words = {0}});
   }
@@ -163,7 +165,7 @@ DividedSources divide_sources(OneSided& one_sided,
   made.plans.in_place = part_of(plan, source.map, is_in_place);
   made.plans.by_messages =
       part_of(plan, source.map, [&](const Move& move) { return !is_in_place(move); });
-  made.plans.problem = own.reason.empty() ? std::move(peers.problem) : own.reason;
+  made.plans.problem = own.reason.empty() ? peers.problem : own.reason;
   made.map = {.lists = lists_of(made.plans.in_place),
               .exposed = exposed_by(made.plans.in_place, source.memory),
               .mapped = std::move(peers.mapped)};

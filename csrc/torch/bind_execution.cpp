@@ -94,6 +94,20 @@ void agree(Executor& executor, const NamedPlan& plan, double timeout_s) {
   executor.agree(plan.plan, options);
 }
 
+std::tuple<NamedPlan, NamedPlan, std::string> map_sources(Executor& executor,
+                                                          const NamedPlan& plan,
+                                                          const ShardMap& source,
+                                                          const StateTable& source_table,
+                                                          double timeout_s) {
+  ExecuteOptions options;
+  options.timeout = to_ms(timeout_s);
+  DividedPlan divided =
+      executor.map_sources(plan.plan, source, source_table.memory_for(source), options);
+  return {NamedPlan{std::move(divided.in_place), plan.map},
+          NamedPlan{std::move(divided.by_messages), plan.map},
+          std::move(divided.problem)};
+}
+
 // Spells out what Python passes.
 // NOLINTBEGIN(readability-function-size)
 std::unique_ptr<PreparedRun> prepare(Executor& executor,
@@ -246,26 +260,13 @@ void bind_executor(py::module_& m) {
            py::keep_alive<1, 2>(),
            py::keep_alive<1, 3>())
       .def("agree", &agree, py::arg("plan"), py::arg("timeout_s"), NoGil())
-      .def(
-          "map_sources",
-          [](Executor& self,
-             const NamedPlan& plan,
-             const ShardMap& source,
-             const StateTable& source_table,
-             double timeout_s) {
-            ExecuteOptions options;
-            options.timeout = to_ms(timeout_s);
-            DividedPlan divided =
-                self.map_sources(plan.plan, source, source_table.memory_for(source), options);
-            return std::tuple(NamedPlan{std::move(divided.in_place), plan.map},
-                              NamedPlan{std::move(divided.by_messages), plan.map},
-                              std::move(divided.problem));
-          },
-          py::arg("plan"),
-          py::arg("source"),
-          py::arg("source_table"),
-          py::arg("timeout_s"),
-          NoGil())
+      .def("map_sources",
+           &map_sources,
+           py::arg("plan"),
+           py::arg("source"),
+           py::arg("source_table"),
+           py::arg("timeout_s"),
+           NoGil())
       .def("prepare",
            &prepare,
            py::arg("plan"),

@@ -233,7 +233,7 @@ class RankRuns {
            SwitchOutcome& outcome)
       : executor_(executor),
         what_(what),
-        maps_(std::move(maps)),
+        maps_(maps),
         source_(outcome.source[rank]),
         target_(outcome.target[rank]) {
     const Plan& plan = outcome.plans[rank];
