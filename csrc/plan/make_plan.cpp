@@ -231,9 +231,10 @@ Plan part_of(const Plan& plan,
     }
     return bytes;
   };
-  const auto wanted_moves = [&](std::vector<Move> moves) {
-    std::erase_if(moves, [&](const Move& move) { return !is_wanted(move); });
-    return moves;
+  const auto wanted_moves = [&](const std::vector<Move>& moves) {
+    std::vector<Move> wanted;
+    std::ranges::copy_if(moves, std::back_inserter(wanted), is_wanted);
+    return wanted;
   };
   const auto wanted_lists = [&](const std::vector<PairList>& lists) {
     std::map<int, PairList> part;

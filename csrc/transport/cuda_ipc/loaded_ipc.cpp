@@ -174,8 +174,8 @@ class LoadedIpc final : public IpcApi {
           "transport: the memory cannot be read by other processes\n  expected memory "
           "of a device, it is " +
           std::string(is_managed != 0 ? "managed" : "the host's") +
-          "\n  nothing was published; no state has changed\n  let the state lie in "
-          "memory of cudaMalloc or cuMemCreate, or run over messages");
+          "\n  it was not published; no state has changed\n  let it lie in memory of "
+          "cudaMalloc or cuMemCreate, or leave it to messages");
     }
   }
 

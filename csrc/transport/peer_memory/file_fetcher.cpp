@@ -62,8 +62,7 @@ OwnedFile take(const FileReply& reply, LocalMessage& message, int peer) {
       throw DeviceError("transport: rank " + std::to_string(peer) +
                         " could not open the file of its device memory: " + reply.reason +
                         kNothingRead +
-                        "\n  see the output of that rank, or run over messages (allow_one_sided = "
-                        "false on all ranks)");
+                        "\n  see the output of that rank, or leave what it has to messages");
     case FileAnswer::kRefused:
       break;
   }
@@ -106,8 +105,8 @@ void FileFetcher::connect(const std::string& name) {
                         memory_of(peer_) + ": " + system_words(connected.error) +
                         "\n  expected one called '" + name + "' in this network namespace" +
                         kNothingRead +
-                        "\n  let this process open more files (ulimit -n), or run over messages "
-                        "(allow_one_sided = false on all ranks)");
+                        "\n  let this process open more files (ulimit -n), or leave what that "
+                        "rank has to messages");
     }
     check_deadline("taken the connection");
     // Its queue is full, and the system offers no wait for that.

@@ -63,9 +63,8 @@ class HostIpc final : public IpcApi {
     if (!piece.has_value()) {
       throw DeviceError(
           "transport: the memory is this process's alone\n  expected memory in a block that the "
-          "library has made\n  nothing was published; no state has changed\n  let the state lie in "
-          "a "
-          "SharedBlock, or run over messages (allow_one_sided = false on all ranks)");
+          "library has made\n  it was not published; no state has changed\n  let it lie in a "
+          "SharedBlock, or leave it to messages");
     }
     return *piece;
   }
