@@ -27,6 +27,7 @@
 | ``outsiders.py`` | what trains the parameters of a state and is no part of it |
 | ``dropped.py`` | tensors that were set on modules as plain attributes |
 | ``optimizers.py`` | optimizers, those inside of others too, and what they keep beside slots |
+| ``zero.py`` | what is refused of an optimizer that divides its slots among replicas |
 | ``slots.py`` | which tensors that optimizers and extras hold belong to the map |
 | ``storages.py`` | the storages behind tensors, and those that are empty for a while |
 | ``trees.py`` | tensors inside lists and dicts, taken out and put back |

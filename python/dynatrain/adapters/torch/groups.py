@@ -202,7 +202,7 @@ def _check_common(holder: Holder, origins: Mapping[str, Origin]) -> None:
 
 def _check_by_place(holder: Holder, source: Group, fqns: list[str], *, cut: bool) -> None:
     """Refuses options that mean something only beside the parameters that the group had."""
-    defaults = getattr(holder.optimizer, "defaults", {})
+    defaults = getattr(holder.keeper, "defaults", {})
     for key, value in source.options.items():
         by_place = (
             key not in defaults

@@ -16,6 +16,7 @@ from dynatrain._torch_private.tensors import clear_sharding_cache, orthogonal_on
 from dynatrain.adapters.torch.cures import cure
 from dynatrain.adapters.torch.optimizers import holders
 from dynatrain.adapters.torch.streams import random_streams, read_streams
+from dynatrain.adapters.torch.zero import check_built
 from dynatrain.given import described
 from dynatrain.train_state import TrainState
 
@@ -171,7 +172,7 @@ def _put_back(device: torch.device, states: dict[str, bytes]) -> None:
 
 
 def checked_state(state: object) -> TrainState:
-    """Returns ``state`` when it is a TrainState; raises LayoutError otherwise."""
+    """Returns ``state`` when it is a TrainState that can travel; raises LayoutError otherwise."""
     if not isinstance(state, TrainState):
         raise LayoutError(
             f"session: build returned a {type(state).__name__}\n"
@@ -179,6 +180,7 @@ def checked_state(state: object) -> TrainState:
             "  nothing was switched; the source state is intact\n"
             "  end build with: return TrainState(model=..., optimizer=...)"
         )
+    check_built(state)
     return state
 
 

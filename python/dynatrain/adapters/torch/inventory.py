@@ -148,7 +148,7 @@ class LiveTensors(Inventory):
             self._add(f"{self.named(prefix + name)}|{BUFFER}", buffer)
 
     def _add_optimizer(self, holder: Holder) -> None:
-        entries: dict[Any, Any] = holder.optimizer.state
+        entries: dict[Any, Any] = holder.keeper.state
         for param, held in entries.items():
             if not isinstance(param, torch.Tensor):
                 continue
@@ -394,7 +394,7 @@ def scalar_slots(source: _native.ShardMap) -> frozenset[str]:
 
 
 def iter_optimizer_params(live: LiveTensors) -> Iterator[tuple[Holder, nn.Parameter]]:
-    """Every parameter with each optimizer that has it in a group."""
+    """Every parameter with each optimizer that has it in a group and keeps its slots here."""
     for holder in live.holders:
-        for param in holder.params():
+        for param in holder.kept_params():
             yield holder, param

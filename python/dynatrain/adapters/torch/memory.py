@@ -10,6 +10,7 @@ from torch.distributed.tensor import DTensor
 
 from dynatrain._errors import LayoutError
 from dynatrain._torch_private.tensors import local_tensor, refresh_fsdp_memory
+from dynatrain._torch_private.zero import send_from
 from dynatrain.adapters.port import Slots
 from dynatrain.adapters.torch import attributes, derived, leftovers, sharing, ties
 from dynatrain.adapters.torch.blocks import Blocks, aligned, can_be_read
@@ -53,7 +54,7 @@ def make_slots(state: TrainState, slots: Slots) -> None:
                     attributes.remember_plain(made)
                 # Of a parameter without a dimension, every slot looks like a scalar.
                 is_cut = not param.dim() and slot not in scalars
-                holder.optimizer.state[param][slot] = wrap_like(param, made) if is_cut else made
+                holder.keeper.state[param][slot] = wrap_like(param, made) if is_cut else made
     _make_attributes(live, slots, names, kinds)
     if any(note[0] == sharing.OVERLAP for note in slots.notes):
         sharing.check_kept(dict(LiveTensors(state).live()), slots.notes)
@@ -159,6 +160,8 @@ def materialize(
     groups = _place_missing(target, lent, how, emptied)
     for _, module in target.state.named_modules():
         refresh_fsdp_memory(module, emptied)
+    for holder in target.holders:
+        send_from(holder.optimizer, device)
     sharing.check_still_shared(groups, dict(target.live()))
     values_set_memory = leftovers.check_no_meta_left(target.state)
     if device.type == "cuda":

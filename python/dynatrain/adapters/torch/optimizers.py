@@ -3,6 +3,9 @@
 An optimizer may hold others (one for each part of a model, a base optimizer under a wrapper). Each
 is known by its *role*: the names of the attributes that lead to it, without numbers, as another
 layout may hold more or fewer of them. Which of one role takes what is said by its parameters.
+
+One that divides its slots among ranks counts as the optimizer that has those of this rank, with the
+parameters and options of the whole: so it is no other optimizer where nothing is divided.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from torch.optim import Optimizer
 
 from dynatrain._errors import Error, LayoutError
 from dynatrain._torch_private.tensors import hooks_its_state_dict
+from dynatrain._torch_private.zero import own_part
 from dynatrain.given import described
 from dynatrain.train_state import TrainState
 
@@ -34,6 +38,7 @@ class Holder:
 
     Attributes:
         optimizer: the optimizer.
+        keeper: what has its slots: itself, or its part on this rank.
         role: names of attributes from one of ``TrainState.optimizer``, which has the role ``()``.
         index: its number among those of its role.
         parts: the optimizers that it holds itself and whose state is not its own.
@@ -41,6 +46,7 @@ class Holder:
     """
 
     optimizer: Optimizer
+    keeper: Optimizer
     role: Role
     index: int
     parts: tuple[Optimizer, ...]
@@ -48,13 +54,13 @@ class Holder:
 
     @property
     def all(self) -> tuple[Optimizer, ...]:
-        """The optimizer, and those that it is a face of."""
+        """The optimizer, and those that it is a face of, its part on this rank among them."""
         return (self.optimizer, *self.same)
 
     @property
     def kind(self) -> str:
-        """Full name of its class."""
-        return kind_of(self.optimizer)
+        """Full name of the class that steps."""
+        return kind_of(self.keeper)
 
     @property
     def words(self) -> str:
@@ -70,6 +76,11 @@ class Holder:
     def params(self) -> Iterator[nn.Parameter]:
         """The parameters of all its groups."""
         for group in self.groups:
+            yield from group["params"]
+
+    def kept_params(self) -> Iterator[nn.Parameter]:
+        """Those of which this rank keeps the slots."""
+        for group in self.keeper.param_groups:
             yield from group["params"]
 
 
@@ -88,12 +99,15 @@ def holders(state: TrainState) -> list[Holder]:
         if id(optimizer) in seen:
             return
         seen.add(id(optimizer))
+        keeper = own_part(optimizer) or optimizer
         inner = list(_inside(optimizer))
-        parts = tuple(item for _, item in inner if item.state is not optimizer.state)
-        same = tuple(item for _, item in inner if item.state is optimizer.state)
+        inner += _inside(keeper) if keeper is not optimizer else ()
+        own = {id(optimizer.state), id(keeper.state)}
+        same = tuple(item for _, item in inner if id(item.state) in own)
+        parts = tuple(item for _, item in inner if id(item.state) not in own)
         index = counts.get(role, 0)
         counts[role] = index + 1
-        found.append(Holder(optimizer, role, index, parts, same))
+        found.append(Holder(optimizer, keeper, role, index, parts, same))
         for name, item in inner:
             if item in parts:
                 visit(item, (*role, name))
@@ -147,7 +161,7 @@ def beside_slots(holder: Holder) -> dict[str, Any]:
     These are entries of ``optimizer.state`` that belong to no parameter, and what its own
     ``state_dict()``, or a hook of it, writes beside ``state`` and ``param_groups``.
     """
-    optimizer = holder.optimizer
+    optimizer = holder.keeper
     loose = {k: v for k, v in optimizer.state.items() if not isinstance(k, torch.Tensor)}
     written: dict[str, Any] = {}
     if _writes_more(holder):
@@ -167,7 +181,7 @@ def beside_slots(holder: Holder) -> dict[str, Any]:
 
 def _writes_more(holder: Holder) -> bool:
     """Whether ``state_dict()`` may hold more than torch's own; one over parts joins their slots."""
-    optimizer = holder.optimizer
+    optimizer = holder.keeper
     if holder.parts:
         return False
     return hooks_its_state_dict(optimizer) or type(optimizer).state_dict is not Optimizer.state_dict
@@ -175,7 +189,7 @@ def _writes_more(holder: Holder) -> bool:
 
 def put_beside(holder: Holder, beside: Mapping[str, Any]) -> None:
     """Gives an optimizer what :func:`beside_slots` read; its slots and groups stay."""
-    optimizer = holder.optimizer
+    optimizer = holder.keeper
     optimizer.state.update(beside.get("state", {}))
     written = beside.get("state_dict", {})
     if not written:

@@ -117,8 +117,13 @@ def _hooks_of_optimizers(state: TrainState) -> Iterator[tuple[str, set[int], int
     """How they were registered, ids of the optimizer's parameters, and how many there are."""
     for holder in holders(state):
         way = "".join(f".{name}" for name in holder.role)
-        for what, number in _hooks(holder.optimizer, _OF_OPTIMIZERS):
-            yield f"optimizer{way}.{what}", {id(param) for param in holder.params()}, number
+        ids = {id(param) for param in holder.params()}
+        items = {way: holder.optimizer}
+        if holder.keeper is not holder.optimizer:
+            items[f"{way}.optim"] = holder.keeper
+        for lead, item in items.items():
+            for what, number in _hooks(item, _OF_OPTIMIZERS):
+                yield f"optimizer{lead}.{what}", ids, number
 
 
 def _hooks(item: object, words: Mapping[str, str]) -> Iterator[tuple[str, int]]:

@@ -44,7 +44,7 @@ class Outsiders:
         there = [each for each in (seen() for seen in self._seen.values()) if each is not None]
         if not there:
             return
-        own = [holder.optimizer.state for holder in holders(state)]
+        own = [each.state for holder in holders(state) for each in holder.all]
         fqns = {
             id(param): clean_fqn(lead + name)
             for lead, module in state.named_modules()

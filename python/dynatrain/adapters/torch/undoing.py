@@ -152,7 +152,7 @@ class TorchStepGuard(StepGuard):
         for each, kept in self._copied:
             kept.copy_(local_tensor(each))
         self._slots = [
-            {param: dict(slots) for param, slots in holder.optimizer.state.items()}
+            {param: dict(slots) for param, slots in holder.keeper.state.items()}
             for holder in self._holders
         ]
 
@@ -161,8 +161,8 @@ class TorchStepGuard(StepGuard):
         for tensor, kept in self._copied:
             local_tensor(tensor).copy_(kept)
         for holder, kept_slots in zip(self._holders, self._slots, strict=True):
-            holder.optimizer.state.clear()
-            holder.optimizer.state.update(kept_slots)
+            holder.keeper.state.clear()
+            holder.keeper.state.update(kept_slots)
         assert begun.beside is not None
         states, options = begun.beside
         for scheduler, state in zip(self._schedulers(), states, strict=True):
@@ -201,7 +201,7 @@ class TorchStepGuard(StepGuard):
     def _written_by_optimizers(self) -> Iterator[torch.Tensor]:
         for holder in self._holders:
             yield from holder.params()
-            for slots in holder.optimizer.state.values():
+            for slots in holder.keeper.state.values():
                 yield from (each for each in slots.values() if isinstance(each, torch.Tensor))
 
     def _buffers(self) -> Iterator[tuple[str, torch.Tensor]]:

@@ -235,7 +235,7 @@ def take_shared(live: LiveTensors, published: Published) -> None:
 def _take_slots(live: LiveTensors, holder: Holder, param: torch.Tensor, held: Any) -> None:
     fqn = live.fqn(param)
     marks = list(trees.marks(held))
-    slots = holder.optimizer.state[param]
+    slots = holder.keeper.state[param]
     for mark in marks:
         slots.pop(mark, None)
     slots.update(trees.put_back(held, {mark: live.tensors[f"{fqn}|{mark}"] for mark in marks}))
@@ -268,13 +268,15 @@ def keys_of(published: Published) -> list[str]:
 def keys_taken(live: LiveTensors, published: Published) -> set[str]:
     """What the state of ``live`` takes of what was published, in the words of :func:`keys_of`."""
     here = outside.names(live.state) if OUTSIDE in published.shared else set()
-    params = [fqn for _, param in iter_optimizer_params(live) for fqn in live.fqns(param)]
+    kept = [fqn for _, param in iter_optimizer_params(live) for fqn in live.fqns(param)]
+    every = [param for holder in live.holders for param in holder.params()]
     return {
         *(name for name, _ in live.state.shared_objects()),
         *(f"{name} of its rank" for name, _ in live.state.per_rank_objects()),
         *(f"{OUTSIDE} of {fqn!r}" for fqn in here),
         *(f"{MODULES} of {fqn!r}" for fqn, _ in hooks.with_extra_state(live)),
-        *(f"{name} of {fqn!r}" for fqn in params for name in (GROUPS, OPTIMIZER_VALUES)),
+        *(f"{GROUPS} of {fqn!r}" for param in every for fqn in live.fqns(param)),
+        *(f"{OPTIMIZER_VALUES} of {fqn!r}" for fqn in kept),
     }
 
 
