@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from checkout import ROOT
-from what_travels import elements, modules, objects, optimizers, schedulers
+from what_travels import divided, elements, modules, objects, optimizers, schedulers
 from what_travels.trial import tried
 
 PAGE = ROOT / "docs/reference/what-travels.md"
@@ -20,6 +20,7 @@ A test tries all of it and holds this page against it; `make what-travels` write
 """
 KINDS = {
     "Optimizers": optimizers.CASES,
+    "States that torch divides": divided.CASES,
     "Schedulers": schedulers.CASES,
     "Modules and averages": modules.CASES,
     "Elements, precision, parts": elements.CASES,

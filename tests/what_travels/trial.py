@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -77,16 +78,20 @@ class Case:
     """Something a job may have.
 
     Attributes:
-        build: makes the state in every layout.
+        build: makes the state in every layout; it is given the world where it asks for it.
         step: one step of the training.
         keep: makes what is kept.
         more: what else is to be the same at the end.
     """
 
-    build: Callable[[], TrainState]
+    build: Callable[..., TrainState]
     step: Callable[[TrainState, dict[str, Any], int], None] = train
     keep: Callable[[], dict[str, Any]] = dict
     more: Callable[[TrainState, dict[str, Any]], object] = lambda state, keep: None
+
+    def in_world(self, world: dynatrain.World) -> TrainState:
+        """The state as ``build`` makes it."""
+        return self.build(world) if "world" in signature(self.build).parameters else self.build()
 
 
 @dataclass
@@ -103,9 +108,7 @@ class _Run:
         torch.manual_seed(0)
         keep = self.case.keep()
         try:
-            session = dynatrain.init(
-                lambda world: self.case.build(), "dp=1", keep=keep, timeout_s=20
-            )
+            session = dynatrain.init(self.case.in_world, "dp=1", keep=keep, timeout_s=20)
         except dynatrain.Error as error:
             self.refusal = error
             dist.destroy_process_group()
