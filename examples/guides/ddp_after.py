@@ -3,7 +3,7 @@
 torchrun --nproc-per-node 4 examples/guides/ddp_after.py
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import distributed as dist
@@ -58,6 +58,7 @@ class Replicas:
 
 def main(
     switches: Mapping[int, str] = SWITCHES,
+    build: Callable[[dynatrain.World], dynatrain.TrainState] = build,
 ) -> tuple[dict[int, float], list[dynatrain.SwitchReport]]:
     """Train and switch; return this rank's losses by step, and the reports."""
     replicas = Replicas()

@@ -107,6 +107,20 @@ def test_script_after_trains_on_as_if_it_had_not_switched(pool, name):
         assert without_numbers(line.strip()) in [without_numbers(text) for _, text in reports]
 
 
+def run_divided(rank, world_size):
+    return script("ddp_after").main(build=script("ddp_zero").build)
+
+
+# The guide's optimizer that replicas divide is the plain one to the loss, through the same layouts.
+def test_script_with_divided_slots_trains_as_the_plain_one(pool):
+    divided = pool.run(run_divided, timeout_s=120)
+    plain = pool.run(run_main, "ddp_after", timeout_s=120)
+
+    assert any(report.bytes_moved for report in divided[0][1][:2])  # between replicas alone
+    expected = mean_by_step([losses for losses, _ in plain])
+    assert mean_by_step([losses for losses, _ in divided]) == pytest.approx(expected, abs=1e-4)
+
+
 def without_numbers(text):
     return re.sub(r"[0-9a-f]{16}|[0-9.]+(?= m?s| MiB)", "#", text)
 
