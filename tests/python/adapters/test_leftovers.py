@@ -298,3 +298,23 @@ def test_a_module_that_belongs_to_its_rank_travels(start):
     session.switch("dp=1")
 
     assert session.state.extra["own"].weight.eq(5).all()
+
+
+class Registry:
+    """Names its attributes as torch's modules do, and keeps other things there."""
+
+    def __init__(self, *modules):
+        self._buffers = {"seen"}
+        self._modules = list(modules)
+
+
+# Every build was refused with "'set' object has no attribute 'items'".
+def test_an_object_may_name_its_attributes_as_a_module_does(start):
+    session = start(lambda: TrainState(nn.Linear(3, 2), user=Registry()))
+
+    assert session.state.user._buffers == {"seen"}
+
+
+def test_what_such_an_object_holds_is_looked_at(start):
+    with pytest.raises(LayoutError, match=r"'user\._modules\[0\]\.weight' has no memory"):
+        start(lambda: TrainState(nn.Linear(3, 2), user=Registry(nn.Linear(3, 2))))

@@ -247,7 +247,7 @@ def _attributes(item: Any, kind: _Kind) -> Iterator[_Found]:
         yield ".hooks", item._backward_hooks
         yield ".hooks", getattr(item, "_post_accumulate_grad_hooks", None)
     for name, value in list(own.items()):
-        if name in ("_parameters", "_buffers", "_modules"):
+        if name in ("_parameters", "_buffers", "_modules") and isinstance(value, dict):
             yield from ((f".{key}", held) for key, held in value.items())
         else:
             yield f".{name}", value
