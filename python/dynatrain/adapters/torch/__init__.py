@@ -4,6 +4,7 @@
 |---|---|
 | ``guard.py`` | runs ``build`` without memory, collectives and random draws |
 | ``cures.py`` | what to do about errors of torch in ``build`` |
+| ``wrappers.py`` | what wraps a model in a way that no build can |
 | ``surroundings.py`` | modes and defaults of the calling thread, left and put back |
 | ``names.py`` | logical names |
 | ``inventory.py`` | live tensors by logical name |

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from traceback import walk_tb
 from typing import Any
 
 import torch
@@ -16,11 +15,11 @@ from dynatrain._torch_private.tensors import clear_sharding_cache, orthogonal_on
 from dynatrain.adapters.torch.cures import cure
 from dynatrain.adapters.torch.optimizers import holders
 from dynatrain.adapters.torch.streams import random_streams, read_streams
+from dynatrain.adapters.torch.wrappers import of_a_wrapper
 from dynatrain.adapters.torch.zero import check_built
 from dynatrain.given import described
 from dynatrain.train_state import TrainState
 
-_DDP = torch.nn.parallel.DistributedDataParallel
 _COLLECTIVES = ("c10d", "_c10d_functional", "c10d_functional")
 #: Where the random streams stand while ``build`` runs: a script that seeds as its build does would
 #: otherwise leave them as it found them, and only a later switch would find out.
@@ -93,27 +92,6 @@ def build_for_real(make: Callable[[], object], device: torch.device) -> TrainSta
         return checked_state(made)
 
 
-def _wraps_by_ddp(error: Exception) -> bool:
-    """Whether an error came out of the constructor of ``DistributedDataParallel``."""
-    frames = (frame for frame, _ in walk_tb(error.__traceback__))
-    return any(
-        frame.f_code.co_name == "__init__" and isinstance(frame.f_locals.get("self"), _DDP)
-        for frame in frames
-    )
-
-
-def _wrapped_by_ddp(error: Exception) -> LayoutError:
-    first, _, _ = str(error).removeprefix("session: ").partition("\n")
-    return LayoutError(
-        f"session: build wraps a model in DistributedDataParallel: {first}\n"
-        "  expected the plain model: the wrapper talks to all replicas when it is made, and others "
-        "are training\n"
-        "  nothing was switched; the source state is intact\n"
-        "  return the plain model, and wrap session.state.model in on_world() of a kept object, "
-        "as docs/guide/ddp.md does"
-    )
-
-
 def build_on_meta(make: Callable[[], object], place: str, device: torch.device) -> TrainState:
     """Calls ``make()``, the user's build for the world ``place``, under the meta device.
 
@@ -135,8 +113,9 @@ def build_on_meta(make: Callable[[], object], place: str, device: torch.device) 
         ):
             state = make()
     except Exception as error:
-        if _wraps_by_ddp(error):
-            raise _wrapped_by_ddp(error) from error
+        wrapped = of_a_wrapper(error)
+        if wrapped is not None:
+            raise wrapped from error
         if isinstance(error, Error):
             raise
         raise LayoutError(
