@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.optim import ZeroRedundancyOptimizer
 
 import dynatrain
 from dynatrain import TrainState
-from what_travels.trial import Case, net
+from what_travels.trial import Case, net, sgd
 
 
 def zero(
@@ -32,6 +33,18 @@ def zero(
     return Case(build, more=lambda state, keep: list(state.optimizer.optim.state.values()))
 
 
+def flat() -> TrainState:
+    """FSDP1, whose wrapper makes memory for what it flattens."""
+    cpu = torch.device("cpu")
+    module = FullyShardedDataParallel(
+        net(),
+        use_orig_params=True,
+        device_id=cpu,
+        param_init_fn=lambda each: each.to_empty(device=cpu, recurse=False),
+    )
+    return TrainState(module, sgd(module))
+
+
 CASES = {
     "`ZeroRedundancyOptimizer` of `AdamW`": zero(),
     "`ZeroRedundancyOptimizer` of `SGD` with momentum": zero(torch.optim.SGD, momentum=0.9),
@@ -42,4 +55,5 @@ CASES = {
         given=lambda group: {"process_group": group, "overlap_with_ddp": True}
     ),
     "`ZeroRedundancyOptimizer` without `process_group`": zero(given=lambda group: {}),
+    "`FullyShardedDataParallel` (FSDP1)": Case(flat),
 }

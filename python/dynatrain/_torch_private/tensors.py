@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import _weights_only_unpickler, nn
-from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp import FSDPModule, _common_utils
 from torch.distributed.fsdp._fully_shard import _fsdp_param_group
 from torch.distributed.tensor import DTensor, _redistribute, debug
 from torch.distributed.tensor._collective_utils import MeshTopoInfo
@@ -27,6 +27,7 @@ _NEEDED = (
     (nn.Module, "_call_impl"),
     (FSDPModule, "_get_fsdp_state"),
     (_fsdp_param_group.FSDPParamGroup, "_to_sharded"),
+    (_common_utils, "_is_fsdp_flattened"),
     (debug, "_clear_sharding_prop_cache"),
     (_weights_only_unpickler, "_get_allowed_globals"),
     (_weights_only_unpickler, "_get_user_allowed_globals"),
@@ -122,6 +123,11 @@ def _refresh(fsdp_param: Any) -> None:
         # With the padding behind it: nothing is copied, and what lies over it stays there.
         fsdp_param._sharded_param_data = local.as_strided((num_elems,), (1,))
     fsdp_param.reset_sharded_param()
+
+
+def is_in_flat_parameter(param: torch.Tensor) -> bool:
+    """Whether a parameter is a flat one of ``FullyShardedDataParallel``, or a view into one."""
+    return bool(_common_utils._is_fsdp_flattened(param))
 
 
 def unsharded_fsdp_params(module: nn.Module) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.nn.parallel import DistributedDataParallel
 
 import dynatrain
@@ -50,6 +51,46 @@ def test_ddp_in_on_world_travels(start):
 
         assert torch.equal(session.state.model.weight, before)
         assert replicas.model.module is session.state.model
+
+
+CPU = torch.device("cpu")
+
+
+# torch's own words lead astray: to accelerators, to devices that do not fit, to numbers drawn.
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"device_id": CPU},
+        {"device_id": CPU, "param_init_fn": lambda module: module.to_empty(device="cpu")},
+        {"device_id": CPU, "param_init_fn": lambda module: None},
+        {"device_id": CPU, "use_orig_params": False},
+    ],
+)
+def test_flat_parameters_in_build_are_refused_with_what_cuts_each_by_itself(start, options):
+    def build():
+        return TrainState(FullyShardedDataParallel(nn.Linear(3, 2), **options))
+
+    with pytest.raises(LayoutError, match=r"wraps a model in FullyShardedDataParallel") as caught:
+        start(build)
+
+    assert "fully_shard(model, mesh=" in str(caught.value).splitlines()[-1]
+
+
+class Flattened:
+    """Wraps the model in every world, as is right for DistributedDataParallel."""
+
+    def on_world(self, world):
+        model = dynatrain.current_session().state.model
+        self.model = FullyShardedDataParallel(model, use_orig_params=True, device_id=CPU)
+
+
+# Halves of one length passed for replicas of a whole parameter.
+def test_flat_parameters_made_in_on_world_are_refused_by_the_switch(start):
+    session = start(lambda: TrainState(nn.Linear(3, 2)), keep={"flattened": Flattened()})
+
+    with pytest.raises(LayoutError, match=r"'weight' is a part of a flat parameter"):
+        session.switch("dp=1")
 
 
 def step(state):

@@ -69,6 +69,7 @@ from dynatrain.adapters.torch import (
     streams,
     ties,
     values,
+    wrappers,
 )
 from dynatrain.adapters.torch.inventory import Built, LiveTensors
 from dynatrain.adapters.torch.surroundings import Surroundings
@@ -152,6 +153,7 @@ class TorchAdapter(Adapter[LiveTensors]):
         apart: Collection[str] = (),
     ) -> LiveTensors:
         """Walks modules and optimizers once."""
+        wrappers.check_unwrapped(state)
         return LiveTensors(state, names, self._device, built=self._built.get(state), apart=apart)
 
     def check_apart(self, built: TrainState, present: TrainState) -> None:

@@ -12,11 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dynatrain._errors import Error, LayoutError
 from dynatrain._torch_private.groups import groups_watched, place_in_job
 from dynatrain._torch_private.tensors import clear_sharding_cache, orthogonal_on_meta
+from dynatrain.adapters.torch import wrappers, zero
 from dynatrain.adapters.torch.cures import cure
 from dynatrain.adapters.torch.optimizers import holders
 from dynatrain.adapters.torch.streams import random_streams, read_streams
-from dynatrain.adapters.torch.wrappers import of_a_wrapper
-from dynatrain.adapters.torch.zero import check_built
 from dynatrain.given import described
 from dynatrain.train_state import TrainState
 
@@ -113,7 +112,7 @@ def build_on_meta(make: Callable[[], object], place: str, device: torch.device) 
         ):
             state = make()
     except Exception as error:
-        wrapped = of_a_wrapper(error)
+        wrapped = wrappers.of_a_wrapper(error)
         if wrapped is not None:
             raise wrapped from error
         if isinstance(error, Error):
@@ -127,6 +126,7 @@ def build_on_meta(make: Callable[[], object], place: str, device: torch.device) 
     finally:
         after = read_streams(device)
         _put_back(device, before)
+    checked = checked_state(state)  # first: a wrapper may draw numbers for what it makes
     disturbed = [name for name in own if after[name] != own[name]]
     if disturbed:
         raise LayoutError(
@@ -136,7 +136,7 @@ def build_on_meta(make: Callable[[], object], place: str, device: torch.device) 
             "  take torch.manual_seed() and its like out of build and call them before "
             "dynatrain.init; draw in initialize=, which runs once"
         )
-    return checked_state(state)
+    return checked
 
 
 def _advice(error: Exception) -> str:
@@ -159,7 +159,8 @@ def checked_state(state: object) -> TrainState:
             "  nothing was switched; the source state is intact\n"
             "  end build with: return TrainState(model=..., optimizer=...)"
         )
-    check_built(state)
+    wrappers.check_built(state)
+    zero.check_built(state)
     return state
 
 
