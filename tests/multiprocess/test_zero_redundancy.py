@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import pytest
 import torch
 from torch.distributed.optim import ZeroRedundancyOptimizer
@@ -119,27 +121,41 @@ def told(state):
     return shared, slots_here(state)
 
 
-def started(optimizer, layout, replicas, **options):
+VERIFIED = {"verify": ("sums", "fingerprint")}
+
+
+class How(NamedTuple):
+    """The step that trains first, and what a session is given."""
+
+    first_step: int = 0
+    given: dict = VERIFIED
+
+
+AT_ONCE = How()
+
+
+def started(optimizer, layout, replicas, given=VERIFIED, **options):
+    """A session, with what is ``given`` to it, of an optimizer of these options."""
     return dynatrain.init(
         building(optimizer, **options),
         layout,
         initialize=jobs.initialize,
         keep={"replicas": replicas},
         timeout_s=TIMEOUT_S,
-        verify=("sums", "fingerprint"),
+        **given,
     )
 
 
-def follow(rank, world_size, optimizer, path, first_step=0):
+def follow(rank, world_size, optimizer, path, how=AT_ONCE):
     """Trains in each layout of a path; tells this rank's state at the end of each, and the bytes.
 
-    Where the path goes on ahead of ``first_step``, nothing is trained there.
+    Where the path goes on ahead of the first step, nothing is trained there.
     """
     replicas = Replicas()
-    session = started(optimizer, path[0], replicas)
+    session = started(optimizer, path[0], replicas, how.given)
     ends, moved = {}, []
     for step in session.steps(STEPS_IN_A_LAYOUT * len(path)):
-        if step >= first_step:
+        if step >= how.first_step:
             train_step(session.state, replicas, step)
         at, is_last = divmod(step + 1, STEPS_IN_A_LAYOUT)
         if not is_last:
@@ -174,18 +190,17 @@ def differences(found, expected):
     return sorted(n for n in names if not same(found.get(n), expected.get(n)))
 
 
-def check_undisturbed(pool, optimizer, path, first_step=0):
-    """Trains along a path, and by the optimizer itself; returns bytes that switches moved."""
-    results = pool.run(follow, optimizer, path, first_step, timeout_s=100)
+def check_undisturbed(pool, optimizer, path, how=AT_ONCE):
+    """Trains along a path, and by the optimizer itself: the same at the end of each layout."""
+    results = pool.run(follow, optimizer, path, how, timeout_s=100)
     alone = [UNDISTURBED] * len(path)
-    expected, _ = pool.run(follow, optimizer, alone, first_step, timeout_s=100)[0]
+    expected, _ = pool.run(follow, optimizer, alone, How(how.first_step), timeout_s=100)[0]
     for number, layout in enumerate(path):
         size = dynatrain.Layout.parse(layout).world_size
         found, owners = joined([ends[number] for ends, _ in results[:size]])
         assert differences(found, joined([expected[number]])[0]) == []
         if "replicate" in layout:
             assert all(len(ranks) == 1 for ranks in owners.values())
-    return results
 
 
 # One slot that stays behind, or one option, and the run is another one from here on.
@@ -204,12 +219,20 @@ def test_a_run_through_divided_slots_is_the_undisturbed_one(pool, optimizer, pat
     check_undisturbed(pool, optimizer, path)
 
 
+# Each frees, or reads in place, what a rank has as one of many owners elsewhere.
+@pytest.mark.parametrize("given", [{"mode": "stream"}, {"transport": "shared_memory"}])
+def test_divided_slots_go_the_other_ways_of_a_switch(pool, given):
+    path = ["dp_replicate=4", "dp_replicate=2", "dp=4", "dp_replicate=4"]
+
+    check_undisturbed(pool, ADAMW, path, How(given=given))
+
+
 # Slots come with the first step: their owners of then make them, wherever the state has been.
 @pytest.mark.parametrize("optimizer", [ADAMW, SGD])
 def test_slots_that_are_not_there_yet_are_made_by_their_later_owners(pool, optimizer):
     path = ["dp_replicate=4", "dp_replicate=2", "dp=2", "dp_replicate=4"]
 
-    check_undisturbed(pool, optimizer, path, first_step=3 * STEPS_IN_A_LAYOUT)
+    check_undisturbed(pool, optimizer, path, How(3 * STEPS_IN_A_LAYOUT))
 
 
 # ZeRO is there to keep the slots of a parameter once: replicas that got all would not notice.
