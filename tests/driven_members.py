@@ -9,6 +9,7 @@ from dynatrain.elastic.driver import Driver
 from dynatrain.elastic.ready import Ready
 from dynatrain.elastic.slices import Slices
 from dynatrain.elastic.wishes import Wishes
+from dynatrain.generation.connections import Connections
 from dynatrain.generation.seats import Seats
 from dynatrain.layout import Layout
 
@@ -127,7 +128,7 @@ def driven(go, *asked):
     slices = Slices(lambda: None, WAIT)  # nothing was prepared ahead
     facts = {"source": source, "target": LAYOUT, "epoch": 0, "world": 2, "version": None}
     ready = Ready(generation=FakeGeneration(), slices=slices, **facts)
-    driver._attempts.stand(1, ready)
+    driver._attempts.stand(1, ready, Connections(WAIT))
     return driver, session, part
 
 

@@ -70,7 +70,15 @@ class TransportError(Error, DistError):
 
 
 class LostStateError(TransportError):
-    """A switch was decided, and failed before its state stood; the former one is gone here."""
+    """A switch was decided, and failed before its state stood; the former one is gone here.
+
+    Attributes:
+        is_doubtful: what has arrived is not what was sent: nothing of it may be used.
+    """
+
+    def __init__(self, message: str, *, is_doubtful: bool = False) -> None:
+        super().__init__(message, retryable=False)
+        self.is_doubtful = is_doubtful
 
 
 class DeviceError(Error):

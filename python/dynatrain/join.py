@@ -111,8 +111,8 @@ def join(  # noqa: PLR0913 - the settings of a session, all but two with default
         seed: see there.
         mode: see there; the coordinator's decision comes first where a switch streams. What fails
             behind it leaves each member with parts of two states, which it copies to host memory
-            where that has room for them; the state comes from these where they are all of it, else
-            from a snapshot or a checkpoint.
+            where there is room and time (``timeout_s`` / 12); the state comes from these where they
+            are all of it, else from a snapshot or a checkpoint.
         snapshot_every: steps after which each member copies its state to host memory and, beside
             training, to a member on another host: what dies with a member comes from there, and all
             go back to that step. Copies are made at completed steps that it divides, and once more

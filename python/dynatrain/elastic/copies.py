@@ -67,6 +67,7 @@ class Snapshot:
         other: what lies behind that; None where nothing of another member is whole here.
         sums: of the two, as they were copied and as they came.
         own_kept: state of kept objects that belong to this rank, encoded.
+        is_of_parts: it is what a switch has left that failed, until a world stands again.
     """
 
     run: _native.HostRun | None = None
@@ -74,6 +75,7 @@ class Snapshot:
     other: CopiedState | None = None
     sums: list[int] = field(default_factory=lambda: [0, 0])
     own_kept: dict[str, bytes] = field(default_factory=dict)
+    is_of_parts: bool = False
 
     @property
     def version(self) -> int | None:
@@ -83,10 +85,12 @@ class Snapshot:
     def forget(self) -> None:
         """Lets go of what is here; the memory stays for the next one."""
         self.own = self.other = None
-        self.own_kept = {}
+        self.own_kept, self.is_of_parts = {}, False
 
-    def make_room(self, size_bytes: int, device: torch.device) -> None:
+    def make_room(self, size_bytes: int, device: torch.device, num_takers: int = 1) -> None:
         """Has the buffer be as long, keeping what lies at its begin.
+
+        ``num_takers`` processes of this host do the same now.
 
         Raises:
             BudgetError: this host has no memory for it.
@@ -94,7 +98,7 @@ class Snapshot:
         before = self.run
         if before is not None and before.size_bytes >= size_bytes:
             return
-        left = _native.available_host_bytes()
+        left = _native.available_host_bytes() // num_takers
         if size_bytes > left * _MOST_OF_LEFT:
             raise _no_room(size_bytes, f"{left} bytes are left on this host")
         try:
@@ -165,9 +169,21 @@ class SnapshotSlots:
 
         It writes nothing of what was whole before: that thread begins no round any more.
         """
-        others, whole = SnapshotSlots(), self._both[1 - self._next]
+        others, whole = SnapshotSlots(), self.whole
         others._both = (Snapshot(), replace(whole, sums=[*whole.sums]))
         return others
+
+    @property
+    def whole(self) -> Snapshot:
+        """What is whole everywhere, if anything is."""
+        return self._both[1 - self._next]
+
+    def forget_parts(self, *, with_memory: bool) -> None:
+        """Forgets what switches have left that failed; ``with_memory``: that goes as well."""
+        for each in self._both:
+            if each.is_of_parts:
+                each.forget()
+                each.run = None if with_memory else each.run
 
     @property
     def versions(self) -> list[int]:

@@ -78,7 +78,8 @@ class Driver:
         self._wishes, self._snapshots = wishes, snapshots
         self._attempts = Underway()
         self._present: Generation | None = None
-        rescue = None if snapshots is None else RescueOfParts(snapshots, session)
+        timeout_s = timeout.total_seconds()
+        rescue = None if snapshots is None else RescueOfParts(snapshots, session, timeout_s)
         session.vote_by(Vote(self._vote, lambda: self._vote_is != _OPEN, rescue))
         self._attempt, self._vote_is = 0, _OPEN  #: the switch under way, this member's vote in it
         self._has_finished = False  #: the script has done its last step
@@ -116,7 +117,7 @@ class Driver:
             version=target["version"] if description["is_recovery"] else None,
             slices=Slices(lambda: self.part.ask(Asked("slice", attempt)), self._timeout),
         )
-        self._attempts.stand(attempt, ready)
+        self._attempts.stand(attempt, ready, connections)
         if ready.version is not None:
             self._await_held(attempt, ready, lost_of(description, places))
         elif ready.source is not None and not description["cold_because"]:

@@ -18,6 +18,7 @@ from dynatrain.elastic.copies import CopiedState, Snapshot, SnapshotSlots, State
 from dynatrain.elastic.missing import Read
 from dynatrain.elastic.partners import Brought
 from dynatrain.elastic.rounds import GROWN, Begins, Means, Rounds
+from dynatrain.elastic.sharing import Part, Sharing
 from dynatrain.generation.connections import Connections
 from dynatrain.generation.held import Held
 from dynatrain.generation.members import Members
@@ -92,6 +93,7 @@ class Snapshots:
             store: makes a connection to the job's store; called in a thread.
         """
         self.follow(begins)
+        self._slots.forget_parts(with_memory=self._cadence.is_idle)  # the state is whole again
         num_trainers = begins.layout.world_size
         trains = members.rank < num_trainers
         self._member = members.own.id if trains else ""
@@ -211,35 +213,46 @@ class Snapshots:
         own_kept = self._reader.own_kept()
         return Noted(inventory, inventory.table(), now.world.rank, told, own_kept)
 
-    def keep(
-        self,
-        version: int,
-        parts: Sequence[tuple[CopiedState, _native.PackedState]],
-        own_kept: dict[str, bytes],
-    ) -> None:
+    @property
+    def are_asked_for(self) -> bool:
+        """Whether the coordinator asks this member for its copies where it has no place."""
+        return self._cadence.snapshot_every is not None and self._slots.whole.own is not None
+
+    def keep(self, version: int, parts: Sequence[Part], sharing: Sharing) -> list[int]:
         """Copies parts of a version, two at most, in place of what is not whole everywhere yet.
 
-        It is a version as any other then, of which other members have other parts.
+        It is a version as any other then, of which other members have other parts. The first is
+        kept where the second cannot be, and the other way round.
+
+        Args:
+            version: completed steps.
+            parts: what there is to tell of each, but for its run, and the part.
+            sharing: what there is of memory and time.
+
+        Returns:
+            The bytes of those that were kept.
 
         Raises:
-            BudgetError: this host has no memory for them.
-            What the copier raises.
+            BudgetError: this host has no memory for any of them, or no time to take it.
+            What the copier raises of the first.
         """
         self.halt()
-        slot, size = self._slots.spare, sum(packed.size_bytes for _, packed in parts)
+        slot = self._slots.spare
         slot.forget()
-        slot.make_room(size, self._means.device)
-        run, begin, kept = slot.run, 0, []
+        kept = sharing.take_room(slot, parts, self._means.device)
+        run, begin = slot.run, 0
         assert run is not None
-        seconds = self._means.timeout.total_seconds()
-        for number, (state, packed) in enumerate(parts):
+        for number, (state, packed, own_kept) in enumerate(kept):
             end = begin + packed.size_bytes
-            packed.copy(self._made_copier(), run, [*self._means.after()], seconds, begin)
+            after = [*self._means.after()]
+            packed.copy(self._made_copier(), run, after, sharing.seconds_left(), begin)
             slot.sums[number] = run.sum(begin, end)
-            kept.append(replace(state, version=version, size_bytes=end - begin, blob=packed.blob()))
-            begin = end
-        slot.own_kept = own_kept
-        slot.own, slot.other = kept[0], kept[1] if kept[1:] else None
+            size, blob = end - begin, packed.blob()
+            told = replace(state, version=version, size_bytes=size, blob=blob)
+            slot.own_kept = {**slot.own_kept, **own_kept}
+            slot.own, slot.other = (told, None) if number == 0 else (slot.own, told)
+            slot.is_of_parts, begin = True, end
+        return [packed.size_bytes for _, packed, _ in kept]
 
     # ---- after a loss --------------------------------------------------------------------------
 

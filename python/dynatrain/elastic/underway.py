@@ -24,19 +24,17 @@ class Underway:
         with self._lock:
             self._connections[attempt] = connections
 
-    def stand(self, attempt: int, ready: Ready) -> None:
-        """Its generation stands; closed here where it was given up meanwhile.
+    def stand(self, attempt: int, ready: Ready, connections: Connections) -> None:
+        """Its generation stands; closed here where these were cut, as it was given up meanwhile.
 
         Raises:
             TransportError: it was.
         """
         with self._lock:
-            connections = self._connections.get(attempt)
-            is_over = connections is not None and connections.are_cut
+            is_over = connections.are_cut
             if not is_over:
                 self._ready[attempt] = ready
         if is_over:
-            assert connections is not None
             ready.generation.close(in_store=False)
             connections.check()
 

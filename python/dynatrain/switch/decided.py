@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -73,31 +74,45 @@ def decide(
         of ``stream``, unless the state may come from elsewhere: then this rank is in the new world
         without one.
     """
-    target, epoch = str(standing.blueprint.called.layout), present.epoch
+    target = str(standing.blueprint.called.layout)
     present.undecided = _VOTES
-    if stream is not None and vote.rescue is not None:
-        vote.rescue.note()
+    with ExitStack() as noted:
+        if stream is not None and (rescue := vote.rescue) is not None:
+            rescue.note()
+            noted.callback(rescue.let_go)
+        _cast(vote, present, target)
+        if stream is not None:
+            present.undecided = _STREAMS
+            _end_unused(adapter, present, target)
+            _streamed(adapter, vote, present, standing, stream)
+    present.undecided = _INSTALLS
+    _install(adapter, present, standing)
+    _end_unused(adapter, present, target)
+
+
+def _cast(vote: Vote, present: Present, target: str) -> None:
     try:
-        vote.cast(target, epoch)
+        vote.cast(target, present.epoch)
     except Error as error:
         present.undecided = described(error) if ends_job(error) else ""
         raise
     except BaseException as error:
         present.undecided = described(error) if vote.may_count() else ""
         raise
-    if stream is not None:
-        present.undecided = _STREAMS
-        _end_unused(adapter, present, target)
-        try:
-            stream.stream()
-        except LostStateError:
-            if (rescue := vote.rescue) is not None:
-                _let_go("its parts", lambda: rescue.keep(stream.remains()))
-                _install(adapter, present, standing, stands=False)
-            raise
-    present.undecided = _INSTALLS
-    _install(adapter, present, standing)
-    _end_unused(adapter, present, target)
+
+
+def _streamed(
+    adapter: Adapter[Any], vote: Vote, present: Present, standing: Standing, stream: Stream
+) -> None:
+    """Moves the bytes; where that fails and the state may come from elsewhere, stands without."""
+    try:
+        stream.stream()
+    except LostStateError as lost:
+        if vote.rescue is not None:
+            if not lost.is_doubtful:
+                vote.rescue.keep(stream.remains)
+            _install(adapter, present, standing, stands=False)
+        raise
 
 
 def _install(
@@ -118,7 +133,7 @@ def _install(
     if not stands:
         _let_go("its target", lambda: adapter.retire(made.state, None, target))
         if (world := called.world) is not None:
-            world.abort(f"the switch to {target} has failed")
+            _let_go("its groups", lambda: world.abort(f"the switch to {target} has failed"))
             _let_go("its world", lambda: world.retire(f"the failed switch to {target} had made"))
 
 
@@ -135,5 +150,5 @@ def _let_go(what: str, end: Callable[[], None]) -> None:
     """Ends what a switch has replaced; what fails here holds memory or groups, and nothing else."""
     try:
         end()
-    except Exception as error:  # noqa: BLE001 - the switch is done
-        _log.warning("the switch is done, but %s could not be let go of: %s", what, error)
+    except Exception as error:  # noqa: BLE001 - it is decided
+        _log.warning("behind a vote, %s could not be let go of: %s", what, error)

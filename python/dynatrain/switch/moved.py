@@ -173,18 +173,20 @@ class Transfer:
             LostStateError: says what this rank holds.
         """
         arrival, error = attempt(self._arrive)
+        has_arrived = False
         try:
             _, arrived = _agreed(self._engine, arrival, error, self._clock)
+            has_arrived = True  # and is held against what was sent now
             self._end(arrived)
         except Exception as failed:  # noqa: BLE001 - there is no way back, whatever it is
             # Not from it: it tells of a switch that can be given up.
-            raise self._in_parts(failed) from failed.__cause__
+            raise self._in_parts(failed, is_doubtful=has_arrived) from failed.__cause__
 
     def remains(self) -> Remains:
         """What has landed of the target where the stream has failed."""
-        return remains_of(self._standing, self._controls)
+        return remains_of(self._engine, self._standing, self._controls)
 
-    def _in_parts(self, error: Exception) -> LostStateError:
+    def _in_parts(self, error: Exception, *, is_doubtful: bool) -> LostStateError:
         lanes = zip(self._standing.routes, self._controls, strict=True)
         held = "; ".join(
             f"{route.moves.lane} memory: of {route.schedule.num_stages} stages "
@@ -193,8 +195,11 @@ class Transfer:
             for route, control in lanes
         )
         then = (
-            "no way leads back: all members keep their parts in host memory where there is room; "
-            "the state comes from these, or from snapshots or a checkpoint"
+            "no way leads back: the state comes from what members can keep of these parts in host "
+            "memory, or from a snapshot or a checkpoint"
+            if self._recovers and not is_doubtful
+            else "no way leads back, and what has arrived is of no use: the state comes from a "
+            "snapshot or a checkpoint"
             if self._recovers
             else "no way leads back, and no rank may train on: end the job, and start it from its "
             "last checkpoint"
@@ -205,7 +210,7 @@ class Transfer:
             f"  this rank has its parts of source and target: {held}\n"
             "  expected all ranks to live until the state has arrived: mode='stream' frees the "
             f"source meanwhile\n  {then}",
-            retryable=False,
+            is_doubtful=is_doubtful,
         )
 
     def _checked_values(self) -> tuple[Published, int]:

@@ -10,6 +10,7 @@ import pytest
 from torch.distributed import DistNetworkError
 
 from driven_members import (
+    WAIT,
     FakeGeneration,
     driven,
     raising,
@@ -19,6 +20,7 @@ from dynatrain import BudgetError, LayoutError, TransportError
 from dynatrain._errors import LostStateError, like
 from dynatrain.elastic.asked import Asked
 from dynatrain.elastic.attempts import members_of
+from dynatrain.generation.connections import Connections
 
 
 # The others wait for its vote until their deadline otherwise; its state is whole.
@@ -35,7 +37,9 @@ def test_an_attempt_that_is_prepared_while_another_is_installed_stays():
     driver, _, part = driven(voting(), Asked("install"), Asked("switch", 2, 4), Asked("install"))
     part.asked.append(Asked("train"))
     first = driver._attempts.find(1)
-    driver._attempts.stand(2, replace(first, generation=FakeGeneration(), world=3))
+    driver._attempts.stand(
+        2, replace(first, generation=FakeGeneration(), world=3), Connections(WAIT)
+    )
 
     assert driver.may_train()
     assert part.told == ["yes", "yes"]
@@ -249,7 +253,7 @@ def test_a_step_that_keeps_failing_is_the_scripts_error():
 
 def losing(text="no rank may train on"):
     """A switch that is decided, and whose state is lost on its way."""
-    return voting(LostStateError(text, retryable=False))
+    return voting(LostStateError(text))
 
 
 # The machine lets the step of a committed world begin at once: it would be one on parts of a state.
@@ -270,11 +274,11 @@ def test_a_state_that_is_lost_again_and_again_ends_the_member():
     kinds = ("switch", "install", "train", "stop", "train")
     for _ in range(3):
         part.asked = [Asked(kind, 1, 3) for kind in kinds]
-        driver._attempts.stand(1, attempt)
+        driver._attempts.stand(1, attempt, Connections(WAIT))
         assert driver.may_train()
 
     part.asked = [Asked(kind, 1, 3) for kind in kinds]
-    driver._attempts.stand(1, attempt)
+    driver._attempts.stand(1, attempt, Connections(WAIT))
     with pytest.raises(LostStateError, match="its own code"):
         driver.may_train()
 

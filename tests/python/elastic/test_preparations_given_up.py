@@ -18,6 +18,7 @@ from dynatrain.elastic.attempts import Place
 from dynatrain.elastic.driver import Driver
 from dynatrain.elastic.ready import Ready
 from dynatrain.elastic.slices import Slices
+from dynatrain.generation.connections import Connections
 from dynatrain.generation.seats import Seats
 from dynatrain.layout import Layout
 from dynatrain.switch.clock import Clock
@@ -181,7 +182,7 @@ def attempt():
     slices = Slices(lambda: ask(Asked("slice", 7)), SECONDS)
     facts = {"source": SEATS, "target": Layout(tp=2), "epoch": 0, "world": 2, "version": None}
     ready = Ready(generation=generation, slices=slices, **facts)
-    driver._attempts.stand(7, ready)
+    driver._attempts.stand(7, ready, Connections(SECONDS))
     return SimpleNamespace(driver=driver, session=session, generation=generation, ready=ready)
 
 
