@@ -31,8 +31,8 @@ struct PrepareBroke {
   bool is_uncovered = false;
   bool is_refusal = false;
 };
-/// The transfer has ended well: the target is there, and the source still is. Or, where the source is
-/// freed meanwhile, all is ready for it: it follows the decision, and its failure is a step's.
+/// The transfer has ended well: the target is there, and the source still is. Or, where the source
+/// is freed meanwhile, all is ready for it: it follows the decision, and its failure is a step's.
 struct SwitchMoved {
   std::int64_t attempt = 0;
 };
