@@ -38,7 +38,9 @@ std::vector<Run> runs_of(std::string_view encoded) {
   if (runs.size() * sizeof(Run) != encoded.size()) {
     refuse("expected runs of 8 bytes, got " + std::to_string(encoded.size()) + " bytes");
   }
-  std::memcpy(runs.data(), encoded.data(), encoded.size());
+  if (!runs.empty()) {  // an empty one may have no memory
+    std::memcpy(runs.data(), encoded.data(), encoded.size());
+  }
   if (std::ranges::any_of(runs, [](const Run& run) { return run.num_tensors < 1; }) ||
       num_tensors_of(runs) > std::numeric_limits<std::int32_t>::max()) {
     refuse("expected runs that are not empty, of fewer than 2^31 tensors together");
@@ -82,7 +84,9 @@ std::vector<Run> largest_of(const std::vector<Run>& left, const std::vector<Run>
 
 std::string bytes_of(const std::vector<Run>& runs) {
   std::string bytes(runs.size() * sizeof(Run), '\0');
-  std::memcpy(bytes.data(), runs.data(), bytes.size());
+  if (!runs.empty()) {
+    std::memcpy(bytes.data(), runs.data(), bytes.size());
+  }
   return bytes;
 }
 
