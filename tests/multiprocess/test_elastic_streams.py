@@ -48,6 +48,16 @@ def switched(members):
     return [[(said["target"], said["mode"]) for said in each.told("switch")] for each in members]
 
 
+def go_on_without(victim, living, job):
+    """Asks for what is wanted, on the way to which one is lost; the others train to the end."""
+    job.ask("resize", "--layout", WANTED)
+    for member in living:
+        trains_in(member, "dp=3")
+    job.hurry.touch()
+    victim.kill()
+    assert [member.end(120) for member in living] == [0] * 3
+
+
 # What is decided first must end as what is decided last: each step has the loss that it should.
 @pytest.mark.long
 def test_planned_changes_stream(job):
@@ -71,13 +81,8 @@ def test_planned_changes_stream(job):
 @pytest.mark.parametrize("how", ["killed", *_RARER])
 def test_a_member_that_is_lost_on_the_way_takes_the_job_back_to_a_snapshot(job, how):
     *living, victim = started(job, 4, how)
-    job.ask("resize", "--layout", WANTED)
-    for member in living:
-        trains_in(member, "dp=3")
-    job.hurry.touch()
-    victim.kill()
+    go_on_without(victim, living, job)
 
-    assert [member.end(120) for member in living] == [0] * 3
     assert len(went_back(living)) == 3
     assert not any(WANTED in {target for target, _ in told} for told in switched(living))
     check_losses([*living, victim])
@@ -104,13 +109,8 @@ def test_what_all_members_have_left_is_put_together(job):
 def test_replicas_of_a_lost_member_are_put_together(tmp_path):
     with running(tmp_path, ("dp=2,dp_replicate=2", WANTED, "dp=3", "dp=2")) as job:
         *living, victim = started(job, 4, "killed", "dp=2,dp_replicate=2", SNAPSHOT_EVERY="")
-        job.ask("resize", "--layout", WANTED)
-        for member in living:
-            trains_in(member, "dp=3")
-        job.hurry.touch()
-        victim.kill()
+        go_on_without(victim, living, job)
 
-        assert [member.end(120) for member in living] == [0] * 3
         assert not went_back(living)
         assert losses_of([*living, victim], TOTAL) == pytest.approx(undisturbed(TOTAL), rel=1e-4)
 

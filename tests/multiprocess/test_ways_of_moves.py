@@ -12,9 +12,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-import dynatrain
 import training_jobs as jobs
 from dynatrain import TransportError, arguments
+from multiprocess.test_shared_memory import session_over
 
 #: The first switch finds slots in memory of malloc, the others what a switch has made.
 LAYOUTS = ("dp=4", "dp=2,tp=2", "dp=3", "dp_replicate=2,dp=2")
@@ -24,14 +24,7 @@ def session_of(rank, transport, ranks_per_machine=2, layout="dp=4", timeout_s=20
     asked = arguments.node_name
     arguments.node_name = lambda: f"machine {rank // ranks_per_machine}"
     try:
-        return dynatrain.init(
-            jobs.build,
-            layout,
-            initialize=jobs.initialize,
-            timeout_s=timeout_s,
-            transport=transport,
-            verify=("sums", "fingerprint"),
-        )
+        return session_over(transport, layout, timeout_s)
     finally:
         arguments.node_name = asked
 

@@ -166,10 +166,8 @@ class Driver:
             self._session.abort(why)
         if asked.kind == "end":
             self._attempts.abort_all(why)
-        elif self._vote_is == _DECIDED:
-            self._attempts.abort(
-                self._attempt, why
-            )  # what is left of that switch waits for the others
+        elif self._vote_is == _DECIDED:  # what is left of that switch waits for the others
+            self._attempts.abort(self._attempt, why)
 
     def _lets_switch_end(self, asked: Asked) -> bool:
         """Whether a member is left out of a world that others go to: it ends that switch first."""
