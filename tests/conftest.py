@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from checkout import ROOT, read
+from networks import Networks
 from worker_pool import WorkerPool
 
 try:
@@ -43,6 +44,23 @@ def pool() -> Iterator[WorkerPool]:
     workers = WorkerPool()
     yield workers
     workers.close()
+
+
+@pytest.fixture
+def networks() -> Iterator[Callable[..., Networks]]:
+    """Makes networks of these names; skips the test where this process may not."""
+    made = []
+
+    def make(*names: str) -> Networks:
+        try:
+            made.append(Networks(*names))
+        except OSError as error:
+            pytest.skip(f"network namespaces cannot be made here: {error}")
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.remove()
 
 
 def _rows(section):

@@ -5,17 +5,14 @@ from __future__ import annotations
 import pytest
 
 from elastic_jobs import TIMEOUT_S, Job, trains_in
-from networks import networks
 
 HSDP = "dp=2,dp_replicate=2"
 LAYOUTS = (HSDP, "dp=2", "dp=1")
 
 
 @pytest.fixture
-def parts():
-    made = networks("office", "near", "far")
-    yield made
-    made.remove()
+def parts(networks):
+    return networks("office", "near", "far")
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from dynatrain._errors import DeviceError, Error, TransportError, is_refused, of
 from dynatrain._limits import room_for_groups
 from dynatrain.generation.control import Control, attempt, in_words
 from dynatrain.generation.members import Members
+from dynatrain.generation.nodes import network_space, numbered
 
 HOST, DEVICE = "host", "device"
 #: How memory travels; "auto" takes the fastest for device memory that works on all ranks.
@@ -64,6 +65,7 @@ class Lane:
 
 #: A lane, and what keeps ranks from reading in place over it; empty where nothing does.
 _InPlace = tuple[Lane, str]
+_Connect = Callable[[Lane, list[int]], _InPlace]
 
 
 def take_device(device: torch.device, rank: int) -> torch.device:
@@ -241,10 +243,15 @@ class LaneMaker:
         return Lane("c10d", transport, executor, _DIRECT_MESSAGES)
 
     def _host_in_place(self, control: Control, messages: Lane) -> Lane:
-        """Host memory that ranks of one machine read where it lies, if they shall."""
+        """Host memory that ranks of one machine read where it lies, if they shall.
+
+        Of one network, too: files are handed over by sockets, which other containers do not reach.
+        """
         if self._wanted != "shared_memory":
             return messages
-        lane, problem = self._in_place(control, messages, self._shared_memory)
+        spaces = control.gather(network_space(), "connecting the ranks")
+        places = numbered([*zip(self._members.node_of_rank, spaces, strict=True)])
+        lane, problem = self._in_place(control, messages, places, self._shared_memory)
         if problem:
             raise _not_to_be_had(self._wanted, problem)
         return lane
@@ -253,7 +260,9 @@ class LaneMaker:
         """Device memory that ranks of one machine read where it lies, where they can and shall."""
         if self._wanted in ("nccl", "c10d"):
             return messages
-        lane, problem = self._in_place(control, messages, self._cuda_ipc)
+        lane, problem = self._in_place(
+            control, messages, self._members.node_of_rank, self._cuda_ipc
+        )
         if problem and self._wanted == "cuda_ipc":
             raise _not_to_be_had(self._wanted, problem)
         if problem:
@@ -261,14 +270,12 @@ class LaneMaker:
         return lane
 
     def _in_place(
-        self, control: Control, messages: Lane, connect: Callable[[Lane, list[int]], _InPlace]
+        self, control: Control, messages: Lane, nodes: list[int], connect: _Connect
     ) -> _InPlace:
-        """A lane whose ranks read each other's memory on each machine where all of its ranks can.
+        """A lane whose ranks read each other's memory on each node where all of its ranks can.
 
-        With what keeps those of other machines from it. Collective: each machine is a group of its
-        own, and moves between them go by messages.
+        With what keeps the others from it. Collective: between nodes, moves go by messages.
         """
-        nodes = self._members.node_of_rank
         num_on = Counter(nodes)
         if max(num_on.values()) == 1:
             return messages, ""
@@ -278,7 +285,7 @@ class LaneMaker:
         works, lines = control.agree(
             "connecting the ranks", None, problem, lambda told: _on_machines(beside, told)
         )
-        return (replace(lane, reads_in_place=True) if works else messages), lines
+        return replace(lane, reads_in_place=True) if works else messages, lines
 
     def _shared_memory(self, messages: Lane, ranks: list[int]) -> _InPlace:
         """The lane, and what keeps the ranks of this machine from it."""
@@ -348,16 +355,11 @@ class LaneMaker:
         assert self.device_copier is not None
         store = self._fresh_store("nccl")
         seconds = self._timeout.total_seconds()
-        transport = self._noted(
-            _native.NcclTransport(
-                self._members.rank,
-                self._members.num_ranks,
-                store,
-                self._device.index,
-                seconds,
-                register_staging=self._register_staging,
-            )
+        place = (self._members.rank, self._members.num_ranks)
+        made = _native.NcclTransport(
+            *place, store, self._device.index, seconds, register_staging=self._register_staging
         )
+        transport = self._noted(made)
         executor = _native.Executor(transport, self.device_copier)
         return Lane("nccl", transport, executor, _DIRECT_MESSAGES)
 

@@ -7,6 +7,7 @@ from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_NETWORK = Path("/proc/self/ns/net")
 
 
 def node_name() -> str:
@@ -15,6 +16,14 @@ def node_name() -> str:
         return _BOOT_ID.read_text().strip()
     except OSError:  # no Linux, or a sandbox without /proc
         return socket.gethostname()
+
+
+def network_space() -> str:
+    """The same for processes of one machine that reach each other's local sockets."""
+    try:
+        return str(_NETWORK.readlink())
+    except OSError:  # as above: taken for one
+        return ""
 
 
 def host_name() -> str:
