@@ -15,6 +15,7 @@ copy-ceiling     with --device cpu: the bytes that each rank receives or copies,
 nccl-per-tensor  with --transport nccl: c10d-per-tensor over NCCL, on the GPU's own memory
 device-copy      with --device cuda: the same on its GPU; the ceiling of ranks that share a GPU
 
+With --hosts 2 the ranks are on hosts that are network namespaces: messages go by a virtual cable.
 With --device cuda the state lies on GPUs, which ranks may share. Gloo's messages then start and end
 in host memory: per tensor they are fetched and put back, the ceiling stays in host memory.
 One switch ahead of the others is watched for the memory that it takes on rank 0's GPU.
@@ -61,6 +62,9 @@ from dynatrain.report import SCHEMA_VERSION
 from gpu_ranks import free_port
 from restarted import Restart
 from stack_of_blocks import HIDDEN, Job
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from networks import Networks, enter  # noqa: E402 - of the tests
 
 #: How the state travels in the switches of dynatrain.
 WAYS = ("c10d", "shared_memory", "nccl", "cuda_ipc")
@@ -249,8 +253,12 @@ def worker(rank: int, num_ranks: int, options: argparse.Namespace, folder: str) 
     if options.device == "cuda":
         device = torch.device("cuda", rank % torch.cuda.device_count())
         torch.cuda.set_device(device)
-    # The store of real jobs; one of files looks for keys every 10 ms, in the middle of a switch.
     address = f"tcp://127.0.0.1:{options.port}"
+    if options.networks is not None:
+        places, first_address = options.networks
+        enter(places[rank * len(places) // num_ranks])
+        address = f"tcp://{first_address}:{options.port}"
+    # The store of real jobs; one of files looks for keys every 10 ms, in the middle of a switch.
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=num_ranks)
     job = Job(max(1, round(options.params / (8 * HIDDEN**2))))
     pairs = [(options.source, options.target)] if options.source else PAIRS
@@ -298,6 +306,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--staging-mib", type=int, default=256, help="staging budget per rank")
     parser.add_argument(
         "--verify", nargs="*", default=["sums"], help="what a switch verifies: sums fingerprint"
+    )
+    parser.add_argument(
+        "--hosts",
+        type=int,
+        default=1,
+        help="network namespaces that the ranks are in, in equal parts; takes root and iproute2",
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of the state")
     parser.add_argument("--transport", choices=WAYS, default="c10d")
@@ -351,6 +365,12 @@ def main() -> None:
         f"{options.params:.3g} parameters fp32 + 2 moments, {options.runs} runs\n"
     )
     options.port = free_port()
+    hosts = [f"host{number}" for number in range(options.hosts)]
+    networks = Networks(*hosts) if options.hosts > 1 else None
+    options.networks = None
+    if networks is not None:
+        places = [networks.place(host) for host in hosts]
+        options.networks = (places, networks.addresses[hosts[0]])
     shm = Path("/dev/shm")
     folder = tempfile.mkdtemp(dir=shm if shm.is_dir() else None)
     try:
@@ -358,6 +378,8 @@ def main() -> None:
         rows = json.loads(Path(folder, "rows.json").read_text())
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        if networks is not None:
+            networks.remove()
     if options.json:
         sys.stdout.write(json.dumps(rows, indent=1) + "\n")
     else:
