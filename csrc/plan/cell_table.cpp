@@ -48,7 +48,7 @@ std::vector<int> ranks_of(const std::vector<OwnedBox>& boxes,
 /// Cuts dimension after dimension, each only by the boxes that reach the slab at hand.
 class Sweep {
  public:
-  Sweep(const LogicalTensor& tensor, CellTable& table, int rank)
+  Sweep(const LogicalTensor& tensor, CellTable& table, std::optional<int> rank)
       : tensor_(tensor), table_(table), rank_(rank), box_(Box::whole(tensor.shape)) {}
 
   void run() {
@@ -66,7 +66,7 @@ class Sweep {
       active.push_back({.owned = &boxes[i],
                         .index = static_cast<std::int32_t>(i),
                         .is_source = is_source,
-                        .has_rank = holds(boxes[i].ranks, rank_)});
+                        .has_rank = !rank_.has_value() || holds(boxes[i].ranks, *rank_)});
     }
   }
 
@@ -122,14 +122,14 @@ class Sweep {
     cell.parties = {.owners = ranks_of(table_.source, cell.source_boxes),
                     .needers = ranks_of(table_.target, cell.target_boxes)};
     if (cell.parties.owners.empty()) {
-      fail_no_owner(tensor_, box_, rank_);
+      fail_no_owner(tensor_, box_, rank_.value_or(cell.parties.needers.front()));
     }
     table_.cells.push_back(std::move(cell));
   }
 
   const LogicalTensor& tensor_;
   CellTable& table_;
-  int rank_;
+  std::optional<int> rank_;
   Box box_;
 };
 
@@ -138,7 +138,7 @@ class Sweep {
 CellTable make_cell_table(const LogicalTensor& tensor,
                           const Sharding& source,
                           const Sharding& target,
-                          int rank) {
+                          std::optional<int> rank) {
   CellTable table{.source = source.owned_boxes(tensor.shape),
                   .target = target.owned_boxes(tensor.shape),
                   .cells = {}};

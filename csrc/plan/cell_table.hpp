@@ -4,6 +4,7 @@
 
 #include <compare>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 namespace dynatrain {
@@ -31,14 +32,14 @@ struct CellTable {
   std::vector<Cell> cells;  ///< by begin; disjoint
 };
 
-/// Derives the cells that `rank` holds or needs, and that anybody needs.
+/// Derives the cells that `rank`, or without one any rank, holds or needs, and that anybody needs.
 /// Errors   LayoutError naming `tensor`, box and rank when the rank needs a cell without owner.
 /// Cost     O(boxes log boxes) per dimension, plus the cells that involve the rank.
 /// Source   own; docs/design/plan.md, "Cells".
 [[nodiscard]] CellTable make_cell_table(const LogicalTensor& tensor,
                                         const Sharding& source,
                                         const Sharding& target,
-                                        int rank);
+                                        std::optional<int> rank);
 
 /// The box, of those that cover a cell, that `rank` holds.
 /// Errors   InternalError when it holds none of them.
