@@ -19,11 +19,34 @@ std::int64_t lacking_elems(const std::vector<Fragment>& held, const std::vector<
   return elems;
 }
 
-double time_bound_seconds(const Traffic& traffic, int num_stages, const Topology& topology) {
-  const auto wire_bytes = static_cast<double>(std::max(traffic.sent_bytes, traffic.received_bytes));
+LinkTraffic link_traffic(const Plan& plan, const DecisionRecord& record) {
+  const auto node_of = [&record](int rank) {
+    return record.node_of_rank.empty() ? 0 : record.node_of_rank[static_cast<std::size_t>(rank)];
+  };
+  const int own_node = node_of(plan.rank);
+  LinkTraffic links;
+  for (const PairList& list : plan.sends) {
+    const bool is_near = node_of(list.peer) == own_node;
+    (is_near ? links.near_sent_bytes : links.far_sent_bytes) += list.size_bytes;
+  }
+  for (const PairList& list : plan.receives) {
+    const bool is_near = node_of(list.peer) == own_node;
+    (is_near ? links.near_received_bytes : links.far_received_bytes) += list.size_bytes;
+  }
+  return links;
+}
+
+double time_bound_seconds(const Traffic& traffic,
+                          const LinkTraffic& links,
+                          int num_stages,
+                          const Topology& topology) {
+  const std::int64_t near_bytes = std::max(links.near_sent_bytes, links.near_received_bytes);
+  const std::int64_t far_bytes = std::max(links.far_sent_bytes, links.far_received_bytes);
+  const double wire_seconds =
+      std::max(static_cast<double>(near_bytes) / topology.node_link_bytes_per_second,
+               static_cast<double>(far_bytes) / topology.link_bytes_per_second);
   const auto copied_bytes = static_cast<double>(traffic.kept_bytes - traffic.adoptable_bytes);
-  return wire_bytes / topology.link_bytes_per_second +
-         static_cast<double>(num_stages) * topology.stage_latency_seconds +
+  return wire_seconds + static_cast<double>(num_stages) * topology.stage_latency_seconds +
          copied_bytes / topology.memory_bytes_per_second;
 }
 

@@ -1,7 +1,11 @@
+#include "dynatrain/plan/world_traffic.hpp"
+
 #include "torch/bind.hpp"
+#include <array>
 #include <string>
 #include <tuple>
 #include <unordered_set>
+#include <utility>
 #include <vector>
 
 namespace dynatrain::binding {
@@ -10,13 +14,17 @@ namespace {
 using PyMove = std::tuple<std::string, PyDims, PyDims, int, int>;
 using PyTraffic = std::tuple<int, std::size_t, std::int64_t, std::uint64_t>;
 
+DecisionRecord record_of(std::vector<int> node_of_rank) {
+  DecisionRecord record;
+  record.node_of_rank = std::move(node_of_rank);
+  return record;
+}
+
 NamedPlan plan_for(const SharedMap& source,
                    const ShardMap& target,
                    int rank,
                    std::vector<int> node_of_rank) {
-  DecisionRecord record;
-  record.node_of_rank = std::move(node_of_rank);
-  return {make_plan(*source, target, rank, record), source};
+  return {make_plan(*source, target, rank, record_of(std::move(node_of_rank))), source};
 }
 
 std::vector<std::string> check(const ShardMap& source,
@@ -94,8 +102,48 @@ NamedPlan restrict_to(const NamedPlan& self, const std::vector<std::string>& nam
   return {part_of(self.plan, *self.map, tensors), self.map};
 }
 
-double time_bound(const NamedPlan& self, int num_stages, const Topology& topology) {
-  return time_bound_seconds(self.plan.traffic, num_stages, topology);
+/// Bytes sent and received within a node, sent and received between nodes.
+std::array<std::int64_t, 4> by_link(const NamedPlan& self, std::vector<int> node_of_rank) {
+  const LinkTraffic links = link_traffic(self.plan, record_of(std::move(node_of_rank)));
+  return {links.near_sent_bytes,
+          links.near_received_bytes,
+          links.far_sent_bytes,
+          links.far_received_bytes};
+}
+
+double time_bound(const NamedPlan& self,
+                  std::vector<int> node_of_rank,
+                  int num_stages,
+                  const Topology& topology) {
+  const LinkTraffic links = link_traffic(self.plan, record_of(std::move(node_of_rank)));
+  return time_bound_seconds(self.plan.traffic, links, num_stages, topology);
+}
+
+std::vector<std::tuple<PyDims, PyDims, std::vector<int>, std::vector<int>>> cells(
+    const ShardMap& source, const ShardMap& target, const std::string& name) {
+  std::vector<std::tuple<PyDims, PyDims, std::vector<int>, std::vector<int>>> out;
+  for (WorldCell& cell : cells_of(source, target, source.find(name))) {
+    out.emplace_back(to_list(cell.box.begin),
+                     to_list(cell.box.end),
+                     std::move(cell.owners),
+                     std::move(cell.needers));
+  }
+  return out;
+}
+
+std::pair<std::int64_t, std::vector<int>> least_egress_of(const WorldTraffic& traffic) {
+  EgressBound bound = least_egress(traffic.demands);
+  return {bound.size_bytes, std::move(bound.ranks)};
+}
+
+std::pair<std::int64_t, std::vector<int>> least_egress_of_demands(
+    const std::vector<std::pair<std::vector<int>, std::int64_t>>& told) {
+  std::vector<Demand> demands;
+  for (const auto& [owners, size_bytes] : told) {
+    demands.push_back({.owners = owners, .size_bytes = size_bytes});
+  }
+  EgressBound bound = least_egress(demands);
+  return {bound.size_bytes, std::move(bound.ranks)};
 }
 
 /// A read-only property that is a field of the plan's traffic.
@@ -110,12 +158,37 @@ void bind_plan_class(py::module_& m) {
       .def_property_readonly("received_bytes", traffic(&Traffic::received_bytes))
       .def_property_readonly("kept_bytes", traffic(&Traffic::kept_bytes))
       .def_property_readonly("lower_bound_bytes", traffic(&Traffic::lower_bound_bytes))
+      .def_property_readonly("adoptable_bytes", traffic(&Traffic::adoptable_bytes))
       .def_property_readonly("num_moves", &num_moves)
       .def("adoptable", &adoptable_names)
       .def("part_of", &restrict_to, py::arg("names"), NoGil())
       .def("sends", [](const NamedPlan& self) { return summaries(self.plan.sends); })
       .def("receives", [](const NamedPlan& self) { return summaries(self.plan.receives); })
+      .def("by_link", &by_link, py::arg("node_of_rank") = std::vector<int>{})
       .def("moves", &all_moves);
+}
+
+void bind_topology(py::module_& m) {
+  const Topology usual;
+  py::class_<Topology>(m, "Topology")
+      .def(py::init([](double link, double node_link, double latency, double memory) {
+             return Topology{link, node_link, latency, memory};
+           }),
+           py::arg("link_bytes_per_second") = usual.link_bytes_per_second,
+           py::arg("node_link_bytes_per_second") = usual.node_link_bytes_per_second,
+           py::arg("stage_latency_seconds") = usual.stage_latency_seconds,
+           py::arg("memory_bytes_per_second") = usual.memory_bytes_per_second);
+}
+
+void bind_world_traffic(py::module_& m) {
+  py::class_<WorldTraffic>(m, "WorldTraffic")
+      .def_readonly("first_owner", &WorldTraffic::first_owner)
+      .def_readonly("modulo", &WorldTraffic::modulo)
+      .def_readonly("least_loaded", &WorldTraffic::least_loaded)
+      .def("least_egress", &least_egress_of, NoGil());
+  m.def("world_traffic", &world_traffic, py::arg("source"), py::arg("target"), NoGil());
+  m.def("least_egress", &least_egress_of_demands, py::arg("demands"), NoGil());
+  m.def("cells_of", &cells, py::arg("source"), py::arg("target"), py::arg("name"), NoGil());
 }
 
 }  // namespace
@@ -131,17 +204,14 @@ void bind_plan(py::module_& m) {
         py::arg("node_of_rank") = std::vector<int>{},
         NoGil());
   m.def("check_plans", &check, py::arg("source"), py::arg("target"), py::arg("plans"), NoGil());
-  const Topology usual;
-  m.def(
-      "time_bound_seconds",
-      [](const NamedPlan& plan, int num_stages, double link, double latency, double memory) {
-        return time_bound(plan, num_stages, {link, latency, memory});
-      },
-      py::arg("plan"),
-      py::arg("num_stages") = 1,
-      py::arg("link_bytes_per_second") = usual.link_bytes_per_second,
-      py::arg("stage_latency_seconds") = usual.stage_latency_seconds,
-      py::arg("memory_bytes_per_second") = usual.memory_bytes_per_second);
+  bind_topology(m);
+  m.def("time_bound_seconds",
+        &time_bound,
+        py::arg("plan"),
+        py::arg("node_of_rank"),
+        py::arg("num_stages"),
+        py::arg("topology"));
+  bind_world_traffic(m);
 }
 
 }  // namespace dynatrain::binding

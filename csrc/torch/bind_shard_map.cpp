@@ -100,6 +100,7 @@ void bind_shard_map(py::module_& m) {
                   py::arg("publications"),
                   py::arg("num_present") = std::numeric_limits<int>::max())
       .def_property_readonly("num_tensors", &ShardMap::num_tensors)
+      .def("bytes_of_rank", &ShardMap::bytes_of_rank, py::arg("rank"), NoGil())
       .def_property_readonly("num_ranks", &ShardMap::num_ranks)
       .def("hash", &ShardMap::hash, NoGil())
       .def("names", &names_of)

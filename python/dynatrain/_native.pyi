@@ -375,6 +375,9 @@ class ShardMap:
 
     @property
     def num_tensors(self) -> int: ...
+    def bytes_of_rank(self, rank: int) -> int:
+        """Bytes of all that the rank holds."""
+
     @property
     def num_ranks(self) -> int:
         """One past the largest rank that takes part."""
@@ -427,6 +430,10 @@ class Plan:
         """Bytes that the rank needs and lacks; computed apart from the moves."""
 
     @property
+    def adoptable_bytes(self) -> int:
+        """The part of ``kept_bytes`` whose memory the target may take over as it is."""
+
+    @property
     def num_moves(self) -> int:
         """Sends, receives and local moves together."""
 
@@ -441,6 +448,9 @@ class Plan:
 
     def receives(self) -> list[tuple[int, int, int, int]]:
         """As ``sends()``."""
+
+    def by_link(self, node_of_rank: Sequence[int] = ()) -> tuple[int, int, int, int]:
+        """Bytes sent and received within a node, then sent and received between nodes."""
 
     def moves(self) -> list[tuple[str, list[int], list[int], int, int]]:
         """``(name, begin, end, src rank, dst rank)`` of all sends, receives and local moves."""
@@ -459,14 +469,47 @@ def make_plan(
 def check_plans(source: ShardMap, target: ShardMap, plans: Sequence[Plan]) -> list[str]:
     """Checks the plans of all ranks together; one line per violation, empty when complete."""
 
+class Topology:
+    """Link speeds of one rank, each direction; between nodes, and within one."""
+
+    def __init__(
+        self,
+        link_bytes_per_second: float = ...,
+        node_link_bytes_per_second: float = ...,
+        stage_latency_seconds: float = ...,
+        memory_bytes_per_second: float = ...,
+    ) -> None: ...
+
 def time_bound_seconds(
-    plan: Plan,
-    num_stages: int = 1,
-    link_bytes_per_second: float = ...,
-    stage_latency_seconds: float = ...,
-    memory_bytes_per_second: float = ...,
+    plan: Plan, node_of_rank: Sequence[int], num_stages: int, topology: Topology
 ) -> float:
     """The least time that a plan can take over such links."""
+
+class WorldTraffic:
+    """Bytes that each rank of the source would send by simpler rules than ``make_plan``'s."""
+
+    @property
+    def first_owner(self) -> list[int]: ...
+    @property
+    def modulo(self) -> list[int]: ...
+    @property
+    def least_loaded(self) -> list[int]: ...
+    def least_egress(self) -> tuple[int, list[int]]:
+        """As the function of that name, of this switch."""
+
+def world_traffic(source: ShardMap, target: ShardMap) -> WorldTraffic:
+    """Walks the cells of all ranks."""
+
+def least_egress(demands: Sequence[tuple[Sequence[int], int]]) -> tuple[int, list[int]]:
+    """What the busiest sender sends at least, and the ranks that prove it.
+
+    A demand is its owners, ascending, and the bytes that any of them may send.
+    """
+
+def cells_of(
+    source: ShardMap, target: ShardMap, name: str
+) -> list[tuple[list[int], list[int], list[int], list[int]]]:
+    """``(begin, end, owners, needers)`` of the cells of a tensor, by begin."""
 
 class ScheduleOptions:
     """What bounds the cutting of a plan into stages; equal on all ranks."""

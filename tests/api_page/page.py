@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from typing import Any, NamedTuple
 
 from docstring_parser import DocstringStyle, ParseError, parse
@@ -12,6 +13,15 @@ from docstring_parser.google import DEFAULT_SECTIONS, GoogleParser, Section, Sec
 import dynatrain
 from checkout import ROOT
 from dynatrain.join import join
+from dynatrain.planning import (
+    Bottleneck,
+    Egress,
+    Model,
+    Slot,
+    explain,
+    load_model,
+    topology,
+)
 
 PAGE = ROOT / "docs/reference/api.md"
 HEAD = """# API
@@ -28,7 +38,7 @@ class Group(NamedTuple):
     title: str
     manual: str
     names: tuple[str, ...]
-    elsewhere: tuple[Any, ...] = ()  #: functions that are imported from a module of their own
+    elsewhere: tuple[Any, ...] = ()  #: those that are imported from a module of their own
 
 
 _GUIDE = "../guide/README.md"
@@ -58,6 +68,7 @@ GROUPS = (
         "Planning on paper",
         "`dynatrain plan --help`, [its JSON](json.md#plan)",
         ("plan", "PlanReport", "RankPlan", "TensorSpec", "Topology"),
+        (load_model, Model, Slot, topology, explain, Egress, Bottleneck),
     ),
     Group("Settings", "[transports](../design/transport.md)", ("Nccl", "__version__")),
     Group(
@@ -126,8 +137,11 @@ def _section(name: str, item: Any) -> str:
 
 
 def _elsewhere(item: Any) -> str:
-    name = item.__name__
-    code = _code(f"from {item.__module__} import {name}\n\n{_signature(name, item)}")
+    name, module = item.__name__, item.__module__
+    package = module.rpartition(".")[0]
+    if getattr(sys.modules[package], name, None) is item:
+        module = package
+    code = _code(f"from {module} import {name}\n\n{_signature(name, item)}")
     return f"\n### `{name}`\n\n{code}{told(item)}"
 
 

@@ -101,15 +101,30 @@ void check_same_tensors(const ShardMap& source, const ShardMap& target);
                                                    const ShardMap& target,
                                                    std::span<const Plan> plans);
 
-/// Link speeds for the time bound of a plan.
+/// Bytes of a plan by the links that they take; without nodes in the record all are near.
+struct LinkTraffic {
+  std::int64_t near_sent_bytes = 0;  ///< to ranks of the same node
+  std::int64_t near_received_bytes = 0;
+  std::int64_t far_sent_bytes = 0;  ///< to ranks of other nodes
+  std::int64_t far_received_bytes = 0;
+
+  friend bool operator==(const LinkTraffic&, const LinkTraffic&) = default;
+};
+
+[[nodiscard]] LinkTraffic link_traffic(const Plan& plan, const DecisionRecord& record);
+
+/// Link speeds for the time bound of a plan; of one rank, each direction.
 struct Topology {
-  double link_bytes_per_second = 25e9;  ///< per rank and direction
+  double link_bytes_per_second = 25e9;       ///< between nodes
+  double node_link_bytes_per_second = 25e9;  ///< within a node
   double stage_latency_seconds = 20e-6;
   double memory_bytes_per_second = 1e12;  ///< for kept bytes that change address
 };
 
-/// The least time a plan can take: busiest link, plus stages * latency, plus local copies.
+/// The least time a plan can take: busiest link, plus stages * latency, plus local copies. Links
+/// within a node and between nodes work at the same time.
 [[nodiscard]] double time_bound_seconds(const Traffic& traffic,
+                                        const LinkTraffic& links,
                                         int num_stages,
                                         const Topology& topology);
 

@@ -3,144 +3,154 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
+from statistics import median_low
 from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from dynatrain.tools import paper
+from dynatrain.tools.paper import bytes_text, seconds_text
+
 if TYPE_CHECKING:
-    from dynatrain import LayoutError, PlanReport
+    from dynatrain import PlanReport
+    from dynatrain.planning import Bottleneck, Egress, RankPlan
 
 MIB = 2**20
-#: Options that are counts, and the largest of each.
-SIZES = {
-    "layers": 2**16,
-    "hidden": 2**40,
-    "ffn": 2**40,
-    "vocab": 2**40,
-    "kv_hidden": 2**40,
-    "ranks_per_node": 2**30,
-    "staging_mib": 2**40,
-}
+_MOST_STAGING_MIB = 2**40
 #: From here on nobody should wonder whether the command hangs.
-MANY_RANKS, MANY_LAYERS = 512, 2048
-EXIT_STATUS = (
-    "exit status: 0 when the plan was printed, 1 when a layout or a size cannot be planned, 2 when "
-    "the command line is wrong, 130 after Ctrl-C. Sizes need not divide: shards are cut as torch "
-    "cuts them."
-)
+MANY_RANKS = 2048
 
 
 def run(options: argparse.Namespace) -> int:
-    """Plans and prints; an error of the library is printed without a traceback."""
-    from dynatrain import Error
-
-    try:
-        report = planned(options)
-    except Error as error:
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; nothing was planned\n")
-        return 130
-    if options.json:
-        sys.stdout.write(json.dumps(report.to_json(), indent=2) + "\n")
-    else:
-        show(report)
-    return 0
+    """Plans and prints."""
+    return paper.answered(lambda: _plan(options))
 
 
-def planned(options: argparse.Namespace) -> PlanReport:
-    """Plans what the command line asks for."""
-    from dynatrain import Layout, Topology, plan
-    from dynatrain.planning import llama_tensors
+def _plan(options: argparse.Namespace) -> None:
+    from dynatrain import Layout, plan
 
-    check_sizes(options)
-    source, target = Layout.parse(options.source), Layout.parse(options.target)
+    staging = options.staging_mib
+    if not 1 <= staging <= _MOST_STAGING_MIB:
+        expected = f"a whole number from 1 to {_MOST_STAGING_MIB}"
+        raise paper.out_of_range("--staging-mib", staging, expected)
+    source, target = (Layout.parse(text) for text in paper.two_layouts(options))
+    model, links = paper.model_and_links(options)
     num_ranks = max(source.world_size, target.world_size)
-    if num_ranks > MANY_RANKS or options.layers > MANY_LAYERS:
-        sys.stderr.write(
-            f"planning {num_ranks} ranks and {options.layers} layers, which may take minutes\n"
+    if num_ranks > MANY_RANKS:
+        sys.stderr.write(f"planning {num_ranks} ranks, which may take minutes\n")
+    report = plan(source, target, model, links, staging * MIB)
+    if options.json:
+        paper.printed(report.to_json())
+    else:
+        show(report, options)
+
+
+def show(report: PlanReport, options: argparse.Namespace) -> None:
+    """Prints the plan for a terminal: a screenful, or a line for every rank."""
+    console = Console(highlight=False)
+    state_bytes = sum(rank.target_bytes for rank in report.ranks)
+    where = "" if options.topology is None else f" on {options.topology}"
+    console.print(
+        f"{report.model}: {report.num_params / 1e9:,.2f} B parameters, {options.optimizer}, "
+        f"{bytes_text(state_bytes)} on all ranks together\n"
+        f"{report.source} → {report.target}, {len(report.ranks):,} ranks{where}\n"
+    )
+    _show_bytes(console, report)
+    if report.bottleneck is not None:
+        plural = "" if report.num_stages == 1 else "s"
+        console.print(
+            f"stop   at least {seconds_text(report.bound_seconds)}, in {report.num_stages:,} "
+            f"stage{plural}: {_told(report.bottleneck)}"
         )
-    tensors = llama_tensors(
-        options.layers, options.hidden, options.ffn, options.vocab, options.kv_hidden
-    )
-    topology = Topology(
-        link_bytes_per_second=options.link_gb_per_second * 1e9,
-        ranks_per_node=options.ranks_per_node,
-    )
-    return plan(source, target, tensors, topology, options.staging_mib * MIB)
+    if report.egress is not None and report.bytes_moved:
+        _show_egress(console, report.egress)
+    every = [("", rank) for rank in report.ranks]
+    console.print(_table(every if options.all else _chosen(report.ranks)))
 
 
-def check_sizes(options: argparse.Namespace) -> None:
-    """Raises LayoutError, in the words of the command line, when an option is out of range."""
-    for name, largest in SIZES.items():
-        value = getattr(options, name)
-        if value is not None and not 1 <= value <= largest:
-            raise out_of_range(name, value, f"a whole number from 1 to {largest}")
-    speed = options.link_gb_per_second
-    if not 0 < speed < float("inf"):  # a NaN neither
-        raise out_of_range("link_gb_per_second", speed, "a number above 0")
-
-
-def out_of_range(name: str, value: float, expected: str) -> LayoutError:
-    """Returns the refusal of an option."""
-    from dynatrain import LayoutError
-
-    option = "--" + name.replace("_", "-")
-    return LayoutError(
-        f"plan: cannot use {option}={value}\n  expected {expected}\n  nothing was planned\n"
-        f"  give {option} another value, or leave it out (dynatrain plan --help has the defaults)"
+def _show_bytes(console: Console, report: PlanReport) -> None:
+    near = report.bytes_moved - report.bytes_moved_far
+    links = ""
+    if report.bytes_moved_far:
+        links = f": {bytes_text(near)} within nodes, {bytes_text(report.bytes_moved_far)} between"
+    console.print(
+        f"moved  {bytes_text(report.bytes_moved)}{links}\n"
+        f"       no switch moves less than {bytes_text(report.lower_bound_bytes)}\n"
+        f"kept   {bytes_text(report.bytes_kept)}"
     )
 
 
-def show(report: PlanReport) -> None:
-    """Prints the plan as a table for a terminal."""
-    table = Table(title=f"{report.source} → {report.target}, MiB", title_justify="left")
-    for column in ("rank", "sent", "received", "lower bound", "kept", "staging", "moves"):
-        table.add_column(column, justify="right")
-    for rank in report.ranks:
+def _told(bottleneck: Bottleneck) -> str:
+    what = {"network": "between nodes", "node": "within its node", "memory": "in its memory"}
+    verb = {"send": "sends", "receive": "receives", "": "copies"}[bottleneck.direction]
+    return (
+        f"rank {bottleneck.rank} {verb} {bytes_text(bottleneck.size_bytes)} {what[bottleneck.link]}"
+    )
+
+
+def _show_egress(console: Console, egress: Egress) -> None:
+    """What the busiest sender sends, and by what other rules it would."""
+    ranks = paper.ranks_text(egress.bound_ranks, 3)
+    over = egress.planned_bytes / egress.bound_bytes - 1 if egress.bound_bytes else 0.0
+    others = {
+        "modulo": egress.modulo_bytes,
+        "first owner": egress.first_owner_bytes,
+        "least loaded": egress.least_loaded_bytes,
+    }
+    told = ", ".join(f"{name} {bytes_text(size_bytes)}" for name, size_bytes in others.items())
+    console.print(
+        f"sends  {bytes_text(egress.planned_bytes)} at most, {over:.1%} over the bound\n"
+        f"       bound: what ranks {ranks} alone have, shared evenly\n"
+        f"       by other rules: {told}"
+    )
+
+
+def _chosen(ranks: list[RankPlan]) -> list[tuple[str, RankPlan]]:
+    """The busiest rank, the one in the middle, and the least busy one."""
+
+    def busy(rank: RankPlan) -> tuple[float, int]:
+        return (max(rank.sent_bytes, rank.received_bytes), -rank.rank)
+
+    middle = median_low([busy(rank) for rank in ranks])
+    return [
+        ("busiest", max(ranks, key=busy)),
+        ("median", next(rank for rank in ranks if busy(rank) == middle)),
+        ("least", min(ranks, key=busy)),
+    ]
+
+
+def _table(ranks: list[tuple[str, RankPlan]]) -> Table:
+    """A line for each of these, sizes in one unit."""
+    name, unit = paper.unit_of(max(rank.peak_bytes for _, rank in ranks))
+    table = Table(title=f"{name} of one rank", title_justify="left", box=SIMPLE_HEAD)
+    for column in ("", "rank", "sent", "received", "at least", "kept", "staging", "peak", "moves"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for lead, rank in ranks:
         sizes = (
             rank.sent_bytes,
             rank.received_bytes,
             rank.lower_bound_bytes,
             rank.kept_bytes,
             rank.staging_bytes,
+            rank.peak_bytes,
         )
-        cells = [f"{size_bytes / MIB:.1f}" for size_bytes in sizes]
-        table.add_row(str(rank.rank), *cells, str(rank.num_moves))
-    console = Console(highlight=False)
-    plural = "" if report.num_stages == 1 else "s"
-    console.print(table)
-    console.print(
-        f"{report.bytes_moved / MIB:.1f} MiB move (lower bound "
-        f"{report.lower_bound_bytes / MIB:.1f}) in {report.num_stages} stage{plural}; "
-        f"no switch over these links is faster than {report.bound_seconds * 1e3:.1f} ms"
-    )
+        cells = [f"{size_bytes / unit:.2f}" for size_bytes in sizes]
+        table.add_row(lead, str(rank.rank), *cells, f"{rank.num_moves:,}")
+    return table
 
 
 def add_command(commands: Any) -> None:
     """Adds `plan` to the command line."""
     command = commands.add_parser(
         "plan",
-        help="say what a switch of a Llama-like model would move, and how fast it could be",
-        description="Plans a switch of a Llama-like model: no process is started, no GPU is used. "
-        "Counted are its float32 parameters and the two moments that AdamW keeps of each.",
-        epilog=EXIT_STATUS,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        help="say what a switch of a model would move, and how fast it could be",
+        description="Plans a switch of a model on paper: no process is started, no GPU is used.",
+        epilog=paper.EXIT_STATUS,
     )
-    add = command.add_argument
-    add("source", help="layout before, e.g. dp=4")
-    add("target", help="layout after, e.g. dp=2,tp=2")
-    add("--layers", type=int, default=32, help="layers of the model")
-    add("--hidden", type=int, default=4096, help="width of the model")
-    add("--ffn", type=int, default=14336, help="width of the feed-forward blocks")
-    add("--vocab", type=int, default=128256, help="tokens in the vocabulary")
-    add("--kv-hidden", type=int, default=1024, help="width of keys and of values")
-    add("--link-gb-per-second", type=float, default=25.0, help="link of one rank, each direction")
-    add("--ranks-per-node", type=int, default=None, help="all on one node when not given")
-    add("--staging-mib", type=int, default=256, help="staging budget of a rank")
-    add("--json", action="store_true", help="print JSON instead of a table")
+    paper.add_options(command)
+    command.add_argument("--staging-mib", type=int, default=256, help="staging of a rank; 256")
+    command.add_argument("--all", action="store_true", help="a line for every rank")
     command.set_defaults(run=run)

@@ -149,10 +149,38 @@ TEST(PlanBounds, TimeIsBusiestLinkPlusLatencyPlusCopies) {
                         .kept_bytes = 50,
                         .lower_bound_bytes = 300,
                         .adoptable_bytes = 10};
-  const Topology topology{
-      .link_bytes_per_second = 100, .stage_latency_seconds = 0.5, .memory_bytes_per_second = 20};
+  const LinkTraffic near{.near_sent_bytes = 100, .near_received_bytes = 300};
+  const LinkTraffic both{.near_sent_bytes = 100,
+                         .near_received_bytes = 200,
+                         .far_sent_bytes = 0,
+                         .far_received_bytes = 100};
+  const Topology topology{.link_bytes_per_second = 10,
+                          .node_link_bytes_per_second = 100,
+                          .stage_latency_seconds = 0.5,
+                          .memory_bytes_per_second = 20};
 
-  EXPECT_DOUBLE_EQ(time_bound_seconds(traffic, 2, topology), 3.0 + 1.0 + 2.0);
+  EXPECT_DOUBLE_EQ(time_bound_seconds(traffic, near, 2, topology), 3.0 + 1.0 + 2.0);
+  EXPECT_DOUBLE_EQ(time_bound_seconds(traffic, both, 2, topology), 10.0 + 1.0 + 2.0);
+}
+
+// What crosses between nodes takes the slow links; a byte on the wrong side of the sum is ten times
+// as fast as it can be.
+TEST(PlanBounds, BytesAreCountedByTheLinksThatTheyTake) {
+  const ShardMap source = equal_tensors({"a"}, {12, 4}, cut_rows(2));
+  const ShardMap target = equal_tensors({"a"}, {12, 4}, cut_rows(4));  // 3 of 12 rows each
+  const std::int64_t part = source.tensor(TensorId(0)).size_bytes() / 4;
+  const DecisionRecord record{.node_of_rank = {0, 0, 0, 1}};
+  // Rank 0 has rows 0-5 and 1 has 6-11: 1 lacks 3-5, 2 lacks 6-8, 3 lacks 9-11.
+  const auto links = [&](int rank) {
+    return link_traffic(make_plan(source, target, rank, record), record);
+  };
+  EXPECT_EQ(links(0), (LinkTraffic{.near_sent_bytes = part}));
+  EXPECT_EQ(
+      links(1),
+      (LinkTraffic{.near_sent_bytes = part, .near_received_bytes = part, .far_sent_bytes = part}));
+  EXPECT_EQ(links(3), (LinkTraffic{.far_received_bytes = part}));
+  EXPECT_EQ(link_traffic(make_plan(source, target, 3, {}), {}),
+            (LinkTraffic{.near_received_bytes = part}));
 }
 
 // Law 2's other half: what nobody holds must be named, not left as garbage in the new model.

@@ -9,11 +9,25 @@ import torch
 
 import dynatrain
 from dynatrain import Layout, LayoutError, TensorSpec, Topology
-from dynatrain.planning import llama_tensors
+from dynatrain.planning import load_model
 
 # 8 x 4 float32 with two moments: 96 elements, 384 bytes, of which one row is 48 bytes.
 MATRIX = [TensorSpec("w", (8, 4), tp_dim=0)]
 ROW_BYTES = 4 * 4 * 3
+
+
+def llama(layers, hidden, ffn, vocab, kv_heads=2):
+    """A small one of two heads; its parameters, with two moments each."""
+    config = {
+        "model_type": "llama",
+        "num_hidden_layers": layers,
+        "hidden_size": hidden,
+        "intermediate_size": ffn,
+        "num_attention_heads": 2,
+        "num_key_value_heads": kv_heads,
+        "vocab_size": vocab,
+    }
+    return load_model(config)
 
 
 def received(report):
@@ -69,7 +83,7 @@ def test_pipeline_moves_the_layers_that_change_rank():
 
 
 def test_same_layout_moves_nothing():
-    report = dynatrain.plan("dp=2,tp=2", "dp=2,tp=2", llama_tensors(2, 16, 32, 64))
+    report = dynatrain.plan("dp=2,tp=2", "dp=2,tp=2", llama(2, 16, 32, 64))
 
     assert report.bytes_moved == report.lower_bound_bytes == 0
     assert sum(kept(report)) > 0
@@ -88,7 +102,7 @@ def test_same_layout_moves_nothing():
     ],
 )
 def test_law3_bytes_moved_are_the_lower_bound(source, target):
-    report = dynatrain.plan(source, target, llama_tensors(5, 24, 36, 50, kv_hidden=12))
+    report = dynatrain.plan(source, target, llama(5, 24, 36, 50, kv_heads=1))
 
     assert report.bytes_moved == report.lower_bound_bytes
     for rank in report.ranks:
@@ -99,7 +113,7 @@ def test_law3_bytes_moved_are_the_lower_bound(source, target):
 # Law 5: staging stays inside its budget, by cutting the same bytes into more stages.
 @pytest.mark.parametrize("budget", [1 << 30, 300_000, 100_000])
 def test_law5_staging_budget_splits_the_plan_into_stages(budget):
-    tensors = llama_tensors(4, 64, 128, 256)
+    tensors = llama(4, 64, 128, 256)
     report = dynatrain.plan("dp=4", "dp=2,tp=2", tensors, staging_budget_bytes=budget)
     busiest = max(rank.sent_bytes + rank.received_bytes for rank in report.ranks)
 
@@ -134,7 +148,46 @@ def test_json_has_the_fields_of_the_reference(reference_fields):
 
 def test_model_with_fewer_layers_than_stages_is_refused():
     with pytest.raises(LayoutError, match="3 layers over 4 stages"):
-        dynatrain.plan("dp=4", "pp=4", llama_tensors(3, 8, 16, 16))
+        dynatrain.plan("dp=4", "pp=4", llama(3, 8, 16, 16))
+
+
+# The busiest rank, the links and the rules of others are what a reader acts on.
+def test_a_report_says_what_bounds_the_switch():
+    links = Topology(1e9, 0.0, 1e30, ranks_per_node=2, node_link_bytes_per_second=4e9)
+    report = dynatrain.plan("dp_replicate=2", "dp_replicate=4", MATRIX, links)
+    whole = 8 * ROW_BYTES
+
+    assert report.bytes_moved_far == report.bytes_moved == 2 * whole
+    assert [rank.sent_far_bytes for rank in report.ranks] == [whole, whole, 0, 0]
+    assert [rank.received_far_bytes for rank in report.ranks] == [0, 0, whole, whole]
+    assert (report.bottleneck.link, report.bottleneck.size_bytes) == ("network", whole)
+    assert report.bottleneck.seconds == report.bound_seconds == whole / 1e9
+    assert report.egress.planned_bytes == report.egress.bound_bytes == whole
+    assert report.egress.bound_ranks == [0, 1]
+    assert report.egress.first_owner_bytes == 2 * whole
+
+
+def test_a_rank_s_peak_is_both_of_its_states_and_staging():
+    report = dynatrain.plan("dp=2", "tp=2", [TensorSpec("w", (8, 4), 1), TensorSpec("v", (4,))])
+    # Rank 0 has rows 0-3 and half of v; then columns 0-1 and all of v.
+    half, v = 4 * ROW_BYTES, ROW_BYTES
+
+    assert [rank.source_bytes for rank in report.ranks] == [half + v // 2] * 2
+    assert [rank.target_bytes for rank in report.ranks] == [half + v] * 2
+    for rank in report.ranks:
+        assert rank.peak_bytes == rank.source_bytes + rank.target_bytes + rank.staging_bytes
+
+
+# What stays where it is is there once.
+def test_what_is_adopted_counts_once():
+    report = dynatrain.plan("dp=2", "dp=2", MATRIX)
+
+    assert [rank.peak_bytes for rank in report.ranks] == [4 * ROW_BYTES] * 2
+
+
+def test_links_that_cannot_hold_the_ranks_are_refused():
+    with pytest.raises(LayoutError, match="cannot hold 4 ranks"):
+        dynatrain.plan("dp=2", "dp=4", MATRIX, Topology(ranks_per_node=1, num_nodes=3))
 
 
 def test_unknown_dtype_is_refused():
@@ -182,11 +235,3 @@ def test_sizes_that_do_not_divide_are_cut_as_torch_cuts_them(source, target, sha
     pairs = list(zip(before, after, strict=True))
     assert received(report) == [12 * len(then - now) for now, then in pairs]
     assert kept(report) == [12 * len(then & now) for now, then in pairs]
-
-
-@pytest.mark.parametrize("name", ["num_layers", "hidden", "ffn", "vocab", "kv_hidden"])
-def test_a_model_without_a_size_is_refused(name):
-    sizes = {"num_layers": 2, "hidden": 8, "ffn": 8, "vocab": 8, "kv_hidden": 8}
-
-    with pytest.raises(LayoutError, match=f"llama_tensors was given {name}=0"):
-        llama_tensors(**sizes | {name: 0})

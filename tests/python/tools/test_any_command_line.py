@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -9,7 +12,22 @@ from hypothesis import strategies as st
 from dynatrain.tools.cli import main, parser
 from dynatrain.tools.coordinate import settings_of
 
-SIZES = ["--layers", "--hidden", "--ffn", "--vocab", "--kv-hidden", "--ranks-per-node"]
+#: The sizes of a config.json, of which some are there.
+SIZES = {
+    "model_type": st.sampled_from(["llama", "qwen3", "mixtral", "gpt2", "deepseek_v3", 1, None]),
+    "tie_word_embeddings": st.booleans() | st.none(),
+    **dict.fromkeys(
+        [
+            "num_hidden_layers",
+            "hidden_size",
+            "intermediate_size",
+            "num_attention_heads",
+            "vocab_size",
+            "num_local_experts",
+        ],
+        st.integers(-1, 9) | st.floats() | st.text(max_size=2),
+    ),
+}
 #: Few enough ranks and layers that a plan of them takes milliseconds.
 layouts = st.sampled_from(["dp=1", "dp=4", "dp=2,tp=2", "tp=3", "pp=2", "dp=4,ep=2", "pp=2,vpp=2"])
 numbers = st.integers(-2, 9).map(str) | st.sampled_from(["1e3", "nan", "inf", "1099511627776", ""])
@@ -46,18 +64,18 @@ def test_any_words_are_answered_by_a_status(capsys, arguments):
 @given(
     source=layouts | st.text(max_size=9),
     target=layouts | st.text(max_size=9),
-    given_sizes=st.dictionaries(st.sampled_from(SIZES), numbers, max_size=3),
-    others=st.dictionaries(
-        st.sampled_from(["--link-gb-per-second", "--staging-mib"]), numbers, max_size=2
+    config=st.fixed_dictionaries({}, optional=SIZES) | st.text(max_size=3),
+    given_options=st.dictionaries(
+        st.sampled_from(["--link-gb-per-second", "--staging-mib", "--ranks-per-node", "--nodes"]),
+        numbers,
+        max_size=2,
     ),
 )
-def test_any_plan_is_printed_or_refused(capsys, source, target, given_sizes, others):
-    sizes = {"--layers": "2", **given_sizes, **others}
-    if len(sizes["--layers"]) > 2:
-        sizes["--layers"] = "9"
-    options = [f"{name}={value}" for name, value in sizes.items()]
+def test_any_plan_is_printed_or_refused(capsys, source, target, config, given_options):
+    Path("config.json").write_text(json.dumps(config))
+    options = [f"{name}={value}" for name, value in given_options.items()]
 
-    assert status_of(["plan", *options, "--", source, target]) in (0, 1, 2)
+    assert status_of(["plan", "--model=./config.json", *options, "--", source, target]) in (0, 1, 2)
 
 
 # Whoever mistypes an address or a number would wait for a coordinator that nobody finds.

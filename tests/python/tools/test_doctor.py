@@ -99,7 +99,7 @@ def test_doctor_runs_where_the_native_module_is_missing(tmp_path: Path):
 
 # Whoever has two Pythons says by it which one is meant; there was no module to run.
 def test_package_is_run_as_the_command():
-    asked = ["plan", "dp=2", "tp=2", "--layers=1", "--hidden=64", "--json"]
+    asked = ["plan", "dp=2", "tp=2", "--model=llama2-7b", "--json"]
     by_command = run_command(asked, PACKAGE.parent)
     by_package = run_command(asked, PACKAGE.parent, "dynatrain")
 

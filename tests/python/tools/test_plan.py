@@ -3,18 +3,38 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 
 import pytest
 
 import dynatrain
-from dynatrain.tools import cli
+from dynatrain import planning
+from dynatrain.planning import Model, load_model
+from dynatrain.tools import cli, paper
 
-SMALL = ["--layers=2", "--hidden=64", "--ffn=128", "--vocab=256", "--kv-hidden=32"]
+CONFIG = {
+    "model_type": "llama",
+    "num_hidden_layers": 2,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 256,
+}
+
+
+@pytest.fixture
+def small(tmp_path):
+    """Options of a model that is planned in milliseconds."""
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(CONFIG))
+    return [f"--model={path}"]
 
 
 # Scripts read the JSON; what is moved must be what has to be moved (law 3).
-def test_json_plan_moves_the_lower_bound(capsys: pytest.CaptureFixture[str]):
-    status = cli.main(["plan", "dp=4", "dp=2,tp=2", "--json", *SMALL])
+def test_json_plan_moves_the_lower_bound(small, capsys: pytest.CaptureFixture[str]):
+    status = cli.main(["plan", "dp=4", "dp=2,tp=2", "--json", *small])
     report = json.loads(capsys.readouterr().out)
 
     assert status == 0
@@ -24,18 +44,20 @@ def test_json_plan_moves_the_lower_bound(capsys: pytest.CaptureFixture[str]):
     assert [rank["rank"] for rank in report["ranks"]] == [0, 1, 2, 3]
 
 
-# The table is what a person reads first: one row per rank, of the larger world.
-def test_table_has_a_row_for_every_rank_of_the_larger_world(capsys: pytest.CaptureFixture[str]):
-    assert cli.main(["plan", "dp=2", "dp=3", *SMALL]) == 0
+# Whoever looks at every rank gets one row of each, of the larger world.
+def test_table_has_a_row_for_every_rank_of_the_larger_world(
+    small, capsys: pytest.CaptureFixture[str]
+):
+    assert cli.main(["plan", "dp=2", "dp=3", "--all", *small]) == 0
     printed = capsys.readouterr().out
 
     assert "dp=2 → dp=3" in printed
-    assert all(f"│    {rank} │" in printed for rank in range(3))
+    assert all(re.search(rf"^ +{rank} +\d", printed, re.MULTILINE) for rank in range(3))
 
 
 # A typo in a layout is the user's mistake: the library's message, no traceback.
-def test_wrong_layout_is_an_error_without_traceback(capsys: pytest.CaptureFixture[str]):
-    assert cli.main(["plan", "dp=4", "tq=2", *SMALL]) == 1
+def test_wrong_layout_is_an_error_without_traceback(small, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["plan", "dp=4", "tq=2", *small]) == 1
 
     printed = capsys.readouterr().err
     assert printed.startswith("LayoutError: ")
@@ -44,33 +66,37 @@ def test_wrong_layout_is_an_error_without_traceback(capsys: pytest.CaptureFixtur
 
 # What is not typed as a count of something must say so in the command's own words, and end.
 ODD = {
-    "no layers": (["dp=2", "tp=2", "--layers=0"], "--layers=0"),
-    "negative layers": (["dp=2", "tp=2", "--layers=-1"], "--layers=-1"),
-    "endless layers": (["dp=2", "tp=2", "--layers=1000000000000"], "--layers=1000000000000"),
-    "no width": (["dp=2", "tp=2", "--hidden=0"], "--hidden=0"),
-    "negative width": (["dp=2", "tp=2", "--hidden=-4"], "--hidden=-4"),
-    "width of keys": (["dp=2", "tp=2", "--kv-hidden=0"], "--kv-hidden=0"),
-    "beyond 64 bits": (["dp=2", "tp=2", f"--vocab={10**23}"], f"--vocab={10**23}"),
-    "too large a tensor": (["dp=2", "tp=2", f"--hidden={2**39}"], "shape="),
-    "endless stages": (["dp=2", "tp=2", "--layers=1", f"--hidden={10**8}"], "stages"),
     "endless staging": (["dp=2", "tp=2", f"--staging-mib={10**20}"], f"--staging-mib={10**20}"),
     "no staging": (["dp=2", "tp=2", "--staging-mib=0"], "--staging-mib=0"),
     "no link": (["dp=2", "tp=2", "--link-gb-per-second=0"], "--link-gb-per-second=0"),
     "no number": (["dp=2", "tp=2", "--link-gb-per-second=nan"], "--link-gb-per-second=nan"),
     "no node": (["dp=2", "tp=2", "--ranks-per-node=0"], "--ranks-per-node=0"),
+    "no nodes": (["dp=2", "tp=2", "--topology=dgx-h100", "--nodes=0"], "--nodes=0"),
+    "too few nodes": (["dp=9", "tp=2", "--topology=dgx-h100", "--nodes=1"], "cannot hold 9 ranks"),
+    "two topologies": (
+        ["dp=2", "tp=2", "--topology=dgx-h100", "--ranks-per-node=2"],
+        "--topology beside",
+    ),
     "endless ranks": (["dp=1073741824", "tp=2"], "1073741824 ranks"),
-    "too few layers": (["dp=2", "pp=4", "--layers=3"], "3 layers over 4 stages"),
+    "too few layers": (["dp=2", "pp=4"], "2 layers over 4 stages"),
+    "no experts": (["dp=2,ep=2", "pp=2"], "the experts of this model"),
     "no ranks": (["dp=0", "tp=2"], "dp_shard=0"),
     "a file": (["model.json", "tp=2"], "model.json"),
     "bad JSON": (["{", "tp=2"], "'{'"),
     "an axis twice": (["dp=2,dp=3", "tp=2"], "twice"),
+    "one layout": (["dp=2"], "too few layouts"),
+    "three layouts": (["dp=2", "tp=2", "pp=2"], "too many layouts"),
+    "no such model": (["dp=2", "tp=2", "--model=gpt5"], "'gpt5'"),
+    "no such file": (["dp=2", "tp=2", "--model=not/there.json"], "'not/there.json'"),
 }
 
 
 @pytest.mark.parametrize("case", ODD)
-def test_what_cannot_be_planned_is_refused_in_four_parts(case, capsys: pytest.CaptureFixture[str]):
+def test_what_cannot_be_planned_is_refused_in_four_parts(
+    small, case, capsys: pytest.CaptureFixture[str]
+):
     arguments, named = ODD[case]
-    assert cli.main(["plan", *SMALL, *arguments]) == 1
+    assert cli.main(["plan", *small, *arguments]) == 1
 
     printed = capsys.readouterr().err
     error = printed[printed.index("Error: ") :].splitlines()
@@ -80,17 +106,16 @@ def test_what_cannot_be_planned_is_refused_in_four_parts(case, capsys: pytest.Ca
 
 
 # A thousand ranks take a while; silence looks like a command that hangs.
-def test_a_plan_of_many_ranks_says_that_it_takes_its_time(monkeypatch, capsys):
+def test_a_plan_of_many_ranks_says_that_it_takes_its_time(small, monkeypatch, capsys):
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(dynatrain, "plan", interrupted)
-    assert cli.main(["plan", "dp=1024", "tp=2", *SMALL]) == 130
+    assert cli.main(["plan", "dp=4096", "tp=2", *small]) == 130
 
     said = capsys.readouterr().err
     assert said == (
-        "planning 1024 ranks and 2 layers, which may take minutes\n"
-        "interrupted; nothing was planned\n"
+        "planning 4096 ranks, which may take minutes\ninterrupted; nothing was planned\n"
     )
 
 
@@ -99,4 +124,71 @@ def test_help_says_what_is_counted(capsys):
     with pytest.raises(SystemExit):
         cli.main(["plan", "--help"])
 
-    assert "the two moments that AdamW keeps" in " ".join(capsys.readouterr().out.split())
+    assert "float32 parameters and two moments" in " ".join(capsys.readouterr().out.split())
+
+
+# Layouts may be given by name, and a thousand ranks must not scroll away what is said of them all.
+def test_a_plan_of_many_ranks_is_a_screenful(capsys):
+    layouts = ["--source", "dp_replicate=4,dp=16", "--target", "dp_replicate=4,dp=4,tp=4"]
+    assert cli.main(["plan", "--model=llama2-7b", "--topology=dgx-a100", *layouts]) == 0
+    lines = capsys.readouterr().out.splitlines()
+
+    assert len(lines) <= 24
+    assert any("64 ranks on dgx-a100" in line for line in lines)
+    assert all(any(line.startswith(f"{word} ") for line in lines) for word in ("moved", "sends"))
+    assert [line.split()[0] for line in lines[-4:-1]] == ["busiest", "median", "least"]
+
+
+# Help names what can be asked for, without the library that knows it.
+def test_help_names_what_the_library_knows():
+    assert tuple(planning.CONFIGS) == paper.MODELS
+    assert tuple(planning.OPTIMIZERS) == paper.OPTIMIZERS
+    assert tuple(planning.PRESETS) == paper.TOPOLOGIES
+
+
+# The size of what is moved must be told in the unit that is said.
+@pytest.mark.parametrize(
+    ("size_bytes", "told"),
+    [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (123e6, "123 MB"), (1.049e9, "1.05 GB")],
+)
+def test_sizes_are_told_with_three_digits(size_bytes, told):
+    assert paper.bytes_text(size_bytes) == told
+
+
+def test_ranks_are_told_in_runs():
+    assert paper.ranks_text([0, 1, 2, 5, 7, 8]) == "0-2, 5, 7-8"
+    assert paper.ranks_text([*range(0, 20, 2)], 3) == "0, 2, 4 and 7 more"
+
+
+# Were a rank told that it sends what another one does, the tool would mislead whoever debugs.
+def test_explained_transfers_are_those_of_the_plan(small, capsys):
+    asked = ["explain", "dp_replicate=2,dp=2", "tp=4", "--json", *small]
+    received = 0
+    for rank in range(4):
+        assert cli.main([*asked, "--tensor=lm_head.weight", f"--rank={rank}"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["tensor"] == "lm_head.weight|param"
+        for each in found["transfers"]:
+            assert rank in (each["src"], each["dst"])
+            size = math.prod(
+                high - low for low, high in zip(each["begin"], each["end"], strict=True)
+            )
+            received += 4 * size if each["dst"] == rank != each["src"] else 0
+            assert each["why"] == "it has it already" or each["src"] != each["dst"]
+    model = load_model(CONFIG)
+    head = [spec for spec in model.tensors if spec.fqn == "lm_head.weight"]
+    report = dynatrain.plan("dp_replicate=2,dp=2", "tp=4", Model("", tuple(head), model.slots[:1]))
+    assert received == report.bytes_moved > 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "named"),
+    [
+        (["--tensor=lm_hed.weight", "--rank=0"], "lm_head.weight"),
+        (["--tensor=lm_head.weight|exp", "--rank=0"], "|exp_avg"),
+        (["--tensor=lm_head.weight", "--rank=4"], "a rank from 0 to 3"),
+    ],
+)
+def test_what_cannot_be_explained_says_what_can(small, asked, named, capsys):
+    assert cli.main(["explain", "dp=4", "tp=4", *asked, *small]) == 1
+    assert named in capsys.readouterr().err

@@ -1,0 +1,29 @@
+"""Plans a switch on paper: no process group, no GPU, no tensors."""
+
+from dynatrain.planning.catalog import CONFIGS, load_model
+from dynatrain.planning.explain import Explanation, explain
+from dynatrain.planning.maps import describe
+from dynatrain.planning.plan import plan
+from dynatrain.planning.report import Bottleneck, Egress, PlanReport, RankPlan
+from dynatrain.planning.tensors import OPTIMIZERS, Model, Slot, TensorSpec
+from dynatrain.planning.topologies import PRESETS, Topology, topology
+
+__all__ = [
+    "CONFIGS",
+    "OPTIMIZERS",
+    "PRESETS",
+    "Bottleneck",
+    "Egress",
+    "Explanation",
+    "Model",
+    "PlanReport",
+    "RankPlan",
+    "Slot",
+    "TensorSpec",
+    "Topology",
+    "describe",
+    "explain",
+    "load_model",
+    "plan",
+    "topology",
+]

@@ -1,0 +1,110 @@
+"""The shard map of a described model on a layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dynatrain import _native
+from dynatrain._errors import LayoutError
+from dynatrain.layout import Layout, as_layout
+from dynatrain.planning.tensors import ADAMW_SLOTS, ITEMSIZE, Model, Slot, TensorSpec
+
+#: (dimension, split factor); torch's Shard, _StridedShard where the factor is above 1, Replicate.
+_Placement = tuple[int, int]
+_REPLICATE: _Placement = (-1, 1)
+
+
+def describe(
+    layout: Layout | str,
+    tensors: Sequence[TensorSpec],
+    slots: Sequence[Slot] = ADAMW_SLOTS,
+) -> _native.ShardMap:
+    """The shard map of a described model: FSDP2 inside TP, experts over EP, stages by layer.
+
+    FSDP cuts dimension 0, of experts too while there is one for each rank that shares them;
+    where there is none it cuts dimension 1, as torchtitan does.
+
+    Args:
+        layout: where the model would live.
+        tensors: its parameters.
+        slots: what each parameter brings: itself and its optimizer state.
+
+    Raises:
+        LayoutError: there are fewer layers than stages, or no experts to be parallel.
+    """
+    target = as_layout(layout)
+    _check_experts(target, tensors)
+    num_layers = Model("", tuple(tensors)).num_layers
+    ranks_of: dict[int, list[int]] = {}
+    for rank in range(target.world_size):
+        ranks_of.setdefault(target.coordinate(rank, "pp"), []).append(rank)
+    publications = []
+    for pp_rank, ranks in sorted(ranks_of.items()):
+        layers = {layer for part in target.layers(pp_rank, num_layers) for layer in part}
+        stage = [spec for spec in tensors if layers.intersection(spec.layers)]
+        publications.append((_stage_table(target, ranks, stage, slots).encode(), ranks))
+    return _native.ShardMap.merge(publications)
+
+
+def _check_experts(layout: Layout, tensors: Sequence[TensorSpec]) -> None:
+    most = max((spec.shape[0] for spec in tensors if spec.has_experts), default=0)
+    if layout.ep > max(most, 1):
+        raise LayoutError(
+            f"plan: {layout} cannot place the experts of this model\n"
+            f"  expected ep of at most {max(most, 1)}, as many as a layer has experts, got "
+            f"{layout.ep}\n  nothing was planned\n"
+            "  leave ep out for a model without experts, or choose a smaller one"
+        )
+
+
+def _stage_table(
+    layout: Layout, ranks: list[int], stage: Sequence[TensorSpec], slots: Sequence[Slot]
+) -> _native.StateTable:
+    table = _native.StateTable()
+    axes = [axis for axis in layout.order if axis != "pp"]
+    mesh = table.add_mesh([layout.size(axis) for axis in axes], ranks)
+    has_experts = any(spec.has_experts for spec in stage)
+    experts = table.add_mesh(*_expert_mesh(layout, ranks)) if has_experts else mesh
+    for spec in stage:
+        placements = (
+            _expert_placements(layout, spec)
+            if spec.has_experts
+            else [_placement(layout, axis, spec) for axis in axes]
+        )
+        where = experts if spec.has_experts else mesh
+        for slot in slots:
+            dtype = slot.dtype or spec.dtype
+            name = f"{spec.fqn}|{slot.name}"
+            # No memory stands behind a described tensor: address 0, and no local extents.
+            size = ITEMSIZE[dtype]
+            table.add_sharded(name, list(spec.shape), dtype, size, where, placements, 0, [], [])
+    return table
+
+
+def _placement(layout: Layout, axis: str, spec: TensorSpec) -> _Placement:
+    if axis == "tp" and spec.tp_dim is not None:
+        return (spec.tp_dim, 1)
+    if axis in ("dp_shard", "cp") and spec.shape:
+        return (0, layout.tp if spec.tp_dim == 0 else 1)
+    return _REPLICATE
+
+
+def _expert_mesh(layout: Layout, ranks: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Sizes and ranks of (dp_replicate, efsdp, ep, etp), of one stage."""
+    native = layout.native
+    sizes = [layout.dp_replicate, native.efsdp_size, layout.ep, layout.etp]
+
+    def place(rank: int) -> tuple[int, ...]:
+        return (layout.coordinate(rank, "dp_replicate"), *native.expert_coordinate(rank))
+
+    return sizes, sorted(ranks, key=place)
+
+
+def _expert_placements(layout: Layout, spec: TensorSpec) -> list[_Placement]:
+    sharing = layout.native.efsdp_size
+    if sharing * layout.ep <= spec.shape[0]:
+        fsdp = (0, layout.ep)
+    else:
+        fsdp = (1, layout.etp if spec.tp_dim == 1 else 1)
+    etp = _REPLICATE if spec.tp_dim is None else (spec.tp_dim, 1)
+    return [_REPLICATE, fsdp, (0, 1), etp]

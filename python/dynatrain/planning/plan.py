@@ -1,0 +1,190 @@
+"""Plans the switch of a described model, of all ranks, and says what bounds it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dynatrain import _native
+from dynatrain._errors import BudgetError, LayoutError
+from dynatrain.door import checked_count, wrong_argument
+from dynatrain.layout import Layout, as_layout
+from dynatrain.planning.maps import describe
+from dynatrain.planning.report import Bottleneck, Egress, PlanReport, RankPlan
+from dynatrain.planning.tensors import Model, TensorSpec, checked_model
+from dynatrain.planning.topologies import Topology
+
+#: Every rank is planned against every other one: this many take about an hour.
+_MAX_RANKS = 1 << 14
+_MAX_STAGES = 1 << 20
+_MAX_BYTES = 1 << 60
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Two layouts of one model, and the nodes of their ranks.
+
+    Attributes:
+        source: where everything is.
+        target: where it shall be.
+        nodes: the node of each rank; empty where all share one.
+    """
+
+    source: _native.ShardMap
+    target: _native.ShardMap
+    nodes: list[int]
+
+    @property
+    def num_ranks(self) -> int:
+        """Ranks of the larger world."""
+        return max(self.source.num_ranks, self.target.num_ranks)
+
+    def plan_of(self, rank: int) -> _native.Plan:
+        """The moves of one rank, as a live switch makes them."""
+        return _native.make_plan(self.source, self.target, rank, self.nodes)
+
+
+def maps_of(source: Layout, target: Layout, model: Model, links: Topology) -> Maps:
+    """The maps that a switch of a described model goes by.
+
+    Raises:
+        LayoutError: a layout does not fit the model, or the links cannot hold its ranks.
+    """
+    nodes = links.node_of_rank(max(source.world_size, target.world_size))
+    before, after = (describe(each, model.tensors, model.slots) for each in (source, target))
+    return Maps(before, after, nodes)
+
+
+def plan(
+    source: Layout | str,
+    target: Layout | str,
+    tensors: Sequence[TensorSpec] | Model,
+    topology: Topology | None = None,
+    staging_budget_bytes: int = 256 << 20,
+) -> PlanReport:
+    """Plans the switch of a described model from ``source`` to ``target``.
+
+    Args:
+        source: the layout before, or its text.
+        target: the layout after, or its text.
+        tensors: a model of ``dynatrain.planning.load_model``, or its parameters: these count three
+            times, with the two moments that AdamW keeps of each, of its dtype. Buffers and
+            whatever else travels are not counted.
+        topology: the links; by default all ranks are on one node.
+        staging_budget_bytes: of each rank.
+
+    Returns:
+        Traffic of every rank, stages, and the least time that the links allow.
+
+    Raises:
+        LayoutError: a layout does not fit the model or the topology or has too many ranks to be
+            planned, or an argument is none of its kind.
+        BudgetError: a stage cannot be cut as small as the budget asks, or there are too many.
+    """
+    budget_bytes = checked_count("plan", "staging_budget_bytes", staging_budget_bytes)
+    if budget_bytes > _MAX_BYTES:
+        expected = f"a whole number, {_MAX_BYTES} at most"
+        raise wrong_argument("plan", "staging_budget_bytes", budget_bytes, expected)
+    source, target = checked_world(source), checked_world(target)
+    model = checked_model("plan", tensors)
+    if topology is not None and type(topology) is not Topology:
+        raise wrong_argument("plan", "topology", topology, "a dynatrain.Topology, or None")
+    links = topology or Topology()
+    maps = maps_of(source, target, model, links)
+    plans = [maps.plan_of(rank) for rank in range(maps.num_ranks)]
+    options = _native.ScheduleOptions(staging_budget_bytes=budget_bytes)
+    stages = _num_stages(plans, options)
+    ranks = []
+    for item in plans:
+        schedule = _native.make_schedule(item, maps.source, maps.target, stages, options)
+        seconds = _native.time_bound_seconds(item, maps.nodes, stages, links.native)
+        ranks.append(_of_rank(item, maps, schedule.staging_peak_bytes, seconds))
+    return PlanReport(
+        str(source),
+        str(target),
+        stages,
+        max(rank.bound_seconds for rank in ranks),
+        ranks,
+        model.name,
+        model.num_params,
+        _egress(maps, ranks),
+        _bottleneck(ranks, links),
+    )
+
+
+def checked_world(layout: Layout | str) -> Layout:
+    """A layout of not too many ranks to be planned on paper; raises LayoutError."""
+    found = as_layout(layout)
+    if found.world_size > _MAX_RANKS:
+        raise LayoutError(
+            f"plan: {found} has {found.world_size} ranks\n"
+            f"  expected at most {_MAX_RANKS}: each of them is planned against all others\n"
+            "  nothing was planned\n"
+            "  plan fewer ranks, for example with a smaller dp"
+        )
+    return found
+
+
+def _num_stages(plans: Sequence[_native.Plan], options: _native.ScheduleOptions) -> int:
+    stages = max(_native.num_stages_wanted(item, options) for item in plans)
+    if stages > _MAX_STAGES:
+        raise BudgetError(
+            f"plan: {stages} stages are needed under a staging budget of "
+            f"{options.staging_budget_bytes} bytes\n"
+            f"  expected at most {_MAX_STAGES}\n"
+            "  nothing was planned\n  raise the staging budget, or plan a smaller model"
+        )
+    return stages
+
+
+def _of_rank(found: _native.Plan, maps: Maps, staging_bytes: int, bound_seconds: float) -> RankPlan:
+    _, _, sent_far, received_far = found.by_link(maps.nodes)
+    before = maps.source.bytes_of_rank(found.rank)
+    after = maps.target.bytes_of_rank(found.rank)
+    return RankPlan(
+        rank=found.rank,
+        sent_bytes=found.sent_bytes,
+        received_bytes=found.received_bytes,
+        kept_bytes=found.kept_bytes,
+        lower_bound_bytes=found.lower_bound_bytes,
+        staging_bytes=staging_bytes,
+        num_moves=found.num_moves,
+        sent_far_bytes=sent_far,
+        received_far_bytes=received_far,
+        source_bytes=before,
+        target_bytes=after,
+        peak_bytes=before + after - found.adoptable_bytes + staging_bytes,
+        bound_seconds=bound_seconds,
+    )
+
+
+def _egress(maps: Maps, ranks: Sequence[RankPlan]) -> Egress:
+    others = _native.world_traffic(maps.source, maps.target)
+    bound_bytes, bound_ranks = others.least_egress()
+    return Egress(
+        max(rank.sent_bytes for rank in ranks),
+        bound_bytes,
+        bound_ranks,
+        max(others.modulo),
+        max(others.first_owner),
+        max(others.least_loaded),
+    )
+
+
+def _bottleneck(ranks: Sequence[RankPlan], links: Topology) -> Bottleneck | None:
+    far = links.link_bytes_per_second
+    near = links.node_link_bytes_per_second or far
+    busiest = []
+    for rank in ranks:
+        sides = {
+            ("network", "send"): (rank.sent_far_bytes, far),
+            ("network", "receive"): (rank.received_far_bytes, far),
+            ("node", "send"): (rank.sent_bytes - rank.sent_far_bytes, near),
+            ("node", "receive"): (rank.received_bytes - rank.received_far_bytes, near),
+            ("memory", ""): (rank.kept_bytes, links.memory_bytes_per_second),
+        }
+        for (link, direction), (size_bytes, speed) in sides.items():
+            seconds = size_bytes / speed
+            busiest.append(Bottleneck(rank.rank, link, direction, size_bytes, seconds))
+    found = max(busiest, key=lambda each: each.seconds)
+    return found if found.size_bytes else None

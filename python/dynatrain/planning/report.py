@@ -1,0 +1,142 @@
+"""What a plan on paper says, of each rank and of all."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from dynatrain.report import SCHEMA_VERSION
+
+
+@dataclass
+class RankPlan:
+    """What a planned switch is to one rank.
+
+    Attributes:
+        rank: its number, of the larger world.
+        sent_bytes: bytes that other ranks get from it.
+        received_bytes: bytes that it gets from other ranks.
+        kept_bytes: bytes that it has already and needs in the target.
+        lower_bound_bytes: bytes that it needs and lacks; no switch moves fewer to it.
+        staging_bytes: staging memory that it takes at most.
+        num_moves: its sends, receives and local moves together.
+        sent_far_bytes: the part of ``sent_bytes`` that goes to other nodes.
+        received_far_bytes: the part of ``received_bytes`` that comes from other nodes.
+        source_bytes: its state before.
+        target_bytes: its state after.
+        peak_bytes: the most that it holds while the source is retained: both states, but for what
+            is adopted as it is, and staging.
+        bound_seconds: the least time that its links and its memory allow.
+    """
+
+    rank: int
+    sent_bytes: int
+    received_bytes: int
+    kept_bytes: int
+    lower_bound_bytes: int
+    staging_bytes: int
+    num_moves: int
+    sent_far_bytes: int = 0
+    received_far_bytes: int = 0
+    source_bytes: int = 0
+    target_bytes: int = 0
+    peak_bytes: int = 0
+    bound_seconds: float = 0.0
+
+
+@dataclass
+class Egress:
+    """How even the senders are: bytes of the busiest one.
+
+    Attributes:
+        planned_bytes: as this library chooses senders.
+        bound_bytes: no choice of senders has a busiest one with fewer, where links are alike.
+        bound_ranks: the proof: what these alone own is as much for each of them.
+        modulo_bytes: had the n-th needer of a box been served by its owner n modulo owners.
+        first_owner_bytes: had the lowest owner of each box served all.
+        least_loaded_bytes: had each box been sent by the owner with the fewest bytes until then.
+    """
+
+    planned_bytes: int
+    bound_bytes: int
+    bound_ranks: list[int]
+    modulo_bytes: int
+    first_owner_bytes: int
+    least_loaded_bytes: int
+
+
+@dataclass
+class Bottleneck:
+    """The link that bounds a switch.
+
+    Attributes:
+        rank: whose it is.
+        link: ``node`` within a node, ``network`` between nodes, ``memory`` where nothing crosses.
+        direction: ``send`` or ``receive``; empty of memory.
+        size_bytes: what goes through it.
+        seconds: how long that takes at least.
+    """
+
+    rank: int
+    link: str
+    direction: str
+    size_bytes: int
+    seconds: float
+
+
+@dataclass
+class PlanReport:
+    """What a switch would move, and the least time it could take.
+
+    Attributes:
+        source: text form of the layout before.
+        target: text form of the layout after.
+        num_stages: stages that the staging budget asks for.
+        bound_seconds: the least time of the busiest rank.
+        ranks: one RankPlan for each rank of the larger world.
+        model: what the model is called; empty for one that was given by its tensors.
+        num_params: elements of its parameters.
+        egress: how even the senders are, beside what other rules would do.
+        bottleneck: the busiest link; None where nothing moves.
+    """
+
+    source: str
+    target: str
+    num_stages: int
+    bound_seconds: float
+    ranks: list[RankPlan] = field(default_factory=list)
+    model: str = ""
+    num_params: int = 0
+    egress: Egress | None = None
+    bottleneck: Bottleneck | None = None
+
+    @property
+    def bytes_moved(self) -> int:
+        """Bytes that would cross between ranks."""
+        return sum(rank.received_bytes for rank in self.ranks)
+
+    @property
+    def bytes_moved_far(self) -> int:
+        """The part of them that would cross between nodes."""
+        return sum(rank.received_far_bytes for rank in self.ranks)
+
+    @property
+    def bytes_kept(self) -> int:
+        """Bytes that ranks have already and need in the target."""
+        return sum(rank.kept_bytes for rank in self.ranks)
+
+    @property
+    def lower_bound_bytes(self) -> int:
+        """Bytes that any switch between these layouts must move."""
+        return sum(rank.lower_bound_bytes for rank in self.ranks)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for ``json.dumps``; docs/reference/json.md has the schema."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            **asdict(self),
+            "bytes_moved": self.bytes_moved,
+            "bytes_moved_far": self.bytes_moved_far,
+            "bytes_kept": self.bytes_kept,
+            "lower_bound_bytes": self.lower_bound_bytes,
+        }

@@ -1,0 +1,117 @@
+"""Links between ranks: given, or those of machines that many have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from dynatrain import _native
+from dynatrain._errors import LayoutError
+from dynatrain.door import wrong_argument
+from dynatrain.given import number, shown, text, whole
+
+_SPEEDS = ("link_bytes_per_second", "memory_bytes_per_second")
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Link speeds for the time bound; of one rank, each direction.
+
+    Attributes:
+        link_bytes_per_second: of the link between nodes.
+        stage_latency_seconds: of one stage.
+        memory_bytes_per_second: for kept bytes that change address.
+        ranks_per_node: senders on the needer's node are preferred; None for one node.
+        node_link_bytes_per_second: of the link within a node; None for the same as between nodes.
+        num_nodes: nodes that there are; None for as many as it takes.
+    """
+
+    link_bytes_per_second: float = 25e9
+    stage_latency_seconds: float = 20e-6
+    memory_bytes_per_second: float = 1e12
+    ranks_per_node: int | None = None
+    node_link_bytes_per_second: float | None = None
+    num_nodes: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in (*_SPEEDS, "stage_latency_seconds", "node_link_bytes_per_second"):
+            value = getattr(self, name)
+            found = number(value)
+            may_be_zero = name == "stage_latency_seconds"
+            if value is None and name == "node_link_bytes_per_second":
+                continue
+            if found is None or not (found > 0 or (may_be_zero and found == 0)):  # a NaN neither
+                expected = "a number, 0 or more" if may_be_zero else "a number above 0"
+                raise wrong_argument("Topology", name, value, expected)
+            self.__dict__[name] = float(found)
+        for name in ("ranks_per_node", "num_nodes"):
+            value = getattr(self, name)
+            count = None if value is None else whole(value)
+            if value is not None and (count is None or count < 1):
+                expected = "None, or a whole number, 1 or more"
+                raise wrong_argument("Topology", name, value, expected)
+            self.__dict__[name] = count
+        if self.num_nodes is not None and self.ranks_per_node is None and self.num_nodes > 1:
+            expected = "None without ranks_per_node: all ranks share one node then"
+            raise wrong_argument("Topology", "num_nodes", self.num_nodes, expected)
+
+    def node_of_rank(self, num_ranks: int) -> list[int]:
+        """The node of each rank, empty when all share one.
+
+        Raises:
+            LayoutError: there are not as many places.
+        """
+        per_node = self.ranks_per_node or num_ranks
+        if self.num_nodes is not None and num_ranks > self.num_nodes * per_node:
+            raise LayoutError(
+                f"plan: this topology cannot hold {num_ranks} ranks\n"
+                f"  expected at most {self.num_nodes * per_node}, on {self.num_nodes} nodes of "
+                f"{per_node} ranks\n  nothing was planned\n"
+                "  give it more nodes, or plan layouts of fewer ranks"
+            )
+        if self.ranks_per_node is None:
+            return []
+        return [rank // self.ranks_per_node for rank in range(num_ranks)]
+
+    @property
+    def native(self) -> _native.Topology:
+        """What the core knows of it."""
+        return _native.Topology(
+            link_bytes_per_second=self.link_bytes_per_second,
+            node_link_bytes_per_second=self.node_link_bytes_per_second
+            or self.link_bytes_per_second,
+            stage_latency_seconds=self.stage_latency_seconds,
+            memory_bytes_per_second=self.memory_bytes_per_second,
+        )
+
+
+def _nodes(link: float, node_link: float, memory: float, ranks_per_node: int = 8) -> Topology:
+    """Of GB/s, as their makers give them: one network card a GPU, NVLink in one direction."""
+    speeds = (link * 1e9, 20e-6, memory * 1e9)
+    return Topology(*speeds, ranks_per_node, node_link_bytes_per_second=node_link * 1e9)
+
+
+#: By name. Numbers are those of data sheets: what arrives is less.
+PRESETS = {
+    "dgx-a100": _nodes(25, 300, 2039),  # 8 cards of 200 Gb/s, NVLink 3
+    "dgx-h100": _nodes(50, 450, 3350),  # 8 cards of 400 Gb/s, NVLink 4
+    "dgx-h200": _nodes(50, 450, 4800),
+    "gb200-nvl72": _nodes(50, 900, 8000, ranks_per_node=72),  # NVLink 5 over the whole rack
+    # Processes of one host that read each other's memory, as docs/performance.md measured two.
+    "one-host": Topology(6.5e9, 20e-6, 10e9, num_nodes=1),
+}
+
+
+def topology(name: str, num_nodes: int | None = None) -> Topology:
+    """Links of a known machine; as many nodes of it as it takes, unless their number is given.
+
+    Raises:
+        LayoutError: there is none of that name; the message lists them.
+    """
+    if text(name) not in PRESETS:
+        raise LayoutError(
+            f"plan: no topology is called {shown(name)}\n"
+            f"  expected one of {', '.join(PRESETS)}\n  nothing was planned\n"
+            "  choose one, or give the links themselves"
+        )
+    preset = PRESETS[name]
+    return preset if num_nodes is None else replace(preset, num_nodes=num_nodes)
