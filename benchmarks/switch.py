@@ -64,7 +64,7 @@ from restarted import Restart
 from stack_of_blocks import HIDDEN, Job
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from networks import Networks, enter  # noqa: E402 - of the tests
+from networks import Networks, enter
 
 #: How the state travels in the switches of dynatrain.
 WAYS = ("c10d", "shared_memory", "nccl", "cuda_ipc")

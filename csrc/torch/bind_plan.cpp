@@ -139,6 +139,7 @@ std::pair<std::int64_t, std::vector<int>> least_egress_of(const WorldTraffic& tr
 std::pair<std::int64_t, std::vector<int>> least_egress_of_demands(
     const std::vector<std::pair<std::vector<int>, std::int64_t>>& told) {
   std::vector<Demand> demands;
+  demands.reserve(told.size());
   for (const auto& [owners, size_bytes] : told) {
     demands.push_back({.owners = owners, .size_bytes = size_bytes});
   }
