@@ -1,5 +1,6 @@
 #include "dynatrain/base/error.hpp"
 #include "dynatrain/layout/layout.hpp"
+#include "dynatrain/layout/meshes.hpp"
 #include "dynatrain/layout/placement.hpp"
 
 #include "torch/bind.hpp"
@@ -9,6 +10,7 @@
 #include <string>
 #include <string_view>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 namespace dynatrain::binding {
@@ -115,6 +117,14 @@ void bind_sizes(py::class_<Layout>& cls) {
       .def_property_readonly("efsdp_size", &Layout::efsdp_size);
 }
 
+/// A function that answers with a mesh, as sizes and ranks.
+auto mesh_by(Mesh (*make)(const Layout&, int)) {
+  return [make](const Layout& self, int pp_rank) {
+    Mesh mesh = make(self, pp_rank);
+    return std::pair(std::move(mesh.shape), std::move(mesh.ranks));
+  };
+}
+
 void bind_places(py::class_<Layout>& cls) {
   cls.def(
          "coordinate",
@@ -131,6 +141,8 @@ void bind_places(py::class_<Layout>& cls) {
             return std::tuple(at.efsdp, at.ep, at.etp);
           },
           py::arg("rank"))
+      .def("stage_mesh", mesh_by(&stage_mesh), py::arg("pp_rank"))
+      .def("expert_mesh", mesh_by(&expert_mesh), py::arg("pp_rank"))
       .def("layers", &layer_ranges, py::arg("pp_rank"), py::arg("num_layers"));
 }
 

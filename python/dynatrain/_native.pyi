@@ -209,6 +209,12 @@ class Layout:
     def expert_coordinate(self, rank: int) -> tuple[int, int, int]:
         """``(efsdp, ep, etp)`` of a rank."""
 
+    def stage_mesh(self, pp_rank: int) -> tuple[list[int], list[int]]:
+        """Sizes and ranks of a pipeline rank's mesh: the axes of ``order`` without pp."""
+
+    def expert_mesh(self, pp_rank: int) -> tuple[list[int], list[int]]:
+        """The same ranks over (dp_replicate, efsdp, ep, etp)."""
+
     def layers(self, pp_rank: int, num_layers: int) -> list[tuple[int, int]]:
         """The layer ranges of the virtual stages of ``pp_rank``, in model order."""
 

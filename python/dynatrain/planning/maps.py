@@ -35,14 +35,12 @@ def describe(
     target = as_layout(layout)
     _check_experts(target, tensors)
     num_layers = Model("", tuple(tensors)).num_layers
-    ranks_of: dict[int, list[int]] = {}
-    for rank in range(target.world_size):
-        ranks_of.setdefault(target.coordinate(rank, "pp"), []).append(rank)
     publications = []
-    for pp_rank, ranks in sorted(ranks_of.items()):
+    for pp_rank in range(target.pp):
         layers = {layer for part in target.layers(pp_rank, num_layers) for layer in part}
         stage = [spec for spec in tensors if layers.intersection(spec.layers)]
-        publications.append((_stage_table(target, ranks, stage, slots).encode(), ranks))
+        table = _stage_table(target, pp_rank, stage, slots)
+        publications.append((table.encode(), target.native.stage_mesh(pp_rank)[1]))
     return _native.ShardMap.merge(publications)
 
 
@@ -58,13 +56,13 @@ def _check_experts(layout: Layout, tensors: Sequence[TensorSpec]) -> None:
 
 
 def _stage_table(
-    layout: Layout, ranks: list[int], stage: Sequence[TensorSpec], slots: Sequence[Slot]
+    layout: Layout, pp_rank: int, stage: Sequence[TensorSpec], slots: Sequence[Slot]
 ) -> _native.StateTable:
     table = _native.StateTable()
     axes = [axis for axis in layout.order if axis != "pp"]
-    mesh = table.add_mesh([layout.size(axis) for axis in axes], ranks)
+    mesh = table.add_mesh(*layout.native.stage_mesh(pp_rank))
     has_experts = any(spec.has_experts for spec in stage)
-    experts = table.add_mesh(*_expert_mesh(layout, ranks)) if has_experts else mesh
+    experts = table.add_mesh(*layout.native.expert_mesh(pp_rank)) if has_experts else mesh
     for spec in stage:
         placements = (
             _expert_placements(layout, spec)
@@ -87,17 +85,6 @@ def _placement(layout: Layout, axis: str, spec: TensorSpec) -> _Placement:
     if axis in ("dp_shard", "cp") and spec.shape:
         return (0, layout.tp if spec.tp_dim == 0 else 1)
     return _REPLICATE
-
-
-def _expert_mesh(layout: Layout, ranks: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Sizes and ranks of (dp_replicate, efsdp, ep, etp), of one stage."""
-    native = layout.native
-    sizes = [layout.dp_replicate, native.efsdp_size, layout.ep, layout.etp]
-
-    def place(rank: int) -> tuple[int, ...]:
-        return (layout.coordinate(rank, "dp_replicate"), *native.expert_coordinate(rank))
-
-    return sizes, sorted(ranks, key=place)
 
 
 def _expert_placements(layout: Layout, spec: TensorSpec) -> list[_Placement]:
