@@ -94,7 +94,6 @@ class Planner {
     plan_.traffic.sent_bytes = total_bytes(plan_.sends);
     plan_.traffic.received_bytes = total_bytes(plan_.receives);
     std::ranges::sort(plan_.locals, in_canonical_order);
-    plan_.num_cell_tables = static_cast<int>(stamps_.size());
     return std::move(plan_);
   }
 
@@ -119,10 +118,14 @@ class Planner {
     }
     const std::vector<Fragment> held = source.fragments(tensor.shape, plan_.rank);
     const std::vector<Fragment> needed = target.fragments(tensor.shape, plan_.rank);
+    if (held.empty() && needed.empty()) {  // of other ranks alone, as most tensors of a pipeline
+      return stamps_.emplace(std::move(key), Stamp{}).first->second;
+    }
     Stamp stamp{.table = make_cell_table(tensor, source, target, plan_.rank),
                 .roles = {},
                 .lacking_elems = lacking_elems(held, needed),
                 .is_adoptable = !needed.empty() && held == needed};
+    ++plan_.num_cell_tables;
     for (const Cell& cell : stamp.table.cells) {
       stamp.roles.push_back(senders_.role_in(cell.parties));
     }

@@ -142,6 +142,23 @@ TEST(PlanTraffic, AnIdleRankMovesNothing) {
   EXPECT_TRUE(plan.sends.empty() && plan.receives.empty() && plan.locals.empty());
 }
 
+// A pipeline's other stages hold most of the tensors: what a rank has no part in must cost it
+// nothing.
+TEST(PlanCost, TensorsOfOtherRanksAloneTakeNoTable) {
+  const auto with = [](std::vector<int> ranks) {
+    return make_replicated_sharding(std::move(ranks));
+  };
+  const auto map_of = [&](int first, int second) {
+    const Shape shape{8, 4};
+    const DType dtype{"float32", 4};
+    return ShardMap({{{"a|param", shape, dtype}, with({0, first})},
+                     {{"b|param", shape, dtype}, with({1, second})}});
+  };
+  const Plan plan = make_plan(map_of(2, 3), map_of(4, 5), 3, {});
+  EXPECT_EQ(plan.num_cell_tables, 1);
+  EXPECT_EQ(make_plan(map_of(2, 3), map_of(4, 5), 6, {}).num_cell_tables, 0);
+}
+
 // The bound is what a measured switch is judged by: the busiest direction, latency, local copies.
 TEST(PlanBounds, TimeIsBusiestLinkPlusLatencyPlusCopies) {
   const Traffic traffic{.sent_bytes = 100,
