@@ -77,6 +77,17 @@ def nothing_started() -> Iterator[None]:
         raise
 
 
+@contextmanager
+def taking_arguments_of_init(call: str) -> Iterator[None]:
+    """Says of what is refused inside that ``call`` was given it, and not ``init``."""
+    try:
+        yield
+    except Error as error:
+        told = str(error).replace("session: init was given", f"session: {call} was given", 1)
+        error.args = (told.replace("call init again", f"call {call} again", 1), *error.args[1:])
+        raise
+
+
 def _after_the_vote(call: str, error: Exception) -> InternalError:
     return InternalError(
         f"session: {call} met what it did not expect once the ranks had voted, "

@@ -22,7 +22,12 @@ from dynatrain.adapters.torch import TorchAdapter
 from dynatrain.api import remember
 from dynatrain.arguments import Checked, Given
 from dynatrain.collective import Settled
-from dynatrain.door import checked_callable, nothing_started, only_family
+from dynatrain.door import (
+    checked_callable,
+    nothing_started,
+    only_family,
+    taking_arguments_of_init,
+)
 from dynatrain.elastic.addresses import Address, addresses_of
 from dynatrain.elastic.advice import Policy
 from dynatrain.elastic.ask import ask
@@ -159,7 +164,8 @@ def join(  # noqa: PLR0913 - the settings of a session, all but two with default
             checked_callable("join", "policy", policy)
         addresses, secret = _addresses(coordinator), read_secret(secret_file)
         own = None if address is None else _own_address(address)
-        checked = arguments.check(given)
+        with taking_arguments_of_init("join"):
+            checked = arguments.check(given)
         checked.settings.check_writable(0)
         wanted = checked.device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         place = take_device(wanted, 0)

@@ -108,6 +108,9 @@ def run(options: argparse.Namespace) -> int:
     except Error as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return 1
+    finally:
+        # Shells and `timeout` may send a second one; nothing else is ignored while Python ends.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     return 0
 
 
@@ -147,9 +150,15 @@ def settings_of(options: argparse.Namespace) -> CoordinatorSettings:
 
 
 async def until_ended(coordinator: Coordinator) -> None:
-    """Serves until SIGTERM."""
+    """Serves until SIGTERM; a further one, while it ends, is no other matter."""
     serving = asyncio.ensure_future(coordinator.serve())
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, serving.cancel)
+    loop = asyncio.get_running_loop()
+
+    def end(*_: object) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(serving.cancel)
+
+    signal.signal(signal.SIGTERM, end)
     with suppress(asyncio.CancelledError):
         await serving
 

@@ -1,10 +1,14 @@
-"""The first line of `dynatrain coordinator` is what a new user copies into a script."""
+"""`dynatrain coordinator`: its first line, which new users copy into a script, and its end."""
 
 from __future__ import annotations
 
 import argparse
 import inspect
 import re
+import signal
+import subprocess
+import sys
+import time
 
 from dynatrain.tools.coordinate import _say
 
@@ -27,3 +31,16 @@ def test_what_the_coordinator_prints_can_be_called(capsys):
         "coordinator": "10.0.0.1:7070",
         "secret_file": "a.secret",
     }
+
+
+# Who stops it by `timeout` or a shell sends the signal twice, and was told that it had failed.
+def test_two_signals_end_it_as_one_does(tmp_path):
+    files = (f"--ledger={tmp_path / 'ledger'}", f"--secret-file={tmp_path / 'secret'}")
+    command = (sys.executable, "-m", "dynatrain", "coordinator", "--layout=dp=1", *files)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as coordinator:
+        assert coordinator.stdout.readline()
+        time.sleep(0.5)  # it says where it listens before it serves
+        for _ in range(2):
+            coordinator.send_signal(signal.SIGTERM)
+            time.sleep(0.1)
+        assert coordinator.wait(20) == 0
