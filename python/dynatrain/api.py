@@ -92,9 +92,9 @@ def init(  # noqa: PLR0913 - the settings of a session, all but two with default
             has made it: not what ``build`` or the first steps have, until a switch. Such memory a
             forked child shares with its parent, writes too, and its storages cannot grow. What is
             not read in place, and all between machines, goes by messages in the same switch.
-        verify: any of ``sums`` (receiver's sums of every move against the sender's),
-            ``fingerprint`` (of the whole state before and after; a switch that would change it is
-            refused), ``replicas`` (all owners of a cell hold the same before a switch).
+        verify: none, ``()``, or any of ``sums`` (receiver's sums of every move against the
+            sender's), ``fingerprint`` (of the whole state before and after; a switch that would
+            change it is refused), ``replicas`` (owners of a cell hold the same before a switch).
         seed: of random streams that differ between ranks: a switch seeds these anew, by rank; ranks
             that differ in tp alone get equal ones, unless theirs were different before.
         groups: ``groups(layout) -> object``, called on all ranks once per layout, before ``build``,
@@ -108,7 +108,8 @@ def init(  # noqa: PLR0913 - the settings of a session, all but two with default
             stages behind, while the target arrives: it needs memory for a few stages more than the
             larger of the two, and a rank that dies meanwhile takes the state with it; so does an
             extra that holds tensors of parameters and refuses them. Whoever reads a tensor of the
-            former state afterwards, a view or a saver that is under way too, ends the process.
+            former state afterwards, a view or a saver that is under way too, ends the process, or
+            finds what happens to be there where the tensor is small. Not with ``shared_memory``.
             ``auto`` retains where every rank has the memory (``memory_budget_bytes``, or what its
             host or GPU has left), and streams elsewhere.
 

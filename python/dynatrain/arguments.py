@@ -222,7 +222,7 @@ def _check_checkpoints(options: Options) -> None:
     if (every is None) is not (folder is None):
         lacks, value = ("every", every) if every is None else ("dir", folder)
         expected = "both checkpoint_dir and checkpoint_every, or neither"
-        raise wrong_argument("init", f"checkpoint_{lacks}", value, expected)
+        raise wrong_argument("init", f"checkpoint_{lacks}", value, expected, "one of them alone")
     snapshots = options.snapshot_every
     if every is not None and snapshots is not None and every < snapshots:
         expected = f"at least snapshot_every={snapshots}, as a checkpoint is of a snapshot's copy"
@@ -247,7 +247,10 @@ def _mode(value: Any, transport: Any) -> str:
         if name is None or name not in MODES:
             raise wrong_argument("init", "mode", value, expected)
         if name != "retain" and text(transport) == "shared_memory":
-            expected = "'retain' with transport='shared_memory', whose blocks are freed as a whole"
+            expected = (
+                "'retain' with transport='shared_memory', whose blocks are freed as a whole: "
+                "another transport for this mode"
+            )
             raise wrong_argument("init", "mode", value, expected)
         return name
 

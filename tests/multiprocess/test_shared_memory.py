@@ -11,7 +11,7 @@ import torch
 
 import dynatrain
 import training_jobs as jobs
-from dynatrain import TransportError, _native
+from dynatrain import BudgetError, TransportError, _native
 
 #: The first switch finds memory of malloc, the others what a switch has made.
 LAYOUTS = ("dp=4", "dp=2,tp=2", "tp=4", "dp=3", "dp_replicate=2,dp=2")
@@ -156,3 +156,25 @@ def test_memory_of_devices_is_not_shared_so(device):
 
     with pytest.raises(dynatrain.DeviceError, match="moves host memory"):
         check_transport("shared_memory", torch.device(device))
+
+
+def switch_over_the_budget(rank, world_size):
+    session = dynatrain.init(
+        jobs.build,
+        "dp=4",
+        initialize=jobs.initialize,
+        timeout_s=20,
+        transport="shared_memory",
+        memory_budget_bytes=1000,
+    )
+    with pytest.raises(BudgetError) as caught:
+        session.switch("dp=2,tp=2")
+    session.close()
+    return str(caught.value)
+
+
+# A budget of switches refused the job itself, and told it to stream, which blocks cannot.
+def test_a_budget_refuses_a_switch_and_not_the_job(pool):
+    for text in pool.run(switch_over_the_budget):
+        assert "raise memory_budget_bytes" in text
+        assert "auto" not in text

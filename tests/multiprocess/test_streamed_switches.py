@@ -213,6 +213,22 @@ def test_auto_retains_where_there_is_room_and_streams_elsewhere(pool):
     assert set(pool.run(choose, found["stream"] + 4096)) == {"stream"}
 
 
+def choose_by_usual_staging(rank, world_size, *budget):
+    mode = "auto" if budget else "retain"
+    session = start_wide(mode=mode, memory_budget_bytes=budget[0] if budget else None)
+    found = session.prepare("dp=2,tp=2").extra_peak_bytes
+    return found, session.switch("dp=2,tp=2").mode
+
+
+# It streamed, and gave up the way back, for want of staging that no switch of this state takes.
+def test_auto_wants_no_more_staging_than_the_switch_can_take(pool):
+    needed = max(extra for extra, _ in pool.run(choose_by_usual_staging))
+    with_gaps = needed + (64 << 10)
+
+    assert {mode for _, mode in pool.run(choose_by_usual_staging, with_gaps)} == {"retain"}
+    assert {mode for _, mode in pool.run(choose_by_usual_staging, needed - 4096)} == {"stream"}
+
+
 def have_no_room(rank, world_size, mode):
     options = {"memory_budget_bytes": _STAGING + 1000, "staging_budget_bytes": _STAGING}
     session = start_wide(mode=mode, **options)

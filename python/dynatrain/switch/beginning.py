@@ -31,7 +31,7 @@ def begin(engine: Engine, called: Called, initialize: Initialize | None) -> Trai
         initialize: fills a state that is built on meta; None builds it for real.
 
     Raises:
-        LayoutError, BudgetError: build or ``initialize`` raised, or a switch could not build again;
+        LayoutError: build or ``initialize`` raised, or a switch could not build again;
             the same kind on every rank.
     """
     world = called.world
@@ -48,7 +48,7 @@ def _begin(
     state = engine.together("the first build", lambda: _first(engine, called, initialize))
     engine.together("build", lambda: check_again(dry, state))
     with trial.entered():  # the state to read is one of this world, which is not the default yet
-        rehearse(engine, state, trial, Trial(built=dry))
+        rehearse(engine, state, trial, Trial(built=dry, has_budget=False))
     _warn_of_untrained(engine, state)
     return state
 

@@ -11,7 +11,6 @@ from dynatrain._errors import LayoutError
 from dynatrain.generation.engine import Engine, Side
 from dynatrain.generation.held import Source
 from dynatrain.generation.lanes import DEVICE, HOST
-from dynatrain.switch.budget import check_budget
 from dynatrain.switch.called import Called
 from dynatrain.switch.clock import Clock
 from dynatrain.switch.fingerprints import Counted
@@ -20,6 +19,8 @@ from dynatrain.switch.renames import check_new_names, check_old_names
 from dynatrain.switch.room import RETAIN, STREAM, Room, chosen, modes, schedule_options
 from dynatrain.train_state import TrainState
 
+#: Of staging, besides what is moved: its least for each peer and direction, and gaps between moves.
+_BYTES_A_PEER, _BYTES_A_MOVE = 1024, 64
 _log = logging.getLogger("dynatrain.session")
 #: What a rank says of its plan: the hashes of its maps, the stages of each lane by mode, and its
 #: room, where a mode is to be chosen.
@@ -95,17 +96,10 @@ class Blueprint:
             return frozenset()
         return frozenset(engine.adapter.lendable(target, source, self.plan.adoptable()))
 
-    def missing_bytes(self, engine: Engine, staging_bytes: int) -> int:
-        """Bytes that this rank's target takes.
-
-        Raises:
-            BudgetError: with ``staging_bytes`` they are over the budget.
-        """
-        inventory, fresh = self.target.inventory, 0
-        if inventory is not None:
-            fresh = inventory.missing_bytes(self.adopted(engine))
-        check_budget(engine.rank, fresh + staging_bytes, engine.options)
-        return fresh
+    def missing_bytes(self, engine: Engine) -> int:
+        """Bytes that this rank's target takes."""
+        inventory = self.target.inventory
+        return 0 if inventory is None else inventory.missing_bytes(self.adopted(engine))
 
 
 def draw(
@@ -183,11 +177,13 @@ def _planned(engine: Engine, called: Called, sources: Sources, targets: Targets)
 
 
 def _room(engine: Engine, blueprint: Blueprint) -> Room:
-    """What this rank needs to retain its source."""
-    inventory, plan = blueprint.target.inventory, blueprint.plan
-    fresh = 0 if inventory is None else inventory.missing_bytes(blueprint.adopted(engine))
-    moved = plan.received_bytes + plan.sent_bytes
-    return Room.of(engine, fresh + (engine.options.staging_budget_bytes if moved else 0))
+    """What this rank needs to retain its source, of staging as much as it may take at most."""
+    plan = blueprint.plan
+    num_peers = len(plan.sends()) + len(plan.receives())
+    staged = plan.received_bytes + plan.sent_bytes
+    staged += num_peers * _BYTES_A_PEER + plan.num_moves * _BYTES_A_MOVE
+    staging = min(staged, engine.options.staging_budget_bytes) if num_peers else 0
+    return Room.of(engine, blueprint.missing_bytes(engine) + staging)
 
 
 def _all_planned(

@@ -11,8 +11,8 @@ def check_budget(rank: int, extra_bytes: int, options: Options) -> None:
     """Raises BudgetError when a switch needs more beside the source than it may take."""
     budget_bytes = options.memory_budget_bytes
     if budget_bytes is not None and extra_bytes > budget_bytes:
-        retains = options.mode == "retain"
-        stream = "; mode='auto' of dynatrain.init frees the source meanwhile" if retains else ""
+        may_stream = options.mode == "retain" and not options.shares_memory
+        stream = "; mode='auto' of dynatrain.init frees the source meanwhile" if may_stream else ""
         raise BudgetError(
             f"session: the switch needs {extra_bytes} bytes beside the source on rank {rank}\n"
             f"  the budget is {budget_bytes} bytes\n"

@@ -263,8 +263,9 @@ def _check_same(before: Share, after: Share) -> None:
         f"  expected the source's fingerprint {fingerprint_text(before)}, the target has "
         f"{fingerprint_text(after)}\n"
         "  nothing was switched; the source state is intact and training may go on\n"
-        "  an extra must hand over by state_dict() what load_state_dict() was given; if all do, "
-        "check the memory of the hosts and report this as a bug"
+        "  an extra must hand over by state_dict() what load_state_dict() was given, and replicas "
+        "must hold the same before (verify=('replicas',) finds which do not); if all do, check the "
+        "memory of the hosts and report this as a bug"
     )
 
 

@@ -11,6 +11,7 @@ from dynatrain._errors import LayoutError
 from dynatrain.collector import collector_held_off
 from dynatrain.generation.engine import Engine
 from dynatrain.switch.blueprint import draw
+from dynatrain.switch.budget import check_budget
 from dynatrain.switch.called import Called
 from dynatrain.switch.clock import Clock
 from dynatrain.switch.questions import check_replicas
@@ -26,11 +27,13 @@ class Trial:
         kept: the states of kept objects that the switch would send to ranks that join.
         verify: what is compared before the switch; see ``dynatrain.init``.
         built: what build has made on meta for it already, if it has.
+        has_budget: whether it may take what ``memory_budget_bytes`` says, and no more.
     """
 
     kept: Callable[[], Mapping[str, object]] = dict
     verify: Collection[str] = ()
     built: TrainState | None = None
+    has_budget: bool = True
 
 
 def rehearse(engine: Engine, state: TrainState | None, called: Called, trial: Trial) -> int:
@@ -57,7 +60,10 @@ def rehearse(engine: Engine, state: TrainState | None, called: Called, trial: Tr
         if target is not None:
             engine.adapter.check_complete(target)
         staging = sum(schedule.staging_peak_bytes for schedule in blueprint.schedules())
-        return blueprint.missing_bytes(engine, staging) + staging
+        needed = blueprint.missing_bytes(engine) + staging
+        if trial.has_budget:
+            check_budget(engine.rank, needed, engine.options)
+        return needed
 
     try:
         needed: int = engine.joined("building the target", complete, _most)

@@ -198,7 +198,10 @@ def _with_memory(engine: Engine, blueprint: Blueprint, routes: list[Route] | Non
     _agree_on_pairs(engine, blueprint)  # first: nobody waits for a rank that lacks memory
     routes = _routes(blueprint) if routes is None else routes
     staging = sum(route.schedule.staging_peak_bytes for route in routes)
-    fresh = 0 if blueprint.streams else blueprint.missing_bytes(engine, staging)
+    fresh = 0
+    if not blueprint.streams:
+        fresh = blueprint.missing_bytes(engine)
+        check_budget(engine.rank, fresh + staging, engine.options)
     if fresh:
         _native.trim_heap()  # here and not when a state is freed: a prepared switch waits for none
     target = engine.at_boundary(lambda: _materialized(engine, blueprint, fresh, staging))
