@@ -73,6 +73,7 @@ void bind_packing(py::module_& m) {
         return available_host_bytes();
       },
       NoGil());
+  m.def("available_address_bytes", &available_address_bytes, NoGil());
   py::class_<PackedState>(m, "PackedState")
       .def(py::init<const StateTable&, int>(), py::arg("table"), py::arg("rank"), NoGil())
       .def_property_readonly("size_bytes", &PackedState::size_bytes)

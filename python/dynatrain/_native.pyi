@@ -309,6 +309,9 @@ class HostRun:
         Raises LayoutError where these are no multiples of 8 inside of the run.
         """
 
+def available_address_bytes() -> int:
+    """What this process may still map where its address space is limited (``ulimit -v``)."""
+
 def available_host_bytes() -> int:
     """What processes of this host, and the control group around this one, can still take."""
 
