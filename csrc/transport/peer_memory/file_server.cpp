@@ -26,6 +26,11 @@ constexpr std::chrono::milliseconds kPause{100};
       "files (ulimit -n), or run over messages");
 }
 
+/// A descriptor that is there to be closed.
+OwnedFile make_spare() {
+  return OwnedFile(eventfd(0, EFD_CLOEXEC));
+}
+
 OwnedFile make_wake() {
   OwnedFile made(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!made.is_open()) {
@@ -37,7 +42,7 @@ OwnedFile make_wake() {
 }  // namespace
 
 FileServer::FileServer(std::chrono::milliseconds idle_limit)
-    : idle_limit_(idle_limit), name_(make_socket_name()), wake_(make_wake()) {
+    : idle_limit_(idle_limit), name_(make_socket_name()), wake_(make_wake()), spare_(make_spare()) {
   SocketResult listening = listen_at(name_);
   if (listening.error != 0) {
     throw_no_server("socket", listening.error);
@@ -118,6 +123,9 @@ void FileServer::serve_once() {
 
 void FileServer::accept_one() {
   SocketResult accepted = accept_at(listener_.get());
+  if (accepted.error == EMFILE || accepted.error == ENFILE) {
+    refuse_one(accepted.error);
+  }
   if (accepted.error != 0) {
     accept_from_ = deadline_in(kPause);  // the listener stays readable: without this, a busy loop
     return;
@@ -129,6 +137,26 @@ void FileServer::accept_one() {
     return;
   }
   connections_.push_back({.socket = std::move(accepted.socket), .until = deadline_in(idle_limit_)});
+}
+
+/// Tells a reader that this process can open no file more, which it would wait for in vain. Takes
+/// the place of the spare descriptor meanwhile.
+void FileServer::refuse_one(int error) {
+  spare_ = OwnedFile();
+  {
+    const SocketResult accepted = accept_at(listener_.get());
+    if (accepted.error == 0) {
+      // The answer would be lost with a request that nobody has read.
+      pollfd request{.fd = accepted.socket.get(), .events = POLLIN, .revents = 0};
+      poll(&request, 1, static_cast<int>(kPause.count()));
+      static_cast<void>(receive_message(accepted.socket.get()));
+      const std::string reason = std::generic_category().message(error) + " there (ulimit -n)";
+      static_cast<void>(
+          send_message(accepted.socket.get(),
+                       encode(FileReply{.answer = FileAnswer::kFailed, .reason = reason})));
+    }
+  }
+  spare_ = make_spare();
 }
 
 bool FileServer::answer(Connection& connection) {

@@ -51,6 +51,7 @@ class FileServer {
   void serve_once();
   [[nodiscard]] int poll_timeout_ms() const;
   void accept_one();
+  void refuse_one(int error);
   /// False when the connection is of no further use.
   [[nodiscard]] bool answer(Connection& connection);
   [[nodiscard]] bool give(int socket, std::uint64_t file);
@@ -59,6 +60,7 @@ class FileServer {
   std::string name_;
   OwnedFile listener_;
   OwnedFile wake_;
+  OwnedFile spare_;  ///< closed where a reader must be told that nothing more can be opened
   std::atomic<bool> is_stopping_ = false;
   std::vector<Connection> connections_;  ///< of the server's thread
   Deadline accept_from_;                 ///< the system refused to accept before

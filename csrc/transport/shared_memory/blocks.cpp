@@ -5,6 +5,7 @@
 #include "dynatrain/transport/shared_memory.hpp"
 
 #include "transport/shared_memory/unmapping.hpp"
+#include <algorithm>
 #include <cerrno>
 #include <fcntl.h>
 #include <iterator>
@@ -46,6 +47,15 @@ std::string reason(int error) {
                     "  let this process open more files, or move the state by messages");
 }
 
+/// The size of a file is no memory yet: a limit on files refuses it, not the want of pages.
+[[noreturn]] void throw_too_large(std::int64_t size_bytes, int error) {
+  throw DeviceError("transport: a block of " + std::to_string(size_bytes) +
+                    " bytes of shared memory cannot be made: " + reason(error) +
+                    "\n  expected files of this process to be allowed that size (ulimit -f)"
+                    "\n  nothing was taken; no state has changed\n"
+                    "  raise the limit, or move the state by messages");
+}
+
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23  // of Linux 5.14
 #endif
@@ -66,8 +76,11 @@ int error_of(Call call) {
 /// times as fast.
 std::byte* take_pages(const OwnedFile& file, std::int64_t size_bytes) {
   const auto size = static_cast<std::size_t>(size_bytes);
-  if (size_bytes > available_host_bytes() || ftruncate(file.get(), size_bytes) != 0) {
+  if (size_bytes > std::min(available_host_bytes(), available_address_bytes())) {
     throw std::bad_alloc();
+  }
+  if (const int error = error_of([&] { return ftruncate(file.get(), size_bytes); })) {
+    throw_too_large(size_bytes, error);
   }
   void* const mapped = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, file.get(), 0);
   if (mapped == MAP_FAILED) {  // NOLINT(performance-no-int-to-ptr): how mmap says it

@@ -18,6 +18,7 @@
 #include <poll.h>
 #include <string>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <thread>
 #include <utility>
@@ -41,6 +42,22 @@ std::string text_of(const OwnedFile& file) {
   text.resize(size > 0 ? std::strlen(text.c_str()) : 0);
   return text;
 }
+
+/// Lets this process open fewer files, for a while.
+class FewerFiles {
+ public:
+  explicit FewerFiles(rlim_t most) {
+    getrlimit(RLIMIT_NOFILE, &usual_);
+    const rlimit fewer{.rlim_cur = most, .rlim_max = usual_.rlim_max};
+    setrlimit(RLIMIT_NOFILE, &fewer);
+  }
+  FewerFiles(const FewerFiles&) = delete;
+  FewerFiles& operator=(const FewerFiles&) = delete;
+  ~FewerFiles() { setrlimit(RLIMIT_NOFILE, &usual_); }
+
+ private:
+  rlimit usual_{};
+};
 
 const AbortFlag kNotAborted;
 
@@ -374,6 +391,34 @@ TEST_F(FileServerTest, AnotherUserGetsNothing) {
   static_cast<void>(server.offer([] { return lent_file("lent"); }));
   stranger.line.say(server.name());
   EXPECT_EQ(stranger.wait(), 0);
+}
+
+// The system would have the reader wait until its deadline, and name nobody.
+TEST(FileServer, WhereNothingMoreCanBeOpenedTheReaderIsTold) {
+  FileServer server(std::chrono::seconds(5));
+  const std::uint64_t file = server.offer([] { return lent_file("x"); });
+  std::vector<OwnedFile> taken;
+  {
+    const FewerFiles limited(64);
+    while (true) {
+      OwnedFile one(memfd_create("taken", MFD_CLOEXEC));
+      if (!one.is_open()) {
+        break;
+      }
+      taken.push_back(std::move(one));
+    }
+    taken.pop_back();  // for the reader's socket
+    FileFetcher fetcher(server.name(), 1, late());
+    try {
+      static_cast<void>(fetcher.fetch(file));
+      FAIL() << "the file arrived";
+    } catch (const DeviceError& error) {
+      EXPECT_NE(std::string(error.what()).find("ulimit -n"), std::string::npos) << error.what();
+      EXPECT_NE(std::string(error.what()).find("rank 1"), std::string::npos) << error.what();
+    }
+  }
+  taken.clear();
+  EXPECT_EQ(fetched_text(server.name(), file), "x");
 }
 
 }  // namespace
