@@ -17,7 +17,14 @@ from torch.distributed.tensor.parallel import (
 
 import dynatrain
 import training_jobs as jobs
-from dynatrain import BudgetError, InternalError, LayoutError, TrainState, TransportError
+from dynatrain import (
+    BudgetError,
+    InternalError,
+    LayoutError,
+    TrainState,
+    TransportError,
+    _native,
+)
 from sessions import refused, start
 
 #: A state of some MiB, which goes in several stages.
@@ -241,6 +248,28 @@ def have_no_room(rank, world_size, mode):
 def test_what_does_not_fit_even_in_parts_is_refused_by_its_number(pool, mode):
     for text in pool.run(have_no_room, mode):
         assert f"{_STAGING + 1000} bytes" in text
+
+
+def lack_memory_on_the_way(rank, world_size):
+    session = start_wide("tp=4", mode="stream", staging_budget_bytes=_STAGING)
+    before = dynatrain.fingerprint()
+    usual = _native.available_address_bytes
+    if rank == 1:
+        _native.available_address_bytes = lambda: 1000
+    try:
+        text = refused(lambda: session.switch("dp=2,tp=2"), BudgetError)
+    finally:
+        _native.available_address_bytes = usual
+    return text, dynatrain.fingerprint() == before, session.switch("dp=2,tp=2").mode
+
+
+# It voted, and the rank's allocator ended the state of all of them.
+def test_a_stream_that_a_rank_has_no_memory_for_is_refused_before_its_vote(pool):
+    for text, is_intact, mode in pool.run(lack_memory_on_the_way):
+        assert "on rank 1" in text
+        assert "1000 bytes are left" in text
+        assert is_intact
+        assert mode == "stream"
 
 
 def ask_for_nonsense(rank, world_size):

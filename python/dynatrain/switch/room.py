@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from dynatrain import _native, words
+from dynatrain._errors import BudgetError
 from dynatrain.generation.engine import Engine
 
 RETAIN, STREAM = "retain", "stream"
@@ -63,17 +64,44 @@ class Room:
             used = torch.cuda.memory_allocated(engine.device)
             return Room(f"rank {engine.rank}", needed_bytes, free + cached - used)
         node = engine.generation.members.node_of_rank[engine.rank]
-        return Room(f"node {node}", needed_bytes, _native.available_host_bytes())
+        left, own = _native.available_host_bytes(), _native.available_address_bytes()
+        if own < left:
+            return Room(f"rank {engine.rank}", needed_bytes, own)
+        return Room(f"node {node}", needed_bytes, left)
+
+
+def _shared(rooms: Sequence[Room]) -> list[Room]:
+    """What all ranks need of each memory, and the least that any of them sees left."""
+    found: dict[str, Room] = {}
+    for room in rooms:
+        before = found.get(room.place, replace(room, needed_bytes=0))
+        found[room.place] = Room(
+            room.place,
+            before.needed_bytes + room.needed_bytes,
+            min(before.left_bytes, room.left_bytes),
+        )
+    return list(found.values())
 
 
 def fit(rooms: Sequence[Room]) -> bool:
     """Whether what all ranks need fits."""
-    needed: dict[str, int] = {}
-    left: dict[str, int] = {}
-    for room in rooms:
-        needed[room.place] = needed.get(room.place, 0) + room.needed_bytes
-        left[room.place] = min(left.get(room.place, room.left_bytes), room.left_bytes)
-    return all(needed[place] <= left[place] for place in needed)
+    return all(room.needed_bytes <= room.left_bytes for room in _shared(rooms))
+
+
+def check_fit(rooms: Sequence[Room]) -> None:
+    """Raises BudgetError where what all ranks are about to need does not fit."""
+    for room in _shared(rooms):
+        if room.needed_bytes > room.left_bytes:
+            raise BudgetError(
+                f"session: the switch needs {room.needed_bytes} bytes beside what is held now, "
+                f"while source and target stand side by side in parts, on {room.place}\n"
+                f"  {room.left_bytes} bytes are left there\n"
+                "  nothing was moved; the source state is intact\n"
+                "  free memory there, lower staging_budget_bytes, or switch to a layout that "
+                "shards more (a larger dp, tp or pp)",
+                room.needed_bytes,
+                room.left_bytes,
+            )
 
 
 def chosen(asked: Sequence[str], rooms: Sequence[Room | None]) -> str:

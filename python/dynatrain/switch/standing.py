@@ -18,7 +18,7 @@ from dynatrain.switch.blueprint import Blueprint, LaneMoves, draw
 from dynatrain.switch.budget import check_budget, no_memory
 from dynatrain.switch.called import Called
 from dynatrain.switch.clock import Clock
-from dynatrain.switch.room import latest
+from dynatrain.switch.room import Room, check_fit, latest
 from dynatrain.switch.route import Route
 from dynatrain.switch.streams import bytes_ahead, streams_of
 from dynatrain.switch.ways import Way, ways_of
@@ -143,6 +143,10 @@ def _stand(engine: Engine, blueprint: Blueprint) -> Standing:
     """
     routes = _routes_of_all(engine, blueprint) if blueprint.streams else None
     standing = _agreed(engine, "taking memory", lambda: _with_memory(engine, blueprint, routes))
+    if blueprint.streams and engine.options.memory_budget_bytes is None:
+        # Before the vote: what lacks behind it takes the state with it.
+        needed = standing.streamed_bytes
+        engine.joined("taking memory", lambda: Room.of(engine, needed), check_fit)
     if all(route.run is not None for route in standing.routes):
         return standing
     try:
@@ -236,7 +240,8 @@ def _materialized(engine: Engine, blueprint: Blueprint, fresh: int, staging: int
             return Side.of(made)
     except Exception as error:
         if is_out_of_memory(error):
-            raise no_memory(engine.rank, fresh, staging, error) from error
+            needed = fresh or blueprint.missing_bytes(engine)
+            raise no_memory(engine.rank, needed, staging, error) from error
         raise
 
 
