@@ -20,17 +20,14 @@ std::int64_t lacking_elems(const std::vector<Fragment>& held, const std::vector<
 }
 
 LinkTraffic link_traffic(const Plan& plan, const DecisionRecord& record) {
-  const auto node_of = [&record](int rank) {
-    return record.node_of_rank.empty() ? 0 : record.node_of_rank[static_cast<std::size_t>(rank)];
-  };
-  const int own_node = node_of(plan.rank);
+  const int own_node = record.node_of(plan.rank);
   LinkTraffic links;
   for (const PairList& list : plan.sends) {
-    const bool is_near = node_of(list.peer) == own_node;
+    const bool is_near = record.node_of(list.peer) == own_node;
     (is_near ? links.near_sent_bytes : links.far_sent_bytes) += list.size_bytes;
   }
   for (const PairList& list : plan.receives) {
-    const bool is_near = node_of(list.peer) == own_node;
+    const bool is_near = record.node_of(list.peer) == own_node;
     (is_near ? links.near_received_bytes : links.far_received_bytes) += list.size_bytes;
   }
   return links;

@@ -1,10 +1,14 @@
 #include "dynatrain/base/checked.hpp"
+#include "dynatrain/base/error.hpp"
 #include "dynatrain/plan/world_traffic.hpp"
 
 #include "plan/maximum_flow.hpp"
 #include <algorithm>
+#include <functional>
 #include <iterator>
 #include <limits>
+#include <string>
+#include <utility>
 #include <vector>
 
 namespace dynatrain {
@@ -18,6 +22,17 @@ struct Cut {
   std::int64_t size_bytes = 0;  ///< of the demands
   std::vector<int> owners;      ///< ascending
 };
+
+void check(const Demand& demand) {
+  const bool ascends =
+      std::ranges::adjacent_find(demand.owners, std::greater_equal<>()) == demand.owners.end();
+  if (demand.owners.empty() || !ascends || demand.size_bytes < 0) {
+    throw LayoutError("plan: a demand of " + std::to_string(demand.size_bytes) + " bytes has " +
+                      std::to_string(demand.owners.size()) +
+                      " owners\n  expected 0 bytes or more, and owners that ascend, one at least"
+                      "\n  nothing was planned\n  leave out what nobody has");
+  }
+}
 
 Cut cut_of(std::span<const Demand> demands, const std::vector<bool>& is_in) {
   Cut cut;
@@ -72,6 +87,9 @@ std::vector<bool> unmet(std::span<const Demand> demands, const Cut& all, const C
 }  // namespace
 
 EgressBound least_egress(std::span<const Demand> demands) {
+  for (const Demand& demand : demands) {
+    check(demand);
+  }
   const Cut all = cut_of(demands, std::vector<bool>(demands.size(), true));
   if (all.size_bytes == 0) {
     return {};

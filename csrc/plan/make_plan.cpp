@@ -205,16 +205,6 @@ class Planner {
   std::map<int, PairList> receives_;
 };
 
-void check_record(const DecisionRecord& record, int num_ranks) {
-  const std::size_t num_nodes = record.node_of_rank.size();
-  if (num_nodes != 0 && num_nodes < static_cast<std::size_t>(num_ranks)) {
-    throw LayoutError("plan: the decision record names the nodes of " + std::to_string(num_nodes) +
-                      " ranks, but the layouts have " + std::to_string(num_ranks) +
-                      " ranks\n  nothing was moved; the source state is intact\n" +
-                      "  give one node per rank of the union of both worlds, or none at all");
-  }
-}
-
 }  // namespace
 
 Plan part_of(const Plan& plan, const ShardMap& map, std::span<const TensorId> tensors) {
@@ -271,12 +261,26 @@ std::uint64_t DecisionRecord::hash() const {
   return hasher.digest();
 }
 
+int DecisionRecord::node_of(int rank) const {
+  if (node_of_rank.empty()) {
+    return 0;
+  }
+  const auto place = static_cast<std::size_t>(rank);
+  if (place >= node_of_rank.size()) {
+    throw LayoutError("plan: the decision record names the nodes of " +
+                      std::to_string(node_of_rank.size()) + " ranks, but there is a rank " +
+                      std::to_string(rank) + "\n  nothing was moved; the source state is intact\n" +
+                      "  give one node per rank of the union of both worlds, or none at all");
+  }
+  return node_of_rank[place];
+}
+
 Plan make_plan(const ShardMap& source,
                const ShardMap& target,
                int rank,
                const DecisionRecord& record) {
   check_same_tensors(source, target);
-  check_record(record, std::max(source.num_ranks(), target.num_ranks()));
+  static_cast<void>(record.node_of(std::max({source.num_ranks(), target.num_ranks(), 1}) - 1));
   return Planner(source, target, rank, record).run();
 }
 

@@ -98,10 +98,6 @@ std::size_t least_loaded(const SenderGroup& group, std::int64_t first) {
 
 }  // namespace
 
-int Senders::node_of(int rank) const {
-  return record_.node_of_rank.empty() ? 0 : record_.node_of_rank[static_cast<std::size_t>(rank)];
-}
-
 SenderGroup* Senders::group_of(std::vector<int> candidates, std::vector<int> needers) {
   const auto [entry, is_new] = groups_.try_emplace({.owners = candidates, .needers = needers});
   if (is_new) {
@@ -117,20 +113,21 @@ SenderRole Senders::role_in(const Parties& parties) {
   const std::vector<int>& owners = parties.owners;
   std::map<int, std::vector<int>> owners_of_node;
   for (const int owner : owners) {
-    owners_of_node[node_of(owner)].push_back(owner);
+    owners_of_node[record_.node_of(owner)].push_back(owner);
   }
   std::vector<int> lacking;
   std::ranges::set_difference(parties.needers, owners, std::back_inserter(lacking));
   std::map<int, std::vector<int>> near;
   std::vector<int> far;
   for (const int needer : lacking) {
-    const int node = node_of(needer);
+    const int node = record_.node_of(needer);
     (owners_of_node.contains(node) ? near[node] : far).push_back(needer);
   }
   const bool is_owner = place_of(owners, rank_) >= 0;
   SenderRole role{.keeps = is_owner && place_of(parties.needers, rank_) >= 0, .groups = {}};
   for (auto& [node, needers] : near) {
-    const bool is_member = is_owner ? node_of(rank_) == node : place_of(needers, rank_) >= 0;
+    const bool is_member =
+        is_owner ? record_.node_of(rank_) == node : place_of(needers, rank_) >= 0;
     if (is_member) {
       role.groups.push_back(group_of(owners_of_node[node], std::move(needers)));
     }

@@ -47,7 +47,6 @@ class Senders {
                                           std::int64_t elem_bytes);
 
  private:
-  [[nodiscard]] int node_of(int rank) const;
   [[nodiscard]] SenderGroup* group_of(std::vector<int> candidates, std::vector<int> needers);
   [[nodiscard]] std::vector<Share> deal(SenderGroup& group,
                                         const Box& cell,

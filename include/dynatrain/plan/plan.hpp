@@ -19,6 +19,9 @@ struct DecisionRecord {
   std::vector<int> node_of_rank;
 
   [[nodiscard]] std::uint64_t hash() const;
+  /// The node of a rank, 0 where all share one.
+  /// Errors   LayoutError when the record does not reach `rank`.
+  [[nodiscard]] int node_of(int rank) const;
 };
 
 /// A box of one tensor from one src rank to one dst rank; local when they are equal. It lies within
@@ -111,6 +114,9 @@ struct LinkTraffic {
   friend bool operator==(const LinkTraffic&, const LinkTraffic&) = default;
 };
 
+/// What of a plan stays within a node.
+/// Errors   LayoutError when the record does not reach a rank of the plan.
+/// Cost     O(peers).
 [[nodiscard]] LinkTraffic link_traffic(const Plan& plan, const DecisionRecord& record);
 
 /// Link speeds for the time bound of a plan; of one rank, each direction.

@@ -43,13 +43,15 @@ struct WorldCell {
 /// The cells of one tensor that anybody needs, by begin.
 ///
 /// Errors   LayoutError when a cell has no owner.
+/// Cost     O(boxes log boxes) per dimension, plus the cells.
 [[nodiscard]] std::vector<WorldCell> cells_of(const ShardMap& source,
                                               const ShardMap& target,
                                               TensorId tensor);
 
 /// A bound on what the busiest sender sends, and the ranks that prove it.
 struct EgressBound {
-  /// No choice of senders has a busiest one with fewer; reached by one that cuts cells anywhere.
+  /// No choice of senders has a busiest one with fewer; reached by one that cuts cells anywhere,
+  /// to a part in 2^61 of all bytes.
   std::int64_t size_bytes = 0;
   /// Ascending. What they alone own, and others need and lack, is at least `size_bytes` for each
   /// of them.
@@ -59,6 +61,7 @@ struct EgressBound {
 /// The least possible busiest sender, when every needer is served by owners (unicast) and all links
 /// are alike.
 ///
+/// Errors   LayoutError when a demand has no owner, owners that do not ascend, or a size below 0.
 /// Cost     a few maximum flows over demands and owners.
 /// Source   own; docs/design/plan.md, "The whole world": Newton's method on the minimum cut.
 [[nodiscard]] EgressBound least_egress(std::span<const Demand> demands);

@@ -198,6 +198,8 @@ TEST(PlanBounds, BytesAreCountedByTheLinksThatTheyTake) {
   EXPECT_EQ(links(3), (LinkTraffic{.far_received_bytes = part}));
   EXPECT_EQ(link_traffic(make_plan(source, target, 3, {}), {}),
             (LinkTraffic{.near_received_bytes = part}));
+  const DecisionRecord short_record{.node_of_rank = {0, 0}};
+  EXPECT_THROW((void)link_traffic(make_plan(source, target, 3, record), short_record), LayoutError);
 }
 
 // Law 2's other half: what nobody holds must be named, not left as garbage in the new model.

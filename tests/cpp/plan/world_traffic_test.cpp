@@ -1,5 +1,6 @@
 #include "dynatrain/plan/world_traffic.hpp"
 
+#include "dynatrain/base/error.hpp"
 #include "dynatrain/plan/plan.hpp"
 
 #include <gtest/gtest.h>
@@ -9,6 +10,7 @@
 #include <cstdint>
 #include <numeric>
 #include <random>
+#include <utility>
 #include <vector>
 
 namespace dynatrain {
@@ -61,6 +63,15 @@ TEST(LeastEgress, IsTheHighestAverageOfAllSetsOfOwners) {
     const double expected = busiest_by_all_cuts(demands, num_owners);
     EXPECT_GE(static_cast<double>(bound.size_bytes), expected) << "trial " << trial;
     EXPECT_LT(static_cast<double>(bound.size_bytes), expected + 1) << "trial " << trial;
+    // The ranks that are named prove it: what they alone have is as much for each.
+    double theirs = 0;
+    for (const Demand& demand : demands) {
+      const bool is_theirs = std::ranges::includes(bound.ranks, demand.owners);
+      theirs += is_theirs ? static_cast<double>(demand.size_bytes) : 0;
+    }
+    if (expected > 0) {
+      EXPECT_DOUBLE_EQ(theirs / static_cast<double>(bound.ranks.size()), expected);
+    }
   }
 }
 
@@ -79,6 +90,14 @@ TEST(LeastEgress, HoldsForMoreBytesThanAreCountedOneByOne) {
 TEST(LeastEgress, OfNothingIsNothing) {
   EXPECT_EQ(least_egress({}).size_bytes, 0);
   EXPECT_TRUE(least_egress({}).ranks.empty());
+}
+
+TEST(LeastEgress, DemandsThatNobodyCanMeetAreRefused) {
+  const auto bound = [](Demand demand) { return least_egress(std::vector{std::move(demand)}); };
+  EXPECT_THROW((void)bound({.owners = {}, .size_bytes = 5}), LayoutError);
+  EXPECT_THROW((void)bound({.owners = {1, 0}, .size_bytes = 5}), LayoutError);
+  EXPECT_THROW((void)bound({.owners = {0, 0}, .size_bytes = 5}), LayoutError);
+  EXPECT_THROW((void)bound({.owners = {0}, .size_bytes = -5}), LayoutError);
 }
 
 // What crosses is what receivers lack, whoever sends it: by each rule, and by the planner's own.
