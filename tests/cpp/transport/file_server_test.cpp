@@ -6,6 +6,7 @@
 
 #include <gtest/gtest.h>
 
+#include "transport/lent_files.hpp"
 #include "transport/open_files.hpp"
 #include "transport/owner_process.hpp"
 #include "transport/peer_memory/file_fetcher.hpp"
@@ -18,7 +19,6 @@
 #include <poll.h>
 #include <string>
 #include <sys/mman.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <thread>
 #include <utility>
@@ -26,51 +26,6 @@
 
 namespace dynatrain {
 namespace {
-
-constexpr std::size_t kBytes = 4096;
-
-int lent_file(const std::string& text) {
-  const int file = memfd_create("lent", MFD_CLOEXEC);
-  EXPECT_EQ(ftruncate(file, kBytes), 0);
-  EXPECT_EQ(pwrite(file, text.data(), text.size(), 0), static_cast<ssize_t>(text.size()));
-  return file;
-}
-
-std::string text_of(const OwnedFile& file) {
-  std::string text(16, '\0');
-  const ssize_t size = pread(file.get(), text.data(), text.size(), 0);
-  text.resize(size > 0 ? std::strlen(text.c_str()) : 0);
-  return text;
-}
-
-/// Lets this process open fewer files, for a while.
-class FewerFiles {
- public:
-  explicit FewerFiles(rlim_t most) {
-    getrlimit(RLIMIT_NOFILE, &usual_);
-    const rlimit fewer{.rlim_cur = most, .rlim_max = usual_.rlim_max};
-    setrlimit(RLIMIT_NOFILE, &fewer);
-  }
-  FewerFiles(const FewerFiles&) = delete;
-  FewerFiles& operator=(const FewerFiles&) = delete;
-  ~FewerFiles() { setrlimit(RLIMIT_NOFILE, &usual_); }
-
- private:
-  rlimit usual_{};
-};
-
-const AbortFlag kNotAborted;
-
-PeerWait late() {
-  return {.deadline = deadline_in(std::chrono::seconds(20)), .aborted = kNotAborted};
-}
-PeerWait soon() {
-  return {.deadline = deadline_in(std::chrono::milliseconds(30)), .aborted = kNotAborted};
-}
-
-std::string fetched_text(const std::string& name, std::uint64_t file) {
-  return text_of(FileFetcher(name, 1, late()).fetch(file));
-}
 
 /// Lends `text`, and says the name and the number of it; then does what it is told.
 int lend(const ChildProcess::Line& parent, const std::string& text) {
@@ -391,34 +346,6 @@ TEST_F(FileServerTest, AnotherUserGetsNothing) {
   static_cast<void>(server.offer([] { return lent_file("lent"); }));
   stranger.line.say(server.name());
   EXPECT_EQ(stranger.wait(), 0);
-}
-
-// The system would have the reader wait until its deadline, and name nobody.
-TEST(FileServer, WhereNothingMoreCanBeOpenedTheReaderIsTold) {
-  FileServer server(std::chrono::seconds(5));
-  const std::uint64_t file = server.offer([] { return lent_file("x"); });
-  std::vector<OwnedFile> taken;
-  {
-    const FewerFiles limited(64);
-    while (true) {
-      OwnedFile one(memfd_create("taken", MFD_CLOEXEC));
-      if (!one.is_open()) {
-        break;
-      }
-      taken.push_back(std::move(one));
-    }
-    taken.pop_back();  // for the reader's socket
-    FileFetcher fetcher(server.name(), 1, late());
-    try {
-      static_cast<void>(fetcher.fetch(file));
-      FAIL() << "the file arrived";
-    } catch (const DeviceError& error) {
-      EXPECT_NE(std::string(error.what()).find("ulimit -n"), std::string::npos) << error.what();
-      EXPECT_NE(std::string(error.what()).find("rank 1"), std::string::npos) << error.what();
-    }
-  }
-  taken.clear();
-  EXPECT_EQ(fetched_text(server.name(), file), "x");
 }
 
 }  // namespace
