@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+import dynatrain
 from dynatrain import Layout, _native
 from dynatrain.planning import describe, load_model, topology
 from dynatrain.report import SCHEMA_VERSION
@@ -59,7 +60,7 @@ class Row:
 
 
 def grown(model: str, num_ranks: int) -> tuple[str, str, str]:
-    """A case of so many ranks: what is doubled is data parallel."""
+    """A case of so many ranks: up to 8 stages, then data parallel."""
     stages = min(8, num_ranks // 8) or 1
     dp = num_ranks // (8 * stages)
     if model == "llama3-70b":
@@ -176,7 +177,10 @@ def main() -> None:
     cases = {options.case: CASES[options.case]} if options.case else dict(CASES)
     if options.picture:
         cases |= {f"{model}-{size}": grown(model, size) for model in GROWING for size in _SIZES}
-    sys.stderr.write(f"# {platform.processor() or platform.machine()}, one core\n")
+    sys.stderr.write(
+        f"# {platform.processor() or platform.machine()}, one core, dynatrain "
+        f"{dynatrain.__version__}, bfloat16 with float32 masters and moments\n"
+    )
     rows = []
     for name, case in cases.items():
         most = options.verify if name in CASES else 0

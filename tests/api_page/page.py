@@ -15,9 +15,12 @@ from checkout import ROOT
 from dynatrain.join import join
 from dynatrain.planning import (
     Bottleneck,
+    CellOfTensor,
     Egress,
+    Explanation,
     Model,
     Slot,
+    Transfer,
     explain,
     load_model,
     topology,
@@ -68,7 +71,10 @@ GROUPS = (
         "Planning on paper",
         "`dynatrain plan --help`, [its JSON](json.md#plan)",
         ("plan", "PlanReport", "RankPlan", "TensorSpec", "Topology"),
-        (load_model, Model, Slot, topology, explain, Egress, Bottleneck),
+        (
+            *(load_model, Model, Slot, topology, Egress, Bottleneck),
+            *(explain, Explanation, CellOfTensor, Transfer),
+        ),
     ),
     Group("Settings", "[transports](../design/transport.md)", ("Nccl", "__version__")),
     Group(

@@ -1,7 +1,7 @@
 """Plans a switch on paper: no process group, no GPU, no tensors."""
 
 from dynatrain.planning.catalog import CONFIGS, load_model
-from dynatrain.planning.explain import Explanation, explain
+from dynatrain.planning.explain import CellOfTensor, Explanation, Transfer, explain
 from dynatrain.planning.maps import describe
 from dynatrain.planning.plan import plan
 from dynatrain.planning.report import Bottleneck, Egress, PlanReport, RankPlan
@@ -13,6 +13,7 @@ __all__ = [
     "OPTIMIZERS",
     "PRESETS",
     "Bottleneck",
+    "CellOfTensor",
     "Egress",
     "Explanation",
     "Model",
@@ -21,6 +22,7 @@ __all__ = [
     "Slot",
     "TensorSpec",
     "Topology",
+    "Transfer",
     "describe",
     "explain",
     "load_model",

@@ -15,6 +15,8 @@ from dynatrain.given import kind, shown, text, whole
 from dynatrain.planning.tensors import TensorSpec
 
 _MOST = 1 << 40
+#: Of layers, each of which is listed.
+_MOST_LAYERS = 1 << 16
 #: (name, shape, dimension that tensor parallelism cuts), of one layer or of the whole model.
 _Row = tuple[str, tuple[int, ...], "int | None"]
 
@@ -34,10 +36,11 @@ class _Config:
         for name in names:
             if (value := self._config.get(name)) is not None:
                 found = whole(value)
-                if found is None or not least <= found <= _MOST:
+                most = _MOST_LAYERS if "layer" in name else _MOST
+                if found is None or not least <= found <= most:
                     raise _refused(
                         f"cannot use {name}={shown(value)}",
-                        f"a whole number from {least} to {_MOST}",
+                        f"a whole number from {least} to {most}",
                     )
                 return found
         if default is None:
@@ -45,8 +48,10 @@ class _Config:
         return default
 
     def flag(self, name: str, default: bool) -> bool:
-        """A switch of the model."""
-        value = self._config.get(name, default)
+        """A switch of the model; null is none."""
+        value = self._config.get(name)
+        if value is None:
+            return default
         if not isinstance(value, bool):
             raise _refused(f"cannot use {name}={shown(value)}", "true or false")
         return value
@@ -152,7 +157,10 @@ def _gpt2(config: _Config) -> Iterator[TensorSpec]:
     ffn = config.size("n_inner", default=4 * hidden)
     vocab, last = config.size("vocab_size"), num_layers - 1
     positions = (config.size("n_positions", "n_ctx"), hidden)
-    yield TensorSpec("transformer.wte.weight", (vocab, hidden), 0, tuple({0, last}))
+    is_tied = config.flag("tie_word_embeddings", True)
+    yield TensorSpec("transformer.wte.weight", (vocab, hidden), 0, _ends_of(is_tied, last))
+    if not is_tied:
+        yield TensorSpec("lm_head.weight", (vocab, hidden), 0, (last,))
     yield TensorSpec("transformer.wpe.weight", positions)
     for name in ("weight", "bias"):
         yield TensorSpec(f"transformer.ln_f.{name}", (hidden,), None, (last,))
@@ -178,11 +186,15 @@ def _ends(config: _Config) -> Iterator[TensorSpec]:
     vocab, hidden = config.size("vocab_size"), config.size("hidden_size")
     last = config.size("num_hidden_layers") - 1
     is_tied = config.flag("tie_word_embeddings", False)
-    ends = tuple({0, last}) if is_tied else (0,)
-    yield TensorSpec("model.embed_tokens.weight", (vocab, hidden), 0, ends)
+    yield TensorSpec("model.embed_tokens.weight", (vocab, hidden), 0, _ends_of(is_tied, last))
     yield TensorSpec("model.norm.weight", (hidden,), None, (last,))
     if not is_tied:
         yield TensorSpec("lm_head.weight", (vocab, hidden), 0, (last,))
+
+
+def _ends_of(is_tied: bool, last: int) -> tuple[int, ...]:
+    """The layers of an embedding, which is the head, too, where they are tied."""
+    return tuple({0, last}) if is_tied else (0,)
 
 
 def _rows(prefix: str, layer: int, rows: list[_Row]) -> Iterator[TensorSpec]:
@@ -227,11 +239,16 @@ def _latent_attention(config: _Config) -> list[_Row]:
         ("self_attn.kv_b_proj.weight", (heads * (nope + value), kv_rank), 0),
         ("self_attn.o_proj.weight", (hidden, heads * value), 1),
     ]
+    has_bias = config.flag("attention_bias", False)
+    if has_bias:
+        rows.append(("self_attn.kv_a_proj_with_mqa.bias", (kv_rank + rope,), None))
+        rows.append(("self_attn.o_proj.bias", (hidden,), None))
     rank = config.size("q_lora_rank", default=0)
     if rank == 0:
         return [*rows, ("self_attn.q_proj.weight", (heads * (nope + rope), hidden), 0)]
     return [
         *rows,
+        *([("self_attn.q_a_proj.bias", (rank,), None)] if has_bias else []),
         ("self_attn.q_a_proj.weight", (rank, hidden), None),
         ("self_attn.q_a_layernorm.weight", (rank,), None),
         ("self_attn.q_b_proj.weight", (heads * (nope + rope), rank), 0),
@@ -239,7 +256,12 @@ def _latent_attention(config: _Config) -> list[_Row]:
 
 
 def _mlp(config: _Config) -> list[_Row]:
-    return _matrices("mlp", config.size("intermediate_size"), config.size("hidden_size"))
+    ffn, hidden = config.size("intermediate_size"), config.size("hidden_size")
+    rows = _matrices("mlp", ffn, hidden)
+    if config.flag("mlp_bias", False):
+        rows += [(f"mlp.{name}_proj.bias", (ffn,), 0) for name in ("gate", "up")]
+        rows.append(("mlp.down_proj.bias", (hidden,), None))
+    return rows
 
 
 def _matrices(prefix: str, ffn: int, hidden: int) -> list[_Row]:

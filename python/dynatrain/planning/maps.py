@@ -7,7 +7,14 @@ from collections.abc import Sequence
 from dynatrain import _native
 from dynatrain._errors import LayoutError
 from dynatrain.layout import Layout, as_layout
-from dynatrain.planning.tensors import ADAMW_SLOTS, ITEMSIZE, Model, Slot, TensorSpec
+from dynatrain.planning.tensors import (
+    ADAMW_SLOTS,
+    ITEMSIZE,
+    Model,
+    Slot,
+    TensorSpec,
+    checked_model,
+)
 
 #: (dimension, split factor); torch's Shard, _StridedShard where the factor is above 1, Replicate.
 _Placement = tuple[int, int]
@@ -33,8 +40,9 @@ def describe(
         LayoutError: there are fewer layers than stages, or no experts to be parallel.
     """
     target = as_layout(layout)
+    model = Model("", checked_model("describe", tensors).tensors, tuple(slots))
+    tensors, slots, num_layers = model.tensors, model.slots, model.num_layers
     _check_experts(target, tensors)
-    num_layers = Model("", tuple(tensors)).num_layers
     publications = []
     for pp_rank in range(target.pp):
         layers = {layer for part in target.layers(pp_rank, num_layers) for layer in part}
@@ -83,7 +91,9 @@ def _placement(layout: Layout, axis: str, spec: TensorSpec) -> _Placement:
     if axis == "tp" and spec.tp_dim is not None:
         return (spec.tp_dim, 1)
     if axis in ("dp_shard", "cp") and spec.shape:
-        return (0, layout.tp if spec.tp_dim == 0 else 1)
+        # What tensor parallelism has cut before, though its axis comes later: torch counts those.
+        is_later = layout.order.index("tp") > layout.order.index(axis)
+        return (0, layout.tp if spec.tp_dim == 0 and is_later else 1)
     return _REPLICATE
 
 

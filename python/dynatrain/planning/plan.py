@@ -108,7 +108,7 @@ def plan(
         model.name,
         model.num_params,
         _egress(maps, ranks),
-        _bottleneck(ranks, links),
+        _bottleneck(ranks, [item.adoptable_bytes for item in plans], links),
     )
 
 
@@ -171,17 +171,19 @@ def _egress(maps: Maps, ranks: Sequence[RankPlan]) -> Egress:
     )
 
 
-def _bottleneck(ranks: Sequence[RankPlan], links: Topology) -> Bottleneck | None:
+def _bottleneck(
+    ranks: Sequence[RankPlan], adopted_bytes: Sequence[int], links: Topology
+) -> Bottleneck | None:
     far = links.link_bytes_per_second
     near = links.node_link_bytes_per_second or far
     busiest = []
-    for rank in ranks:
+    for rank, adopted in zip(ranks, adopted_bytes, strict=True):
         sides = {
             ("network", "send"): (rank.sent_far_bytes, far),
             ("network", "receive"): (rank.received_far_bytes, far),
             ("node", "send"): (rank.sent_bytes - rank.sent_far_bytes, near),
             ("node", "receive"): (rank.received_bytes - rank.received_far_bytes, near),
-            ("memory", ""): (rank.kept_bytes, links.memory_bytes_per_second),
+            ("memory", ""): (rank.kept_bytes - adopted, links.memory_bytes_per_second),
         }
         for (link, direction), (size_bytes, speed) in sides.items():
             seconds = size_bytes / speed

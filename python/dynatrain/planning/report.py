@@ -48,11 +48,13 @@ class RankPlan:
 class Egress:
     """How even the senders are: bytes of the busiest one.
 
+    The bound and the other rules take all links as alike.
+
     Attributes:
-        planned_bytes: as this library chooses senders.
+        planned_bytes: as this library chooses senders, those on the needer's node first.
         bound_bytes: no choice of senders has a busiest one with fewer, where links are alike.
         bound_ranks: the proof: what these alone own is as much for each of them.
-        modulo_bytes: had the n-th needer of a box been served by its owner n modulo owners.
+        modulo_bytes: had the n-th rank that lacks a box been served by its owner n modulo owners.
         first_owner_bytes: had the lowest owner of each box served all.
         least_loaded_bytes: had each box been sent by the owner with the fewest bytes until then.
     """
@@ -71,7 +73,8 @@ class Bottleneck:
 
     Attributes:
         rank: whose it is.
-        link: ``node`` within a node, ``network`` between nodes, ``memory`` where nothing crosses.
+        link: ``node`` within a node, ``network`` between nodes, ``memory`` for what is kept and
+            changes its address.
         direction: ``send`` or ``receive``; empty of memory.
         size_bytes: what goes through it.
         seconds: how long that takes at least.

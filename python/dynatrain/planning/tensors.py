@@ -55,8 +55,9 @@ class TensorSpec:
         if prod(size or 1 for size in shape) * ITEMSIZE[dtype] > _MAX_BYTES:
             expected = f"a tensor of at most {_MAX_BYTES} bytes"
             raise wrong_argument("TensorSpec", "shape", self.shape, expected)
-        if type(self.has_experts) is not bool or (self.has_experts and not shape):
-            expected = "True of a tensor of experts, or False"
+        fits = len(shape) > 1 and tp_dim != 0
+        if type(self.has_experts) is not bool or (self.has_experts and not fits):
+            expected = "False, or True of a tensor (experts, ..) whose experts tp_dim cuts"
             raise wrong_argument("TensorSpec", "has_experts", self.has_experts, expected)
         plain = {"fqn": fqn, "shape": shape, "tp_dim": tp_dim, "layers": layers, "dtype": dtype}
         self.__dict__.update(plain)  # of Python's own classes from here on

@@ -9,6 +9,8 @@ from dynatrain._errors import LayoutError
 from dynatrain.door import wrong_argument
 from dynatrain.given import number, shown, text, whole
 
+#: Bytes in a second, and seconds: what is divided and multiplied stays a number.
+_LEAST, _MOST = 1, 1e36
 _SPEEDS = ("link_bytes_per_second", "memory_bytes_per_second")
 
 
@@ -39,8 +41,9 @@ class Topology:
             may_be_zero = name == "stage_latency_seconds"
             if value is None and name == "node_link_bytes_per_second":
                 continue
-            if found is None or not (found > 0 or (may_be_zero and found == 0)):  # a NaN neither
-                expected = "a number, 0 or more" if may_be_zero else "a number above 0"
+            least = 0 if may_be_zero else _LEAST
+            if found is None or not least <= found <= _MOST:  # a NaN neither
+                expected = f"a number from {least} to {_MOST:g}"
                 raise wrong_argument("Topology", name, value, expected)
             self.__dict__[name] = float(found)
         for name in ("ranks_per_node", "num_nodes"):

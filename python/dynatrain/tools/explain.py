@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from dynatrain.tools import paper
 from dynatrain.tools.paper import ranks_text
@@ -37,7 +38,7 @@ def _explain(options: argparse.Namespace) -> None:
 
 def show(found: Explanation, layouts: tuple[str, str], most: int | None) -> None:
     """Prints the cells and what the rank does with them."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(f"{found.tensor}, {found.dtype} {found.shape}, {layouts[0]} → {layouts[1]}")
     cells = Table(
         title=f"boxes that rank {found.rank} has or needs", title_justify="left", show_edge=False
@@ -46,13 +47,13 @@ def show(found: Explanation, layouts: tuple[str, str], most: int | None) -> None
         cells.add_column(column)
     for cell in found.cells[:most]:
         box = _box(cell.begin, cell.end)
-        cells.add_row(box, ranks_text(cell.owners, 4), ranks_text(cell.needers, 4))
+        cells.add_row(Text(box), ranks_text(cell.owners, 4), ranks_text(cell.needers, 4))
     transfers = Table(title=f"what rank {found.rank} does", title_justify="left", show_edge=False)
     for column in ("box", "from", "to", "why"):
         transfers.add_column(column)
     for each in found.transfers[:most]:
         ends = (str(each.src), str(each.dst))
-        transfers.add_row(_box(each.begin, each.end), *ends, each.why)
+        transfers.add_row(Text(_box(each.begin, each.end)), *ends, each.why)
     console.print()
     console.print(cells)
     console.print()
@@ -65,7 +66,7 @@ def show(found: Explanation, layouts: tuple[str, str], most: int | None) -> None
 def _box(begin: list[int], end: list[int]) -> str:
     """As torch's slices are written."""
     ranges = ", ".join(f"{low}:{high}" for low, high in zip(begin, end, strict=True))
-    return f"\\[{ranges}]"
+    return f"[{ranges}]"
 
 
 def add_command(commands: Any) -> None:
@@ -74,7 +75,7 @@ def add_command(commands: Any) -> None:
         "explain",
         help="say who has, who needs and who sends each part of a tensor, and why",
         description="Explains a planned switch of one tensor, seen from one rank.",
-        epilog=paper.EXIT_STATUS,
+        epilog=paper.NOTES,
     )
     paper.add_options(command)
     add = command.add_argument

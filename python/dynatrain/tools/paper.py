@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dynatrain.planning import Model, Topology
 
-EXIT_STATUS = (
+NOTES = (
     "exit status: 0 when the plan was printed, 1 when a layout, a model or a topology cannot be "
     "planned, 2 when the command line is wrong, 130 after Ctrl-C. Sizes need not divide: shards "
     "are cut as torch cuts them. Optimizers: adamw is float32 parameters and two moments; "
     "adamw-mixed is bfloat16 parameters, float32 masters and moments; adamw-bf16 is all bfloat16; "
-    "none is bfloat16 parameters alone."
+    "sgd-momentum is float32 parameters and one; none is bfloat16 parameters alone."
 )
 #: Those of ``dynatrain.planning``, which the command does not load before it plans: the library
 #: may be what is broken where somebody asks for help.
@@ -94,8 +94,10 @@ def _links(options: argparse.Namespace) -> Topology:
     for name, value in (("--ranks-per-node", per_node), ("--nodes", nodes)):
         if value is not None and not 1 <= value <= 2**30:
             raise out_of_range(name, value, f"a whole number from 1 to {2**30}")
-    if speed is not None and not 0 < speed < float("inf"):  # a NaN neither
-        raise out_of_range("--link-gb-per-second", speed, "a number above 0")
+    if speed is not None and not 1e-9 <= speed <= 1e27:  # a NaN neither
+        raise out_of_range("--link-gb-per-second", speed, "a number from 1e-9 to 1e27")
+    if nodes is not None and options.topology is None and per_node is None:
+        raise out_of_range("--nodes", nodes, "--topology or --ranks-per-node beside it")
     if options.topology is not None:
         return topology(options.topology, nodes)
     link = 25e9 if speed is None else speed * 1e9
@@ -129,7 +131,8 @@ def answered(work: Callable[[], None]) -> int:
 
 def unit_of(size_bytes: float) -> tuple[str, float]:
     """The largest unit that a size has one of, and its bytes."""
-    return next(((name, unit) for unit, name in _UNITS if size_bytes >= unit), ("B", 1.0))
+    rounded = size_bytes / 0.9995  # 999.5 kB are a MB of three digits
+    return next(((name, unit) for unit, name in _UNITS if rounded >= unit), ("B", 1.0))
 
 
 def bytes_text(size_bytes: float) -> str:
@@ -140,8 +143,10 @@ def bytes_text(size_bytes: float) -> str:
 
 
 def seconds_text(seconds: float) -> str:
-    """A duration with three digits: 21 ms."""
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
+    """A duration with three digits or more: 21 ms."""
+    if seconds >= 99.95:
+        return f"{seconds:,.0f} s"
+    return f"{seconds:.3g} s" if seconds >= 0.9995 else f"{seconds * 1e3:.3g} ms"
 
 
 def ranks_text(ranks: Sequence[int], most: int = 8) -> str:

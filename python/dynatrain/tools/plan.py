@@ -50,12 +50,12 @@ def _plan(options: argparse.Namespace) -> None:
 
 def show(report: PlanReport, options: argparse.Namespace) -> None:
     """Prints the plan for a terminal: a screenful, or a line for every rank."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     state_bytes = sum(rank.target_bytes for rank in report.ranks)
     where = "" if options.topology is None else f" on {options.topology}"
     console.print(
         f"{report.model}: {report.num_params / 1e9:,.2f} B parameters, {options.optimizer}, "
-        f"{bytes_text(state_bytes)} on all ranks together\n"
+        f"{bytes_text(state_bytes)} on all ranks together afterwards\n"
         f"{report.source} → {report.target}, {len(report.ranks):,} ranks{where}\n"
     )
     _show_bytes(console, report)
@@ -66,7 +66,7 @@ def show(report: PlanReport, options: argparse.Namespace) -> None:
             f"stage{plural}: {_told(report.bottleneck)}"
         )
     if report.egress is not None and report.bytes_moved:
-        _show_egress(console, report.egress)
+        _show_egress(console, report.egress, report.bytes_moved_far > 0)
     every = [("", rank) for rank in report.ranks]
     console.print(_table(every if options.all else _chosen(report.ranks)))
 
@@ -91,7 +91,7 @@ def _told(bottleneck: Bottleneck) -> str:
     )
 
 
-def _show_egress(console: Console, egress: Egress) -> None:
+def _show_egress(console: Console, egress: Egress, has_nodes: bool) -> None:
     """What the busiest sender sends, and by what other rules it would."""
     ranks = paper.ranks_text(egress.bound_ranks, 3)
     over = egress.planned_bytes / egress.bound_bytes - 1 if egress.bound_bytes else 0.0
@@ -106,6 +106,10 @@ def _show_egress(console: Console, egress: Egress) -> None:
         f"       bound: what ranks {ranks} alone have, shared evenly\n"
         f"       by other rules: {told}"
     )
+    if has_nodes:
+        console.print(
+            "       bound and other rules know no nodes; ours asks a rank's own node first"
+        )
 
 
 def _chosen(ranks: list[RankPlan]) -> list[tuple[str, RankPlan]]:
@@ -148,7 +152,7 @@ def add_command(commands: Any) -> None:
         "plan",
         help="say what a switch of a model would move, and how fast it could be",
         description="Plans a switch of a model on paper: no process is started, no GPU is used.",
-        epilog=paper.EXIT_STATUS,
+        epilog=paper.NOTES,
     )
     paper.add_options(command)
     command.add_argument("--staging-mib", type=int, default=256, help="staging of a rank; 256")

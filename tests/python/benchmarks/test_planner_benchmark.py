@@ -1,4 +1,4 @@
-"""`benchmarks/planner.py`: its rows, and the worlds that it grows."""
+"""`benchmarks/planner.py`: its rows."""
 
 from __future__ import annotations
 

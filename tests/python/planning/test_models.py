@@ -68,6 +68,12 @@ FAMILIES = {
     "mixtral": ("MixtralForCausalLM", SMALL | {"num_local_experts": 4}),
     "qwen3_moe": ("Qwen3MoeForCausalLM", SMALL | EXPERTS | {"mlp_only_layers": [1]}),
     "deepseek_v3": ("DeepseekV3ForCausalLM", SMALL | LATENT),
+    "llama, biases": ("LlamaForCausalLM", SMALL | {"mlp_bias": True, "attention_bias": True}),
+    "deepseek_v3, biases": ("DeepseekV3ForCausalLM", SMALL | LATENT | {"attention_bias": True}),
+    "gpt2, untied": (
+        "GPT2LMHeadModel",
+        {"n_layer": 2, "n_embd": 32, "n_head": 4, "tie_word_embeddings": False},
+    ),
     "gpt2": ("GPT2LMHeadModel", {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_positions": 64}),
 }
 
@@ -77,7 +83,7 @@ FAMILIES = {
 def test_a_family_has_as_many_elements_as_its_implementation(family):
     transformers = pytest.importorskip("transformers")
     name, sizes = FAMILIES[family]
-    config = transformers.AutoConfig.for_model(family, **sizes)
+    config = transformers.AutoConfig.for_model(family.partition(",")[0], **sizes)
     with torch.device("meta"):
         model = getattr(transformers, name)(config)
     buffers = (b for n, b in model.named_buffers() if n.endswith("e_score_correction_bias"))
@@ -94,6 +100,7 @@ def test_a_family_has_as_many_elements_as_its_implementation(family):
         ({"model_type": "llama"} | SMALL | {"hidden_size": 0}, "hidden_size=0"),
         ({"model_type": "llama"} | SMALL | {"hidden_size": "wide"}, "hidden_size='wide'"),
         ({"model_type": "llama"}, "has no vocab_size"),
+        ({"model_type": "llama"} | SMALL | {"num_hidden_layers": 10**12}, "=1000000000000"),
         ({"model_type": "qwen3_moe"} | SMALL | EXPERTS | {"mlp_only_layers": 3}, "=3"),
         ({"model_type": "llama"} | SMALL | {"tie_word_embeddings": 1}, "tie_word_embeddings=1"),
     ],
@@ -123,6 +130,12 @@ def test_an_optimizer_that_nobody_knows_is_refused():
         (lambda: Topology(num_nodes=2), "num_nodes=2"),
         (lambda: Topology(node_link_bytes_per_second=-1), "node_link_bytes_per_second=-1"),
         (lambda: TensorSpec("w", (), has_experts=True), "has_experts=True"),
+        (lambda: TensorSpec("w", (4,), has_experts=True), "has_experts=True"),
+        (lambda: TensorSpec("w", (4, 4), 0, has_experts=True), "has_experts=True"),
+        (lambda: Topology(10**400), "link_bytes_per_second="),
+        (lambda: Topology(float("inf")), "link_bytes_per_second=inf"),
+        (lambda: describe("dp=2", [3]), "tensors="),
+        (lambda: describe("dp=2", [WEIGHT], [3]), "slots="),
         (lambda: explain("dp=2", [WEIGHT], "w", 0), "layouts="),
         (lambda: explain(("dp=2", "tp=2"), [WEIGHT], None, 0), "tensor=None"),
         (lambda: explain(("dp=2", "tp=2"), [WEIGHT], "w", 2), "rank=2"),
@@ -193,3 +206,25 @@ def test_experts_lie_where_their_axes_say(source, target, tp_dim):
     pairs = list(zip(before, after, strict=True))
     assert [rank.received_bytes for rank in report.ranks] == [12 * len(b - a) for a, b in pairs]
     assert [rank.kept_bytes for rank in report.ranks] == [12 * len(a & b) for a, b in pairs]
+
+
+# What is said of a transfer is what somebody who looks for a slow link believes.
+def test_an_explanation_says_why_a_rank_sends():
+    links = Topology(ranks_per_node=2)
+
+    def whys(source, target, rank):
+        found = explain((source, target), [WEIGHT], "w", rank, links)
+        return [(each.src, each.dst, each.why) for each in found.transfers if each.dst == rank]
+
+    assert whys("dp_replicate=2", "dp_replicate=4", 0) == [(0, 0, "it has it already")]
+    (far,) = whys("dp_replicate=2", "dp_replicate=3", 2)
+    assert far[2] == "one of the owners of 2, none on its node; they take turns"
+    (near,) = whys("dp_replicate=3", "dp_replicate=4", 3)
+    assert near == (2, 3, "one of the owners of 3, 1 on its node")
+    (only,) = whys("dp=1", "dp_replicate=2", 1)
+    assert only == (0, 1, "the only owner")
+    large = [TensorSpec("w", (4096, 4096))]
+    found = explain(("dp_replicate=3", "dp_replicate=4"), large, "w", 3)
+    assert len(found.transfers) == 3
+    assert {each.src for each in found.transfers} == {0, 1, 2}
+    assert all(each.why.endswith("by parts, so that all send alike") for each in found.transfers)

@@ -178,10 +178,11 @@ def test_a_rank_s_peak_is_both_of_its_states_and_staging():
         assert rank.peak_bytes == rank.source_bytes + rank.target_bytes + rank.staging_bytes
 
 
-# What stays where it is is there once.
+# What stays where it is is there once, and bounds nothing.
 def test_what_is_adopted_counts_once():
     report = dynatrain.plan("dp=2", "dp=2", MATRIX)
 
+    assert report.bottleneck is None
     assert [rank.peak_bytes for rank in report.ranks] == [4 * ROW_BYTES] * 2
 
 
@@ -219,6 +220,7 @@ def held_by_torch(layout, spec):
         ("dp=5", "tp=5"),
         ("dp=7,tp=3", "dp=2"),
         ("dp=20", "tp=3"),
+        ("dp=2,tp=2,order=tp:pp:dp_replicate:dp_shard:cp", "tp=4"),
     ],
 )
 @pytest.mark.parametrize("shape", [(10, 4), (16, 7), (4, 4096), (3, 1)])

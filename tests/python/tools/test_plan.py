@@ -71,6 +71,7 @@ ODD = {
     "no link": (["dp=2", "tp=2", "--link-gb-per-second=0"], "--link-gb-per-second=0"),
     "no number": (["dp=2", "tp=2", "--link-gb-per-second=nan"], "--link-gb-per-second=nan"),
     "no node": (["dp=2", "tp=2", "--ranks-per-node=0"], "--ranks-per-node=0"),
+    "nodes of what": (["dp=2", "tp=2", "--nodes=2"], "--nodes=2"),
     "no nodes": (["dp=2", "tp=2", "--topology=dgx-h100", "--nodes=0"], "--nodes=0"),
     "too few nodes": (["dp=9", "tp=2", "--topology=dgx-h100", "--nodes=1"], "cannot hold 9 ranks"),
     "two topologies": (
@@ -149,10 +150,36 @@ def test_help_names_what_the_library_knows():
 # The size of what is moved must be told in the unit that is said.
 @pytest.mark.parametrize(
     ("size_bytes", "told"),
-    [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (123e6, "123 MB"), (1.049e9, "1.05 GB")],
+    [
+        *((0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (123e6, "123 MB"), (1.049e9, "1.05 GB")),
+        *((999_400, "999 kB"), (999_600, "1 MB"), (2.5e18, "2500 PB")),
+    ],
 )
 def test_sizes_are_told_with_three_digits(size_bytes, told):
     assert paper.bytes_text(size_bytes) == told
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        (0.0214, "21.4 ms"),
+        (0.9996, "1 s"),
+        (1.234, "1.23 s"),
+        (123.4, "123 s"),
+        (86400, "86,400 s"),
+    ],
+)
+def test_durations_are_told_with_three_digits(seconds, told):
+    assert paper.seconds_text(seconds) == told
+
+
+# A path is no markup.
+def test_a_model_s_path_is_printed_as_it_is(tmp_path, capsys):
+    path = tmp_path / "[" / "a]" / "config.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(CONFIG))
+    assert cli.main(["plan", "dp=2", "tp=2", f"--model={path}"]) == 0
+    assert "/[/a]/config.json" in capsys.readouterr().out.replace("\n", "")
 
 
 def test_ranks_are_told_in_runs():
