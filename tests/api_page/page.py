@@ -23,6 +23,7 @@ from dynatrain.planning import (
     Transfer,
     explain,
     load_model,
+    model_of,
     topology,
 )
 
@@ -72,7 +73,7 @@ GROUPS = (
         "`dynatrain plan --help`, [its JSON](json.md#plan)",
         ("plan", "PlanReport", "RankPlan", "TensorSpec", "Topology"),
         (
-            *(load_model, Model, Slot, topology, Egress, Bottleneck),
+            *(load_model, model_of, Model, Slot, topology, Egress, Bottleneck),
             *(explain, Explanation, CellOfTensor, Transfer),
         ),
     ),

@@ -3,6 +3,7 @@
 from dynatrain.planning.catalog import CONFIGS, load_model
 from dynatrain.planning.explain import CellOfTensor, Explanation, Transfer, explain
 from dynatrain.planning.maps import describe
+from dynatrain.planning.modules import model_of
 from dynatrain.planning.plan import plan
 from dynatrain.planning.report import Bottleneck, Egress, PlanReport, RankPlan
 from dynatrain.planning.tensors import OPTIMIZERS, Model, Slot, TensorSpec
@@ -26,6 +27,7 @@ __all__ = [
     "describe",
     "explain",
     "load_model",
+    "model_of",
     "plan",
     "topology",
 ]

@@ -11,7 +11,7 @@ from dynatrain._errors import LayoutError
 from dynatrain.door import wrong_argument
 from dynatrain.given import described, shown, text
 from dynatrain.planning.architectures import tensors_of
-from dynatrain.planning.tensors import OPTIMIZERS, Model
+from dynatrain.planning.tensors import OPTIMIZERS, Model, Slot
 
 
 def _llama(layers: int, hidden: int, ffn: int, heads: tuple[int, int], vocab: int) -> Any:
@@ -96,13 +96,19 @@ def load_model(name: str | Path | Mapping[str, Any], optimizer: str = "adamw") -
         LayoutError: there is no such model, file or optimizer, or the config is none of a known
             family; the message lists those that are known.
     """
+    slots = checked_optimizer(optimizer)
+    called, config = _config_of(name)
+    return Model(called, tuple(tensors_of(config)), slots)
+
+
+def checked_optimizer(optimizer: str) -> tuple[Slot, ...]:
+    """What an optimizer of a name keeps; raises LayoutError."""
     if text(optimizer) not in OPTIMIZERS:
         raise LayoutError(
             f"plan: no optimizer is called {shown(optimizer)}\n"
             f"  expected one of {', '.join(OPTIMIZERS)}\n  nothing was planned\n  choose one"
         )
-    called, config = _config_of(name)
-    return Model(called, tuple(tensors_of(config)), OPTIMIZERS[optimizer])
+    return OPTIMIZERS[optimizer]
 
 
 def _config_of(name: object) -> tuple[str, Any]:
