@@ -26,6 +26,7 @@ from dynatrain.planning import (
     model_of,
     topology,
 )
+from dynatrain.planning import page as page_of_plan
 
 PAGE = ROOT / "docs/reference/api.md"
 HEAD = """# API
@@ -74,7 +75,7 @@ GROUPS = (
         ("plan", "PlanReport", "RankPlan", "TensorSpec", "Topology"),
         (
             *(load_model, model_of, Model, Slot, topology, Egress, Bottleneck),
-            *(explain, Explanation, CellOfTensor, Transfer),
+            *(page_of_plan, explain, Explanation, CellOfTensor, Transfer),
         ),
     ),
     Group("Settings", "[transports](../design/transport.md)", ("Nccl", "__version__")),

@@ -4,6 +4,7 @@ from dynatrain.planning.catalog import CONFIGS, load_model
 from dynatrain.planning.explain import CellOfTensor, Explanation, Transfer, explain
 from dynatrain.planning.maps import describe
 from dynatrain.planning.modules import model_of
+from dynatrain.planning.page import page
 from dynatrain.planning.plan import plan
 from dynatrain.planning.report import Bottleneck, Egress, PlanReport, RankPlan
 from dynatrain.planning.tensors import OPTIMIZERS, Model, Slot, TensorSpec
@@ -28,6 +29,7 @@ __all__ = [
     "explain",
     "load_model",
     "model_of",
+    "page",
     "plan",
     "topology",
 ]

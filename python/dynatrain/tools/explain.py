@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dynatrain.amounts import ranks_text
 from dynatrain.tools import paper
-from dynatrain.tools.paper import ranks_text
 
 if TYPE_CHECKING:
     from dynatrain.planning import Explanation

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from statistics import median_low
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from dynatrain.amounts import bytes_text, ranks_text, seconds_text, unit_of
 from dynatrain.tools import paper
-from dynatrain.tools.paper import bytes_text, seconds_text
 
 if TYPE_CHECKING:
     from dynatrain import PlanReport
@@ -31,6 +32,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _plan(options: argparse.Namespace) -> None:
     from dynatrain import Layout, plan
+    from dynatrain.planning import page
 
     staging = options.staging_mib
     if not 1 <= staging <= _MOST_STAGING_MIB:
@@ -42,10 +44,25 @@ def _plan(options: argparse.Namespace) -> None:
     if num_ranks > MANY_RANKS:
         sys.stderr.write(f"planning {num_ranks} ranks, which may take minutes\n")
     report = plan(source, target, model, links, staging * MIB)
+    if options.html is not None:
+        _write(options.html, page(report, model, links))
     if options.json:
         paper.printed(report.to_json())
     else:
         show(report, options)
+
+
+def _write(path: Path, text: str) -> None:
+    from dynatrain import LayoutError
+
+    try:
+        path.write_text(text, encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise LayoutError(
+            f"plan: cannot write --html={path}: {error}\n"
+            "  expected the path of a file that can be written\n"
+            "  the plan was made; no page was written\n  give --html another path"
+        ) from error
 
 
 def show(report: PlanReport, options: argparse.Namespace) -> None:
@@ -93,7 +110,7 @@ def _told(bottleneck: Bottleneck) -> str:
 
 def _show_egress(console: Console, egress: Egress, has_nodes: bool) -> None:
     """What the busiest sender sends, and by what other rules it would."""
-    ranks = paper.ranks_text(egress.bound_ranks, 3)
+    ranks = ranks_text(egress.bound_ranks, 3)
     over = egress.planned_bytes / egress.bound_bytes - 1 if egress.bound_bytes else 0.0
     others = {
         "modulo": egress.modulo_bytes,
@@ -128,8 +145,10 @@ def _chosen(ranks: list[RankPlan]) -> list[tuple[str, RankPlan]]:
 
 def _table(ranks: list[tuple[str, RankPlan]]) -> Table:
     """A line for each of these, sizes in one unit."""
-    name, unit = paper.unit_of(max(rank.peak_bytes for _, rank in ranks))
-    table = Table(title=f"{name} of one rank", title_justify="left", box=SIMPLE_HEAD)
+    name, unit = unit_of(max(rank.peak_bytes for _, rank in ranks))
+    table = Table(
+        title=f"{name} of one rank", title_justify="left", box=SIMPLE_HEAD, pad_edge=False
+    )
     for column in ("", "rank", "sent", "received", "at least", "kept", "staging", "peak", "moves"):
         table.add_column(column, justify="right", no_wrap=True)
     for lead, rank in ranks:
@@ -156,5 +175,8 @@ def add_command(commands: Any) -> None:
     )
     paper.add_options(command)
     command.add_argument("--staging-mib", type=int, default=256, help="staging of a rank; 256")
+    command.add_argument(
+        "--html", type=Path, metavar="FILE", help="write a page with pictures, too"
+    )
     command.add_argument("--all", action="store_true", help="a line for every rank")
     command.set_defaults(run=run)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import re
+from html.parser import HTMLParser
 
 import pytest
 
 import dynatrain
-from dynatrain import planning
+from dynatrain import amounts, planning
 from dynatrain.planning import Model, load_model
 from dynatrain.tools import cli, paper
 
@@ -156,7 +158,7 @@ def test_help_names_what_the_library_knows():
     ],
 )
 def test_sizes_are_told_with_three_digits(size_bytes, told):
-    assert paper.bytes_text(size_bytes) == told
+    assert amounts.bytes_text(size_bytes) == told
 
 
 @pytest.mark.parametrize(
@@ -170,7 +172,7 @@ def test_sizes_are_told_with_three_digits(size_bytes, told):
     ],
 )
 def test_durations_are_told_with_three_digits(seconds, told):
-    assert paper.seconds_text(seconds) == told
+    assert amounts.seconds_text(seconds) == told
 
 
 # A path is no markup.
@@ -183,8 +185,8 @@ def test_a_model_s_path_is_printed_as_it_is(tmp_path, capsys):
 
 
 def test_ranks_are_told_in_runs():
-    assert paper.ranks_text([0, 1, 2, 5, 7, 8]) == "0-2, 5, 7-8"
-    assert paper.ranks_text([*range(0, 20, 2)], 3) == "0, 2, 4 and 7 more"
+    assert amounts.ranks_text([0, 1, 2, 5, 7, 8]) == "0-2, 5, 7-8"
+    assert amounts.ranks_text([*range(0, 20, 2)], 3) == "0, 2, 4 and 7 more"
 
 
 # Were a rank told that it sends what another one does, the tool would mislead whoever debugs.
@@ -219,3 +221,58 @@ def test_explained_transfers_are_those_of_the_plan(small, capsys):
 def test_what_cannot_be_explained_says_what_can(small, asked, named, capsys):
     assert cli.main(["explain", "dp=4", "tp=4", *asked, *small]) == 1
     assert named in capsys.readouterr().err
+
+
+class Page(HTMLParser):
+    """The headings of a page, its pictures, and what it asks for elsewhere."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.headings, self.images, self.elsewhere, self._tag = [], [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self._tag = tag
+        for name, value in attrs:
+            if name in ("src", "href"):
+                kind = self.images if value.startswith("data:image/png;base64,") else self.elsewhere
+                kind.append(value.partition(",")[2])
+
+    def handle_data(self, data):
+        if self._tag in ("h1", "h2") and data.strip():
+            self.headings.append(data.strip())
+
+
+# A page that wants a server, or a font from one, is no page to be sent to a colleague.
+@pytest.mark.parametrize(
+    "layouts", [("dp=4", "dp=2,tp=2"), ("dp=4", "dp=4"), ("pp=2,vpp=1", "dp=3")]
+)
+def test_a_page_has_all_that_it_shows(small, layouts, tmp_path, capsys):
+    path = tmp_path / "plan.html"
+    assert cli.main(["plan", *layouts, f"--html={path}", "--ranks-per-node=2", *small]) == 0
+    shown = Page(path.read_text(encoding="utf-8"))
+
+    assert shown.headings == [
+        " → ".join(str(dynatrain.Layout.parse(each)) for each in layouts),
+        "Who sends to whom",
+        "Loads of the links",
+        "Memory",
+        "Where each layer goes",
+    ]
+    assert shown.elsewhere == []
+    assert len(shown.images) == 4
+    assert all(base64.b64decode(each).startswith(b"\x89PNG") for each in shown.images)
+    assert "moved" in capsys.readouterr().out
+
+
+def test_a_page_that_cannot_be_written_is_an_error(small, tmp_path, capsys):
+    assert cli.main(["plan", "dp=2", "tp=2", f"--html={tmp_path}", *small]) == 1
+    assert "no page was written" in capsys.readouterr().err
+
+
+# A model's name comes from a file that somebody else has made.
+def test_a_page_runs_nothing_of_a_model_s_name():
+    spec = dynatrain.TensorSpec("w", (8, 4))
+    model = Model("<script>alert(1)</script>", (spec,))
+    report = dynatrain.plan("dp=2", "tp=2", model)
+    assert "<script>" not in planning.page(report, model, dynatrain.Topology())
