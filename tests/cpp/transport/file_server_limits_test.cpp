@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include "no_more_threads.hpp"
 #include "transport/lent_files.hpp"
 #include "transport/peer_memory/file_server.hpp"
 #include <chrono>
@@ -34,6 +35,7 @@ class FewerFiles {
 
 // The system would have the reader wait until its deadline, and name nobody.
 TEST(FileServer, WhereNothingMoreCanBeOpenedTheReaderIsTold) {
+  DYNATRAIN_SKIP_UNDER_SANITIZERS();
   FileServer server(std::chrono::seconds(5));
   const std::uint64_t file = server.offer([] { return lent_file("x"); });
   std::vector<OwnedFile> taken;
