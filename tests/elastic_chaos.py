@@ -226,7 +226,14 @@ class Chaos:
             return False
         if time.monotonic() < self._held_at + HEARD_S:
             return False  # nobody may have noticed yet
-        return status["world"]["layout"] != "dp=1" and self._all_train(status)
+        world = status["world"]
+        has_come = self.options["mode"] == "retain" or self._has_stepped(world["epoch"])
+        return world["layout"] != "dp=1" and has_come and self._all_train(status)
+
+    def _has_stepped(self, epoch):
+        """Whether a step was done in that world: then all of a state that is streamed is there."""
+        told = (each for one in self.members for each in one.told())
+        return any("step" in each and each["epoch"] == epoch for each in told)
 
     def _all_train(self, status):
         """Whether the members of the world train, one that stands still for long not among them."""
