@@ -134,7 +134,8 @@ def draw(rows: list[Row], picture: Path) -> None:
             memory.plot(ranks, held, "o-", color=color, label=model)
         for axes, title in ((times, "milliseconds of one rank"), (memory, "MiB that it takes")):
             axes.set_xscale("log", base=2)
-            axes.set_xticks(_SIZES, [str(size) for size in _SIZES])
+            names = [f"{size // 1024}k" if size >= 1024 else str(size) for size in _SIZES]
+            axes.set_xticks(_SIZES, names)
             axes.set_ylim(0)
             axes.set_title(title, loc="left")
             axes.set_xlabel("ranks of the world")

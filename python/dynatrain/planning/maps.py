@@ -67,24 +67,28 @@ def _stage_table(
     layout: Layout, pp_rank: int, stage: Sequence[TensorSpec], slots: Sequence[Slot]
 ) -> _native.StateTable:
     table = _native.StateTable()
-    axes = [axis for axis in layout.order if axis != "pp"]
     mesh = table.add_mesh(*layout.native.stage_mesh(pp_rank))
     has_experts = any(spec.has_experts for spec in stage)
     experts = table.add_mesh(*layout.native.expert_mesh(pp_rank)) if has_experts else mesh
+    known: dict[tuple[object, ...], list[_Placement]] = {}
     for spec in stage:
-        placements = (
-            _expert_placements(layout, spec)
-            if spec.has_experts
-            else [_placement(layout, axis, spec) for axis in axes]
-        )
-        where = experts if spec.has_experts else mesh
+        alike = (spec.has_experts, spec.tp_dim, spec.shape[:1])
+        if alike not in known:
+            known[alike] = _placements(layout, spec)
+        placements, where = known[alike], experts if spec.has_experts else mesh
         for slot in slots:
             dtype = slot.dtype or spec.dtype
             name = f"{spec.fqn}|{slot.name}"
             # No memory stands behind a described tensor: address 0, and no local extents.
             size = ITEMSIZE[dtype]
-            table.add_sharded(name, list(spec.shape), dtype, size, where, placements, 0, [], [])
+            table.add_sharded(name, spec.shape, dtype, size, where, placements, 0, (), ())
     return table
+
+
+def _placements(layout: Layout, spec: TensorSpec) -> list[_Placement]:
+    if spec.has_experts:
+        return _expert_placements(layout, spec)
+    return [_placement(layout, axis, spec) for axis in layout.order if axis != "pp"]
 
 
 def _placement(layout: Layout, axis: str, spec: TensorSpec) -> _Placement:
