@@ -7,6 +7,7 @@
 #include <limits>
 #include <string>
 #include <sys/resource.h>
+#include <unistd.h>
 
 namespace dynatrain {
 namespace {
@@ -14,7 +15,8 @@ namespace {
 /// Files of a system, in a folder.
 class HostMemory : public ::testing::Test {
  protected:
-  HostMemory() : root_(::testing::TempDir() + "host_memory") {
+  // Each test is a process of its own, and several run at a time.
+  HostMemory() : root_(::testing::TempDir() + "host_memory_" + std::to_string(getpid())) {
     std::filesystem::remove_all(root_);
     write("/proc/meminfo", "MemTotal: 9000 kB\nMemFree: 10 kB\nMemAvailable: 4000 kB\n");
   }
