@@ -22,6 +22,7 @@ import resource
 import statistics
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -185,8 +186,8 @@ def main() -> None:
     rows = []
     for name, case in cases.items():
         most = options.verify if name in CASES else 0
-        with multiprocessing.get_context("spawn").Pool(1) as own:
-            rows.append(own.apply(measured, (name, case, options.runs, most)))
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as own:
+            rows.append(own.submit(measured, name, case, options.runs, most).result())
     if options.picture:
         draw(rows, options.picture)
     if options.json:

@@ -13,7 +13,8 @@ from checkout import ROOT
 def test_a_row_has_the_fields_of_the_reference(reference_fields):
     program = str(ROOT / "benchmarks/planner.py")
     command = (sys.executable, program, "--json", "--case=llama3-70b", "--runs=2", "--verify=0")
-    done = subprocess.run(command, check=True, timeout=100, capture_output=True, text=True)
+    done = subprocess.run(command, check=False, timeout=300, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     (row,) = json.loads(done.stdout)
 
     assert set(row) == reference_fields("Planner rows")
