@@ -8,6 +8,7 @@ from pathlib import Path
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _NETWORK = Path("/proc/self/ns/net")
+_GROUPS, _OWN_GROUPS = Path("/proc/self/ns/cgroup"), Path("/proc/self/cgroup")
 
 
 def node_name() -> str:
@@ -22,6 +23,14 @@ def network_space() -> str:
     """The same for processes of one machine that reach each other's local sockets."""
     try:
         return str(_NETWORK.readlink())
+    except OSError:  # as above: taken for one
+        return ""
+
+
+def control_group() -> str:
+    """The same for processes of one machine whose memory one control group counts."""
+    try:
+        return f"{_GROUPS.readlink()} {_OWN_GROUPS.read_text()}"
     except OSError:  # as above: taken for one
         return ""
 

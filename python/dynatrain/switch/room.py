@@ -10,6 +10,7 @@ import torch
 from dynatrain import _native, words
 from dynatrain._errors import BudgetError
 from dynatrain.generation.engine import Engine
+from dynatrain.generation.nodes import control_group
 
 RETAIN, STREAM = "retain", "stream"
 #: What is streamed goes in so many stages, where a message of one is no smaller than that: source
@@ -46,11 +47,14 @@ class Room:
         place: the memory, the same for all ranks that share it.
         needed_bytes: by this rank.
         left_bytes: for all of them.
+        group: the control group of the rank. Containers of one machine have limits of their own:
+            what each has left is for its own ranks.
     """
 
     place: str
     needed_bytes: int
     left_bytes: int
+    group: str = ""
 
     @staticmethod
     def of(engine: Engine, needed_bytes: int) -> Room:
@@ -67,18 +71,18 @@ class Room:
         left, own = _native.available_host_bytes(), _native.available_address_bytes()
         if own < left:
             return Room(f"rank {engine.rank}", needed_bytes, own)
-        return Room(f"node {node}", needed_bytes, left)
+        return Room(f"node {node}", needed_bytes, left, control_group())
 
 
 def _shared(rooms: Sequence[Room]) -> list[Room]:
     """What all ranks need of each memory, and the least that any of them sees left."""
-    found: dict[str, Room] = {}
+    found: dict[tuple[str, str], Room] = {}
     for room in rooms:
-        before = found.get(room.place, replace(room, needed_bytes=0))
-        found[room.place] = Room(
-            room.place,
-            before.needed_bytes + room.needed_bytes,
-            min(before.left_bytes, room.left_bytes),
+        before = found.get((room.place, room.group), replace(room, needed_bytes=0))
+        found[room.place, room.group] = replace(
+            room,
+            needed_bytes=before.needed_bytes + room.needed_bytes,
+            left_bytes=min(before.left_bytes, room.left_bytes),
         )
     return list(found.values())
 
