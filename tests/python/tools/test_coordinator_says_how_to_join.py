@@ -37,9 +37,9 @@ def test_what_the_coordinator_prints_can_be_called(capsys):
 def test_two_signals_end_it_as_one_does(tmp_path):
     files = (f"--ledger={tmp_path / 'ledger'}", f"--secret-file={tmp_path / 'secret'}")
     command = (sys.executable, "-m", "dynatrain", "coordinator", "--layout=dp=1", *files)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as coordinator:
-        assert coordinator.stdout.readline()
-        time.sleep(0.5)  # it says where it listens before it serves
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(command, text=True, **streams) as coordinator:
+        assert any("in office" in line for line in coordinator.stdout)
         for _ in range(2):
             coordinator.send_signal(signal.SIGTERM)
             time.sleep(0.1)
