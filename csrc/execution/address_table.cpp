@@ -16,11 +16,19 @@ std::uint64_t next_revision() {
 }  // namespace
 
 void AddressTable::set(BufferId id, std::byte* base, std::int64_t size_bytes) {
+  set_source(id, {.base = base}, size_bytes);
+}
+
+void AddressTable::set_source(BufferId id, SourceAddress source, std::int64_t size_bytes) {
   DYNATRAIN_CHECK(id.value >= 0, "execution: a buffer id is negative");
   if (regions_.size() <= id.index()) {
     regions_.resize(id.index() + 1);
   }
-  regions_[id.index()] = {.base = base, .size_bytes = size_bytes, .present = true};
+  // The table has one kind of address for sources and targets.
+  regions_[id.index()] = {.base = const_cast<std::byte*>(source.base),
+                          .size_bytes = size_bytes,
+                          .present = true,
+                          .process = source.process};
   revision_ = next_revision();
 }
 

@@ -110,9 +110,8 @@ void PulledRun::timed(const RunCall& call, TraceSpan::Phase phase, Work work) {
 void PulledRun::set_addresses_of(const SourceMap& sources) {
   check_made_for(sources, inputs_.plan, inputs_.source_memory);
   for (const MappedBuffer& mapped : program_.mapped) {
-    const std::byte* base = sources.mapped.at({mapped.peer, mapped.tensor});
-    // Only read: the table has one kind of address for sources and targets.
-    addresses_.set(mapped.id, const_cast<std::byte*>(base), mapped.size_bytes);
+    addresses_.set_source(
+        mapped.id, sources.mapped.at({mapped.peer, mapped.tensor}), mapped.size_bytes);
   }
 }
 

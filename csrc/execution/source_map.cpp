@@ -3,6 +3,8 @@
 #include "dynatrain/base/error.hpp"
 #include "dynatrain/base/log.hpp"
 
+#include "execution/fragment_finder.hpp"
+#include "execution/process_runs.hpp"
 #include <algorithm>
 #include <exception>
 #include <map>
@@ -34,21 +36,53 @@ bool is_same(const ExposedBuffer& a, const ExposedBuffer& b) {
                       "a bug of dynatrain");
 }
 
+/// What reading a list out of its owner's process costs, beside the bytes that it brings.
+class ReadingCost {
+ public:
+  ReadingCost(const ShardMap& source, int owner) : source_(source), finder_(source, owner) {}
+
+  void add(const Move& move) {
+    const std::int64_t elem_bytes = source_.tensor(move.tensor).dtype.size_bytes;
+    const Strides& strides = finder_.find(move.tensor, move.box).view.strides;
+    cost_ += cost_of_reading(move.box, strides, elem_bytes);
+    bytes_ += move.box.num_elements() * elem_bytes;
+  }
+  /// Errors: DeviceError where messages are faster.
+  void check() const {
+    if (are_messages_faster(cost_, bytes_)) {
+      throw DeviceError("execution: the elements that rank " + std::to_string(finder_.rank()) +
+                        " has lie too far apart to be read out of its process\n  nothing was "
+                        "moved; messages bring them");
+    }
+  }
+
+ private:
+  const ShardMap& source_;
+  FragmentFinder finder_;
+  std::int64_t cost_ = 0;
+  std::int64_t bytes_ = 0;
+};
+
 /// The peers' sources in this process, and why that of some is not among them.
 struct MappedPeers {
-  std::map<std::pair<int, TensorId>, const std::byte*> mapped;  ///< null: it is not exposed
+  std::map<std::pair<int, TensorId>, SourceAddress> mapped;  ///< null: it is not exposed
   std::string problem;
 
   /// The list of one owner whole, or nothing of it.
-  void add(OneSided& one_sided, const PairList& list, Deadline deadline) {
-    std::map<std::pair<int, TensorId>, const std::byte*> of_owner;
+  void add(OneSided& one_sided, const PairList& list, const ShardMap& source, Deadline deadline) {
+    std::map<std::pair<int, TensorId>, SourceAddress> of_owner;
+    ReadingCost cost(source, list.peer);
     try {
       for (const Move& move : list.moves) {
-        const auto [place, is_new] = of_owner.try_emplace({list.peer, move.tensor}, nullptr);
+        const auto [place, is_new] = of_owner.try_emplace({list.peer, move.tensor});
         if (is_new) {
           place->second = one_sided.map(list.peer, BufferId(move.tensor.value), deadline);
         }
+        if (place->second.process != 0) {
+          cost.add(move);
+        }
       }
+      cost.check();
       mapped.merge(of_owner);
     } catch (const DeviceError& error) {
       problem = error.what();  // the owner is told, and sends it
@@ -146,14 +180,14 @@ DividedSources divide_sources(OneSided& one_sided,
   const Unreadable own = one_sided.publish(exposed_by(reached, source.memory));
   MappedPeers peers;
   for (const PairList& list : reached.receives) {
-    peers.add(one_sided, list, deadline);
+    peers.add(one_sided, list, source.map, deadline);
   }
   const auto could_be_read = [&](const Move& move) {
     if (move.src_rank == plan.rank) {
       return !std::ranges::binary_search(own.buffers, BufferId(move.tensor.value));
     }
     const auto found = peers.mapped.find({move.src_rank, move.tensor});
-    return found != peers.mapped.end() && found->second != nullptr;
+    return found != peers.mapped.end() && found->second.base != nullptr;
   };
   const std::set<int> readers =
       agree_on_readers(ports, reached, part_of(reached, source.map, could_be_read), deadline);

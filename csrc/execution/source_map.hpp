@@ -36,7 +36,7 @@ class OpenSources {
 struct SourceMap {
   std::vector<std::pair<int, std::uint64_t>> lists;  ///< peer and hash of each list of the plan
   std::vector<ExposedBuffer> exposed;                ///< by tensor
-  std::map<std::pair<int, TensorId>, const std::byte*> mapped;
+  std::map<std::pair<int, TensorId>, SourceAddress> mapped;
 };
 
 /// The source buffers that this rank's peers read by the plan.

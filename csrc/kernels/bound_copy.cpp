@@ -69,7 +69,7 @@ BoundCopy bind_copy(const CopyDescriptor& descriptor,
                     const AddressTable& addresses) {
   const StridedCopy& copy = descriptor.copy;
   check_descriptor(descriptor, batch);
-  BoundCopy bound{.descriptor = &descriptor, .src = nullptr, .dst = nullptr};
+  BoundCopy bound{.descriptor = &descriptor, .src = nullptr, .dst = nullptr, .process = 0};
   for (const std::int64_t extent : copy.extents.values()) {
     if (extent == 0) {
       return bound;
@@ -82,7 +82,12 @@ BoundCopy bind_copy(const CopyDescriptor& descriptor,
                          .offset_elems = copy.src_offset_elems,
                          .strides = copy.src_strides},
                         addresses);
+  bound.process = addresses.region(descriptor.src).process;
+  DYNATRAIN_CHECK(bound.process == 0 || descriptor.dst.value >= 0,
+                  "kernels: memory of another process was to be summed where it lies");
   if (descriptor.dst.value >= 0) {
+    DYNATRAIN_CHECK(addresses.region(descriptor.dst).process == 0,
+                    "kernels: memory of another process was to be written");
     bound.dst = bind_side(descriptor,
                           {.name = "target",
                            .buffer = descriptor.dst,

@@ -12,6 +12,7 @@ struct BoundCopy {
   const CopyDescriptor* descriptor = nullptr;
   const std::byte* src = nullptr;
   std::byte* dst = nullptr;  ///< null when the descriptor only sums src
+  int process = 0;           ///< whose addresses src is of, as SourceAddress has it
 };
 
 /// Patches the addresses in, of a copy of `batch`.

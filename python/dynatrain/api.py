@@ -88,10 +88,11 @@ def init(  # noqa: PLR0913 - the settings of a session, all but two with default
         transport: how device memory travels: ``cuda_ipc``, read in place by ranks of one host;
             ``nccl``; ``c10d``, through the host; or ``auto``, the first of these that all ranks can
             use. ``dynatrain.Nccl(...)`` is ``nccl`` with settings of its own. Host memory travels
-            over Gloo; with ``shared_memory`` ranks of one machine read it in place where dynatrain
-            has made it: not what ``build`` or the first steps have, until a switch. Such memory a
-            forked child shares with its parent, writes too, and its storages cannot grow. What is
-            not read in place, and all between machines, goes by messages in the same switch.
+            over Gloo; with ``shared_memory`` ranks of one machine read it in place: mapped where
+            dynatrain has made it, else (what ``build`` or the first steps have made, until a
+            switch) out of their peers' processes, where the system allows it. What dynatrain has
+            made a forked child shares with its parent, writes too, and its storages cannot grow.
+            What is not read in place, and all between machines, goes by messages.
         verify: none, ``()``, or any of ``sums`` (receiver's sums of every move against the
             sender's), ``fingerprint`` (of the whole state before and after; a switch that would
             change it is refused), ``replicas`` (owners of a cell hold the same before a switch).

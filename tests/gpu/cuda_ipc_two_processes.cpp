@@ -156,7 +156,7 @@ void own(OneSided& side, FolderStore& store, int round) {
 
 void read(OneSided& side, FolderStore& store, Copier& copier, int round) {
   side.publish({});
-  const std::byte* const mapped = side.map(1, BufferId(7), late());
+  const std::byte* const mapped = side.map(1, BufferId(7), late()).base;
   static_cast<void>(store.get("ready/" + std::to_string(round), late()));
   constexpr std::int64_t kNumRows = kRows - 1;  // the last one ends a little early
   const CudaMemory target = allocate_cuda_memory(CudaMemoryKind::kDevice, kNumRows * kRowBytes);

@@ -12,8 +12,9 @@ import torch
 import dynatrain
 import training_jobs as jobs
 from dynatrain import BudgetError, TransportError, _native
+from unreadable import Unreadable
 
-#: The first switch finds memory of malloc, the others what a switch has made.
+#: The first switch finds optimizer slots in memory of malloc, the others what a switch has made.
 LAYOUTS = ("dp=4", "dp=2,tp=2", "tp=4", "dp=3", "dp_replicate=2,dp=2")
 
 
@@ -47,18 +48,37 @@ def test_training_goes_on_as_with_messages(pool):
     in_place = pool.run(train_through, "shared_memory")
     by_messages = pool.run(train_through, "c10d")
 
-    for (losses, whole, phases, staging), (expected, state, _, _) in zip(
-        in_place, by_messages, strict=True
-    ):
+    assert_same_training(in_place, by_messages)
+    for _, _, phases, staging in in_place:
+        assert all("pack" not in each for each in phases)
+        assert not any(staging)
+
+
+def assert_same_training(some, others):
+    for (losses, whole, _, _), (expected, state, _, _) in zip(some, others, strict=True):
         assert losses == expected
         assert (whole is None) == (state is None)
         if whole is not None:
             assert jobs.differences(whole, state) == []
+
+
+def train_unreadable(rank, world_size, transport):
+    with Unreadable():
+        return train_through(rank, world_size, transport)
+
+
+# What the system does not let peers read goes by messages, and only that.
+def test_memory_that_the_system_forbids_to_read_goes_by_messages(pool):
+    forbidden = pool.run(train_unreadable, "shared_memory")
+    by_messages = pool.run(train_through, "c10d")
+
+    assert_same_training(forbidden, by_messages)
+    for _, _, phases, staging in forbidden:
         if phases:
             assert "pack" in phases[0]
             assert all("pack" not in each for each in phases[1:])
             assert staging[0] > 0
-            assert staging[1:] == [0] * (len(staging) - 1)
+            assert not any(staging[1:])
 
 
 def tensors_of(state):
@@ -80,32 +100,40 @@ class Dying:
         return getattr(self.executor, name)
 
 
-def lose_a_rank(rank, world_size):
+def lose_a_rank(rank, world_size, source, target):
     session = session_over("shared_memory", timeout_s=10)
     for step in session.steps(1):
         jobs.train_step(session.state, session.world, step)
-    session.switch("dp=2,tp=2")
-    session.prepare("dp=4")  # every rank has mapped what it is going to read
+    if source != str(session.layout):
+        session.switch(source)
+    session.prepare(target)  # every rank has mapped what it is going to read
     before = [each.clone() for each in tensors_of(session.state)]
     if rank == 2:
         lanes = session._part.engine.lanes
         lanes["host"] = replace(lanes["host"], executor=Dying(lanes["host"].executor))
     try:
-        session.switch("dp=4")
+        session.switch(target)
     except TransportError as error:
         kept = all(map(torch.equal, before, tensors_of(session.state)))
         return str(error), str(session.layout), kept
     return "switched", str(session.layout), False
 
 
-# Law 7: memory of a dead process stays mapped here, and must not pass for a part of the state.
-def test_peer_that_dies_after_it_was_mapped_is_named_and_the_state_stays(pool):
-    dead, *others = sorted(pool.run(lose_a_rank, may_die=[2]), key=lambda each: each is not None)
+# Law 7: memory of a dead process stays mapped here, and must not pass for a part of the state; its
+# own memory is gone in the middle of a read.
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [("dp=2,tp=2", "dp=4"), ("dp=4", "dp=2,tp=2")],
+    ids=["mapped", "its own"],
+)
+def test_peer_that_dies_in_a_switch_is_named_and_the_state_stays(pool, source, target):
+    results = pool.run(lose_a_rank, source, target, may_die=[2])
+    dead, *others = sorted(results, key=lambda each: each is not None)
 
     assert dead is None
     for text, layout, kept in others:
         assert "rank 2" in text
-        assert dynatrain.Layout.parse(layout) == dynatrain.Layout.parse("dp=2,tp=2")
+        assert dynatrain.Layout.parse(layout) == dynatrain.Layout.parse(source)
         assert kept
 
 

@@ -49,7 +49,20 @@ void CopyJob::begin() {
   }
 }
 
-void CopyJob::run_chunk(std::int64_t chunk) {
+void CopyJob::run_chunk(std::int64_t chunk) noexcept {
+  try {
+    run_copies(chunk);
+  } catch (...) {
+    if (!has_failed_.test_and_set()) {
+      error_ = std::current_exception();
+    }
+  }
+  if (chunks_left_.fetch_sub(1) == 1) {
+    end();
+  }
+}
+
+void CopyJob::run_copies(std::int64_t chunk) {
   if (chunks_begun_.fetch_add(1) == 0 && batch_.times != nullptr) {
     batch_.times->begin = std::chrono::steady_clock::now();
   }
@@ -61,15 +74,16 @@ void CopyJob::run_chunk(std::int64_t chunk) {
        ++index) {
     run_copy(index, costs);
   }
-  if (chunks_left_.fetch_sub(1) == 1) {
-    for (const ReadBack& read : batch_.read_back) {
-      std::memcpy(read.host, read.src, static_cast<std::size_t>(read.size_bytes));
-    }
-    if (batch_.times != nullptr) {
-      batch_.times->end = std::chrono::steady_clock::now();
-    }
-    completion_->set();
+}
+
+void CopyJob::end() noexcept {
+  for (const ReadBack& read : batch_.read_back) {
+    std::memcpy(read.host, read.src, static_cast<std::size_t>(read.size_bytes));
   }
+  if (batch_.times != nullptr) {
+    batch_.times->end = std::chrono::steady_clock::now();
+  }
+  completion_->fail(error_);  // well, where there is none
 }
 
 void CopyJob::run_copy(std::size_t index, Interval costs) {

@@ -6,6 +6,7 @@
 #include "kernels/cpu/strided_range.hpp"
 #include <atomic>
 #include <cstdint>
+#include <exception>
 #include <memory>
 #include <span>
 #include <vector>
@@ -25,7 +26,8 @@ class CopyJob {
   [[nodiscard]] std::int64_t num_chunks() const { return num_chunks_; }
   /// Once, after the batch's tokens and before any chunk.
   void begin();
-  void run_chunk(std::int64_t chunk);
+  /// What it fails with is the completion's, once the last chunk has ended.
+  void run_chunk(std::int64_t chunk) noexcept;
 
   /// True once every token that the batch comes after has ended, well or badly.
   [[nodiscard]] bool is_ready() const;
@@ -37,7 +39,9 @@ class CopyJob {
   [[nodiscard]] const std::shared_ptr<HostCompletion>& completion() const { return completion_; }
 
  private:
+  void run_copies(std::int64_t chunk);
   void run_copy(std::size_t index, Interval costs);
+  void end() noexcept;
 
   const CopyBatch& batch_;
   std::vector<BoundCopy> bound_;
@@ -47,6 +51,8 @@ class CopyJob {
   std::vector<Token> after_;
   std::atomic<std::int64_t> chunks_begun_{0};
   std::atomic<std::int64_t> chunks_left_{0};
+  std::atomic_flag has_failed_;
+  std::exception_ptr error_;  ///< of the first chunk that failed
   std::shared_ptr<HostCompletion> completion_ = std::make_shared<HostCompletion>();
 };
 

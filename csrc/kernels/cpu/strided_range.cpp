@@ -1,49 +1,12 @@
 #include "kernels/cpu/strided_range.hpp"
 
-#include <algorithm>
+#include "kernels/cpu/for_each_run.hpp"
+#include "kernels/cpu/process_range.hpp"
 #include <array>
 #include <cstring>
 
 namespace dynatrain {
 namespace {
-
-/// Calls visit(src_elems, dst_elems, count, at) for every piece of an innermost row within `elems`:
-/// the element offsets of its first element on both sides, its length, its place in row-major
-/// order.
-template <class Visit>
-void for_each_run(const StridedCopy& copy, Interval elems, Visit visit) {
-  const int last = copy.extents.rank() - 1;
-  const std::int64_t row_elems = copy.extents[last];
-  Dims coordinate = Dims::filled(last + 1, 0);
-  std::int64_t rest = elems.begin;
-  std::int64_t src = 0;
-  std::int64_t dst = 0;
-  for (int d = last; d >= 0; --d) {
-    coordinate[d] = rest % copy.extents[d];
-    rest /= copy.extents[d];
-    if (d != last) {
-      src += coordinate[d] * copy.src_strides[d];
-      dst += coordinate[d] * copy.dst_strides[d];
-    }
-  }
-  std::int64_t in_row = coordinate[last];
-  for (std::int64_t at = elems.begin; at < elems.end;) {
-    const std::int64_t count = std::min(row_elems - in_row, elems.end - at);
-    visit(src + in_row * copy.src_strides[last], dst + in_row * copy.dst_strides[last], count, at);
-    at += count;
-    in_row = 0;
-    for (int d = last - 1; d >= 0; --d) {
-      src += copy.src_strides[d];
-      dst += copy.dst_strides[d];
-      if (++coordinate[d] < copy.extents[d]) {
-        break;
-      }
-      src -= coordinate[d] * copy.src_strides[d];
-      dst -= coordinate[d] * copy.dst_strides[d];
-      coordinate[d] = 0;
-    }
-  }
-}
 
 /// 16 bytes that move as one.
 struct Wide {
@@ -93,6 +56,9 @@ void copy_contiguous(const BoundCopy& bound, Interval elems) {
 }  // namespace
 
 void copy_range(const BoundCopy& bound, Interval elems) {
+  if (bound.process != 0) {
+    return copy_process_range(bound, elems);
+  }
   const StridedCopy& copy = bound.descriptor->copy;
   const int last = copy.extents.rank() - 1;
   if (copy.src_strides[last] == 1 && copy.dst_strides[last] == 1) {

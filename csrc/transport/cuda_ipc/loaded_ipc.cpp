@@ -32,7 +32,7 @@ class LoadedIpc final : public IpcApi {
   }
   // The primary context stays retained: it is the process's, and torch's too.
 
-  IpcPiece piece_at(const std::byte* address) override {
+  IpcPiece piece_at(const std::byte* address, std::int64_t /*size_bytes*/) override {
     const ContextScope scope(cuda_, context_);
     check_shareable(address);
     DevicePointer base = 0;
@@ -63,7 +63,7 @@ class LoadedIpc final : public IpcApi {
     return file;
   }
 
-  const std::byte* open_handle(const std::string& text) override {
+  SourceAddress open_handle(const std::string& text) override {
     const ContextScope scope(cuda_, context_);
     IpcMemoryHandle handle{};
     if (text.size() != sizeof(handle.reserved)) {
@@ -76,12 +76,12 @@ class LoadedIpc final : public IpcApi {
     std::memcpy(handle.reserved, text.data(), text.size());
     DevicePointer base = 0;
     cuda_.check(cuda_.ipc_open(&base, handle, kIpcLazyPeerAccess), "cuIpcOpenMemHandle");
-    return byte_pointer(base);
+    return {.base = byte_pointer(base)};
   }
 
-  void close_handle(const std::byte* base) override {
+  void close_handle(SourceAddress opened) override {
     const ContextScope scope(cuda_, context_);
-    cuda_.check(cuda_.ipc_close(device_pointer(base)), "cuIpcCloseMemHandle");
+    cuda_.check(cuda_.ipc_close(device_pointer(opened.base)), "cuIpcCloseMemHandle");
   }
 
   const std::byte* map_files(std::span<const std::int64_t> sizes_bytes,
@@ -155,9 +155,9 @@ class LoadedIpc final : public IpcApi {
     const ContextScope scope(cuda_, context_);
     write_word(cuda_, device_pointer(dst), word, deadline);
   }
-  std::uint64_t read(const std::byte* src, Deadline deadline) override {
+  std::uint64_t read(SourceAddress src, Deadline deadline) override {
     const ContextScope scope(cuda_, context_);
-    return read_word(cuda_, device_pointer(src), deadline);
+    return read_word(cuda_, device_pointer(src.base), deadline);
   }
 
  private:

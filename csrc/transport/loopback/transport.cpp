@@ -55,9 +55,9 @@ class LoopbackTransport final : public Transport, public OneSided {
     return {};
   }
 
-  [[nodiscard]] const std::byte* map(int peer, BufferId buffer, Deadline deadline) override {
-    return state_->map(
-        {.rank = rank_, .peer = peer, .publication = num_published_}, buffer, deadline);
+  [[nodiscard]] SourceAddress map(int peer, BufferId buffer, Deadline deadline) override {
+    return {.base = state_->map(
+                {.rank = rank_, .peer = peer, .publication = num_published_}, buffer, deadline)};
   }
 
   void withdraw() override { state_->withdraw(rank_); }

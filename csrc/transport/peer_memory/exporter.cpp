@@ -71,7 +71,9 @@ std::vector<IpcPiece> Exporter::pieces_of(const ExposedBuffer& buffer, const Pie
     const auto after = known.upper_bound(at);
     const bool is_known = after != known.begin() &&
                           std::prev(after)->second.base + std::prev(after)->second.size_bytes > at;
-    const IpcPiece piece = is_known ? std::prev(after)->second : api_->piece_at(at);
+    const IpcPiece piece =
+        is_known ? std::prev(after)->second : api_->piece_at(at, buffer.size_bytes);
+    check_works(piece.kind);
     pieces.push_back(piece);
     at = piece.base + piece.size_bytes;
     if (at < end && piece.kind == IpcKind::kHandle) {
@@ -85,6 +87,14 @@ std::vector<IpcPiece> Exporter::pieces_of(const ExposedBuffer& buffer, const Pie
     }
   } while (at < end);
   return pieces;
+}
+
+void Exporter::check_works(IpcKind kind) const {
+  const std::string& problem =
+      kind == IpcKind::kHandle ? verdict_.handle_problem : verdict_.file_problem;
+  if (!problem.empty()) {
+    throw DeviceError(problem);
+  }
 }
 
 PublishedPiece Exporter::publish(const IpcPiece& piece) {

@@ -23,14 +23,14 @@ void Mappings::meet(int peer, std::int64_t number, IpcPublication publication) {
   std::ranges::stable_sort(known.publication.buffers, {}, &PublishedBuffer::buffer);
 }
 
-const std::byte* Mappings::map(int peer, BufferId buffer, const PeerWait& wait) {
+SourceAddress Mappings::map(int peer, BufferId buffer, const PeerWait& wait) {
   Peer& known = peers_.at(peer);
   const IpcPublication& publication = known.publication;
   const auto published =
       std::ranges::lower_bound(publication.buffers, buffer, {}, &PublishedBuffer::buffer);
   if (published == publication.buffers.end() || published->buffer != buffer) {
     if (!publication.refusal.empty()) {
-      return nullptr;
+      return {};
     }
     throw TransportError("transport: rank " + std::to_string(peer) + " did not publish buffer " +
                              std::to_string(buffer.value) + "\n  it published " +
@@ -50,23 +50,25 @@ const std::byte* Mappings::map(int peer, BufferId buffer, const PeerWait& wait) 
       throw;
     }
   }
-  return opened->second.base + published->offset_bytes;
+  SourceAddress at = opened->second.at;
+  at.base += published->offset_bytes;
+  return at;
 }
 
 Mappings::Opened Mappings::open(int peer, const PublishedRange& range, const PeerWait& wait) {
   if (range.kind == IpcKind::kHandle) {
     return {.kind = range.kind,
-            .base = api_->open_handle(range.pieces.front().handle),
+            .at = api_->open_handle(range.pieces.front().handle),
             .size_bytes = range.pieces.front().size_bytes};
   }
-  Opened opened{.kind = range.kind, .base = nullptr, .size_bytes = 0};
+  Opened opened{.kind = range.kind, .at = {}, .size_bytes = 0};
   std::vector<std::int64_t> sizes_bytes;
   for (const PublishedPiece& piece : range.pieces) {
     sizes_bytes.push_back(piece.size_bytes);
     opened.size_bytes += piece.size_bytes;
   }
   FileFetcher files(peers_.at(peer).publication.file_server, peer, wait);
-  opened.base = api_->map_files(sizes_bytes, [&](std::size_t piece) {
+  opened.at.base = api_->map_files(sizes_bytes, [&](std::size_t piece) {
     return files.fetch(range.pieces[piece].file).release();
   });
   return opened;
@@ -75,9 +77,9 @@ Mappings::Opened Mappings::open(int peer, const PublishedRange& range, const Pee
 void Mappings::close(const Opened& opened) noexcept {
   try {
     if (opened.kind == IpcKind::kHandle) {
-      api_->close_handle(opened.base);
+      api_->close_handle(opened.at);
     } else {
-      api_->unmap_files(opened.base, opened.size_bytes);
+      api_->unmap_files(opened.at.base, opened.size_bytes);
     }
   } catch (const std::exception& error) {
     log(LogLevel::kWarning, "transport", error.what());

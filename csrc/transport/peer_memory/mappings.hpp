@@ -24,13 +24,13 @@ class Mappings {
   [[nodiscard]] bool has_met(int peer, std::int64_t number) const;
   /// Null where the peer has said that it cannot export some buffers, and this is one of them.
   /// Errors: TransportError when the peer did not publish it, else as IpcApi and FileFetcher.
-  [[nodiscard]] const std::byte* map(int peer, BufferId buffer, const PeerWait& wait);
+  [[nodiscard]] SourceAddress map(int peer, BufferId buffer, const PeerWait& wait);
   void close_all() noexcept;
 
  private:
   struct Opened {
     IpcKind kind = IpcKind::kHandle;
-    const std::byte* base = nullptr;
+    SourceAddress at;
     std::int64_t size_bytes = 0;
   };
   struct Peer {

@@ -120,7 +120,7 @@ std::string read_problem(const Trial& trial,
   try {
     Mappings mappings(probe.api);
     mappings.meet(peer, 0, std::move(publication));
-    const std::byte* const mapped = mappings.map(peer, BufferId(0), trial.wait);
+    const SourceAddress mapped = mappings.map(peer, BufferId(0), trial.wait);
     return probe.api->read(mapped, trial.wait.deadline) == word
                ? ""
                : "other bytes were read than were written";

@@ -38,13 +38,14 @@ PeerMemoryTransport::PeerMemoryTransport(Transport& messages,
                                          std::shared_ptr<Store> store,
                                          std::vector<int> ranks,
                                          std::shared_ptr<IpcApi> api,
-                                         std::unique_ptr<Lifelines> lifelines)
+                                         std::unique_ptr<Lifelines> lifelines,
+                                         PeerMemoryReport verdict)
     : messages_(messages),
       store_(std::move(store)),
       ranks_(std::move(ranks)),
       lifelines_(std::move(lifelines)) {
   if (api != nullptr) {
-    exporter_ = std::make_unique<Exporter>(api);
+    exporter_ = std::make_unique<Exporter>(api, std::move(verdict));
     mappings_ = std::make_unique<Mappings>(std::move(api));
   }
 }
@@ -64,7 +65,7 @@ Unreadable PeerMemoryTransport::publish(std::span<const ExposedBuffer> buffers) 
   return left_out(buffers, publication);
 }
 
-const std::byte* PeerMemoryTransport::map(int peer, BufferId buffer, Deadline deadline) {
+SourceAddress PeerMemoryTransport::map(int peer, BufferId buffer, Deadline deadline) {
   aborted_.check();
   const PeerWait wait{.deadline = deadline, .aborted = aborted_, .lifelines = lifelines_.get()};
   if (!mappings_->has_met(peer, num_published_)) {
@@ -90,8 +91,12 @@ PeerMemoryConnection connect_peer_memory(Transport& messages,
   auto lifelines = std::make_unique<Lifelines>();
   connection.report = run_probe(probe, *lifelines, *store, deadline);
   const bool works = connection.report.problem.empty();
-  connection.transport = std::make_unique<PeerMemoryTransport>(
-      messages, std::move(store), probe.ranks, works ? probe.api : nullptr, std::move(lifelines));
+  connection.transport = std::make_unique<PeerMemoryTransport>(messages,
+                                                               std::move(store),
+                                                               probe.ranks,
+                                                               works ? probe.api : nullptr,
+                                                               std::move(lifelines),
+                                                               connection.report);
   return connection;
 }
 

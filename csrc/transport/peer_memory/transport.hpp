@@ -22,12 +22,13 @@ namespace dynatrain {
 class PeerMemoryTransport final : public Transport, public OneSided {
  public:
   /// `ranks`, ascending, are those of this machine; `lifelines` watches them; `api` is null where
-  /// there is no one-sided part.
+  /// there is no one-sided part. `verdict` is the probe's.
   PeerMemoryTransport(Transport& messages,
                       std::shared_ptr<Store> store,
                       std::vector<int> ranks,
                       std::shared_ptr<IpcApi> api,
-                      std::unique_ptr<Lifelines> lifelines);
+                      std::unique_ptr<Lifelines> lifelines,
+                      PeerMemoryReport verdict = {});
 
   [[nodiscard]] int rank() const override { return messages_.rank(); }
   [[nodiscard]] int size() const override { return messages_.size(); }
@@ -59,7 +60,7 @@ class PeerMemoryTransport final : public Transport, public OneSided {
     return std::ranges::binary_search(ranks_, peer);
   }
   Unreadable publish(std::span<const ExposedBuffer> buffers) override;
-  [[nodiscard]] const std::byte* map(int peer, BufferId buffer, Deadline deadline) override;
+  [[nodiscard]] SourceAddress map(int peer, BufferId buffer, Deadline deadline) override;
   void release() override;
   void withdraw() override;
 

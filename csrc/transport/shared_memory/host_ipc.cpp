@@ -3,6 +3,7 @@
 #include "dynatrain/base/error.hpp"
 #include "dynatrain/transport/shared_memory.hpp"
 
+#include "base/other_process.hpp"
 #include "transport/peer_memory/owned_file.hpp"
 #include "transport/shared_memory/blocks.hpp"
 #include "transport/shared_memory/unmapping.hpp"
@@ -22,11 +23,18 @@ namespace {
 
 constexpr std::int64_t kProbeBytes = 4096;
 
-[[noreturn]] void throw_no_handles() {
+[[noreturn]] void throw_no_handle() {
   throw DeviceError(
-      "transport: host memory has no handles\n  expected a file: that is how it is handed over\n  "
-      "nothing was opened; no state has changed\n  use the same version of dynatrain on all ranks");
+      "transport: this is no place in a process's memory\n  nothing was opened; no state has "
+      "changed\n  "
+      "use the same version of dynatrain on all ranks");
 }
+
+/// A process, by its number, and an address of its memory.
+struct ProcessPlace {
+  std::int64_t process = 0;
+  const std::byte* base = nullptr;
+};
 
 [[noreturn]] void throw_unmapped(int error) {
   throw DeviceError("transport: memory of another process cannot be mapped: " +
@@ -58,20 +66,27 @@ std::byte* reserve(std::size_t size_bytes) {
 
 class HostIpc final : public IpcApi {
  public:
-  IpcPiece piece_at(const std::byte* address) override {
-    const std::optional<IpcPiece> piece = block_at(address);
-    if (!piece.has_value()) {
-      throw DeviceError(
-          "transport: the memory is this process's alone\n  expected memory in a block that the "
-          "library has made\n  it was not published; no state has changed\n  let it lie in a "
-          "SharedBlock, or leave it to messages");
-    }
-    return *piece;
+  /// Memory that is in no block is this process's alone: its place is told.
+  IpcPiece piece_at(const std::byte* address, std::int64_t size_bytes) override {
+    return block_at(address).value_or(
+        IpcPiece{.kind = IpcKind::kHandle, .base = address, .size_bytes = size_bytes});
   }
 
-  std::string export_handle(const IpcPiece& /*piece*/) override { throw_no_handles(); }
-  const std::byte* open_handle(const std::string& /*handle*/) override { throw_no_handles(); }
-  void close_handle(const std::byte* /*base*/) override { throw_no_handles(); }
+  std::string export_handle(const IpcPiece& piece) override {
+    const ProcessPlace place{.process = getpid(), .base = piece.base};
+    std::string handle(sizeof(place), '\0');
+    std::memcpy(handle.data(), &place, sizeof(place));
+    return handle;
+  }
+  SourceAddress open_handle(const std::string& handle) override {
+    ProcessPlace place;
+    if (handle.size() != sizeof(place)) {
+      throw_no_handle();
+    }
+    std::memcpy(&place, handle.data(), sizeof(place));
+    return {.base = place.base, .process = static_cast<int>(place.process)};
+  }
+  void close_handle(SourceAddress /*opened*/) override {}  // nothing was opened
 
   int export_file(const IpcPiece& piece) override {
     OwnedFile file = file_of_block(piece.base);
@@ -117,34 +132,45 @@ class HostIpc final : public IpcApi {
   }
 
   IpcPiece allocate(IpcKind kind) override {
+    const std::lock_guard lock(mutex_);
     if (kind == IpcKind::kHandle) {
-      throw_no_handles();
+      auto memory = std::make_unique<std::byte[]>(kProbeBytes);
+      const IpcPiece piece{.kind = kind, .base = memory.get(), .size_bytes = kProbeBytes};
+      private_.emplace(piece.base, std::move(memory));
+      return piece;
     }
     auto block = std::make_unique<SharedBlock>(kProbeBytes);
     const IpcPiece piece{.kind = kind, .base = block->data(), .size_bytes = block->size_bytes()};
-    const std::lock_guard lock(mutex_);
-    own_.emplace(piece.base, std::move(block));
+    blocks_.emplace(piece.base, std::move(block));
     return piece;
   }
 
   void free(const IpcPiece& piece) override {
     const std::lock_guard lock(mutex_);
-    own_.erase(piece.base);
+    blocks_.erase(piece.base);
+    private_.erase(piece.base);
   }
 
   void write(const std::byte* dst, std::uint64_t word, Deadline /*deadline*/) override {
     std::memcpy(const_cast<std::byte*>(dst), &word, sizeof(word));
   }
 
-  std::uint64_t read(const std::byte* src, Deadline /*deadline*/) override {
+  std::uint64_t read(SourceAddress src, Deadline /*deadline*/) override {
     std::uint64_t word = 0;
-    std::memcpy(&word, src, sizeof(word));
+    if (src.process == 0) {
+      std::memcpy(&word, src.base, sizeof(word));
+      return word;
+    }
+    const iovec own{.iov_base = &word, .iov_len = sizeof(word)};
+    const iovec theirs{.iov_base = const_cast<std::byte*>(src.base), .iov_len = sizeof(word)};
+    read_process(src.process, {&own, 1}, {&theirs, 1});
     return word;
   }
 
  private:
   std::mutex mutex_;
-  std::map<const std::byte*, std::unique_ptr<SharedBlock>> own_;  ///< of probes
+  std::map<const std::byte*, std::unique_ptr<SharedBlock>> blocks_;   ///< of probes
+  std::map<const std::byte*, std::unique_ptr<std::byte[]>> private_;  ///< as well
 };
 
 }  // namespace

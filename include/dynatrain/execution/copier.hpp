@@ -99,6 +99,14 @@ struct CopyBatch {
   std::shared_ptr<PreparedBatch> prepared;
 };
 
+/// Where bytes lie that are only read.
+struct SourceAddress {
+  const std::byte* base = nullptr;
+  /// 0 where `base` is in this process. Else the number of the process that it is in; bytes come
+  /// from there by `process_vm_readv`, which the CPU copier alone does.
+  int process = 0;
+};
+
 /// The addresses behind buffer ids; patched in when a switch commits to run. Not owning: every
 /// buffer must stay alive until the tokens of the operations that name it are done.
 class AddressTable {
@@ -107,9 +115,12 @@ class AddressTable {
     std::byte* base = nullptr;
     std::int64_t size_bytes = 0;
     bool present = false;
+    int process = 0;  ///< as SourceAddress has it
   };
 
   void set(BufferId id, std::byte* base, std::int64_t size_bytes);
+  /// Of a buffer that no copy writes.
+  void set_source(BufferId id, SourceAddress source, std::int64_t size_bytes);
   /// Errors: InternalError when `id` has no address.
   [[nodiscard]] const Region& region(BufferId id) const {
     if (!has(id)) {

@@ -53,12 +53,12 @@ class OneSided {
   /// not this call. Never waits for a peer.
   /// Errors  TransportError when nobody could be told.
   virtual Unreadable publish(std::span<const ExposedBuffer> buffers) = 0;
-  /// The address in this process of what `peer` published as `buffer`, valid until release() or
+  /// Where this process reads what `peer` published as `buffer`, valid until release() or
   /// until the peer's next publication is mapped; null where the peer could not export it. The peer
   /// must not withdraw before this rank has acknowledged. Blocks until the peer has published.
   /// Errors  DeviceError when the memory cannot be reached from here: messages still can.
   ///         TransportError when the peer is gone, has no such buffer, or the deadline passes.
-  [[nodiscard]] virtual const std::byte* map(int peer, BufferId buffer, Deadline deadline) = 0;
+  [[nodiscard]] virtual SourceAddress map(int peer, BufferId buffer, Deadline deadline) = 0;
   /// This rank reads no mapped address any more; before it acknowledges.
   virtual void release() {}
   /// No peer reads this rank's memory any more: it may be freed.

@@ -42,11 +42,12 @@ class SharedBlock {
 };
 
 /// Adds to `messages` a one-sided part through which `ranks`, those of this machine in ascending
-/// order, read what lies in each other's SharedBlocks, where every one of them can; otherwise it
-/// only forwards. The report says why.
+/// order, read each other's memory, where every one of them can; otherwise it only forwards. The
+/// report says why.
 ///
-/// Memory that lies elsewhere is told to be unreadable, as that of other ranks is: messages bring
-/// what lies there.
+/// What lies in SharedBlocks is mapped. The rest is read out of its process (`process_vm_readv`),
+/// by the same rights as a debugger's: where one rank may not, such memory is told to be
+/// unreadable, and messages bring it. Nothing is done to get these rights.
 ///
 /// Ownership  `messages` must outlive the transport, which keeps `store`: one of these ranks alone.
 /// Threads    collective over `ranks`. The one-sided part: one caller at a time; abort() at any

@@ -56,6 +56,7 @@ CHECKS = (
     Check("shared memory", True, probes.shared_memory),
     Check("free memory", True, probes.free_memory),
     Check("huge shared pages", False, probes.huge_shared_pages),
+    Check("memory of processes", False, probes.memory_of_processes),
     Check("NVIDIA driver", False, probes.driver),
     Check("CUDA devices", False, probes.cuda_devices),
     Check("CUDA toolkit", False, probes.cuda_toolkit),

@@ -22,6 +22,22 @@ PROBE_TIMEOUT_S = 20.0
 NO_DRIVER = "it needs the NVIDIA driver, which is not here"
 #: Which pages of shared memory may be huge; what is chosen stands in brackets.
 HUGE_SHARED_PAGES = Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
+#: 0: processes of one user may read each other's memory.
+PTRACE_SCOPE = Path("/proc/sys/kernel/yama/ptrace_scope")
+#: Given a process, an address and a size, writes what lies there; without torch, whose import is
+#: slow.
+READ_ANOTHER_PROCESS = """
+import ctypes, sys
+pid, address, size = (int(text, 0) for text in sys.argv[1:])
+class Piece(ctypes.Structure):
+    _fields_ = [("base", ctypes.c_void_p), ("size", ctypes.c_size_t)]
+own = ctypes.create_string_buffer(size)
+mine, theirs = Piece(ctypes.addressof(own), size), Piece(address, size)
+read = ctypes.CDLL(None).process_vm_readv
+read.restype = ctypes.c_ssize_t
+got = read(pid, ctypes.byref(mine), 1, ctypes.byref(theirs), 1, 0)
+sys.stdout.buffer.write(own.raw[: max(0, got)])
+"""
 MIN_SHARED_BYTES = 64 * 2**20
 MIN_FREE_BYTES = 2**30
 
@@ -162,6 +178,24 @@ def huge_shared_pages() -> str:
             "frees memory ten times as fast"
         )
     return f"{HUGE_SHARED_PAGES} is {chosen}"
+
+
+def memory_of_processes() -> str:
+    """Has another process read a word of this one, as a rank reads its peers' own memory."""
+    word = ctypes.create_string_buffer(os.urandom(8), 8)
+    place = [str(os.getpid()), hex(ctypes.addressof(word)), str(len(word))]
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", READ_ANOTHER_PROCESS, *place],
+        capture_output=True,
+        timeout=PROBE_TIMEOUT_S,
+    )
+    if done.stdout != word.raw:
+        scope = PTRACE_SCOPE.read_text().strip() if PTRACE_SCOPE.exists() else "not there"
+        raise ProbeError(
+            f"the system forbids it ({PTRACE_SCOPE} is {scope}; containers lack SYS_PTRACE); with "
+            "it, transport='shared_memory' reads in place what the first steps have made, too"
+        )
+    return "one process reads another's"
 
 
 def free_memory() -> str:

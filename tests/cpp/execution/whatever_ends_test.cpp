@@ -60,7 +60,7 @@ class WatchedTransport final : public Transport, public OneSided {
     inner_->one_sided()->publish(buffers);
     return {.buffers = {}, .reason = open_.can_expose ? "" : "the memory cannot be opened"};
   }
-  [[nodiscard]] const std::byte* map(int peer, BufferId buffer, Deadline deadline) override {
+  [[nodiscard]] SourceAddress map(int peer, BufferId buffer, Deadline deadline) override {
     return inner_->one_sided()->map(peer, buffer, deadline);
   }
   void release() override { open_.is_mapped = false; }

@@ -76,8 +76,8 @@ TEST(CudaIpcMappings, OneOpenServesAllTensorsOfAnAllocation) {
     world.side(0).publish({});
     memory[8] = std::byte{7};
     memory[kPage] = std::byte{9};
-    EXPECT_EQ(*world.side(0).map(1, BufferId(0), late()), std::byte{7});
-    EXPECT_EQ(*world.side(0).map(1, BufferId(5), late()), std::byte{9});
+    EXPECT_EQ(*world.side(0).map(1, BufferId(0), late()).base, std::byte{7});
+    EXPECT_EQ(*world.side(0).map(1, BufferId(5), late()).base, std::byte{9});
     world.side(0).release();
     world.side(1).withdraw();
     EXPECT_EQ(world.machine->num_opens, run + 1);
@@ -93,7 +93,7 @@ TEST(CudaIpcMappings, TensorAcrossPiecesIsReadInOneRun) {
   }
   world.side(1).publish(std::array{buffer(0, memory + 5, 3 * kPage - 9)});
   world.side(0).publish({});
-  const std::byte* const mapped = world.side(0).map(1, BufferId(0), late());
+  const std::byte* const mapped = world.side(0).map(1, BufferId(0), late()).base;
   EXPECT_TRUE(std::equal(mapped, mapped + 3 * kPage - 9, memory + 5));
   EXPECT_EQ(world.machine->num_opens, 1);
   world.side(1).withdraw();
@@ -128,7 +128,7 @@ TEST(CudaIpcMappings, SegmentOfManyPiecesNeedsNoFileForEach) {
   world.side(1).publish(std::array{buffer(0, memory, kNumPieces * kPage)});
   EXPECT_EQ(world.machine->num_files(), 0);
   world.side(0).publish({});
-  EXPECT_EQ(world.side(0).map(1, BufferId(0), late())[kNumPieces * kPage - 1], std::byte{7});
+  EXPECT_EQ(world.side(0).map(1, BufferId(0), late()).base[kNumPieces * kPage - 1], std::byte{7});
   world.side(0).release();
   world.side(1).withdraw();
 }
@@ -140,13 +140,13 @@ std::byte read_after_remake(FakeIpcWorld& world, IpcKind kind) {
   world.side(1).publish(std::array{buffer(0, memory, 8)});
   world.side(0).publish({});
   memory[0] = std::byte{1};
-  EXPECT_EQ(*world.side(0).map(1, BufferId(0), late()), std::byte{1});
+  EXPECT_EQ(*world.side(0).map(1, BufferId(0), late()).base, std::byte{1});
   world.side(1).withdraw();
   world.machine->remake(memory);
   memory[0] = std::byte{2};
   world.side(1).publish(std::array{buffer(0, memory, 8)});
   world.side(0).publish({});
-  const std::byte read = *world.side(0).map(1, BufferId(0), late());
+  const std::byte read = *world.side(0).map(1, BufferId(0), late()).base;
   EXPECT_EQ(world.machine->num_open(), 1) << "the former mapping still holds memory";
   world.side(1).withdraw();
   return read;
@@ -183,8 +183,8 @@ TEST(CudaIpcRefusal, OwnerAndReaderLeaveOutTheSameAndReadTheRest) {
   EXPECT_EQ(unreadable.buffers, std::vector{BufferId(0)});
   EXPECT_TRUE(holds(unreadable.reason, "cannot be exported")) << unreadable.reason;
   world.side(0).publish({});
-  EXPECT_EQ(world.side(0).map(1, BufferId(0), late()), nullptr);
-  EXPECT_NE(world.side(0).map(1, BufferId(1), late()), nullptr);
+  EXPECT_EQ(world.side(0).map(1, BufferId(0), late()).base, nullptr);
+  EXPECT_NE(world.side(0).map(1, BufferId(1), late()).base, nullptr);
   world.side(0).release();
   world.side(1).withdraw();
 }
@@ -344,6 +344,12 @@ TEST(CudaIpcProbe, OneKindOfMemoryIsEnough) {
   EXPECT_EQ(world.report(1).handle_problem, "");
   EXPECT_NE(world.report(1).file_problem, "");
   EXPECT_EQ(world.machine->num_open(), 0);
+  std::byte* const memory = world.machine->allocate(1, IpcKind::kFile, 4096);
+  const Unreadable unreadable =
+      world.side(1).publish(std::array{ExposedBuffer{BufferId(3), memory, 64}});
+  EXPECT_EQ(unreadable.buffers, std::vector{BufferId(3)});
+  EXPECT_EQ(unreadable.reason, world.report(1).file_problem);
+  world.side(1).withdraw();
 }
 
 TEST(CudaIpcProbe, MissingRankEndsAtTheDeadlineAndIsNamed) {

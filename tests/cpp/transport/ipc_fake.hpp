@@ -126,7 +126,7 @@ class FakeIpc final : public IpcApi {
   FakeIpc(std::shared_ptr<FakeIpcMachine> machine, int rank)
       : machine_(std::move(machine)), rank_(rank) {}
 
-  IpcPiece piece_at(const std::byte* address) override {
+  IpcPiece piece_at(const std::byte* address, std::int64_t /*size_bytes*/) override {
     const std::lock_guard lock(machine_->mutex);
     const auto after = machine_->memory_.upper_bound(address);
     if (after != machine_->memory_.begin()) {
@@ -147,7 +147,7 @@ class FakeIpc final : public IpcApi {
     return dup(exportable(piece, IpcKind::kFile).file);
   }
 
-  const std::byte* open_handle(const std::string& handle) override {
+  SourceAddress open_handle(const std::string& handle) override {
     const std::lock_guard lock(machine_->mutex);
     check_may_open();
     for (const auto& [base, memory] : machine_->memory_) {
@@ -157,12 +157,12 @@ class FakeIpc final : public IpcApi {
         }
         std::byte* const mapped = reserve(memory.piece.size_bytes);
         map_at(mapped, memory.file, memory.piece.size_bytes);
-        return opened(mapped, memory.piece.size_bytes, memory.id);
+        return {.base = opened(mapped, memory.piece.size_bytes, memory.id)};
       }
     }
     throw DeviceError("the fake: the memory of '" + handle + "' is gone");
   }
-  void close_handle(const std::byte* base) override { close_opened(base); }
+  void close_handle(SourceAddress handle) override { close_opened(handle.base); }
   const std::byte* map_files(std::span<const std::int64_t> sizes_bytes,
                              const OpenPiece& open) override {
     const std::int64_t total = std::accumulate(sizes_bytes.begin(), sizes_bytes.end(), 0L);
@@ -191,15 +191,15 @@ class FakeIpc final : public IpcApi {
     if (machine_->lacks.contains({rank_, kind})) {
       throw DeviceError("the fake: no such memory here");
     }
-    return piece_at(machine_->allocate(rank_, kind, 4096));
+    return piece_at(machine_->allocate(rank_, kind, 4096), 4096);
   }
   void free(const IpcPiece& piece) override { machine_->free(piece.base); }
   void write(const std::byte* dst, std::uint64_t word, Deadline /*deadline*/) override {
     std::memcpy(const_cast<std::byte*>(dst), &word, sizeof(word));
   }
-  std::uint64_t read(const std::byte* src, Deadline /*deadline*/) override {
+  std::uint64_t read(SourceAddress src, Deadline /*deadline*/) override {
     std::uint64_t word = 0;
-    std::memcpy(&word, src, sizeof(word));
+    std::memcpy(&word, src.base, sizeof(word));
     return word;
   }
 

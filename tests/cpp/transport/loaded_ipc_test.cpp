@@ -33,7 +33,7 @@ class LoadedIpcTest : public ::testing::Test {
     EXPECT_EQ(driver_.num_handles(), 0) << "handles were not released";
     EXPECT_EQ(count_open_files("memfd:exported"), 0) << "files were left open";
   }
-  IpcPiece piece_at(DevicePointer address) { return api_->piece_at(pointer(address)); }
+  IpcPiece piece_at(DevicePointer address) { return api_->piece_at(pointer(address), 1); }
   std::string refusal_of(DevicePointer address) {
     try {
       static_cast<void>(piece_at(address));
@@ -78,7 +78,7 @@ TEST_F(LoadedIpcTest, PieceOfASegmentIsOneMappingAndItsFileIsItsMemory) {
   driver_.physical.at(driver_.find(segment + FakeDriver::kGranularity)->second.physical).word = 77;
   const std::byte* const mapped = api_->map_files(
       std::array{kPieceBytes}, [&](std::size_t /*piece*/) { return api_->export_file(piece); });
-  EXPECT_EQ(api_->read(mapped, kLate), 77U);
+  EXPECT_EQ(api_->read({.base = mapped}, kLate), 77U);
   api_->unmap_files(mapped, kPieceBytes);
 }
 
@@ -108,7 +108,7 @@ TEST_F(LoadedIpcTest, DeviceThatHangsEndsTheWaitAtTheDeadlineAndKeepsItsMemory) 
   driver_.hangs = true;
   const Deadline soon = deadline_in(std::chrono::milliseconds(5));
   EXPECT_THROW(api_->write(word, 42, soon), DeviceError);
-  EXPECT_THROW(static_cast<void>(api_->read(word, soon)), DeviceError);
+  EXPECT_THROW(static_cast<void>(api_->read({.base = word}, soon)), DeviceError);
   EXPECT_EQ(driver_.pinned.size(), 2U);
 }
 
@@ -175,7 +175,7 @@ TEST_F(LoadedIpcTest, ProbeMemoryIsItsOwnAndIsFreed) {
   for (const IpcKind kind : {IpcKind::kHandle, IpcKind::kFile}) {
     const IpcPiece piece = api_->allocate(kind);
     EXPECT_EQ(piece.size_bytes % (2 << 20), 0);
-    EXPECT_EQ(api_->piece_at(piece.base).kind, kind);
+    EXPECT_EQ(api_->piece_at(piece.base, 1).kind, kind);
     api_->free(piece);
     EXPECT_TRUE(driver_.mappings.empty());
     EXPECT_TRUE(driver_.reservations.empty());

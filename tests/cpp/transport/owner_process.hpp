@@ -82,6 +82,8 @@ class ChildProcess {
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
   }
 
+  [[nodiscard]] pid_t pid() const { return pid_; }
+
   Line line;
 
  private:

@@ -6,6 +6,8 @@
 
 #include "no_more_threads.hpp"
 #include "transport/open_files.hpp"
+#include "transport/owner_process.hpp"
+#include "transport/peer_memory/exporter.hpp"
 #include "transport/peer_memory/transport.hpp"
 #include "transport/shared_memory/blocks.hpp"
 #include "transport/shared_memory/host_ipc.hpp"
@@ -237,6 +239,7 @@ TEST(SharedMemory, OfAllRanksIsFoundReadable) {
   SharedWorld world(3);
   EXPECT_EQ(world.report().problem, "");
   EXPECT_EQ(world.report().file_problem, "");
+  EXPECT_EQ(world.report().handle_problem, "");
 }
 
 /// A rank's memory as its peer has it mapped, until the end of the scope.
@@ -245,7 +248,7 @@ class Read {
   Read(SharedWorld& world, const std::byte* memory, std::int64_t size_bytes) : world_(world) {
     world_.side(1).publish(std::array{ExposedBuffer{BufferId(0), memory, size_bytes}});
     world_.side(0).publish({});
-    mapped_ = world_.side(0).map(1, BufferId(0), late());
+    mapped_ = world_.side(0).map(1, BufferId(0), late()).base;
   }
   ~Read() {
     world_.side(0).release();
@@ -285,22 +288,59 @@ TEST(SharedMemory, ReaderCannotWrite) {
   EXPECT_TRUE(WIFSIGNALED(status));
 }
 
-// What the first state lies in is malloc's: both ends must know of it, and read the rest.
-TEST(SharedMemory, MemoryOfThisProcessAloneIsLeftOutOnBothEndsAndTheRestIsRead) {
+// What the first state lies in is malloc's: its owner is read, by a call of the system.
+TEST(SharedMemory, MemoryOfAProcessAloneIsToldByItsPlaceAndTheRestIsMapped) {
   SharedWorld world(2);
   std::vector<std::byte> own(64);
   std::byte* const memory = world.memory(1, 64);
   memory[0] = std::byte{5};
   const std::array buffers{ExposedBuffer{BufferId(7), memory, 64},
-                           ExposedBuffer{BufferId(0), own.data(), 64}};
-  const Unreadable unreadable = world.side(1).publish(buffers);
-  EXPECT_EQ(unreadable.buffers, std::vector{BufferId(0)});
-  EXPECT_NE(unreadable.reason.find("this process's alone"), std::string::npos) << unreadable.reason;
+                           ExposedBuffer{BufferId(0), own.data() + 8, 32}};
+  EXPECT_TRUE(world.side(1).publish(buffers).buffers.empty());
   world.side(0).publish({});
-  EXPECT_EQ(world.side(0).map(1, BufferId(0), late()), nullptr);
-  EXPECT_EQ(*world.side(0).map(1, BufferId(7), late()), std::byte{5});
+  const SourceAddress theirs = world.side(0).map(1, BufferId(0), late());
+  EXPECT_EQ(theirs.base, own.data() + 8);
+  EXPECT_EQ(theirs.process, getpid());
+  EXPECT_EQ(world.side(0).map(1, BufferId(7), late()).process, 0);
+  EXPECT_EQ(*world.side(0).map(1, BufferId(7), late()).base, std::byte{5});
   world.side(0).release();
   world.side(1).withdraw();
+}
+
+// Where the system forbids such reads, as containers do: both ends must know of it.
+TEST(SharedMemory, MemoryWhoseKindIsNotReadableHereIsLeftOutAndTheRestIsPublished) {
+  Exporter exporter(make_host_ipc(),
+                    {.problem = {}, .handle_problem = "the system forbids it", .file_problem = {}});
+  const SharedBlock block(64);
+  std::vector<std::byte> own(64);
+  const IpcPublication publication = exporter.make(std::array{
+      ExposedBuffer{BufferId(7), block.data(), 64}, ExposedBuffer{BufferId(0), own.data(), 64}});
+  EXPECT_EQ(publication.refusal, "the system forbids it");
+  ASSERT_EQ(publication.buffers.size(), 1U);
+  EXPECT_EQ(publication.buffers.front().buffer, BufferId(7));
+}
+
+// Another version of the library, or another kind of memory, may say what is no place.
+TEST(SharedMemory, HandleThatIsNoPlaceIsRefused) {
+  EXPECT_THROW(static_cast<void>(make_host_ipc()->open_handle("handle")), DeviceError);
+}
+
+// The probe's word is read as the state will be: a process that has ended has none.
+TEST(SharedMemory, WordOfAnotherProcessIsReadWhileItLives) {
+  const std::shared_ptr<IpcApi> ipc = make_host_ipc();
+  const IpcPiece piece = ipc->allocate(IpcKind::kHandle);
+  ipc->write(piece.base, 42, late());
+  ChildProcess child([](const ChildProcess::Line& parent) {
+    parent.say("here");
+    return parent.hear().empty() ? 0 : 1;
+  });
+  EXPECT_EQ(child.line.hear(), "here");
+  ipc->write(piece.base, 7, late());
+  const SourceAddress theirs{.base = piece.base, .process = child.pid()};
+  EXPECT_EQ(ipc->read(theirs, late()), 42U);
+  child.kill();
+  EXPECT_THROW(static_cast<void>(ipc->read(theirs, late())), DeviceError);
+  ipc->free(piece);
 }
 
 // A file that is handed out after its block is freed would be that of other memory.
@@ -309,7 +349,7 @@ TEST(SharedMemory, BlockThatIsFreedIsHandedToNobody) {
   IpcPiece piece;
   {
     const SharedBlock block(4096);
-    piece = ipc->piece_at(block.data());
+    piece = ipc->piece_at(block.data(), 4096);
   }
   EXPECT_THROW(static_cast<void>(ipc->export_file(piece)), DeviceError);
 }

@@ -85,6 +85,18 @@ def test_huge_shared_pages_are_absent_where_the_system_gives_none(
     assert finding.status == status, finding.detail
 
 
+# Containers forbid it: the job runs, and its first switch takes longer.
+def test_memory_of_processes_is_absent_where_none_of_it_can_be_read(monkeypatch):
+    check = doctor.Check("memory", False, probes.memory_of_processes)
+    allowed = doctor.run_check(check)
+    monkeypatch.setattr(probes, "READ_ANOTHER_PROCESS", "raise SystemExit(1)")
+    forbidden = doctor.run_check(check)
+
+    assert allowed.status == "ok", allowed.detail
+    assert forbidden.status == "absent"
+    assert "SYS_PTRACE" in forbidden.detail
+
+
 # The native module is what breaks most easily; the doctor must survive its absence to say so.
 def test_doctor_runs_where_the_native_module_is_missing(tmp_path: Path):
     copy_without_native_module(tmp_path)

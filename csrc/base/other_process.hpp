@@ -1,0 +1,19 @@
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <sys/uio.h>
+
+namespace dynatrain {
+
+/// Pieces that one read_process() takes at most on either side (the system's IOV_MAX).
+inline constexpr std::size_t kMaxReadPieces = 1024;
+
+/// Copies pieces of another process's memory into this one's, in one call of the system
+/// (`process_vm_readv`): `theirs`, one after the other, fill `own`, which are as long together.
+/// The process lives on meanwhile, whether it runs or is stopped.
+/// Errors  DeviceError: the process has ended, or has no such memory, or this one may not read it.
+///         Pieces before the one that failed may have been written.
+void read_process(int process, std::span<const iovec> own, std::span<const iovec> theirs);
+
+}  // namespace dynatrain
