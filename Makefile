@@ -119,7 +119,7 @@ api: build ## write docs/reference/api.md from the docstrings
 test-long: build-tests $(OLDEST_VENV)/.locked ## the tests that take minutes, and the deeper linter
 	@$(TIMED) "make lint, deep" scripts/lint $(BUILD) --deep
 	@$(TIMED) "long C++ tests" ctest --test-dir $(BUILD) -L long --output-on-failure
-	@$(MAKE) fuzz
+	@$(MAKE) sanitize-tsan fuzz
 	@DYNATRAIN_OLDEST_VENV="$(OLDEST_VENV)" $(TIMED) "long Python tests" $(PYTEST) -m long --timeout=1800 $(PYTEST_FOLDERS)
 	@$(TIMED) "Python tests under the oldest torch" env OMP_NUM_THREADS=1 PYTHONPATH=python \
 	  $(OLDEST_VENV)/bin/python -m pytest -m "not long" $(SPREAD) tests/python tests/multiprocess \
