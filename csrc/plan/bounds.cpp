@@ -35,7 +35,6 @@ LinkTraffic link_traffic(const Plan& plan, const DecisionRecord& record) {
 
 double time_bound_seconds(const Traffic& traffic,
                           const LinkTraffic& links,
-                          int num_stages,
                           const Topology& topology) {
   const std::int64_t near_bytes = std::max(links.near_sent_bytes, links.near_received_bytes);
   const std::int64_t far_bytes = std::max(links.far_sent_bytes, links.far_received_bytes);
@@ -43,8 +42,8 @@ double time_bound_seconds(const Traffic& traffic,
       std::max(static_cast<double>(near_bytes) / topology.node_link_bytes_per_second,
                static_cast<double>(far_bytes) / topology.link_bytes_per_second);
   const auto copied_bytes = static_cast<double>(traffic.kept_bytes - traffic.adoptable_bytes);
-  return wire_seconds + static_cast<double>(num_stages) * topology.stage_latency_seconds +
-         copied_bytes / topology.memory_bytes_per_second;
+  return std::max(wire_seconds > 0 ? wire_seconds + topology.stage_latency_seconds : 0,
+                  copied_bytes / topology.memory_bytes_per_second);
 }
 
 }  // namespace dynatrain

@@ -111,12 +111,9 @@ std::array<std::int64_t, 4> by_link(const NamedPlan& self, std::vector<int> node
           links.far_received_bytes};
 }
 
-double time_bound(const NamedPlan& self,
-                  std::vector<int> node_of_rank,
-                  int num_stages,
-                  const Topology& topology) {
+double time_bound(const NamedPlan& self, std::vector<int> node_of_rank, const Topology& topology) {
   const LinkTraffic links = link_traffic(self.plan, record_of(std::move(node_of_rank)));
-  return time_bound_seconds(self.plan.traffic, links, num_stages, topology);
+  return time_bound_seconds(self.plan.traffic, links, topology);
 }
 
 std::vector<std::tuple<PyDims, PyDims, std::vector<int>, std::vector<int>>> cells(
@@ -172,13 +169,22 @@ void bind_plan_class(py::module_& m) {
 void bind_topology(py::module_& m) {
   const Topology usual;
   py::class_<Topology>(m, "Topology")
-      .def(py::init([](double link, double node_link, double latency, double memory) {
-             return Topology{link, node_link, latency, memory};
+      .def(py::init([](double link,
+                       double node_link,
+                       double latency,
+                       double memory,
+                       double host,
+                       double host_memory,
+                       double pack_cost) {
+             return Topology{link, node_link, latency, memory, host, host_memory, pack_cost};
            }),
            py::arg("link_bytes_per_second") = usual.link_bytes_per_second,
            py::arg("node_link_bytes_per_second") = usual.node_link_bytes_per_second,
            py::arg("stage_latency_seconds") = usual.stage_latency_seconds,
-           py::arg("memory_bytes_per_second") = usual.memory_bytes_per_second);
+           py::arg("memory_bytes_per_second") = usual.memory_bytes_per_second,
+           py::arg("host_bytes_per_second") = usual.host_bytes_per_second,
+           py::arg("host_memory_bytes_per_second") = usual.host_memory_bytes_per_second,
+           py::arg("pack_cost") = usual.pack_cost);
 }
 
 void bind_world_traffic(py::module_& m) {
@@ -210,7 +216,6 @@ void bind_plan(py::module_& m) {
         &time_bound,
         py::arg("plan"),
         py::arg("node_of_rank"),
-        py::arg("num_stages"),
         py::arg("topology"));
   bind_world_traffic(m);
 }

@@ -1,9 +1,12 @@
 #include "dynatrain/schedule/schedule.hpp"
+#include "dynatrain/schedule/virtual_run.hpp"
 
 #include "torch/bind.hpp"
 #include <algorithm>
+#include <array>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace dynatrain::binding {
@@ -54,6 +57,43 @@ std::map<std::string, std::int64_t> summarize(const Schedule& self) {
   return out;
 }
 
+void bind_virtual_run(py::module_& m) {
+  py::class_<VirtualRun>(m, "VirtualRun")
+      .def(py::init([](std::vector<int> node_of_rank, const Topology& topology) {
+             return VirtualRun({.node_of_rank = std::move(node_of_rank)}, topology);
+           }),
+           py::arg("node_of_rank"),
+           py::arg("topology"))
+      .def(
+          "add",
+          [](VirtualRun& self,
+             const NamedPlan& plan,
+             const Schedule& schedule,
+             const ShardMap& map) { self.add(plan.plan, schedule, map); },
+          py::arg("plan"),
+          py::arg("schedule"),
+          py::arg("map"),
+          NoGil())
+      .def(
+          "end_of_rank", [](const VirtualRun& self) { return self.run().end_of_rank; }, NoGil())
+      .def(
+          "times_of",
+          [](const VirtualRun& self, int rank) {
+            std::vector<std::array<double, 6>> out;
+            for (const StageTimes& times : self.times_of(rank)) {
+              out.push_back({times.pack_begin,
+                             times.pack_end,
+                             times.wire_begin,
+                             times.wire_end,
+                             times.unpack_begin,
+                             times.unpack_end});
+            }
+            return out;
+          },
+          py::arg("rank"),
+          NoGil());
+}
+
 }  // namespace
 
 void bind_schedule(py::module_& m) {
@@ -78,6 +118,7 @@ void bind_schedule(py::module_& m) {
       .def_readonly("slot_bytes", &Schedule::slot_bytes)
       .def_readonly("staging_peak_bytes", &Schedule::staging_peak_bytes)
       .def("summary", &summarize);
+  bind_virtual_run(m);
   m.def("num_stages_wanted", &stages_wanted, py::arg("plan"), py::arg("options"), NoGil());
   m.def("make_schedule",
         &schedule_for,

@@ -479,7 +479,10 @@ def check_plans(source: ShardMap, target: ShardMap, plans: Sequence[Plan]) -> li
     """Checks the plans of all ranks together; one line per violation, empty when complete."""
 
 class Topology:
-    """Link speeds of one rank, each direction; between nodes, and within one."""
+    """Link speeds of one rank, each direction; between nodes, and within one.
+
+    The cores of a host may bound what its ranks send and copy together; 0 where they do not.
+    """
 
     def __init__(
         self,
@@ -487,11 +490,12 @@ class Topology:
         node_link_bytes_per_second: float = ...,
         stage_latency_seconds: float = ...,
         memory_bytes_per_second: float = ...,
+        host_bytes_per_second: float = ...,
+        host_memory_bytes_per_second: float = ...,
+        pack_cost: float = ...,
     ) -> None: ...
 
-def time_bound_seconds(
-    plan: Plan, node_of_rank: Sequence[int], num_stages: int, topology: Topology
-) -> float:
+def time_bound_seconds(plan: Plan, node_of_rank: Sequence[int], topology: Topology) -> float:
     """The least time that a plan can take over such links."""
 
 class WorldTraffic:
@@ -558,6 +562,19 @@ class Schedule:
     def staging_peak_bytes(self) -> int: ...
     def summary(self) -> dict[str, int]:
         """Totals over all stages: messages and bytes each way, direct messages, local parts."""
+
+class VirtualRun:
+    """The schedules of all ranks of a switch, run in virtual time."""
+
+    def __init__(self, node_of_rank: Sequence[int], topology: Topology) -> None: ...
+    def add(self, plan: Plan, schedule: Schedule, map: ShardMap) -> None:
+        """Adds the rank of ``schedule``; ``map`` is the source's or the target's."""
+
+    def end_of_rank(self) -> list[float]:
+        """Seconds until each rank has ended."""
+
+    def times_of(self, rank: int) -> list[list[float]]:
+        """By stage: begin and end of packing, of the wire, and of unpacking."""
 
 def num_stages_wanted(plan: Plan, options: ScheduleOptions) -> int:
     """Stages that this rank asks for; the switch uses the maximum over all ranks."""

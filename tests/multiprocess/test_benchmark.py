@@ -139,3 +139,20 @@ def test_the_device_copy_is_of_the_bytes_that_a_switch_writes(pool):
     fresh_of_all = sum(planned for _, planned, _, _ in results)
     assert 0 < sum(copied for copied, _, _, _ in results) <= results[0][3]
     assert sum(copied for copied, _, _, _ in results) == fresh_of_all
+
+
+# Predictions are of the very states that are switched.
+def test_predictions_are_beside_switches_of_every_pair(reference_fields):
+    program = str(ROOT / "benchmarks/predictions.py")
+    command = (sys.executable, program, "--json", "--runs=1", "--params", "20e6")
+    done = subprocess.run(command, check=False, timeout=200, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+
+    assert found.keys() == {"links", "rows"}
+    for row in found["rows"]:
+        assert row.keys() == reference_fields("Prediction rows")
+        assert 0 < row["bound_seconds"] <= row["predicted_seconds"]
+    assert [row["is_fitted"] for row in found["rows"]].count(True) == 1
+    assert [(row["source"], row["target"]) for row in found["rows"]][:4] == PAIRS
+    assert all(row["bytes_moved"] > 0 for row in found["rows"])

@@ -119,19 +119,26 @@ struct LinkTraffic {
 /// Cost     O(peers).
 [[nodiscard]] LinkTraffic link_traffic(const Plan& plan, const DecisionRecord& record);
 
-/// Link speeds for the time bound of a plan; of one rank, each direction.
+/// Link speeds, of one rank, each direction.
 struct Topology {
   double link_bytes_per_second = 25e9;       ///< between nodes
   double node_link_bytes_per_second = 25e9;  ///< within a node
   double stage_latency_seconds = 20e-6;
-  double memory_bytes_per_second = 1e12;  ///< for kept bytes that change address
+  double memory_bytes_per_second = 1e12;  ///< of a copy on one rank
+  /// Of the messages of all ranks of a node together, where its cores carry them, those from other
+  /// nodes and to them, too; 0 where nothing but links bounds them. Not part of the time bound.
+  double host_bytes_per_second = 0;
+  /// Of the copies of all ranks of a node together, by the same cores; 0 where they share nothing.
+  double host_memory_bytes_per_second = 0;
+  /// Plain copies that take as long as packing, or unpacking, as many bytes, their sums included.
+  /// Not part of the time bound.
+  double pack_cost = 1;
 };
 
-/// The least time a plan can take: busiest link, plus stages * latency, plus local copies. Links
-/// within a node and between nodes work at the same time.
+/// The least time a plan can take: its busiest link and one latency, or its local copies where they
+/// take longer. Links within a node and between nodes, and copies, work at the same time.
 [[nodiscard]] double time_bound_seconds(const Traffic& traffic,
                                         const LinkTraffic& links,
-                                        int num_stages,
                                         const Topology& topology);
 
 }  // namespace dynatrain

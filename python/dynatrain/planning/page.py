@@ -97,6 +97,10 @@ def _facts(report: PlanReport) -> list[tuple[str, str]]:
         ("between nodes", bytes_text(report.bytes_moved_far)),
         ("kept", bytes_text(report.bytes_kept)),
         ("stop, at least", f"{seconds_text(report.bound_seconds)} in {report.num_stages:,} stages"),
+        (
+            "stop, predicted",
+            f"{seconds_text(report.predicted_seconds)}, when rank {report.last_rank.rank} ends",
+        ),
     ]
     if report.bottleneck is not None:
         found = report.bottleneck
@@ -150,6 +154,12 @@ def _pictures(report: PlanReport, model: Model, links: Topology) -> list[tuple[s
             "Memory",
             "State before and after, and the most that a rank holds while its source is retained.",
             _drawn(lambda axes: _draw_memory(axes, report)),
+        ),
+        (
+            "Stages",
+            f"What rank {report.last_rank.rank}, which ends last, does in virtual time, in two "
+            "stages at a time: every other one above.",
+            _drawn(lambda axes: _draw_timeline(axes, report), (8.5, 2)),
         ),
         (
             "Where each layer goes",
@@ -252,6 +262,21 @@ def _draw_memory(axes: Axes, report: PlanReport) -> None:
         values = [getattr(rank, attribute) / unit for rank in report.ranks]
         axes.step(ranks, values, where="mid", color=color, label=label, linewidth=1.2)
     _label(axes, "rank", name)
+
+
+def _draw_timeline(axes: Axes, report: PlanReport) -> None:
+    lanes = (("unpack", _THIRD), ("wire", _RECEIVED), ("pack", _SENT))
+    for at, (what, color) in enumerate(lanes):
+        for slot, low in ((0, at + 0.02), (1, at - 0.36)):
+            spans = [
+                (begin, getattr(stage, f"{what}_end") - begin)
+                for stage in report.timeline[slot::2]
+                for begin in [getattr(stage, f"{what}_begin")]
+            ]
+            axes.broken_barh(spans, (low, 0.34), color=color, edgecolor=color, linewidth=0.4)
+    axes.set_yticks(range(len(lanes)), [what for what, _ in lanes])
+    axes.set_xlim(0, max(report.predicted_seconds, 1e-9))
+    axes.set_xlabel("seconds")
 
 
 def _draw_layers(axes: Axes, layouts: tuple[Layout, Layout], num_layers: int) -> None:

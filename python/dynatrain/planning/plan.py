@@ -10,7 +10,13 @@ from dynatrain._errors import BudgetError, LayoutError
 from dynatrain.door import checked_count, wrong_argument
 from dynatrain.layout import Layout, as_layout
 from dynatrain.planning.maps import describe
-from dynatrain.planning.report import Bottleneck, Egress, PlanReport, RankPlan
+from dynatrain.planning.report import (
+    Bottleneck,
+    Egress,
+    PlanReport,
+    RankPlan,
+    StagePrediction,
+)
 from dynatrain.planning.tensors import Model, TensorSpec, checked_model
 from dynatrain.planning.topologies import Topology
 
@@ -74,7 +80,8 @@ def plan(
         staging_budget_bytes: of each rank.
 
     Returns:
-        Traffic of every rank, stages, and the least time that the links allow.
+        Traffic of every rank, stages, the least time that the links allow, and the time that the
+        schedules take in virtual time.
 
     Raises:
         LayoutError: a layout does not fit the model or the topology or has too many ranks to be
@@ -94,12 +101,16 @@ def plan(
     plans = [maps.plan_of(rank) for rank in range(maps.num_ranks)]
     options = _native.ScheduleOptions(staging_budget_bytes=budget_bytes)
     stages = _num_stages(plans, options)
+    virtual_run = _native.VirtualRun(maps.nodes, links.native)
     ranks = []
     for item in plans:
         schedule = _native.make_schedule(item, maps.source, maps.target, stages, options)
-        seconds = _native.time_bound_seconds(item, maps.nodes, stages, links.native)
+        virtual_run.add(item, schedule, maps.source)
+        seconds = _native.time_bound_seconds(item, maps.nodes, links.native)
         ranks.append(_of_rank(item, maps, schedule.staging_peak_bytes, seconds))
-    return PlanReport(
+    for rank, end in zip(ranks, virtual_run.end_of_rank(), strict=True):
+        rank.predicted_seconds = links.switch_seconds + end
+    report = PlanReport(
         str(source),
         str(target),
         stages,
@@ -110,6 +121,11 @@ def plan(
         _egress(maps, ranks),
         _bottleneck(ranks, [item.adoptable_bytes for item in plans], links),
     )
+    times = virtual_run.times_of(report.last_rank.rank)
+    report.timeline = [
+        StagePrediction(*(links.switch_seconds + second for second in stage)) for stage in times
+    ]
+    return report
 
 
 def checked_world(layout: Layout | str) -> Layout:

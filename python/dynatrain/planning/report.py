@@ -27,6 +27,7 @@ class RankPlan:
         peak_bytes: the most that it holds while the source is retained: both states, but for what
             is adopted as it is, and staging.
         bound_seconds: the least time that its links and its memory allow.
+        predicted_seconds: when it has ended, in a run of the schedules in virtual time.
     """
 
     rank: int
@@ -42,6 +43,25 @@ class RankPlan:
     target_bytes: int = 0
     peak_bytes: int = 0
     bound_seconds: float = 0.0
+    predicted_seconds: float = 0.0
+
+
+@dataclass
+class StagePrediction:
+    """When a rank does what in one stage, in virtual time; seconds since the switch began.
+
+    Attributes:
+        pack_begin, pack_end: it packs what it sends, and copies what it keeps.
+        wire_begin, wire_end: from the first of its messages to the last.
+        unpack_begin, unpack_end: it unpacks what it was sent.
+    """
+
+    pack_begin: float
+    pack_end: float
+    wire_begin: float
+    wire_end: float
+    unpack_begin: float
+    unpack_end: float
 
 
 @dataclass
@@ -101,6 +121,7 @@ class PlanReport:
         num_params: elements of its parameters.
         egress: how even the senders are, beside what other rules would do.
         bottleneck: the busiest link; None where nothing moves.
+        timeline: the stages of the rank that ends last, in virtual time.
     """
 
     source: str
@@ -112,6 +133,17 @@ class PlanReport:
     num_params: int = 0
     egress: Egress | None = None
     bottleneck: Bottleneck | None = None
+    timeline: list[StagePrediction] = field(default_factory=list)
+
+    @property
+    def last_rank(self) -> RankPlan:
+        """The rank that ends last, in virtual time; the lowest of them."""
+        return max(self.ranks, key=lambda rank: (rank.predicted_seconds, -rank.rank))
+
+    @property
+    def predicted_seconds(self) -> float:
+        """What a prepared switch takes, in virtual time."""
+        return self.last_rank.predicted_seconds
 
     @property
     def bytes_moved(self) -> int:
@@ -138,6 +170,7 @@ class PlanReport:
         return {
             "schema_version": SCHEMA_VERSION,
             **asdict(self),
+            "predicted_seconds": self.predicted_seconds,
             "bytes_moved": self.bytes_moved,
             "bytes_moved_far": self.bytes_moved_far,
             "bytes_kept": self.bytes_kept,

@@ -12,19 +12,34 @@ from dynatrain.given import number, shown, text, whole
 #: Bytes in a second, and seconds: what is divided and multiplied stays a number.
 _LEAST, _MOST = 1, 1e36
 _SPEEDS = ("link_bytes_per_second", "memory_bytes_per_second")
+#: None where nothing bounds it.
+_SPEEDS_OF_A_HOST = (
+    "node_link_bytes_per_second",
+    "host_bytes_per_second",
+    "host_memory_bytes_per_second",
+)
+#: Of no unit, and above 0.
+_LEAST_COST = 1e-3
+_TIMES = ("stage_latency_seconds", "switch_seconds")
 
 
 @dataclass(frozen=True)
 class Topology:
-    """Link speeds for the time bound; of one rank, each direction.
+    """Link speeds; of one rank, each direction.
 
     Attributes:
         link_bytes_per_second: of the link between nodes.
         stage_latency_seconds: of one stage.
-        memory_bytes_per_second: for kept bytes that change address.
+        memory_bytes_per_second: of a copy on one rank.
         ranks_per_node: senders on the needer's node are preferred; None for one node.
         node_link_bytes_per_second: of the link within a node; None for the same as between nodes.
         num_nodes: nodes that there are; None for as many as it takes.
+        host_bytes_per_second: of the messages of all ranks of a node together, where its cores
+            carry them; None where links alone bound them. Of predictions, not of the time bound.
+        host_memory_bytes_per_second: of the copies of all ranks of a node together; likewise.
+        pack_cost: plain copies that take as long as packing, or unpacking, as many bytes, with
+            their sums. Likewise.
+        switch_seconds: what a switch takes whatever it moves: votes, sums, installing. Likewise.
     """
 
     link_bytes_per_second: float = 25e9
@@ -33,15 +48,18 @@ class Topology:
     ranks_per_node: int | None = None
     node_link_bytes_per_second: float | None = None
     num_nodes: int | None = None
+    host_bytes_per_second: float | None = None
+    host_memory_bytes_per_second: float | None = None
+    pack_cost: float = 1.0
+    switch_seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in (*_SPEEDS, "stage_latency_seconds", "node_link_bytes_per_second"):
+        for name in (*_SPEEDS, *_SPEEDS_OF_A_HOST, *_TIMES, "pack_cost"):
             value = getattr(self, name)
-            found = number(value)
-            may_be_zero = name == "stage_latency_seconds"
-            if value is None and name == "node_link_bytes_per_second":
+            if value is None and name in _SPEEDS_OF_A_HOST:
                 continue
-            least = 0 if may_be_zero else _LEAST
+            found = number(value)
+            least = 0 if name in _TIMES else _LEAST_COST if name == "pack_cost" else _LEAST
             if found is None or not least <= found <= _MOST:  # a NaN neither
                 expected = f"a number from {least} to {_MOST:g}"
                 raise wrong_argument("Topology", name, value, expected)
@@ -84,6 +102,9 @@ class Topology:
             or self.link_bytes_per_second,
             stage_latency_seconds=self.stage_latency_seconds,
             memory_bytes_per_second=self.memory_bytes_per_second,
+            host_bytes_per_second=self.host_bytes_per_second or 0.0,
+            host_memory_bytes_per_second=self.host_memory_bytes_per_second or 0.0,
+            pack_cost=self.pack_cost,
         )
 
 

@@ -80,7 +80,9 @@ def show(report: PlanReport, options: argparse.Namespace) -> None:
         plural = "" if report.num_stages == 1 else "s"
         console.print(
             f"stop   at least {seconds_text(report.bound_seconds)}, in {report.num_stages:,} "
-            f"stage{plural}: {_told(report.bottleneck)}"
+            f"stage{plural}: {_told(report.bottleneck)}\n"
+            f"       about {seconds_text(report.predicted_seconds)} in virtual time, at these "
+            f"links' full rates; rank {report.last_rank.rank} ends last"
         )
     if report.egress is not None and report.bytes_moved:
         _show_egress(console, report.egress, report.bytes_moved_far > 0)

@@ -143,7 +143,33 @@ def test_json_has_the_fields_of_the_reference(reference_fields):
 
     assert set(report) == reference_fields("Plan")
     assert set(report["ranks"][0]) == reference_fields("Plan", of="ranks")
+    assert set(report["timeline"][0]) == reference_fields("Plan", of="timeline")
     assert report["bytes_moved"] == sum(rank["received_bytes"] for rank in report["ranks"])
+
+
+# A prediction below the bound would be one of the two that lies.
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [("dp=4", "dp=2,tp=2"), ("tp=4", "dp=3"), ("dp=2", "pp=2"), ("dp=1", "dp=4")],
+)
+@pytest.mark.parametrize("staging", [1 << 20, 256 << 20])
+def test_a_switch_takes_no_less_in_virtual_time_than_its_bound(source, target, staging):
+    links = Topology(1e9, 1e-3, 4e9, ranks_per_node=2, node_link_bytes_per_second=4e9)
+    report = dynatrain.plan(source, target, llama(4, 256, 512, 1024), links, staging)
+
+    assert report.predicted_seconds >= report.bound_seconds > 0
+    assert report.timeline[-1].unpack_end <= report.predicted_seconds
+    assert len(report.timeline) == report.num_stages
+
+
+# What ranks of a host share takes as long as all of it together; what a switch takes anyway, once.
+def test_cores_of_a_host_and_what_a_switch_takes_anyway_are_in_the_prediction():
+    free = dynatrain.plan("dp=2", "tp=2", MATRIX, Topology(1e3, 0.0, 1e30))
+    shared = Topology(1e3, 0.0, 1e30, host_bytes_per_second=1e3, switch_seconds=5.0)
+    alone = dynatrain.plan("dp=2", "tp=2", MATRIX, shared)
+
+    assert alone.predicted_seconds == pytest.approx(5.0 + 2 * free.predicted_seconds)
+    assert alone.bound_seconds == free.bound_seconds
 
 
 def test_model_with_fewer_layers_than_stages_is_refused():

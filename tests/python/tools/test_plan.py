@@ -257,10 +257,11 @@ def test_a_page_has_all_that_it_shows(small, layouts, tmp_path, capsys):
         "Who sends to whom",
         "Loads of the links",
         "Memory",
+        "Stages",
         "Where each layer goes",
     ]
     assert shown.elsewhere == []
-    assert len(shown.images) == 4
+    assert len(shown.images) == 5
     assert all(base64.b64decode(each).startswith(b"\x89PNG") for each in shown.images)
     assert "moved" in capsys.readouterr().out
 
