@@ -89,25 +89,31 @@ void VirtualRun::add(const Plan& plan, const Schedule& schedule, const ShardMap&
   static_cast<void>(record_.node_of(schedule.rank));
   RankLoad load{.rank = schedule.rank, .stages = {}};
   for (const Stage& stage : schedule.stages) {
-    StageLoad& of_stage = load.stages.emplace_back();
-    for (const StageMessage& message : stage.sends) {
-      of_stage.packed_bytes += message.direct ? 0 : message.size_bytes;
-      if (of_stage.sends.empty() || of_stage.sends.back().peer != message.peer) {
-        of_stage.sends.push_back({.peer = message.peer, .size_bytes = 0});
-      }
-      of_stage.sends.back().size_bytes += message.size_bytes;
-    }
-    for (const StageMessage& message : stage.receives) {
-      of_stage.unpacked_bytes += message.direct ? 0 : message.size_bytes;
-    }
-    for (const Part& part : stage.locals) {
-      if (!std::ranges::binary_search(plan.adoptable, part.tensor)) {
-        of_stage.copied_bytes +=
-            (part.end_elem - part.begin_elem) * map.tensor(part.tensor).dtype.size_bytes;
-      }
-    }
+    load.stages.push_back(load_of(plan, stage, map));
   }
   loads_.push_back(std::move(load));
+}
+
+VirtualRun::StageLoad VirtualRun::load_of(const Plan& plan,
+                                          const Stage& stage,
+                                          const ShardMap& map) {
+  StageLoad load;
+  for (const StageMessage& message : stage.sends) {
+    load.packed_bytes += message.direct ? 0 : message.size_bytes;
+    if (load.sends.empty() || load.sends.back().peer != message.peer) {
+      load.sends.push_back({.peer = message.peer, .size_bytes = 0});
+    }
+    load.sends.back().size_bytes += message.size_bytes;
+  }
+  for (const StageMessage& message : stage.receives) {
+    load.unpacked_bytes += message.direct ? 0 : message.size_bytes;
+  }
+  for (const Part& part : stage.locals) {
+    const bool is_adopted = std::ranges::binary_search(plan.adoptable, part.tensor);
+    const std::int64_t elem_bytes = map.tensor(part.tensor).dtype.size_bytes;
+    load.copied_bytes += is_adopted ? 0 : (part.end_elem - part.begin_elem) * elem_bytes;
+  }
+  return load;
 }
 
 std::vector<const VirtualRun::RankLoad*> VirtualRun::by_rank() const {

@@ -71,6 +71,7 @@ class VirtualRun {
   };
   class Clock;
 
+  [[nodiscard]] static StageLoad load_of(const Plan& plan, const Stage& stage, const ShardMap& map);
   /// The loads by rank; null where a rank has none.
   [[nodiscard]] std::vector<const RankLoad*> by_rank() const;
   [[nodiscard]] Clock ran(int traced, std::vector<StageTimes>& times) const;
