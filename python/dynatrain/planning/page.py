@@ -130,7 +130,7 @@ def _facts(report: PlanReport) -> list[tuple[str, str]]:
 
 def _pictures(report: PlanReport, model: Model, links: Topology) -> list[tuple[str, str, str]]:
     source, target = Layout.parse(report.source), Layout.parse(report.target)
-    maps = maps_of(source, target, model, links)
+    maps = maps_of(source, target, model, links, report.is_disjoint)
     sends = [maps.plan_of(rank).sends() for rank in range(maps.num_ranks)]
     per_node = links.ranks_per_node
     has_lines = per_node is not None and maps.num_ranks <= _MOST_LINES * per_node

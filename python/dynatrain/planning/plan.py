@@ -50,23 +50,29 @@ class Maps:
         return _native.make_plan(self.source, self.target, rank, self.nodes)
 
 
-def maps_of(source: Layout, target: Layout, model: Model, links: Topology) -> Maps:
-    """The maps that a switch of a described model goes by.
+def maps_of(
+    source: Layout, target: Layout, model: Model, links: Topology, is_disjoint: bool = False
+) -> Maps:
+    """The maps that a switch of a described model goes by; ``is_disjoint`` as in a PlanReport.
 
     Raises:
         LayoutError: a layout does not fit the model, or the links cannot hold its ranks.
     """
-    nodes = links.node_of_rank(max(source.world_size, target.world_size))
-    before, after = (describe(each, model.tensors, model.slots) for each in (source, target))
+    first = source.world_size if is_disjoint else 0
+    nodes = links.node_of_rank(max(source.world_size, first + target.world_size))
+    before = describe(source, model.tensors, model.slots)
+    after = describe(target, model.tensors, model.slots, first)
     return Maps(before, after, nodes)
 
 
-def plan(
+def plan(  # noqa: PLR0913 - what moves where, and how, all but three with defaults
     source: Layout | str,
     target: Layout | str,
     tensors: Sequence[TensorSpec] | Model,
     topology: Topology | None = None,
     staging_budget_bytes: int = 256 << 20,
+    *,
+    disjoint: bool = False,
 ) -> PlanReport:
     """Plans the switch of a described model from ``source`` to ``target``.
 
@@ -78,6 +84,8 @@ def plan(
             whatever else travels are not counted.
         topology: the links; by default all ranks are on one node.
         staging_budget_bytes: of each rank.
+        disjoint: the ranks of the target are others than those of the source, behind them: rank 0
+            of a target of ``dp=4`` is rank 4.
 
     Returns:
         Traffic of every rank, stages, the least time that the links allow, and the time that the
@@ -92,12 +100,14 @@ def plan(
     if budget_bytes > _MAX_BYTES:
         expected = f"a whole number, {_MAX_BYTES} at most"
         raise wrong_argument("plan", "staging_budget_bytes", budget_bytes, expected)
+    if type(disjoint) is not bool:
+        raise wrong_argument("plan", "disjoint", disjoint, "True or False")
     source, target = checked_world(source), checked_world(target)
     model = checked_model("plan", tensors)
     if topology is not None and type(topology) is not Topology:
         raise wrong_argument("plan", "topology", topology, "a dynatrain.Topology, or None")
     links = topology or Topology()
-    maps = maps_of(source, target, model, links)
+    maps = maps_of(source, target, model, links, disjoint)
     plans = [maps.plan_of(rank) for rank in range(maps.num_ranks)]
     options = _native.ScheduleOptions(staging_budget_bytes=budget_bytes)
     stages = _num_stages(plans, options)
@@ -120,6 +130,7 @@ def plan(
         model.num_params,
         _egress(maps, ranks),
         _bottleneck(ranks, [item.adoptable_bytes for item in plans], links),
+        is_disjoint=disjoint,
     )
     times = virtual_run.times_of(report.last_rank.rank)
     report.timeline = [

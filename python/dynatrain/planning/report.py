@@ -116,12 +116,13 @@ class PlanReport:
         target: text form of the layout after.
         num_stages: stages that the staging budget asks for.
         bound_seconds: the least time of the busiest rank.
-        ranks: one RankPlan for each rank of the larger world.
+        ranks: one RankPlan for each rank of the larger world, or of both where they are disjoint.
         model: what the model is called; empty for one that was given by its tensors.
         num_params: elements of its parameters.
         egress: how even the senders are, beside what other rules would do.
         bottleneck: the busiest link; None where nothing moves.
         timeline: the stages of the rank that ends last, in virtual time.
+        is_disjoint: whether the target's ranks are numbered behind the source's.
     """
 
     source: str
@@ -134,6 +135,7 @@ class PlanReport:
     egress: Egress | None = None
     bottleneck: Bottleneck | None = None
     timeline: list[StagePrediction] = field(default_factory=list)
+    is_disjoint: bool = False
 
     @property
     def last_rank(self) -> RankPlan:

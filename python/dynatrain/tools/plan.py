@@ -40,10 +40,11 @@ def _plan(options: argparse.Namespace) -> None:
         raise paper.out_of_range("--staging-mib", staging, expected)
     source, target = (Layout.parse(text) for text in paper.two_layouts(options))
     model, links = paper.model_and_links(options)
-    num_ranks = max(source.world_size, target.world_size)
+    sizes = (source.world_size, target.world_size)
+    num_ranks = sum(sizes) if options.disjoint else max(sizes)
     if num_ranks > MANY_RANKS:
         sys.stderr.write(f"planning {num_ranks} ranks, which may take minutes\n")
-    report = plan(source, target, model, links, staging * MIB)
+    report = plan(source, target, model, links, staging * MIB, disjoint=options.disjoint)
     if options.html is not None:
         _write(options.html, page(report, model, links))
     if options.json:
@@ -179,6 +180,9 @@ def add_command(commands: Any) -> None:
     command.add_argument("--staging-mib", type=int, default=256, help="staging of a rank; 256")
     command.add_argument(
         "--html", type=Path, metavar="FILE", help="write a page with pictures, too"
+    )
+    command.add_argument(
+        "--disjoint", action="store_true", help="the target is on other ranks than the source"
     )
     command.add_argument("--all", action="store_true", help="a line for every rank")
     command.set_defaults(run=run)

@@ -147,6 +147,19 @@ def test_json_has_the_fields_of_the_reference(reference_fields):
     assert report["bytes_moved"] == sum(rank["received_bytes"] for rank in report["ranks"])
 
 
+# Trainers that hand weights to others: nothing is kept, and each new rank gets all of its part.
+def test_disjoint_targets_have_ranks_of_their_own():
+    report = dynatrain.plan("dp=2", "tp=2", MATRIX, disjoint=True)
+    half = 4 * ROW_BYTES
+
+    assert report.is_disjoint
+    assert [rank.received_bytes for rank in report.ranks] == [0, 0, half, half]
+    assert [rank.sent_bytes for rank in report.ranks] == [half, half, 0, 0]
+    assert report.bytes_kept == 0
+    with pytest.raises(LayoutError, match="disjoint"):
+        dynatrain.plan("dp=2", "tp=2", MATRIX, disjoint=1)
+
+
 # A prediction below the bound would be one of the two that lies.
 @pytest.mark.parametrize(
     ("source", "target"),

@@ -110,7 +110,7 @@ def test_what_cannot_be_planned_is_refused_in_four_parts(
 
 # A thousand ranks take a while; silence looks like a command that hangs.
 def test_a_plan_of_many_ranks_says_that_it_takes_its_time(small, monkeypatch, capsys):
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(dynatrain, "plan", interrupted)
