@@ -28,7 +28,8 @@ void AddressTable::set_source(BufferId id, SourceAddress source, std::int64_t si
   regions_[id.index()] = {.base = const_cast<std::byte*>(source.base),
                           .size_bytes = size_bytes,
                           .present = true,
-                          .process = source.process};
+                          .process = source.process,
+                          .rank = source.rank};
   revision_ = next_revision();
 }
 

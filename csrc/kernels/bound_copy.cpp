@@ -69,7 +69,8 @@ BoundCopy bind_copy(const CopyDescriptor& descriptor,
                     const AddressTable& addresses) {
   const StridedCopy& copy = descriptor.copy;
   check_descriptor(descriptor, batch);
-  BoundCopy bound{.descriptor = &descriptor, .src = nullptr, .dst = nullptr, .process = 0};
+  BoundCopy bound{
+      .descriptor = &descriptor, .src = nullptr, .dst = nullptr, .process = 0, .rank = -1};
   for (const std::int64_t extent : copy.extents.values()) {
     if (extent == 0) {
       return bound;
@@ -83,6 +84,7 @@ BoundCopy bind_copy(const CopyDescriptor& descriptor,
                          .strides = copy.src_strides},
                         addresses);
   bound.process = addresses.region(descriptor.src).process;
+  bound.rank = addresses.region(descriptor.src).rank;
   DYNATRAIN_CHECK(bound.process == 0 || descriptor.dst.value >= 0,
                   "kernels: memory of another process was to be summed where it lies");
   if (descriptor.dst.value >= 0) {

@@ -13,6 +13,7 @@ struct BoundCopy {
   const std::byte* src = nullptr;
   std::byte* dst = nullptr;  ///< null when the descriptor only sums src
   int process = 0;           ///< whose addresses src is of, as SourceAddress has it
+  int rank = -1;             ///< likewise
 };
 
 /// Patches the addresses in, of a copy of `batch`.

@@ -56,6 +56,9 @@ class ProcessReader {
     Interval elems;
   };
 
+  [[nodiscard]] OtherProcess owner() const {
+    return {.number = bound_.process, .rank = bound_.rank};
+  }
   [[nodiscard]] int last_dim() const { return bound_.descriptor->copy.extents.rank() - 1; }
   [[nodiscard]] std::int64_t elems_in_block() const {
     return src_step_ == 0 ? kBlockBytes / size_ : (kBlockBytes / size_ - 1) / src_step_ + 1;
@@ -101,7 +104,7 @@ class ProcessReader {
     const iovec own{.iov_base = memory_.data(),
                     .iov_len = static_cast<std::size_t>(block_.src.size())};
     const iovec source = theirs(block_.src);
-    read_process(bound_.process, {&own, 1}, {&source, 1});
+    read_process(owner(), {&own, 1}, {&source, 1});
     BoundCopy here = bound_;
     here.process = 0;
     here.src = memory_.data() - block_.src.begin;  // where element 0 would be
@@ -110,7 +113,7 @@ class ProcessReader {
 
   void read_pieces() {
     if (num_pieces_ > 0) {
-      read_process(bound_.process, {own_.data(), num_pieces_}, {theirs_.data(), num_pieces_});
+      read_process(owner(), {own_.data(), num_pieces_}, {theirs_.data(), num_pieces_});
       num_pieces_ = 0;
     }
   }

@@ -21,12 +21,12 @@ std::string system_words(int error) {
 }
 
 std::string memory_of(int peer) {
-  return "device memory of rank " + std::to_string(peer);
+  return "memory of rank " + std::to_string(peer);
 }
 
 [[noreturn]] void throw_closed(int peer) {
   throw TransportError("transport: rank " + std::to_string(peer) +
-                           " closed the connection before it had sent the file of its device "
+                           " closed the connection before it had sent the file of its "
                            "memory\n  expected one file, got none: the rank has ended, or it "
                            "waited too long for this one" +
                            kNothingRead + "\n  see the output of that rank",
@@ -52,7 +52,7 @@ OwnedFile take(const FileReply& reply, LocalMessage& message, int peer) {
       return std::move(message.file);
     case FileAnswer::kNotOffered:
       throw TransportError("transport: rank " + std::to_string(peer) +
-                               " does not offer the file of its device memory any more\n  it was "
+                               " does not offer the file of its memory any more\n  it was "
                                "withdrawn before this rank had opened it" +
                                kNothingRead + "\n  map all sources before the owner's run ends",
                            peer,
@@ -60,7 +60,7 @@ OwnedFile take(const FileReply& reply, LocalMessage& message, int peer) {
                            false);
     case FileAnswer::kFailed:
       throw DeviceError("transport: rank " + std::to_string(peer) +
-                        " could not open the file of its device memory: " + reply.reason +
+                        " could not open the file of its memory: " + reply.reason +
                         kNothingRead +
                         "\n  see the output of that rank, or leave what it has to messages");
     case FileAnswer::kRefused:
@@ -138,7 +138,7 @@ LocalMessage FileFetcher::receive() {
     if (message.error != EAGAIN && message.error != EINTR) {
       return message;
     }
-    check_deadline("sent the file of its device memory");
+    check_deadline("sent the file of its memory");
     const auto left = std::chrono::ceil<std::chrono::milliseconds>(wait_.deadline - Clock::now());
     pollfd polled{.fd = socket_.get(), .events = POLLIN, .revents = 0};
     poll(&polled,

@@ -19,11 +19,10 @@ constexpr std::size_t kMaxConnections = 256;  // the rest waits to be accepted
 constexpr std::chrono::milliseconds kPause{100};
 
 [[noreturn]] void throw_no_server(const char* what, int error) {
-  throw DeviceError(
-      "transport: the system gives no " + std::string(what) +
-      " to hand out files of device memory: " + std::generic_category().message(error) +
-      "\n  nothing was offered; no state has changed\n  let this process open more "
-      "files (ulimit -n), or run over messages");
+  throw DeviceError("transport: the system gives no " + std::string(what) +
+                    " to hand out files of memory: " + std::generic_category().message(error) +
+                    "\n  nothing was offered; no state has changed\n  let this process open more "
+                    "files (ulimit -n), or run over messages");
 }
 
 /// A descriptor that is there to be closed.
@@ -48,7 +47,7 @@ FileServer::FileServer(std::chrono::milliseconds idle_limit)
     throw_no_server("socket", listening.error);
   }
   listener_ = std::move(listening.socket);
-  thread_ = start_thread("hands out files of device memory", [this] { serve(); });
+  thread_ = start_thread("hands out files of memory", [this] { serve(); });
 }
 
 FileServer::~FileServer() {

@@ -3,6 +3,7 @@
 #include "dynatrain/base/error.hpp"
 #include "dynatrain/base/log.hpp"
 
+#include "base/other_process.hpp"
 #include <algorithm>
 #include <exception>
 #include <string>
@@ -52,6 +53,10 @@ SourceAddress Mappings::map(int peer, BufferId buffer, const PeerWait& wait) {
   }
   SourceAddress at = opened->second.at;
   at.base += published->offset_bytes;
+  if (at.process != 0) {
+    at.rank = peer;
+    check_readable({.number = at.process, .rank = peer}, at.base, published->size_bytes);
+  }
   return at;
 }
 

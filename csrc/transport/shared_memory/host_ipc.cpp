@@ -163,7 +163,7 @@ class HostIpc final : public IpcApi {
     }
     const iovec own{.iov_base = &word, .iov_len = sizeof(word)};
     const iovec theirs{.iov_base = const_cast<std::byte*>(src.base), .iov_len = sizeof(word)};
-    read_process(src.process, {&own, 1}, {&theirs, 1});
+    read_process({.number = src.process, .rank = src.rank}, {&own, 1}, {&theirs, 1});
     return word;
   }
 

@@ -105,6 +105,7 @@ struct SourceAddress {
   /// 0 where `base` is in this process. Else the number of the process that it is in; bytes come
   /// from there by `process_vm_readv`, which the CPU copier alone does.
   int process = 0;
+  int rank = -1;  ///< whose memory it is, for messages; -1 where that is not known
 };
 
 /// The addresses behind buffer ids; patched in when a switch commits to run. Not owning: every
@@ -116,6 +117,7 @@ class AddressTable {
     std::int64_t size_bytes = 0;
     bool present = false;
     int process = 0;  ///< as SourceAddress has it
+    int rank = -1;    ///< likewise
   };
 
   void set(BufferId id, std::byte* base, std::int64_t size_bytes);

@@ -31,7 +31,7 @@ class CopyOfAnotherProcess : public ::testing::Test, protected RandomBoxes {
         dst_(noise(kRoom, 2)) {
     EXPECT_EQ(child_.line.hear(), "here");
     std::ranges::fill(src_, std::byte{0});
-    addresses_.set_source(kSrc, {.base = src_.data(), .process = child_.pid()}, kRoom);
+    addresses_.set_source(kSrc, {.base = src_.data(), .process = child_.pid(), .rank = 3}, kRoom);
     addresses_.set(kDst, dst_.data(), kRoom);
   }
 
@@ -141,7 +141,7 @@ TEST_F(CopyOfAnotherProcess, EndsWithAnErrorWhereTheProcessHasEnded) {
   const std::string number = std::to_string(child_.pid());
   child_.kill();
   const std::string text = error_of(run(1, kRoom));
-  EXPECT_NE(text.find("process " + number + " cannot be read"), std::string::npos) << text;
+  EXPECT_NE(text.find("rank 3 (process " + number + ") cannot be read"), std::string::npos) << text;
   addresses_.set(kSrc, theirs_.data(), kRoom);
   copy(run(1, kRoom));
   EXPECT_EQ(dst_, theirs_);
@@ -162,7 +162,7 @@ TEST(CopyOfAPartOfAnotherProcess, ThatIsNotThereEndsWithAnError) {
   const iovec own{.iov_base = target.data(), .iov_len = 2 * page};
   const iovec theirs{.iov_base = pages, .iov_len = 2 * page};
   try {
-    read_process(child.pid(), {&own, 1}, {&theirs, 1});
+    read_process({.number = child.pid()}, {&own, 1}, {&theirs, 1});
     ADD_FAILURE() << "a part was missing";
   } catch (const DeviceError& error) {
     const std::string expected =

@@ -307,6 +307,33 @@ TEST(SharedMemory, MemoryOfAProcessAloneIsToldByItsPlaceAndTheRestIsMapped) {
   world.side(1).withdraw();
 }
 
+// What its owner can read and the system hands to nobody (memfd_secret, memory of devices) would be
+// an error in the middle of every switch; known when it is mapped, it goes by messages.
+TEST(SharedMemory, MemoryThatNobodyElseCanReadIsAnErrorWhenItIsMapped) {
+  SharedWorld world(2);
+  const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+  constexpr int flags = MAP_PRIVATE | MAP_ANONYMOUS;
+  void* const pages = mmap(nullptr, 2 * page, PROT_READ | PROT_WRITE, flags, -1, 0);
+  ASSERT_EQ(mprotect(static_cast<std::byte*>(pages) + page, page, PROT_NONE), 0);
+  const std::array buffers{
+      ExposedBuffer{BufferId(0), static_cast<std::byte*>(pages), 64},
+      ExposedBuffer{
+          BufferId(1), static_cast<std::byte*>(pages) + 64, static_cast<std::int64_t>(page)}};
+  EXPECT_TRUE(world.side(1).publish(buffers).buffers.empty());
+  world.side(0).publish({});
+  EXPECT_EQ(world.side(0).map(1, BufferId(0), late()).rank, 1);
+  try {
+    static_cast<void>(world.side(0).map(1, BufferId(1), late()));
+    ADD_FAILURE() << "its last byte cannot be read";
+  } catch (const DeviceError& error) {
+    EXPECT_NE(std::string(error.what()).find("memory of rank 1"), std::string::npos)
+        << error.what();
+  }
+  world.side(0).release();
+  world.side(1).withdraw();
+  munmap(pages, 2 * page);
+}
+
 // Where the system forbids such reads, as containers do: both ends must know of it.
 TEST(SharedMemory, MemoryWhoseKindIsNotReadableHereIsLeftOutAndTheRestIsPublished) {
   Exporter exporter(make_host_ipc(),
