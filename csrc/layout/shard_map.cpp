@@ -65,6 +65,10 @@ const Sharding& ShardMap::sharding(TensorId id) const {
   return *entries_[id.index()].sharding;
 }
 
+std::shared_ptr<const Sharding> ShardMap::shared_sharding(TensorId id) const {
+  return entries_.at(id.index()).sharding;
+}
+
 TensorId ShardMap::find(std::string_view name) const {
   const auto found = std::ranges::lower_bound(
       entries_, name, {}, [](const Entry& entry) -> std::string_view { return entry.tensor.name; });

@@ -1,7 +1,10 @@
+#include "dynatrain/plan/fan_out.hpp"
 #include "dynatrain/plan/world_traffic.hpp"
 
 #include "torch/bind.hpp"
 #include <array>
+#include <memory>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <unordered_set>
@@ -26,6 +29,22 @@ NamedPlan plan_for(const SharedMap& source,
                    std::vector<int> node_of_rank) {
   return {make_plan(*source, target, rank, record_of(std::move(node_of_rank))), source};
 }
+
+/// A FanOut whose maps Python may keep.
+struct SharedFanOut {
+  FanOut fan_out;
+
+  [[nodiscard]] static std::optional<SharedFanOut> of(const ShardMap& source,
+                                                      const ShardMap& target,
+                                                      std::int64_t least_slice_bytes) {
+    std::optional<FanOut> found = dynatrain::fan_out(source, target, least_slice_bytes);
+    return found.has_value() ? std::optional(SharedFanOut{std::move(*found)}) : std::nullopt;
+  }
+  [[nodiscard]] NamedPlan hand_on_plan_of(int rank, std::vector<int> node_of_rank) const {
+    return {hand_on_plan(fan_out, rank, record_of(std::move(node_of_rank))),
+            std::make_shared<ShardMap>(fan_out.given)};
+  }
+};
 
 std::vector<std::string> check(const ShardMap& source,
                                const ShardMap& target,
@@ -166,6 +185,29 @@ void bind_plan_class(py::module_& m) {
       .def("moves", &all_moves);
 }
 
+void bind_fan_out(py::module_& m) {
+  const auto map = [](const ShardMap FanOut::* field) {
+    return [field](const SharedFanOut& self) {
+      return std::make_shared<ShardMap>(self.fan_out.*field);
+    };
+  };
+  py::class_<SharedFanOut>(m, "FanOut")
+      .def_property_readonly("scattered", map(&FanOut::scattered))
+      .def_property_readonly("given", map(&FanOut::given))
+      .def_property_readonly("wanted", map(&FanOut::wanted))
+      .def("hand_on_plan",
+           &SharedFanOut::hand_on_plan_of,
+           py::arg("rank"),
+           py::arg("node_of_rank"),
+           NoGil());
+  m.def("fan_out",
+        &SharedFanOut::of,
+        py::arg("source"),
+        py::arg("target"),
+        py::arg("least_slice_bytes"),
+        NoGil());
+}
+
 void bind_topology(py::module_& m) {
   const Topology usual;
   py::class_<Topology>(m, "Topology")
@@ -211,6 +253,7 @@ void bind_plan(py::module_& m) {
         py::arg("node_of_rank") = std::vector<int>{},
         NoGil());
   m.def("check_plans", &check, py::arg("source"), py::arg("target"), py::arg("plans"), NoGil());
+  bind_fan_out(m);
   bind_topology(m);
   m.def("time_bound_seconds",
         &time_bound,

@@ -478,6 +478,27 @@ def make_plan(
 def check_plans(source: ShardMap, target: ShardMap, plans: Sequence[Plan]) -> list[str]:
     """Checks the plans of all ranks together; one line per violation, empty when complete."""
 
+class FanOut:
+    """A switch in two passes: slices of what many ranks lack, which they hand on."""
+
+    @property
+    def scattered(self) -> ShardMap:
+        """What each rank has behind the first pass, where the target has it."""
+
+    @property
+    def given(self) -> ShardMap:
+        """What of it is handed on."""
+
+    @property
+    def wanted(self) -> ShardMap:
+        """What ranks shall have of the target behind the second pass."""
+
+    def hand_on_plan(self, rank: int, node_of_rank: Sequence[int]) -> Plan:
+        """The second pass of a rank; its source is the target's memory."""
+
+def fan_out(source: ShardMap, target: ShardMap, least_slice_bytes: int) -> FanOut | None:
+    """How a switch is handed on; None where owners are enough, or parts are small."""
+
 class Topology:
     """Link speeds of one rank, each direction; between nodes, and within one.
 

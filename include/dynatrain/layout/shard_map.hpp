@@ -115,6 +115,8 @@ class ShardMap {
   [[nodiscard]] std::size_t num_tensors() const { return entries_.size(); }
   [[nodiscard]] const LogicalTensor& tensor(TensorId id) const;
   [[nodiscard]] const Sharding& sharding(TensorId id) const;
+  /// The same, for a map that shares it.
+  [[nodiscard]] std::shared_ptr<const Sharding> shared_sharding(TensorId id) const;
   /// The id of `name`, or an id of value -1.
   [[nodiscard]] TensorId find(std::string_view name) const;
   [[nodiscard]] std::vector<Fragment> fragments(TensorId id, int rank) const;

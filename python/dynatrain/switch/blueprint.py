@@ -14,6 +14,7 @@ from dynatrain.generation.lanes import DEVICE, HOST
 from dynatrain.switch.called import Called
 from dynatrain.switch.clock import Clock
 from dynatrain.switch.fingerprints import Counted
+from dynatrain.switch.handing_on import Loads, Passes, passes_of, pay
 from dynatrain.switch.readings import Sources, Targets, read_sources, read_targets
 from dynatrain.switch.renames import check_new_names, check_old_names
 from dynatrain.switch.room import RETAIN, STREAM, Room, chosen, modes, schedule_options
@@ -22,9 +23,11 @@ from dynatrain.train_state import TrainState
 #: Of staging, besides what is moved: its least for each peer and direction, and gaps between moves.
 _BYTES_A_PEER, _BYTES_A_MOVE = 1024, 64
 _log = logging.getLogger("dynatrain.session")
-#: What a rank says of its plan: the hashes of its maps, the stages of each lane by mode, and its
-#: room, where a mode is to be chosen.
-_Planned = tuple[tuple[int, int], dict[str, list[int]], Room | None]
+#: A way to retain the source.
+_HANDED_ON = "handed on"
+#: What a rank says of its plan: the hashes of its maps, the stages of each lane by mode, its room,
+#: where a mode is to be chosen, and what its links carry, where there may be two passes.
+_Planned = tuple[tuple[int, int], dict[str, list[int]], Room | None, Loads | None]
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class LaneMoves:
         plan: the moves of this rank that go by it.
         options: of its schedule.
         num_stages: that all ranks agreed on.
+        maps: between which it is: those of the switch, or of one pass of it.
+        is_handed_on: whether it is a second pass, which sends what has come into the target.
     """
 
     lane: str
@@ -44,6 +49,8 @@ class LaneMoves:
     plan: _native.Plan
     options: _native.ScheduleOptions
     num_stages: int
+    maps: tuple[_native.ShardMap, _native.ShardMap]
+    is_handed_on: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,7 @@ class Blueprint:
         source_map: the source of all ranks.
         target_map: the target of all ranks.
         plan: this rank's moves.
-        by_lane: the plan, cut by lane.
+        by_lane: the plan, cut by lane; where it is handed on, both passes of each lane.
         apart: further FQNs of tied parameters that are named, as one side alone ties them.
         counted: how source and target are counted for a fingerprint; None when none is asked for.
         streams: whether the source is freed while the target arrives.
@@ -81,9 +88,7 @@ class Blueprint:
 
     def schedule_of(self, moves: LaneMoves) -> _native.Schedule:
         """The stages of some moves."""
-        return _native.make_schedule(
-            moves.plan, self.source_map, self.target_map, moves.num_stages, moves.options
-        )
+        return _native.make_schedule(moves.plan, *moves.maps, moves.num_stages, moves.options)
 
     def schedules(self) -> list[_native.Schedule]:
         """The stages of every lane."""
@@ -158,20 +163,25 @@ def _planned(engine: Engine, called: Called, sources: Sources, targets: Targets)
                 Counted(target_maps[-1], naming.tied),
             )
         names = _names_by_lane(engine, source_map, sources)
-        cut.update((mode, _by_lane(engine, mine, names, mode)) for mode in asked)
+        maps = (source_map, target_map)
+        cut.update((mode, _by_lane(engine, mine, maps, names, mode)) for mode in asked)
+        passes = passes_of(engine, *maps, mine) if RETAIN in asked else None
+        if passes is not None:
+            cut[_HANDED_ON] = _in_passes(engine, passes, names)
         sides, by_lane = (sources.sides[0], targets.sides[0]), cut[asked[0]]
         drawn.append(
             Blueprint(called, *sides, source_map, target_map, mine, by_lane, naming.apart, counted)
         )
         room = _room(engine, drawn[0]) if len(asked) > 1 else None
         stages = {mode: [each.num_stages for each in lanes] for mode, lanes in cut.items()}
-        return (source_map.hash(), target_map.hash()), stages, room
+        loads = None if passes is None else passes.loads
+        return (source_map.hash(), target_map.hash()), stages, room, loads
 
-    hashes, mode, wanted = engine.joined(
+    hashes, mode, cut_as, wanted = engine.joined(
         "planning", plan, lambda answers: _all_planned(asked, answers)
     )
     _check_same_maps(hashes)
-    own = zip(cut[mode], wanted, strict=True)
+    own = zip(cut[cut_as], wanted, strict=True)
     by_lane = [replace(each, num_stages=n) for each, n in own]
     return replace(drawn[0], by_lane=by_lane, streams=mode == STREAM)
 
@@ -188,14 +198,17 @@ def _room(engine: Engine, blueprint: Blueprint) -> Room:
 
 def _all_planned(
     asked: Sequence[str], answers: Sequence[_Planned]
-) -> tuple[dict[tuple[int, int], list[int]], str, list[int]]:
-    """The ranks that hold each pair of maps, the mode, and the stages that all can keep to."""
+) -> tuple[dict[tuple[int, int], list[int]], str, str, list[int]]:
+    """The ranks that hold each pair of maps, the mode, how it is cut, and stages for all."""
     ranks_by: dict[tuple[int, int], list[int]] = {}
-    for rank, (hashes, _, _) in enumerate(answers):
+    for rank, (hashes, *_) in enumerate(answers):
         ranks_by.setdefault(hashes, []).append(rank)
-    mode = chosen(asked, [room for _, _, room in answers])
-    stages = zip(*(stages[mode] for _, stages, _ in answers), strict=True)
-    return ranks_by, mode, [max(each) for each in stages]
+    mode = chosen(asked, [room for _, _, room, _ in answers])
+    loads = [each for *_, each in answers if each is not None]
+    is_handed_on = mode == RETAIN and len(loads) == len(answers) and pay(loads)
+    cut_as = _HANDED_ON if is_handed_on else mode
+    stages = zip(*(stages[cut_as] for _, stages, _, _ in answers), strict=True)
+    return ranks_by, mode, cut_as, [max(each) for each in stages]
 
 
 def _check_same_maps(ranks_by: Mapping[tuple[int, int], Sequence[int]]) -> None:
@@ -260,7 +273,11 @@ def _names_by_lane(
 
 
 def _by_lane(
-    engine: Engine, plan: _native.Plan, names: Mapping[str, Sequence[str]], mode: str
+    engine: Engine,
+    plan: _native.Plan,
+    maps: tuple[_native.ShardMap, _native.ShardMap],
+    names: Mapping[str, Sequence[str]],
+    mode: str,
 ) -> list[LaneMoves]:
     """The plan by lane, with the stages that this rank wants."""
     found = []
@@ -268,5 +285,16 @@ def _by_lane(
         mine = plan if len(names) == 1 else plan.part_of(of_lane)
         options = schedule_options(engine, lane, len(names), mode)
         stages = _native.num_stages_wanted(mine, options)
-        found.append(LaneMoves(lane, of_lane, mine, options, stages))
+        found.append(LaneMoves(lane, of_lane, mine, options, stages, maps))
     return found
+
+
+def _in_passes(
+    engine: Engine, passes: Passes, names: Mapping[str, Sequence[str]]
+) -> list[LaneMoves]:
+    """Both passes of each lane, one behind the other."""
+    first, second = (
+        _by_lane(engine, plan, maps, names, RETAIN)
+        for plan, maps in zip(passes.plans, passes.maps, strict=True)
+    )
+    return [*first, *(replace(each, is_handed_on=True) for each in second)]

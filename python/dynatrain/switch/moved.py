@@ -240,13 +240,22 @@ class Transfer:
         shares = None if before is None or arrived is None else (before, arrived)
         self._moved = Moved(
             max(start + result.seconds for start, result in self._runs),
-            sum(result.staging_peak_bytes for _, result in self._runs),
+            _staging(self._standing, self._runs),
             _spans(self._engine.rank, self._runs, self._begin),
             self._read[0],
             shares,
         )
         if shares is not None:
             _check_same(*shares)
+
+
+def _staging(standing: Standing, runs: _Runs) -> int:
+    """Of all lanes; runs of one lane share theirs."""
+    by_lane: dict[str, int] = {}
+    for route, (_, result) in zip(standing.routes, runs, strict=True):
+        lane = route.moves.lane
+        by_lane[lane] = max(by_lane.get(lane, 0), result.staging_peak_bytes)
+    return sum(by_lane.values())
 
 
 def _check_same(before: Share, after: Share) -> None:

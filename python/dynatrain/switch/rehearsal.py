@@ -15,6 +15,7 @@ from dynatrain.switch.budget import check_budget
 from dynatrain.switch.called import Called
 from dynatrain.switch.clock import Clock
 from dynatrain.switch.questions import check_replicas
+from dynatrain.switch.route import Route, staging_of
 from dynatrain.switch.values import check_values, publish_values
 from dynatrain.train_state import TrainState
 
@@ -59,7 +60,7 @@ def rehearse(engine: Engine, state: TrainState | None, called: Called, trial: Tr
             _check_memory(source.missing_bytes(()))
         if target is not None:
             engine.adapter.check_complete(target)
-        staging = sum(schedule.staging_peak_bytes for schedule in blueprint.schedules())
+        staging = staging_of(map(Route, blueprint.by_lane, blueprint.schedules()))
         needed = blueprint.missing_bytes(engine) + staging
         if trial.has_budget:
             check_budget(engine.rank, needed, engine.options)

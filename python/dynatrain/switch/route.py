@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dynatrain import _native
@@ -27,3 +28,12 @@ class Route:
     last_reads: bytes = b""
     streaming: _native.StreamingRun | None = None
     run: _native.PreparedRun | None = None
+
+
+def staging_of(routes: Iterable[Route]) -> int:
+    """Staging of some routes: those of one lane run in turn, and share theirs."""
+    by_lane: dict[str, int] = {}
+    for route in routes:
+        lane = route.moves.lane
+        by_lane[lane] = max(by_lane.get(lane, 0), route.schedule.staging_peak_bytes)
+    return sum(by_lane.values())

@@ -19,7 +19,7 @@ from dynatrain.switch.budget import check_budget, no_memory
 from dynatrain.switch.called import Called
 from dynatrain.switch.clock import Clock
 from dynatrain.switch.room import Room, check_fit, latest
-from dynatrain.switch.route import Route
+from dynatrain.switch.route import Route, staging_of
 from dynatrain.switch.streams import bytes_ahead, streams_of
 from dynatrain.switch.ways import Way, ways_of
 
@@ -37,7 +37,8 @@ class Standing:
         blueprint: what it was made from.
         source: this rank's tensors in the source, as they were read last.
         target: its tensors in the target.
-        routes: one for each lane, or two where some of it is read in place and some is not.
+        routes: one for each lane, or two where some of it is read in place and some is not, or
+            where it is handed on.
         fresh_bytes: memory that was taken for the target.
         of_all: bytes and peaks of all ranks.
         build_seconds: the user's build, the target's memory and its runs.
@@ -73,8 +74,7 @@ class Standing:
     @property
     def staging_bytes(self) -> int:
         """Staging that is taken: what is read in place needs none."""
-        staged = [route.schedule for route in self.routes if not route.one_sided]
-        return sum(schedule.staging_peak_bytes for schedule in staged)
+        return staging_of([route for route in self.routes if not route.one_sided])
 
     @property
     def in_place_bytes(self) -> int:
@@ -201,7 +201,7 @@ def _with_memory(engine: Engine, blueprint: Blueprint, routes: list[Route] | Non
     """The target with its memory, and runs of all lanes that need nothing of their peers."""
     _agree_on_pairs(engine, blueprint)  # first: nobody waits for a rank that lacks memory
     routes = _routes(blueprint) if routes is None else routes
-    staging = sum(route.schedule.staging_peak_bytes for route in routes)
+    staging = staging_of(routes)
     fresh = 0
     if not blueprint.streams:
         fresh = blueprint.missing_bytes(engine)
@@ -290,13 +290,11 @@ def _bound(engine: Engine, standing: Standing, route: Route) -> Route:
 
 
 def _prepared_run(engine: Engine, standing: Standing, route: Route) -> _native.PreparedRun:
-    blueprint = standing.blueprint
     return engine.lanes[route.moves.lane].executor.prepare(
         route.moves.plan,
         route.schedule,
-        blueprint.source_map,
-        blueprint.target_map,
-        standing.source.table,
+        *route.moves.maps,
+        standing.target.table if route.moves.is_handed_on else standing.source.table,
         standing.target.table,
         engine.options.timeout.total_seconds(),
         "sums" in engine.options.verify,

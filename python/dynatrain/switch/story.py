@@ -171,12 +171,21 @@ def _own_numbers(engine: Engine, standing: Standing, moved: Moved, telling: Tell
         + standing.streamed_bytes
         + moved.staging_peak_bytes
         + standing.table_bytes,
-        traffic=b"".join(PAIR.pack(engine.rank, peer, size) for peer, _, size, _ in plan.sends()),
+        traffic=_traffic(engine.rank, standing),
         timeline=[pack_spans(clock.spans)],
         not_continuous=telling.not_continuous,
         reseeded_streams=telling.reseeded_streams,
         raised=telling.raised,
     )
+
+
+def _traffic(rank: int, standing: Standing) -> bytes:
+    """What this rank sends to each peer, by all lanes and passes."""
+    sent: dict[int, int] = {}
+    for moves in standing.blueprint.by_lane:
+        for peer, _, size, _ in moves.plan.sends():
+            sent[peer] = sent.get(peer, 0) + size
+    return b"".join(PAIR.pack(rank, peer, size) for peer, size in sorted(sent.items()))
 
 
 def tell_script(
