@@ -5,8 +5,6 @@ Machines are processes that take different names for their own.
 
 from __future__ import annotations
 
-import os
-import signal
 from dataclasses import replace
 
 import pytest
@@ -16,7 +14,7 @@ from torch import nn
 import dynatrain
 from dynatrain import TransportError, arguments
 from dynatrain.switch import handing_on
-from multiprocess.test_ways_of_moves import tensors_of
+from multiprocess.test_ways_of_moves import Dying, tensors_of
 
 #: From one copy to three more; to two of a part each; back to what some have.
 LAYOUTS = ("dp_replicate=1", "dp_replicate=4", "dp_replicate=1", "dp_replicate=3")
@@ -87,23 +85,6 @@ def test_training_goes_on_as_with_one_pass(pool):
         assert sum(handed_on.values()) == sum(once.values())
         copies = 3 if len(handed_on) == 4 else 2
         assert max(handed_on.values()) <= 1.1 * once[0] / copies
-
-
-class Dying:
-    """An executor whose rank dies in one of its runs."""
-
-    def __init__(self, executor, last_run):
-        self.executor = executor
-        self.left = last_run
-
-    def run(self, *args, **kwargs):
-        self.left -= 1
-        if not self.left:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return self.executor.run(*args, **kwargs)
-
-    def __getattr__(self, name):
-        return getattr(self.executor, name)
 
 
 def lose_a_rank(rank, world_size, last_run):
