@@ -16,13 +16,14 @@ from dynatrain.switch.blueprint import LaneMoves
 from dynatrain.switch.ways import Way, ways_of
 
 BLUEPRINT = SimpleNamespace(source_map=None)
+MAPS = (_native.ShardMap.merge([]), _native.ShardMap.merge([]))
 #: Of plans that have no moves between ranks, and some.
 NONE = SimpleNamespace(sends=list, receives=list)
 SOME = SimpleNamespace(sends=lambda: [(1, 1, 8, 0)], receives=list)
 
 
 def moves_of(lane):
-    return LaneMoves(lane, ["weight"], SOME, _native.ScheduleOptions(), 5)
+    return LaneMoves(lane, ["weight"], SOME, _native.ScheduleOptions(), 5, MAPS)
 
 
 def lane_over(executor):
