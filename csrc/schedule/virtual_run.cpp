@@ -74,7 +74,7 @@ double longest(const std::array<Claim, kNumClaims>& claims) {
 
 }  // namespace
 
-VirtualRun::VirtualRun(DecisionRecord record, Topology topology)
+VirtualRun::VirtualRun(DecisionRecord record, const Topology& topology)
     : record_(std::move(record)), topology_(topology) {
   check_speeds(topology_);
 }

@@ -60,8 +60,7 @@ OwnedFile take(const FileReply& reply, LocalMessage& message, int peer) {
                            false);
     case FileAnswer::kFailed:
       throw DeviceError("transport: rank " + std::to_string(peer) +
-                        " could not open the file of its memory: " + reply.reason +
-                        kNothingRead +
+                        " could not open the file of its memory: " + reply.reason + kNothingRead +
                         "\n  see the output of that rank, or leave what it has to messages");
     case FileAnswer::kRefused:
       break;

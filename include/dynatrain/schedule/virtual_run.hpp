@@ -39,7 +39,7 @@ struct VirtualTimes {
 class VirtualRun {
  public:
   /// Errors: LayoutError when a speed is not above 0.
-  VirtualRun(DecisionRecord record, Topology topology);
+  VirtualRun(DecisionRecord record, const Topology& topology);
 
   /// Adds the rank of `schedule`, which was made of `plan` and `map`, the source's or the target's.
   /// Errors  LayoutError when its rank was added already, its number of stages is not that of the
