@@ -74,9 +74,27 @@ double longest(const std::array<Claim, kNumClaims>& claims) {
 
 }  // namespace
 
-VirtualRun::VirtualRun(DecisionRecord record, const Topology& topology)
-    : record_(std::move(record)), topology_(topology) {
+VirtualRun::VirtualRun(DecisionRecord record,
+                       const Topology& topology,
+                       std::vector<double> begin_of_rank)
+    : record_(std::move(record)), topology_(topology), begin_of_rank_(std::move(begin_of_rank)) {
   check_speeds(topology_);
+  for (const double begin : begin_of_rank_) {
+    if (!(begin >= 0)) {
+      throw_unfit("a rank begins at " + std::to_string(begin) + " s", "0 s or later");
+    }
+  }
+}
+
+double VirtualRun::begin_of(int rank) const {
+  if (begin_of_rank_.empty()) {
+    return 0;
+  }
+  if (static_cast<std::size_t>(rank) >= begin_of_rank_.size()) {
+    throw_unfit("rank " + std::to_string(rank) + " begins nowhere",
+                "the begins of all ranks, or none");
+  }
+  return begin_of_rank_[static_cast<std::size_t>(rank)];
 }
 
 void VirtualRun::add(const Plan& plan, const Schedule& schedule, const ShardMap& map) {
@@ -87,6 +105,7 @@ void VirtualRun::add(const Plan& plan, const Schedule& schedule, const ShardMap&
                     std::to_string(loads_.front().rank));
   }
   static_cast<void>(record_.node_of(schedule.rank));
+  static_cast<void>(begin_of(schedule.rank));
   RankLoad load{.rank = schedule.rank, .stages = {}};
   for (const Stage& stage : schedule.stages) {
     load.stages.push_back(load_of(plan, stage, map));
@@ -136,7 +155,11 @@ class VirtualRun::Clock {
       : run_(run), loads_(std::move(loads)), ranks_(loads_.size()) {
     int num_nodes = 1;
     for (std::size_t rank = 0; rank < loads_.size(); ++rank) {
-      ranks_[rank].node = loads_[rank] == nullptr ? 0 : run.record_.node_of(static_cast<int>(rank));
+      if (loads_[rank] != nullptr) {
+        ranks_[rank].node = run.record_.node_of(static_cast<int>(rank));
+        ranks_[rank].end = run.begin_of(static_cast<int>(rank));
+        ranks_[rank].left_slot.fill(ranks_[rank].end);
+      }
       num_nodes = std::max(num_nodes, ranks_[rank].node + 1);
     }
     hosts_.resize(static_cast<std::size_t>(num_nodes));

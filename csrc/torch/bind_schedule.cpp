@@ -59,11 +59,15 @@ std::map<std::string, std::int64_t> summarize(const Schedule& self) {
 
 void bind_virtual_run(py::module_& m) {
   py::class_<VirtualRun>(m, "VirtualRun")
-      .def(py::init([](std::vector<int> node_of_rank, const Topology& topology) {
-             return VirtualRun({.node_of_rank = std::move(node_of_rank)}, topology);
+      .def(py::init([](std::vector<int> node_of_rank,
+                       const Topology& topology,
+                       std::vector<double> begin_of_rank) {
+             return VirtualRun(
+                 {.node_of_rank = std::move(node_of_rank)}, topology, std::move(begin_of_rank));
            }),
            py::arg("node_of_rank"),
-           py::arg("topology"))
+           py::arg("topology"),
+           py::arg("begin_of_rank") = std::vector<double>{})
       .def(
           "add",
           [](VirtualRun& self,

@@ -587,7 +587,11 @@ class Schedule:
 class VirtualRun:
     """The schedules of all ranks of a switch, run in virtual time."""
 
-    def __init__(self, node_of_rank: Sequence[int], topology: Topology) -> None: ...
+    def __init__(
+        self, node_of_rank: Sequence[int], topology: Topology, begin_of_rank: Sequence[float] = ()
+    ) -> None:
+        """``begin_of_rank``: seconds at which each rank begins; all at 0 where it is empty."""
+
     def add(self, plan: Plan, schedule: Schedule, map: ShardMap) -> None:
         """Adds the rank of ``schedule``; ``map`` is the source's or the target's."""
 

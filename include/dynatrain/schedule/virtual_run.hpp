@@ -9,8 +9,8 @@
 
 namespace dynatrain {
 
-/// When a rank does what in one stage; seconds since all ranks began. Begin and end are equal where
-/// there is nothing to do.
+/// When a rank does what in one stage; seconds since the switch began. Begin and end are equal
+/// where there is nothing to do.
 struct StageTimes {
   double pack_begin = 0;  ///< of what is packed, and of what stays on the rank
   double pack_end = 0;
@@ -38,12 +38,16 @@ struct VirtualTimes {
 /// Source     own; docs/design/schedule.md, "In virtual time".
 class VirtualRun {
  public:
-  /// Errors: LayoutError when a speed is not above 0.
-  VirtualRun(DecisionRecord record, const Topology& topology);
+  /// `begin_of_rank`: when each rank begins, in seconds: behind a run before this one. Empty where
+  /// all begin at 0.
+  /// Errors: LayoutError when a speed is not above 0, or a rank begins before 0.
+  VirtualRun(DecisionRecord record,
+             const Topology& topology,
+             std::vector<double> begin_of_rank = {});
 
   /// Adds the rank of `schedule`, which was made of `plan` and `map`, the source's or the target's.
   /// Errors  LayoutError when its rank was added already, its number of stages is not that of the
-  ///         others, or the record does not reach a rank.
+  ///         others, or the record or the begins do not reach a rank.
   /// Cost    O(parts + messages); 16 bytes a peer and stage are kept.
   void add(const Plan& plan, const Schedule& schedule, const ShardMap& map);
 
@@ -71,6 +75,7 @@ class VirtualRun {
   };
   class Clock;
 
+  [[nodiscard]] double begin_of(int rank) const;
   [[nodiscard]] static StageLoad load_of(const Plan& plan, const Stage& stage, const ShardMap& map);
   /// The loads by rank; null where a rank has none.
   [[nodiscard]] std::vector<const RankLoad*> by_rank() const;
@@ -78,6 +83,7 @@ class VirtualRun {
 
   DecisionRecord record_;
   Topology topology_;
+  std::vector<double> begin_of_rank_;
   std::vector<RankLoad> loads_;
 };
 

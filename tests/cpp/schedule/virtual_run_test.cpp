@@ -58,8 +58,10 @@ class Messages {
     }
   }
 
-  [[nodiscard]] VirtualRun run(const Topology& topology, std::vector<int> nodes = {}) const {
-    VirtualRun run({.node_of_rank = std::move(nodes)}, topology);
+  [[nodiscard]] VirtualRun run(const Topology& topology,
+                               std::vector<int> nodes = {},
+                               std::vector<double> begins = {}) const {
+    VirtualRun run({.node_of_rank = std::move(nodes)}, topology, std::move(begins));
     for (const Schedule& schedule : schedules_) {
       run.add({}, schedule, map_);
     }
@@ -90,6 +92,17 @@ TEST(VirtualRun, OneMessageIsPackedSentAndUnpackedInTurn) {
   EXPECT_EQ(Messages(2, 1, staged).ends(sums), (Seconds{25, 41}));
   const std::vector<Sent> direct{{.src = 0, .dst = 1, .size_bytes = 100, .direct = true}};
   EXPECT_EQ(Messages(2, 1, direct).ends(sums), (Seconds{10, 11}));
+}
+
+// The second of two runs: nobody sends before its own first one has ended, nor to who is not ready.
+TEST(VirtualRun, RanksBeginWhereTheRunBeforeHasLeftThem) {
+  const std::vector<Sent> direct{{.src = 0, .dst = 1, .size_bytes = 100, .direct = true}};
+  EXPECT_EQ(Messages(3, 1, direct).run(slow_links(), {}, {3, 0, 7}).run().end_of_rank,
+            (Seconds{13, 14, 7}));
+  EXPECT_EQ(Messages(3, 1, direct).run(slow_links(), {}, {3, 5, 7}).run().end_of_rank,
+            (Seconds{15, 16, 7}));
+  EXPECT_THROW(Messages(3, 1, direct).run(slow_links(), {}, {3, 5}), LayoutError);
+  EXPECT_THROW(Messages(3, 1, direct).run(slow_links(), {}, {3, 5, -1}), LayoutError);
 }
 
 // Ports carry one message after the other; those of other ranks, and other directions, do not wait.
