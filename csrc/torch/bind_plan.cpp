@@ -36,8 +36,14 @@ struct SharedFanOut {
 
   [[nodiscard]] static std::optional<SharedFanOut> of(const ShardMap& source,
                                                       const ShardMap& target,
+                                                      std::vector<int> node_of_rank,
+                                                      bool by_node,
                                                       std::int64_t least_slice_bytes) {
-    std::optional<FanOut> found = dynatrain::fan_out(source, target, least_slice_bytes);
+    std::optional<FanOut> found = dynatrain::fan_out(source,
+                                                     target,
+                                                     record_of(std::move(node_of_rank)),
+                                                     by_node ? SharedBy::kNode : SharedBy::kAll,
+                                                     least_slice_bytes);
     return found.has_value() ? std::optional(SharedFanOut{std::move(*found)}) : std::nullopt;
   }
   [[nodiscard]] NamedPlan hand_on_plan_of(int rank, std::vector<int> node_of_rank) const {
@@ -204,8 +210,15 @@ void bind_fan_out(py::module_& m) {
         &SharedFanOut::of,
         py::arg("source"),
         py::arg("target"),
+        py::arg("node_of_rank"),
+        py::arg("by_node"),
         py::arg("least_slice_bytes"),
         NoGil());
+  m.def(
+      "way_of_least_load",
+      [](const std::vector<LoadsOfWays>& ranks) { return way_of_least_load(ranks); },
+      py::arg("ranks"),
+      NoGil());
 }
 
 void bind_topology(py::module_& m) {

@@ -496,8 +496,23 @@ class FanOut:
     def hand_on_plan(self, rank: int, node_of_rank: Sequence[int]) -> Plan:
         """The second pass of a rank; its source is the target's memory."""
 
-def fan_out(source: ShardMap, target: ShardMap, least_slice_bytes: int) -> FanOut | None:
-    """How a switch is handed on; None where owners are enough, or parts are small."""
+def fan_out(
+    source: ShardMap,
+    target: ShardMap,
+    node_of_rank: Sequence[int],
+    by_node: bool,
+    least_slice_bytes: int,
+) -> FanOut | None:
+    """How a switch is handed on; None where owners are enough, or parts are small.
+
+    With ``by_node`` the ranks of each node share a box apart, else all that lack it.
+    """
+
+def way_of_least_load(ranks: Sequence[Sequence[Sequence[int]]]) -> int:
+    """The way to switch whose passes take least, by bytes of each rank, way and pass.
+
+    Way 0 is left only for one that carries clearly less.
+    """
 
 class Topology:
     """Link speeds of one rank, each direction; between nodes, and within one.

@@ -12,8 +12,7 @@ import torch
 from torch import nn
 
 import dynatrain
-from dynatrain import TransportError, arguments
-from dynatrain.switch import handing_on
+from dynatrain import TransportError, arguments, handing_on
 from multiprocess.test_ways_of_moves import Dying, tensors_of
 
 #: From one copy to three more; to two of a part each; back to what some have.
@@ -85,6 +84,18 @@ def test_training_goes_on_as_with_one_pass(pool):
         assert sum(handed_on.values()) == sum(once.values())
         copies = 3 if len(handed_on) == 4 else 2
         assert max(handed_on.values()) <= 1.1 * once[0] / copies
+
+
+# Ranks 0 and 2 on one machine, 1 and 3 on another: what goes there crosses once, in halves.
+def test_a_machine_takes_once_what_its_ranks_share(pool):
+    losses, _, sent, _ = pool.run(train_through, 2)[0]
+    expected, _, once, _ = pool.run(train_through, 1)[0]
+
+    assert losses == expected
+    state_bytes = once[0][0] // 3
+    assert set(sent[0]) == {0, 1, 3}
+    for rank, share in ((0, 2.0), (1, 0.5), (3, 0.5)):
+        assert sent[0][rank] == pytest.approx(share * state_bytes, rel=0.05)
 
 
 def lose_a_rank(rank, world_size, last_run):

@@ -11,10 +11,10 @@ from dynatrain._errors import LayoutError
 from dynatrain.generation.engine import Engine, Side
 from dynatrain.generation.held import Source
 from dynatrain.generation.lanes import DEVICE, HOST
+from dynatrain.handing_on import HandedOn, loads, ways_to_hand_on
 from dynatrain.switch.called import Called
 from dynatrain.switch.clock import Clock
 from dynatrain.switch.fingerprints import Counted
-from dynatrain.switch.handing_on import Loads, Passes, passes_of, pay
 from dynatrain.switch.readings import Sources, Targets, read_sources, read_targets
 from dynatrain.switch.renames import check_new_names, check_old_names
 from dynatrain.switch.room import RETAIN, STREAM, Room, chosen, modes, schedule_options
@@ -23,11 +23,11 @@ from dynatrain.train_state import TrainState
 #: Of staging, besides what is moved: its least for each peer and direction, and gaps between moves.
 _BYTES_A_PEER, _BYTES_A_MOVE = 1024, 64
 _log = logging.getLogger("dynatrain.session")
-#: A way to retain the source.
-_HANDED_ON = "handed on"
-#: What a rank says of its plan: the hashes of its maps, the stages of each lane by mode, its room,
-#: where a mode is to be chosen, and what its links carry, where there may be two passes.
-_Planned = tuple[tuple[int, int], dict[str, list[int]], Room | None, Loads | None]
+#: A way to retain the source, or to stream it: a mode, and which of the ways to hand it on, from 1.
+_Way = tuple[str, int]
+#: What a rank says of its plan: the hashes of its maps, the stages of each lane by way, its room,
+#: where a mode is to be chosen, and what its links carry, by way to retain and pass.
+_Planned = tuple[tuple[int, int], dict[_Way, list[int]], Room | None, list[list[int]]]
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def _planned(engine: Engine, called: Called, sources: Sources, targets: Targets)
     source_map, naming = targets.source_maps[0], sources.naming
     drawn: list[Blueprint] = []
     asked = modes(engine.options.mode)
-    cut: dict[str, list[LaneMoves]] = {}
+    cut: dict[_Way, list[LaneMoves]] = {}
 
     def plan() -> _Planned:
         target_maps = engine.merged(published, targets.sides)
@@ -164,26 +164,27 @@ def _planned(engine: Engine, called: Called, sources: Sources, targets: Targets)
             )
         names = _names_by_lane(engine, source_map, sources)
         maps = (source_map, target_map)
-        cut.update((mode, _by_lane(engine, mine, maps, names, mode)) for mode in asked)
-        passes = passes_of(engine, *maps, mine) if RETAIN in asked else None
-        if passes is not None:
-            cut[_HANDED_ON] = _in_passes(engine, passes, names)
-        sides, by_lane = (sources.sides[0], targets.sides[0]), cut[asked[0]]
+        cut.update(((mode, 0), _by_lane(engine, mine, maps, names, mode)) for mode in asked)
+        ways = _ways_to_hand_on(engine, maps) if RETAIN in asked else []
+        plans = [way.plans_of(engine.rank) for way in ways]
+        for number, (way, passes) in enumerate(zip(ways, plans, strict=True), 1):
+            cut[RETAIN, number] = _in_passes(engine, way, passes, names)
+        sides, by_lane = (sources.sides[0], targets.sides[0]), cut[asked[0], 0]
         drawn.append(
             Blueprint(called, *sides, source_map, target_map, mine, by_lane, naming.apart, counted)
         )
         room = _room(engine, drawn[0]) if len(asked) > 1 else None
-        stages = {mode: [each.num_stages for each in lanes] for mode, lanes in cut.items()}
-        loads = None if passes is None else passes.loads
-        return (source_map.hash(), target_map.hash()), stages, room, loads
+        stages = {key: [each.num_stages for each in lanes] for key, lanes in cut.items()}
+        hashes = (source_map.hash(), target_map.hash())
+        return hashes, stages, room, loads([(mine,), *plans], nodes)
 
-    hashes, mode, cut_as, wanted = engine.joined(
+    hashes, way, wanted = engine.joined(
         "planning", plan, lambda answers: _all_planned(asked, answers)
     )
     _check_same_maps(hashes)
-    own = zip(cut[cut_as], wanted, strict=True)
+    own = zip(cut[way], wanted, strict=True)
     by_lane = [replace(each, num_stages=n) for each, n in own]
-    return replace(drawn[0], by_lane=by_lane, streams=mode == STREAM)
+    return replace(drawn[0], by_lane=by_lane, streams=way[0] == STREAM)
 
 
 def _room(engine: Engine, blueprint: Blueprint) -> Room:
@@ -198,17 +199,18 @@ def _room(engine: Engine, blueprint: Blueprint) -> Room:
 
 def _all_planned(
     asked: Sequence[str], answers: Sequence[_Planned]
-) -> tuple[dict[tuple[int, int], list[int]], str, str, list[int]]:
-    """The ranks that hold each pair of maps, the mode, how it is cut, and stages for all."""
+) -> tuple[dict[tuple[int, int], list[int]], _Way, list[int]]:
+    """The ranks that hold each pair of maps; where it is one, the way and its stages."""
     ranks_by: dict[tuple[int, int], list[int]] = {}
     for rank, (hashes, *_) in enumerate(answers):
         ranks_by.setdefault(hashes, []).append(rank)
+    if len(ranks_by) > 1:
+        return ranks_by, (asked[0], 0), []
     mode = chosen(asked, [room for _, _, room, _ in answers])
-    loads = [each for *_, each in answers if each is not None]
-    is_handed_on = mode == RETAIN and len(loads) == len(answers) and pay(loads)
-    cut_as = _HANDED_ON if is_handed_on else mode
-    stages = zip(*(stages[cut_as] for _, stages, _, _ in answers), strict=True)
-    return ranks_by, mode, cut_as, [max(each) for each in stages]
+    retained = [each for *_, each in answers] if mode == RETAIN else []
+    way = (mode, _native.way_of_least_load(retained) if retained else 0)
+    stages = zip(*(stages[way] for _, stages, _, _ in answers), strict=True)
+    return ranks_by, way, [max(each) for each in stages]
 
 
 def _check_same_maps(ranks_by: Mapping[tuple[int, int], Sequence[int]]) -> None:
@@ -289,12 +291,24 @@ def _by_lane(
     return found
 
 
+def _ways_to_hand_on(
+    engine: Engine, maps: tuple[_native.ShardMap, _native.ShardMap]
+) -> list[HandedOn]:
+    """None where peers read in place: nobody sends then."""
+    in_place = any(lane.reads_in_place for lane in engine.lanes.values())
+    nodes = engine.generation.members.node_of_rank
+    return [] if in_place else ways_to_hand_on(maps, nodes)
+
+
 def _in_passes(
-    engine: Engine, passes: Passes, names: Mapping[str, Sequence[str]]
+    engine: Engine,
+    way: HandedOn,
+    passes: Sequence[_native.Plan],
+    names: Mapping[str, Sequence[str]],
 ) -> list[LaneMoves]:
     """Both passes of each lane, one behind the other."""
     first, second = (
         _by_lane(engine, plan, maps, names, RETAIN)
-        for plan, maps in zip(passes.plans, passes.maps, strict=True)
+        for plan, maps in zip(passes, way.maps, strict=True)
     )
     return [*first, *(replace(each, is_handed_on=True) for each in second)]

@@ -35,7 +35,7 @@ struct Pass {
 
 /// False where nothing is handed on.
 bool hand_on_and_expect(const ShardMap& source, const ShardMap& target) {
-  const std::optional<FanOut> found = fan_out(source, target, 0);
+  const std::optional<FanOut> found = fan_out(source, target, {}, SharedBy::kAll, 0);
   if (!found.has_value()) {
     return false;
   }

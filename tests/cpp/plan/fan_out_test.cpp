@@ -2,6 +2,8 @@
 
 #include "dynatrain/plan/fan_out.hpp"
 
+#include "dynatrain/base/error.hpp"
+
 #include <gtest/gtest.h>
 
 #include "plan/small_maps.hpp"
@@ -83,8 +85,12 @@ struct Passes {
 };
 
 /// Plans both passes and follows every element; nothing where nothing is handed on.
-std::optional<Passes> expect_complete(const ShardMap& source, const ShardMap& target) {
-  const std::optional<FanOut> found = fan_out(source, target, 0);
+std::optional<Passes> expect_complete(const ShardMap& source,
+                                      const ShardMap& target,
+                                      const std::vector<int>& nodes = {},
+                                      SharedBy shared_by = SharedBy::kAll) {
+  const DecisionRecord record{.node_of_rank = nodes};
+  const std::optional<FanOut> found = fan_out(source, target, record, shared_by, 0);
   if (!found.has_value()) {
     return std::nullopt;
   }
@@ -92,8 +98,8 @@ std::optional<Passes> expect_complete(const ShardMap& source, const ShardMap& ta
   Passes passes;
   std::vector<Elements> had;
   for (int rank = 0; rank < num_ranks; ++rank) {
-    passes.first.push_back(make_plan(source, found->scattered, rank, {}));
-    passes.second.push_back(hand_on_plan(*found, rank, {}));
+    passes.first.push_back(make_plan(source, found->scattered, rank, record));
+    passes.second.push_back(hand_on_plan(*found, rank, record));
     had.push_back(held_by(source, rank));
   }
   std::vector<Elements> arrived(had.size());
@@ -104,6 +110,13 @@ std::optional<Passes> expect_complete(const ShardMap& source, const ShardMap& ta
     EXPECT_EQ(complete[static_cast<std::size_t>(rank)], held_by(target, rank)) << "rank " << rank;
   }
   return passes;
+}
+
+/// What is handed on stays within nodes where each of them shares a box apart.
+void expect_within_nodes(const std::optional<Passes>& passes, const std::vector<int>& nodes) {
+  for (const Plan& plan : passes.value_or(Passes{}).second) {
+    EXPECT_EQ(link_traffic(plan, {.node_of_rank = nodes}).far_sent_bytes, 0);
+  }
 }
 
 ShardMap copies(int count, const Shape& shape) {
@@ -130,6 +143,7 @@ TEST(FanOut, OneOwnerSendsWhatItHasOnce) {
 TEST(FanOut, EveryElementComesOnceWhateverTheLayouts) {
   std::mt19937 random(3);  // NOLINT: the same instances everywhere
   int num_handed_on = 0;
+  int num_in_nodes = 0;
   for (int trial = 0; trial < 300; ++trial) {
     const Shape shape{static_cast<std::int64_t>(1 + random() % 13),
                       static_cast<std::int64_t>(1 + random() % 9)};
@@ -152,25 +166,67 @@ TEST(FanOut, EveryElementComesOnceWhateverTheLayouts) {
     const ShardMap target = equal_tensors({"a|param", "b|param"}, shape, drawn());
     SCOPED_TRACE("trial " + std::to_string(trial));
     num_handed_on += expect_complete(source, target).has_value() ? 1 : 0;
+    std::vector<int> nodes;
+    for (int rank = 0; rank < 16; ++rank) {
+      nodes.push_back(static_cast<int>(random() % 3));
+    }
+    const auto in_nodes = expect_complete(source, target, nodes, SharedBy::kNode);
+    num_in_nodes += in_nodes.has_value() ? 1 : 0;
+    expect_within_nodes(in_nodes, nodes);
     ASSERT_FALSE(HasFailure());
   }
   EXPECT_GT(num_handed_on, 50);
+  EXPECT_GT(num_in_nodes, 50);
+}
+
+// Two nodes of four new copies: each takes the bytes once, its ranks share them among each other.
+TEST(FanOut, EachNodeTakesItsBytesOnce) {
+  const Shape shape{24, 4};
+  const std::int64_t whole = std::int64_t{2} * 24 * 4 * 4;
+  const ShardMap source =
+      equal_tensors(testing::numbered_names(2), shape, make_replicated_sharding({0}));
+  const ShardMap target = equal_tensors(
+      testing::numbered_names(2), shape, make_replicated_sharding({1, 2, 3, 4, 5, 6, 7, 8}));
+  const std::vector<int> nodes{0, 1, 1, 1, 1, 2, 2, 2, 2};
+  const auto passes = expect_complete(source, target, nodes, SharedBy::kNode);
+  ASSERT_TRUE(passes.has_value());
+  EXPECT_EQ(passes->first[0].traffic.sent_bytes, 2 * whole);
+  for (std::size_t rank = 1; rank < nodes.size(); ++rank) {
+    EXPECT_EQ(passes->first[rank].traffic.received_bytes, whole / 4);
+    EXPECT_EQ(link_traffic(passes->second[rank], {.node_of_rank = nodes}).far_received_bytes, 0);
+  }
+}
+
+// The ways of two ranks: one pass, two with less on the busiest links, two with more.
+TEST(FanOut, WayIsThatOfTheBusiestLinks) {
+  const std::vector<LoadsOfWays> ranks{{{100}, {40, 10}, {10, 90}}, {{20}, {10, 40}, {90, 10}}};
+  EXPECT_EQ(way_of_least_load(ranks), 1U);
+  const std::vector<LoadsOfWays> hardly_less{{{100}, {40, 41}}};
+  EXPECT_EQ(way_of_least_load(hardly_less), 0U);
+  const std::vector<LoadsOfWays> nothing_far{{{0}, {0, 0}}};
+  EXPECT_EQ(way_of_least_load(nothing_far), 0U);
+  const std::vector<LoadsOfWays> others{{{1}, {1, 1}}, {{1}}};
+  EXPECT_THROW(static_cast<void>(way_of_least_load(others)), LayoutError);
+  EXPECT_THROW(static_cast<void>(way_of_least_load({})), LayoutError);
 }
 
 // A second pass costs messages and a wait; it has to be worth that.
 TEST(FanOut, IsNotForWhatHasCopiesEnoughOrIsSmall) {
   const Shape shape{28, 4};
-  EXPECT_FALSE(fan_out(copies(2, shape), copies(4, shape), 0).has_value()) << "2 lack it";
-  EXPECT_FALSE(fan_out(copies(1, shape), copies(2, shape), 0).has_value()) << "1 lacks it";
-  EXPECT_FALSE(fan_out(copies(1, shape), copies(8, shape)).has_value()) << "small";
-  EXPECT_TRUE(fan_out(copies(1, shape), copies(3, shape), 0).has_value());
+  EXPECT_FALSE(fan_out(copies(2, shape), copies(4, shape), {}, SharedBy::kAll, 0).has_value())
+      << "2 lack it";
+  EXPECT_FALSE(fan_out(copies(1, shape), copies(2, shape), {}, SharedBy::kAll, 0).has_value())
+      << "1 lacks it";
+  EXPECT_FALSE(fan_out(copies(1, shape), copies(8, shape), {}, SharedBy::kAll).has_value())
+      << "small";
+  EXPECT_TRUE(fan_out(copies(1, shape), copies(3, shape), {}, SharedBy::kAll, 0).has_value());
 }
 
 // Parts lie where the target has them, or the second pass would read what is not there.
 TEST(FanOut, PartsLieInTheTargetsMemory) {
   const Shape shape{6, 4};
   const ShardMap target = copies(4, shape);
-  const auto found = fan_out(copies(1, shape), target, 0);
+  const auto found = fan_out(copies(1, shape), target, {}, SharedBy::kAll, 0);
   ASSERT_TRUE(found.has_value());
   const std::vector<Fragment> parts = found->scattered.fragments(TensorId(0), 2);
   ASSERT_EQ(parts.size(), 1U);
