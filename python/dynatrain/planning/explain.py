@@ -13,7 +13,8 @@ from dynatrain._errors import LayoutError
 from dynatrain.door import looking, wrong_argument
 from dynatrain.given import text, whole
 from dynatrain.layout import Layout
-from dynatrain.planning.plan import Maps, checked_world, maps_of
+from dynatrain.planning.passes import Maps, Pass, maps_of
+from dynatrain.planning.plan import checked_world
 from dynatrain.planning.tensors import Model, TensorSpec, checked_model
 from dynatrain.planning.topologies import Topology
 from dynatrain.report import SCHEMA_VERSION
@@ -31,6 +32,7 @@ class Transfer:
         src: who has it.
         dst: who gets it; the same rank where it has it already.
         why: why this one sends it.
+        in_pass: 1, or 2 of what receivers hand on to each other.
     """
 
     begin: list[int]
@@ -38,6 +40,7 @@ class Transfer:
     src: int
     dst: int
     why: str
+    in_pass: int = 1
 
 
 @dataclass
@@ -115,17 +118,13 @@ def explain(
     if asked is None:
         raise wrong_argument("explain", "tensor", tensor, "the name of a parameter")
     spec, name = _found(model, asked)
-    part = maps.plan_of(number).part_of([name])
-    cells = [
-        CellOfTensor(*cell)
-        for cell in _native.cells_of(maps.source, maps.target, name)
-        if number in cell[2] or number in cell[3]
-    ]
+    cells = [cell for cell in _cells(maps, name) if number in cell.owners + cell.needers]
     transfers = [
-        Transfer(begin, end, src, dst, _why(maps, _holding(cells, begin), (src, dst), (begin, end)))
-        for _, begin, end, src, dst in part.moves()
+        transfer
+        for in_pass, of_pass in enumerate(maps.passes(), 1)
+        for transfer in _transfers(maps, of_pass, in_pass, number, name)
     ]
-    transfers.sort(key=lambda each: (each.dst, each.begin, each.src))
+    transfers.sort(key=lambda each: (each.in_pass, each.dst, each.begin, each.src))
     slot = next(each for each in model.slots if each.name == name.rpartition("|")[2])
     return Explanation(name, number, list(spec.shape), slot.dtype or spec.dtype, cells, transfers)
 
@@ -145,6 +144,23 @@ def _found(model: Model, tensor: str) -> tuple[TensorSpec, str]:
     )
 
 
+def _cells(maps: Maps | Pass, name: str) -> list[CellOfTensor]:
+    return [CellOfTensor(*cell) for cell in _native.cells_of(maps.source, maps.target, name)]
+
+
+def _transfers(maps: Maps, of_pass: Pass, in_pass: int, rank: int, name: str) -> list[Transfer]:
+    """What a rank does with a tensor in one pass."""
+    cells = _cells(of_pass, name)
+    found = []
+    for _, begin, end, src, dst in of_pass.plans[rank].part_of([name]).moves():
+        if in_pass == 1:
+            why = _why(maps, _holding(cells, begin), (src, dst), (begin, end))
+        else:
+            why = "handed on: it was sent this part"
+        found.append(Transfer(begin, end, src, dst, why, in_pass))
+    return found
+
+
 def _holding(cells: Sequence[CellOfTensor], begin: Sequence[int]) -> CellOfTensor:
     """The cell that an element is in; a move that joins several has the parties of each of them."""
     return next(
@@ -161,8 +177,7 @@ def _why(maps: Maps, cell: CellOfTensor, ends: tuple[int, int], box: _Box) -> st
     owners = cell.owners
     told = "the only owner"
     if len(owners) > 1:
-        node = _node(maps, dst)
-        near = [owner for owner in owners if _node(maps, owner) == node]
+        near = [owner for owner in owners if maps.node_of(owner) == maps.node_of(dst)]
         among = near or owners
         where = f" of {len(owners)}"
         if maps.nodes:
@@ -173,10 +188,6 @@ def _why(maps: Maps, cell: CellOfTensor, ends: tuple[int, int], box: _Box) -> st
         if _size(box) < _size((cell.begin, cell.end)):
             told += ", by parts, so that all send alike"
     return told
-
-
-def _node(maps: Maps, rank: int) -> int:
-    return maps.nodes[rank] if maps.nodes else 0
 
 
 def _size(box: _Box) -> int:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dynatrain._errors import LayoutError
 from dynatrain.amounts import bytes_text, seconds_text, unit_of
 from dynatrain.layout import Layout
-from dynatrain.planning.plan import maps_of
+from dynatrain.planning.passes import Pass, maps_of
 from dynatrain.planning.report import PlanReport
 from dynatrain.planning.tensors import Model
 from dynatrain.planning.topologies import Topology
@@ -96,6 +96,7 @@ def _facts(report: PlanReport) -> list[tuple[str, str]]:
         ),
         ("between nodes", bytes_text(report.bytes_moved_far)),
         ("kept", bytes_text(report.bytes_kept)),
+        *_handed_on(report),
         ("stop, at least", f"{seconds_text(report.bound_seconds)} in {report.num_stages:,} stages"),
         (
             "stop, predicted",
@@ -114,7 +115,7 @@ def _facts(report: PlanReport) -> list[tuple[str, str]]:
             (
                 "busiest sender",
                 f"{bytes_text(egress.planned_bytes)}, at least "
-                f"{bytes_text(egress.bound_bytes)} by any choice where links are alike",
+                f"{bytes_text(egress.bound_bytes)} by any choice of owners where links are alike",
             )
         )
         facts.append(
@@ -128,21 +129,26 @@ def _facts(report: PlanReport) -> list[tuple[str, str]]:
     return facts
 
 
+def _handed_on(report: PlanReport) -> list[tuple[str, str]]:
+    if not report.handed_on_bytes:
+        return []
+    return [("handed on", f"{bytes_text(report.handed_on_bytes)}, in a second pass")]
+
+
 def _pictures(report: PlanReport, model: Model, links: Topology) -> list[tuple[str, str, str]]:
     source, target = Layout.parse(report.source), Layout.parse(report.target)
-    maps = maps_of(source, target, model, links, report.is_disjoint)
-    sends = [maps.plan_of(rank).sends() for rank in range(maps.num_ranks)]
+    passes = maps_of(source, target, model, links, report.is_disjoint).passes()
     per_node = links.ranks_per_node
-    has_lines = per_node is not None and maps.num_ranks <= _MOST_LINES * per_node
+    has_lines = per_node is not None and len(report.ranks) <= _MOST_LINES * per_node
     nodes = f" Lines part nodes of {per_node} ranks." if has_lines else ""
-    if (width := _ranks_a_point(maps.num_ranks)) > 1:
+    if (width := _ranks_a_point(len(report.ranks))) > 1:
         nodes += f" A point is {width} ranks by {width}."
     return [
         (
             "Who sends to whom",
             f"Bytes from each rank to each other one, on a logarithmic scale.{nodes}",
             _drawn(
-                lambda axes: _draw_traffic(axes, sends, per_node if has_lines else None), (8.5, 7)
+                lambda axes: _draw_traffic(axes, passes, per_node if has_lines else None), (8.5, 7)
             ),
         ),
         (
@@ -184,16 +190,18 @@ def _drawn(draw: Callable[[Axes], None], size: tuple[float, float] = (8.5, 3)) -
     return base64.b64encode(file.getvalue()).decode()
 
 
-def _draw_traffic(axes: Axes, sends: Sequence[Sequence[Any]], per_node: int | None) -> None:
+def _draw_traffic(axes: Axes, passes: Sequence[Pass], per_node: int | None) -> None:
     import numpy as np
     from matplotlib.colors import LogNorm
 
-    width = _ranks_a_point(len(sends))
-    num_points = -(-len(sends) // width)
+    plans = [plan for each in passes for plan in each.plans]
+    num_ranks = len(passes[0].plans)
+    width = _ranks_a_point(num_ranks)
+    num_points = -(-num_ranks // width)
     matrix = np.zeros((num_points, num_points))
-    for src, peers in enumerate(sends):
-        for dst, _, size_bytes, _ in peers:
-            matrix[src // width, dst // width] += size_bytes
+    for plan in plans:
+        for dst, _, size_bytes, _ in plan.sends():
+            matrix[plan.rank // width, dst // width] += size_bytes
     matrix[matrix == 0] = np.nan
     axes.set_xlabel("receives")
     axes.set_ylabel("sends")
@@ -212,7 +220,7 @@ def _draw_traffic(axes: Axes, sends: Sequence[Sequence[Any]], per_node: int | No
     assert figure is not None
     figure.colorbar(image, ax=axes, label="bytes")
     if per_node is not None:
-        for edge in range(per_node, len(sends), per_node):
+        for edge in range(per_node, num_ranks, per_node):
             axes.axhline(edge - 0.5, color="#888888", linewidth=0.4)
             axes.axvline(edge - 0.5, color="#888888", linewidth=0.4)
 

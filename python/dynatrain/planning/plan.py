@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from dynatrain import _native
 from dynatrain._errors import BudgetError, LayoutError
 from dynatrain.door import checked_count, wrong_argument
 from dynatrain.layout import Layout, as_layout
-from dynatrain.planning.maps import describe
+from dynatrain.planning.passes import Maps, Pass, maps_of
 from dynatrain.planning.report import (
     Bottleneck,
     Egress,
@@ -24,45 +23,6 @@ from dynatrain.planning.topologies import Topology
 _MAX_RANKS = 1 << 14
 _MAX_STAGES = 1 << 20
 _MAX_BYTES = 1 << 60
-
-
-@dataclass(frozen=True)
-class Maps:
-    """Two layouts of one model, and the nodes of their ranks.
-
-    Attributes:
-        source: where everything is.
-        target: where it shall be.
-        nodes: the node of each rank; empty where all share one.
-    """
-
-    source: _native.ShardMap
-    target: _native.ShardMap
-    nodes: list[int]
-
-    @property
-    def num_ranks(self) -> int:
-        """Ranks of the larger world."""
-        return max(self.source.num_ranks, self.target.num_ranks)
-
-    def plan_of(self, rank: int) -> _native.Plan:
-        """The moves of one rank, as a live switch makes them."""
-        return _native.make_plan(self.source, self.target, rank, self.nodes)
-
-
-def maps_of(
-    source: Layout, target: Layout, model: Model, links: Topology, is_disjoint: bool = False
-) -> Maps:
-    """The maps that a switch of a described model goes by; ``is_disjoint`` as in a PlanReport.
-
-    Raises:
-        LayoutError: a layout does not fit the model, or the links cannot hold its ranks.
-    """
-    first = source.world_size if is_disjoint else 0
-    nodes = links.node_of_rank(max(source.world_size, first + target.world_size))
-    before = describe(source, model.tensors, model.slots)
-    after = describe(target, model.tensors, model.slots, first)
-    return Maps(before, after, nodes)
 
 
 def plan(  # noqa: PLR0913 - what moves where, and how, all but three with defaults
@@ -108,31 +68,37 @@ def plan(  # noqa: PLR0913 - what moves where, and how, all but three with defau
         raise wrong_argument("plan", "topology", topology, "a dynatrain.Topology, or None")
     links = topology or Topology()
     maps = maps_of(source, target, model, links, disjoint)
-    plans = [maps.plan_of(rank) for rank in range(maps.num_ranks)]
+    passes = maps.passes()
     options = _native.ScheduleOptions(staging_budget_bytes=budget_bytes)
-    stages = _num_stages(plans, options)
-    virtual_run = _native.VirtualRun(maps.nodes, links.native)
-    ranks = []
-    for item in plans:
-        schedule = _native.make_schedule(item, maps.source, maps.target, stages, options)
-        virtual_run.add(item, schedule, maps.source)
-        seconds = _native.time_bound_seconds(item, maps.nodes, links.native)
-        ranks.append(_of_rank(item, maps, schedule.staging_peak_bytes, seconds))
-    for rank, end in zip(ranks, virtual_run.end_of_rank(), strict=True):
+    stages = [_num_stages(each.plans, options) for each in passes]
+    staging = [0] * maps.num_ranks
+    runs: list[_native.VirtualRun] = []
+    for each, num_stages in zip(passes, stages, strict=True):
+        begins = runs[-1].end_of_rank() if runs else []
+        run = _native.VirtualRun(maps.nodes, links.native, begins)
+        for found in each.plans:
+            schedule = _native.make_schedule(found, each.source, each.target, num_stages, options)
+            run.add(found, schedule, each.target)
+            staging[found.rank] = max(staging[found.rank], schedule.staging_peak_bytes)
+        runs.append(run)
+    ranks = [_of_rank(maps, passes, rank, staging[rank], links) for rank in range(maps.num_ranks)]
+    for rank, end in zip(ranks, runs[-1].end_of_rank(), strict=True):
         rank.predicted_seconds = links.switch_seconds + end
+    adopted = [found.adoptable_bytes for found in passes[0].plans]
     report = PlanReport(
         str(source),
         str(target),
-        stages,
+        sum(stages),
         max(rank.bound_seconds for rank in ranks),
         ranks,
         model.name,
         model.num_params,
         _egress(maps, ranks),
-        _bottleneck(ranks, [item.adoptable_bytes for item in plans], links),
+        _bottleneck(ranks, adopted, links),
         is_disjoint=disjoint,
+        handed_on_bytes=sum(found.received_bytes for each in passes[1:] for found in each.plans),
     )
-    times = virtual_run.times_of(report.last_rank.rank)
+    times = [stage for run in runs for stage in run.times_of(report.last_rank.rank)]
     report.timeline = [
         StagePrediction(*(links.switch_seconds + second for second in stage)) for stage in times
     ]
@@ -164,24 +130,29 @@ def _num_stages(plans: Sequence[_native.Plan], options: _native.ScheduleOptions)
     return stages
 
 
-def _of_rank(found: _native.Plan, maps: Maps, staging_bytes: int, bound_seconds: float) -> RankPlan:
-    _, _, sent_far, received_far = found.by_link(maps.nodes)
-    before = maps.source.bytes_of_rank(found.rank)
-    after = maps.target.bytes_of_rank(found.rank)
+def _of_rank(
+    maps: Maps, passes: Sequence[Pass], rank: int, staging_bytes: int, links: Topology
+) -> RankPlan:
+    plans = [each.plans[rank] for each in passes]
+    by_link = [found.by_link(maps.nodes) for found in plans]
+    before = maps.source.bytes_of_rank(rank)
+    after = maps.target.bytes_of_rank(rank)
     return RankPlan(
-        rank=found.rank,
-        sent_bytes=found.sent_bytes,
-        received_bytes=found.received_bytes,
-        kept_bytes=found.kept_bytes,
-        lower_bound_bytes=found.lower_bound_bytes,
+        rank=rank,
+        sent_bytes=sum(found.sent_bytes for found in plans),
+        received_bytes=sum(found.received_bytes for found in plans),
+        kept_bytes=plans[0].kept_bytes,
+        lower_bound_bytes=sum(found.lower_bound_bytes for found in plans),
         staging_bytes=staging_bytes,
-        num_moves=found.num_moves,
-        sent_far_bytes=sent_far,
-        received_far_bytes=received_far,
+        num_moves=sum(found.num_moves for found in plans),
+        sent_far_bytes=sum(sent for _, _, sent, _ in by_link),
+        received_far_bytes=sum(received for _, _, _, received in by_link),
         source_bytes=before,
         target_bytes=after,
-        peak_bytes=before + after - found.adoptable_bytes + staging_bytes,
-        bound_seconds=bound_seconds,
+        peak_bytes=before + after - plans[0].adoptable_bytes + staging_bytes,
+        bound_seconds=sum(
+            _native.time_bound_seconds(found, maps.nodes, links.native) for found in plans
+        ),
     )
 
 

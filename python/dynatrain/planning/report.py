@@ -72,7 +72,8 @@ class Egress:
 
     Attributes:
         planned_bytes: as this library chooses senders, those on the needer's node first.
-        bound_bytes: no choice of senders has a busiest one with fewer, where links are alike.
+        bound_bytes: no choice of senders has a busiest one with fewer, where links are alike and
+            owners alone send; what is handed on by its receivers may go below it.
         bound_ranks: the proof: what these alone own is as much for each of them.
         modulo_bytes: had the n-th rank that lacks a box been served by its owner n modulo owners.
         first_owner_bytes: had the lowest owner of each box served all.
@@ -114,7 +115,7 @@ class PlanReport:
     Attributes:
         source: text form of the layout before.
         target: text form of the layout after.
-        num_stages: stages that the staging budget asks for.
+        num_stages: stages that the staging budget asks for, of both passes where it is handed on.
         bound_seconds: the least time of the busiest rank.
         ranks: one RankPlan for each rank of the larger world, or of both where they are disjoint.
         model: what the model is called; empty for one that was given by its tensors.
@@ -123,6 +124,8 @@ class PlanReport:
         bottleneck: the busiest link; None where nothing moves.
         timeline: the stages of the rank that ends last, in virtual time.
         is_disjoint: whether the target's ranks are numbered behind the source's.
+        handed_on_bytes: the part of what moves that receivers hand on in a second pass; 0 where
+            there is one pass.
     """
 
     source: str
@@ -136,6 +139,7 @@ class PlanReport:
     bottleneck: Bottleneck | None = None
     timeline: list[StagePrediction] = field(default_factory=list)
     is_disjoint: bool = False
+    handed_on_bytes: int = 0
 
     @property
     def last_rank(self) -> RankPlan:

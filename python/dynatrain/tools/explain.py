@@ -49,11 +49,11 @@ def show(found: Explanation, layouts: tuple[str, str], most: int | None) -> None
         box = _box(cell.begin, cell.end)
         cells.add_row(Text(box), ranks_text(cell.owners, 4), ranks_text(cell.needers, 4))
     transfers = Table(title=f"what rank {found.rank} does", title_justify="left", show_edge=False)
-    for column in ("box", "from", "to", "why"):
+    for column in ("pass", "box", "from", "to", "why"):
         transfers.add_column(column)
     for each in found.transfers[:most]:
         ends = (str(each.src), str(each.dst))
-        transfers.add_row(Text(_box(each.begin, each.end)), *ends, each.why)
+        transfers.add_row(str(each.in_pass), Text(_box(each.begin, each.end)), *ends, each.why)
     console.print()
     console.print(cells)
     console.print()

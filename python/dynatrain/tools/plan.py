@@ -96,8 +96,14 @@ def _show_bytes(console: Console, report: PlanReport) -> None:
     links = ""
     if report.bytes_moved_far:
         links = f": {bytes_text(near)} within nodes, {bytes_text(report.bytes_moved_far)} between"
+    handed_on = ""
+    if report.handed_on_bytes:
+        handed_on = (
+            f"\n       {bytes_text(report.handed_on_bytes)} of it by ranks that were sent other "
+            "parts, in a second pass"
+        )
     console.print(
-        f"moved  {bytes_text(report.bytes_moved)}{links}\n"
+        f"moved  {bytes_text(report.bytes_moved)}{links}{handed_on}\n"
         f"       no switch moves less than {bytes_text(report.lower_bound_bytes)}\n"
         f"kept   {bytes_text(report.bytes_kept)}"
     )
@@ -115,6 +121,7 @@ def _show_egress(console: Console, egress: Egress, has_nodes: bool) -> None:
     """What the busiest sender sends, and by what other rules it would."""
     ranks = ranks_text(egress.bound_ranks, 3)
     over = egress.planned_bytes / egress.bound_bytes - 1 if egress.bound_bytes else 0.0
+    side = "over the bound" if over >= 0 else "under the bound of one pass"
     others = {
         "modulo": egress.modulo_bytes,
         "first owner": egress.first_owner_bytes,
@@ -122,7 +129,7 @@ def _show_egress(console: Console, egress: Egress, has_nodes: bool) -> None:
     }
     told = ", ".join(f"{name} {bytes_text(size_bytes)}" for name, size_bytes in others.items())
     console.print(
-        f"sends  {bytes_text(egress.planned_bytes)} at most, {over:.1%} over the bound\n"
+        f"sends  {bytes_text(egress.planned_bytes)} at most, {abs(over):.1%} {side}\n"
         f"       bound: what ranks {ranks} alone have, shared evenly\n"
         f"       by other rules: {told}"
     )

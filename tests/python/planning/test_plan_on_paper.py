@@ -9,7 +9,7 @@ import torch
 
 import dynatrain
 from dynatrain import Layout, LayoutError, TensorSpec, Topology
-from dynatrain.planning import load_model
+from dynatrain.planning import explain, load_model
 
 # 8 x 4 float32 with two moments: 96 elements, 384 bytes, of which one row is 48 bytes.
 MATRIX = [TensorSpec("w", (8, 4), tp_dim=0)]
@@ -45,6 +45,53 @@ def test_scale_out_moves_what_each_rank_lacks():
     assert received(report) == [0, 2 * ROW_BYTES, 2 * ROW_BYTES, 2 * ROW_BYTES]
     assert kept(report) == [2 * ROW_BYTES, 0, 0, 0]
     assert [rank.sent_bytes for rank in report.ranks] == [2 * ROW_BYTES, 4 * ROW_BYTES, 0, 0]
+
+
+# One copy to eight, four ranks a node. The own node's three others share it, the other node's four,
+# too: it crosses once; each rank of the first gets two thirds by way of others, of the second three
+# quarters. Without nodes all of it comes from its owner.
+def test_copies_are_handed_on_where_links_between_nodes_carry_less():
+    large = [TensorSpec("w", (2052, 1024))]
+    state_bytes = 2052 * 1024 * 4 * 3
+    links = Topology(ranks_per_node=4, link_bytes_per_second=1e9, node_link_bytes_per_second=4e9)
+    report = dynatrain.plan("dp_replicate=1", "dp_replicate=8", large, links)
+
+    assert received(report) == [0] + [state_bytes] * 7
+    assert report.lower_bound_bytes == report.bytes_moved == 7 * state_bytes
+    assert report.bytes_moved_far == state_bytes
+    assert report.handed_on_bytes == 2 * state_bytes + 3 * state_bytes
+    assert [rank.sent_bytes for rank in report.ranks] == [
+        2 * state_bytes,
+        *[2 * state_bytes // 3] * 3,
+        *[3 * state_bytes // 4] * 4,
+    ]
+    assert [rank.sent_far_bytes for rank in report.ranks] == [state_bytes] + [0] * 7
+    # Out of the first node at 1 GB/s, then three quarters at 4 GB/s.
+    least = state_bytes / 1e9 + 0.75 * state_bytes / 4e9
+    assert least <= report.predicted_seconds <= 1.2 * least
+    assert len(report.timeline) == report.num_stages
+    assert report.timeline[-1].unpack_end == report.predicted_seconds
+    in_one = dynatrain.plan("dp_replicate=1", "dp_replicate=8", large)
+    assert in_one.handed_on_bytes == 0
+    assert in_one.ranks[0].sent_bytes == 7 * state_bytes
+
+
+def test_explanation_says_what_is_handed_on():
+    large = [TensorSpec("w", (2052, 1024))]
+    layouts, links = ("dp_replicate=1", "dp_replicate=8"), Topology(ranks_per_node=4)
+    found = explain(layouts, large, "w", 5, links)
+
+    told = {
+        (each.in_pass, each.src, each.dst, each.begin[0], each.end[0]) for each in found.transfers
+    }
+    assert told == {
+        (1, 0, 5, 513, 1026),
+        *((2, 5, peer, 513, 1026) for peer in (4, 6, 7)),
+        *((2, peer, 5, 513 * slot, 513 * slot + 513) for peer, slot in ((4, 0), (6, 2), (7, 3))),
+    }
+    assert {each.why for each in found.transfers if each.in_pass == 2} == {
+        "handed on: it was sent this part"
+    }
 
 
 # dp=4 to one rank: it holds two rows of eight.

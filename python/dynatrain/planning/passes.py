@@ -1,0 +1,86 @@
+"""The maps between which a described switch is, and the plans of all its ranks, pass by pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dynatrain import _native
+from dynatrain.handing_on import loads, ways_to_hand_on
+from dynatrain.layout import Layout
+from dynatrain.planning.maps import describe
+from dynatrain.planning.tensors import Model
+from dynatrain.planning.topologies import Topology
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass of a switch.
+
+    Attributes:
+        source: what ranks have.
+        target: what they get.
+        plans: the moves of each rank.
+    """
+
+    source: _native.ShardMap
+    target: _native.ShardMap
+    plans: list[_native.Plan]
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Two layouts of one model, and the nodes of their ranks.
+
+    Attributes:
+        source: where everything is.
+        target: where it shall be.
+        nodes: the node of each rank; empty where all share one.
+    """
+
+    source: _native.ShardMap
+    target: _native.ShardMap
+    nodes: list[int]
+
+    @property
+    def num_ranks(self) -> int:
+        """Ranks of the larger world."""
+        return max(self.source.num_ranks, self.target.num_ranks)
+
+    def node_of(self, rank: int) -> int:
+        """The node of a rank."""
+        return self.nodes[rank] if self.nodes else 0
+
+    def passes(self) -> list[Pass]:
+        """The switch as a live one between these ranks makes it, of messages: in one pass, or two.
+
+        Cost: the plans of all ranks, one after the other, by every way that there is.
+        """
+        ranks = range(self.num_ranks)
+        once = [_native.make_plan(self.source, self.target, rank, self.nodes) for rank in ranks]
+        ways = ways_to_hand_on((self.source, self.target), self.nodes)
+        of_ways = [[way.plans_of(rank) for rank in ranks] for way in ways]
+        told = [
+            loads([(once[rank],), *(of_way[rank] for of_way in of_ways)], self.nodes)
+            for rank in ranks
+        ]
+        taken = _native.way_of_least_load(told)
+        if taken == 0:
+            return [Pass(self.source, self.target, once)]
+        first, second = zip(*of_ways[taken - 1], strict=True)
+        of_first, of_second = ways[taken - 1].maps
+        return [Pass(*of_first, list(first)), Pass(*of_second, list(second))]
+
+
+def maps_of(
+    source: Layout, target: Layout, model: Model, links: Topology, is_disjoint: bool = False
+) -> Maps:
+    """The maps that a switch of a described model goes by; ``is_disjoint`` as in a PlanReport.
+
+    Raises:
+        LayoutError: a layout does not fit the model, or the links cannot hold its ranks.
+    """
+    first = source.world_size if is_disjoint else 0
+    nodes = links.node_of_rank(max(source.world_size, first + target.world_size))
+    before = describe(source, model.tensors, model.slots)
+    after = describe(target, model.tensors, model.slots, first)
+    return Maps(before, after, nodes)
