@@ -1,4 +1,5 @@
 #include "dynatrain/plan/fan_out.hpp"
+#include "dynatrain/plan/relabel.hpp"
 #include "dynatrain/plan/world_traffic.hpp"
 
 #include "torch/bind.hpp"
@@ -221,6 +222,28 @@ void bind_fan_out(py::module_& m) {
       NoGil());
 }
 
+void bind_relabel(py::module_& m) {
+  py::class_<Relabelling>(m, "Relabelling")
+      .def_readonly("ranks", &Relabelling::ranks)
+      .def_readonly("moved_bytes", &Relabelling::moved_bytes)
+      .def_readonly("moved_far_bytes", &Relabelling::moved_far_bytes)
+      .def_readonly("natural_moved_bytes", &Relabelling::natural_moved_bytes)
+      .def_readonly("natural_moved_far_bytes", &Relabelling::natural_moved_far_bytes);
+  m.def(
+      "relabel",
+      [](const ShardMap& source,
+         const ShardMap& target,
+         std::vector<int> node_of_rank,
+         const std::vector<int>& ranks) {
+        return relabel(source, target, record_of(std::move(node_of_rank)), ranks);
+      },
+      py::arg("source"),
+      py::arg("target"),
+      py::arg("node_of_rank"),
+      py::arg("ranks"),
+      NoGil());
+}
+
 void bind_topology(py::module_& m) {
   const Topology usual;
   py::class_<Topology>(m, "Topology")
@@ -267,6 +290,7 @@ void bind_plan(py::module_& m) {
         NoGil());
   m.def("check_plans", &check, py::arg("source"), py::arg("target"), py::arg("plans"), NoGil());
   bind_fan_out(m);
+  bind_relabel(m);
   bind_topology(m);
   m.def("time_bound_seconds",
         &time_bound,

@@ -514,6 +514,36 @@ def way_of_least_load(ranks: Sequence[Sequence[Sequence[int]]]) -> int:
     Way 0 is left only for one that carries clearly less.
     """
 
+class Relabelling:
+    """Who takes which place of a target, and what that leaves to be moved."""
+
+    @property
+    def ranks(self) -> list[int]:
+        """By place: the rank that takes it; the last ones take none."""
+
+    @property
+    def moved_bytes(self) -> int:
+        """What ranks need and lack."""
+
+    @property
+    def moved_far_bytes(self) -> int:
+        """The part of it that no rank of their node has."""
+
+    @property
+    def natural_moved_bytes(self) -> int:
+        """As ``moved_bytes``, had nothing been relabelled."""
+
+    @property
+    def natural_moved_far_bytes(self) -> int: ...
+
+def relabel(
+    source: ShardMap, target: ShardMap, node_of_rank: Sequence[int], ranks: Sequence[int]
+) -> Relabelling:
+    """Gives each place to a rank that has much of what belongs there, never worse than naturally.
+
+    ``ranks[p]`` is at place ``p`` naturally, and in ``target``. What is on one node stays together.
+    """
+
 class Topology:
     """Link speeds of one rank, each direction; between nodes, and within one.
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from dynatrain import _native
 from dynatrain._errors import LayoutError
-from dynatrain.door import checked_count
+from dynatrain.door import checked_count, looking, wrong_argument
 from dynatrain.layout import Layout, as_layout
 from dynatrain.planning.tensors import (
     ADAMW_SLOTS,
@@ -26,7 +26,7 @@ def describe(
     layout: Layout | str,
     tensors: Sequence[TensorSpec],
     slots: Sequence[Slot] = ADAMW_SLOTS,
-    first_rank: int = 0,
+    ranks: Sequence[int] | None = None,
 ) -> _native.ShardMap:
     """The shard map of a described model: FSDP2 inside TP, experts over EP, stages by layer.
 
@@ -37,14 +37,13 @@ def describe(
         layout: where the model would live.
         tensors: its parameters.
         slots: what each parameter brings: itself and its optimizer state.
-        first_rank: the number in the map of the layout's rank 0; the others follow.
+        ranks: the number in the map of each of the layout's ranks; by default its own.
 
     Raises:
         LayoutError: there are fewer layers than stages, or no experts to be parallel.
     """
     target = as_layout(layout)
-    first = checked_count("describe", "first_rank", first_rank)
-    ranks = range(first, first + target.world_size)
+    numbers = _numbers(target, ranks)
     model = Model("", checked_model("describe", tensors).tensors, tuple(slots))
     tensors, slots, num_layers = model.tensors, model.slots, model.num_layers
     _check_experts(target, tensors)
@@ -53,9 +52,20 @@ def describe(
         layers = {layer for part in target.layers(pp_rank, num_layers) for layer in part}
         stage = [spec for spec in tensors if layers.intersection(spec.layers)]
         table = _stage_table(target, pp_rank, stage, slots)
-        held_by = [ranks[rank] for rank in target.native.stage_mesh(pp_rank)[1]]
-        publications.append((table.encode_as(ranks), held_by))
+        held_by = [numbers[rank] for rank in target.native.stage_mesh(pp_rank)[1]]
+        publications.append((table.encode_as(numbers), held_by))
     return _native.ShardMap.merge(publications)
+
+
+def _numbers(layout: Layout, ranks: Sequence[int] | None) -> list[int]:
+    if ranks is None:
+        return list(range(layout.world_size))
+    with looking("describe", "ranks", ranks, "a number for each rank of the layout"):
+        numbers = [checked_count("describe", "ranks", rank) for rank in ranks]
+    if len(set(numbers)) != layout.world_size or len(numbers) != layout.world_size:
+        expected = f"{layout.world_size} numbers, each once"
+        raise wrong_argument("describe", "ranks", numbers, expected)
+    return numbers
 
 
 def _check_experts(layout: Layout, tensors: Sequence[TensorSpec]) -> None:

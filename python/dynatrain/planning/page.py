@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from dynatrain._errors import LayoutError
 from dynatrain.amounts import bytes_text, seconds_text, unit_of
 from dynatrain.layout import Layout
-from dynatrain.planning.passes import Pass, maps_of
+from dynatrain.planning.passes import Pass, maps_of, relabelled
 from dynatrain.planning.report import PlanReport
 from dynatrain.planning.tensors import Model
 from dynatrain.planning.topologies import Topology
@@ -97,6 +97,7 @@ def _facts(report: PlanReport) -> list[tuple[str, str]]:
         ("between nodes", bytes_text(report.bytes_moved_far)),
         ("kept", bytes_text(report.bytes_kept)),
         *_handed_on(report),
+        *_relabelled(report),
         ("stop, at least", f"{seconds_text(report.bound_seconds)} in {report.num_stages:,} stages"),
         (
             "stop, predicted",
@@ -135,9 +136,19 @@ def _handed_on(report: PlanReport) -> list[tuple[str, str]]:
     return [("handed on", f"{bytes_text(report.handed_on_bytes)}, in a second pass")]
 
 
+def _relabelled(report: PlanReport) -> list[tuple[str, str]]:
+    if not report.relabel_saved_bytes:
+        return []
+    saved = bytes_text(report.relabel_saved_bytes)
+    return [("relabelling", f"saves {saved}" if report.is_relabelled else f"would save {saved}")]
+
+
 def _pictures(report: PlanReport, model: Model, links: Topology) -> list[tuple[str, str, str]]:
     source, target = Layout.parse(report.source), Layout.parse(report.target)
-    passes = maps_of(source, target, model, links, report.is_disjoint).passes()
+    maps = maps_of(source, target, model, links, report.is_disjoint)
+    if report.is_relabelled and not report.is_disjoint:
+        maps, _ = relabelled(maps, target, model)
+    passes = maps.passes()
     per_node = links.ranks_per_node
     has_lines = per_node is not None and len(report.ranks) <= _MOST_LINES * per_node
     nodes = f" Lines part nodes of {per_node} ranks." if has_lines else ""

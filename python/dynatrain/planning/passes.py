@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dynatrain import _native
 from dynatrain.handing_on import loads, ways_to_hand_on
@@ -80,7 +80,20 @@ def maps_of(
         LayoutError: a layout does not fit the model, or the links cannot hold its ranks.
     """
     first = source.world_size if is_disjoint else 0
-    nodes = links.node_of_rank(max(source.world_size, first + target.world_size))
+    ranks = range(first, first + target.world_size)
+    nodes = links.node_of_rank(max(source.world_size, ranks.stop))
     before = describe(source, model.tensors, model.slots)
-    after = describe(target, model.tensors, model.slots, first)
+    after = describe(target, model.tensors, model.slots, ranks)
     return Maps(before, after, nodes)
+
+
+def relabelled(maps: Maps, target: Layout, model: Model) -> tuple[Maps, int]:
+    """The same with the target's places given to ranks that have much of them already.
+
+    Returns:
+        The maps, and the bytes that this saves. The ranks are those of the target as it is, none of
+        them another one.
+    """
+    found = _native.relabel(maps.source, maps.target, maps.nodes, range(target.world_size))
+    after = describe(target, model.tensors, model.slots, found.ranks)
+    return replace(maps, target=after), found.natural_moved_bytes - found.moved_bytes

@@ -8,7 +8,7 @@ from dynatrain import _native
 from dynatrain._errors import BudgetError, LayoutError
 from dynatrain.door import checked_count, wrong_argument
 from dynatrain.layout import Layout, as_layout
-from dynatrain.planning.passes import Maps, Pass, maps_of
+from dynatrain.planning.passes import Maps, Pass, maps_of, relabelled
 from dynatrain.planning.report import (
     Bottleneck,
     Egress,
@@ -33,6 +33,7 @@ def plan(  # noqa: PLR0913 - what moves where, and how, all but three with defau
     staging_budget_bytes: int = 256 << 20,
     *,
     disjoint: bool = False,
+    relabel: bool = False,
 ) -> PlanReport:
     """Plans the switch of a described model from ``source`` to ``target``.
 
@@ -46,6 +47,8 @@ def plan(  # noqa: PLR0913 - what moves where, and how, all but three with defau
         staging_budget_bytes: of each rank.
         disjoint: the ranks of the target are others than those of the source, behind them: rank 0
             of a target of ``dp=4`` is rank 4.
+        relabel: ranks take those places of the target that leave least to be moved, as in a session
+            of ``init(..., relabel=True)``.
 
     Returns:
         Traffic of every rank, stages, the least time that the links allow, and the time that the
@@ -60,14 +63,17 @@ def plan(  # noqa: PLR0913 - what moves where, and how, all but three with defau
     if budget_bytes > _MAX_BYTES:
         expected = f"a whole number, {_MAX_BYTES} at most"
         raise wrong_argument("plan", "staging_budget_bytes", budget_bytes, expected)
-    if type(disjoint) is not bool:
-        raise wrong_argument("plan", "disjoint", disjoint, "True or False")
+    for name, flag in (("disjoint", disjoint), ("relabel", relabel)):
+        if type(flag) is not bool:
+            raise wrong_argument("plan", name, flag, "True or False")
     source, target = checked_world(source), checked_world(target)
     model = checked_model("plan", tensors)
     if topology is not None and type(topology) is not Topology:
         raise wrong_argument("plan", "topology", topology, "a dynatrain.Topology, or None")
     links = topology or Topology()
     maps = maps_of(source, target, model, links, disjoint)
+    saving, saved_bytes = (maps, 0) if disjoint else relabelled(maps, target, model)
+    maps = saving if relabel else maps
     passes = maps.passes()
     options = _native.ScheduleOptions(staging_budget_bytes=budget_bytes)
     stages = [_num_stages(each.plans, options) for each in passes]
@@ -96,6 +102,8 @@ def plan(  # noqa: PLR0913 - what moves where, and how, all but three with defau
         _egress(maps, ranks),
         _bottleneck(ranks, adopted, links),
         is_disjoint=disjoint,
+        is_relabelled=relabel,
+        relabel_saved_bytes=saved_bytes,
         handed_on_bytes=sum(found.received_bytes for each in passes[1:] for found in each.plans),
     )
     times = [stage for run in runs for stage in run.times_of(report.last_rank.rank)]

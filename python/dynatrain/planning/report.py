@@ -126,6 +126,8 @@ class PlanReport:
         is_disjoint: whether the target's ranks are numbered behind the source's.
         handed_on_bytes: the part of what moves that receivers hand on in a second pass; 0 where
             there is one pass.
+        is_relabelled: whether ranks take those places of the target that leave least to be moved.
+        relabel_saved_bytes: what that saves, or would, of what moves in natural order.
     """
 
     source: str
@@ -140,6 +142,8 @@ class PlanReport:
     timeline: list[StagePrediction] = field(default_factory=list)
     is_disjoint: bool = False
     handed_on_bytes: int = 0
+    is_relabelled: bool = False
+    relabel_saved_bytes: int = 0
 
     @property
     def last_rank(self) -> RankPlan:

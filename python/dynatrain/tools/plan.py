@@ -44,7 +44,8 @@ def _plan(options: argparse.Namespace) -> None:
     num_ranks = sum(sizes) if options.disjoint else max(sizes)
     if num_ranks > MANY_RANKS:
         sys.stderr.write(f"planning {num_ranks} ranks, which may take minutes\n")
-    report = plan(source, target, model, links, staging * MIB, disjoint=options.disjoint)
+    flags = {"disjoint": options.disjoint, "relabel": options.relabel}
+    report = plan(source, target, model, links, staging * MIB, **flags)
     if options.html is not None:
         _write(options.html, page(report, model, links))
     if options.json:
@@ -104,9 +105,19 @@ def _show_bytes(console: Console, report: PlanReport) -> None:
         )
     console.print(
         f"moved  {bytes_text(report.bytes_moved)}{links}{handed_on}\n"
-        f"       no switch moves less than {bytes_text(report.lower_bound_bytes)}\n"
+        f"       no switch between these places moves less than "
+        f"{bytes_text(report.lower_bound_bytes)}{_relabelled(report)}\n"
         f"kept   {bytes_text(report.bytes_kept)}"
     )
+
+
+def _relabelled(report: PlanReport) -> str:
+    if not report.relabel_saved_bytes:
+        return ""
+    saved = bytes_text(report.relabel_saved_bytes)
+    if report.is_relabelled:
+        return f"\n       {saved} less, as ranks are relabelled"
+    return f"\n       {saved} less with ranks relabelled (--relabel)"
 
 
 def _told(bottleneck: Bottleneck) -> str:
@@ -190,6 +201,9 @@ def add_command(commands: Any) -> None:
     )
     command.add_argument(
         "--disjoint", action="store_true", help="the target is on other ranks than the source"
+    )
+    command.add_argument(
+        "--relabel", action="store_true", help="ranks take the places of which they have most"
     )
     command.add_argument("--all", action="store_true", help="a line for every rank")
     command.set_defaults(run=run)

@@ -16,8 +16,6 @@
 namespace dynatrain {
 namespace {
 
-using testing::cut_columns;
-using testing::cut_rows;
 using testing::equal_tensors;
 using testing::first_ranks;
 
@@ -147,23 +145,10 @@ TEST(FanOut, EveryElementComesOnceWhateverTheLayouts) {
   for (int trial = 0; trial < 300; ++trial) {
     const Shape shape{static_cast<std::int64_t>(1 + random() % 13),
                       static_cast<std::int64_t>(1 + random() % 9)};
-    const auto drawn = [&]() -> std::shared_ptr<const Sharding> {
-      const int count = static_cast<int>(1 + random() % 8);
-      switch (random() % 4) {
-        case 0:
-          return cut_rows(count);
-        case 1:
-          return cut_columns(count);
-        case 2:
-          return make_compact_sharding(
-              {{2, count}, first_ranks(2 * count)},
-              {{Placement::Kind::kReplicate, 0, 1}, {Placement::Kind::kShard, 0, 1}});
-        default:
-          return make_replicated_sharding(first_ranks(count));
-      }
-    };
-    const ShardMap source = equal_tensors({"a|param", "b|param"}, shape, drawn());
-    const ShardMap target = equal_tensors({"a|param", "b|param"}, shape, drawn());
+    const ShardMap source =
+        equal_tensors({"a|param", "b|param"}, shape, testing::any_sharding(random));
+    const ShardMap target =
+        equal_tensors({"a|param", "b|param"}, shape, testing::any_sharding(random));
     SCOPED_TRACE("trial " + std::to_string(trial));
     num_handed_on += expect_complete(source, target).has_value() ? 1 : 0;
     std::vector<int> nodes;

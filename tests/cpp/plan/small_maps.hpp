@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <numeric>
+#include <random>
 #include <string>
 #include <utility>
 #include <vector>
@@ -38,6 +39,23 @@ inline ShardMap equal_tensors(const std::vector<std::string>& names,
     entries.push_back({{name, shape, {"float32", 4}}, sharding});
   }
   return ShardMap(std::move(entries));
+}
+
+/// Rows, columns, rows of two replicas or whole copies, on up to 16 ranks.
+inline std::shared_ptr<const Sharding> any_sharding(std::mt19937& random) {
+  const int count = static_cast<int>(1 + random() % 8);
+  switch (random() % 4) {
+    case 0:
+      return cut_rows(count);
+    case 1:
+      return cut_columns(count);
+    case 2:
+      return make_compact_sharding(
+          {{2, count}, first_ranks(2 * count)},
+          {{Placement::Kind::kReplicate, 0, 1}, {Placement::Kind::kShard, 0, 1}});
+    default:
+      return make_replicated_sharding(first_ranks(count));
+  }
 }
 
 inline std::vector<std::string> numbered_names(int count) {

@@ -111,6 +111,33 @@ def test_fsdp_inside_tp_swaps_the_middle_ranks():
     assert kept(report) == [2 * ROW_BYTES, 0, 0, 2 * ROW_BYTES]
 
 
+# The same: had ranks 1 and 2 each other's places, nothing would move.
+def test_relabelled_ranks_keep_what_they_have():
+    natural = dynatrain.plan("dp=4", "dp=2,tp=2", MATRIX)
+    assert (natural.is_relabelled, natural.relabel_saved_bytes) == (False, 4 * ROW_BYTES)
+
+    report = dynatrain.plan("dp=4", "dp=2,tp=2", MATRIX, relabel=True)
+    assert (report.is_relabelled, report.relabel_saved_bytes) == (True, 4 * ROW_BYTES)
+    assert (received(report), kept(report)) == ([0] * 4, [2 * ROW_BYTES] * 4)
+
+
+# Four nodes of two: tensor parallelism stays in a node, so whole nodes change places, or ranks do
+# within theirs.
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [("tp=2,pp=4", "tp=2,pp=2,dp=2"), ("tp=2,dp=4", "dp=8"), ("pp=8", "tp=2,pp=4")],
+)
+def test_relabelling_is_never_worse_and_keeps_tensor_parallelism_in_its_node(source, target):
+    model, links = llama(layers=8, hidden=32, ffn=64, vocab=64), Topology(ranks_per_node=2)
+    natural = dynatrain.plan(source, target, model, links)
+    report = dynatrain.plan(source, target, model, links, relabel=True)
+
+    assert report.bytes_moved == natural.bytes_moved - report.relabel_saved_bytes
+    assert report.bytes_moved == report.lower_bound_bytes
+    assert report.bytes_moved_far <= natural.bytes_moved_far
+    assert sum(r.target_bytes for r in report.ranks) == sum(r.target_bytes for r in natural.ranks)
+
+
 # A tensor that tp cuts by columns: dp=2 holds half of the rows, tp=2 half of the columns.
 def test_rows_to_columns_exchanges_a_quarter_each_way():
     columns = [TensorSpec("w", (8, 4), tp_dim=1)]
