@@ -4,7 +4,8 @@ Starts its own processes. Contenders, each on the same state and the same machin
 
 dynatrain-*      session.switch() to a prepared layout, and once more to one that is not, over
                  c10d (Gloo) or what --transport says; its staging registered with NCCL where
-                 --register-staging says so
+                 --register-staging says so; with --relabel among places that leave less to be
+                 moved, of which all others but the checkpoints have the gain, too
 dcp-tmpfs        torch.distributed.checkpoint, save in the source, load in the target, in tmpfs
 c10d-per-tensor  each box that crosses as a message of its own, without cutting or joining tensors
 c10d-ceiling     the bytes that cross between ranks, one large raw message per pair of ranks
@@ -216,7 +217,7 @@ def rows_of(pair: tuple[str, str], samples: dict[str, Samples], transport: str) 
     """Summarises one pair."""
     report = samples[OURS].report
     assert report is not None
-    on_host = "copy-ceiling" if transport == "shared_memory" else "c10d-ceiling"
+    on_host = "copy-ceiling" if transport.startswith("shared_memory") else "c10d-ceiling"
     ceiling = samples["device-copy" if "device-copy" in samples else on_host]
     rows = []
     for name, sample in samples.items():
@@ -273,6 +274,7 @@ def worker(rank: int, num_ranks: int, options: argparse.Namespace, folder: str) 
         else options.transport,
         verify=tuple(options.verify),
         staging_budget_bytes=options.staging_mib << 20,
+        relabel=options.relabel,
     )
     nccl = None
     if options.transport == "nccl":
@@ -285,6 +287,7 @@ def worker(rank: int, num_ranks: int, options: argparse.Namespace, folder: str) 
         asked = Asked(nccl, restart if pair == pairs[0] else None, options.restarts)
         samples = run_pair(session, pair, options.runs, checkpoint, asked)
         way = f"{options.transport}{'-registered' if options.register_staging else ''}"
+        way += "-relabelled" if options.relabel else ""
         rows += rows_of(pair, samples, way)
         if rank == 0:
             Path(folder, "rows.json").write_text(json.dumps([asdict(row) for row in rows]))
@@ -317,6 +320,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--transport", choices=WAYS, default="c10d")
     parser.add_argument(
         "--register-staging", action="store_true", help="NCCL knows the staging; nccl only"
+    )
+    parser.add_argument(
+        "--relabel", action="store_true", help="ranks take the places of which they have most"
     )
     parser.add_argument(
         "--env",

@@ -59,6 +59,7 @@ class Given:
     seed: Any
     groups: Any
     mode: Any = "retain"
+    relabel: Any = False
     snapshot_every: Any = None
     checkpoint_dir: Any = None
     checkpoint_every: Any = None
@@ -89,6 +90,7 @@ class Checked:
             "verify": str(sorted(options.verify)),
             "seed": str(options.seed),
             "mode": options.mode,
+            "relabel": str(options.relabel),
             "snapshot_every": str(options.snapshot_every),
             "checkpoint_dir": str(options.checkpoint_dir),
             "checkpoint_every": str(options.checkpoint_every),
@@ -122,6 +124,7 @@ def check(given: Given) -> Checked:
         verify=_verify(given.verify),
         seed=_whole("seed", given, -(1 << 63), (1 << 64) - 1),
         mode=_mode(given.mode, given.transport),
+        relabel=_relabel(given.relabel, given.groups),
         snapshot_every=_steps("snapshot_every", given),
         checkpoint_dir=_folder(given.checkpoint_dir),
         checkpoint_every=_steps("checkpoint_every", given),
@@ -238,6 +241,15 @@ def _transport(value: Any) -> str | Nccl:
         if name is None or name not in TRANSPORTS:
             raise wrong_argument("init", "transport", value, expected)
         return name
+
+
+def _relabel(value: Any, groups: Any) -> bool:
+    if type(value) is not bool:
+        raise wrong_argument("init", "relabel", value, "True or False")
+    if value and groups is not None:
+        expected = "False beside groups=: what that makes numbers places by their ranks"
+        raise wrong_argument("init", "relabel", value, expected)
+    return value
 
 
 def _mode(value: Any, transport: Any) -> str:

@@ -89,7 +89,8 @@ class Collective:
         self.present = present
         self.progress = progress
         self.generation = settled.generation
-        self.engine = Engine(settled.generation, settled.device, settled.adapter)
+        means = settled.generation, settled.device, settled.adapter
+        self.engine = Engine(*means, worlds_number_ranks=settled.default is not None)
         self.calls = Calls(settled.generation)
         self.vote = Vote(self._vote_in_a_meeting)
         self.worlds = Worlds(self.engine, settled.device, settled.groups, settled.default)

@@ -71,6 +71,8 @@ class SwitchReport:
             by messages.
         bytes_kept: bytes that stayed on their rank (adopted or copied).
         lower_bound_bytes: what any switch between these layouts must move.
+        relabel_saved_bytes: what the places of the target leave unmoved that natural order would
+            not, as it was found when the two worlds met first; 0 where ranks are in that order.
         staging_peak_bytes: staging of the rank that used most.
         extra_peak_bytes: fresh target memory, staging and tables of copies of the rank that used
             most.
@@ -100,6 +102,7 @@ class SwitchReport:
     bytes_in_place: int = 0
     bytes_kept: int = 0
     lower_bound_bytes: int = 0
+    relabel_saved_bytes: int = 0
     staging_peak_bytes: int = 0
     extra_peak_bytes: int = 0
     num_stages: int = 0

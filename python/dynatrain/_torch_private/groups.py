@@ -271,6 +271,8 @@ def forget_groups(mesh: DeviceMesh) -> None:
 def groups_of_meshes(make: Callable[[list[int]], ProcessGroup], rank: int) -> Iterator[None]:
     """Has ``make(ranks)`` make the groups that meshes of this thread need for ``rank``.
 
+    Ranks are in the order that they have in the mesh.
+
     Also one of all ranks, where a mesh takes the default group otherwise.
     """
     originals = _meshes.new_group, _meshes.split_group, _meshes.get_world_size
@@ -278,7 +280,7 @@ def groups_of_meshes(make: Callable[[list[int]], ProcessGroup], rank: int) -> It
 
     def own(rows: Iterable[list[int]]) -> Any:
         mine = [row for row in rows if rank in row]
-        return make(sorted(mine[0])) if mine else dist.GroupMember.NON_GROUP_MEMBER
+        return make([*mine[0]]) if mine else dist.GroupMember.NON_GROUP_MEMBER
 
     def new_group(ranks: Any = None, *args: Any, **kwargs: Any) -> Any:
         if threading.get_ident() != thread or ranks is None:

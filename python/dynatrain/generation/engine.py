@@ -104,6 +104,8 @@ class Engine:
         adapter: of the state's framework.
         at_boundary: where the adapter, and what makes meshes, are called; see the adapter's port.
             No exchange is made there.
+        worlds_number_ranks: whether meshes have the places of their world for numbers, not the
+            ranks of the job.
 
     Attributes:
         generation: as given, or the one that has taken its place.
@@ -117,15 +119,18 @@ class Engine:
         device: torch.device,
         adapter: Adapter[Any],
         at_boundary: AtBoundary = at_once,
+        worlds_number_ranks: bool = False,
     ) -> None:
         self.generation = generation
+        self._worlds_number_ranks = worlds_number_ranks
         self.adapter = adapter
         self.at_boundary = at_boundary
         self._device = device
 
     def over(self, generation: Generation, at_boundary: AtBoundary) -> Engine:
         """One for another generation, which is used in another thread than the training one."""
-        return Engine(generation, self._device, self.adapter, at_boundary)
+        numbering = self._worlds_number_ranks
+        return Engine(generation, self._device, self.adapter, at_boundary, numbering)
 
     @property
     def options(self) -> Options:
@@ -233,9 +238,11 @@ class Engine:
     def encoded(self, sides: Sequence[Side], seats: Seats) -> dict[str, bytes]:
         """What this rank says of each of its sides, to be listed and published.
 
-        Meshes have the ranks of their world, in which ``seats`` tells who sits where.
+        Where worlds number their ranks, ``seats`` tells who sits where.
         """
-        ranks = self.generation.members.ranks_of(seats.ids)
+        ranks = [*range(len(seats.ids))]
+        if self._worlds_number_ranks:
+            ranks = self.generation.members.ranks_of(seats.ids)
         return {str(number): side.table.encode_as(ranks) for number, side in enumerate(sides)}
 
     def merged(

@@ -24,6 +24,7 @@ class Options:
     verify: frozenset[str]
     seed: int
     mode: str = "retain"
+    relabel: bool = False
     snapshot_every: int | None = None
     checkpoint_dir: Path | None = None
     checkpoint_every: int | None = None

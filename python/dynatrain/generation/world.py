@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,21 +12,18 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
 from dynatrain import axes as axes_of
-from dynatrain._errors import InternalError, LayoutError, StaleStateError
+from dynatrain._errors import LayoutError, StaleStateError
 from dynatrain._torch_private.groups import (
     default_group,
-    groups_of_meshes,
     name_groups_from,
     num_groups_named,
     take_as_default,
 )
 from dynatrain.axes import Axes
-from dynatrain.generation.world_groups import WorldGroups
+from dynatrain.generation.meshes import FLATTENED, Meshes, as_numbered
 from dynatrain.given import text
 from dynatrain.layout import MESH_AXES, Layout
 from dynatrain.train_state import TrainState
-
-_FLATTENED = {"dp_shard_cp": ("dp_shard", "cp"), "dp": ("dp_replicate", "dp_shard")}
 
 #: Bits of the number of names that torch can give groups in one world.
 _NAMES_OF_A_WORLD = 20
@@ -53,7 +48,8 @@ class World:
 
     Attributes:
         layout: the layout that this world realises.
-        rank: rank in this world, ``0 <= rank < world_size``; equal to the mesh's numbering.
+        rank: rank in this world, its place: ``0 <= rank < world_size``. The numbers in meshes are
+            torch's ranks, which may be others with ``init(..., relabel=True)``.
         world_size: ranks of the layout; ranks of the job beyond it idle.
         mesh: n-d mesh over the enabled axes, torchtitan's names, in the layout's order.
         expert_mesh: mesh with the dimensions efsdp, ep, etp in place of dp_shard, cp, tp; None
@@ -126,7 +122,7 @@ class World:
         enabled = axes_of.enabled(self.layout, axes)
         if len(enabled) < 2:
             return self._submesh(enabled)
-        for name, members in _FLATTENED.items():
+        for name, members in FLATTENED.items():
             if set(enabled) == set(members):
                 return self.mesh[name]
         return self.mesh_over(**{"_".join(enabled): enabled})
@@ -184,6 +180,7 @@ class World:
         for line in along:  # numbers of ranks are linear in coordinates
             ranks = ranks.unsqueeze(-1) + torch.tensor(line, dtype=torch.int, device="cpu")
             ranks = ranks - self.rank
+        ranks = as_numbered(ranks, self._made)
         groups = [
             self._group_along(axes, line) for axes, line in zip(dims.values(), along, strict=True)
         ]
@@ -295,103 +292,6 @@ class World:
         if "_ended" in self.__dict__:
             return f"World(that {self._ended})"
         return f"World({self.layout}, rank={self.rank}/{self.world_size}, epoch={self.epoch})"
-
-
-class Meshes:
-    """The device meshes of one rank in a layout; made by the ranks of the layout alone.
-
-    Args:
-        layout: the layout.
-        device_type: ``cpu`` or ``cuda``.
-        groups: makes their groups; it owns them.
-        default: torch's default group for them, or None where the job has one for all worlds.
-    """
-
-    def __init__(
-        self,
-        layout: Layout,
-        device_type: str,
-        groups: WorldGroups,
-        default: dist.ProcessGroup | None = None,
-    ) -> None:
-        self.groups = groups
-        self.default = default
-        self.mesh = _make_mesh(device_type, _sizes(layout), groups, "mesh")
-        for name, axes in _flattened(layout).items():
-            with groups_of_meshes(partial(groups.make, f"mesh/{name}"), groups.rank):
-                self.mesh[axes]._flatten(name)
-        experts = _expert_sizes(layout)
-        self.expert_mesh = _make_mesh(device_type, experts, groups, "experts") if experts else None
-
-
-def make_groups_ahead(layout: Layout, groups: WorldGroups) -> None:
-    """Makes the groups that :class:`Meshes` and most scripts ask for, in any thread. Collective."""
-    meshes = {"mesh": _sizes(layout), "experts": _expert_sizes(layout)}
-    for purpose, sizes in meshes.items():
-        for axis, ranks in _along(sizes, groups.rank).items() if sizes else ():
-            groups.make_ahead(f"{purpose}/{axis}", ranks)
-    for name, axes in _flattened(layout).items():
-        groups.make_ahead(f"mesh/{name}", axes_of.ranks_along(layout, groups.rank, axes))
-    if len(axes_of.enabled(layout, layout.order)) > 1:
-        groups.make_ahead("axes", axes_of.ranks_along(layout, groups.rank, layout.order))
-
-
-def _sizes(layout: Layout) -> dict[str, int]:
-    """The axes of the mesh; one of size 1 where none has more ranks."""
-    sizes = {axis: layout.size(axis) for axis in layout.order if layout.size(axis) > 1}
-    return sizes or {"dp_shard": 1}
-
-
-def _flattened(layout: Layout) -> dict[str, tuple[str, ...]]:
-    """The axes of the mesh's children that are one dimension."""
-    sizes = _sizes(layout)
-    return {
-        name: tuple(axis for axis in layout.order if axis in members)
-        for name, members in _FLATTENED.items()
-        if all(axis in sizes for axis in members)
-    }
-
-
-def _expert_sizes(layout: Layout) -> dict[str, int]:
-    """The axes of the experts' mesh; none where there is no such mesh."""
-    if layout.ep == 1 and layout.etp in (1, layout.tp):
-        return {}
-    every = {
-        "pp": layout.pp,
-        "dp_replicate": layout.dp_replicate,
-        **axes_of.expert_sizes(layout),
-    }
-    return {axis: size for axis, size in every.items() if size > 1}
-
-
-def _along(sizes: Mapping[str, int], rank: int) -> dict[str, list[int]]:
-    """The ranks along each axis of a mesh of ranks 0 to the product of ``sizes``, ascending."""
-    ranks = torch.arange(math.prod(sizes.values()), device="cpu").view(tuple(sizes.values()))
-    place = (ranks == rank).nonzero()[0].tolist()
-    found = {}
-    for dim, axis in enumerate(sizes):
-        along = (*place[:dim], slice(None), *place[dim + 1 :])
-        found[axis] = ranks[along].tolist()
-    return found
-
-
-def _make_mesh(
-    device_type: str, sizes: Mapping[str, int], groups: WorldGroups, purpose: str
-) -> DeviceMesh:
-    """A mesh of ranks 0 to the product of ``sizes``, this one among them, ascending."""
-    along = _along(sizes, groups.rank)
-    made = [groups.make(f"{purpose}/{axis}", ranks) for axis, ranks in along.items()]
-    place = [ranks.index(groups.rank) for ranks in along.values()]
-    if [group.rank() for group in made] != place:
-        raise InternalError(
-            f"world: group ranks {[group.rank() for group in made]} differ from the mesh "
-            f"coordinate {place}\n"
-            "  nothing was moved; please report this with the layout"
-        )
-    ranks = torch.arange(math.prod(sizes.values()), device="cpu").view(tuple(sizes.values()))
-    mesh = DeviceMesh.from_group(made, device_type, mesh=ranks, mesh_dim_names=tuple(sizes))
-    groups.are_of(mesh)
-    return mesh
 
 
 #: The user's own code that makes a state in a world.

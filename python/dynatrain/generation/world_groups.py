@@ -6,7 +6,7 @@ import hashlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from functools import partial
@@ -69,11 +69,24 @@ class WorldGroups:
         name: of the world, unique within the generation and the same on all ranks.
         rank: this rank's place in the world.
         timeout: deadline of the making of each group.
+        numbers: by place, the number that torch's default group has for the rank there; the place
+            itself where none are given.
+
+    Attributes:
+        numbers: as given.
     """
 
-    def __init__(self, members: Members, name: str, rank: int, timeout: timedelta) -> None:
+    def __init__(
+        self,
+        members: Members,
+        name: str,
+        rank: int,
+        timeout: timedelta,
+        numbers: Sequence[int] | None = None,
+    ) -> None:
         self._name = name
         self.rank = rank
+        self.numbers = numbers
         self._members = members
         self._address = members.own.address
         self._timeout = timeout
@@ -105,7 +118,7 @@ class WorldGroups:
 
         Args:
             purpose: tells groups of equal ranks apart.
-            ranks: ascending.
+            ranks: places, ascending; the group's own ranks are in their order.
 
         Raises:
             TransportError: a rank did not come, or the group cannot be made here.
@@ -118,6 +131,17 @@ class WorldGroups:
             raise GroupWanted(lambda: self.make_ahead(purpose, ranks))
         return self._made(kind, purpose, ranks)
 
+    def number_of(self, place: int) -> int:
+        """What torch's default group, of the job or of this world, calls the rank at a place."""
+        return place if self.numbers is None else self.numbers[place]
+
+    def make_of_numbers(self, purpose: str, numbers: Sequence[int]) -> ProcessGroup:
+        """As :meth:`make`, of ranks as torch's default group numbers them, in order of places."""
+        if self.numbers is None:
+            return self.make(purpose, [*numbers])
+        place_of = {number: place for place, number in enumerate(self.numbers)}
+        return self.make(purpose, [place_of[number] for number in numbers])
+
     def make_ahead(self, purpose: str, ranks: list[int]) -> None:
         """Makes what :meth:`make` is to return for these ranks, in any thread. Collective."""
         kind = _kind(purpose, ranks)
@@ -129,7 +153,9 @@ class WorldGroups:
         store, deadline = self._members.store_of(self._name), self._deadline()
         told = _told_of(f"ranks {ranks} for {purpose}", deadline)
         with room_for_groups(len(ranks)), told, self._gloo():
-            group = listed_group(store, name, ranks, self.rank, deadline, self.default)
+            numbers = [self.number_of(place) for place in ranks]
+            own = self.number_of(self.rank)
+            group = listed_group(store, name, numbers, own, deadline, self.default)
         self._took(group, store, name)
         return group
 

@@ -24,8 +24,9 @@ from dynatrain._torch_private.groups import (
 from dynatrain._torch_private.tensors import clear_sharding_cache
 from dynatrain.generation.control import attempt
 from dynatrain.generation.engine import Engine
+from dynatrain.generation.meshes import Meshes, make_groups_ahead
 from dynatrain.generation.seats import Seats
-from dynatrain.generation.world import Meshes, World, make_groups_ahead
+from dynatrain.generation.world import World
 from dynatrain.generation.world_groups import WorldGroups
 from dynatrain.layout import Layout
 
@@ -219,7 +220,8 @@ class Worlds:
         def place() -> World | None:
             if rank is None:
                 return None
-            groups = own.groups = WorldGroups(members, name, rank, timeout)
+            numbers = None if self._default is not None else members.ranks_of(seats.ids)
+            groups = own.groups = WorldGroups(members, name, rank, timeout, numbers)
             if rank == 0:
                 own.keys = members.store, name
             # A rank that fails tells the others when they have given up on it.

@@ -23,6 +23,7 @@ class Called:
         world: this rank's place in the target, None when it idles there.
         build: the user's build.
         names: new names of source tensors, by FQN.
+        relabel_saved_bytes: what these seats leave unmoved that others in natural order would not.
     """
 
     source: Seats
@@ -30,6 +31,7 @@ class Called:
     world: World | None
     build: Build
     names: Mapping[str, str] = field(default_factory=dict)
+    relabel_saved_bytes: int = 0
 
     @property
     def layout(self) -> Layout:

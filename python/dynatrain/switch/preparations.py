@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
+from dynatrain import _native
 from dynatrain._errors import of_family
 from dynatrain.generation.control import attempt
 from dynatrain.generation.engine import AtBoundary, Engine
@@ -13,12 +15,16 @@ from dynatrain.generation.seats import Seats
 from dynatrain.generation.world import Build
 from dynatrain.generation.worlds import Worlds
 from dynatrain.layout import Layout
+from dynatrain.switch.blueprint import Blueprint
 from dynatrain.switch.called import Called
 from dynatrain.switch.calls import Call, Calls, Met
 from dynatrain.switch.clock import Clock
 from dynatrain.switch.present import Present
 from dynatrain.switch.rehearsal import Trial, leaving_nothing, rehearse
 from dynatrain.switch.standing import Standing, prepare
+
+#: Of what moves: below it a second world and a second build are not worth it.
+_LEAST_SAVED = 0.05
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,19 @@ class Wanted:
     check: Callable[[], None] = lambda: None
 
 
+@dataclass(frozen=True)
+class Relabelled:
+    """Places of a target that were chosen.
+
+    Attributes:
+        seats: who sits where.
+        saved_bytes: what they leave unmoved that natural order would not.
+    """
+
+    seats: Seats
+    saved_bytes: int
+
+
 class Preparations:
     """What a rank has prepared, at most one target at a time.
 
@@ -56,6 +75,8 @@ class Preparations:
         self._now = present
         self._build = build
         self.standing: Standing | None = None
+        #: Those that were found to be better than natural ones, by source and target.
+        self._relabellings: dict[tuple[Seats | None, Layout], Relabelled] = {}
 
     def is_ready(self, layout: Layout, names: Mapping[str, str]) -> bool:
         """Whether ``layout`` stands prepared for the tensors that there are now."""
@@ -78,10 +99,11 @@ class Preparations:
     def prepare(self, layout: Layout, names: Mapping[str, str], met: Met) -> Standing:
         """Prepares a target in place of what was prepared before. Collective."""
         self.drop()
-        clock = Clock(self._engine.rank)
+        clock, wanted = Clock(self._engine.rank), self._now_to(layout, names)
         with clock.phase("world"):
-            called = self._called(self._engine, self._now_to(layout, names), met)
-        self.standing = prepare(self._engine, self._now.source, called, clock)
+            called = self._called(self._engine, wanted, met)
+        relabel = partial(self._relabelled, wanted, met)
+        self.standing = prepare(self._engine, self._now.source, called, clock, relabel)
         return self.standing
 
     def prepare_ahead(
@@ -128,8 +150,17 @@ class Preparations:
 
     def _called(self, engine: Engine, wanted: Wanted, met: Met) -> Called:
         """What is asked for, with this rank's place in it. Collective."""
-        members = engine.generation.members
-        seats = Seats.first_of(members, wanted.layout)
+        known = self._relabellings.get((wanted.source, wanted.layout))
+        if known is not None:
+            return self._called_at(engine, wanted, met, known)
+        seats = Seats.first_of(engine.generation.members, wanted.layout)
+        return self._called_at(engine, wanted, met, Relabelled(seats, 0))
+
+    def _called_at(
+        self, engine: Engine, wanted: Wanted, met: Met, places: Relabelled, name: str = "world"
+    ) -> Called:
+        """The same with members at places that were chosen. Collective."""
+        members, seats = engine.generation.members, places.seats
         source, standing = wanted.source or seats, self.standing
         in_use = [source]
         if standing is not None:
@@ -137,12 +168,34 @@ class Preparations:
         world = self._worlds.over(engine).at(
             seats,
             wanted.epoch + 1,
-            f"world/{met.name}",
+            f"{name}/{met.name}",
             kept=met.has_places(seats.key),
             in_use=in_use,
         )
         live = source.without({members.each[rank].id for rank in met.holders})
-        return Called(live, seats, world, self._build, dict(wanted.names))
+        names = dict(wanted.names)
+        return Called(live, seats, world, self._build, names, places.saved_bytes)
+
+    def _relabelled(self, wanted: Wanted, met: Met, blueprint: Blueprint) -> Called | None:
+        """Places of the target that leave more unmoved than these; None where none do. Collective.
+
+        Once for each pair of worlds: what it finds is kept.
+        """
+        engine, pair = self._engine, (wanted.source, wanted.layout)
+        if not engine.options.relabel or pair in self._relabellings:
+            return None
+        members = engine.generation.members
+        ranks, nodes = members.ranks_of(blueprint.called.seats.ids), members.node_of_rank
+        maps = blueprint.source_map, blueprint.target_map
+        found = engine.together("relabelling", lambda: _native.relabel(*maps, nodes, ranks))
+        saved_bytes = found.natural_moved_bytes - found.moved_bytes
+        if saved_bytes < _LEAST_SAVED * found.natural_moved_bytes or saved_bytes == 0:
+            return None
+        ids = tuple(members.each[rank].id for rank in found.ranks)
+        places = Relabelled(Seats(wanted.layout, ids), saved_bytes)
+        called = self._called_at(engine, wanted, met, places, "relabelled")
+        self._relabellings[pair] = places
+        return called
 
     def _now_to(self, layout: Layout, names: Mapping[str, str]) -> Wanted:
         return Wanted(layout, self._now.seats, self._now.epoch, names)

@@ -27,6 +27,8 @@ _log = logging.getLogger("dynatrain.session")
 #: How CUDA names it in the text of a DeviceError.
 _OUT_OF_MEMORY = "cudaErrorMemoryAllocation"
 words.record(RankStats)
+#: Says which other places of a target are better, seen from the way to it; None where none are.
+Relabel = Callable[[Blueprint], Called | None]
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,13 @@ class Standing:
         return replace(self, source=source)
 
 
-def prepare(engine: Engine, state: Source, called: Called, clock: Clock) -> Standing:
+def prepare(
+    engine: Engine,
+    state: Source,
+    called: Called,
+    clock: Clock,
+    relabel: Relabel = lambda _: None,
+) -> Standing:
     """Builds the target, plans the way to it and takes its memory. Collective: four exchanges.
 
     Args:
@@ -120,8 +128,13 @@ def prepare(engine: Engine, state: Source, called: Called, clock: Clock) -> Stan
         state: what this rank brings, None when it idles.
         called: what all ranks called for.
         clock: started with the preparation.
+        relabel: told of the way there, may say that other places of the same target are better.
     """
     blueprint = draw(engine, state, called, clock)
+    with clock.phase("world"):
+        better = relabel(blueprint)
+    if better is not None:
+        blueprint = draw(engine, state, better, clock)
     with clock.phase("build"):
         standing = _stand(engine, blueprint)
     return replace(

@@ -123,6 +123,7 @@ def _tell(engine: Engine, standing: Standing, moved: Moved, telling: Telling) ->
     try:
         stats = _own_numbers(engine, standing, moved, telling)
         report.mode = standing.blueprint.mode
+        report.relabel_saved_bytes = standing.blueprint.called.relabel_saved_bytes
         report.num_stages = sum(route.schedule.num_stages for route in standing.routes)
         try:
             stats = engine.control.agree("the report", None, stats, of_all_ranks)
