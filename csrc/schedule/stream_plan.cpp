@@ -1,5 +1,6 @@
 #include "dynatrain/schedule/stream_plan.hpp"
 
+#include "dynatrain/base/checked.hpp"
 #include "dynatrain/base/error.hpp"
 
 #include <algorithm>
@@ -87,6 +88,24 @@ std::int64_t bytes_of(std::span<const int> storages, std::span<const std::int64_
 }
 
 }  // namespace
+
+Storages storages_of(const ShardMap& map, int rank, std::span<const TensorId> without) {
+  Storages storages;
+  for (std::size_t i = 0; i < map.num_tensors(); ++i) {
+    const TensorId id(static_cast<std::int64_t>(i));
+    std::int64_t num_elems = 0;
+    for (const Fragment& fragment : map.fragments(id, rank)) {
+      num_elems = checked_add(num_elems, fragment.box.num_elements());
+    }
+    const bool is_held = num_elems > 0 && !std::ranges::binary_search(without, id);
+    storages.of_tensor.push_back(is_held ? static_cast<int>(storages.size_bytes.size())
+                                         : Storages::kNone);
+    if (is_held) {
+      storages.size_bytes.push_back(checked_mul(num_elems, map.tensor(id).dtype.size_bytes));
+    }
+  }
+  return storages;
+}
 
 std::vector<int> last_reads(const Schedule& schedule, std::size_t num_tensors) {
   std::vector<int> last(num_tensors, kNever);

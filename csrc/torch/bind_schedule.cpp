@@ -1,6 +1,8 @@
 #include "dynatrain/schedule/schedule.hpp"
+#include "dynatrain/schedule/stream_plan.hpp"
 #include "dynatrain/schedule/virtual_run.hpp"
 
+#include "schedule/last_reads_codec.hpp"
 #include "torch/bind.hpp"
 #include <algorithm>
 #include <array>
@@ -55,6 +57,31 @@ std::map<std::string, std::int64_t> summarize(const Schedule& self) {
     out["local_parts"] += static_cast<std::int64_t>(stage.locals.size());
   }
   return out;
+}
+
+/// What a rank holds in each stage of a run that streams, then the most that it holds, where each
+/// tensor lies in a storage of its own.
+std::pair<std::vector<std::int64_t>, std::int64_t> held_by_stage(
+    const NamedPlan& plan,
+    const Schedule& schedule,
+    const ShardMap& source,
+    const ShardMap& target,
+    const std::string& last_reads_of_all) {
+  const Storages from = storages_of(source, schedule.rank);
+  const Storages to = storages_of(target, schedule.rank, plan.plan.adoptable);
+  std::vector<int> kept;
+  for (const TensorId tensor : plan.plan.adoptable) {
+    if (const int storage = from.of_tensor[tensor.index()]; storage != Storages::kNone) {
+      kept.push_back(storage);
+    }
+  }
+  const StreamPlan streamed = make_stream_plan(
+      schedule, decode_last_reads(last_reads_of_all, source.num_tensors()), from, kept, to);
+  std::vector<std::int64_t> held;
+  for (const StreamStage& stage : streamed.stages) {
+    held.push_back(stage.held_bytes);
+  }
+  return {std::move(held), streamed.peak_bytes};
 }
 
 void bind_virtual_run(py::module_& m) {
@@ -116,6 +143,14 @@ void bind_schedule(py::module_& m) {
       .def_readonly("num_stages_to_overlap", &ScheduleOptions::num_stages_to_overlap)
       .def_readonly("min_message_bytes", &ScheduleOptions::min_message_bytes)
       .def_readonly("with_sums", &ScheduleOptions::with_sums);
+  m.def("held_by_stage",
+        &held_by_stage,
+        py::arg("plan"),
+        py::arg("schedule"),
+        py::arg("source"),
+        py::arg("target"),
+        py::arg("last_reads_of_all"),
+        NoGil());
   py::class_<Schedule>(m, "Schedule")
       .def_readonly("rank", &Schedule::rank)
       .def_property_readonly("num_stages", [](const Schedule& self) { return self.stages.size(); })

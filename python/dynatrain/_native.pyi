@@ -812,6 +812,14 @@ class RunControl:
     def freed_stages(self) -> int:
         """That all ranks have landed: what they read of the source is freed, or about to be."""
 
+def held_by_stage(
+    plan: Plan, schedule: Schedule, source: ShardMap, target: ShardMap, last_reads_of_all: bytes
+) -> tuple[list[int], int]:
+    """Of a run that streams: what the rank holds in each stage, and the most that it holds.
+
+    Each tensor lies in a storage of its own; staging is not counted.
+    """
+
 def last_reads(schedule: Schedule, source: ShardMap) -> bytes:
     """The last stage in which this rank reads each tensor of its source, for all ranks."""
 

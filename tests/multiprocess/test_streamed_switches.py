@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from dynatrain import (
     TransportError,
     _native,
 )
+from dynatrain.planning import Slot, model_of
 from sessions import refused, start
 
 #: A state of some MiB, which goes in several stages.
@@ -76,6 +78,30 @@ def build_wide(world):
 
 def start_wide(layout="dp=4", **options):
     return start(layout, build_wide, initialize=None, **options)
+
+
+def prepared_wide(rank, world_size, targets):
+    session = start_wide(mode="stream", staging_budget_bytes=_STAGING)
+    return [
+        (prepared.num_stages, prepared.staging_peak_bytes, prepared.extra_peak_bytes)
+        for prepared in map(session.prepare, targets)
+    ]
+
+
+# What is planned on paper is what is done: else a job that was told to fit does not.
+def test_memory_is_what_a_plan_on_paper_says(pool):
+    targets = ["dp=2,tp=2", "tp=4", "dp=2"]
+    with torch.device("meta"):
+        model = nn.Sequential(*(nn.Linear(_WIDE, _WIDE, bias=False) for _ in range(16)))
+    tp_dims = {f"{n}.weight": n % 2 for n in range(16)}
+    described = replace(model_of(model, "none", tp_dims), slots=(Slot("param"),))
+    live = pool.run(prepared_wide, targets)
+
+    for target, found in zip(targets, live[0], strict=True):
+        report = dynatrain.plan("dp=4", target, described, None, _STAGING, mode="stream")
+        extra = max(rank.peak_bytes - rank.source_bytes for rank in report.ranks)
+        staging = max(rank.staging_bytes for rank in report.ranks)
+        assert found == (report.num_stages, staging, extra)
 
 
 def memory_of(state):

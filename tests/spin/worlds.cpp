@@ -128,24 +128,6 @@ ShardMap map_of(const std::vector<Shared>& shardings) {
   return ShardMap(std::move(entries));
 }
 
-/// Each tensor that a rank holds anything of in a storage of its own.
-Storages storages_of(const ShardMap& map, int rank) {
-  Storages storages;
-  for (std::size_t i = 0; i < map.num_tensors(); ++i) {
-    std::int64_t size_bytes = 0;
-    for (const Fragment& fragment : map.fragments(TensorId(static_cast<std::int64_t>(i)), rank)) {
-      size_bytes += fragment.box.num_elements() * 4;
-    }
-    if (size_bytes == 0) {
-      storages.of_tensor.push_back(Storages::kNone);
-    } else {
-      storages.of_tensor.push_back(static_cast<int>(storages.size_bytes.size()));
-      storages.size_bytes.push_back(size_bytes);
-    }
-  }
-  return storages;
-}
-
 }  // namespace
 
 World make_world(std::string_view name, int num_stages) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "dynatrain/layout/shard_map.hpp"
 #include "dynatrain/schedule/schedule.hpp"
 
 #include <cstddef>
@@ -20,6 +21,13 @@ struct Storages {
   std::vector<int> of_tensor;  ///< storage by tensor id; kNone where the rank holds nothing of it
   std::vector<std::int64_t> size_bytes;  ///< by storage
 };
+
+/// Of a map alone, where each tensor of a rank lies in a storage of its own, in order of ids.
+/// Args     without  tensors that have none here, ascending.
+/// Cost     the fragments of the rank.
+[[nodiscard]] Storages storages_of(const ShardMap& map,
+                                   int rank,
+                                   std::span<const TensorId> without = {});
 
 /// What happens to memory before a stage begins, in this order, and what is held while it runs.
 struct StreamStage {

@@ -50,22 +50,29 @@ class Maps:
         """The node of a rank."""
         return self.nodes[rank] if self.nodes else 0
 
+    def in_one_pass(self) -> Pass:
+        """All moves at once."""
+        plans = [
+            _native.make_plan(self.source, self.target, rank, self.nodes)
+            for rank in range(self.num_ranks)
+        ]
+        return Pass(self.source, self.target, plans)
+
     def passes(self) -> list[Pass]:
         """The switch as a live one between these ranks makes it, of messages: in one pass, or two.
 
         Cost: the plans of all ranks, one after the other, by every way that there is.
         """
-        ranks = range(self.num_ranks)
-        once = [_native.make_plan(self.source, self.target, rank, self.nodes) for rank in ranks]
+        ranks, once = range(self.num_ranks), self.in_one_pass()
         ways = ways_to_hand_on((self.source, self.target), self.nodes)
         of_ways = [[way.plans_of(rank) for rank in ranks] for way in ways]
         told = [
-            loads([(once[rank],), *(of_way[rank] for of_way in of_ways)], self.nodes)
+            loads([(once.plans[rank],), *(of_way[rank] for of_way in of_ways)], self.nodes)
             for rank in ranks
         ]
         taken = _native.way_of_least_load(told)
         if taken == 0:
-            return [Pass(self.source, self.target, once)]
+            return [once]
         first, second = zip(*of_ways[taken - 1], strict=True)
         of_first, of_second = ways[taken - 1].maps
         return [Pass(*of_first, list(first)), Pass(*of_second, list(second))]

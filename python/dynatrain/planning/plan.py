@@ -5,23 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dynatrain import _native
-from dynatrain._errors import BudgetError, LayoutError
+from dynatrain._errors import LayoutError
 from dynatrain.door import checked_count, wrong_argument
+from dynatrain.given import text
 from dynatrain.layout import Layout, as_layout
 from dynatrain.planning.passes import Maps, Pass, maps_of, relabelled
-from dynatrain.planning.report import (
-    Bottleneck,
-    Egress,
-    PlanReport,
-    RankPlan,
-    StagePrediction,
-)
+from dynatrain.planning.report import Bottleneck, Egress, PlanReport, RankPlan
+from dynatrain.planning.runs import Runs, run_in_virtual_time
 from dynatrain.planning.tensors import Model, TensorSpec, checked_model
 from dynatrain.planning.topologies import Topology
+from dynatrain.switch.room import RETAIN, STREAM
 
 #: Every rank is planned against every other one: this many take about an hour.
 _MAX_RANKS = 1 << 14
-_MAX_STAGES = 1 << 20
 _MAX_BYTES = 1 << 60
 
 
@@ -34,6 +30,7 @@ def plan(  # noqa: PLR0913 - what moves where, and how, all but three with defau
     *,
     disjoint: bool = False,
     relabel: bool = False,
+    mode: str = RETAIN,
 ) -> PlanReport:
     """Plans the switch of a described model from ``source`` to ``target``.
 
@@ -49,6 +46,8 @@ def plan(  # noqa: PLR0913 - what moves where, and how, all but three with defau
             of a target of ``dp=4`` is rank 4.
         relabel: ranks take those places of the target that leave least to be moved, as in a session
             of ``init(..., relabel=True)``.
+        mode: ``retain``, or ``stream``: the source is freed while the target arrives. Each tensor
+            is taken to lie in memory of its own.
 
     Returns:
         Traffic of every rank, stages, the least time that the links allow, and the time that the
@@ -66,6 +65,8 @@ def plan(  # noqa: PLR0913 - what moves where, and how, all but three with defau
     for name, flag in (("disjoint", disjoint), ("relabel", relabel)):
         if type(flag) is not bool:
             raise wrong_argument("plan", name, flag, "True or False")
+    if text(mode) not in (RETAIN, STREAM):
+        raise wrong_argument("plan", "mode", mode, f"{RETAIN!r} or {STREAM!r}")
     source, target = checked_world(source), checked_world(target)
     model = checked_model("plan", tensors)
     if topology is not None and type(topology) is not Topology:
@@ -74,42 +75,28 @@ def plan(  # noqa: PLR0913 - what moves where, and how, all but three with defau
     maps = maps_of(source, target, model, links, disjoint)
     saving, saved_bytes = (maps, 0) if disjoint else relabelled(maps, target, model)
     maps = saving if relabel else maps
-    passes = maps.passes()
-    options = _native.ScheduleOptions(staging_budget_bytes=budget_bytes)
-    stages = [_num_stages(each.plans, options) for each in passes]
-    staging = [0] * maps.num_ranks
-    runs: list[_native.VirtualRun] = []
-    for each, num_stages in zip(passes, stages, strict=True):
-        begins = runs[-1].end_of_rank() if runs else []
-        run = _native.VirtualRun(maps.nodes, links.native, begins)
-        for found in each.plans:
-            schedule = _native.make_schedule(found, each.source, each.target, num_stages, options)
-            run.add(found, schedule, each.target)
-            staging[found.rank] = max(staging[found.rank], schedule.staging_peak_bytes)
-        runs.append(run)
-    ranks = [_of_rank(maps, passes, rank, staging[rank], links) for rank in range(maps.num_ranks)]
-    for rank, end in zip(ranks, runs[-1].end_of_rank(), strict=True):
-        rank.predicted_seconds = links.switch_seconds + end
+    passes = maps.passes() if mode == RETAIN else [maps.in_one_pass()]
+    runs = run_in_virtual_time(maps, passes, links, budget_bytes, mode)
+    ranks = [_of_rank(maps, passes, rank, runs) for rank in range(maps.num_ranks)]
     adopted = [found.adoptable_bytes for found in passes[0].plans]
     report = PlanReport(
         str(source),
         str(target),
-        sum(stages),
+        runs.num_stages,
         max(rank.bound_seconds for rank in ranks),
         ranks,
         model.name,
         model.num_params,
         _egress(maps, ranks),
         _bottleneck(ranks, adopted, links),
+        mode=mode,
         is_disjoint=disjoint,
         is_relabelled=relabel,
         relabel_saved_bytes=saved_bytes,
         handed_on_bytes=sum(found.received_bytes for each in passes[1:] for found in each.plans),
     )
-    times = [stage for run in runs for stage in run.times_of(report.last_rank.rank)]
-    report.timeline = [
-        StagePrediction(*(links.switch_seconds + second for second in stage)) for stage in times
-    ]
+    report.timeline = runs.timeline(report.last_rank.rank)
+    report.memory = runs.memory(report.fullest_rank.rank)
     return report
 
 
@@ -126,41 +113,26 @@ def checked_world(layout: Layout | str) -> Layout:
     return found
 
 
-def _num_stages(plans: Sequence[_native.Plan], options: _native.ScheduleOptions) -> int:
-    stages = max(_native.num_stages_wanted(item, options) for item in plans)
-    if stages > _MAX_STAGES:
-        raise BudgetError(
-            f"plan: {stages} stages are needed under a staging budget of "
-            f"{options.staging_budget_bytes} bytes\n"
-            f"  expected at most {_MAX_STAGES}\n"
-            "  nothing was planned\n  raise the staging budget, or plan a smaller model"
-        )
-    return stages
-
-
-def _of_rank(
-    maps: Maps, passes: Sequence[Pass], rank: int, staging_bytes: int, links: Topology
-) -> RankPlan:
-    plans = [each.plans[rank] for each in passes]
+def _of_rank(maps: Maps, passes: Sequence[Pass], rank: int, runs: Runs) -> RankPlan:
+    plans, links = [each.plans[rank] for each in passes], runs.links
     by_link = [found.by_link(maps.nodes) for found in plans]
-    before = maps.source.bytes_of_rank(rank)
-    after = maps.target.bytes_of_rank(rank)
     return RankPlan(
         rank=rank,
         sent_bytes=sum(found.sent_bytes for found in plans),
         received_bytes=sum(found.received_bytes for found in plans),
         kept_bytes=plans[0].kept_bytes,
         lower_bound_bytes=sum(found.lower_bound_bytes for found in plans),
-        staging_bytes=staging_bytes,
+        staging_bytes=runs.staging_bytes[rank],
         num_moves=sum(found.num_moves for found in plans),
         sent_far_bytes=sum(sent for _, _, sent, _ in by_link),
         received_far_bytes=sum(received for _, _, _, received in by_link),
-        source_bytes=before,
-        target_bytes=after,
-        peak_bytes=before + after - plans[0].adoptable_bytes + staging_bytes,
+        source_bytes=maps.source.bytes_of_rank(rank),
+        target_bytes=maps.target.bytes_of_rank(rank),
+        peak_bytes=runs.peak_bytes[rank] + runs.staging_bytes[rank],
         bound_seconds=sum(
             _native.time_bound_seconds(found, maps.nodes, links.native) for found in plans
         ),
+        predicted_seconds=runs.ends[rank],
     )
 
 

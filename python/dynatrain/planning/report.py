@@ -24,8 +24,8 @@ class RankPlan:
         received_far_bytes: the part of ``received_bytes`` that comes from other nodes.
         source_bytes: its state before.
         target_bytes: its state after.
-        peak_bytes: the most that it holds while the source is retained: both states, but for what
-            is adopted as it is, and staging.
+        peak_bytes: the most that it holds: staging, and both states, but for what is adopted as it
+            is; of a switch that streams, what stands side by side of them.
         bound_seconds: the least time that its links and its memory allow.
         predicted_seconds: when it has ended, in a run of the schedules in virtual time.
     """
@@ -62,6 +62,19 @@ class StagePrediction:
     wire_end: float
     unpack_begin: float
     unpack_end: float
+
+
+@dataclass
+class MemoryPoint:
+    """What a rank holds from a moment on.
+
+    Attributes:
+        seconds: in virtual time, since the switch began.
+        held_bytes: of source, target and staging.
+    """
+
+    seconds: float
+    held_bytes: int
 
 
 @dataclass
@@ -123,6 +136,8 @@ class PlanReport:
         egress: how even the senders are, beside what other rules would do.
         bottleneck: the busiest link; None where nothing moves.
         timeline: the stages of the rank that ends last, in virtual time.
+        mode: ``retain``, or ``stream`` where the source is freed while the target arrives.
+        memory: of the rank that holds most, over time.
         is_disjoint: whether the target's ranks are numbered behind the source's.
         handed_on_bytes: the part of what moves that receivers hand on in a second pass; 0 where
             there is one pass.
@@ -140,6 +155,8 @@ class PlanReport:
     egress: Egress | None = None
     bottleneck: Bottleneck | None = None
     timeline: list[StagePrediction] = field(default_factory=list)
+    mode: str = "retain"
+    memory: list[MemoryPoint] = field(default_factory=list)
     is_disjoint: bool = False
     handed_on_bytes: int = 0
     is_relabelled: bool = False
@@ -149,6 +166,11 @@ class PlanReport:
     def last_rank(self) -> RankPlan:
         """The rank that ends last, in virtual time; the lowest of them."""
         return max(self.ranks, key=lambda rank: (rank.predicted_seconds, -rank.rank))
+
+    @property
+    def fullest_rank(self) -> RankPlan:
+        """The rank that holds most; the lowest of them."""
+        return max(self.ranks, key=lambda rank: (rank.peak_bytes, -rank.rank))
 
     @property
     def predicted_seconds(self) -> float:

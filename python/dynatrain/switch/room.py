@@ -27,14 +27,28 @@ def schedule_options(
     engine: Engine, lane: str, num_lanes: int, mode: str
 ) -> _native.ScheduleOptions:
     """How the moves of a lane are cut into stages."""
-    usual = _native.ScheduleOptions()
-    streams = mode == STREAM
+    return options_of_mode(
+        mode,
+        engine.options.staging_budget_bytes // num_lanes,
+        engine.lanes[lane].max_direct,
+        "sums" in engine.options.verify,
+    )
+
+
+def options_of_mode(
+    mode: str,
+    staging_budget_bytes: int,
+    max_direct_per_pair: int = _native.ScheduleOptions().max_direct_per_pair,
+    with_sums: bool = _native.ScheduleOptions().with_sums,
+) -> _native.ScheduleOptions:
+    """What a mode asks of stages: many, where the source goes while the target arrives."""
+    usual, streams = _native.ScheduleOptions(), mode == STREAM
     return _native.ScheduleOptions(
-        staging_budget_bytes=engine.options.staging_budget_bytes // num_lanes,
-        max_direct_per_pair=engine.lanes[lane].max_direct,
+        staging_budget_bytes=staging_budget_bytes,
+        max_direct_per_pair=max_direct_per_pair,
         num_stages_to_overlap=_STREAM_STAGES if streams else usual.num_stages_to_overlap,
         min_message_bytes=_STREAM_MESSAGE_BYTES if streams else usual.min_message_bytes,
-        with_sums="sums" in engine.options.verify,
+        with_sums=with_sums,
     )
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from dynatrain._version import __version__
-from dynatrain.tools import coordinate, doctor, explain, operate, plan
+from dynatrain.tools import coordinate, doctor, explain, operate, plan, predict
 
 
 def parser() -> argparse.ArgumentParser:
@@ -19,6 +19,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="command")
     doctor.add_command(commands)
     plan.add_command(commands)
+    predict.add_command(commands)
     explain.add_command(commands)
     coordinate.add_command(commands)
     operate.add_commands(commands)

@@ -36,6 +36,10 @@ MODELS = (
 OPTIMIZERS = ("adamw", "adamw-mixed", "adamw-bf16", "sgd-momentum", "none")
 TOPOLOGIES = ("dgx-a100", "dgx-h100", "dgx-h200", "gb200-nvl72", "one-host")
 
+_MOST_STAGING_MIB = 2**40
+#: From here on nobody should wonder whether the command hangs.
+MANY_RANKS = 2048
+
 
 def add_options(command: argparse.ArgumentParser) -> None:
     """Two layouts, a model and its links."""
@@ -54,6 +58,27 @@ def add_options(command: argparse.ArgumentParser) -> None:
     add("--link-gb-per-second", type=float, help="link of one rank, each direction; 25")
     add("--ranks-per-node", type=int, help="all on one node when not given")
     add("--json", action="store_true", help="print JSON instead of text")
+
+
+def add_switch_options(command: argparse.ArgumentParser) -> None:
+    """How a session makes its switches."""
+    add = command.add_argument
+    add("--staging-mib", type=int, default=256, help="staging of a rank; 256")
+    add("--relabel", action="store_true", help="ranks take the places of which they have most")
+
+
+def staging_bytes(options: argparse.Namespace) -> int:
+    """The staging that was asked for; raises LayoutError."""
+    if not 1 <= options.staging_mib <= _MOST_STAGING_MIB:
+        expected = f"a whole number from 1 to {_MOST_STAGING_MIB}"
+        raise out_of_range("--staging-mib", options.staging_mib, expected)
+    return int(options.staging_mib) << 20
+
+
+def warn_of_many(num_ranks: int) -> None:
+    """Says that so many take their time."""
+    if num_ranks > MANY_RANKS:
+        sys.stderr.write(f"planning {num_ranks} ranks, which may take minutes\n")
 
 
 def two_layouts(options: argparse.Namespace) -> tuple[str, str]:

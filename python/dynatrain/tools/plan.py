@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from statistics import median_low
 from typing import TYPE_CHECKING, Any
@@ -19,11 +18,6 @@ if TYPE_CHECKING:
     from dynatrain import PlanReport
     from dynatrain.planning import Bottleneck, Egress, RankPlan
 
-MIB = 2**20
-_MOST_STAGING_MIB = 2**40
-#: From here on nobody should wonder whether the command hangs.
-MANY_RANKS = 2048
-
 
 def run(options: argparse.Namespace) -> int:
     """Plans and prints."""
@@ -34,18 +28,14 @@ def _plan(options: argparse.Namespace) -> None:
     from dynatrain import Layout, plan
     from dynatrain.planning import page
 
-    staging = options.staging_mib
-    if not 1 <= staging <= _MOST_STAGING_MIB:
-        expected = f"a whole number from 1 to {_MOST_STAGING_MIB}"
-        raise paper.out_of_range("--staging-mib", staging, expected)
+    staging_bytes = paper.staging_bytes(options)
     source, target = (Layout.parse(text) for text in paper.two_layouts(options))
     model, links = paper.model_and_links(options)
     sizes = (source.world_size, target.world_size)
     num_ranks = sum(sizes) if options.disjoint else max(sizes)
-    if num_ranks > MANY_RANKS:
-        sys.stderr.write(f"planning {num_ranks} ranks, which may take minutes\n")
+    paper.warn_of_many(num_ranks)
     flags = {"disjoint": options.disjoint, "relabel": options.relabel}
-    report = plan(source, target, model, links, staging * MIB, **flags)
+    report = plan(source, target, model, links, staging_bytes, **flags)
     if options.html is not None:
         _write(options.html, page(report, model, links))
     if options.json:
@@ -83,8 +73,8 @@ def show(report: PlanReport, options: argparse.Namespace) -> None:
         console.print(
             f"stop   at least {seconds_text(report.bound_seconds)}, in {report.num_stages:,} "
             f"stage{plural}: {_told(report.bottleneck)}\n"
-            f"       about {seconds_text(report.predicted_seconds)} in virtual time, at these "
-            f"links' full rates; rank {report.last_rank.rank} ends last"
+            f"       about {seconds_text(report.predicted_seconds)} in virtual time, at "
+            f"full link rates; rank {report.last_rank.rank} ends last"
         )
     if report.egress is not None and report.bytes_moved:
         _show_egress(console, report.egress, report.bytes_moved_far > 0)
@@ -195,15 +185,12 @@ def add_command(commands: Any) -> None:
         epilog=paper.NOTES,
     )
     paper.add_options(command)
-    command.add_argument("--staging-mib", type=int, default=256, help="staging of a rank; 256")
+    paper.add_switch_options(command)
     command.add_argument(
         "--html", type=Path, metavar="FILE", help="write a page with pictures, too"
     )
     command.add_argument(
         "--disjoint", action="store_true", help="the target is on other ranks than the source"
-    )
-    command.add_argument(
-        "--relabel", action="store_true", help="ranks take the places of which they have most"
     )
     command.add_argument("--all", action="store_true", help="a line for every rank")
     command.set_defaults(run=run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -136,6 +137,24 @@ def test_relabelling_is_never_worse_and_keeps_tensor_parallelism_in_its_node(sou
     assert report.bytes_moved == report.lower_bound_bytes
     assert report.bytes_moved_far <= natural.bytes_moved_far
     assert sum(r.target_bytes for r in report.ranks) == sum(r.target_bytes for r in natural.ranks)
+
+
+# Both states at once, or what stands side by side of them: never less than the larger one.
+def test_a_stream_needs_little_more_than_the_larger_state():
+    model = llama(layers=32, hidden=128, ffn=512, vocab=64)
+    reports = {
+        mode: dynatrain.plan("dp=4", "pp=4", model, None, 1 << 20, mode=mode)
+        for mode in ("retain", "stream")
+    }
+
+    for retained, streamed in zip(*(each.ranks for each in reports.values()), strict=True):
+        larger = max(retained.source_bytes, retained.target_bytes)
+        assert larger < streamed.peak_bytes < 0.75 * retained.peak_bytes
+    memory = reports["stream"].memory
+    assert len(memory) == reports["stream"].num_stages > 8
+    assert all(a.seconds <= b.seconds for a, b in itertools.pairwise(memory))
+    with pytest.raises(LayoutError, match="mode"):
+        dynatrain.plan("dp=4", "tp=4", model, mode="streams")
 
 
 # A tensor that tp cuts by columns: dp=2 holds half of the rows, tp=2 half of the columns.

@@ -32,7 +32,19 @@ SIZES = {
 layouts = st.sampled_from(["dp=1", "dp=4", "dp=2,tp=2", "tp=3", "pp=2", "dp=4,ep=2", "pp=2,vpp=2"])
 numbers = st.integers(-2, 9).map(str) | st.sampled_from(["1e3", "nan", "inf", "1099511627776", ""])
 words = st.text(st.characters(exclude_characters="\0"), max_size=12) | st.sampled_from(
-    ["plan", "status", "resize", "drain", "--json", "--layout", "--member", "-1", "--", "dp=2"]
+    [
+        "plan",
+        "predict",
+        "status",
+        "resize",
+        "drain",
+        "--json",
+        "--layout",
+        "--member",
+        "-1",
+        "--",
+        "dp=2",
+    ]
 )
 #: The standard streams of a test are those of all its examples.
 one_output = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -94,18 +94,44 @@ ODD = {
 }
 
 
+@pytest.mark.parametrize("command", ["plan", "predict"])
 @pytest.mark.parametrize("case", ODD)
 def test_what_cannot_be_planned_is_refused_in_four_parts(
-    small, case, capsys: pytest.CaptureFixture[str]
+    small, case, command, capsys: pytest.CaptureFixture[str]
 ):
     arguments, named = ODD[case]
-    assert cli.main(["plan", *small, *arguments]) == 1
+    assert cli.main([command, *small, *arguments]) == 1
 
     printed = capsys.readouterr().err
     error = printed[printed.index("Error: ") :].splitlines()
     assert any(named in line for line in error[:2])
     assert len(error) >= 4
     assert "nothing" in printed
+
+
+# Whoever has no room for two states must see what streaming needs, and what it costs in time.
+def test_a_prediction_has_both_modes(small, tmp_path, capsys: pytest.CaptureFixture[str]):
+    picture = tmp_path / "memory.png"
+    asked = ["predict", "dp=4", "dp=2,tp=2", *small, f"--picture={picture}"]
+    assert cli.main([*asked, "--json"]) == 0
+    reports = json.loads(capsys.readouterr().out)
+    assert cli.main(asked) == 0
+    printed = capsys.readouterr().out
+
+    assert [report["mode"] for report in reports.values()] == ["retain", "stream"] == [*reports]
+    most = {mode: max(r["peak_bytes"] for r in reports[mode]["ranks"]) for mode in reports}
+    assert most["stream"] <= most["retain"]  # of so small a state all goes in one stage
+    for mode, report in reports.items():
+        assert max(point["held_bytes"] for point in report["memory"]) == most[mode]
+        assert amounts.bytes_text(most[mode]) in printed
+        assert report["bytes_moved"] == report["lower_bound_bytes"]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_that_cannot_be_written_is_an_error(small, tmp_path, capsys):
+    there = tmp_path / "no" / "memory.png"
+    assert cli.main(["predict", "dp=2", "tp=2", *small, f"--picture={there}"]) == 1
+    assert str(there) in capsys.readouterr().err
 
 
 # A thousand ranks take a while; silence looks like a command that hangs.
