@@ -2,6 +2,7 @@
 
 from dynatrain.planning.catalog import CONFIGS, load_model
 from dynatrain.planning.explain import CellOfTensor, Explanation, Transfer, explain
+from dynatrain.planning.layouts import Batch, RankedLayout, rank_layouts
 from dynatrain.planning.maps import describe
 from dynatrain.planning.modules import model_of
 from dynatrain.planning.page import page
@@ -14,6 +15,7 @@ __all__ = [
     "CONFIGS",
     "OPTIMIZERS",
     "PRESETS",
+    "Batch",
     "Bottleneck",
     "CellOfTensor",
     "Egress",
@@ -21,6 +23,7 @@ __all__ = [
     "Model",
     "PlanReport",
     "RankPlan",
+    "RankedLayout",
     "Slot",
     "TensorSpec",
     "Topology",
@@ -31,5 +34,6 @@ __all__ = [
     "model_of",
     "page",
     "plan",
+    "rank_layouts",
     "topology",
 ]

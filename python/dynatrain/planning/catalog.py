@@ -38,7 +38,7 @@ def _qwen3(layers: int, hidden: int, heads: tuple[int, int], ffn: int, experts: 
     if not experts:
         return {"model_type": "qwen3", **sizes, "intermediate_size": ffn}
     moe = {"model_type": "qwen3_moe", "num_experts": experts, "moe_intermediate_size": ffn}
-    return {**sizes, **moe}
+    return {**sizes, **moe, "num_experts_per_tok": 8}
 
 
 CONFIGS: dict[str, Mapping[str, Any]] = {
@@ -60,6 +60,7 @@ CONFIGS: dict[str, Mapping[str, Any]] = {
         **_llama(32, 4096, 14336, (32, 8), 32000),
         "model_type": "mixtral",
         "num_local_experts": 8,
+        "num_experts_per_tok": 2,
     },
     "qwen3-30b-a3b": _qwen3(48, 2048, (32, 4), 768, experts=128),
     "qwen3-235b-a22b": _qwen3(94, 4096, (64, 4), 1536, experts=128),
@@ -72,6 +73,7 @@ CONFIGS: dict[str, Mapping[str, Any]] = {
         "moe_intermediate_size": 2048,
         "n_routed_experts": 256,
         "n_shared_experts": 1,
+        "num_experts_per_tok": 8,
         "num_attention_heads": 128,
         "q_lora_rank": 1536,
         "kv_lora_rank": 512,
@@ -98,7 +100,9 @@ def load_model(name: str | Path | Mapping[str, Any], optimizer: str = "adamw") -
     """
     slots = checked_optimizer(optimizer)
     called, config = _config_of(name)
-    return Model(called, tuple(tensors_of(config)), slots)
+    tensors = tuple(tensors_of(config))
+    routed = config.get("num_experts_per_tok") if any(t.has_experts for t in tensors) else None
+    return Model(called, tensors, slots, 0 if routed is None else routed)
 
 
 def checked_optimizer(optimizer: str) -> tuple[Slot, ...]:

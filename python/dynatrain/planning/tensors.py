@@ -117,17 +117,24 @@ class Model:
         name: what reports call it.
         tensors: its parameters, tied ones once.
         slots: what each of them brings: itself and its optimizer state.
+        experts_per_token: of each layer's experts, those that a token goes to; 0 where there are
+            none, or it is not known.
     """
 
     name: str
     tensors: tuple[TensorSpec, ...]
     slots: tuple[Slot, ...] = ADAMW_SLOTS
+    experts_per_token: int = 0
 
     def __post_init__(self) -> None:
         name = text(self.name)
         if name is None:
             raise wrong_argument("Model", "name", self.name, "text")
-        self.__dict__["name"] = name
+        experts = whole(self.experts_per_token)
+        if experts is None or experts < 0:
+            expected = "a whole number, 0 or more"
+            raise wrong_argument("Model", "experts_per_token", self.experts_per_token, expected)
+        self.__dict__.update(name=name, experts_per_token=experts)
         for field, kind in (("tensors", TensorSpec), ("slots", Slot)):
             value = getattr(self, field)
             expected = f"one dynatrain.planning.{kind.__name__} or more"

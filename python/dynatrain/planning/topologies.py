@@ -17,6 +17,8 @@ _SPEEDS_OF_A_HOST = (
     "node_link_bytes_per_second",
     "host_bytes_per_second",
     "host_memory_bytes_per_second",
+    "flops_per_second",
+    "device_memory_bytes",
 )
 #: Of no unit, and above 0.
 _LEAST_COST = 1e-3
@@ -40,6 +42,9 @@ class Topology:
         pack_cost: plain copies that take as long as packing, or unpacking, as many bytes, with
             their sums. Likewise.
         switch_seconds: what a switch takes whatever it moves: votes, sums, installing. Likewise.
+        flops_per_second: operations of one rank's device on dense bfloat16 matrices, for estimates
+            of a step; None where nobody asks for one.
+        device_memory_bytes: of one rank's device; likewise.
     """
 
     link_bytes_per_second: float = 25e9
@@ -52,6 +57,8 @@ class Topology:
     host_memory_bytes_per_second: float | None = None
     pack_cost: float = 1.0
     switch_seconds: float = 0.0
+    flops_per_second: float | None = None
+    device_memory_bytes: float | None = None
 
     def __post_init__(self) -> None:
         for name in (*_SPEEDS, *_SPEEDS_OF_A_HOST, *_TIMES, "pack_cost"):
@@ -108,18 +115,33 @@ class Topology:
         )
 
 
-def _nodes(link: float, node_link: float, memory: float, ranks_per_node: int = 8) -> Topology:
-    """Of GB/s, as their makers give them: one network card a GPU, NVLink in one direction."""
-    speeds = (link * 1e9, 20e-6, memory * 1e9)
-    return Topology(*speeds, ranks_per_node, node_link_bytes_per_second=node_link * 1e9)
+def _nodes(
+    links: tuple[float, float], device: tuple[float, float, float], ranks_per_node: int = 8
+) -> Topology:
+    """As their makers give them: one network card a GPU, NVLink in one direction.
+
+    ``links``: GB/s between nodes and within one; ``device``: GB/s and GB of its memory, and
+    teraflops of dense bfloat16.
+    """
+    (link, node_link), (memory, size, teraflops) = links, device
+    return Topology(
+        link * 1e9,
+        20e-6,
+        memory * 1e9,
+        ranks_per_node,
+        node_link * 1e9,
+        flops_per_second=teraflops * 1e12,
+        device_memory_bytes=size * 1e9,
+    )
 
 
 #: By name. Numbers are those of data sheets: what arrives is less.
 PRESETS = {
-    "dgx-a100": _nodes(25, 300, 2039),  # 8 cards of 200 Gb/s, NVLink 3
-    "dgx-h100": _nodes(50, 450, 3350),  # 8 cards of 400 Gb/s, NVLink 4
-    "dgx-h200": _nodes(50, 450, 4800),
-    "gb200-nvl72": _nodes(50, 900, 8000, ranks_per_node=72),  # NVLink 5 over the whole rack
+    "dgx-a100": _nodes((25, 300), (2039, 80, 312)),  # 8 cards of 200 Gb/s, NVLink 3
+    "dgx-h100": _nodes((50, 450), (3350, 80, 989)),  # 8 cards of 400 Gb/s, NVLink 4
+    "dgx-h200": _nodes((50, 450), (4800, 141, 989)),
+    # NVLink 5 over the whole rack
+    "gb200-nvl72": _nodes((50, 900), (8000, 186, 2500), ranks_per_node=72),
     # Processes of one host that read each other's memory, as docs/performance.md measured two.
     "one-host": Topology(6.5e9, 20e-6, 10e9, num_nodes=1),
 }

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from dynatrain._version import __version__
-from dynatrain.tools import coordinate, doctor, explain, operate, plan, predict
+from dynatrain.tools import coordinate, doctor, explain, layouts, operate, plan, predict
 
 
 def parser() -> argparse.ArgumentParser:
@@ -21,6 +21,7 @@ def parser() -> argparse.ArgumentParser:
     plan.add_command(commands)
     predict.add_command(commands)
     explain.add_command(commands)
+    layouts.add_command(commands)
     coordinate.add_command(commands)
     operate.add_commands(commands)
     return top

@@ -47,13 +47,20 @@ def add_options(command: argparse.ArgumentParser) -> None:
     add("layouts", nargs="*", metavar="layout", help="before and after, e.g. dp=4 dp=2,tp=2")
     add("--source", help="the layout before, in place of the first one")
     add("--target", help="the layout after, in place of the second one")
+    add_model_options(command)
+
+
+def add_model_options(command: argparse.ArgumentParser, *, needs_topology: bool = False) -> None:
+    """A model and its links."""
+    add = command.add_argument
     add(
         "--model",
         default="llama3-8b",
         help=f"one of {', '.join(MODELS)}, or the path of a config.json of Hugging Face",
     )
     add("--optimizer", default="adamw", choices=OPTIMIZERS, help="what training keeps")
-    add("--topology", choices=TOPOLOGIES, help="links of a machine that is known")
+    machine = "links of a machine that is known"
+    add("--topology", choices=TOPOLOGIES, required=needs_topology, help=machine)
     add("--nodes", type=int, help="how many of these machines there are; as many as it takes")
     add("--link-gb-per-second", type=float, help="link of one rank, each direction; 25")
     add("--ranks-per-node", type=int, help="all on one node when not given")
