@@ -16,6 +16,7 @@ from torch._C._distributed_c10d import PrefixStore, Store
 
 from dynatrain import words
 from dynatrain._errors import TransportError
+from dynatrain._torch_private.store_links import answer_within, is_unanswered, shut
 from dynatrain.generation.given_up import GivenUp, Silent
 from dynatrain.generation.joined import Entry, entries, join, split
 from dynatrain.generation.leftovers import Leftovers
@@ -25,29 +26,13 @@ _GO, _NO = b"go ", b"no "
 _NOTHING = b"?"  #: no value of a meeting is that
 #: Between two looks of an idle rank at the store, which a call waits for, and at its connections.
 _IDLE_POLL_SECONDS, _IDLE_WATCH_SECONDS = 0.01, 1.0
+#: A store that is only busy answers within that.
+_LEAST_PATIENCE_SECONDS = 5.0
 #: So long is waited for ranks to say that they live, and so much of a reason is told.
 _TOLD, _MOST_SAID = timedelta(seconds=1), 300
 #: Attempts whose keys a rank may leave before it deletes them without having to wait, and how long
 #: it then deletes what else is over.
 _MOST_KEPT, _SWEEP_SECONDS = 8, 0.02
-
-
-@contextmanager
-def _store_answers() -> Iterator[None]:
-    """Turns an error of the store into one of the library's."""
-    try:
-        yield
-    except TransportError:
-        raise
-    except RuntimeError as error:  # a DistError, but of a FileStore
-        raise TransportError(
-            f"session: the job's store does not answer: {error}\n"
-            "  expected the process that holds it, mostly rank 0 or the launcher, to be alive\n"
-            "  this rank has switched nothing and its state is intact; others may have, if it was "
-            "their vote\n"
-            "  save a checkpoint if the groups still work, and start the job again",
-            retryable=False,
-        ) from error
 
 
 @dataclass(frozen=True)
@@ -78,6 +63,7 @@ class Rendezvous:
         self._rank = rank
         self._num_ranks = num_ranks
         self._timeout = timeout
+        answer_within(store, max(timeout.total_seconds(), _LEAST_PATIENCE_SECONDS))
         self._attempt = 0
         self._called_at = self._passed = -1  #: the attempt as a call began; one that this rank left
         #: The attempt that all ranks came to last: they are past all before it.
@@ -86,6 +72,25 @@ class Rendezvous:
         self._forgotten = -1  #: attempts whose keys are deleted
         self._left: tuple[str, str] | None = None  #: what this rank has left, until it calls
         self._last_ended = ""  #: what this rank has left or heard the end of last
+
+    @contextmanager
+    def _store_answers(self) -> Iterator[None]:
+        """Turns an error of the store into one of the library's."""
+        try:
+            yield
+        except TransportError:
+            raise
+        except RuntimeError as error:  # a DistError, but of a FileStore
+            if is_unanswered(error):
+                shut(self._store)
+            raise TransportError(
+                f"session: the job's store does not answer: {error}\n"
+                "  expected the process that holds it, mostly rank 0 or the launcher, to be alive\n"
+                "  this rank has switched nothing and its state is intact; others may have, if it "
+                "was their vote\n"
+                "  save a checkpoint if the groups still work, and start the job again",
+                retryable=False,
+            ) from error
 
     def begin_call(self) -> None:
         """A call begins on this rank, which comes to a meeting if nothing ends it before."""
@@ -110,7 +115,7 @@ class Rendezvous:
                 that comes later with the same moment is told the same at once, so that its next
                 call meets the next one of the others.
         """
-        with _store_answers():
+        with self._store_answers():
             self._tell_left()
             while True:
                 name = str(self._attempt)
@@ -160,14 +165,22 @@ class Rendezvous:
             return None
         self._failed_after = self._last_met
         name = str(self._last_met)
-        with suppress(Exception):  # the call's own error is to be heard, and not this one
+        # The call's own error is to be heard, and not this one.
+        with suppress(Exception), self._store_answers():
             self._append(f"{name}/failed", Entry(why[:_MOST_SAID], b"").of(self._rank))
             are_all = self._store.add(f"{name}/told", 1) == self._num_ranks
             if not are_all and not why:
-                with suppress(RuntimeError):  # not all have said so in time
-                    self._store.wait([f"{name}/silent"], min(_TOLD, self._timeout / 5))
+                self._wait_for(f"{name}/silent", min(_TOLD, self._timeout / 5))
             return self._who_is_silent(name) if are_all or not why else None
         return None
+
+    def _wait_for(self, key: str, patience: timedelta) -> None:
+        """Waits for a key, and not longer than that."""
+        try:
+            self._store.wait([key], patience)
+        except RuntimeError as error:
+            if is_unanswered(error):
+                raise
 
     def _who_is_silent(self, name: str) -> Silent:
         """What all ranks are told of a call that failed; the first that asks decides it."""
@@ -206,7 +219,7 @@ class Rendezvous:
         """
         until = None
         watch = _Watch(num_lost, self._timeout.total_seconds())
-        with _store_answers():
+        with self._store_answers():
             while True:
                 # In this order: a call that is seen before the end was made before the end.
                 called = self._store.check([f"{self._attempt}/count"])
@@ -230,7 +243,7 @@ class Rendezvous:
 
         Or with the next call of one that has left. ``num_ranks`` are to leave; 2 messages.
         """
-        with _store_answers():
+        with self._store_answers():
             self._left, self._last_ended = (ended, value), ended
             self._append(f"{ended}/left", Entry("", b"").of(self._rank))
             if len(self._entries(f"{ended}/left")) >= num_ranks:
@@ -274,7 +287,7 @@ class Rendezvous:
         One more message; the last rank deletes the keys of what was over before: those that are to
         hear that have, and those that were to leave it have left this one.
         """
-        with _store_answers():
+        with self._store_answers():
             value = self._store.get(ended).decode()
             former, self._last_ended = self._last_ended, ended
             if self._store.add(f"{ended}/heard", 1) == self._num_ranks - num_ranks and former:
@@ -286,8 +299,8 @@ class Rendezvous:
         deadline = time.monotonic() + self._timeout.total_seconds()
         try:
             self._store.wait([f"{name}/decision"], self._timeout)
-        except RuntimeError:  # a DistStoreError, but of a FileStore
-            if time.monotonic() < deadline - 1.0:
+        except RuntimeError as error:  # a DistStoreError, but of a FileStore
+            if time.monotonic() < deadline - 1.0 or is_unanswered(error):
                 raise  # the store is gone, which is not a late peer
             return self._decide(name)
         return self._read(f"{name}/decision")

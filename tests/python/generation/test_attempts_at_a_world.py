@@ -25,7 +25,7 @@ class Groups:
 
     made: list[Groups]  #: in this test
 
-    def __init__(self, members, name, rank, timeout):
+    def __init__(self, members, name, rank, timeout, numbers):
         self.rank = rank
         self.default = self.connections = None
         self.ended = False
