@@ -11,7 +11,7 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
@@ -49,9 +49,16 @@ def _done_to(store: Store, do: Callable[[socket.socket], None]) -> None:
             with suppress(OSError):  # closed meanwhile, or not connected
                 if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
                     with socket.socket(fileno=os.dup(int(name))) as found:
-                        host, port = found.getpeername()[:2]
-                        if port == store.port and _plain(host) in hosts:
+                        if _is_of(found, hosts, store.port):
                             do(found)
+
+
+def _is_of(found: socket.socket, hosts: Collection[str], port: int) -> bool:
+    """Whether a socket is connected to a port of one of these hosts."""
+    if found.family not in (socket.AF_INET, socket.AF_INET6):
+        return False
+    there = found.getpeername()
+    return bool(there[1] == port) and _plain(there[0]) in hosts
 
 
 def _plain(host: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from dynatrain import _native
-from dynatrain._errors import of_family
+from dynatrain._errors import LayoutError, of_family
 from dynatrain.generation.control import attempt
 from dynatrain.generation.engine import AtBoundary, Engine
 from dynatrain.generation.generation import Generation
@@ -184,18 +184,41 @@ class Preparations:
         engine, pair = self._engine, (wanted.source, wanted.layout)
         if not engine.options.relabel or pair in self._relabellings:
             return None
-        members = engine.generation.members
-        ranks, nodes = members.ranks_of(blueprint.called.seats.ids), members.node_of_rank
-        maps = blueprint.source_map, blueprint.target_map
-        found = engine.together("relabelling", lambda: _native.relabel(*maps, nodes, ranks))
-        saved_bytes = found.natural_moved_bytes - found.moved_bytes
-        if saved_bytes < _LEAST_SAVED * found.natural_moved_bytes or saved_bytes == 0:
+        found: list[Relabelled] = []
+
+        def choose() -> str:
+            found.append(_best_places(engine, blueprint))
+            return found[0].seats.key
+
+        keys = engine.joined("relabelling", choose, lambda keys: sorted(set(keys)))
+        if len(keys) > 1:
+            raise LayoutError(
+                f"plan: the ranks give the places of {wanted.layout} in {len(keys)} orders\n"
+                "  expected one\n  nothing was moved; the source state is intact\n"
+                "  every rank must run the same build and the same version of dynatrain"
+            )
+        places = found[0]
+        if not places.saved_bytes:
+            self._relabellings[pair] = places
             return None
-        ids = tuple(members.each[rank].id for rank in found.ranks)
-        places = Relabelled(Seats(wanted.layout, ids), saved_bytes)
         called = self._called_at(engine, wanted, met, places, "relabelled")
         self._relabellings[pair] = places
         return called
 
     def _now_to(self, layout: Layout, names: Mapping[str, str]) -> Wanted:
         return Wanted(layout, self._now.seats, self._now.epoch, names)
+
+
+def _best_places(engine: Engine, blueprint: Blueprint) -> Relabelled:
+    """The places of a target that leave least to be moved; those that there are where it is little.
+
+    Equal on all ranks: it follows from the maps.
+    """
+    called, members = blueprint.called, engine.generation.members
+    ranks, nodes = members.ranks_of(called.seats.ids), members.node_of_rank
+    found = _native.relabel(blueprint.source_map, blueprint.target_map, nodes, ranks)
+    saved_bytes = found.natural_moved_bytes - found.moved_bytes
+    if saved_bytes < _LEAST_SAVED * found.natural_moved_bytes:
+        return Relabelled(called.seats, 0)
+    ids = tuple(members.each[rank].id for rank in found.ranks)
+    return Relabelled(Seats(called.layout, ids), saved_bytes)

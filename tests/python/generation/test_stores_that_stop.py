@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -33,6 +34,14 @@ def host():
         yield process
         process.send_signal(signal.SIGCONT)
         process.kill()
+
+
+@pytest.fixture(autouse=True)
+def other_sockets():
+    """What a process has beside: of no network, and not connected."""
+    pair = socket.socketpair()
+    with pair[0], pair[1], socket.socket():
+        yield
 
 
 @pytest.fixture
