@@ -35,6 +35,12 @@ _NOTHING_BEFORE = re.compile(
     rf"|the present world and state are intact|{REMAINS}"
 )
 
+#: Calls that plan on paper: where there is no session, nothing can be said of its state.
+_VALUES_ON_PAPER = ("Batch", "Model", "Slot", "TensorSpec", "Topology")
+_ON_PAPER = frozenset(
+    (*_VALUES_ON_PAPER, "describe", "explain", "load_model", "model_of", "plan", "rank_layouts")
+)
+
 
 @contextmanager
 def only_family(
@@ -121,10 +127,13 @@ def wrong_argument(
     call: str, name: str, value: object, expected: str, got: str | None = None
 ) -> LayoutError:
     """The refusal of an argument, before anything was done; ``got`` is what is wrong about it."""
+    room, remains = "session", "nothing was changed; the present state, if there is one, is intact"
+    if call in _ON_PAPER:
+        room, remains = "plan", "nothing was planned"
     return LayoutError(
-        f"session: {call} was given {name}={shown(value)}\n"
+        f"{room}: {call} was given {name}={shown(value)}\n"
         f"  expected {expected}, got {got or _got(value)}\n"
-        "  nothing was changed; the present state, if there is one, is intact\n"
+        f"  {remains}\n"
         f"  call {call} again with another {name}"
     )
 

@@ -85,12 +85,14 @@ class Explanation:
         return {"schema_version": SCHEMA_VERSION, **asdict(self)}
 
 
-def explain(
+def explain(  # noqa: PLR0913 - what moves where, and which part of it
     layouts: tuple[Layout | str, Layout | str],
     tensors: Sequence[TensorSpec] | Model,
     tensor: str,
     rank: int,
     topology: Topology | None = None,
+    *,
+    disjoint: bool = False,
 ) -> Explanation:
     """Says who has, who needs and who sends each part of a tensor, and why.
 
@@ -100,6 +102,7 @@ def explain(
         tensor: the parameter's name, or that with a slot: ``lm_head.weight|exp_avg``.
         rank: whose view it is, of the larger world.
         topology: the links; by default all ranks are on one node.
+        disjoint: as in ``dynatrain.plan``.
 
     Raises:
         LayoutError: as ``dynatrain.plan``; there is no such tensor or rank.
@@ -110,7 +113,9 @@ def explain(
     model = checked_model("explain", tensors)
     if topology is not None and type(topology) is not Topology:
         raise wrong_argument("explain", "topology", topology, "a dynatrain.Topology, or None")
-    maps = maps_of(source, target, model, topology or Topology())
+    if type(disjoint) is not bool:
+        raise wrong_argument("explain", "disjoint", disjoint, "True or False")
+    maps = maps_of(source, target, model, topology or Topology(), disjoint)
     number = whole(rank)
     if number is None or not 0 <= number < maps.num_ranks:
         raise wrong_argument("explain", "rank", rank, f"a rank from 0 to {maps.num_ranks - 1}")
@@ -137,6 +142,8 @@ def _found(model: Model, tensor: str) -> tuple[TensorSpec, str]:
     if fqn in specs and (slot or slots[0]) in slots:
         return specs[fqn], f"{fqn}|{slot or slots[0]}"
     near = ", ".join(get_close_matches(fqn, specs, 3, 0.4)) or next(iter(specs))
+    if any(spec.has_experts for spec in model.tensors):
+        near += " (all experts of a layer are one tensor)"
     raise LayoutError(
         f"plan: the model has no tensor {tensor!r}\n"
         f"  expected a parameter such as {near}, with |{', |'.join(slots)} for its states\n"

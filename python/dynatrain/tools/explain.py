@@ -29,7 +29,7 @@ def _explain(options: argparse.Namespace) -> None:
 
     layouts = paper.two_layouts(options)
     model, links = paper.model_and_links(options)
-    found = explain(layouts, model, options.tensor, options.rank, links)
+    found = explain(layouts, model, options.tensor, options.rank, links, disjoint=options.disjoint)
     if options.json:
         paper.printed(found.to_json())
     else:
@@ -81,5 +81,6 @@ def add_command(commands: Any) -> None:
     add = command.add_argument
     add("--tensor", required=True, help="a parameter, or one of its states: NAME|exp_avg")
     add("--rank", type=int, required=True, help="whose view it is")
+    add("--disjoint", action="store_true", help="the target is on other ranks than the source")
     add("--all", action="store_true", help="all lines, however many")
     command.set_defaults(run=run)

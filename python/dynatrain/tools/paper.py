@@ -39,6 +39,7 @@ TOPOLOGIES = ("dgx-a100", "dgx-h100", "dgx-h200", "gb200-nvl72", "one-host")
 _MOST_STAGING_MIB = 2**40
 #: From here on nobody should wonder whether the command hangs.
 MANY_RANKS = 2048
+_MOST_RANKS = 1 << 15  #: of source and target together
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
@@ -56,7 +57,8 @@ def add_model_options(command: argparse.ArgumentParser, *, needs_topology: bool 
     add(
         "--model",
         default="llama3-8b",
-        help=f"one of {', '.join(MODELS)}, or the path of a config.json of Hugging Face",
+        help=f"one of {', '.join(MODELS)}, or the path of a config.json of Hugging Face; "
+        "llama3-8b when left out",
     )
     add("--optimizer", default="adamw", choices=OPTIMIZERS, help="what training keeps")
     machine = "links of a machine that is known"
@@ -83,8 +85,8 @@ def staging_bytes(options: argparse.Namespace) -> int:
 
 
 def warn_of_many(num_ranks: int) -> None:
-    """Says that so many take their time."""
-    if num_ranks > MANY_RANKS:
+    """Says that so many take their time; of more than can be planned, planning says so."""
+    if MANY_RANKS < num_ranks <= _MOST_RANKS:
         sys.stderr.write(f"planning {num_ranks} ranks, which may take minutes\n")
 
 

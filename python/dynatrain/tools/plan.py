@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from statistics import median_low
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,7 @@ def _plan(options: argparse.Namespace) -> None:
     report = plan(source, target, model, links, staging_bytes, **flags)
     if options.html is not None:
         _write(options.html, page(report, model, links))
+        sys.stderr.write(f"wrote {options.html}\n")
     if options.json:
         paper.printed(report.to_json())
     else:
@@ -59,9 +61,14 @@ def _write(path: Path, text: str) -> None:
 
 def show(report: PlanReport, options: argparse.Namespace) -> None:
     """Prints the plan for a terminal: a screenful, or a line for every rank."""
+    from dynatrain import Layout
+
     console = Console(highlight=False, markup=False)
     state_bytes = sum(rank.target_bytes for rank in report.ranks)
     where = "" if options.topology is None else f" on {options.topology}"
+    if report.is_disjoint:
+        first = Layout.parse(report.source).world_size
+        where += f", the target on ranks {first} to {len(report.ranks) - 1}"
     console.print(
         f"{report.model}: {report.num_params / 1e9:,.2f} B parameters, {options.optimizer}, "
         f"{bytes_text(state_bytes)} on all ranks together afterwards\n"
@@ -121,6 +128,7 @@ def _told(bottleneck: Bottleneck) -> str:
 def _show_egress(console: Console, egress: Egress, has_nodes: bool) -> None:
     """What the busiest sender sends, and by what other rules it would."""
     ranks = ranks_text(egress.bound_ranks, 3)
+    who = f"ranks {ranks} alone have" if len(egress.bound_ranks) > 1 else f"rank {ranks} alone has"
     over = egress.planned_bytes / egress.bound_bytes - 1 if egress.bound_bytes else 0.0
     side = "over the bound" if over >= 0 else "under the bound of one pass"
     others = {
@@ -131,7 +139,7 @@ def _show_egress(console: Console, egress: Egress, has_nodes: bool) -> None:
     told = ", ".join(f"{name} {bytes_text(size_bytes)}" for name, size_bytes in others.items())
     console.print(
         f"sends  {bytes_text(egress.planned_bytes)} at most, {abs(over):.1%} {side}\n"
-        f"       bound: what ranks {ranks} alone have, shared evenly\n"
+        f"       bound: what {who}, shared evenly\n"
         f"       by other rules: {told}"
     )
     if has_nodes:

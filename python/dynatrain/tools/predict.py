@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ def _predict(options: argparse.Namespace) -> None:
     }
     if options.picture is not None:
         _draw(reports, options.picture)
+        sys.stderr.write(f"wrote {options.picture}\n")
     if options.json:
         paper.printed({mode: report.to_json() for mode, report in reports.items()})
     else:

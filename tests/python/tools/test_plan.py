@@ -109,6 +109,20 @@ def test_what_cannot_be_planned_is_refused_in_four_parts(
     assert "nothing" in printed
 
 
+# Trainers and servers have ranks of their own, and whoever reads of one must know which.
+def test_ranks_of_a_disjoint_target_are_told(small, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["plan", "dp=2", "tp=2", "--disjoint", *small]) == 0
+    assert "the target on ranks 2 to 3" in capsys.readouterr().out
+    tensor = "--tensor=lm_head.weight"
+    asked = ["explain", "dp=2", "dp=2", "--disjoint", *small, tensor, "--json"]
+    assert cli.main([*asked, "--rank=3"]) == 0
+    moves = json.loads(capsys.readouterr().out)["transfers"]
+
+    assert [(each["src"], each["dst"]) for each in moves] == [(1, 3)]
+    assert cli.main([*asked, "--rank=4"]) == 1
+    assert capsys.readouterr().err.splitlines()[2] == "  nothing was planned"
+
+
 # Whoever has no room for two states must see what streaming needs, and what it costs in time.
 def test_a_prediction_has_both_modes(small, tmp_path, capsys: pytest.CaptureFixture[str]):
     picture = tmp_path / "memory.png"
