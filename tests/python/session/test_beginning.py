@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import random
+from datetime import timedelta
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.distributed import HashStore
 from torch.distributed.fsdp import fully_shard
 
 import dynatrain
@@ -16,7 +18,7 @@ import training_jobs as jobs
 from dynatrain import BudgetError, InternalError, LayoutError, TrainState, TransportError
 from dynatrain.generation.control import Control
 from dynatrain.generation.joined import _damaged
-from dynatrain.generation.rendezvous import _store_answers
+from dynatrain.generation.rendezvous import Rendezvous
 
 
 def living(kind):
@@ -306,8 +308,9 @@ def test_a_refusal_of_init_says_that_nothing_was_started(start, build, advice):
 
 
 def without_a_store(control):
+    meeting = Rendezvous(HashStore(), 0, 2, timedelta(seconds=1))
     try:
-        with _store_answers():
+        with meeting._store_answers():
             raise RuntimeError("Connection reset by peer")
     except TransportError as error:
         return error
