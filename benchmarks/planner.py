@@ -58,6 +58,7 @@ class Row:
     bytes_moved: int | None
     lower_bound_bytes: int | None
     bottleneck_over_bound: float | None
+    relabel_bytes_saved: int | None
 
 
 def grown(model: str, num_ranks: int) -> tuple[str, str, str]:
@@ -87,7 +88,7 @@ def measured(name: str, case: tuple[str, str, str], runs: int, most: int) -> Row
         start = time.perf_counter()
         plan_of(num_ranks // 2, nodes)
         cached.append(time.perf_counter() - start)
-    seconds, moved, bound, over = None, None, None, None
+    seconds, moved, bound, over, saved = None, None, None, None, None
     if num_ranks <= most:
         start = time.perf_counter()
         plans = [plan_of(rank, nodes) for rank in range(num_ranks)]
@@ -97,6 +98,8 @@ def measured(name: str, case: tuple[str, str, str], runs: int, most: int) -> Row
         moved = sum(plan.received_bytes for plan in plans)
         bound = sum(plan.lower_bound_bytes for plan in plans)
         least, _ = _native.world_traffic(*maps).least_egress()
+        places = _native.relabel(*maps, nodes, range(Layout.parse(target).world_size))
+        saved = places.natural_moved_bytes - places.moved_bytes
         over = max(plan_of(rank, []).sent_bytes for rank in range(num_ranks)) / max(least, 1)
     return Row(
         SCHEMA_VERSION,
@@ -111,6 +114,7 @@ def measured(name: str, case: tuple[str, str, str], runs: int, most: int) -> Row
         moved,
         bound,
         over,
+        saved,
     )
 
 
@@ -150,11 +154,20 @@ def show(rows: list[Row]) -> None:
     from rich.table import Table
 
     table = Table(title="plans on paper, of one rank")
-    for column in ("case", "ranks", "cold ms", "cached ms", "MiB", "verified s", "over the bound"):
+    for column in (
+        "case",
+        "ranks",
+        "cold ms",
+        "cached ms",
+        "MiB",
+        "verified s",
+        "over the bound",
+        "relabelled",
+    ):
         table.add_column(column, justify="right")
     for row in rows:
         verified = "" if row.verify_seconds is None else f"{row.verify_seconds:.1f}"
-        over = row.bottleneck_over_bound
+        over, saved = row.bottleneck_over_bound, row.relabel_bytes_saved
         table.add_row(
             row.case,
             str(row.world_size),
@@ -163,6 +176,7 @@ def show(rows: list[Row]) -> None:
             f"{row.rss_bytes / 2**20:.0f}",
             verified,
             "" if over is None else f"{over - 1:.2%}",
+            "" if saved is None else f"-{saved / (row.bytes_moved or 1):.0%}",
         )
     Console().print(table)
 
