@@ -115,8 +115,8 @@ def _facts(report: PlanReport) -> list[tuple[str, str]]:
         facts.append(
             (
                 "busiest sender",
-                f"{bytes_text(egress.planned_bytes)}, at least "
-                f"{bytes_text(egress.bound_bytes)} by any choice of owners where links are alike",
+                f"{bytes_text(egress.planned_bytes)}; no choice among owners is below "
+                f"{bytes_text(egress.bound_bytes)} where links are alike",
             )
         )
         facts.append(
