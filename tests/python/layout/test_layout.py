@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynatrain import Layout, LayoutError, World
-from dynatrain.generation.world import _expert_sizes
+from dynatrain.generation.meshes import _expert_sizes
 from dynatrain.layout import MESH_AXES
 from training_jobs import NoMeshes
 

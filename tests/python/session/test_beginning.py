@@ -308,9 +308,8 @@ def test_a_refusal_of_init_says_that_nothing_was_started(start, build, advice):
 
 
 def without_a_store(control):
-    meeting = Rendezvous(HashStore(), 0, 2, timedelta(seconds=1))
     try:
-        with meeting._store_answers():
+        with Rendezvous(HashStore(), 0, 2, timedelta(seconds=1))._store_answers():
             raise RuntimeError("Connection reset by peer")
     except TransportError as error:
         return error
@@ -398,5 +397,4 @@ def test_what_initialize_sets_travels(start):
 
     session = start(with_items, initialize=fill)
     session.switch("dp=1")
-
     assert session.state.extra["items"].items[0][1].eq(0.5).all()
