@@ -3,13 +3,13 @@
 #include "dynatrain/base/checked.hpp"
 
 #include <limits>
-#include <optional>
 #include <utility>
 
 namespace dynatrain {
 namespace {
 
 constexpr std::int64_t kFar = std::numeric_limits<std::int64_t>::max();
+constexpr std::size_t kNone = std::numeric_limits<std::size_t>::max();
 
 /// Assigns row after row at the least cost; prices of rows and columns prove it.
 class ShortestPaths {
@@ -19,7 +19,7 @@ class ShortestPaths {
         size_(gains.size()),
         row_price_(size_, 0),
         column_price_(size_, 0),
-        row_of_(size_, std::nullopt),
+        row_of_(size_, kNone),
         column_of_(size_, 0) {}
 
   std::vector<std::size_t> run() {
@@ -59,17 +59,17 @@ class ShortestPaths {
       column = nearest(distance, is_done);
       reached = distance[column];
       is_done[column] = true;
-      is_free = !row_of_[column].has_value();
+      is_free = row_of_[column] == kNone;
       if (!is_free) {
         tree.push_back(column);
-        row = *row_of_[column];
+        row = row_of_[column];
       }
     }
     row_price_[root] += reached;
     for (const std::size_t visited : tree) {
       const std::int64_t slack = reached - distance[visited];
       column_price_[visited] -= slack;
-      row_price_[*row_of_[visited]] += slack;
+      row_price_[row_of_[visited]] += slack;
     }
     turn_over(root, column, from);
   }
@@ -104,8 +104,8 @@ class ShortestPaths {
   std::size_t size_;
   std::vector<std::int64_t> row_price_;
   std::vector<std::int64_t> column_price_;
-  std::vector<std::optional<std::size_t>> row_of_;  ///< by column
-  std::vector<std::size_t> column_of_;              ///< by row, of those that have one
+  std::vector<std::size_t> row_of_;     ///< by column
+  std::vector<std::size_t> column_of_;  ///< by row, of those that have one
 };
 
 }  // namespace

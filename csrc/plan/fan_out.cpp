@@ -256,6 +256,7 @@ class Scatter {
         return;
       }
     }
+    DYNATRAIN_CHECK(false, "plan: rank " + std::to_string(rank) + " has no fragment of its box");
   }
 
   const ShardMap& source_;

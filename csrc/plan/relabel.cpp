@@ -134,7 +134,8 @@ class Relabel {
       }
     }
     std::ranges::sort(nodes);
-    nodes.erase(std::ranges::unique(nodes).begin(), nodes.end());
+    const auto repeated = std::ranges::unique(nodes);
+    nodes.erase(repeated.begin(), repeated.end());
     return nodes;
   }
 
@@ -169,8 +170,9 @@ class Relabel {
     return node_of_block;
   }
 
-  /// Gives the places of each block to the ranks of its node.
-  [[nodiscard]] std::vector<int> within(const std::vector<std::size_t>& node_of_block) const {
+  /// By block: what each of its places gains with each rank of the node that it goes to.
+  [[nodiscard]] std::vector<Gains> gains_within(
+      const std::vector<std::size_t>& node_of_block) const {
     std::vector<Gains> gains;
     std::vector<std::size_t> number_on_node(natural_.size());
     for (const Seats& seats : nodes_) {
@@ -180,22 +182,33 @@ class Relabel {
       }
     }
     for_each_cell([&](const Parties& parties, std::int64_t size_bytes) {
-      std::map<std::size_t, std::vector<std::size_t>> owners;  // their numbers, by node
-      for (const int owner : parties.owners) {
-        if (const auto seat = seat_of_.find(owner); seat != seat_of_.end()) {
-          owners[node_of_seat_[seat->second]].push_back(number_on_node[seat->second]);
-        }
-      }
+      const std::map<std::size_t, Seats> owners = seats_by_node(parties.owners);
       for (const int needer : parties.needers) {
         const std::size_t place = seat_of_.at(needer);
         const std::size_t block = node_of_seat_[place];
-        if (const auto there = owners.find(node_of_block[block]); there != owners.end()) {
-          for (const std::size_t owner : there->second) {
-            gains[block].add(number_on_node[place], owner, size_bytes);
-          }
+        const auto there = owners.find(node_of_block[block]);
+        for (const std::size_t owner : there == owners.end() ? Seats{} : there->second) {
+          gains[block].add(number_on_node[place], number_on_node[owner], size_bytes);
         }
       }
     });
+    return gains;
+  }
+
+  /// Where these ranks sit, by node; who takes no place is left out.
+  [[nodiscard]] std::map<std::size_t, Seats> seats_by_node(const std::vector<int>& ranks) const {
+    std::map<std::size_t, Seats> seats;
+    for (const int rank : ranks) {
+      if (const auto seat = seat_of_.find(rank); seat != seat_of_.end()) {
+        seats[node_of_seat_[seat->second]].push_back(seat->second);
+      }
+    }
+    return seats;
+  }
+
+  /// Gives the places of each block to the ranks of its node.
+  [[nodiscard]] std::vector<int> within(const std::vector<std::size_t>& node_of_block) const {
+    const std::vector<Gains> gains = gains_within(node_of_block);
     std::vector<int> ranks(natural_.size());
     for (std::size_t block = 0; block < nodes_.size(); ++block) {
       const std::vector<std::size_t> columns = assigned(gains[block]);
@@ -220,10 +233,9 @@ class Relabel {
   [[nodiscard]] Relabelling counted(std::vector<int> ranks) const {
     Relabelling found;
     for_each_cell([&](const Parties& parties, std::int64_t size_bytes) {
-      std::vector<int> nodes;
-      for (const int owner : parties.owners) {
-        nodes.push_back(record_.node_of(owner));
-      }
+      std::vector<int> nodes(parties.owners.size());
+      std::ranges::transform(
+          parties.owners, nodes.begin(), [this](int owner) { return record_.node_of(owner); });
       std::ranges::sort(nodes);
       for (const int needer : parties.needers) {
         const int rank = ranks[seat_of_.at(needer)];

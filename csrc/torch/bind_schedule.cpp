@@ -78,6 +78,7 @@ std::pair<std::vector<std::int64_t>, std::int64_t> held_by_stage(
   const StreamPlan streamed = make_stream_plan(
       schedule, decode_last_reads(last_reads_of_all, source.num_tensors()), from, kept, to);
   std::vector<std::int64_t> held;
+  held.reserve(streamed.stages.size());
   for (const StreamStage& stage : streamed.stages) {
     held.push_back(stage.held_bytes);
   }

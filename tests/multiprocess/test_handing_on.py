@@ -25,13 +25,13 @@ def build(world):
     return dynatrain.TrainState(model, torch.optim.AdamW(model.parameters(), lr=0.01))
 
 
-def session_of(rank, machines, timeout_s=20.0):
+def session_of(rank, machines, timeout_s=20.0, make=build, **settings):
     asked, arguments.node_name = arguments.node_name, lambda: f"machine {rank % machines}"
     handing_on.LEAST_SLICE_BYTES = 1  # the state is small
     torch.manual_seed(0)
     try:
         return dynatrain.init(
-            build, LAYOUTS[0], timeout_s=timeout_s, verify=("sums", "fingerprint")
+            make, LAYOUTS[0], timeout_s=timeout_s, verify=("sums", "fingerprint"), **settings
         )
     finally:
         arguments.node_name = asked
@@ -96,6 +96,36 @@ def test_a_machine_takes_once_what_its_ranks_share(pool):
     assert set(sent[0]) == {0, 1, 3}
     for rank, share in ((0, 2.0), (1, 0.5), (3, 0.5)):
         assert sent[0][rank] == pytest.approx(share * state_bytes, rel=0.05)
+
+
+def build_wide(world):
+    model = nn.Sequential(*(nn.Linear(256, 256) for _ in range(40)))
+    return dynatrain.TrainState(model, torch.optim.SGD(model.parameters(), lr=0.1))
+
+
+def copy_to_all(rank, world_size, machines, settings):
+    """From one copy to four: the mode, whether it was handed on, and the most that a rank takes."""
+    session = session_of(rank, machines, make=build_wide, **settings)
+    report = session.switch("dp_replicate=4")
+    senders = {src for src, _, _ in report.traffic}
+    session.close()
+    return report.mode, len(senders) > 1, report.extra_peak_bytes
+
+
+# Two passes are for speed: what one pass has memory and staging for must not be refused for them.
+def test_two_passes_are_left_where_only_one_has_room(pool):
+    _, handed_on, most = pool.run(copy_to_all, 4, {})[1]
+    _, in_one, least = pool.run(copy_to_all, 1, {})[1]
+    assert (handed_on, in_one) == (True, False)
+    assert least < most
+
+    limited = {"memory_budget_bytes": least + 64 * 1024}
+    found = pool.run(copy_to_all, 4, limited)
+    assert {each[:2] for each in found} == {("retain", False)}
+    found = pool.run(copy_to_all, 4, {**limited, "mode": "auto", "staging_budget_bytes": 4 << 20})
+    assert {handed_on for _, handed_on, _ in found} == {False}
+    found = pool.run(copy_to_all, 4, {"staging_budget_bytes": 3500})
+    assert {each[:2] for each in found} == {("retain", False)}
 
 
 def lose_a_rank(rank, world_size, last_run):

@@ -28,7 +28,7 @@ struct FanOut {
 };
 
 /// Among whom a box is cut into slices, which they give each other.
-enum class SharedBy {
+enum class SharedBy : std::uint8_t {
   kAll,   ///< all ranks that lack it: it goes out once, and is handed on between nodes, too
   kNode,  ///< those of each node apart: it goes out once a node, and is handed on within nodes
 };
@@ -38,8 +38,8 @@ enum class SharedBy {
 ///          such boxes are smaller than `least_slice_bytes` for each of these ranks. `kNode` counts
 ///          ranks and copies of each node alone.
 /// Errors   LayoutError as check_same_tensors, or when the record does not reach a rank.
-/// Cost     per distinct (shape, sharding pair): the boxes of the target, and for each that is
-///          handed on the source's that it shares elements with. Equal on all ranks.
+/// Cost     per distinct (shape, sharding pair): boxes of the target times those of the source.
+///          Equal on all ranks.
 /// Source   own; docs/design/plan.md, "Handing on".
 [[nodiscard]] std::optional<FanOut> fan_out(const ShardMap& source,
                                             const ShardMap& target,

@@ -75,8 +75,9 @@ def run_in_virtual_time(
         for plan in each.plans:
             schedule = _schedule(each, plan, num_stages, options)
             run.add(plan, schedule, each.target)
-            staging = max(runs.staging_bytes[plan.rank], schedule.staging_peak_bytes)
-            runs.staging_bytes[plan.rank] = staging
+            needed = schedule.staging_peak_bytes
+            if needed > runs.staging_bytes[plan.rank]:  # else it has that of the pass before
+                runs.staging_bytes[plan.rank] += needed
             if mode == STREAM:
                 last_reads.append(_native.last_reads(schedule, each.source))
         runs.by_pass.append(run)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from dynatrain import _native, by_rank
-from dynatrain._errors import LayoutError
+from dynatrain._errors import BudgetError, LayoutError
 from dynatrain.generation.engine import Engine, Side
 from dynatrain.generation.held import Source
 from dynatrain.generation.lanes import DEVICE, HOST
@@ -17,7 +17,7 @@ from dynatrain.switch.clock import Clock
 from dynatrain.switch.fingerprints import Counted
 from dynatrain.switch.readings import Sources, Targets, read_sources, read_targets
 from dynatrain.switch.renames import check_new_names, check_old_names
-from dynatrain.switch.room import RETAIN, STREAM, Room, chosen, modes, schedule_options
+from dynatrain.switch.room import RETAIN, STREAM, Room, chosen, fit, modes, schedule_options
 from dynatrain.train_state import TrainState
 
 #: Of staging, besides what is moved: its least for each peer and direction, and gaps between moves.
@@ -25,9 +25,11 @@ _BYTES_A_PEER, _BYTES_A_MOVE = 1024, 64
 _log = logging.getLogger("dynatrain.session")
 #: A way to retain the source, or to stream it: a mode, and which of the ways to hand it on, from 1.
 _Way = tuple[str, int]
-#: What a rank says of its plan: the hashes of its maps, the stages of each lane by way, its room,
-#: where a mode is to be chosen, and what its links carry, by way to retain and pass.
-_Planned = tuple[tuple[int, int], dict[_Way, list[int]], Room | None, list[list[int]]]
+#: What a rank says of its plan: the hashes of its maps, the stages of each lane by way, its room
+#: in one pass and in two, where memory is limited, and what its links carry, by way to retain and
+#: pass.
+_Rooms = tuple[Room | None, Room | None]
+_Planned = tuple[tuple[int, int], dict[_Way, list[int]], _Rooms, list[list[int]]]
 
 
 @dataclass(frozen=True)
@@ -167,16 +169,23 @@ def _planned(engine: Engine, called: Called, sources: Sources, targets: Targets)
         cut.update(((mode, 0), _by_lane(engine, mine, maps, names, mode)) for mode in asked)
         ways = _ways_to_hand_on(engine, maps) if RETAIN in asked else []
         plans = [way.plans_of(engine.rank) for way in ways]
-        for number, (way, passes) in enumerate(zip(ways, plans, strict=True), 1):
-            cut[RETAIN, number] = _in_passes(engine, way, passes, names)
+        try:
+            passes = [_in_passes(engine, *each, names) for each in zip(ways, plans, strict=True)]
+        except BudgetError:  # of a way that need not be taken: in one pass all goes all the same
+            passes, plans = [], []
+        cut.update(((RETAIN, number), lanes) for number, lanes in enumerate(passes, 1))
         sides, by_lane = (sources.sides[0], targets.sides[0]), cut[asked[0], 0]
         drawn.append(
             Blueprint(called, *sides, source_map, target_map, mine, by_lane, naming.apart, counted)
         )
-        room = _room(engine, drawn[0]) if len(asked) > 1 else None
+        is_limited = len(asked) > 1 or engine.options.memory_budget_bytes is not None
+        rooms = (
+            _room(engine, drawn[0], [(mine,)]) if is_limited else None,
+            _room(engine, drawn[0], plans) if is_limited and plans else None,
+        )
         stages = {key: [each.num_stages for each in lanes] for key, lanes in cut.items()}
         hashes = (source_map.hash(), target_map.hash())
-        return hashes, stages, room, loads([(mine,), *plans], nodes)
+        return hashes, stages, rooms, loads([(mine,), *plans], nodes)
 
     hashes, way, wanted = engine.joined(
         "planning", plan, lambda answers: _all_planned(asked, answers)
@@ -187,14 +196,21 @@ def _planned(engine: Engine, called: Called, sources: Sources, targets: Targets)
     return replace(drawn[0], by_lane=by_lane, streams=way[0] == STREAM)
 
 
-def _room(engine: Engine, blueprint: Blueprint) -> Room:
-    """What this rank needs to retain its source, of staging as much as it may take at most."""
-    plan = blueprint.plan
+def _room(engine: Engine, blueprint: Blueprint, ways: Sequence[Sequence[_native.Plan]]) -> Room:
+    """What this rank needs to retain its source, of staging as much as any way takes at most.
+
+    Of two passes both have staging: a second one that needs more takes it beside the first one's.
+    """
+    budget = engine.options.staging_budget_bytes
+    staging = max(sum(_staging(plan, budget) for plan in passes) for passes in ways)
+    return Room.of(engine, blueprint.missing_bytes(engine) + staging)
+
+
+def _staging(plan: _native.Plan, budget_bytes: int) -> int:
     num_peers = len(plan.sends()) + len(plan.receives())
     staged = plan.received_bytes + plan.sent_bytes
     staged += num_peers * _BYTES_A_PEER + plan.num_moves * _BYTES_A_MOVE
-    staging = min(staged, engine.options.staging_budget_bytes) if num_peers else 0
-    return Room.of(engine, blueprint.missing_bytes(engine) + staging)
+    return min(staged, budget_bytes) if num_peers else 0
 
 
 def _all_planned(
@@ -206,11 +222,22 @@ def _all_planned(
         ranks_by.setdefault(hashes, []).append(rank)
     if len(ranks_by) > 1:
         return ranks_by, (asked[0], 0), []
-    mode = chosen(asked, [room for _, _, room, _ in answers])
-    retained = [each for *_, each in answers] if mode == RETAIN else []
-    way = (mode, _native.way_of_least_load(retained) if retained else 0)
+    mode = chosen(asked, [rooms[0] for _, _, rooms, _ in answers])
+    way = (mode, _way_to_retain(answers) if mode == RETAIN else 0)
     stages = zip(*(stages[way] for _, stages, _, _ in answers), strict=True)
     return ranks_by, way, [max(each) for each in stages]
+
+
+def _way_to_retain(answers: Sequence[_Planned]) -> int:
+    """The way of least load; in one pass where a rank has no other one, or no room for it.
+
+    Ranks of one machine may read in place where those of others send, and staging may be too small.
+    """
+    loads_of_ranks = [each for *_, each in answers]
+    rooms = [rooms[1] for _, _, rooms, _ in answers if rooms[1] is not None]
+    if len({len(each) for each in loads_of_ranks}) > 1 or not fit(rooms):
+        return 0
+    return _native.way_of_least_load(loads_of_ranks)
 
 
 def _check_same_maps(ranks_by: Mapping[tuple[int, int], Sequence[int]]) -> None:

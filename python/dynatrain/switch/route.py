@@ -31,9 +31,15 @@ class Route:
 
 
 def staging_of(routes: Iterable[Route]) -> int:
-    """Staging of some routes: those of one lane run in turn, and share theirs."""
-    by_lane: dict[str, int] = {}
+    """Staging of some routes: those of one lane run in turn.
+
+    One that needs no more than those before shares theirs; one that needs more has its own beside.
+    """
+    held: dict[str, int] = {}
+    most: dict[str, int] = {}
     for route in routes:
-        lane = route.moves.lane
-        by_lane[lane] = max(by_lane.get(lane, 0), route.schedule.staging_peak_bytes)
-    return sum(by_lane.values())
+        lane, needed = route.moves.lane, route.schedule.staging_peak_bytes
+        if needed > most.get(lane, 0):
+            held[lane] = held.get(lane, 0) + needed
+            most[lane] = needed
+    return sum(held.values())
