@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <csignal>
 #include <cstdint>
 #include <string>
 #include <system_error>
@@ -12,15 +13,17 @@
 namespace dynatrain {
 namespace {
 
+std::string name_of(OtherProcess process) {
+  const std::string number = "process " + std::to_string(process.number);
+  return process.rank < 0 ? number : "rank " + std::to_string(process.rank) + " (" + number + ")";
+}
+
 [[noreturn]] void throw_unread(OtherProcess process,
                                std::int64_t expected,
                                std::int64_t got,
                                int error) {
-  const std::string number = "process " + std::to_string(process.number);
-  const std::string whose =
-      process.rank < 0 ? number : "rank " + std::to_string(process.rank) + " (" + number + ")";
   throw DeviceError(
-      "transport: memory of " + whose + " cannot be read: " +
+      "transport: memory of " + name_of(process) + " cannot be read: " +
       (error != 0 ? std::generic_category().message(error) : std::string("a part is not there")) +
       "\n  expected " + std::to_string(expected) + " bytes, got " +
       std::to_string(std::max<std::int64_t>(got, 0)) +
@@ -29,18 +32,49 @@ namespace {
       "that out and sends messages");
 }
 
+struct Read {
+  std::int64_t expected = 0;
+  std::int64_t got = 0;
+  int error = 0;  ///< of the system, where it has read nothing
+};
+
+Read tried(OtherProcess process, std::span<const iovec> own, std::span<const iovec> theirs) {
+  Read read;
+  for (const iovec& piece : theirs) {
+    read.expected += static_cast<std::int64_t>(piece.iov_len);
+  }
+  read.got =
+      process_vm_readv(process.number, own.data(), own.size(), theirs.data(), theirs.size(), 0);
+  read.error = read.got < 0 ? errno : 0;
+  return read;
+}
+
 }  // namespace
 
 void read_process(OtherProcess process, std::span<const iovec> own, std::span<const iovec> theirs) {
-  std::int64_t expected = 0;
-  for (const iovec& piece : theirs) {
-    expected += static_cast<std::int64_t>(piece.iov_len);
+  const Read read = tried(process, own, theirs);
+  if (read.got != read.expected) {
+    throw_unread(process, read.expected, read.got, read.error);
   }
-  const std::int64_t got =
-      process_vm_readv(process.number, own.data(), own.size(), theirs.data(), theirs.size(), 0);
-  if (got != expected) {
-    throw_unread(process, expected, got, got < 0 ? errno : 0);
+}
+
+void read_peer(OtherProcess process, std::span<const iovec> own, std::span<const iovec> theirs) {
+  const Read read = tried(process, own, theirs);
+  if (read.got == read.expected) {
+    return;
   }
+  const bool has_ended = read.error == ESRCH || (kill(process.number, 0) != 0 && errno == ESRCH);
+  if (has_ended) {
+    throw TransportError(
+        "transport: " + name_of(process) +
+            " has ended while its memory was read\n  expected it to live until all "
+            "have read\n  the source state is as it was\n  see the output of that "
+            "rank",
+        process.rank,
+        -1,
+        true);
+  }
+  throw_unread(process, read.expected, read.got, read.error);
 }
 
 void check_readable(OtherProcess process, const std::byte* base, std::int64_t size_bytes) {

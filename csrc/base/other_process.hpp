@@ -23,6 +23,10 @@ struct OtherProcess {
 ///         Pieces before the one that failed may have been written.
 void read_process(OtherProcess process, std::span<const iovec> own, std::span<const iovec> theirs);
 
+/// The same, of a peer whose memory was found readable before.
+/// Errors  TransportError where it has ended, else as read_process().
+void read_peer(OtherProcess process, std::span<const iovec> own, std::span<const iovec> theirs);
+
 /// Reads the first and the last byte of what is to be read later: some memory of a process its
 /// owner alone can read.
 /// Errors  as read_process().

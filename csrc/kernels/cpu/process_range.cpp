@@ -104,7 +104,7 @@ class ProcessReader {
     const iovec own{.iov_base = memory_.data(),
                     .iov_len = static_cast<std::size_t>(block_.src.size())};
     const iovec source = theirs(block_.src);
-    read_process(owner(), {&own, 1}, {&source, 1});
+    read_peer(owner(), {&own, 1}, {&source, 1});
     BoundCopy here = bound_;
     here.process = 0;
     here.src = memory_.data() - block_.src.begin;  // where element 0 would be
@@ -113,7 +113,7 @@ class ProcessReader {
 
   void read_pieces() {
     if (num_pieces_ > 0) {
-      read_process(owner(), {own_.data(), num_pieces_}, {theirs_.data(), num_pieces_});
+      read_peer(owner(), {own_.data(), num_pieces_}, {theirs_.data(), num_pieces_});
       num_pieces_ = 0;
     }
   }
