@@ -2,17 +2,21 @@
 
 #include "dynatrain/base/error.hpp"
 
+#include "schedule/virtual_queue.hpp"
 #include <algorithm>
 #include <array>
 #include <compare>
 #include <functional>
 #include <queue>
+#include <set>
 #include <string>
 #include <tuple>
 #include <utility>
 
 namespace dynatrain {
 namespace {
+
+using namespace virtual_time;  // NOLINT(google-build-using-namespace): this file's own
 
 [[noreturn]] void throw_unfit(const std::string& what, const std::string& expected) {
   throw LayoutError("schedule: " + what + "\n  expected " + expected +
@@ -29,47 +33,6 @@ void check_speeds(const Topology& topology) {
       throw_unfit("a speed or a cost is " + std::to_string(speed), "more than 0");
     }
   }
-}
-
-/// One thing after the other.
-struct Queue {
-  double free_at = 0;
-};
-
-/// A queue, and how long something has it.
-struct Claim {
-  Queue* queue = nullptr;
-  double seconds = 0;
-};
-
-/// The first moment from which all of them can be had.
-template <std::size_t kNumClaims>
-double first_begin(double from, const std::array<Claim, kNumClaims>& claims) {
-  for (const Claim& claim : claims) {
-    from = claim.seconds > 0 ? std::max(from, claim.queue->free_at) : from;
-  }
-  return from;
-}
-
-/// Has all of them from one moment on, each for its own time, and returns that moment.
-template <std::size_t kNumClaims>
-double take(double from, const std::array<Claim, kNumClaims>& claims) {
-  const double begin = first_begin(from, claims);
-  for (const Claim& claim : claims) {
-    if (claim.seconds > 0) {
-      claim.queue->free_at = begin + claim.seconds;
-    }
-  }
-  return begin;
-}
-
-template <std::size_t kNumClaims>
-double longest(const std::array<Claim, kNumClaims>& claims) {
-  double seconds = 0;
-  for (const Claim& claim : claims) {
-    seconds = std::max(seconds, claim.seconds);
-  }
-  return seconds;
 }
 
 }  // namespace
@@ -181,7 +144,7 @@ class VirtualRun::Clock {
   /// The message that can begin first goes first, so that no link stands still while another one
   /// is waited for.
   void send(std::size_t stage) {
-    std::priority_queue<Pending, std::vector<Pending>, std::greater<>> pending;
+    FirstFirst pending;
     for_each_rank([&](Rank& rank, const RankLoad& load) {
       const std::vector<Message>& sends = load.stages[stage].sends;
       for (std::size_t turn = 0; turn < sends.size(); ++turn) {
@@ -195,14 +158,18 @@ class VirtualRun::Clock {
       }
     });
     while (!pending.empty()) {
-      Pending next = pending.top();
+      const Pending next = pending.top();
       pending.pop();
-      const double begin = first_begin(next.begin, claims_of(next));
-      if (begin > next.begin) {  // a link was taken since
-        next.begin = begin;
-        pending.push(next);
-      } else {
+      const std::array claims = claims_of(next);
+      const bool can_begin = first_begin(next.begin, claims) <= next.begin;
+      if (can_begin) {
         carry(next);
+      }
+      if (next.heard_by != nullptr) {
+        hear_next(next, pending);
+      }
+      if (!can_begin) {  // a link was taken since
+        wait(next, last_free(claims), pending);
       }
     }
   }
@@ -258,17 +225,6 @@ class VirtualRun::Clock {
     double arrived = 0;
     double end = 0;
   };
-  /// Ordered by what they may begin at, then in circle order.
-  struct Pending {
-    double begin = 0;  ///< or later, where links are taken
-    std::size_t turn = 0;
-    int src = 0;
-    int dst = 0;
-    std::int64_t size_bytes = 0;
-
-    friend auto operator<=>(const Pending&, const Pending&) = default;
-  };
-
   template <class Work>
   void for_each_rank(const Work& work) {
     for (std::size_t rank = 0; rank < loads_.size(); ++rank) {
@@ -320,6 +276,40 @@ class VirtualRun::Clock {
             Claim{.queue = &hosts_[static_cast<std::size_t>(sender.node)], .seconds = on_cores},
             Claim{.queue = &hosts_[static_cast<std::size_t>(receiver.node)],
                   .seconds = is_far ? on_cores : 0}};
+  }
+
+  /// Has a message wait for a queue. Those behind it are not looked at before it is tried again:
+  /// else each message that begins would have all others tried that wait for the same link.
+  static void wait(Pending message, Queue& queue, FirstFirst& pending) {
+    message.begin = 0;
+    message.heard_by = nullptr;
+    if (queue.heard.empty() || message < *queue.heard.begin()) {
+      hear(message, queue, pending);
+    } else {
+      queue.waiters.push(message);
+    }
+  }
+
+  static void hear(Pending message, Queue& queue, FirstFirst& pending) {
+    queue.heard.insert(message);
+    message.begin = queue.free_at;
+    message.heard_by = &queue;
+    pending.push(message);
+  }
+
+  /// One of those that have waited was tried.
+  static void hear_next(Pending tried, FirstFirst& pending) {
+    Queue& queue = *tried.heard_by;
+    tried.begin = 0;
+    queue.heard.erase(tried);
+    if (queue.waiters.empty()) {
+      return;
+    }
+    const Pending first = queue.waiters.top();
+    if (queue.heard.empty() || first < *queue.heard.begin()) {
+      queue.waiters.pop();
+      hear(first, queue, pending);
+    }
   }
 
   void carry(const Pending& message) {

@@ -52,7 +52,8 @@ class VirtualRun {
   void add(const Plan& plan, const Schedule& schedule, const ShardMap& map);
 
   /// Errors  LayoutError when a peer of some rank was not added.
-  /// Cost    O(messages log messages).
+  /// Cost    some microseconds a message where links alone bound it; where a node's cores carry all
+  ///          messages of its ranks, up to the square of those that wait for them.
   [[nodiscard]] VirtualTimes run() const;
   /// What one rank does in the same run, by stage. Errors, cost: those of run(); LayoutError when
   /// `rank` was not added.
