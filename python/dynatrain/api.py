@@ -115,11 +115,12 @@ def init(  # noqa: PLR0913 - the settings of a session, all but two with default
             ``auto`` retains where every rank has the memory (``memory_budget_bytes``, or what its
             host or GPU has left), and streams elsewhere.
         relabel: whether a switch may give the places of the target to other ranks than in order, so
-            that each keeps as much as possible: dp=4 to dp=2,tp=2 then moves half as much, or
-            nothing. ``world.rank`` is the place then, and the rank that torch tells may be another
-            number; meshes and groups of the world know both. Only for scripts that take meshes,
-            groups and coordinates from the world: meshes of their own number places by their
-            ranks. Places of a node stay together, and who idles is as without. Not with ``groups``.
+            that each keeps as much as possible: dp=4 to dp=2,tp=2 then moves a half to three
+            quarters, or nothing where all is cut by rows. ``world.rank`` is the place then, and the
+            rank that torch tells may be another number; meshes and groups of the world know both.
+            Only for scripts that take meshes, groups and coordinates from the world: meshes of
+            their own number places by their ranks. Places of a node stay together, and who idles is
+            as without. Not with ``groups``.
 
     Returns:
         The session, also used by :func:`switch_parallelism`.
