@@ -103,9 +103,9 @@ def build_wide(world):
     return dynatrain.TrainState(model, torch.optim.SGD(model.parameters(), lr=0.1))
 
 
-def copy_to_all(rank, world_size, machines, settings):
+def copy_to_all(rank, world_size, machines, settings, make=build_wide):
     """From one copy to four: the mode, whether it was handed on, and the most that a rank takes."""
-    session = session_of(rank, machines, make=build_wide, **settings)
+    session = session_of(rank, machines, make=make, **settings)
     report = session.switch("dp_replicate=4")
     senders = {src for src, _, _ in report.traffic}
     session.close()
@@ -124,7 +124,7 @@ def test_two_passes_are_left_where_only_one_has_room(pool):
     assert {each[:2] for each in found} == {("retain", False)}
     found = pool.run(copy_to_all, 4, {**limited, "mode": "auto", "staging_budget_bytes": 4 << 20})
     assert {handed_on for _, handed_on, _ in found} == {False}
-    found = pool.run(copy_to_all, 4, {"staging_budget_bytes": 3500})
+    found = pool.run(copy_to_all, 4, {"staging_budget_bytes": 3500}, build)  # in many stages
     assert {each[:2] for each in found} == {("retain", False)}
 
 
