@@ -26,7 +26,7 @@ struct Relabelling {
 /// parallelism want it: such blocks are given to nodes with as many ranks, so that most bytes need
 /// not cross between nodes; within a node, places go to ranks so that most need not move at all.
 /// Never worse than the natural order, in bytes moved and in those between nodes; that order stays
-/// where nothing is gained.
+/// where less than a twentieth of either is gained.
 ///
 /// `ranks`  who there is, in natural order: `ranks[p]` sits at place p where nothing is relabelled,
 ///          and by these numbers `target` knows its places. Those beyond its places idle.

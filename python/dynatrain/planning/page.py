@@ -146,7 +146,7 @@ def _relabelled(report: PlanReport) -> list[tuple[str, str]]:
 def _pictures(report: PlanReport, model: Model, links: Topology) -> list[tuple[str, str, str]]:
     source, target = Layout.parse(report.source), Layout.parse(report.target)
     maps = maps_of(source, target, model, links, report.is_disjoint)
-    if report.is_relabelled and not report.is_disjoint:
+    if report.is_relabelled:
         maps, _ = relabelled(maps, target, model)
     passes = maps.passes()
     per_node = links.ranks_per_node

@@ -91,7 +91,7 @@ def plan(  # noqa: PLR0913 - what moves where, and how, all but three with defau
         _bottleneck(ranks, adopted, links),
         mode=mode,
         is_disjoint=disjoint,
-        is_relabelled=relabel,
+        is_relabelled=relabel and not disjoint,
         relabel_saved_bytes=saved_bytes,
         handed_on_bytes=sum(found.received_bytes for each in passes[1:] for found in each.plans),
     )
