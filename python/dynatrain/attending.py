@@ -90,7 +90,7 @@ class Attendant:
             ready = problem is None and targets.is_still_ready()
         except Exception as error:  # noqa: BLE001 - the others must learn of it, not wait
             problem = of_family(error, "an idle rank")
-        connected, places = collective.generation.connected, collective.worlds.kept
+        connected, places = collective.generation.connected, targets.places
         epoch = collective.present.epoch
         own = Call("attend", "", 0, ready, connected, places=places, epoch=epoch)
         met = collective.calls.meet(own, problem)

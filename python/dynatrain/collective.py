@@ -272,7 +272,7 @@ class Collective:
             cursors = cursors_of(self.present.keep) if self.present.world is not None else {}
         except Exception as error:  # noqa: BLE001 - the others must learn of it, not wait
             problem = of_family(error, f"the call of {op}")
-        connected, places = self.generation.connected, self.worlds.kept
+        connected, places = self.generation.connected, self.targets.places
         renamed = tuple(sorted(names.items()))
         target = UNREADABLE if layout is _NOWHERE else str(layout)
         own = Call(op, target, self.progress.told, ready, connected, cursors, renamed, places)

@@ -70,7 +70,7 @@ class SwitchReport:
         bytes_in_place: those of them that ranks of one machine read where they lay; all others went
             by messages.
         bytes_kept: bytes that stayed on their rank (adopted or copied).
-        lower_bound_bytes: what any switch between these layouts must move.
+        lower_bound_bytes: what any switch between these places of the layouts must move.
         relabel_saved_bytes: what the places of the target leave unmoved that natural order would
             not, as it was found when the two worlds met first; 0 where ranks are in that order.
         staging_peak_bytes: staging of the rank that used most.
@@ -207,7 +207,7 @@ class PreparedSwitch:
         target: text form of the layout that is prepared.
         bytes_moved: bytes that the switch will send between ranks, of all ranks together.
         bytes_kept: bytes that will stay on their rank, of all ranks together.
-        lower_bound_bytes: what any switch between these layouts must move.
+        lower_bound_bytes: what any switch between these places of the layouts must move.
         staging_peak_bytes: staging of the rank that uses most.
         extra_peak_bytes: what the rank that holds most has beside its source: fresh target memory,
             staging and tables of copies.

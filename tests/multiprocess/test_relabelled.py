@@ -123,6 +123,41 @@ def test_every_bit_stays_on_the_way_there_and_back(pool, settings):
         assert back["bytes_moved"] == back["lower_bound_bytes"]
 
 
+def tour(rank, world_size, forgetful):
+    """Many worlds, more than are kept, by several ways to each; one rank may lose what it knows."""
+    session = dynatrain.init(
+        jobs.build,
+        "dp=4",
+        initialize=jobs.initialize,
+        timeout_s=20,
+        verify=("sums", "fingerprint"),
+        relabel=True,
+    )
+    states, moved = [], []
+    targets = ["dp=2,tp=2", "tp=4", "dp_replicate=2,dp=2", "dp=2,tp=2", "dp=3", "tp=2", "dp=4"]
+    for number, target in enumerate(3 * targets):
+        before = jobs.whole_state(session.state) if session.active else None
+        if forgetful and rank == 2 and number % 4 == 3:
+            session._part.targets._relabellings.clear()
+        moved.append(session.switch(target).bytes_moved)
+        after = jobs.whole_state(session.state) if session.active else None
+        states.append((before, after))
+    session.close()
+    return states, moved
+
+
+# A rank that left between two lines knows of no places: all choose anew, or they wait for each
+# other in other worlds. And a world that was let go of meanwhile is made again.
+@pytest.mark.parametrize("forgetful", [False, True])
+def test_ranks_agree_on_places_whatever_each_remembers(pool, forgetful):
+    results = pool.run(tour, forgetful)
+
+    for states, moved in results:
+        assert moved == results[0][1]
+        for before, after in states:
+            assert before is None or after is None or jobs.differences(before, after) == []
+
+
 def hook(layout):
     return None
 

@@ -35,7 +35,7 @@ class Call:
         connected: whether its union communicator stands.
         cursors: where its kept loaders stand, in global batches; empty on a rank that idles.
         names: new names of tensors that it was given, by their names, sorted.
-        places: keys of the seats that it has its place in.
+        places: keys of the seats that it has its place in, and of what it knows of others to take.
         problem: what it refuses with, or None.
         is_held: whether it brings what it holds of a state, which no mesh tells of.
         epoch: of the world that it is in or idles beside; None where that is yet to come.

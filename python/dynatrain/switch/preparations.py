@@ -23,9 +23,6 @@ from dynatrain.switch.present import Present
 from dynatrain.switch.rehearsal import Trial, leaving_nothing, rehearse
 from dynatrain.switch.standing import Standing, prepare
 
-#: Of what moves: below it a second world and a second build are not worth it.
-_LEAST_SAVED = 0.05
-
 
 @dataclass(frozen=True)
 class Wanted:
@@ -53,10 +50,17 @@ class Relabelled:
     Attributes:
         seats: who sits where.
         saved_bytes: what they leave unmoved that natural order would not.
+        source_hash: of the map that they were chosen for.
     """
 
     seats: Seats
     saved_bytes: int
+    source_hash: int = 0
+
+    def key_from(self, source: Seats | None) -> str:
+        """Text that tells this choice from others, the same on all ranks."""
+        source_key = "" if source is None else source.key
+        return f"from {source_key} {self.source_hash:016x} to {self.seats.key}"
 
 
 class Preparations:
@@ -77,6 +81,12 @@ class Preparations:
         self.standing: Standing | None = None
         #: Those that were found to be better than natural ones, by source and target.
         self._relabellings: dict[tuple[Seats | None, Layout], Relabelled] = {}
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """What a call tells of: the worlds that are kept, and the choices of places."""
+        known = (each.key_from(source) for (source, _), each in self._relabellings.items())
+        return (*self._worlds.kept, *known)
 
     def is_ready(self, layout: Layout, names: Mapping[str, str]) -> bool:
         """Whether ``layout`` stands prepared for the tensors that there are now."""
@@ -150,11 +160,17 @@ class Preparations:
 
     def _called(self, engine: Engine, wanted: Wanted, met: Met) -> Called:
         """What is asked for, with this rank's place in it. Collective."""
-        known = self._relabellings.get((wanted.source, wanted.layout))
-        if known is not None:
+        if (known := self._known(wanted, met)) is not None:
             return self._called_at(engine, wanted, met, known)
         seats = Seats.first_of(engine.generation.members, wanted.layout)
         return self._called_at(engine, wanted, met, Relabelled(seats, 0))
+
+    def _known(self, wanted: Wanted, met: Met) -> Relabelled | None:
+        """The places that all ranks have told in this call to have chosen before."""
+        known = self._relabellings.get((wanted.source, wanted.layout))
+        if known is None or not met.has_places(known.key_from(wanted.source)):
+            return None
+        return known
 
     def _called_at(
         self, engine: Engine, wanted: Wanted, met: Met, places: Relabelled, name: str = "world"
@@ -169,7 +185,7 @@ class Preparations:
             seats,
             wanted.epoch + 1,
             f"{name}/{met.name}",
-            kept=met.has_places(seats.key),
+            kept=met.has_places(seats.key) and seats.key in self._worlds.kept,
             in_use=in_use,
         )
         live = source.without({members.each[rank].id for rank in met.holders})
@@ -179,10 +195,14 @@ class Preparations:
     def _relabelled(self, wanted: Wanted, met: Met, blueprint: Blueprint) -> Called | None:
         """Places of the target that leave more unmoved than these; None where none do. Collective.
 
-        Once for each pair of worlds: what it finds is kept.
+        Once for each pair of worlds and map of the source: what it finds is kept. A rank that has
+        left before it could keep it is heard of in the next call, and all choose anew.
         """
         engine, pair = self._engine, (wanted.source, wanted.layout)
-        if not engine.options.relabel or pair in self._relabellings:
+        known, source_hash = self._known(wanted, met), blueprint.source_map.hash()
+        if not engine.options.relabel:
+            return None
+        if known is not None and known.source_hash == source_hash:
             return None
         found: list[Relabelled] = []
 
@@ -198,7 +218,7 @@ class Preparations:
                 "  every rank must run the same build and the same version of dynatrain"
             )
         places = found[0]
-        if not places.saved_bytes:
+        if places.seats == blueprint.called.seats:
             self._relabellings[pair] = places
             return None
         called = self._called_at(engine, wanted, met, places, "relabelled")
@@ -217,8 +237,6 @@ def _best_places(engine: Engine, blueprint: Blueprint) -> Relabelled:
     called, members = blueprint.called, engine.generation.members
     ranks, nodes = members.ranks_of(called.seats.ids), members.node_of_rank
     found = _native.relabel(blueprint.source_map, blueprint.target_map, nodes, ranks)
-    saved_bytes = found.natural_moved_bytes - found.moved_bytes
-    if saved_bytes < _LEAST_SAVED * found.natural_moved_bytes:
-        return Relabelled(called.seats, 0)
+    saved_bytes = found.natural_moved_bytes - found.moved_bytes + called.relabel_saved_bytes
     ids = tuple(members.each[rank].id for rank in found.ranks)
-    return Relabelled(Seats(called.layout, ids), saved_bytes)
+    return Relabelled(Seats(called.layout, ids), saved_bytes, blueprint.source_map.hash())

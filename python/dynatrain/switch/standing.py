@@ -121,7 +121,9 @@ def prepare(
     clock: Clock,
     relabel: Relabel = lambda _: None,
 ) -> Standing:
-    """Builds the target, plans the way to it and takes its memory. Collective: four exchanges.
+    """Builds the target, plans the way to it and takes its memory. Collective.
+
+    Four exchanges; where ranks are relabelled those of another world and three more.
 
     Args:
         engine: of the job.
